@@ -266,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn the_order_among_publishers_leaves_a_trace() {
+        let padding = crate::payload::padding(40);
+        let order_of = |publishers: [u16; 2]| {
+            let mut connection = subscriber();
+            connection.state = State::Reading(Box::new(Reading::of_publishers(2)));
+            for publisher in publishers {
+                let message = message(opcode::TEXT, 1, publisher, &padding);
+                assert_eq!(connection.take(&message, 250, &mut judge()), (1, Ok(())));
+            }
+            let State::Reading(reading) = connection.state else { unreachable!() };
+            reading.order
+        };
+        assert_eq!(order_of([0, 1]), order_of([0, 1]));
+        assert_ne!(order_of([0, 1]), order_of([1, 0]));
+    }
+
+    #[test]
     fn pings_are_answered_and_a_close_ends_it() {
         let mut connection = subscriber();
         let mut judge = judge();
