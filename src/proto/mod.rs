@@ -1,1 +1,48 @@
 //! RFC 6455, sans-io: bytes and time come in; events, replies and deadlines go out.
+//!
+//! Nothing here opens a socket or reads a clock. A server reads a head with [`RequestHead`], checks it with [`Upgrade`], and from then on
+//! owns one [`WebSocket`] per connection, to which it shows what has arrived as an [`Input`]. A client does the same with
+//! [`ClientHandshake`] and [`ResponseHead`].
+//!
+//! ```
+//! use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};
+//!
+//! let mut websocket = WebSocket::new(Role::Server, Tick(0));
+//! // RFC 6455 5.7: a single-frame masked text message, "Hello".
+//! let received = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+//! let (mut input, mut replies) = (Input::new(received[..].into()), Vec::new());
+//! match websocket.receive(Tick(1), &mut input, &MessageLimits::default(), &mut replies)? {
+//!     Some(Event::Message(message)) => assert_eq!(message.prepare().frame()[..], *b"\x81\x05Hello"),
+//!     _ => unreachable!(),
+//! }
+//! assert!(input.rest().is_empty() && replies.is_empty());
+//! # Ok::<(), ringhub::proto::ProtocolError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod assembly;
+mod close;
+mod error;
+mod frame;
+#[doc(hidden)]
+pub mod fuzz;
+mod handshake;
+mod http;
+mod input;
+mod keep_alive;
+mod masking;
+mod message;
+#[cfg(test)]
+mod testing;
+mod websocket;
+
+pub use close::{CloseCode, CloseFrame};
+pub use error::ProtocolError;
+pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
+pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
+pub use http::{HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead};
+pub use input::Input;
+pub use keep_alive::{KeepAlive, Tick, Timeout};
+pub use message::{LARGE_FRAME, Message, MessageLimits, MessageType, PreparedMessage};
+pub use websocket::{Event, Role, State, WebSocket};

@@ -1,0 +1,149 @@
+//! Close codes and the payload of a close frame (RFC 6455 5.5.1, 7.4).
+
+use super::{CONTROL_PAYLOAD_MAX, ProtocolError};
+use std::fmt;
+
+/// Why a connection is closed (RFC 6455 7.4).
+///
+/// Some codes only report what happened and never travel; [`CloseCode::is_sendable`] tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// The purpose of the connection is fulfilled (RFC 6455 7.4.1).
+    pub const NORMAL: Self = Self(1000);
+    /// A server goes down, or a browser leaves the page (RFC 6455 7.4.1).
+    pub const GOING_AWAY: Self = Self(1001);
+    /// The peer broke the protocol (RFC 6455 7.4.1).
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// Data of a type that this endpoint does not take, such as binary where it wants text (RFC 6455 7.4.1).
+    pub const UNSUPPORTED: Self = Self(1003);
+    /// Reported, never sent: the close frame had no code (RFC 6455 7.4.1).
+    pub const NO_STATUS: Self = Self(1005);
+    /// Reported, never sent: the connection ended without a close frame (RFC 6455 7.4.1).
+    pub const ABNORMAL: Self = Self(1006);
+    /// Text that is not UTF-8 (RFC 6455 7.4.1).
+    pub const INVALID_PAYLOAD: Self = Self(1007);
+    /// A message that violates the endpoint's policy (RFC 6455 7.4.1).
+    pub const POLICY_VIOLATION: Self = Self(1008);
+    /// A message too big to process (RFC 6455 7.4.1).
+    pub const MESSAGE_TOO_BIG: Self = Self(1009);
+    /// The server met a condition that it did not expect (RFC 6455 7.4.1).
+    pub const INTERNAL_ERROR: Self = Self(1011);
+    /// The server restarts; reconnect after a random delay (IANA registry of RFC 6455 11.7).
+    pub const SERVICE_RESTART: Self = Self(1012);
+    /// The server is overloaded; try another address or later (IANA registry of RFC 6455 11.7).
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+
+    /// Whether a close frame may carry this code: 1000-1003 and 1007-1014 are defined, 3000-4999 belong to libraries and
+    /// applications (RFC 6455 7.4.1, 7.4.2, and the IANA registry).
+    ///
+    /// ```
+    /// use ringhub::proto::CloseCode;
+    /// assert!(CloseCode::NORMAL.is_sendable() && CloseCode(4999).is_sendable());
+    /// assert!(!CloseCode::NO_STATUS.is_sendable() && !CloseCode(5000).is_sendable());
+    /// ```
+    pub const fn is_sendable(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The payload of a close frame (RFC 6455 5.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseFrame<'a> {
+    /// The code; `None` when the payload is empty.
+    pub code: Option<CloseCode>,
+    /// Text for a log, not for a person; empty without a code.
+    pub reason: &'a str,
+}
+
+impl<'a> CloseFrame<'a> {
+    /// Reads an unmasked payload.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::CloseTooShort`], [`ProtocolError::CloseCodeInvalid`] or [`ProtocolError::CloseReasonNotUtf8`].
+    pub fn parse(payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        let (code, reason) = match payload {
+            [] => return Ok(Self { code: None, reason: "" }),
+            [_] => return Err(ProtocolError::CloseTooShort),
+            [high, low, reason @ ..] => (CloseCode(u16::from_be_bytes([*high, *low])), reason),
+        };
+        if !code.is_sendable() {
+            return Err(ProtocolError::CloseCodeInvalid(code.0));
+        }
+        let reason = simdutf8::compat::from_utf8(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
+        Ok(Self { code: Some(code), reason })
+    }
+
+    /// Appends the payload: nothing without a code, else the code and as much of the reason as a control frame has room for, cut
+    /// between two characters.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let Some(code) = self.code else { return };
+        let mut end = self.reason.len().min(REASON_BYTES_MAX);
+        while !self.reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        out.extend_from_slice(&code.0.to_be_bytes());
+        out.extend_from_slice(&self.reason.as_bytes()[..end]);
+    }
+}
+
+const REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_MAX - 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::testing::hex;
+
+    fn check(payload: &str, expected: Result<(Option<u16>, &str), ProtocolError>) {
+        let payload = hex(payload);
+        let parsed = CloseFrame::parse(&payload);
+        assert_eq!(parsed, expected.map(|(code, reason)| CloseFrame { code: code.map(CloseCode), reason }));
+        if let Ok(frame) = parsed {
+            let mut encoded = Vec::new();
+            frame.encode(&mut encoded);
+            assert_eq!(encoded, payload);
+        }
+    }
+
+    /// RFC 6455 5.5.1: the body may be empty, or a code and a reason.
+    #[test]
+    fn bodies() {
+        check("", Ok((None, "")));
+        check("03e8", Ok((Some(1000), "")));
+        check("03e8 627965", Ok((Some(1000), "bye")));
+        check("03e9 e29aa1", Ok((Some(1001), "⚡")));
+        check("03", Err(ProtocolError::CloseTooShort));
+        check("03e8 e29a", Err(ProtocolError::CloseReasonNotUtf8));
+        check("03ed", Err(ProtocolError::CloseCodeInvalid(1005)));
+    }
+
+    /// RFC 6455 7.4: defined and reserved codes.
+    #[test]
+    fn codes_on_the_wire() {
+        for code in 0..=u16::MAX {
+            let expected = match code {
+                1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(CloseFrame { code: Some(CloseCode(code)), reason: "" }),
+                _ => Err(ProtocolError::CloseCodeInvalid(code)),
+            };
+            assert_eq!(CloseFrame::parse(&code.to_be_bytes()), expected);
+        }
+    }
+
+    /// RFC 6455 5.5: 125 bytes hold a code and 123 bytes of reason.
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        for (reason, kept) in [("x".repeat(123), 123), ("x".repeat(124), 123), ("é".repeat(62), 122)] {
+            let mut encoded = Vec::new();
+            CloseFrame { code: Some(CloseCode::NORMAL), reason: &reason }.encode(&mut encoded);
+            assert_eq!(CloseFrame::parse(&encoded).unwrap().reason, &reason[..kept]);
+        }
+    }
+}

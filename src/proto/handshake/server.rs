@@ -1,0 +1,192 @@
+//! The server's side: a request that asks for a WebSocket, and the answer (RFC 6455 4.2).
+
+use super::{VERSION, accept_for};
+use crate::proto::http::{is_token, push_header};
+use crate::proto::{HttpError, Refusal, RequestHead};
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use std::fmt;
+
+/// A request that may be answered with 101: everything RFC 6455 4.2.1 asks for is there. What the path, the origin and the
+/// sub-protocols mean is up to the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    accept: String,
+    protocols: Vec<String>,
+    origin: Option<String>,
+}
+
+impl Upgrade {
+    /// Checks a request against RFC 6455 4.2.1.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is missing or wrong; [`HandshakeError::refusal`] is the answer to it.
+    ///
+    /// ```
+    /// use ringhub::proto::{RequestHead, Upgrade};
+    /// let request = b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    ///     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    /// let (head, _) = RequestHead::decode(request)?.expect("whole");
+    /// let response = Upgrade::from_request(&head)?.response(None, &[]);
+    /// assert!(response.windows(28).any(|window| window == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_request(head: &RequestHead) -> Result<Self, HandshakeError> {
+        let headers = head.headers();
+        if head.minor_version() < 1 {
+            return Err(HandshakeError::Version);
+        }
+        if head.method() != "GET" {
+            return Err(HandshakeError::Method);
+        }
+        if !headers.only("host").is_ok_and(|host| !host.is_empty()) {
+            return Err(HandshakeError::Host);
+        }
+        if !headers.list_contains("upgrade", "websocket") {
+            return Err(HandshakeError::Upgrade);
+        }
+        if !headers.list_contains("connection", "upgrade") {
+            return Err(HandshakeError::Connection);
+        }
+        if headers.only("sec-websocket-version") != Ok(VERSION.as_bytes()) {
+            return Err(HandshakeError::WebSocketVersion);
+        }
+        let key = headers.only("sec-websocket-key").ok().filter(|key| is_key(key)).ok_or(HandshakeError::Key)?;
+        if head.has_body() {
+            return Err(HandshakeError::Body);
+        }
+        let mut protocols: Vec<String> = Vec::new();
+        for protocol in headers.list("sec-websocket-protocol") {
+            let name = str::from_utf8(protocol).ok().filter(|name| is_token(name.as_bytes()));
+            let name = name.ok_or(HandshakeError::Protocol)?;
+            if protocols.iter().any(|other| other == name) {
+                return Err(HandshakeError::Protocol);
+            }
+            protocols.push(name.into());
+        }
+        let origin = match headers.only("origin") {
+            Ok(origin) => Some(str::from_utf8(origin).map_err(|_| HandshakeError::Origin)?.into()),
+            Err(0) => None,
+            Err(_) => return Err(HandshakeError::Origin),
+        };
+        Ok(Self { accept: accept_for(key), protocols, origin })
+    }
+
+    /// The sub-protocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    pub fn protocols(&self) -> &[String] {
+        &self.protocols
+    }
+
+    /// The page a browser's request comes from (RFC 6455 10.2).
+    pub fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+
+    /// The response that opens the connection (RFC 6455 4.2.2). Control characters in the values of `extra_headers` become spaces.
+    ///
+    /// # Panics
+    ///
+    /// If `protocol` is not one of those offered, or the name of a header is not a token.
+    pub fn response(&self, protocol: Option<&str>, extra_headers: &[(&str, &str)]) -> Bytes {
+        let mut out = Vec::with_capacity(RESPONSE_BYTES_USUAL);
+        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        push_header(&mut out, "Upgrade", "websocket");
+        push_header(&mut out, "Connection", "Upgrade");
+        push_header(&mut out, "Sec-WebSocket-Accept", &self.accept);
+        if let Some(protocol) = protocol {
+            assert!(self.protocols.iter().any(|offered| offered == protocol), "{protocol:?} was not offered");
+            push_header(&mut out, "Sec-WebSocket-Protocol", protocol);
+        }
+        for (name, value) in extra_headers {
+            push_header(&mut out, name, value);
+        }
+        out.extend_from_slice(b"\r\n");
+        out.into()
+    }
+}
+
+/// Why a request cannot become a WebSocket (RFC 6455 4.2.1, 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The head itself is not acceptable.
+    Http(HttpError),
+    /// Not HTTP/1.1 or later.
+    Version,
+    /// Not GET.
+    Method,
+    /// No `Host`, or an empty one.
+    Host,
+    /// `Upgrade` does not list `websocket`: an ordinary request.
+    Upgrade,
+    /// `Connection` does not list `upgrade`.
+    Connection,
+    /// `Sec-WebSocket-Version` is not 13.
+    WebSocketVersion,
+    /// Not exactly one `Sec-WebSocket-Key` that is 16 bytes in base64.
+    Key,
+    /// A body is announced, which could be taken for frames.
+    Body,
+    /// `Sec-WebSocket-Protocol` names what is no token, or one twice (RFC 6455 4.1).
+    Protocol,
+    /// More than one `Origin`, or one that is not text (RFC 6454 7.3).
+    Origin,
+}
+
+impl HandshakeError {
+    /// The response that tells the client.
+    pub fn refusal(self) -> Refusal {
+        let refusal = |status| Refusal::new(status, self.to_string());
+        match self {
+            Self::Http(error) => error.refusal(),
+            Self::Version => refusal(505),
+            Self::Method => refusal(405).header("Allow", "GET"),
+            // RFC 9110 15.5.22: a 426 names the protocol it asks for.
+            Self::Upgrade | Self::Connection => refusal(426).header("Upgrade", "websocket"),
+            Self::WebSocketVersion => {
+                refusal(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", VERSION)
+            }
+            Self::Host | Self::Key | Self::Body | Self::Protocol | Self::Origin => refusal(400),
+        }
+    }
+}
+
+impl From<HttpError> for HandshakeError {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http(error) => return error.fmt(f),
+            Self::Version => "a WebSocket needs HTTP/1.1",
+            Self::Method => "a WebSocket is opened with GET",
+            Self::Host => "Host is missing or empty",
+            Self::Upgrade => "Upgrade does not list websocket",
+            Self::Connection => "Connection does not list upgrade",
+            Self::WebSocketVersion => "Sec-WebSocket-Version is not 13",
+            Self::Key => "Sec-WebSocket-Key is not 16 bytes in base64",
+            Self::Body => "an opening handshake has no body",
+            Self::Protocol => "Sec-WebSocket-Protocol is malformed or names a protocol twice",
+            Self::Origin => "Origin is malformed or present twice",
+        })
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+/// RFC 6455 4.2.1: "a base64-encoded value that, when decoded, is 16 bytes in length".
+fn is_key(key: &[u8]) -> bool {
+    key.len() == 24 && KEY_ENGINE.decode_slice(key, &mut [0; 18]).is_ok_and(|decoded| decoded == 16)
+}
+
+/// The unused bits of the last digit do not matter: nobody reads the nonce.
+const KEY_ENGINE: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+const RESPONSE_BYTES_USUAL: usize = 192;

@@ -1,0 +1,189 @@
+//! The head of a request and of a response.
+
+use super::headers::header_error;
+use super::{HEADERS_MAX, HeadScan, Headers, HttpError, is_token};
+
+/// The head of a request (RFC 9112 3), owned and independent of the buffer it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    method: Box<str>,
+    target: Box<str>,
+    minor_version: u8,
+    headers: Headers,
+}
+
+impl RequestHead {
+    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more. For bytes that trickle in, keep a
+    /// [`HeadScan`] and call [`RequestHead::decode_with`].
+    ///
+    /// # Errors
+    ///
+    /// Anything that two readers could understand differently is refused, see [`HttpError`].
+    ///
+    /// ```
+    /// use ringhub::proto::RequestHead;
+    /// let (head, head_len) = RequestHead::decode(b"GET /t/news?echo=true HTTP/1.1\r\nHost: hub\r\n\r\n")?.expect("whole");
+    /// assert_eq!((head.method(), head.path(), head.query()), ("GET", "/t/news", Some("echo=true")));
+    /// assert_eq!(head.headers().get("host"), Some(&b"hub"[..]));
+    /// assert_eq!(head_len, 45);
+    /// # Ok::<(), ringhub::proto::HttpError>(())
+    /// ```
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
+        Self::decode_with(&mut HeadScan::default(), bytes)
+    }
+
+    /// As [`RequestHead::decode`], looking only at what `scan` has not seen until the head is whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`HttpError`].
+    pub fn decode_with(scan: &mut HeadScan, bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
+        let Some(head) = scan.find(bytes)? else { return Ok(None) };
+        let head_end = head.end;
+        Self::parse(&bytes[head]).map(|head| Some((head, head_end)))
+    }
+
+    /// The method, as it was sent (RFC 9110 9.1).
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The request target, as it was sent (RFC 9112 3.2).
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The path of the target, not percent-decoded: of `/path?query`, and of `http://host/path?query` too (RFC 6455 4.2.1). `*` and
+    /// `host:port` are returned as they are.
+    pub fn path(&self) -> &str {
+        let target = self.target.split_once('?').map_or(&*self.target, |(path, _)| path);
+        match target.split_once("://") {
+            Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
+            _ => target,
+        }
+    }
+
+    /// What follows the first `?` of the target.
+    pub fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+
+    /// The x of HTTP/1.x (RFC 9112 2.3).
+    pub fn minor_version(&self) -> u8 {
+        self.minor_version
+    }
+
+    /// The header lines.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Whether a body follows the head (RFC 9112 6.3): any `Transfer-Encoding`, or a `Content-Length` other than 0.
+    pub fn has_body(&self) -> bool {
+        let length_is_zero = |length: &[u8]| length.iter().all(|&octet| octet == b'0');
+        self.headers.get("transfer-encoding").is_some() || !self.headers.get_all("content-length").all(length_is_zero)
+    }
+
+    /// `head` ends with its empty line, and every line with CR LF.
+    fn parse(head: &[u8]) -> Result<Self, HttpError> {
+        let line_end = head.iter().position(|&octet| octet == b'\r').ok_or(HttpError::RequestLine)?;
+        let line = str::from_utf8(&head[..line_end]).map_err(|_| HttpError::RequestLine)?;
+        let mut words = line.split(' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(HttpError::RequestLine);
+        };
+        let target_ok = !target.is_empty() && target.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'#');
+        if !is_token(method.as_bytes()) || !target_ok {
+            return Err(HttpError::RequestLine);
+        }
+        let minor_version = match version.as_bytes() {
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9'] => minor - b'0',
+            [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(HttpError::Version),
+            _ => return Err(HttpError::RequestLine),
+        };
+        let headers = Headers::parse(&head[line_end + 2..])?;
+        check_framing(&headers)?;
+        Ok(Self { method: method.into(), target: target.into(), minor_version, headers })
+    }
+}
+
+/// The head of a response (RFC 9112 4), for the client's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    status: u16,
+    reason: Box<str>,
+    minor_version: u8,
+    headers: Headers,
+}
+
+impl ResponseHead {
+    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more.
+    ///
+    /// # Errors
+    ///
+    /// See [`HttpError`].
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
+        Self::decode_with(&mut HeadScan::default(), bytes)
+    }
+
+    /// As [`ResponseHead::decode`], looking only at what `scan` has not seen until the head is whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`HttpError`].
+    pub fn decode_with(scan: &mut HeadScan, bytes: &[u8]) -> Result<Option<(Self, usize)>, HttpError> {
+        let Some(head) = scan.find(bytes)? else { return Ok(None) };
+        let head_end = head.end;
+        let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut lines);
+        match response.parse(&bytes[head]) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(HttpError::StatusLine),
+            Err(error) => return Err(header_error(error)),
+        }
+        let (Some(status), Some(minor_version)) = (response.code, response.version) else {
+            return Err(HttpError::StatusLine);
+        };
+        let (reason, headers) = (response.reason.unwrap_or_default().into(), Headers::new(response.headers));
+        check_framing(&headers)?;
+        Ok(Some((Self { status, reason, minor_version, headers }, head_end)))
+    }
+
+    /// The status code (RFC 9110 15).
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase, for people.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The x of HTTP/1.x (RFC 9112 2.3).
+    pub fn minor_version(&self) -> u8 {
+        self.minor_version
+    }
+
+    /// The header lines.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+}
+
+/// RFC 9112 3.2 and 6.3: what makes two readers disagree about where a message ends or for whom it is.
+fn check_framing(headers: &Headers) -> Result<(), HttpError> {
+    match headers.only("content-length") {
+        Ok(length) if length.is_empty() || !length.iter().all(u8::is_ascii_digit) => {
+            return Err(HttpError::ContentLength);
+        }
+        Err(lines) if lines > 1 => return Err(HttpError::ContentLength),
+        Ok(_) if headers.get("transfer-encoding").is_some() => return Err(HttpError::LengthAndEncoding),
+        _ => {}
+    }
+    match headers.only("host") {
+        Err(lines) if lines > 1 => Err(HttpError::DuplicateHost),
+        _ => Ok(()),
+    }
+}

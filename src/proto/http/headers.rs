@@ -1,0 +1,105 @@
+//! Header lines, owned and compact.
+
+use super::{HEADERS_MAX, HttpError};
+
+/// The header lines of a head, in their order (RFC 9110 5). Names compare without regard to case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    names: Box<str>,
+    /// As bytes, because they may hold any byte above 0x7F (RFC 9110 5.5).
+    values: Box<[u8]>,
+    /// Where the name and the value of each line end.
+    ends: Box<[(u16, u16)]>,
+}
+
+impl Headers {
+    /// Names and values in their order; values without the white space around them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut start = (0, 0);
+        self.ends.iter().map(move |&(name_end, value_end)| {
+            let end = (usize::from(name_end), usize::from(value_end));
+            let line = (&self.names[start.0..end.0], &self.values[start.1..end.1]);
+            start = end;
+            line
+        })
+    }
+
+    /// The values of all lines of that name.
+    pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// The value of the first line of that name.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.get_all(name).next()
+    }
+
+    /// The elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1); empty ones are left out.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let elements = self.get_all(name).flat_map(|value| value.split(|&octet| octet == b','));
+        elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+    }
+
+    /// Whether such a list holds `token`, without regard to case.
+    pub fn list_contains(&self, name: &str, token: &str) -> bool {
+        self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// The value of the only line of that name; `Err` with the number of lines if there is none or more than one.
+    pub(in crate::proto) fn only(&self, name: &str) -> Result<&[u8], usize> {
+        let mut values = self.get_all(name);
+        match (values.next(), values.count()) {
+            (Some(value), 0) => Ok(value),
+            (None, _) => Err(0),
+            (Some(_), others) => Err(1 + others),
+        }
+    }
+
+    pub(super) fn new(lines: &[httparse::Header<'_>]) -> Self {
+        let (mut names, mut values, mut ends) = (String::new(), Vec::new(), Vec::with_capacity(lines.len()));
+        for line in lines {
+            names.push_str(line.name);
+            values.extend_from_slice(line.value.trim_ascii());
+            ends.push((names.len() as u16, values.len() as u16));
+        }
+        Self { names: names.into(), values: values.into(), ends: ends.into() }
+    }
+
+    /// Reads the lines behind the first, up to the end of the head.
+    pub(super) fn parse(lines: &[u8]) -> Result<Self, HttpError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        match httparse::parse_headers(lines, &mut headers) {
+            Ok(httparse::Status::Complete((_, headers))) => Ok(Self::new(headers)),
+            Ok(httparse::Status::Partial) => Err(HttpError::Header),
+            Err(error) => Err(header_error(error)),
+        }
+    }
+}
+
+pub(super) fn header_error(error: httparse::Error) -> HttpError {
+    match error {
+        httparse::Error::TooManyHeaders => HttpError::TooManyHeaders,
+        httparse::Error::Version => HttpError::Version,
+        httparse::Error::Status => HttpError::StatusLine,
+        _ => HttpError::Header,
+    }
+}
+
+/// RFC 9110 5.6.2.
+pub(in crate::proto) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet))
+}
+
+/// Appends a header line of ours. Control characters become spaces, which is how a recipient must read the dangerous ones among them
+/// (RFC 9110 5.5): so no value can smuggle in a line.
+///
+/// # Panics
+///
+/// If `name` is not a token.
+pub(in crate::proto) fn push_header(out: &mut Vec<u8>, name: &str, value: &str) {
+    assert!(is_token(name.as_bytes()), "{name:?} is no header name");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend(value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }));
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,59 @@
+//! Time as the protocol sees it: coarse ticks that the caller gives, and the three deadlines of a connection.
+
+/// A point in time: units of 100 ms since the caller's start. A `u32` of them lasts for 13 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    /// How many ticks make a second.
+    pub const PER_SECOND: u32 = 10;
+
+    /// The point `ticks` later.
+    ///
+    /// ```
+    /// use ringhub::proto::Tick;
+    /// assert_eq!(Tick(5).after(3 * Tick::PER_SECOND), Tick(35));
+    /// ```
+    #[inline]
+    pub const fn after(self, ticks: u32) -> Self {
+        Self(self.0.saturating_add(ticks))
+    }
+
+    /// How many ticks passed since `earlier`; 0 if it is later.
+    #[inline]
+    pub const fn since(self, earlier: Self) -> u32 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// How long a connection may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence from the peer after which it is pinged.
+    pub ping_interval: u32,
+    /// Silence after a ping after which the connection is failed. Any received byte counts as life, not only the pong.
+    pub pong_timeout: u32,
+    /// How long the peer may take to answer our close frame (RFC 6455 7.1.1).
+    pub close_timeout: u32,
+}
+
+impl Default for KeepAlive {
+    /// A ping after 30 s, a pong within 10 s, a close answered within 10 s.
+    fn default() -> Self {
+        let seconds = Tick::PER_SECOND;
+        Self { ping_interval: 30 * seconds, pong_timeout: 10 * seconds, close_timeout: 10 * seconds }
+    }
+}
+
+/// What [`WebSocket::handle_timeout`](super::WebSocket::handle_timeout) did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// The deadline has moved meanwhile; nothing is due.
+    Nothing,
+    /// A ping was appended to the replies.
+    PingSent,
+    /// The peer is taken for dead. A close frame was appended to the replies, and the connection is closed.
+    PongOverdue,
+    /// The peer did not answer our close frame. The connection is closed.
+    CloseOverdue,
+}

@@ -1,0 +1,106 @@
+//! Sockets and descriptors: what is set once, at start or when a connection is accepted.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    net::{RecvFlags, SendFlags, Shutdown, sockopt},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// A listening socket, with its address and, where `address` has port 0, the port that the kernel chose.
+///
+/// The socket is blocking: a non-blocking listener would make the ring's accepts fail instead of wait.
+///
+/// # Errors
+///
+/// What `bind(2)` and `listen(2)` answer; `AddrInUse` where another process listens already.
+pub fn listen(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // A dual-stack socket costs each of its IPv4 connections 128 bytes more than one of its own.
+        socket.set_only_v6(true)?;
+    }
+    // Connections of a hub that has just ended must not keep the next one from starting; two listeners still clash.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog_max())?;
+    let listener = TcpListener::from(socket);
+    let bound = listener.local_addr()?;
+    Ok((listener.into(), bound))
+}
+
+/// Ends accepting: the accepts that wait on `listener` fail with `EINVAL`, and the port refuses.
+///
+/// # Errors
+///
+/// What `shutdown(2)` answers.
+pub fn stop_listening(listener: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(listener, Shutdown::Both)?)
+}
+
+/// What every accepted connection wants: small frames leave at once.
+///
+/// # Errors
+///
+/// What `setsockopt(2)` answers.
+pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    if let Some(bytes) = send_buffer_bytes {
+        SockRef::from(socket).set_send_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// The address of the other side.
+#[must_use]
+pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
+}
+
+/// Receives what is there, without waiting.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing is there; otherwise what `recv(2)` answers.
+pub fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?.0)
+}
+
+/// Sends what fits, without waiting.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing fits; otherwise what `send(2)` answers.
+pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+}
+
+/// Sends FIN and goes on receiving, or ends both ways.
+pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
+    let how = if both_ways { Shutdown::Both } else { Shutdown::Write };
+    // ENOTCONN: the peer is gone, which is what the caller wants.
+    if let Err(error) = rustix::net::shutdown(socket.as_fd(), how) {
+        tracing::trace!(%error, "shutdown");
+    }
+}
+
+/// Raises the limit of open descriptors as far as this process may, and returns it.
+#[must_use]
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => most,
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// The longest queue of connections that wait to be accepted.
+fn backlog_max() -> i32 {
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4_096)
+}

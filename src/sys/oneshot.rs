@@ -1,0 +1,76 @@
+//! The few operations that go through the runtime's own ring, one completion each.
+//!
+//! tokio-uring takes raw entries with [`UnsubmittedOneshot`]. Only plain one-shots: an entry with several completions
+//! panics there, one whose completion is skipped leaks. A future dropped before its completion does not cancel the
+//! operation; what it owns stays alive until the kernel is done.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    rc::Rc,
+};
+
+use io_uring::{cqueue, opcode, types::Fd};
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+/// Accepts one connection. The socket is non-blocking and closed on exec.
+///
+/// # Errors
+///
+/// What `accept4(2)` answers; `EINVAL` after the listener was shut down.
+pub async fn accept(listener: Rc<OwnedFd>) -> io::Result<OwnedFd> {
+    let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
+        .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+        .build();
+    UnsubmittedOneshot::new(listener, IntoSocket, entry).submit().await
+}
+
+/// Waits until `socket` has input, its end, or an error.
+///
+/// # Errors
+///
+/// What `poll(2)` answers.
+pub async fn readable(socket: Rc<OwnedFd>) -> io::Result<()> {
+    let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+    let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events).build();
+    UnsubmittedOneshot::new(socket, Done(PhantomData), entry).submit().await
+}
+
+/// Lets everything else of the runtime go first, and the runtime submit what it has queued: `yield_now` would not.
+pub async fn nop() {
+    let entry = opcode::Nop::new().build();
+    // A NOP has no way to fail.
+    let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
+}
+
+/// An accepted socket.
+struct IntoSocket;
+
+impl OneshotOutputTransform for IntoSocket {
+    type Output = io::Result<OwnedFd>;
+    type StoredData = Rc<OwnedFd>;
+
+    fn transform_oneshot_output(self, _listener: Rc<OwnedFd>, completion: cqueue::Entry) -> Self::Output {
+        match completion.result() {
+            // SAFETY: a non-negative result of an accept is a new descriptor that nobody else knows of.
+            fd @ 0.. => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        }
+    }
+}
+
+/// Success or failure; what the operation borrowed is dropped with its completion.
+struct Done<D>(PhantomData<D>);
+
+impl<D> OneshotOutputTransform for Done<D> {
+    type Output = io::Result<()>;
+    type StoredData = D;
+
+    fn transform_oneshot_output(self, _held: D, completion: cqueue::Entry) -> Self::Output {
+        match completion.result() {
+            0.. => Ok(()),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        }
+    }
+}

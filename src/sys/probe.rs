@@ -1,0 +1,148 @@
+//! Finds out at start whether this kernel and container allow what the hub is built on.
+
+use std::{
+    fmt,
+    io::{self, IoSlice, Read},
+    net::{TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use io_uring::{IoUring, Probe, opcode};
+
+use super::{HotRing, Io, Send};
+
+/// Why the hub cannot run here, and what to do about it.
+#[derive(Debug)]
+pub enum ProbeError {
+    /// `io_uring_setup(2)` was refused.
+    Refused(io::Error),
+    /// The kernel lacks an operation or a feature.
+    TooOld(&'static str),
+    /// A short send was not reported with its exact count.
+    ShortSend(String),
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProbeError::Refused(error) => match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => write!(
+                    f,
+                    "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
+                     start it with `--security-opt seccomp=unconfined` or a profile that allows io_uring_setup, \
+                     io_uring_enter and io_uring_register. On the host, `sysctl kernel.io_uring_disabled` must be 0."
+                ),
+                Some(libc::ENOSYS) => write!(
+                    f,
+                    "this kernel has no io_uring, or a seccomp profile hides it ({error}). ringhub needs Linux 6.1 or \
+                     newer with CONFIG_IO_URING; in a container, use a seccomp profile that allows io_uring."
+                ),
+                Some(libc::ENOMEM) => write!(
+                    f,
+                    "there is no memory for io_uring's queues ({error}). Raise the limit of locked memory \
+                     (`ulimit -l`, or `--ulimit memlock=-1` for a container) or the container's memory limit."
+                ),
+                Some(libc::EINVAL) => write!(
+                    f,
+                    "this kernel's io_uring does not know the flags ringhub needs ({error}). Linux 6.1 or newer is needed."
+                ),
+                _ => write!(f, "io_uring cannot be set up: {error}"),
+            },
+            ProbeError::TooOld(what) => write!(f, "this kernel's io_uring lacks {what}. Linux 6.1 or newer is needed."),
+            ProbeError::ShortSend(what) => write!(
+                f,
+                "this kernel does not report a short send exactly ({what}), which could lose bytes unnoticed; \
+                 ringhub does not run on it. Please report the kernel's version."
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ProbeError {}
+
+/// Checks everything that the shards rely on, before anything listens.
+///
+/// # Errors
+///
+/// See [`ProbeError`].
+pub fn probe() -> Result<(), ProbeError> {
+    let ring = IoUring::new(2).map_err(ProbeError::Refused)?;
+    let mut operations = Probe::new();
+    ring.submitter().register_probe(&mut operations).map_err(ProbeError::Refused)?;
+    let needed = [
+        (opcode::Accept::CODE, "accept"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::PollRemove::CODE, "poll removal"),
+        (opcode::Recv::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::SendMsg::CODE, "sendmsg"),
+    ];
+    for (code, name) in needed {
+        if !operations.is_supported(code) {
+            return Err(ProbeError::TooOld(name));
+        }
+    }
+    if !ring.params().is_feature_skip_cqe_on_success() {
+        return Err(ProbeError::TooOld("skipped completions"));
+    }
+    if !ring.params().is_feature_nodrop() {
+        return Err(ProbeError::TooOld("completions that are never dropped"));
+    }
+    drop(ring);
+    let mut hot_ring = HotRing::new().map_err(ProbeError::Refused)?;
+    check_short_send(&mut hot_ring).map_err(|error| ProbeError::ShortSend(error.to_string()))
+}
+
+/// Sends more than fits to a peer that does not read, then compares what the ring reports with what arrives.
+fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut reader = TcpStream::connect(listener.local_addr()?)?;
+    let (writer, _) = listener.accept()?;
+    let writer = OwnedFd::from(writer);
+    super::net::prepare_connection(&writer, Some(4_096))?;
+    let bytes = vec![7; 8 << 20];
+    let pieces = [IoSlice::new(&bytes)];
+    let mut refused = Vec::new();
+    ring.send(&[Send { socket: &writer, pieces: &pieces }], &mut refused);
+    drop(writer);
+    let Some(entry) = refused.pop() else {
+        return Err(io::Error::other("8 MiB were accepted at once"));
+    };
+    let reported = entry.sent?;
+    reader.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut arrived = 0;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => break,
+            count => arrived += count,
+        }
+    }
+    if arrived == reported {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{reported} bytes reported, {arrived} arrived")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_passes() {
+        if let Err(error) = probe() {
+            panic!("{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_remedy() {
+        let text = |code| ProbeError::Refused(io::Error::from_raw_os_error(code)).to_string();
+        assert!(text(libc::EPERM).contains("seccomp"));
+        assert!(text(libc::ENOSYS).contains("seccomp"));
+        assert!(text(libc::ENOMEM).contains("memlock"));
+        assert!(text(libc::EINVAL).contains("6.1"));
+    }
+}
