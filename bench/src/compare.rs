@@ -159,7 +159,7 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
     let load = load.flag().join(" ");
     println!("\n{name}: {subscribers} subscribers, {size} B, {load}; median (min–max) of the runs that count");
     print!("{:10}", "");
-    Metric::ALL.iter().for_each(|metric| print!("{:>28}", metric.title()));
+    Metric::ALL.iter().for_each(|metric| print!("{:>26}", metric.title()));
     println!();
     let summary = |server: Peer, metric: Metric| {
         let of_server =
@@ -176,7 +176,7 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
                     format!("{} ({}–{})", number(Some(median)), number(Some(min)), number(Some(max)))
                 },
             );
-            print!("{cell:>28}");
+            print!("{cell:>26}");
         }
         println!();
     }
@@ -184,9 +184,9 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
         |metric: Metric, against: Peer| Some(summary(Peer::Hub, metric)?.median / summary(against, metric)?.median);
     for &against in servers.iter().filter(|&&server| server != Peer::Hub && servers.contains(&Peer::Hub)) {
         print!("{:10}", format!("hub/{}", against.name()));
-        for metric in Metric::ALL {
+        for metric in Metric::ALL.into_iter().filter(|metric| metric.is_compared()) {
             let cell = ratio(metric, against).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
-            print!("{cell:>28}");
+            print!("{cell:>26}");
         }
         println!();
     }

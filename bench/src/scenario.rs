@@ -44,6 +44,8 @@ pub(crate) enum Metric {
     MessagesPerRead,
     /// The generator's time to spare; near 0 it was the bottleneck.
     Spare,
+    /// CPUs busy with something else meanwhile; the more, the less the rest is worth.
+    Others,
 }
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -99,14 +101,20 @@ impl Load {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Metric; 6] = [
+    pub(crate) const ALL: [Metric; 7] = [
         Metric::CpuPerDelivery,
         Metric::DeliveriesPerSecond,
         Metric::P50,
         Metric::P99,
         Metric::MessagesPerRead,
         Metric::Spare,
+        Metric::Others,
     ];
+
+    /// Whether it says something about the server. The others say how far the measurement can be trusted.
+    pub(crate) fn is_compared(self) -> bool {
+        !matches!(self, Metric::Spare | Metric::Others)
+    }
 
     /// Name and unit, as the head of a column.
     pub(crate) fn title(self) -> &'static str {
@@ -117,6 +125,7 @@ impl Metric {
             Metric::P99 => "p99 µs",
             Metric::MessagesPerRead => "messages/read",
             Metric::Spare => "load spare %",
+            Metric::Others => "other CPUs busy",
         }
     }
 
@@ -129,6 +138,7 @@ impl Metric {
             Metric::P99 => figures.latency?.p99_ns as f64 / 1e3,
             Metric::MessagesPerRead => figures.messages_per_read,
             Metric::Spare => figures.generator.spare * 100.0,
+            Metric::Others => figures.server?.other_cores,
         })
     }
 }
