@@ -1,12 +1,13 @@
 //! Interleaved rounds of every scenario against every server, and the ratios of the medians.
 
-use crate::peers::{Load, Peer, Running};
+use crate::distance::{Placement, hop_ns};
+use crate::peers::{LOAD_CPU, Load, Peer, Running, SERVER_CPU};
 use crate::record::{self, Circumstances};
 use crate::scenario::{Bar, Metric, SCENARIOS, Scenario, Verdict};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
 use clap::builder::PossibleValuesParser;
-use ringhub_loadgen::{Outcome, Report};
+use ringhub_loadgen::{Figures, Outcome, Report};
 use serde::Serialize;
 use std::error::Error;
 
@@ -26,6 +27,12 @@ pub(crate) struct Options {
     /// Length of each measured window.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
+    /// CPUs that may be busy with something else during a run; a run beyond it is disturbed.
+    #[arg(long, default_value_t = 0.1)]
+    others_max: f64,
+    /// How often a disturbed run is tried again.
+    #[arg(long, default_value_t = 2)]
+    retries: usize,
     #[command(flatten)]
     tools: Flags,
 }
@@ -38,9 +45,25 @@ struct Run {
     server: Peer,
     server_command: String,
     load_command: String,
-    /// Why it does not count; `None` when it does.
+    /// What went wrong; `None` when it was exact.
     failure: Option<String>,
+    /// Whether the machine did something else meanwhile. Such a run must be exact all the same, but its figures do not count.
+    disturbed: bool,
+    /// From CPU to CPU before and after the run.
+    hops_ns: [f64; 2],
+    placement: Placement,
     report: Option<Report>,
+}
+
+impl Run {
+    fn figures(&self) -> Option<&Figures> {
+        self.report.as_ref()?.figures.as_ref()
+    }
+
+    /// Whether its figures may be compared with those of others in the same placement.
+    fn counts(&self) -> bool {
+        self.failure.is_none() && !self.disturbed
+    }
 }
 
 #[derive(Serialize)]
@@ -59,7 +82,7 @@ struct Judged {
     met: bool,
 }
 
-/// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars met.
+/// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars judged and met.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun))?;
     let circumstances = Circumstances::now();
@@ -69,9 +92,15 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     for round in 0..options.rounds {
         for scenario in rotated(&scenarios, round) {
             for &server in rotated(&options.servers, round) {
-                let run = run_once(&tools, round, scenario, server, options.seconds)?;
-                eprintln!("{}", progress(&run, options.rounds));
-                runs.push(run);
+                for _ in 0..=options.retries {
+                    let run = run_once(&tools, round, scenario, server, options)?;
+                    eprintln!("{}", progress(&run, options.rounds));
+                    let again = run.failure.is_none() && run.disturbed;
+                    runs.push(run);
+                    if !again {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -79,6 +108,10 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut judged = Vec::new();
     for scenario in scenarios {
         print_scenario(scenario, &options.servers, &runs, &mut judged);
+    }
+    let disturbed = runs.iter().filter(|run| run.disturbed).count();
+    if disturbed > 0 {
+        println!("\n{disturbed} of {} runs were disturbed by something else and left out", runs.len());
     }
     let failures: Vec<&Run> = runs.iter().filter(|run| run.failure.is_some()).collect();
     for run in &failures {
@@ -101,7 +134,7 @@ fn run_once(
     round: usize,
     scenario: &Scenario,
     server: Peer,
-    seconds: u64,
+    options: &Options,
 ) -> Result<Run, Box<dyn Error>> {
     let running = Running::start(server, tools)?;
     let mut flags: Vec<String> = scenario.load.flag().into();
@@ -109,20 +142,35 @@ fn run_once(
         ("--subscribers", scenario.subscribers.to_string()),
         ("--size", scenario.size.to_string()),
         ("--warmup", format!("{WARMUP_SECONDS}s")),
-        ("--duration", format!("{seconds}s")),
+        ("--duration", format!("{}s", options.seconds)),
         ("--verify", "sample".to_owned()),
     ] {
         flags.extend([flag.to_owned(), value]);
     }
+    let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
     let load = Load::run(tools, &running, &flags)?;
-    let exact = scenario.load.exact_messages(WARMUP_SECONDS + seconds);
+    let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
+    let exact = scenario.load.exact_messages(WARMUP_SECONDS + options.seconds);
     let (failure, report) = match load.report {
         Err(why) => (Some(why), None),
         Ok(report) => (failure_of(&report, exact), Some(report)),
     };
-    let server_command = running.command_line.clone();
-    let load_command = load.command_line;
-    Ok(Run { round, scenario: scenario.name, server, server_command, load_command, failure, report })
+    let [placement, placement_after] = hops_ns.map(Placement::of);
+    let mut run = Run {
+        round,
+        scenario: scenario.name,
+        server,
+        server_command: running.command_line.clone(),
+        load_command: load.command_line,
+        failure,
+        disturbed: placement != placement_after,
+        hops_ns,
+        placement,
+        report,
+    };
+    let others = run.figures().and_then(|figures| Metric::Others.of(figures));
+    run.disturbed |= others.is_some_and(|others| others > options.others_max);
+    Ok(run)
 }
 
 /// Why a run does not count, if so.
@@ -142,7 +190,7 @@ fn failure_of(report: &Report, exact_messages: Option<u64>) -> Option<String> {
 }
 
 fn progress(run: &Run, rounds: usize) -> String {
-    let outcome = match (&run.failure, run.report.as_ref().and_then(|report| report.figures.as_ref())) {
+    let outcome = match (&run.failure, run.figures()) {
         (Some(failure), _) => format!("FAILED: {failure}"),
         (None, Some(figures)) => {
             let shown = [Metric::CpuPerDelivery, Metric::DeliveriesPerSecond, Metric::P99, Metric::MessagesPerRead];
@@ -151,55 +199,99 @@ fn progress(run: &Run, rounds: usize) -> String {
         }
         (None, None) => "no figures".to_owned(),
     };
-    format!("round {}/{rounds} {:13} {:4} {outcome}", run.round + 1, run.scenario, run.server.name())
+    let [before, after] = run.hops_ns;
+    let disturbed = if run.disturbed { ", DISTURBED" } else { "" };
+    let (round, placement) = (run.round + 1, run.placement.name());
+    format!(
+        "round {round}/{rounds} {:13} {:4} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
+        run.scenario,
+        run.server.name()
+    )
 }
 
+/// One table for each placement in which every server has runs that count; the bars are held against the one with most of them.
 fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
-    let Scenario { name, subscribers, size, load, bars } = scenario;
-    let load = load.flag().join(" ");
-    println!("\n{name}: {subscribers} subscribers, {size} B, {load}; median (min–max) of the runs that count");
-    print!("{:10}", "");
-    Metric::ALL.iter().for_each(|metric| print!("{:>26}", metric.title()));
-    println!();
-    let summary = |server: Peer, metric: Metric| {
-        let of_server =
-            runs.iter().filter(|run| run.scenario == *name && run.server == server && run.failure.is_none());
-        let figures = of_server.filter_map(|run| run.report.as_ref()?.figures.as_ref());
-        Summary::of(figures.filter_map(|figures| metric.of(figures)))
-    };
-    for &server in servers {
-        print!("{:10}", server.name());
-        for metric in Metric::ALL {
-            let cell = summary(server, metric).map_or_else(
-                || "–".to_owned(),
-                |Summary { median, min, max, .. }| {
-                    format!("{} ({}–{})", number(Some(median)), number(Some(min)), number(Some(max)))
-                },
-            );
-            print!("{cell:>26}");
-        }
-        println!();
-    }
-    let ratio =
-        |metric: Metric, against: Peer| Some(summary(Peer::Hub, metric)?.median / summary(against, metric)?.median);
-    for &against in servers.iter().filter(|&&server| server != Peer::Hub && servers.contains(&Peer::Hub)) {
-        print!("{:10}", format!("hub/{}", against.name()));
-        for metric in Metric::ALL.into_iter().filter(|metric| metric.is_compared()) {
-            let cell = ratio(metric, against).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
-            print!("{cell:>26}");
-        }
-        println!();
-    }
-    for Bar { metric, against, limit } in *bars {
+    let Scenario { name, subscribers, size, load, .. } = scenario;
+    println!("\n{name}: {subscribers} subscribers, {size} B, {}", load.flag().join(" "));
+    let tables: Vec<Table<'_>> = [Placement::Near, Placement::Apart, Placement::Far]
+        .into_iter()
+        .map(|placement| Table {
+            placement,
+            servers,
+            runs: runs
+                .iter()
+                .filter(|run| run.scenario == *name && run.placement == placement && run.counts())
+                .collect(),
+        })
+        .filter(|table| table.depth() > 0)
+        .collect();
+    tables.iter().for_each(Table::print);
+    let deepest = tables.iter().max_by_key(|table| table.depth());
+    for Bar { metric, against, limit } in scenario.bars {
         if !servers.contains(&Peer::Hub) || !servers.contains(against) {
             continue;
         }
-        let ratio = ratio(*metric, *against);
-        let verdict = ratio.map_or(Verdict::Missed, |ratio| limit.judge(ratio));
-        let shown = ratio.map_or_else(|| "no figures".to_owned(), |ratio| format!("{ratio:.3}"));
-        let line = format!("{} hub/{} {limit}: {shown}, {verdict}", metric.title(), against.name());
+        let ratio = deepest.and_then(|table| table.ratio(*metric, *against));
+        let verdict = ratio.map(|ratio| limit.judge(ratio));
+        let found = match ratio.zip(verdict) {
+            Some((ratio, verdict)) => format!("{ratio:.3}, {verdict}"),
+            None => "NOT JUDGED, no comparable runs".to_owned(),
+        };
+        let line = format!("{} hub/{} {limit}: {found}", metric.title(), against.name());
         println!("  bar: {line}");
-        judged.push(Judged { scenario: name, line, ratio, met: verdict != Verdict::Missed });
+        judged.push(Judged {
+            scenario: name,
+            line,
+            ratio,
+            met: verdict.is_some_and(|verdict| verdict != Verdict::Missed),
+        });
+    }
+}
+
+/// The runs of one scenario in one placement.
+struct Table<'a> {
+    placement: Placement,
+    servers: &'a [Peer],
+    runs: Vec<&'a Run>,
+}
+
+impl Table<'_> {
+    /// How many runs the server with the fewest has.
+    fn depth(&self) -> usize {
+        let runs_of = |server: &Peer| self.runs.iter().filter(|run| run.server == *server).count();
+        self.servers.iter().map(runs_of).min().unwrap_or(0)
+    }
+
+    fn summary(&self, server: Peer, metric: Metric) -> Option<Summary> {
+        let figures = self.runs.iter().filter(|run| run.server == server).filter_map(|run| run.figures());
+        Summary::of(figures.filter_map(|figures| metric.of(figures)))
+    }
+
+    fn ratio(&self, metric: Metric, against: Peer) -> Option<f64> {
+        Some(self.summary(Peer::Hub, metric)?.median / self.summary(against, metric)?.median)
+    }
+
+    fn print(&self) {
+        println!("CPUs {}; median (min–max) of at least {} runs", self.placement.name(), self.depth());
+        let row = |name: &str, cell: &dyn Fn(Metric) -> Option<String>| {
+            let cells = Metric::ALL.map(|metric| format!("{:>26}", cell(metric).unwrap_or_default()));
+            println!("{name:8}{}", cells.concat().trim_end());
+        };
+        row("", &|metric| Some(metric.title().to_owned()));
+        for &server in self.servers {
+            row(server.name(), &|metric| {
+                let Summary { median, min, max, .. } = self.summary(server, metric)?;
+                Some(format!("{} ({}–{})", number(Some(median)), number(Some(min)), number(Some(max))))
+            });
+        }
+        for &against in self.servers.iter().filter(|&&server| server != Peer::Hub) {
+            if self.servers.contains(&Peer::Hub) {
+                row(&format!("hub/{}", against.name()), &|metric| {
+                    let ratio = self.ratio(metric, against).filter(|_| metric.is_compared())?;
+                    Some(format!("{ratio:.3}"))
+                });
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! system calls cost with nothing around them. Run it from the repository root; `bench/run` builds what is needed.
 
 mod compare;
+mod distance;
 mod idle;
 mod k2;
 mod peers;
@@ -27,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// CPU per delivery, throughput and latency beside the peers; exit status 1 when a run fails or a bar is missed.
+    /// CPU per delivery, throughput and latency beside the peers; exit status 1 when a run fails or a bar is not met.
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
