@@ -47,7 +47,8 @@ struct Run {
     load_command: String,
     /// What went wrong; `None` when it was exact.
     failure: Option<String>,
-    /// Whether the machine did something else meanwhile. Such a run must be exact all the same, but its figures do not count.
+    /// Whether the machine did something else meanwhile. Such a run must be exact all the same, but its figures do not
+    /// count.
     disturbed: bool,
     /// From CPU to CPU before and after the run.
     hops_ns: [f64; 2],
@@ -209,7 +210,8 @@ fn progress(run: &Run, rounds: usize) -> String {
     )
 }
 
-/// One table for each placement in which every server has runs that count; the bars are held against the one with most of them.
+/// One table for each placement in which every server has runs that count; the bars are held against the one with most
+/// of them.
 fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
     let Scenario { name, subscribers, size, load, .. } = scenario;
     println!("\n{name}: {subscribers} subscribers, {size} B, {}", load.flag().join(" "));

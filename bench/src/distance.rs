@@ -1,8 +1,9 @@
 //! How far apart the two CPUs are at the moment.
 //!
-//! In a virtual machine the host may move a CPU from the other's core to another chip and back within minutes. Server and
-//! generator pass every byte through their caches, so the same server then costs twice or three times as much. A figure from
-//! one placement must not be divided by a figure from the other; so each run measures the distance before and after.
+//! In a virtual machine the host may move a CPU from the other's core to another chip and back within minutes. Server
+//! and generator pass every byte through their caches, so the same server then costs twice or three times as much. A
+//! figure from one placement must not be divided by a figure from the other; so each run measures the distance before
+//! and after.
 
 use core_affinity::{CoreId, set_for_current};
 use std::hint::spin_loop;

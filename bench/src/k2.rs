@@ -1,8 +1,8 @@
 //! The bare batched-send loop: what the hub's own system calls cost with nothing around them.
 //!
-//! It uses the hub's ring and nothing else of it: readiness, one receive for each publisher that is ready, then everything
-//! received goes to every subscriber in synchronous batches. No topics, no limits, no timers, no shards, no backlog. The
-//! distance between this and the hub is what the hub's own code costs.
+//! It uses the hub's ring and nothing else of it: readiness, one receive for each publisher that is ready, then
+//! everything received goes to every subscriber in synchronous batches. No topics, no limits, no timers, no shards, no
+//! backlog. The distance between this and the hub is what the hub's own code costs.
 
 use bytes::{Buf, BytesMut};
 use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, Refused, Send};
@@ -159,7 +159,8 @@ fn wait(mut waiting: [PollFd<'_>; 2]) -> io::Result<bool> {
     }
 }
 
-/// Sends the rest to a socket that is full while everybody else waits: a bare loop has no backlog, and must still lose nothing.
+/// Sends the rest to a socket that is full while everybody else waits: a bare loop has no backlog, and must still lose
+/// nothing.
 fn insist(socket: &OwnedFd, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -171,8 +172,8 @@ fn insist(socket: &OwnedFd, mut bytes: &[u8]) {
     }
 }
 
-/// Answers the opening handshake of the generator, which always sends the key of RFC 6455 section 1.3; whether the client wants
-/// to receive.
+/// Answers the opening handshake of the generator, which always sends the key of RFC 6455 section 1.3; whether the
+/// client wants to receive.
 fn shake_hands(mut stream: &TcpStream) -> io::Result<bool> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(HANDSHAKE_DEADLINE))?;

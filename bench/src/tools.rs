@@ -76,8 +76,8 @@ fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
     find_bun().ok_or_else(|| "npm installed a Bun that does not run here".into())
 }
 
-/// The package's postinstall script puts the program in place of `bun`; where npm runs no such scripts, the platform's own
-/// package still has it.
+/// The package's postinstall script puts the program in place of `bun`; where npm runs no such scripts, the platform's
+/// own package still has it.
 fn find_bun() -> Option<PathBuf> {
     let modules = Path::new(OUTPUT).join("node_modules");
     let platform_packages = fs::read_dir(modules.join("@oven")).into_iter().flatten().flatten();

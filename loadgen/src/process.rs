@@ -49,8 +49,8 @@ pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable as proc(5) has it")))
 }
 
-/// Time that all CPUs together spent busy since the machine started, on whatever, nanoseconds. What a hypervisor took away
-/// counts as busy.
+/// Time that all CPUs together spent busy since the machine started, on whatever, nanoseconds. What a hypervisor took
+/// away counts as busy.
 ///
 /// # Errors
 /// When `/proc/stat` cannot be read.
@@ -81,8 +81,8 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
     Some(Cpu { user_ns: user * tick_ns, system_ns: system * tick_ns })
 }
 
-/// The first line of proc(5) `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are contained in
-/// the first two.
+/// The first line of proc(5) `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are
+/// contained in the first two.
 fn parse_machine_stat(stat: &str, ticks_per_second: u64) -> Option<u64> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let ticks: Vec<u64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;

@@ -138,8 +138,8 @@ pub struct ServerFigures {
     pub cores: f64,
     /// The same, for each delivery.
     pub cpu_ns_per_delivery: f64,
-    /// CPUs busy with anything but the server and the generator, time taken by a hypervisor included. The more, the less the
-    /// other figures are worth.
+    /// CPUs busy with anything but the server and the generator, time taken by a hypervisor included. The more, the
+    /// less the other figures are worth.
     pub other_cores: f64,
 }
 
@@ -167,8 +167,9 @@ impl fmt::Display for Report {
         writeln!(out, "published     {published}, expected deliveries {expected}")?;
         writeln!(
             out,
-            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, corrupt {corrupt}, \
-             disconnected {disconnected}, other orders {other_orders} ({} of {subscribers} subscribers read every frame)",
+            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
+             corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
+             ({} of {subscribers} subscribers read every frame)",
             self.verified_subscribers
         )?;
         if let Some(figures) = &self.figures {
@@ -201,8 +202,8 @@ impl fmt::Display for Figures {
             let total = user + system;
             writeln!(
                 out,
-                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery ({total:.2} s: user {user:.2}, system {system:.2}; \
-                 {cores:.2} CPUs)"
+                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
+                 ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
             )?;
             writeln!(out, "others        {other_cores:.2} CPUs busy with something else")?;
         }

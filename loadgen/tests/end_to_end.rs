@@ -140,7 +140,8 @@ fn generator(flags: &str) -> (i32, Option<Report>) {
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).ok())
 }
 
-/// The subscribers with their place in the order of connecting, how many messages were broadcast, and one held back for a swap.
+/// The subscribers with their place in the order of connecting, how many messages were broadcast, and one held back for
+/// a swap.
 #[derive(Default)]
 struct Topic {
     subscribers: Vec<(usize, TcpStream)>,
