@@ -79,6 +79,11 @@ impl Assembly {
         Ok(Progress { taken, end })
     }
 
+    #[cfg(test)]
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The message, after [`End::Message`].
     pub(super) fn finish<'a>(self) -> Message<'a> {
         Message::assembled(self.message_type, self.buffer)
