@@ -6,8 +6,8 @@ use super::{
 };
 use bytes::BytesMut;
 
-/// A header that decodes encodes to the same bytes, and no prefix of it shows anything but that more is needed. A prefix of a header
-/// that is refused asks for more or is refused for the same reason.
+/// A header that decodes encodes to the same bytes, and no prefix of it shows anything but that more is needed. A
+/// prefix of a header that is refused asks for more or is refused for the same reason.
 pub fn frame_header(bytes: &[u8]) {
     let whole = FrameHeader::decode(bytes);
     for len in 0..bytes.len().min(FrameHeader::LEN_MAX) {
@@ -24,8 +24,8 @@ pub fn frame_header(bytes: &[u8]) {
     }
 }
 
-/// Any split of the input gives the same events and replies. The first two bytes choose the role, whether the rest are frames as they
-/// stand or the recipe for some, where it is split, and whether we close the connection on the way.
+/// Any split of the input gives the same events and replies. The first two bytes choose the role, whether the rest are
+/// frames as they stand or the recipe for some, where it is split, and whether we close the connection on the way.
 pub fn receive(bytes: &[u8]) {
     let [choice, seed, rest @ ..] = bytes else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };
@@ -37,8 +37,8 @@ pub fn receive(bytes: &[u8]) {
     assert_eq!(script.run(&stream, 2 + usize::from(*seed)), whole);
 }
 
-/// A head is read the same however it trickles in, and every head is answered: with a refusal that is itself a whole response, or with
-/// a 101 that a client accepts.
+/// A head is read the same however it trickles in, and every head is answered: with a refusal that is itself a whole
+/// response, or with a 101 that a client accepts.
 pub fn handshake(bytes: &[u8]) {
     let whole = RequestHead::decode(bytes);
     let mut scan = HeadScan::default();
@@ -177,7 +177,8 @@ impl Seen {
     }
 }
 
-/// Frames from a recipe, most of them in order, since random bytes rarely are: per frame a first byte, a length and so much payload.
+/// Frames from a recipe, most of them in order, since random bytes rarely are: per frame a first byte, a length and so
+/// much payload.
 fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     while let [first, length, rest @ ..] = recipe {
@@ -217,27 +218,33 @@ mod tests {
         /// Mostly legal frames of mostly legal text.
         #[test]
         fn frames(
-            choice in 0u8..8, seed: u8,
-            frames in prop::collection::vec(
-                (prop::sample::select(&[0x81, 0x82, 0xF1, 0xF2, 0x01, 0x02, 0x00, 0x00, 0x80, 0x89, 0x8A, 0x88][..]), ".{0,20}"), 0..12,
-            ),
+            choice in 0u8..8,
+            seed: u8,
+            frames in prop::collection::vec((prop::sample::select(&FIRST_OCTETS[..]), ".{0,20}"), 0..12),
         ) {
-            let recipe = frames.iter().flat_map(|(first, text)| [&[*first, text.len() as u8], text.as_bytes()].concat());
+            let frame = |(first, text): &(u8, String)| [&[*first, text.len() as u8], text.as_bytes()].concat();
+            let recipe = frames.iter().flat_map(frame);
             receive(&[choice | 2, seed].into_iter().chain(recipe).collect::<Vec<u8>>());
         }
 
         /// Lines with good and bad values, in any order.
         #[test]
-        fn heads(first in 0usize..FIRST_LINES.len(), lines in prop::collection::vec(0usize..LINES.len(), 0..12), cut: prop::sample::Index) {
-            let lines: String = lines.into_iter().map(|line| LINES[line]).collect();
-            let head = format!("{}{lines}\r\n", FIRST_LINES[first]);
+        fn heads(
+            first in prop::sample::select(&FIRST_LINES[..]),
+            lines in prop::collection::vec(prop::sample::select(&LINES[..]), 0..12),
+            cut: prop::sample::Index,
+        ) {
+            let head = format!("{first}{}\r\n", lines.concat());
             handshake(head.as_bytes());
             handshake(&head.as_bytes()[..cut.index(head.len())]);
         }
 
         #[test]
-        fn any_heads(bytes in "(GET|HEAD|\\PC*) [ -~]{0,10} HTTP/1\\.[0-9](\r\n[!-~]{0,10}: ?\\PC{0,10}){0,4}(\r\n){0,2}") {
-            handshake(bytes.as_bytes());
+        fn any_heads(
+            line in "(GET|HEAD|\\PC*) [ -~]{0,10} HTTP/1\\.[0-9]",
+            lines in "(\r\n[!-~]{0,10}: ?\\PC{0,10}){0,4}(\r\n){0,2}",
+        ) {
+            handshake((line + &lines).as_bytes());
         }
     }
 
@@ -251,6 +258,9 @@ mod tests {
             }
         }
     }
+
+    /// Whole, large, fragmented, continued and control frames.
+    const FIRST_OCTETS: [u8; 11] = [0x81, 0x82, 0xF1, 0xF2, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8A, 0x88];
 
     const FIRST_LINES: [&str; 6] = [
         "GET /chat HTTP/1.1\r\n",

@@ -63,9 +63,15 @@ fn method_and_version() {
     assert!(changed(REQUEST[0], "GET http://server.example.com/chat HTTP/1.2").is_ok());
 }
 
-/// RFC 6455 4.2.1, 2.
+/// RFC 6455 4.2.1, 2; RFC 9112 3.2 on a malformed one.
 #[test]
 fn host() {
+    for line in ["Host: [::1]:6455", "Host: 127.0.0.1", "Host: a_b.example"] {
+        assert!(changed(REQUEST[1], line).is_ok(), "{line}");
+    }
+    for line in ["Host: a b", "Host: http://a", "Host: user@a", "Host: \u{e9}"] {
+        check_refused(REQUEST[1], line, HandshakeError::Host, 400);
+    }
     check_refused(REQUEST[1], "", HandshakeError::Host, 400);
     check_refused(REQUEST[1], "Host:", HandshakeError::Host, 400);
 }

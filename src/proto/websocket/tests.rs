@@ -46,7 +46,8 @@ fn check(script: Script, stream: &[u8], events: &[Seen], replies: &[u8], state: 
     assert_eq!(run(script, stream), expected);
 }
 
-/// The peer's bytes fail the connection (RFC 6455 7.1.7) after these events, with the error's close code, and at the last byte.
+/// The peer's bytes fail the connection (RFC 6455 7.1.7) after these events, with the error's close code, and at the
+/// last byte.
 fn check_failing(script: Script, stream: &[u8], events: &[Seen], error: ProtocolError, code: CloseCode) {
     let history = run(script, stream);
     assert_eq!((history.error, history.state, &history.events[..]), (Some(error), State::Closed, events));
@@ -256,8 +257,10 @@ fn close_codes() {
     websocket.close(Tick(1), CloseCode::NORMAL, "too late", &mut replies);
     assert!(!websocket.send(OpCode::Text, true, b"too late", &mut replies));
     assert_eq!((websocket.state(), &replies[..]), (State::Closing, &hex("88 00")[..]));
-    let mut input = Input::new(masked(OpCode::Close, true, hex("03e8"))[..].into());
+    let mut input =
+        Input::new([masked(OpCode::Close, true, hex("03e8")), masked(OpCode::Text, true, "")].concat()[..].into());
     assert!(matches!(websocket.receive(Tick(2), &mut input, &LIMITS, &mut replies), Ok(Some(Event::Close(_)))));
+    assert!(input.rest().is_empty(), "what follows a close frame is ignored");
     assert_eq!((websocket.state(), websocket.close_code(), replies.len()), (State::Closed, CloseCode::NORMAL, 2));
 }
 
@@ -265,6 +268,22 @@ fn close_codes() {
 #[should_panic(expected = "must not be sent")]
 fn we_send_no_reserved_close_code() {
     WebSocket::new(Role::Server, Tick(0)).close(Tick(0), CloseCode::ABNORMAL, "", &mut Vec::new());
+}
+
+/// Text is for reading, whichever way it came.
+#[test]
+fn messages_as_text() {
+    for (stream, expected) in [
+        (masked(OpCode::Text, true, "Hello"), Some("Hello")),
+        ([masked(OpCode::Text, false, "Hel"), masked(OpCode::Continuation, true, "lo")].concat(), Some("Hello")),
+        (masked(OpCode::Binary, true, "Hello"), None),
+    ] {
+        let (mut websocket, mut input) = (WebSocket::new(Role::Server, Tick(0)), Input::new(stream[..].into()));
+        let event = websocket.receive(Tick(0), &mut input, &LIMITS, &mut Vec::new());
+        let Ok(Some(Event::Message(message))) = event else { panic!("{event:?}") };
+        assert_eq!(message.as_text(), expected);
+        assert_eq!(message.prepare().as_text(), expected);
+    }
 }
 
 /// What a client sends, a server receives.

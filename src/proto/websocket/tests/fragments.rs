@@ -70,7 +70,8 @@ fn too_many_fragments() {
     check_failing(script, &stream, &[], ProtocolError::TooManyFragments, CloseCode::MESSAGE_TOO_BIG);
 }
 
-/// A fragment is taken as it arrives: nothing of it stays with the caller, and memory follows what arrived, not what was announced.
+/// A fragment is taken as it arrives: nothing of it stays with the caller, and memory follows what arrived, not what
+/// was announced.
 #[test]
 fn fragments_leave_the_input() {
     let mut websocket = WebSocket::new(Role::Server, Tick(0));

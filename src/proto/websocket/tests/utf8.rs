@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the very octet at which no continuation is UTF-8.
+/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the very octet at which no
+/// continuation is UTF-8.
 #[test]
 fn text_that_is_not_utf8() {
     let bad = |bytes: &str| (hex(bytes), Some(ProtocolError::InvalidUtf8));
@@ -77,7 +78,8 @@ proptest! {
     }
 }
 
-/// The text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive check names.
+/// The text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive check
+/// names.
 fn check_text(payload: &[u8], fragments: &[usize]) {
     let (mut stream, mut at, mut arrived_with) = (Vec::new(), 0, Vec::new());
     for (i, &len) in fragments.iter().enumerate() {
@@ -99,7 +101,8 @@ fn check_text(payload: &[u8], fragments: &[usize]) {
     }
 }
 
-/// The first octet with which the text cannot be continued to UTF-8; its length, if it only lacks the end of a character.
+/// The first octet with which the text cannot be continued to UTF-8; its length, if it only lacks the end of a
+/// character.
 fn naive_error_at(payload: &[u8]) -> Option<usize> {
     let wrong = |len: &usize| str::from_utf8(&payload[..*len]).is_err_and(|error| error.error_len().is_some());
     let bad = (1..=payload.len()).find(wrong).map(|len| len - 1);
