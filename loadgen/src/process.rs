@@ -1,0 +1,102 @@
+//! What `/proc` tells about a process: CPU time and user-space memory.
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+
+/// CPU time of a whole process, all its threads, since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// In user space, nanoseconds, in steps of a clock tick (10 ms).
+    pub user_ns: u64,
+    /// In the kernel, nanoseconds, in steps of a clock tick (10 ms).
+    pub system_ns: u64,
+}
+
+impl Cpu {
+    /// User and kernel together.
+    pub fn total_ns(&self) -> u64 {
+        self.user_ns + self.system_ns
+    }
+
+    /// What was used since `earlier`.
+    pub fn since(&self, earlier: Cpu) -> Cpu {
+        Cpu {
+            user_ns: self.user_ns.saturating_sub(earlier.user_ns),
+            system_ns: self.system_ns.saturating_sub(earlier.system_ns),
+        }
+    }
+}
+
+/// User-space memory of a process, bytes. `None` where the kernel does not let us see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// All resident pages, shared libraries included.
+    pub rss: Option<u64>,
+    /// Resident anonymous pages: heap and stacks.
+    pub rss_anon: Option<u64>,
+    /// Proportional share of all resident pages.
+    pub pss: Option<u64>,
+}
+
+/// CPU time of process `pid` from `/proc/PID/stat`.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&stat, rustix::param::clock_ticks_per_second())
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable as proc(5) has it")))
+}
+
+/// Memory of process `pid` from `/proc/PID/status` and `smaps_rollup`.
+pub fn memory_of(pid: u32) -> Memory {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    Memory {
+        rss: kilobytes(&status, "VmRSS:"),
+        rss_anon: kilobytes(&status, "RssAnon:"),
+        pss: kilobytes(&rollup, "Pss:"),
+    }
+}
+
+/// Fields 14 and 15 of proc(5) `stat`, counted after the command, which may itself contain spaces and parentheses.
+fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
+    let (_, after_command) = stat.rsplit_once(')')?;
+    let mut fields = after_command.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let (user, system) = (ticks()?, ticks()?);
+    let tick_ns = 1_000_000_000 / ticks_per_second;
+    Some(Cpu { user_ns: user * tick_ns, system_ns: system * tick_ns })
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_a_hostile_command_name() {
+        let stat = "42 (a) b) (c) R 1 42 42 0 -1 4194304 500 0 0 0 321 123 0 0 20 0 1 0 7 1 2";
+        assert_eq!(parse_stat(stat, 100), Some(Cpu { user_ns: 3_210_000_000, system_ns: 1_230_000_000 }));
+        assert_eq!(parse_stat("42 (short) R 1", 100), None);
+    }
+
+    #[test]
+    fn status_lines() {
+        let status = "Name:\tx\nVmRSS:\t    1234 kB\nRssAnon:\t     200 kB\n";
+        assert_eq!(kilobytes(status, "VmRSS:"), Some(1_234 * 1_024));
+        assert_eq!(kilobytes(status, "RssAnon:"), Some(200 * 1_024));
+        assert_eq!(kilobytes(status, "Pss:"), None);
+    }
+
+    #[test]
+    fn own_process_is_readable() {
+        assert!(cpu_of(std::process::id()).is_ok());
+        assert!(memory_of(std::process::id()).rss.is_some_and(|bytes| bytes > 0));
+    }
+}

@@ -1,0 +1,99 @@
+//! When to publish, and which part of the run is measured. Plain arithmetic over nanoseconds of the run's clock.
+
+/// An open loop: message `k` is due at `start + k / rate`, whatever the server does.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// When the first message is due.
+    pub start_ns: u64,
+    /// Messages per second over all publishers, above 0.
+    pub per_second: u64,
+}
+
+impl Rate {
+    /// How many messages are due by `now_ns`.
+    pub fn due_count(&self, now_ns: u64) -> u64 {
+        match now_ns.checked_sub(self.start_ns) {
+            Some(elapsed) => (u128::from(elapsed) * u128::from(self.per_second) / NANOS) as u64 + 1,
+            None => 0,
+        }
+    }
+
+    /// When message `index` is due; the first moment at which [`Self::due_count`] includes it.
+    pub fn due_ns(&self, index: u64) -> u64 {
+        self.start_ns + (u128::from(index) * NANOS).div_ceil(u128::from(self.per_second)) as u64
+    }
+}
+
+/// How many messages a closed loop may publish now: it keeps `published − ⌊deliveries / subscribers⌋` at `in_flight`.
+pub fn permits(in_flight: u64, published: u64, deliveries: u64, subscribers: u64) -> u64 {
+    let delivered_to_all = deliveries / subscribers.max(1);
+    in_flight.saturating_sub(published.saturating_sub(delivered_to_all))
+}
+
+/// The measured part of a run, `start_ns` included, `end_ns` not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// First measured moment.
+    pub start_ns: u64,
+    /// First moment after it.
+    pub end_ns: u64,
+}
+
+impl Window {
+    /// The window after a warm-up.
+    pub fn after(begin_ns: u64, warmup_ns: u64, duration_ns: u64) -> Window {
+        let start_ns = begin_ns.saturating_add(warmup_ns);
+        Window { start_ns, end_ns: start_ns.saturating_add(duration_ns) }
+    }
+
+    /// Whether `moment_ns` is measured.
+    pub fn contains(&self, moment_ns: u64) -> bool {
+        (self.start_ns..self.end_ns).contains(&moment_ns)
+    }
+}
+
+const NANOS: u128 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_message_is_due_at_once_and_the_rest_evenly() {
+        let rate = Rate { start_ns: 1_000, per_second: 100 };
+        assert_eq!(rate.due_count(999), 0);
+        assert_eq!(rate.due_count(1_000), 1);
+        assert_eq!(rate.due_count(10_000_999), 1);
+        assert_eq!(rate.due_count(10_001_000), 2);
+        assert_eq!(rate.due_count(1_000_001_000), 101);
+    }
+
+    #[test]
+    fn due_count_and_due_time_agree_at_every_rate() {
+        for per_second in [1, 3, 7, 100, 999_983, 30_000_000] {
+            let rate = Rate { start_ns: 12_345, per_second };
+            for index in [0, 1, 2, 3, 1_000, 123_456_789] {
+                let due = rate.due_ns(index);
+                assert!(rate.due_count(due) > index, "{per_second}/s, message {index}");
+                assert!(rate.due_count(due - 1) <= index, "{per_second}/s, message {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn permits_follow_the_slowest_complete_round() {
+        assert_eq!(permits(16, 0, 0, 1_000), 16);
+        assert_eq!(permits(16, 16, 999, 1_000), 0);
+        assert_eq!(permits(16, 16, 1_000, 1_000), 1);
+        assert_eq!(permits(16, 16, 15_999, 1_000), 15);
+        assert_eq!(permits(16, 16, 16_000, 1_000), 16);
+        assert_eq!(permits(4, 10, 0, 1_000), 0);
+    }
+
+    #[test]
+    fn window_is_half_open() {
+        let window = Window::after(100, 10, 5);
+        assert_eq!(window, Window { start_ns: 110, end_ns: 115 });
+        assert!(!window.contains(109) && window.contains(110) && window.contains(114) && !window.contains(115));
+    }
+}

@@ -1,0 +1,252 @@
+//! The whole generator against a small broadcast server, which does it right or makes exactly one mistake.
+
+use ringhub_loadgen::{Counts, Outcome, Report};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// What the server does to message [`AT`] on its way to subscriber [`VICTIM`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    Lose,
+    Repeat,
+    /// Sends the next message first.
+    Swap,
+    /// Changes the last byte.
+    Corrupt,
+    /// Sends something of its own before it.
+    Invent,
+    /// Sends a ping before it, which is no mistake.
+    Ping,
+    /// Sends a close frame instead, and hangs up.
+    Close,
+    /// Hangs up without a word.
+    HangUp,
+    /// Refuses every handshake.
+    NotFound,
+}
+
+/// The second subscriber; a sample of one reads the last.
+const VICTIM: usize = 1;
+const AT: usize = 5;
+
+#[test]
+fn everything_arrives_in_every_way_of_running() {
+    for flags in [
+        "--in-flight 1 --messages 50",
+        "--in-flight 16 --messages 500 --subscribers 20 --publishers 3 --binary --size 300",
+        "--in-flight 16 --messages 500 --subscribers 20 --verify sample --sample 3 --size 70000",
+        "--rate 500 --duration 300ms --warmup 100ms",
+        "--rate 500 --duration 300ms --warmup 0 --verify sample --sample 1 --sleep",
+        "--rate 2000 --messages 100 --total-order --size 32 --cpu 0",
+    ] {
+        let (status, report) = run(Fault::None, flags);
+        let report = report.unwrap();
+        assert_eq!((status, report.outcome), (0, Outcome::Exact), "{flags}: {report}");
+        let figures = report.figures.unwrap();
+        assert!(figures.deliveries > 0 && figures.latency.is_some() && figures.messages_per_read >= 0.5, "{flags}");
+        assert!((0.0..=1.0).contains(&figures.generator.spare), "{flags}: spare {}", figures.generator.spare);
+    }
+}
+
+#[test]
+fn messages_are_counted_exactly() {
+    let (_, report) = run(Fault::None, "--in-flight 7 --messages 123 --subscribers 5 --publishers 2");
+    let report = report.unwrap();
+    assert_eq!(report.counts, Counts { published: 123, expected: 615, ..Counts::default() });
+    assert_eq!(report.figures.unwrap().deliveries, 615);
+}
+
+#[test]
+fn every_mistake_is_named() {
+    let wrong = |fault, change: fn(&mut Counts)| {
+        let (status, report) = run(fault, "--in-flight 16 --messages 20 --drain 300ms");
+        let report = report.unwrap();
+        let mut expected = Counts { published: 20, expected: 80, ..Counts::default() };
+        change(&mut expected);
+        assert_eq!((status, report.outcome, report.counts), (2, Outcome::Broken, expected), "{fault:?}");
+    };
+    wrong(Fault::Lose, |counts| counts.lost = 1);
+    wrong(Fault::Repeat, |counts| counts.duplicated = 1);
+    wrong(Fault::Swap, |counts| counts.reordered = 1);
+    wrong(Fault::Invent, |counts| counts.foreign = 1);
+    wrong(Fault::Corrupt, |counts| (counts.corrupt, counts.lost) = (1, 1));
+    wrong(Fault::Close, |counts| (counts.disconnected, counts.lost) = (1, 15));
+    wrong(Fault::HangUp, |counts| (counts.disconnected, counts.lost) = (1, 15));
+}
+
+#[test]
+fn a_sample_is_void_when_the_bytes_of_the_others_do_not_fit() {
+    for fault in [Fault::Lose, Fault::Repeat, Fault::Invent, Fault::Ping, Fault::Close] {
+        // The sample of one reads the last subscriber, so the victim's bytes are only counted.
+        let (status, report) = run(fault, "--in-flight 16 --messages 20 --drain 300ms --verify sample --sample 1");
+        let report = report.unwrap();
+        assert_eq!((status, report.outcome, report.void), (3, Outcome::Void, true), "{fault:?}: {report}");
+        assert!(report.figures.is_none() && report.void_reasons.len() == 1, "{fault:?}: {report}");
+    }
+}
+
+#[test]
+fn a_ping_is_answered_and_no_mistake() {
+    let (status, report) = run(Fault::Ping, "--in-flight 16 --messages 20");
+    assert_eq!(status, 0, "{}", report.unwrap());
+}
+
+#[test]
+fn hold_only_connects() {
+    let (status, report) = run(Fault::None, "--hold 100ms --subscribers 50");
+    let report = report.unwrap();
+    assert_eq!((status, report.publishers, report.counts), (0, 0, Counts::default()));
+    assert!(report.figures.unwrap().generator.spare > 0.5);
+}
+
+#[test]
+fn a_server_process_is_measured() {
+    let flags = format!("--rate 1000 --duration 300ms --server-pid {}", std::process::id());
+    let (_, report) = run(Fault::None, &flags);
+    let report = report.unwrap();
+    assert!(report.memory_after.is_some_and(|memory| memory.rss.is_some()));
+    assert!(report.figures.unwrap().server.is_some());
+}
+
+#[test]
+fn what_cannot_run_is_status_one() {
+    assert_eq!(run(Fault::NotFound, "--rate 1").0, 1);
+    assert_eq!(run(Fault::None, "--rate 1 --size 31").0, 1);
+    assert_eq!(run(Fault::None, "--no-such-flag").0, 1);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(generator(&format!("--rate 1 --url ws://{free}/t/x")).0, 1);
+}
+
+/// Runs the generator, four subscribers unless `flags` say otherwise, against a fresh server.
+fn run(fault: Fault, flags: &str) -> (i32, Option<Report>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || serve(&listener, fault));
+    let subscribers = if flags.contains("--subscribers") { "" } else { "--subscribers 4" };
+    generator(&format!("--url ws://{address}/t/x {subscribers} {flags}"))
+}
+
+fn generator(flags: &str) -> (i32, Option<Report>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
+        .args(flags.split_ascii_whitespace())
+        .arg("--json")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).ok())
+}
+
+/// The subscribers in the order in which they connected, how many messages were broadcast, and one held back for a swap.
+#[derive(Default)]
+struct Topic {
+    subscribers: Vec<TcpStream>,
+    messages: usize,
+    held: Vec<u8>,
+}
+
+fn serve(listener: &TcpListener, fault: Fault) {
+    let topic = Arc::new(Mutex::new(Topic::default()));
+    for stream in listener.incoming() {
+        let topic = Arc::clone(&topic);
+        // A reset by the generator at its end is no failure of a test.
+        thread::spawn(move || drop(converse(stream.unwrap(), &topic, fault)));
+    }
+}
+
+fn converse(mut stream: TcpStream, topic: &Mutex<Topic>, fault: Fault) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(byte(&mut stream)?);
+    }
+    if fault == Fault::NotFound {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    }
+    stream.set_nodelay(true)?;
+    let publishes = head.windows(8).any(|window| window == b"mode=pub");
+    let mut topic_now = topic.lock().unwrap();
+    stream.write_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    )?;
+    if !publishes {
+        topic_now.subscribers.push(stream.try_clone()?);
+    }
+    drop(topic_now);
+    loop {
+        let (opcode, payload) = read_masked(&mut stream)?;
+        match opcode {
+            1 | 2 => topic.lock().unwrap().broadcast(&unmasked(opcode, &payload), fault),
+            10 => assert_eq!(payload, b"are you there"),
+            other => panic!("the generator sent opcode {other}"),
+        }
+    }
+}
+
+impl Topic {
+    fn broadcast(&mut self, frame: &[u8], fault: Fault) {
+        for (index, mut subscriber) in self.subscribers.iter().enumerate() {
+            let own = unmasked(1, b"hello");
+            let bytes = match (fault, self.messages) {
+                _ if index != VICTIM => frame.to_vec(),
+                (Fault::Lose, AT) => Vec::new(),
+                (Fault::Repeat, AT) => frame.repeat(2),
+                (Fault::Swap, AT) => {
+                    self.held = frame.to_vec();
+                    Vec::new()
+                }
+                (Fault::Corrupt, AT) => [&frame[..frame.len() - 1], b"#"].concat(),
+                (Fault::Invent, AT) => [&own, frame].concat(),
+                (Fault::Ping, AT) => [&unmasked(9, b"are you there"), frame].concat(),
+                (Fault::Close, AT) => unmasked(8, &1008_u16.to_be_bytes()),
+                (Fault::Close | Fault::HangUp, AT..) => {
+                    subscriber.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+                    continue;
+                }
+                _ => [frame, &std::mem::take(&mut self.held)].concat(),
+            };
+            subscriber.write_all(&bytes).unwrap_or_default();
+        }
+        self.messages += 1;
+    }
+}
+
+fn unmasked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let length = match payload.len() {
+        length @ 0..=125 => vec![length as u8],
+        length @ 126..=65_535 => [&[126], &(length as u16).to_be_bytes()[..]].concat(),
+        length => [&[127], &(length as u64).to_be_bytes()[..]].concat(),
+    };
+    [&[0x80 | opcode], &length[..], payload].concat()
+}
+
+fn read_masked(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let opcode = byte(stream)? & 0x0f;
+    let second = byte(stream)?;
+    assert!(second & 0x80 != 0, "a client masks");
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let mut length = if extended == 0 { usize::from(second & 0x7f) } else { 0 };
+    for _ in 0..extended {
+        length = length << 8 | usize::from(byte(stream)?);
+    }
+    let mut key = [0; 4];
+    stream.read_exact(&mut key)?;
+    assert_ne!(key, [0; 4]);
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload)?;
+    payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+    Ok((opcode, payload))
+}
+
+fn byte(stream: &mut TcpStream) -> std::io::Result<u8> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    Ok(byte[0])
+}
