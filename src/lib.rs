@@ -1,5 +1,13 @@
 //! A WebSocket broadcast hub for Linux on io_uring.
 
+pub mod config;
+pub mod error;
+#[doc(hidden)]
+pub mod hub;
+pub mod metrics;
 pub mod proto;
+pub mod server;
+mod shard;
+pub mod surface;
 #[doc(hidden)]
 pub mod sys;

@@ -1,2 +1,117 @@
-//! The server.
-fn main() {}
+//! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser;
+use ringhub::{
+    config::{Config, Settings},
+    server::{Running, Server},
+    sys,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// A WebSocket broadcast hub: whatever a client sends to a topic reaches all of the topic's subscribers.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Serve, which is also what happens without a command.
+    Serve(Serve),
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// What to log, such as info, or ringhub=debug.
+    #[arg(long, env = "RINGHUB_LOG", value_name = "FILTER", default_value = "info", help_heading = "Logs")]
+    log: String,
+
+    /// How to log.
+    #[arg(long, env = "RINGHUB_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = "Logs")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// One readable line for each event.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let serve = match arguments.command {
+        Some(Command::Serve(serve)) => serve,
+        None => arguments.serve,
+    };
+    match run(&serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The last word goes to the terminal as well as it can; there is nobody to tell if it cannot.
+            drop(writeln!(std::io::stderr(), "ringhub: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+    start_logging(serve)?;
+    let descriptors = sys::net::raise_descriptor_limit();
+    let config = Config::new(&serve.settings, descriptors)?;
+    let what = config.to_string();
+    let cpus = if config.pinned { format!("pinned to CPU {}", config.cpus[0]) } else { "not pinned".into() };
+    let running = Server::bind(config)?.start()?;
+    let address = running.local_addr();
+    tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
+    println!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION"));
+    println!("  WebSocket clients: ws://{address}/t/TOPIC");
+    println!("  a browser:         http://{address}/");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(until_told(running))
+}
+
+/// Serves until a signal: the first begins an orderly end, the second ends at once.
+async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut report = signal(SignalKind::user_defined1())?;
+    let mut is_leaving = false;
+    loop {
+        let name = tokio::select! {
+            outcome = running.wait() => return Ok(outcome?),
+            _ = report.recv() => {
+                println!("{}", running.counters());
+                continue;
+            }
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if is_leaving {
+            return Err(format!("a second {name}: ended at once").into());
+        }
+        tracing::info!("{name}: leaving; the same signal again ends at once");
+        is_leaving = true;
+        running.stop();
+    }
+}
+
+fn start_logging(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+    let filter = EnvFilter::try_new(&serve.log).map_err(|error| format!("log: {error}"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match serve.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}

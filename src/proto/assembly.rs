@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 /// The fragments received so far, behind room for the header of the one frame that they become.
 ///
-/// The payload of a fragment is taken as it arrives, so that a message in large fragments needs no second buffer and grows by what was
-/// received, never by what was announced.
+/// The payload of a fragment is taken as it arrives, so that a message in large fragments needs no second buffer and
+/// grows by what was received, never by what was announced.
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,
@@ -77,6 +77,11 @@ impl Assembly {
             }
         }
         Ok(Progress { taken, end })
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// The message, after [`End::Message`].

@@ -35,8 +35,8 @@ impl CloseCode {
     /// The server is overloaded; try another address or later (IANA registry of RFC 6455 11.7).
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
-    /// Whether a close frame may carry this code: 1000-1003 and 1007-1014 are defined, 3000-4999 belong to libraries and
-    /// applications (RFC 6455 7.4.1, 7.4.2, and the IANA registry).
+    /// Whether a close frame may carry this code: 1000-1003 and 1007-1014 are defined, 3000-4999 belong to libraries
+    /// and applications (RFC 6455 7.4.1, 7.4.2, and the IANA registry).
     ///
     /// ```
     /// use ringhub::proto::CloseCode;
@@ -82,8 +82,8 @@ impl<'a> CloseFrame<'a> {
         Ok(Self { code: Some(code), reason })
     }
 
-    /// Appends the payload: nothing without a code, else the code and as much of the reason as a control frame has room for, cut
-    /// between two characters.
+    /// Appends the payload: nothing without a code, else the code and as much of the reason as a control frame has room
+    /// for, cut between two characters.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let Some(code) = self.code else { return };
         let mut end = self.reason.len().min(REASON_BYTES_MAX);

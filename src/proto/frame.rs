@@ -39,7 +39,8 @@ impl OpCode {
         })
     }
 
-    /// Close, ping and pong: never fragmented, 125 bytes at most, allowed between the fragments of a message (RFC 6455 5.5).
+    /// Close, ping and pong: never fragmented, 125 bytes at most, allowed between the fragments of a message (RFC 6455
+    /// 5.5).
     #[inline]
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
@@ -75,8 +76,8 @@ impl FrameHeader {
     ///
     /// # Errors
     ///
-    /// What RFC 6455 5.2 and 5.5 forbid in any frame, as soon as the bytes at hand show it. RSV bits, masking and the order of
-    /// fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
+    /// What RFC 6455 5.2 and 5.5 forbid in any frame, as soon as the bytes at hand show it. RSV bits, masking and the
+    /// order of fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
     ///
     /// ```
     /// use ringhub::proto::{FrameHeader, OpCode};

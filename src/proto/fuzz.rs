@@ -1,1 +1,292 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics on a broken invariant. Tests run them too.
+
+use super::{
+    CloseCode, Event, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits, MessageType, OpCode, ProtocolError,
+    RequestHead, ResponseHead, Role, State, Tick, Upgrade, WebSocket, encode_frame, encode_masked,
+};
+use bytes::BytesMut;
+
+/// A header that decodes encodes to the same bytes, and no prefix of it shows anything but that more is needed. A
+/// prefix of a header that is refused asks for more or is refused for the same reason.
+pub fn frame_header(bytes: &[u8]) {
+    let whole = FrameHeader::decode(bytes);
+    for len in 0..bytes.len().min(FrameHeader::LEN_MAX) {
+        match FrameHeader::decode(&bytes[..len]) {
+            Ok(None) => {}
+            early => assert_eq!(early, whole, "after {len} bytes"),
+        }
+    }
+    if let Ok(Some((header, header_len))) = whole {
+        let mut encoded = [0; FrameHeader::LEN_MAX];
+        assert_eq!(header.encode(&mut encoded), header_len);
+        assert_eq!(header.encoded_len(), header_len);
+        assert_eq!(encoded[..header_len], bytes[..header_len]);
+    }
+}
+
+/// Any split of the input gives the same events and replies. The first two bytes choose the role, whether the rest are
+/// frames as they stand or the recipe for some, where it is split, and whether we close the connection on the way.
+pub fn receive(bytes: &[u8]) {
+    let [choice, seed, rest @ ..] = bytes else { return };
+    let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };
+    let stream = if choice & 2 == 0 { rest.to_vec() } else { bake(role, rest) };
+    let close_at = (choice & 4 != 0).then(|| usize::from(*seed) * stream.len() / 256);
+    let script = Script { role, limits: TIGHT_LIMITS, close_at };
+    let whole = script.run(&stream, usize::MAX);
+    assert_eq!(script.run(&stream, 1), whole);
+    assert_eq!(script.run(&stream, 2 + usize::from(*seed)), whole);
+}
+
+/// A head is read the same however it trickles in, and every head is answered: with a refusal that is itself a whole
+/// response, or with a 101 that a client accepts.
+pub fn handshake(bytes: &[u8]) {
+    let whole = RequestHead::decode(bytes);
+    let mut scan = HeadScan::default();
+    let trickled = (0..=bytes.len()).map(|len| RequestHead::decode_with(&mut scan, &bytes[..len]));
+    assert_eq!(trickled.into_iter().find(|result| !matches!(result, Ok(None))).unwrap_or(Ok(None)), whole);
+    let upgrade = match whole {
+        Ok(None) => return,
+        Ok(Some((head, head_len))) => {
+            assert!(head_len <= bytes.len() && head.path().len() <= head.target().len());
+            Upgrade::from_request(&head)
+        }
+        Err(error) => Err(HandshakeError::Http(error)),
+    };
+    let (response, status) = match &upgrade {
+        Ok(upgrade) => (upgrade.response(upgrade.protocols().first().map(String::as_str), &[]), 101),
+        Err(error) => (error.refusal().encode(), error.refusal().status),
+    };
+    let Ok(Some((head, head_len))) = ResponseHead::decode(&response) else { panic!("{response:?} is no response") };
+    assert_eq!(head.status(), status);
+    let body_len = head.headers().get("content-length").map_or("0".into(), String::from_utf8_lossy);
+    assert_eq!(body_len.parse(), Ok(response.len() - head_len));
+}
+
+/// What the peer's bytes led to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct History {
+    /// What was received.
+    pub events: Vec<Seen>,
+    /// What was answered.
+    pub replies: Vec<u8>,
+    /// Why the connection failed.
+    pub error: Option<ProtocolError>,
+    /// Where it ended.
+    pub state: State,
+}
+
+/// An event, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+    /// A ping.
+    Ping(Vec<u8>),
+    /// A pong.
+    Pong(Vec<u8>),
+    /// A close frame.
+    Close(Option<u16>, String),
+}
+
+/// One connection and what we do to it.
+#[derive(Clone, Copy)]
+pub struct Script {
+    /// Our role.
+    pub role: Role,
+    /// Our limits.
+    pub limits: MessageLimits,
+    /// After so many received bytes we close.
+    pub close_at: Option<usize>,
+}
+
+impl Script {
+    /// Lets `stream` arrive in pieces of up to `piece_bytes`.
+    pub fn run(&self, stream: &[u8], piece_bytes: usize) -> History {
+        let mut websocket = WebSocket::new(self.role, Tick(0));
+        let mut history = History { events: Vec::new(), replies: Vec::new(), error: None, state: State::Open };
+        let mut kept = BytesMut::new();
+        let (before, after) = stream.split_at(self.close_at.unwrap_or(stream.len()));
+        for piece in before.chunks(piece_bytes) {
+            self.receive(&mut websocket, piece, &mut kept, &mut history);
+        }
+        if self.close_at.is_some() {
+            websocket.close(Tick(0), CloseCode::GOING_AWAY, "", &mut history.replies);
+        }
+        for piece in after.chunks(piece_bytes) {
+            self.receive(&mut websocket, piece, &mut kept, &mut history);
+        }
+        history.state = websocket.state();
+        self.check_replies(&history);
+        history
+    }
+
+    fn receive(&self, websocket: &mut WebSocket, piece: &[u8], kept: &mut BytesMut, history: &mut History) {
+        let missing = websocket.missing(kept);
+        kept.extend_from_slice(piece);
+        let (mut input, seen) = (Input::new(std::mem::take(kept)), history.events.len());
+        loop {
+            match websocket.receive(Tick(1), &mut input, &self.limits, &mut history.replies) {
+                Ok(Some(event)) => history.events.push(Seen::new(event, &self.limits)),
+                Ok(None) => break,
+                Err(error) => {
+                    assert_eq!(history.error.replace(error), None, "a connection fails once");
+                    assert_eq!(websocket.state(), State::Closed);
+                }
+            }
+        }
+        *kept = input.into_rest();
+        assert!(kept.is_empty() || websocket.state() != State::Closed, "a closed connection keeps nothing");
+        assert_eq!(kept.is_empty(), websocket.missing(kept) == 0, "what is kept lacks something");
+        assert!(seen == history.events.len() || piece.len() >= missing, "no event before all of it was there");
+    }
+
+    /// We send whole frames, masked in the client's role only, and nothing after a close frame.
+    fn check_replies(&self, history: &History) {
+        let mut rest = &history.replies[..];
+        while !rest.is_empty() {
+            let Ok(Some((header, header_len))) = FrameHeader::decode(rest) else { panic!("{rest:x?} is no frame") };
+            assert_eq!((header.mask.is_some(), header.fin, header.rsv), (self.role != Role::Server, true, 0));
+            rest = &rest[header_len + header.payload_len as usize..];
+            assert!(header.opcode != OpCode::Close || rest.is_empty(), "a close frame is the last");
+        }
+    }
+}
+
+impl Seen {
+    fn new(event: Event<'_>, limits: &MessageLimits) -> Self {
+        match event {
+            Event::Message(message) => {
+                let payload = message.payload().to_vec();
+                assert!(payload.len() <= limits.message_bytes_max as usize);
+                let prepared = message.prepare();
+                let header = FrameHeader::new(prepared.message_type().opcode(), true, payload.len());
+                assert_eq!(FrameHeader::decode(prepared.frame()), Ok(Some((header, header.encoded_len()))));
+                assert_eq!(prepared.frame()[header.encoded_len()..], payload);
+                assert_eq!(prepared.payload(), payload);
+                match prepared.message_type() {
+                    MessageType::Text => Self::Text(String::from_utf8(payload).expect("text is UTF-8")),
+                    MessageType::Binary => Self::Binary(payload),
+                }
+            }
+            Event::Ping(payload) => Self::Ping(payload.into()),
+            Event::Pong(payload) => Self::Pong(payload.into()),
+            Event::Close(close) => Self::Close(close.code.map(|code| code.0), close.reason.into()),
+        }
+    }
+}
+
+/// Frames from a recipe, most of them in order, since random bytes rarely are: per frame a first byte, a length and so
+/// much payload.
+fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    while let [first, length, rest @ ..] = recipe {
+        let (payload, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+        let payload = payload.repeat(1 + usize::from(first >> 4 & 0x7));
+        let opcode = OpCode::from_bits(*first).unwrap_or(OpCode::Continuation);
+        match role {
+            Role::Server => encode_masked(opcode, first & 0x80 != 0, &payload, [*first, 2, 3, *length], &mut stream),
+            Role::Client { .. } => encode_frame(opcode, first & 0x80 != 0, &payload, &mut stream),
+        }
+        recipe = rest;
+    }
+    stream
+}
+
+/// So that few bytes reach them.
+const TIGHT_LIMITS: MessageLimits = MessageLimits { frame_bytes_max: 1000, message_bytes_max: 1500, fragments_max: 5 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn frame_headers(bytes: [u8; 16], len in 0usize..=16) {
+            frame_header(&bytes[..len]);
+        }
+
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            receive(&bytes);
+        }
+
+        /// Mostly legal frames of mostly legal text.
+        #[test]
+        fn frames(
+            choice in 0u8..8,
+            seed: u8,
+            frames in prop::collection::vec((prop::sample::select(&FIRST_OCTETS[..]), ".{0,20}"), 0..12),
+        ) {
+            let frame = |(first, text): &(u8, String)| [&[*first, text.len() as u8], text.as_bytes()].concat();
+            let recipe = frames.iter().flat_map(frame);
+            receive(&[choice | 2, seed].into_iter().chain(recipe).collect::<Vec<u8>>());
+        }
+
+        /// Lines with good and bad values, in any order.
+        #[test]
+        fn heads(
+            first in prop::sample::select(&FIRST_LINES[..]),
+            lines in prop::collection::vec(prop::sample::select(&LINES[..]), 0..12),
+            cut: prop::sample::Index,
+        ) {
+            let head = format!("{first}{}\r\n", lines.concat());
+            handshake(head.as_bytes());
+            handshake(&head.as_bytes()[..cut.index(head.len())]);
+        }
+
+        #[test]
+        fn any_heads(
+            line in "(GET|HEAD|\\PC*) [ -~]{0,10} HTTP/1\\.[0-9]",
+            lines in "(\r\n[!-~]{0,10}: ?\\PC{0,10}){0,4}(\r\n){0,2}",
+        ) {
+            handshake((line + &lines).as_bytes());
+        }
+    }
+
+    /// The request of RFC 6455 1.3 with any one byte changed, left out or doubled.
+    #[test]
+    fn heads_nearly_right() {
+        let head = format!("GET /chat HTTP/1.1\r\n{}\r\n", LINES[..6].concat()).into_bytes();
+        for at in 0..head.len() {
+            for middle in [&[][..], &[head[at]; 2], b"\0", b" ", b"\r", b"\n", b",", b"a", b"\xFF"] {
+                handshake(&[&head[..at], middle, &head[at + 1..]].concat());
+            }
+        }
+    }
+
+    /// Whole, large, fragmented, continued and control frames.
+    const FIRST_OCTETS: [u8; 11] = [0x81, 0x82, 0xF1, 0xF2, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8A, 0x88];
+
+    const FIRST_LINES: [&str; 6] = [
+        "GET /chat HTTP/1.1\r\n",
+        "\r\nGET http://server/chat?a=b HTTP/1.1\r\n",
+        "POST / HTTP/1.1\r\n",
+        "GET / HTTP/1.0\r\n",
+        "GET / HTTP/2.0\r\n",
+        "GET  / HTTP/1.1\r\n",
+    ];
+
+    const LINES: [&str; 16] = [
+        "Host: server.example.com\r\n",
+        "Upgrade: websocket\r\n",
+        "Connection: Upgrade\r\n",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        "Sec-WebSocket-Version: 13\r\n",
+        "Sec-WebSocket-Protocol: chat, superchat\r\n",
+        "Origin: http://example.com\r\n",
+        "Sec-WebSocket-Version: 8\r\n",
+        "Sec-WebSocket-Key: short\r\n",
+        "Content-Length: 0\r\n",
+        "Content-Length: +1\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Connection: close\r\n",
+        " folded\r\n",
+        "Bare: line\n",
+        "Sec-WebSocket-Protocol: a b\r\n",
+    ];
+}

@@ -1,4 +1,5 @@
-//! Heads of HTTP/1.1 requests and responses (RFC 9112), as far as an opening handshake needs them (RFC 6455 4), and refusals.
+//! Heads of HTTP/1.1 requests and responses (RFC 9112), as far as an opening handshake needs them (RFC 6455 4), and
+//! refusals.
 
 mod head;
 mod headers;

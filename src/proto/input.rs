@@ -4,9 +4,9 @@ use bytes::{Buf, BytesMut};
 
 /// The received bytes that stand in front of a connection, with a cursor behind what was consumed.
 ///
-/// A caller makes one from the buffer it received into, calls [`WebSocket::receive`](super::WebSocket::receive) until that returns
-/// `None`, and then takes back [`Input::into_rest`]. What is left must come first in the next input, unchanged: it may hold part of a
-/// frame, whose payload has already been unmasked in place.
+/// A caller makes one from the buffer it received into, calls [`WebSocket::receive`](super::WebSocket::receive) until
+/// that returns `None`, and then takes back [`Input::into_rest`]. What is left must come first in the next input,
+/// unchanged: it may hold part of a frame, whose payload has already been unmasked in place.
 #[derive(Debug, Default)]
 pub struct Input {
     pub(super) bytes: BytesMut,
@@ -26,7 +26,8 @@ impl Input {
         &self.bytes[self.at..]
     }
 
-    /// The buffer, in front of which stand the bytes that were not consumed; when all were, it is empty with its capacity whole.
+    /// The buffer, in front of which stand the bytes that were not consumed; when all were, it is empty with its
+    /// capacity whole.
     #[inline]
     pub fn into_rest(mut self) -> BytesMut {
         if self.at == self.bytes.len() {

@@ -26,7 +26,8 @@ impl Tick {
     }
 }
 
-/// How long a connection may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline off.
+/// How long a connection may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline
+/// off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     /// Silence from the peer after which it is pinged.

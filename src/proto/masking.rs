@@ -15,7 +15,8 @@ pub(super) fn rotate(key: [u8; 4], offset: usize) -> [u8; 4] {
     u32::from_le_bytes(key).rotate_right(8 * (offset as u32 & 3)).to_le_bytes()
 }
 
-/// The source of a client's masking keys: a keyed hash of a counter, so that the keys on the wire tell nothing about the next.
+/// The source of a client's masking keys: a keyed hash of a counter, so that the keys on the wire tell nothing about
+/// the next.
 pub(super) struct MaskingKeys {
     seed: [u8; 16],
     made: u64,
@@ -49,7 +50,8 @@ mod tests {
     use std::collections::HashSet;
 
     proptest! {
-        /// RFC 6455 5.3: transformed-octet-i = original-octet-i XOR masking-key-octet-(i MOD 4), however the payload is cut.
+        /// RFC 6455 5.3: transformed-octet-i = original-octet-i XOR masking-key-octet-(i MOD 4), however the payload is
+        /// cut.
         #[test]
         fn pieces_are_masked_as_the_whole(mut payload: Vec<u8>, key: [u8; 4], cuts: [prop::sample::Index; 2]) {
             let expected: Vec<u8> = payload.iter().enumerate().map(|(i, octet)| octet ^ key[i % 4]).collect();

@@ -1,8 +1,8 @@
 //! RFC 6455, sans-io: bytes and time come in; events, replies and deadlines go out.
 //!
-//! Nothing here opens a socket or reads a clock. A server reads a head with [`RequestHead`], checks it with [`Upgrade`], and from then on
-//! owns one [`WebSocket`] per connection, to which it shows what has arrived as an [`Input`]. A client does the same with
-//! [`ClientHandshake`] and [`ResponseHead`].
+//! Nothing here opens a socket or reads a clock. A server reads a head with [`RequestHead`], checks it with
+//! [`Upgrade`], and from then on owns one [`WebSocket`] per connection, to which it shows what has arrived as an
+//! [`Input`]. A client does the same with [`ClientHandshake`] and [`ResponseHead`].
 //!
 //! ```
 //! use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};

@@ -1,7 +1,7 @@
 //! The state machine of one established connection: bytes and time in; events, replies and the next deadline out.
 //!
-//! Everything that changes the state of a connection stands in this file. "Connecting" does not exist here: a [`WebSocket`] is made when
-//! the opening handshake is over (RFC 6455 4). What is left are the states of RFC 6455 7:
+//! Everything that changes the state of a connection stands in this file. "Connecting" does not exist here: a
+//! [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). What is left are the states of RFC 6455 7:
 //!
 //! | state | on | appends | next |
 //! | --- | --- | --- | --- |
@@ -11,13 +11,15 @@
 //! | `Open` | no sign of life after a ping | a close frame | `Closed` |
 //! | `Closing` | the peer's close frame, a protocol error, no answer in time | nothing | `Closed` |
 //!
-//! In `Closing` data, pings and pongs are parsed and dropped. In `Closed` nothing is sent and whatever arrives is ignored.
+//! In `Closing` data, pings and pongs are parsed and dropped. In `Closed` nothing is sent and whatever arrives is
+//! ignored.
 //!
 //! # What stands at the front of the input
 //!
-//! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is unmasked in
-//! place and its text checked at once, and only the two positions are kept here, so nothing is scanned twice and bad UTF-8 is refused at
-//! its first bad octet. The payload of a fragment moves into an [`Assembly`] as it arrives. A payload to be dropped is skipped as it arrives.
+//! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is
+//! unmasked in place and its text checked at once, and only the two positions are kept here, so nothing is scanned
+//! twice and bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
+//! arrives. A payload to be dropped is skipped as it arrives.
 
 use super::assembly::{Assembly, End, utf8_prefix};
 use super::frame::{self, MASK, decode_first, header_len_at_least};
@@ -30,9 +32,11 @@ use std::ops::Range;
 
 /// One established connection.
 ///
-/// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`missing`](Self::missing), [`deadline`](Self::deadline)
-/// - inputs: [`receive`](Self::receive) until it returns `None`, [`handle_timeout`](Self::handle_timeout) at the deadline
-/// - commands: [`send`](Self::send), [`close`](Self::close)
+/// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`missing`](Self::missing) and
+///   [`deadline`](Self::deadline)
+/// - inputs: [`receive`](Self::receive) until it returns `None`, and [`handle_timeout`](Self::handle_timeout) at the
+///   deadline
+/// - commands: [`send`](Self::send), [`close`](Self::close) and [`excuse_silence`](Self::excuse_silence)
 ///
 /// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
 #[derive(Debug)]
@@ -56,7 +60,8 @@ pub enum Role {
     Server,
     /// Sends masked frames and takes only unmasked ones.
     Client {
-        /// Where the masking keys come from: bytes from the operating system's random source, never used twice (RFC 6455 10.3).
+        /// Where the masking keys come from: bytes from the operating system's random source, never used twice (RFC
+        /// 6455 10.3).
         masking_seed: [u8; 16],
     },
 }
@@ -68,8 +73,8 @@ pub enum State {
     Open,
     /// We sent a close frame; the peer has not answered (RFC 6455 7.1.3).
     Closing,
-    /// Both sent one, or the connection failed: nothing more is sent or accepted. A server closes the socket once its replies are out
-    /// (RFC 6455 7.1.1).
+    /// Both sent one, or the connection failed: nothing more is sent or accepted. A server closes the socket once its
+    /// replies are out (RFC 6455 7.1.1).
     Closed,
 }
 
@@ -111,14 +116,15 @@ impl WebSocket {
         self.state
     }
 
-    /// "The WebSocket Connection Close Code" (RFC 6455 7.1.5): the code of the peer's close frame, [`CloseCode::NO_STATUS`] if it had
-    /// none, [`CloseCode::ABNORMAL`] while the peer has sent no close frame.
+    /// "The WebSocket Connection Close Code" (RFC 6455 7.1.5): the code of the peer's close frame,
+    /// [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] while the peer has sent no close frame.
     #[inline]
     pub fn close_code(&self) -> CloseCode {
         self.close_code
     }
 
-    /// The next event in `input`; `None` when it takes more bytes. Pongs and the answer to a close frame are appended to `replies`.
+    /// The next event in `input`; `None` when it takes more bytes. Pongs and the answer to a close frame are appended
+    /// to `replies`.
     ///
     /// Call it until it returns `None`, then keep [`Input::into_rest`] in front of what arrives next.
     ///
@@ -168,9 +174,9 @@ impl WebSocket {
         }
     }
 
-    /// How many more bytes complete what stands at the front of `input`, so far as it tells: its header, or a control or unfragmented
-    /// frame. 0 when there is nothing to keep. It is what the peer announced, within the limits; a careful caller grows its buffer as
-    /// bytes arrive and takes this as the most it will need.
+    /// How many more bytes complete what stands at the front of `input`, so far as it tells: its header, or a control
+    /// or unfragmented frame. 0 when there is nothing to keep. It is what the peer announced, within the limits; a
+    /// careful caller grows its buffer as bytes arrive and takes this as the most it will need.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -183,14 +189,16 @@ impl WebSocket {
         end.saturating_sub(input.len())
     }
 
-    /// Appends a frame of ours, masked in the client's role. Returns whether it did: only an open connection sends (RFC 6455 5.5.1).
+    /// Appends a frame of ours, masked in the client's role. Returns whether it did: only an open connection sends (RFC
+    /// 6455 5.5.1).
     ///
-    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this is for clients, for fragments and for pings.
-    /// Whether text is UTF-8 and fragments are in order is up to the caller.
+    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this is for clients, for
+    /// fragments and for pings. Whether text is UTF-8 and fragments are in order is up to the caller.
     ///
     /// # Panics
     ///
-    /// If a control frame is fragmented, longer than [`CONTROL_PAYLOAD_MAX`], or a close frame, for which there is [`WebSocket::close`].
+    /// If a control frame is fragmented, longer than [`CONTROL_PAYLOAD_MAX`], or a close frame, for which there is
+    /// [`WebSocket::close`].
     pub fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8], out: &mut Vec<u8>) -> bool {
         assert!(opcode != OpCode::Close, "close() sends close frames");
         assert!(
@@ -204,8 +212,8 @@ impl WebSocket {
         open
     }
 
-    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold, 123 bytes.
-    /// [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent before.
+    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
+    /// 123 bytes. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent before.
     ///
     /// # Panics
     ///
@@ -233,8 +241,8 @@ impl WebSocket {
         };
     }
 
-    /// When [`WebSocket::handle_timeout`] is due; `None` for never. It moves with every received byte, so a caller may keep an old
-    /// deadline and ask again when that has come.
+    /// When [`WebSocket::handle_timeout`] is due; `None` for never. It moves with every received byte, so a caller may
+    /// keep an old deadline and ask again when that has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
             State::Open if keep_alive.ping_interval == 0 => return None,
@@ -320,8 +328,9 @@ impl WebSocket {
         Ok(Step::Again)
     }
 
-    /// What the first two bytes of a frame show to be wrong on this connection. The order of the checks is the order of the bytes, here
-    /// and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes arrive.
+    /// What the first two bytes of a frame show to be wrong on this connection. The order of the checks is the order of
+    /// the bytes, here and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes
+    /// arrive.
     #[inline]
     fn check_start(&self, bytes: &[u8]) -> Result<(), ProtocolError> {
         let Some(&first) = bytes.first() else { return Ok(()) };
@@ -463,7 +472,8 @@ const _: () = assert!(size_of::<WebSocket>() == 40);
 /// How far the frame at the front of the input has been worked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Front {
-    /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a character.
+    /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a
+    /// character.
     Payload { unmasked: u32, utf8_tail: u8 },
     /// Its header is consumed, and so many bytes of its payload are to be dropped. Never 0.
     Skip(u32),

@@ -16,10 +16,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::io::{Io, Key, Readiness, Receive, Refused, Send};
 
@@ -64,6 +66,21 @@ impl HotRing {
     /// Whether [`Io::reap`] would find something.
     pub fn has_completions(&mut self) -> bool {
         !self.ready.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().cq_overflow()
+    }
+
+    /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself belongs
+    /// to the turn.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor cannot be duplicated or registered.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        // SAFETY: the ring owns its descriptor and keeps it open for as long as `self` is borrowed.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        let watched = ring.try_clone_to_owned()?;
+        // SAFETY: `watched` is owned by the `AsyncFd` alone, an `OwnedFd` always names the same open descriptor, and
+        // it is closed only when the `AsyncFd` has been dropped.
+        unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) }.map_err(Into::into)
     }
 
     fn receive_part(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
@@ -184,7 +201,9 @@ impl HotRing {
                     Some(Kind::Batch) if token.key().generation == self.batch => {
                         self.completed.push((token.key().slot as usize, completion.result()));
                     }
-                    Some(kind @ (Kind::Input | Kind::Room)) => self.ready.extend(readiness(token.key(), kind, &completion)),
+                    Some(kind @ (Kind::Input | Kind::Room)) => {
+                        self.ready.extend(readiness(token.key(), kind, &completion))
+                    }
                     Some(Kind::Batch | Kind::Removal) | None => {}
                 }
             }
@@ -254,19 +273,6 @@ impl Io for HotRing {
         if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
             tracing::trace!(%error, "shutdown");
         }
-    }
-}
-
-impl AsRawFd for HotRing {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-}
-
-impl AsFd for HotRing {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns its descriptor and keeps it open for as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 

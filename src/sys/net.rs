@@ -102,5 +102,8 @@ pub fn raise_descriptor_limit() -> u64 {
 
 /// The longest queue of connections that wait to be accepted.
 fn backlog_max() -> i32 {
-    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4_096)
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(4_096)
 }

@@ -33,12 +33,13 @@ impl ClientHandshake {
         Self { key: STANDARD.encode(key_nonce), protocols: Vec::new() }
     }
 
-    /// The request. `target` is the path and query, `protocols` the sub-protocols in order of preference, `extra_headers` anything
-    /// else, such as `Origin` or `Authorization`. Control characters in values become spaces.
+    /// The request. `target` is the path and query, `protocols` the sub-protocols in order of preference,
+    /// `extra_headers` anything else, such as `Origin` or `Authorization`. Control characters in values become spaces.
     ///
     /// # Panics
     ///
-    /// If `target` has a space or a character that is not visible ASCII, or a header name or a sub-protocol is not a token.
+    /// If `target` has a space or a character that is not visible ASCII, or a header name or a sub-protocol is not a
+    /// token.
     pub fn request(&mut self, host: &str, target: &str, protocols: &[&str], extra_headers: &[(&str, &str)]) -> Bytes {
         assert!(!target.is_empty() && target.bytes().all(|octet| octet.is_ascii_graphic()), "{target:?} is no target");
         assert!(protocols.iter().all(|protocol| is_token(protocol.as_bytes())), "{protocols:?} are not all tokens");

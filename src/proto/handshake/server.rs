@@ -9,8 +9,8 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use std::fmt;
 
-/// A request that may be answered with 101: everything RFC 6455 4.2.1 asks for is there. What the path, the origin and the
-/// sub-protocols mean is up to the caller.
+/// A request that may be answered with 101: everything RFC 6455 4.2.1 asks for is there. What the path, the origin and
+/// the sub-protocols mean is up to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     accept: String,
@@ -42,7 +42,7 @@ impl Upgrade {
         if head.method() != "GET" {
             return Err(HandshakeError::Method);
         }
-        if !headers.only("host").is_ok_and(|host| !host.is_empty()) {
+        if !headers.only("host").is_ok_and(is_host) {
             return Err(HandshakeError::Host);
         }
         if !headers.list_contains("upgrade", "websocket") {
@@ -85,7 +85,8 @@ impl Upgrade {
         self.origin.as_deref()
     }
 
-    /// The response that opens the connection (RFC 6455 4.2.2). Control characters in the values of `extra_headers` become spaces.
+    /// The response that opens the connection (RFC 6455 4.2.2). Control characters in the values of `extra_headers`
+    /// become spaces.
     ///
     /// # Panics
     ///
@@ -118,7 +119,7 @@ pub enum HandshakeError {
     Version,
     /// Not GET.
     Method,
-    /// No `Host`, or an empty one.
+    /// No `Host`, or one that is empty or malformed.
     Host,
     /// `Upgrade` does not list `websocket`: an ordinary request.
     Upgrade,
@@ -166,7 +167,7 @@ impl fmt::Display for HandshakeError {
             Self::Http(error) => return error.fmt(f),
             Self::Version => "a WebSocket needs HTTP/1.1",
             Self::Method => "a WebSocket is opened with GET",
-            Self::Host => "Host is missing or empty",
+            Self::Host => "Host is missing, empty or malformed",
             Self::Upgrade => "Upgrade does not list websocket",
             Self::Connection => "Connection does not list upgrade",
             Self::WebSocketVersion => "Sec-WebSocket-Version is not 13",
@@ -180,9 +181,14 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
+/// What a host and a port are written with (RFC 9110 7.2, RFC 3986 3.2.2).
+fn is_host(host: &[u8]) -> bool {
+    !host.is_empty() && host.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(octet))
+}
+
 /// RFC 6455 4.2.1: "a base64-encoded value that, when decoded, is 16 bytes in length".
 fn is_key(key: &[u8]) -> bool {
-    key.len() == 24 && KEY_ENGINE.decode_slice(key, &mut [0; 18]).is_ok_and(|decoded| decoded == 16)
+    KEY_ENGINE.decode_slice(key, &mut [0; 18]).is_ok_and(|decoded| decoded == 16)
 }
 
 /// The unused bits of the last digit do not matter: nobody reads the nonce.

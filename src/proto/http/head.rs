@@ -13,8 +13,8 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more. For bytes that trickle in, keep a
-    /// [`HeadScan`] and call [`RequestHead::decode_with`].
+    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more. For bytes that
+    /// trickle in, keep a [`HeadScan`] and call [`RequestHead::decode_with`].
     ///
     /// # Errors
     ///
@@ -22,7 +22,8 @@ impl RequestHead {
     ///
     /// ```
     /// use ringhub::proto::RequestHead;
-    /// let (head, head_len) = RequestHead::decode(b"GET /t/news?echo=true HTTP/1.1\r\nHost: hub\r\n\r\n")?.expect("whole");
+    /// let request = b"GET /t/news?echo=true HTTP/1.1\r\nHost: hub\r\n\r\n";
+    /// let (head, head_len) = RequestHead::decode(request)?.expect("whole");
     /// assert_eq!((head.method(), head.path(), head.query()), ("GET", "/t/news", Some("echo=true")));
     /// assert_eq!(head.headers().get("host"), Some(&b"hub"[..]));
     /// assert_eq!(head_len, 45);
@@ -53,8 +54,8 @@ impl RequestHead {
         &self.target
     }
 
-    /// The path of the target, not percent-decoded: of `/path?query`, and of `http://host/path?query` too (RFC 6455 4.2.1). `*` and
-    /// `host:port` are returned as they are.
+    /// The path of the target, not percent-decoded: of `/path?query`, and of `http://host/path?query` too (RFC 6455
+    /// 4.2.1). `*` and `host:port` are returned as they are.
     pub fn path(&self) -> &str {
         let target = self.target.split_once('?').map_or(&*self.target, |(path, _)| path);
         match target.split_once("://") {

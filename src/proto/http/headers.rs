@@ -34,7 +34,8 @@ impl Headers {
         self.get_all(name).next()
     }
 
-    /// The elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1); empty ones are left out.
+    /// The elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1); empty ones are
+    /// left out.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let elements = self.get_all(name).flat_map(|value| value.split(|&octet| octet == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
@@ -90,8 +91,8 @@ pub(in crate::proto) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet))
 }
 
-/// Appends a header line of ours. Control characters become spaces, which is how a recipient must read the dangerous ones among them
-/// (RFC 9110 5.5): so no value can smuggle in a line.
+/// Appends a header line of ours. Control characters become spaces, which is how a recipient must read the dangerous
+/// ones among them (RFC 9110 5.5): so no value can smuggle in a line.
 ///
 /// # Panics
 ///

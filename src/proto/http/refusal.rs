@@ -60,7 +60,8 @@ impl Refusal {
         self.encode_for("GET")
     }
 
-    /// The response to a request with this method: one to HEAD has no body, but says how long it would be (RFC 9110 9.3.2).
+    /// The response to a request with this method: one to HEAD has no body, but says how long it would be (RFC 9110
+    /// 9.3.2).
     ///
     /// # Panics
     ///

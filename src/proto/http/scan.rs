@@ -29,7 +29,8 @@ impl HeadScan {
     ///
     /// # Errors
     ///
-    /// A line end that is not CR LF, or any other control character but a tab, at the very byte; [`HttpError::HeadTooLong`].
+    /// A line end that is not CR LF, or any other control character but a tab, at the very byte;
+    /// [`HttpError::HeadTooLong`].
     pub fn find(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, HttpError> {
         let end = bytes.len().min(HEAD_BYTES_MAX);
         for at in usize::from(self.searched)..end {

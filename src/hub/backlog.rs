@@ -1,0 +1,155 @@
+//! What a laggard is still owed.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// The bytes that a socket did not take, in order. They are references into runs and large frames, so what counts
+/// against the limit is what they keep alive.
+///
+/// Every piece is a sequence of whole frames; only the first may have been sent in part.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece has been sent.
+    sent: usize,
+    bytes: usize,
+    messages: u64,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    messages: u32,
+    charge: usize,
+}
+
+impl Backlog {
+    /// Appends a piece that holds `messages` messages and keeps `charge` bytes alive, its own among them.
+    pub fn push(&mut self, bytes: Bytes, messages: u32, charge: usize) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bytes += charge;
+        self.messages += u64::from(messages);
+        self.pieces.push_back(Piece { bytes, messages, charge });
+    }
+
+    /// Marks the next `count` bytes as sent.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn advance(&mut self, count: usize) {
+        self.sent += count;
+        while let Some(first) = self.pieces.front() {
+            if self.sent < first.bytes.len() {
+                return;
+            }
+            self.sent -= first.bytes.len();
+            self.bytes -= first.charge;
+            self.messages -= u64::from(first.messages);
+            self.pieces.pop_front();
+        }
+        assert_eq!(self.sent, 0, "more was sent than was owed");
+    }
+
+    /// What to send next, at most `pieces_max` pieces.
+    pub fn unsent(&self, pieces_max: usize) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.sent;
+        self.pieces.iter().take(pieces_max).map(move |piece| &piece.bytes[std::mem::take(&mut skip)..])
+    }
+
+    /// Gives up everything behind the first piece, so that what follows starts at a frame's boundary, and returns how
+    /// many messages were given up.
+    ///
+    /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
+    /// frame may overtake.
+    pub fn truncate(&mut self) -> u64 {
+        let before = self.messages;
+        self.pieces.truncate(1);
+        self.bytes = self.pieces.front().map_or(0, |first| first.charge);
+        self.messages = self.pieces.front().map_or(0, |first| u64::from(first.messages));
+        before - self.messages
+    }
+
+    /// Is nothing owed?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes kept alive: the charges of all pieces, whether sent in part or not.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Messages owed, counting one that was sent in part.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backlog(pieces: &[&'static str]) -> Backlog {
+        let mut backlog = Backlog::default();
+        for piece in pieces {
+            backlog.push(Bytes::from_static(piece.as_bytes()), 1, piece.len());
+        }
+        backlog
+    }
+
+    fn unsent(backlog: &Backlog) -> String {
+        backlog.unsent(1_024).map(|piece| std::str::from_utf8(piece).unwrap()).collect::<Vec<_>>().join("|")
+    }
+
+    #[test]
+    fn advances_byte_by_byte_over_pieces() {
+        let whole = "abcdefgh";
+        let mut backlog = backlog(&["ab", "cde", "f", "gh"]);
+        for count in 0..whole.len() {
+            assert_eq!(unsent(&backlog).replace('|', ""), whole[count..]);
+            backlog.advance(1);
+        }
+        assert!(backlog.is_empty());
+        assert_eq!((backlog.bytes(), backlog.messages()), (0, 0));
+    }
+
+    #[test]
+    fn counts_what_it_keeps_alive() {
+        let mut backlog = backlog(&["abcd", "ef"]);
+        backlog.advance(3);
+        assert_eq!((backlog.bytes(), backlog.messages()), (6, 2));
+        backlog.advance(2);
+        assert_eq!((backlog.bytes(), backlog.messages()), (2, 1));
+        assert_eq!(unsent(&backlog), "f");
+    }
+
+    #[test]
+    fn a_cut_keeps_the_piece_that_was_begun() {
+        let mut backlog = backlog(&["abcd", "ef", "gh"]);
+        backlog.advance(1);
+        assert_eq!(backlog.truncate(), 2);
+        assert_eq!(unsent(&backlog), "bcd");
+        backlog.push(Bytes::from_static(b"close"), 0, 5);
+        assert_eq!(unsent(&backlog), "bcd|close");
+        backlog.advance(8);
+        assert!(backlog.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "more was sent than was owed")]
+    fn more_than_owed_cannot_have_been_sent() {
+        backlog(&["ab"]).advance(3);
+    }
+
+    #[test]
+    fn at_most_so_many_pieces() {
+        assert_eq!(backlog(&["a", "b", "c"]).unsent(2).count(), 2);
+    }
+}

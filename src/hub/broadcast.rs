@@ -1,0 +1,506 @@
+//! Publishing: order, gather, and the walks that hand each subscriber its share. The only door for every surface.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Connection, ConnectionId, Connections, FrozenRun, Run, Share, TopicId, TopicName,
+    topics::{Member, Topics, VACANT},
+};
+use crate::proto::PreparedMessage;
+
+/// Which subscribers a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Those of the publisher's shard only. Not ordered against what others publish.
+    Local,
+    /// All subscribers of the topic, on every shard, in one order.
+    #[default]
+    Global,
+}
+
+/// Where a published message stands in its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The topic's life; a topic that was forgotten comes back with another.
+    pub epoch: u64,
+    /// The message's number within it, from 1.
+    pub offset: u64,
+}
+
+/// The connections and topics of one shard, and what is owed between them.
+///
+/// Each turn: [`Hub::attach`], [`Hub::subscribe`], [`Hub::publish`] and [`Hub::remove`] as input demands; then
+/// [`Hub::begin_walks`] freezes what was gathered, [`Hub::next_member`] is called until it returns `None`, and
+/// [`Hub::end_walk`] closes each walk. A walk may last several turns; messages that arrive meanwhile gather in the
+/// topic's next run.
+#[derive(Debug)]
+pub struct Hub {
+    /// Every connection of the shard.
+    pub connections: Connections,
+    topics: Topics,
+    /// Topics whose run has something and that are not being walked; each once.
+    dirty: Vec<TopicId>,
+    /// Bytes in all runs, filling and frozen.
+    gathered_bytes: usize,
+    /// Memory of runs that have been sent, for those to come.
+    spare: Vec<BytesMut>,
+}
+
+/// One pass over the subscribers of a topic. It owns the run it hands out; those who were subscribed when it began are
+/// its members, less those who leave before their turn.
+#[derive(Debug)]
+pub struct Walk {
+    /// The topic being walked.
+    pub topic: TopicId,
+    /// What its subscribers are owed.
+    pub run: FrozenRun,
+    start: u32,
+    visited: u32,
+    length: u32,
+}
+
+impl Walk {
+    /// Is the member at this index still to be visited?
+    fn is_ahead_of(&self, index: u32) -> bool {
+        let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
+        position >= self.visited
+    }
+}
+
+/// What a run owes one subscriber, taken out of it.
+#[derive(Debug)]
+pub struct Owed {
+    /// Whole frames; none empty.
+    pub pieces: Vec<Bytes>,
+    /// The messages in them.
+    pub messages: u32,
+    /// The bytes that they keep alive.
+    pub charge: usize,
+}
+
+impl Owed {
+    /// `None` if it is nothing.
+    #[must_use]
+    pub fn new(run: &FrozenRun, share: Share) -> Option<Self> {
+        let (pieces, messages) = match share {
+            Share::Whole => (run.pieces().to_vec(), run.messages()),
+            Share::Part(pieces, messages) => (pieces, messages),
+            Share::Nothing => return None,
+        };
+        Some(Owed { pieces, messages, charge: run.bytes() })
+    }
+}
+
+impl Hub {
+    /// An empty hub for the shard of that number. Epochs count up from `epoch_first`, which must be larger than any
+    /// epoch of an earlier process.
+    #[must_use]
+    pub fn new(shard: u16, topics_idle_max: usize, epoch_first: u64) -> Self {
+        Hub {
+            connections: Connections::new(shard),
+            topics: Topics::new(topics_idle_max, epoch_first),
+            dirty: Vec::new(),
+            gathered_bytes: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// A reference to the topic of that name for a connection about to be made; [`Hub::remove`] gives it back.
+    pub fn attach(&mut self, name: &TopicName) -> TopicId {
+        self.topics.attach(name)
+    }
+
+    /// Gives back a reference that became no connection.
+    pub fn detach(&mut self, topic: TopicId) {
+        self.topics.detach(topic);
+    }
+
+    /// The topic's name.
+    #[must_use]
+    pub fn topic_name(&self, topic: TopicId) -> &TopicName {
+        &self.topics[topic].name
+    }
+
+    /// Makes the connection a subscriber of its topic: it is owed every message published from here on.
+    pub fn subscribe(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.member.is_some() {
+            return;
+        }
+        let topic = &mut self.topics[connection.topic];
+        if let Some(run) = &mut topic.run {
+            run.join(id.slot());
+        }
+        let list = if topic.is_walking { &mut topic.joiners } else { &mut topic.members };
+        let index = list.len() as u32;
+        list.push(id.slot());
+        connection.member = Some(if topic.is_walking { Member::Joiner(index) } else { Member::Index(index) });
+    }
+
+    /// The connection is owed nothing more of its topic.
+    pub fn unsubscribe(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(member) = connection.member.take() else { return };
+        let topic = &mut self.topics[connection.topic];
+        match member {
+            Member::Joiner(index) => topic.joiners[index as usize] = VACANT,
+            Member::Index(index) if topic.is_walking => {
+                topic.members[index as usize] = VACANT;
+                topic.vacant += 1;
+            }
+            Member::Index(index) => {
+                topic.members.swap_remove(index as usize);
+                if let Some(&moved) = topic.members.get(index as usize) {
+                    Self::moved(&mut self.connections, moved, index);
+                }
+            }
+        }
+    }
+
+    /// Unsubscribes the connection and returns what it is owed up to now: its share of the walk under way if that has
+    /// not come to it yet, and of what has been gathered since.
+    pub fn leave<'a>(&mut self, id: ConnectionId, mut walks: impl Iterator<Item = &'a Walk>) -> Vec<Owed> {
+        let Some(connection) = self.connections.get(id) else { return Vec::new() };
+        let Some(member) = connection.member else { return Vec::new() };
+        let topic = connection.topic;
+        let mut owed = Vec::new();
+        if let Member::Index(index) = member
+            && let Some(walk) = walks.find(|walk| walk.topic == topic && walk.is_ahead_of(index))
+        {
+            owed.extend(Owed::new(&walk.run, walk.run.share(id.slot())));
+        }
+        if let Some(run) = &mut self.topics[topic].run {
+            let share = run.share_so_far(id.slot());
+            owed.extend(Owed::new(run.so_far(), share));
+        }
+        self.unsubscribe(id);
+        owed
+    }
+
+    /// Takes the connection out of everything.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        self.unsubscribe(id);
+        let connection = self.connections.remove(id)?;
+        self.topics.detach(connection.topic);
+        Some(connection)
+    }
+
+    /// Gives the message its place in the topic's order and gathers it for the subscribers.
+    ///
+    /// `source` does not receive its own message unless it asked for the echo.
+    pub fn publish(&mut self, topic: TopicId, source: Option<ConnectionId>, message: &PreparedMessage) -> Published {
+        let except = source.filter(|&id| self.connections.get(id).is_some_and(|c| !c.echo && c.is_subscribed()));
+        let entry = &mut self.topics[topic];
+        entry.offset += 1;
+        let published = Published { epoch: entry.epoch, offset: entry.offset };
+        if entry.members.len() == entry.vacant as usize && entry.joiners.is_empty() {
+            return published;
+        }
+        if entry.run.is_none() {
+            entry.run = Some(Box::new(Run::new(self.spare.pop().unwrap_or_default())));
+            if !entry.is_walking {
+                self.dirty.push(topic);
+            }
+        }
+        if let Some(run) = &mut entry.run {
+            run.append(message, except.map(ConnectionId::slot));
+            self.gathered_bytes += message.frame().len();
+        }
+        published
+    }
+
+    /// Bytes gathered and not yet handed to every subscriber, in all topics.
+    #[must_use]
+    pub fn gathered_bytes(&self) -> usize {
+        self.gathered_bytes
+    }
+
+    /// Does [`Hub::begin_walks`] have something to begin?
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Freezes the run of every topic that has one and is not being walked.
+    pub fn begin_walks(&mut self, walks: &mut impl Extend<Walk>) {
+        let topics = &mut self.topics;
+        walks.extend(self.dirty.drain(..).map(|id| {
+            let topic = &mut topics[id];
+            let run = topic.run.take().expect("a dirty topic has a run").freeze();
+            let length = topic.members.len() as u32;
+            topic.is_walking = true;
+            // A step that shares no divisor with most lengths: over many walks every subscriber is early and late.
+            topic.rotation = topic.rotation.wrapping_add(ROTATION_STEP);
+            let start = topic.rotation.checked_rem(length).unwrap_or(0);
+            Walk { topic: id, run, start, visited: 0, length }
+        }));
+    }
+
+    /// The slot of the walk's next subscriber.
+    pub fn next_member(&self, walk: &mut Walk) -> Option<u32> {
+        let members = &self.topics[walk.topic].members;
+        while walk.visited < walk.length {
+            let index = walk.start + walk.visited;
+            walk.visited += 1;
+            let index = if index < walk.length { index } else { index - walk.length };
+            let slot = members[index as usize];
+            if slot != VACANT {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Ends a walk: those who left make room, those who joined become members, and what was gathered meanwhile is
+    /// dirty.
+    pub fn end_walk(&mut self, walk: Walk) {
+        let topic = &mut self.topics[walk.topic];
+        topic.is_walking = false;
+        let mut index = 0;
+        while topic.vacant > 0 {
+            if topic.members[index] != VACANT {
+                index += 1;
+                continue;
+            }
+            topic.members.swap_remove(index);
+            topic.vacant -= 1;
+            if let Some(&moved) = topic.members.get(index)
+                && moved != VACANT
+            {
+                Self::moved(&mut self.connections, moved, index as u32);
+            }
+        }
+        for slot in std::mem::take(&mut topic.joiners) {
+            if slot != VACANT {
+                topic.members.push(slot);
+                Self::moved(&mut self.connections, slot, topic.members.len() as u32 - 1);
+            }
+        }
+        if topic.run.is_some() {
+            self.dirty.push(walk.topic);
+        }
+        self.gathered_bytes -= walk.run.bytes();
+        if let Some(buffer) = walk.run.into_buffer()
+            && self.spare.len() < SPARE_BUFFERS_MAX
+            && buffer.capacity() <= SPARE_BYTES_MAX
+        {
+            self.spare.push(buffer);
+        }
+        self.topics.forget_idle();
+    }
+
+    /// How many subscribers the topic has on this shard.
+    #[must_use]
+    pub fn subscribers(&self, name: &TopicName) -> usize {
+        self.topics.find(name).map_or(0, super::topics::Topic::subscribers)
+    }
+
+    /// How many topics are known, the idle ones among them.
+    #[must_use]
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    fn moved(connections: &mut Connections, slot: u32, index: u32) {
+        connections.at_mut(slot).expect("a subscriber is a connection").member = Some(Member::Index(index));
+    }
+}
+
+/// About the golden ratio of 2³², and odd.
+const ROTATION_STEP: u32 = 0x9e37_79b1;
+
+/// Memory kept for runs to come: a few buffers, none of them large.
+const SPARE_BUFFERS_MAX: usize = 16;
+const SPARE_BYTES_MAX: usize = 256 * 1_024;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::{FrameHeader, Role, Tick, WebSocket};
+
+    fn hub() -> Hub {
+        Hub::new(0, 4, 100)
+    }
+
+    fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {
+        let topic = hub.attach(&TopicName::new(topic).unwrap());
+        let connection = Connection::new(WebSocket::new(Role::Server, Tick(0)), topic, true, echo);
+        let id = hub.connections.insert(connection).unwrap();
+        hub.subscribe(id);
+        id
+    }
+
+    fn publish(hub: &mut Hub, source: ConnectionId, text: &str) -> u64 {
+        let topic = hub.connections.get(source).unwrap().topic;
+        hub.publish(topic, Some(source), &PreparedMessage::text(text)).offset
+    }
+
+    /// Begins and finishes every walk, and returns who got what.
+    fn flush(hub: &mut Hub) -> BTreeMap<u32, Vec<String>> {
+        let mut received = BTreeMap::new();
+        let mut walks = Vec::new();
+        hub.begin_walks(&mut walks);
+        for mut walk in walks {
+            while let Some(slot) = hub.next_member(&mut walk) {
+                received.entry(slot).or_insert_with(Vec::new).extend(texts(&walk, slot));
+            }
+            hub.end_walk(walk);
+        }
+        received
+    }
+
+    fn texts(walk: &Walk, slot: u32) -> Vec<String> {
+        let bytes = match walk.run.share(slot) {
+            Share::Whole => walk.run.pieces().concat(),
+            Share::Part(pieces, _) => pieces.concat(),
+            Share::Nothing => Vec::new(),
+        };
+        payloads(&bytes)
+    }
+
+    fn payloads(mut rest: &[u8]) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Some((header, length)) = FrameHeader::decode(rest).unwrap() {
+            let end = length + header.payload_len as usize;
+            texts.push(String::from_utf8(rest[length..end].to_vec()).unwrap());
+            rest = &rest[end..];
+        }
+        texts
+    }
+
+    #[test]
+    fn everybody_but_the_source() {
+        let mut hub = hub();
+        let (a, b, c) = (join(&mut hub, "t", false), join(&mut hub, "t", true), join(&mut hub, "other", false));
+        assert_eq!(publish(&mut hub, a, "1"), 1);
+        assert_eq!(publish(&mut hub, b, "2"), 2);
+        let received = flush(&mut hub);
+        assert_eq!(received[&a.slot()], ["2"]);
+        assert_eq!(received[&b.slot()], ["1", "2"]);
+        assert!(!received.contains_key(&c.slot()));
+        assert_eq!(hub.gathered_bytes(), 0);
+    }
+
+    #[test]
+    fn without_subscribers_only_the_offset_moves() {
+        let mut hub = hub();
+        let a = join(&mut hub, "t", false);
+        hub.unsubscribe(a);
+        assert_eq!(publish(&mut hub, a, "1"), 1);
+        assert_eq!(publish(&mut hub, a, "2"), 2);
+        assert!(!hub.is_dirty());
+        assert_eq!(hub.gathered_bytes(), 0);
+    }
+
+    #[test]
+    fn walks_begin_at_different_members() {
+        let mut hub = hub();
+        let all: Vec<_> = (0..10).map(|_| join(&mut hub, "t", true)).collect();
+        let mut firsts = BTreeSet::new();
+        for _ in 0..40 {
+            publish(&mut hub, all[0], "x");
+            let mut walks = Vec::new();
+            hub.begin_walks(&mut walks);
+            let mut walk = walks.pop().unwrap();
+            firsts.insert(hub.next_member(&mut walk).unwrap());
+            hub.end_walk(walk);
+        }
+        assert!(firsts.len() >= 8, "{firsts:?}");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join(bool),
+        Leave(usize),
+        Publish(usize),
+        BeginWalks,
+        Walk(usize),
+        EndWalks,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => any::<bool>().prop_map(Step::Join),
+            2 => (0..64_usize).prop_map(Step::Leave),
+            4 => (0..64_usize).prop_map(Step::Publish),
+            2 => Just(Step::BeginWalks),
+            4 => (1..4_usize).prop_map(Step::Walk),
+            1 => Just(Step::EndWalks),
+        ];
+        prop::collection::vec(step, 0..120)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// Whoever joins, leaves and publishes in the middle of a walk: each subscriber sees every message after its
+        /// joining once and in order, less its own.
+        #[test]
+        fn every_subscriber_sees_every_message_once(steps in steps()) {
+            let mut hub = hub();
+            let mut live: Vec<ConnectionId> = Vec::new();
+            let mut owed: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+            let mut seen: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+            let mut walks: Vec<Walk> = Vec::new();
+            let mut count = 0;
+            let visit = |hub: &mut Hub, walks: &mut Vec<Walk>, seen: &mut BTreeMap<u32, Vec<String>>, most: usize| {
+                for _ in 0..most {
+                    let Some(walk) = walks.last_mut() else { return };
+                    match hub.next_member(walk) {
+                        Some(slot) => seen.get_mut(&slot).unwrap().extend(texts(walk, slot)),
+                        None => hub.end_walk(walks.pop().unwrap()),
+                    }
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Join(echo) => {
+                        let id = join(&mut hub, "t", echo);
+                        live.push(id);
+                        owed.insert(id.slot(), Vec::new());
+                        seen.insert(id.slot(), Vec::new());
+                    }
+                    Step::Leave(which) if !live.is_empty() => {
+                        let id = live.swap_remove(which % live.len());
+                        let last = hub.leave(id, walks.iter());
+                        hub.remove(id);
+                        let (owed, mut seen) = (owed.remove(&id.slot()).unwrap(), seen.remove(&id.slot()).unwrap());
+                        for Owed { pieces, messages, .. } in last {
+                            let texts = payloads(&pieces.concat());
+                            prop_assert_eq!(texts.len(), messages as usize);
+                            seen.extend(texts);
+                        }
+                        prop_assert_eq!(owed, seen);
+                    }
+                    Step::Publish(which) if !live.is_empty() => {
+                        let source = live[which % live.len()];
+                        count += 1;
+                        let text = count.to_string();
+                        publish(&mut hub, source, &text);
+                        for id in &live {
+                            if *id != source || hub.connections.get(*id).unwrap().echo {
+                                owed.get_mut(&id.slot()).unwrap().push(text.clone());
+                            }
+                        }
+                    }
+                    Step::Leave(_) | Step::Publish(_) => {}
+                    Step::BeginWalks => hub.begin_walks(&mut walks),
+                    Step::Walk(most) => visit(&mut hub, &mut walks, &mut seen, most),
+                    Step::EndWalks => visit(&mut hub, &mut walks, &mut seen, 1_000),
+                }
+            }
+            while !walks.is_empty() || hub.is_dirty() {
+                hub.begin_walks(&mut walks);
+                visit(&mut hub, &mut walks, &mut seen, 1_000);
+            }
+            prop_assert_eq!(owed, seen);
+            prop_assert_eq!(hub.gathered_bytes(), 0);
+            let topic = TopicName::new("t").unwrap();
+            prop_assert_eq!(hub.subscribers(&topic), live.len());
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Connections by id: slots that are reused, and generations that tell their owners apart.
+
+use std::fmt;
+
+use bytes::BytesMut;
+
+use super::{Backlog, TopicId};
+use crate::proto::{Tick, WebSocket};
+
+/// Names one connection of the whole hub: the shard that owns it, its slot there, and which of the slot's owners is
+/// meant. An id is not used again until its slot has had 16 million other owners.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// The largest number of connections of a shard.
+    pub const SLOTS_MAX: u32 = 1 << 24;
+    const GENERATIONS: u32 = 1 << 24;
+
+    /// Puts an id together.
+    ///
+    /// # Panics
+    ///
+    /// If slot or generation have more than 24 bits.
+    #[must_use]
+    pub fn new(shard: u16, slot: u32, generation: u32) -> Self {
+        assert!(slot < Self::SLOTS_MAX && generation < Self::GENERATIONS, "a connection id has 24 bits for each");
+        ConnectionId(u64::from(shard) << 48 | u64::from(generation) << 24 | u64::from(slot))
+    }
+
+    /// The shard that owns the connection.
+    #[must_use]
+    pub fn shard(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// Its slot in that shard.
+    #[must_use]
+    pub fn slot(self) -> u32 {
+        self.0 as u32 & (Self::SLOTS_MAX - 1)
+    }
+
+    /// Which of the slot's owners it is.
+    #[must_use]
+    pub fn generation(self) -> u32 {
+        (self.0 >> 24) as u32 & (Self::GENERATIONS - 1)
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.shard(), self.slot(), self.generation())
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionId({self})")
+    }
+}
+
+/// One established connection. While it is idle it owns nothing outside this struct.
+#[derive(Debug)]
+pub struct Connection {
+    /// The protocol's state.
+    pub websocket: WebSocket,
+    /// The beginning of a frame that has not arrived whole.
+    pub partial: Option<Box<BytesMut>>,
+    /// What waits to be sent to this connection alone, and what it is still owed.
+    pub output: Option<Box<Output>>,
+    /// The topic it publishes to.
+    pub topic: TopicId,
+    /// Where it stands among the topic's subscribers, if it is one.
+    pub(super) member: Option<super::topics::Member>,
+    /// May its client send messages? If not, one closes the connection with 1008.
+    pub may_publish: bool,
+    /// Does it receive its own messages?
+    pub echo: bool,
+    /// Stands in the shard's queue of connections to receive from.
+    pub is_ready: bool,
+    /// Stands in the shard's list of connections with something in their outbox.
+    pub is_dirty: bool,
+    /// The peer has finished or the socket has failed: receive until the end shows.
+    pub hung_up: bool,
+    /// The peer's end of input has been received.
+    pub peer_done: bool,
+    /// Our side of the socket has been finished; only the peer's end is awaited.
+    pub is_finished: bool,
+    /// A backlog waits for room in the socket.
+    pub awaits_room: bool,
+    /// When the timer wheel looks at it next.
+    pub timer: Option<Tick>,
+    /// When it is dropped, whatever the peer does. Set when the closing handshake is over or has failed.
+    pub ends_by: Option<Tick>,
+}
+
+/// What a connection that is not on the fast path owns.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Frames for this connection alone, in whole: the opening answer, pongs, closes. Leaves with the next flush.
+    pub outbox: Vec<u8>,
+    /// What the socket did not take.
+    pub backlog: Backlog,
+}
+
+impl Connection {
+    /// A connection that has just been established.
+    #[must_use]
+    pub fn new(websocket: WebSocket, topic: TopicId, may_publish: bool, echo: bool) -> Self {
+        Connection {
+            websocket,
+            partial: None,
+            output: None,
+            topic,
+            member: None,
+            may_publish,
+            echo,
+            is_ready: false,
+            is_dirty: false,
+            hung_up: false,
+            is_finished: false,
+            awaits_room: false,
+            peer_done: false,
+            timer: None,
+            ends_by: None,
+        }
+    }
+
+    /// Is anything still to be sent to it?
+    #[must_use]
+    pub fn owes_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Does it have a backlog?
+    #[must_use]
+    pub fn is_laggard(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
+    }
+
+    /// Is it a subscriber of its topic?
+    #[must_use]
+    pub fn is_subscribed(&self) -> bool {
+        self.member.is_some()
+    }
+
+    /// Gives up the output's memory once nothing is in it.
+    pub fn drop_empty_output(&mut self) {
+        if self.output.as_ref().is_some_and(|output| output.outbox.is_empty() && output.backlog.is_empty()) {
+            self.output = None;
+        }
+    }
+}
+
+/// The connections of one shard.
+#[derive(Debug)]
+pub struct Connections {
+    shard: u16,
+    slots: Vec<Slot>,
+    /// Slots without an owner; the last one left is the first to be used again, while it is warm.
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+const _: () = assert!(size_of::<Slot>() == 104, "ARCHITECTURE.md adds up what an idle connection costs");
+
+impl Connections {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(shard: u16) -> Self {
+        Connections { shard, slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in a connection and names it.
+    ///
+    /// # Errors
+    ///
+    /// Gives the connection back if all [`ConnectionId::SLOTS_MAX`] slots are taken.
+    pub fn insert(&mut self, connection: Connection) -> Result<ConnectionId, Box<Connection>> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() as u32 >= ConnectionId::SLOTS_MAX => return Err(Box::new(connection)),
+            None => {
+                self.slots.push(Slot { generation: 0, connection: None });
+                self.slots.len() as u32 - 1
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        entry.connection = Some(connection);
+        Ok(ConnectionId::new(self.shard, slot, entry.generation))
+    }
+
+    /// Takes a connection out. Its id means nothing from now on.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let shard = self.shard;
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        if id.shard() != shard || slot.generation != id.generation() {
+            return None;
+        }
+        let connection = slot.connection.take()?;
+        slot.generation = (slot.generation + 1) % ConnectionId::GENERATIONS;
+        self.free.push(id.slot());
+        Some(connection)
+    }
+
+    /// The connection, if it still exists.
+    #[must_use]
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        let slot = self.slots.get(id.slot() as usize)?;
+        (id.shard() == self.shard && slot.generation == id.generation()).then_some(slot.connection.as_ref()).flatten()
+    }
+
+    /// The connection, if it still exists.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        (id.shard() == self.shard && slot.generation == id.generation()).then_some(slot.connection.as_mut()).flatten()
+    }
+
+    /// The id of the slot's present owner.
+    #[must_use]
+    pub fn id_at(&self, slot: u32) -> Option<ConnectionId> {
+        let entry = self.slots.get(slot as usize)?;
+        entry.connection.as_ref()?;
+        Some(ConnectionId::new(self.shard, slot, entry.generation))
+    }
+
+    /// The slot's present owner. For those whose entry ends with the connection: topics.
+    pub fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(slot as usize)?.connection.as_mut()
+    }
+
+    /// The id made of a slot and a generation, whether it still exists or not.
+    #[must_use]
+    pub fn name(&self, slot: u32, generation: u32) -> ConnectionId {
+        ConnectionId::new(self.shard, slot, generation)
+    }
+
+    /// The ids of all connections, by slot.
+    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        (0..self.slots.len() as u32).filter_map(|slot| self.id_at(slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Role;
+
+    fn connection() -> Connection {
+        Connection::new(WebSocket::new(Role::Server, Tick(0)), TopicId(0), true, false)
+    }
+
+    #[test]
+    fn an_id_names_one_owner_of_a_slot() {
+        let mut connections = Connections::new(3);
+        let first = connections.insert(connection()).unwrap();
+        assert!(connections.remove(first).is_some());
+        let second = connections.insert(connection()).unwrap();
+        assert_eq!(first.slot(), second.slot());
+        assert_ne!(first, second);
+        assert!(connections.get(first).is_none());
+        assert!(connections.get_mut(first).is_none());
+        assert!(connections.remove(first).is_none());
+        assert!(connections.get(second).is_some());
+        assert_eq!(connections.len(), 1);
+        assert_eq!(connections.ids().collect::<Vec<_>>(), [second]);
+    }
+
+    #[test]
+    fn another_shards_id_is_not_ours() {
+        let mut connections = Connections::new(3);
+        let ours = connections.insert(connection()).unwrap();
+        let theirs = ConnectionId::new(4, ours.slot(), ours.generation());
+        assert!(connections.get(theirs).is_none());
+        assert!(connections.remove(theirs).is_none());
+    }
+
+    #[test]
+    fn an_id_keeps_its_parts() {
+        let id = ConnectionId::new(65_535, ConnectionId::SLOTS_MAX - 1, 5);
+        assert_eq!((id.shard(), id.slot(), id.generation()), (65_535, ConnectionId::SLOTS_MAX - 1, 5));
+        assert_eq!(id.to_string(), "65535.16777215.5");
+    }
+}

@@ -1,0 +1,320 @@
+//! Topics: names to ids to subscribers, and the order of each topic's messages.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use super::Run;
+
+/// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.
+///
+/// ```
+/// use ringhub::hub::TopicName;
+/// assert!(TopicName::new("news/today").is_ok());
+/// assert!(TopicName::new("").is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(Arc<str>);
+
+impl TopicName {
+    /// The longest name, in bytes.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicNameError`].
+    pub fn new(name: &str) -> Result<Self, TopicNameError> {
+        if name.is_empty() {
+            return Err(TopicNameError::Empty);
+        }
+        if name.len() > Self::BYTES_MAX {
+            return Err(TopicNameError::TooLong(name.len()));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(TopicNameError::ControlCharacter);
+        }
+        Ok(TopicName(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TopicName({:?})", &*self.0)
+    }
+}
+
+/// What is wrong with a topic's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicNameError {
+    /// It has no characters.
+    Empty,
+    /// It has so many bytes, more than [`TopicName::BYTES_MAX`].
+    TooLong(usize),
+    /// It has a control character.
+    ControlCharacter,
+}
+
+impl fmt::Display for TopicNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TopicNameError::Empty => f.write_str("the topic's name is empty"),
+            TopicNameError::TooLong(bytes) => {
+                write!(f, "the topic's name has {bytes} bytes, more than {}", TopicName::BYTES_MAX)
+            }
+            TopicNameError::ControlCharacter => f.write_str("the topic's name has a control character"),
+        }
+    }
+}
+
+impl std::error::Error for TopicNameError {}
+
+/// A topic of one shard. Means something as long as the topic is attached or has messages on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TopicId(pub(crate) u32);
+
+/// Where a subscriber stands: in the dense array, or in the side list of those who joined during a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Member {
+    Index(u32),
+    Joiner(u32),
+}
+
+/// One topic as its shard knows it.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    /// Tells this life of the topic from an earlier one whose offsets have been forgotten.
+    pub(super) epoch: u64,
+    /// The number of the last message; the first is 1.
+    pub(super) offset: u64,
+    /// The slots of its subscribers, dense, in no order. While a walk is under way nothing moves: who leaves becomes
+    /// [`VACANT`].
+    pub(super) members: Vec<u32>,
+    /// Who joined during the walk.
+    pub(super) joiners: Vec<u32>,
+    /// How many `members` are [`VACANT`].
+    pub(super) vacant: u32,
+    pub(super) is_walking: bool,
+    /// What has been gathered and not yet begun to be sent.
+    pub(super) run: Option<Box<Run>>,
+    /// How many connections name it, as subscribers or publishers.
+    pub(super) attached: u32,
+    /// Where the next walk begins, so that no subscriber is always the last.
+    pub(super) rotation: u32,
+    /// Stands in the queue of topics that nobody is attached to.
+    is_idle: bool,
+}
+
+/// A slot that has left during a walk.
+pub(super) const VACANT: u32 = u32::MAX;
+
+impl Topic {
+    pub(super) fn subscribers(&self) -> usize {
+        self.members.len() - self.vacant as usize + self.joiners.iter().filter(|&&slot| slot != VACANT).count()
+    }
+}
+
+/// The topics of one shard.
+#[derive(Debug)]
+pub(super) struct Topics {
+    by_name: HashMap<TopicName, TopicId>,
+    topics: Vec<Option<Topic>>,
+    free: Vec<u32>,
+    /// Topics without connections, the longest forgotten first; each at most once.
+    idle: VecDeque<TopicId>,
+    idle_max: usize,
+    epoch_next: u64,
+}
+
+impl Topics {
+    pub(super) fn new(idle_max: usize, epoch_first: u64) -> Self {
+        Topics {
+            by_name: HashMap::new(),
+            topics: Vec::new(),
+            free: Vec::new(),
+            idle: VecDeque::new(),
+            idle_max,
+            epoch_next: epoch_first,
+        }
+    }
+
+    /// The topic of that name, made if there is none, with one more connection attached.
+    pub(super) fn attach(&mut self, name: &TopicName) -> TopicId {
+        let id = match self.by_name.get(name) {
+            Some(&id) => id,
+            None => self.add(name),
+        };
+        self[id].attached += 1;
+        id
+    }
+
+    /// One connection fewer. A topic that nobody is attached to is remembered until there are too many of them.
+    pub(super) fn detach(&mut self, id: TopicId) {
+        let topic = &mut self[id];
+        topic.attached -= 1;
+        if topic.attached == 0 && !topic.is_idle {
+            topic.is_idle = true;
+            self.idle.push_back(id);
+        }
+        self.forget_idle();
+    }
+
+    /// Forgets the longest idle topics beyond the limit.
+    pub(super) fn forget_idle(&mut self) {
+        // Each is looked at once at the most: one that is still being sent goes back to the end of the queue.
+        for _ in 0..self.idle.len() {
+            if self.idle.len() <= self.idle_max {
+                return;
+            }
+            let Some(id) = self.idle.pop_front() else { return };
+            let topic = &mut self[id];
+            if topic.attached > 0 {
+                topic.is_idle = false;
+            } else if topic.is_walking || topic.run.is_some() {
+                self.idle.push_back(id);
+            } else {
+                let name = topic.name.clone();
+                self.by_name.remove(&name);
+                self.topics[id.0 as usize] = None;
+                self.free.push(id.0);
+            }
+        }
+    }
+
+    pub(super) fn find(&self, name: &TopicName) -> Option<&Topic> {
+        self.by_name.get(name).map(|&id| &self[id])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    fn add(&mut self, name: &TopicName) -> TopicId {
+        let topic = Topic {
+            name: name.clone(),
+            epoch: self.epoch_next,
+            offset: 0,
+            members: Vec::new(),
+            joiners: Vec::new(),
+            vacant: 0,
+            is_walking: false,
+            run: None,
+            attached: 0,
+            rotation: 0,
+            is_idle: false,
+        };
+        self.epoch_next += 1;
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.topics[index as usize] = Some(topic);
+                index
+            }
+            None => {
+                self.topics.push(Some(topic));
+                self.topics.len() as u32 - 1
+            }
+        };
+        self.by_name.insert(name.clone(), TopicId(index));
+        TopicId(index)
+    }
+}
+
+impl std::ops::Index<TopicId> for Topics {
+    type Output = Topic;
+
+    fn index(&self, id: TopicId) -> &Topic {
+        self.topics[id.0 as usize].as_ref().expect("the topic is attached or has messages on their way")
+    }
+}
+
+impl std::ops::IndexMut<TopicId> for Topics {
+    fn index_mut(&mut self, id: TopicId) -> &mut Topic {
+        self.topics[id.0 as usize].as_mut().expect("the topic is attached or has messages on their way")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TopicName {
+        TopicName::new(text).unwrap()
+    }
+
+    #[test]
+    fn names_are_checked() {
+        let check = |text: &str, expected: Result<(), TopicNameError>| {
+            assert_eq!(TopicName::new(text).map(|_| ()), expected, "{text:?}");
+        };
+        check("a", Ok(()));
+        check("a/b c/ü", Ok(()));
+        check("", Err(TopicNameError::Empty));
+        check("a\nb", Err(TopicNameError::ControlCharacter));
+        check("a\u{7f}", Err(TopicNameError::ControlCharacter));
+        check("a\u{85}", Err(TopicNameError::ControlCharacter));
+        check(&"x".repeat(255), Ok(()));
+        check(&"x".repeat(256), Err(TopicNameError::TooLong(256)));
+    }
+
+    #[test]
+    fn a_topic_that_is_in_use_is_one_topic() {
+        let mut topics = Topics::new(0, 1);
+        let first = topics.attach(&name("a"));
+        assert_eq!(topics.attach(&name("a")), first);
+        assert_ne!(topics.attach(&name("b")), first);
+        assert_eq!(topics[first].attached, 2);
+    }
+
+    #[test]
+    fn idle_topics_are_forgotten_beyond_the_limit_and_come_back_with_a_new_epoch() {
+        let mut topics = Topics::new(2, 10);
+        for text in ["a", "b", "c"] {
+            let id = topics.attach(&name(text));
+            topics[id].offset = 5;
+            topics.detach(id);
+        }
+        assert!(topics.find(&name("a")).is_none());
+        assert_eq!(topics.find(&name("b")).unwrap().offset, 5);
+        let again = topics.attach(&name("a"));
+        assert_eq!((topics[again].epoch, topics[again].offset), (13, 0));
+        assert_eq!(topics.len(), 3);
+    }
+
+    #[test]
+    fn coming_and_going_does_not_grow_the_queue() {
+        let mut topics = Topics::new(2, 0);
+        for _ in 0..100 {
+            let id = topics.attach(&name("a"));
+            topics.detach(id);
+        }
+        assert_eq!(topics.idle.len(), 1);
+    }
+
+    #[test]
+    fn a_topic_with_messages_on_their_way_is_not_forgotten() {
+        let mut topics = Topics::new(0, 0);
+        let id = topics.attach(&name("a"));
+        topics[id].run = Some(Box::default());
+        topics.detach(id);
+        assert!(topics.find(&name("a")).is_some());
+        topics[id].run = None;
+        topics.forget_idle();
+        assert!(topics.find(&name("a")).is_none());
+    }
+}

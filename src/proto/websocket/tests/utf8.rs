@@ -1,0 +1,110 @@
+//! RFC 6455 8.1. Handling of Errors in UTF-8-Encoded Data
+
+use super::*;
+
+/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the very octet at which no
+/// continuation is UTF-8.
+#[test]
+fn text_that_is_not_utf8() {
+    let bad = |bytes: &str| (hex(bytes), Some(ProtocolError::InvalidUtf8));
+    let good = |text: &str| (text.as_bytes().to_vec(), None);
+    for (payload, error) in [
+        good("κόσμε"),
+        good("Hello-µ@ßöäüàá-UTF-8!!"),
+        good("\u{10FFFF}\u{0}\u{FFFF}\u{D7FF}\u{E000}"),
+        bad("cebae1bdb9cf83cebcceb5 eda080 656469746564"), // a surrogate, Autobahn 6.3.1
+        bad("cebae1bdb9cf83cebcceb5 f4908080 656469746564"), // above U+10FFFF, Autobahn 6.4.1
+        bad("c080"),
+        bad("e08080"),
+        bad("f08080af"),
+        bad("fe"),
+        bad("80"),
+        bad("f8888080"),
+    ] {
+        assert_eq!(naive_error_at(&payload).is_some(), error.is_some());
+        check_text(&payload, &[payload.len()]);
+        for cut in 0..payload.len() {
+            check_text(&payload, &[cut, payload.len() - cut]);
+        }
+        check_text(&payload, &vec![1; payload.len()]);
+    }
+}
+
+/// A message must not end inside a character.
+#[test]
+fn text_that_ends_too_early() {
+    let error = ProtocolError::InvalidUtf8;
+    for payload in ["ce", "e1bd", "f09f92", "6161 c3"] {
+        let frame = masked(OpCode::Text, true, hex(payload));
+        check_failing(SERVER, &frame, &[], error, CloseCode::INVALID_PAYLOAD);
+        let fragments = [masked(OpCode::Text, false, hex(payload)), masked(OpCode::Continuation, true, "")].concat();
+        check_failing(SERVER, &fragments, &[], error, CloseCode::INVALID_PAYLOAD);
+    }
+}
+
+/// Long enough for SIMD, with the bad octet anywhere.
+#[test]
+fn a_bad_octet_in_a_long_text() {
+    for at in (0..300).step_by(7) {
+        let mut payload = "añ€😀".repeat(30).into_bytes();
+        payload[at] = 0xFF;
+        check_text(&payload, &[300]);
+        check_text(&payload, &[100, 101, 99]);
+    }
+}
+
+/// Binary is not looked at.
+#[test]
+fn binary_that_is_not_utf8() {
+    check(SERVER, &masked(OpCode::Binary, true, [0xFF; 9]), &[Seen::Binary(vec![0xFF; 9])], &[], State::Open);
+    let fragments = [masked(OpCode::Binary, false, [0xFF; 5]), masked(OpCode::Continuation, true, [0xC0; 4])].concat();
+    assert_eq!(run(SERVER, &fragments).error, None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// The streaming check against the naive one, on bytes that are nearly UTF-8, in any fragments.
+    #[test]
+    fn as_the_naive_check(text in "\\PC{0,40}", flaws: Vec<(prop::sample::Index, u8)>, cuts: [prop::sample::Index; 3]) {
+        let mut payload = text.into_bytes();
+        for (at, octet) in flaws.iter().take(2).filter(|_| !payload.is_empty()).collect::<Vec<_>>() {
+            let at = at.index(payload.len());
+            payload[at] = *octet;
+        }
+        let mut cuts = cuts.map(|cut| cut.index(payload.len() + 1));
+        cuts.sort();
+        check_text(&payload, &[cuts[0], cuts[1] - cuts[0], cuts[2] - cuts[1], payload.len() - cuts[2]]);
+    }
+}
+
+/// The text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive check
+/// names.
+fn check_text(payload: &[u8], fragments: &[usize]) {
+    let (mut stream, mut at, mut arrived_with) = (Vec::new(), 0, Vec::new());
+    for (i, &len) in fragments.iter().enumerate() {
+        let opcode = if i == 0 { OpCode::Text } else { OpCode::Continuation };
+        let frame = masked(opcode, i + 1 == fragments.len(), &payload[at..at + len]);
+        arrived_with.extend((1..=len).map(|octet| stream.len() + frame.len() - len + octet));
+        stream.extend(frame);
+        at += len;
+    }
+    assert_eq!(at, payload.len());
+    match naive_error_at(payload) {
+        None => check(SERVER, &stream, &[text(str::from_utf8(payload).unwrap())], &[], State::Open),
+        Some(bad) if bad == payload.len() => assert_eq!(run(SERVER, &stream).error, Some(ProtocolError::InvalidUtf8)),
+        Some(bad) => {
+            // An octet that both begins to be wrong and ends the message is seen with it.
+            let stream = &stream[..arrived_with[bad]];
+            check_failing(SERVER, stream, &[], ProtocolError::InvalidUtf8, CloseCode::INVALID_PAYLOAD);
+        }
+    }
+}
+
+/// The first octet with which the text cannot be continued to UTF-8; its length, if it only lacks the end of a
+/// character.
+fn naive_error_at(payload: &[u8]) -> Option<usize> {
+    let wrong = |len: &usize| str::from_utf8(&payload[..*len]).is_err_and(|error| error.error_len().is_some());
+    let bad = (1..=payload.len()).find(wrong).map(|len| len - 1);
+    bad.or_else(|| str::from_utf8(payload).is_err().then_some(payload.len()))
+}

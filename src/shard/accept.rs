@@ -1,0 +1,65 @@
+//! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake.
+
+use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
+
+use super::{
+    handshake,
+    lobby::{Admission, Lobby},
+};
+use crate::{
+    metrics::Counter,
+    sys::{net, oneshot},
+};
+
+/// Accepts until the listener is shut down.
+pub(super) fn start(lobby: &Rc<Lobby>, listener: &Rc<OwnedFd>) {
+    for _ in 0..IN_FLIGHT {
+        tokio_uring::spawn(accept(Rc::clone(lobby), Rc::clone(listener)));
+    }
+}
+
+async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
+    loop {
+        match oneshot::accept(Rc::clone(&listener)).await {
+            Ok(socket) => admit(&lobby, socket),
+            Err(_) if lobby.is_leaving() => return,
+            Err(error) if is_shortage(&error) => {
+                // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
+                tracing::warn!(%error, "accepting pauses");
+                lobby.counters.add(Counter::AcceptPaused, 1);
+                tokio::time::sleep(PAUSE).await;
+            }
+            // The client gave up while it waited, or the network failed under it: the next one is unaffected.
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                tokio::time::sleep(PAUSE / 100).await;
+            }
+        }
+    }
+}
+
+fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
+    let admission = lobby.admit();
+    if let Err(error) = net::prepare_connection(&socket, lobby.config.send_buffer_bytes) {
+        tracing::debug!(%error, "the client left before it was served");
+        return;
+    }
+    match admission {
+        Admission::Admitted(place) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), socket, place))),
+        Admission::Refused(place) => drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), socket, place))),
+        Admission::Dropped => {}
+    }
+}
+
+/// Descriptors or memory are used up.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| shortage.raw_os_error() == code))
+}
+
+/// Accepts waiting at the same time.
+const IN_FLIGHT: usize = 4;
+
+/// How long accepting pauses when descriptors are used up.
+const PAUSE: Duration = Duration::from_millis(200);

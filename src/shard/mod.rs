@@ -1,0 +1,153 @@
+//! One thread: where the pure parts meet the kernel.
+//!
+//! [`turn`] is the work, generic over `Io`; this file is the shell around it: it runs the runtime, takes in what
+//! [`accept`] and [`handshake`] bring, and decides when the next turn is due.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod drain;
+mod flush;
+mod handshake;
+mod lobby;
+mod timers;
+mod turn;
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use self::{lobby::Lobby, turn::Shard};
+use crate::{
+    config::{Config, TICK},
+    metrics::Counters,
+    proto::Tick,
+    sys::{HotRing, cpu, net, oneshot},
+};
+
+/// What the server tells a shard.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Stop accepting, close every connection, and end.
+    Drain,
+}
+
+/// What a shard's thread is started with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) number: u16,
+    /// The CPU to stay on.
+    pub(crate) cpu: Option<usize>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) listener: OwnedFd,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) epoch_first: u64,
+}
+
+/// Runs a shard on the calling thread until it has been told to drain and has done so. `started` is called once the
+/// shard accepts connections.
+///
+/// # Errors
+///
+/// If the rings cannot be set up or the thread cannot be pinned.
+pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
+    if let Some(cpu) = start.cpu {
+        cpu::pin(cpu)?;
+    }
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_coop_taskrun().setup_single_issuer().setup_submit_all().setup_cqsize(RUNTIME_COMPLETIONS);
+    let mut builder = tokio_uring::builder();
+    builder.entries(RUNTIME_ENTRIES).uring_builder(&ring);
+    let runtime = tokio_uring::Runtime::new(&builder)?;
+    runtime.block_on(serve(start, started))
+}
+
+async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
+    let Start { number, config, listener, counters, mut commands, epoch_first, .. } = start;
+    let clock = Clock::new();
+    let ring = HotRing::new()?;
+    let watched = ring.watch()?;
+    let mut shard = Shard::new(number, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
+    let lobby = Rc::new(Lobby::new(Arc::clone(&config), counters));
+    let listener = Rc::new(listener);
+    accept::start(&lobby, &listener);
+    started();
+
+    let mut ends_by: Option<Instant> = None;
+    loop {
+        let more = shard.turn(clock.now());
+        lobby.set_open(shard.open());
+        if ends_by.is_some_and(|ends_by| Instant::now() >= ends_by || (shard.is_empty() && lobby.is_empty())) {
+            break;
+        }
+        if more || shard.io_mut().has_completions() {
+            // Other tasks, and the runtime's own ring, have their turn between two of ours.
+            oneshot::nop().await;
+        } else {
+            let wait = clock.until(shard.next_deadline(), ends_by);
+            tokio::select! {
+                ready = watched.readable() => ready?.clear_ready(),
+                () = lobby.arrived() => {}
+                command = commands.recv(), if ends_by.is_none() => {
+                    // A server that is gone without a word wants the same.
+                    let (Some(Command::Drain) | None) = command;
+                    net::stop_listening(&listener)?;
+                    lobby.refuse_from_now_on();
+                    shard.drain(clock.now(), ticks(config.drain_timeout));
+                    ends_by = Some(Instant::now() + config.drain_timeout);
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        while let Some(arrival) = lobby.take() {
+            if shard.adopt(clock.now(), arrival).is_none() {
+                tracing::error!("no slot is left for a connection");
+            }
+        }
+    }
+    if !shard.is_empty() {
+        tracing::warn!(connections = shard.open(), "did not leave in time and are dropped");
+    }
+    Ok(())
+}
+
+/// The only clock of a shard.
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Clock { start: Instant::now() }
+    }
+
+    fn now(&self) -> Tick {
+        Tick(ticks(self.start.elapsed()))
+    }
+
+    /// How long to sleep until the first of the two.
+    fn until(&self, tick: Option<Tick>, instant: Option<Instant>) -> Duration {
+        let tick = tick.map(|tick| (self.start + TICK * tick.0).saturating_duration_since(Instant::now()));
+        let instant = instant.map(|instant| instant.saturating_duration_since(Instant::now()));
+        tick.into_iter().chain(instant).min().unwrap_or(SLEEP_MAX)
+    }
+}
+
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(u32::MAX)
+}
+
+/// The longest sleep of a shard that has nothing to wait for.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// The runtime's own ring: accepts and opening handshakes, one completion each.
+const RUNTIME_ENTRIES: u32 = 256;
+const RUNTIME_COMPLETIONS: u32 = 4_096;

@@ -1,0 +1,501 @@
+//! The turn: everything that happens between one wake-up of a shard and the flush that ends it.
+
+use std::{collections::VecDeque, io, mem, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{drain::Drain, flush::Flush, timers::Wheel};
+use crate::{
+    config::{Config, Limits},
+    hub::{Connection, ConnectionId, Hub},
+    metrics::{Counter, Counters},
+    proto::{CloseCode, Event, Input, KeepAlive, Role, State, Tick, Timeout, WebSocket},
+    surface::raw::RawRequest,
+    sys::{Io, Key, Readiness, Receive},
+};
+
+/// One CPU's connections and topics, and the turn that serves them.
+///
+/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but by
+/// the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
+///
+/// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
+/// - inputs: [`Shard::adopt`], [`Shard::turn`]
+/// - commands: [`Shard::drain`]
+#[derive(Debug)]
+pub(crate) struct Shard<I: Io> {
+    pub(super) io: I,
+    pub(super) hub: Hub,
+    /// By slot.
+    pub(super) sockets: Vec<Option<I::Socket>>,
+    pub(super) limits: Limits,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) counters: Arc<Counters>,
+    pub(super) now: Tick,
+    pub(super) flush: Flush,
+    pub(super) drain: Option<Drain>,
+    /// Connections to receive from.
+    ready: VecDeque<ConnectionId>,
+    wheel: Wheel,
+    /// Receive buffers nobody uses now.
+    buffers: Vec<BytesMut>,
+    /// Scratch, empty between uses.
+    readiness: Vec<Readiness>,
+    replies: Vec<u8>,
+    due: Vec<(Tick, ConnectionId)>,
+}
+
+/// An accepted opening handshake on its way to become a connection.
+#[derive(Debug)]
+pub(crate) struct Arrival<S> {
+    pub(crate) socket: S,
+    pub(crate) request: RawRequest,
+    /// The head that tells the client so (RFC 6455 4.2.2). No frame may overtake it.
+    pub(crate) answer: Bytes,
+    /// What the client sent behind its own head.
+    pub(crate) leftover: BytesMut,
+}
+
+impl<I: Io> Shard<I> {
+    pub(crate) fn new(
+        number: u16,
+        config: &Config,
+        io: I,
+        counters: Arc<Counters>,
+        epoch_first: u64,
+        now: Tick,
+    ) -> Self {
+        Shard {
+            io,
+            hub: Hub::new(number, config.limits.topics_idle_max, epoch_first),
+            sockets: Vec::new(),
+            limits: config.limits.clone(),
+            keep_alive: config.keep_alive,
+            counters,
+            now,
+            flush: Flush::default(),
+            drain: None,
+            ready: VecDeque::new(),
+            wheel: Wheel::new(now),
+            buffers: Vec::new(),
+            readiness: Vec::new(),
+            replies: Vec::new(),
+            due: Vec::new(),
+        }
+    }
+
+    /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
+    pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
+        let Arrival { socket, request, answer, leftover } = arrival;
+        self.now = now;
+        let topic = self.hub.attach(&request.topic);
+        let websocket = WebSocket::new(Role::Server, now);
+        let connection = Connection::new(websocket, topic, request.publishes, request.echo);
+        let Ok(id) = self.hub.connections.insert(connection) else {
+            self.hub.detach(topic);
+            return None;
+        };
+        let slot = id.slot() as usize;
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.io.arm(key(id), &socket);
+        self.sockets[slot] = Some(socket);
+        if request.subscribes {
+            self.hub.subscribe(id);
+        }
+        self.count(Counter::Opened, 1);
+        self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
+        self.reply(id, &answer);
+        self.schedule(id);
+        if !leftover.is_empty() {
+            self.input(id, Buffer { bytes: leftover, is_own: true });
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.add(id);
+        }
+        Some(id)
+    }
+
+    /// One turn. Returns whether there is more to do at once; if not, the next turn is due when the ring has something,
+    /// at [`Shard::next_deadline`], or after [`Shard::adopt`].
+    pub(crate) fn turn(&mut self, now: Tick) -> bool {
+        self.now = now;
+        self.reap();
+        self.receive();
+        self.expire_timers();
+        self.pace_drain();
+        self.flush();
+        self.io.submit();
+        self.count(Counter::Turns, 1);
+        self.has_work()
+    }
+
+    /// When the next turn is due even if nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now));
+        self.wheel.next().into_iter().chain(drain).min()
+    }
+
+    /// Are there no connections?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hub.connections.is_empty()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn open(&self) -> usize {
+        self.hub.connections.len()
+    }
+
+    pub(crate) fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.flush.is_idle() || self.hub.is_dirty()
+    }
+
+    /// Notes what has become ready.
+    fn reap(&mut self) {
+        let mut readiness = mem::take(&mut self.readiness);
+        self.io.reap(&mut readiness);
+        for Readiness { key, readable, hung_up, writable, disarmed } in readiness.drain(..) {
+            let id = self.hub.connections.name(key.slot, key.generation);
+            // A report that was on its way when its connection ended.
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            connection.hung_up |= hung_up;
+            if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
+                self.io.arm(key, socket);
+            }
+            if readable && !connection.is_ready {
+                connection.is_ready = true;
+                self.ready.push_back(id);
+            }
+            if writable {
+                connection.awaits_room = false;
+                self.flush.mark_dirty(connection, id);
+            }
+        }
+        self.readiness = readiness;
+    }
+
+    /// Receives from those who are ready and handles what they sent, up to a bound, so that sending has its turn too.
+    fn receive(&mut self) {
+        for _ in 0..RECEIVE_BATCHES_MAX {
+            if self.ready.is_empty() {
+                return;
+            }
+            if self.hub.gathered_bytes() > self.limits.gathered_bytes_max {
+                // Publishers wait in their sockets until subscribers have been served.
+                self.count(Counter::ReceivePaused, 1);
+                return;
+            }
+            self.receive_batch();
+        }
+    }
+
+    fn receive_batch(&mut self) {
+        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(RECEIVE_BATCH.min(self.ready.len()));
+        while batch.len() < RECEIVE_BATCH
+            && let Some(id) = self.ready.pop_front()
+        {
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            connection.is_ready = false;
+            batch.push((id, buffer_for(connection, &mut self.buffers)));
+        }
+        let sockets = &self.sockets;
+        let mut entries: Vec<Receive<'_, I::Socket>> = batch
+            .iter_mut()
+            .map(|(id, buffer)| {
+                let socket = sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
+                Receive::new(socket, &mut buffer.bytes)
+            })
+            .collect();
+        self.io.receive(&mut entries);
+        let results: Vec<io::Result<usize>> = entries.into_iter().map(|entry| entry.result).collect();
+        for ((id, buffer), result) in batch.into_iter().zip(results) {
+            self.received(id, buffer, result);
+        }
+    }
+
+    /// Handles the outcome of one receive.
+    fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        match result {
+            Ok(0) => {
+                connection.peer_done = true;
+                self.end_if_done(id);
+            }
+            Ok(count) => {
+                // A full buffer may have left something behind, and a hang-up is not reported again: look once more.
+                if (buffer.bytes.len() == buffer.bytes.capacity() || connection.hung_up) && !connection.is_ready {
+                    connection.is_ready = true;
+                    self.ready.push_back(id);
+                }
+                self.count(Counter::BytesIn, count as u64);
+                self.input(id, buffer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.keep_rest(id, buffer),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                connection.is_ready = true;
+                self.ready.push_back(id);
+                self.keep_rest(id, buffer);
+            }
+            Err(error) => self.lose(id, &error),
+        }
+    }
+
+    /// Parses what has arrived and does what it says.
+    fn input(&mut self, id: ConnectionId, received: Buffer) {
+        let mut input = Input::new(received.bytes);
+        let mut replies = mem::take(&mut self.replies);
+        while let Some(connection) = self.hub.connections.get_mut(id) {
+            match connection.websocket.receive(self.now, &mut input, &self.limits.message, &mut replies) {
+                Ok(None) => break,
+                Ok(Some(Event::Message(message))) if connection.may_publish => {
+                    let topic = connection.topic;
+                    let message = message.prepare();
+                    self.hub.publish(topic, Some(id), &message);
+                    self.count(Counter::MessagesIn, 1);
+                }
+                Ok(Some(Event::Message(_))) => {
+                    let reason = "this connection only receives";
+                    connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, reason, &mut replies);
+                    self.count(Counter::PolicyClosed, 1);
+                }
+                Ok(Some(Event::Ping(_) | Event::Pong(_) | Event::Close(_))) => {}
+                Err(error) => {
+                    tracing::debug!(connection = %id, %error, "the client broke the protocol");
+                    self.count(Counter::ProtocolErrors, 1);
+                }
+            }
+        }
+        self.finish_replies(id, replies);
+        self.keep_rest(id, Buffer { bytes: input.into_rest(), is_own: received.is_own });
+        self.notice_close(id);
+    }
+
+    /// Sends what the protocol wants sent, and gives the scratch back.
+    fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
+        self.reply(id, &replies);
+        replies.clear();
+        self.replies = replies;
+    }
+
+    /// Appends whole frames for this connection alone. They leave with the next flush.
+    pub(super) fn reply(&mut self, id: ConnectionId, frames: &[u8]) {
+        if frames.is_empty() {
+            return;
+        }
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+            self.leave_topic(id);
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        connection.output.get_or_insert_default().outbox.extend_from_slice(frames);
+        self.flush.mark_dirty(connection, id);
+    }
+
+    /// After anything that may have ended the open state: no more messages for it, and a deadline.
+    pub(super) fn notice_close(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.websocket.state() == State::Open {
+            return;
+        }
+        if connection.websocket.state() == State::Closed && connection.ends_by.is_none() {
+            connection.ends_by = Some(self.now.after(self.keep_alive.close_timeout));
+        }
+        self.hub.unsubscribe(id);
+        self.schedule(id);
+        self.end_if_done(id);
+    }
+
+    /// Takes the connection through the end of its socket: when the closing handshake is over and everything has been
+    /// sent, our side is finished; when the peer's is too, the socket is closed. Closing it before could destroy what
+    /// is still on its way to the peer (RFC 6455 7.1.1).
+    pub(super) fn end_if_done(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let state = connection.websocket.state();
+        if state != State::Closed {
+            // The peer has gone without a closing handshake, or without answering ours.
+            if connection.peer_done {
+                if state == State::Open {
+                    self.count(Counter::Aborted, 1);
+                }
+                self.remove(id);
+            }
+            return;
+        }
+        if connection.owes_output() {
+            return;
+        }
+        if !connection.is_finished {
+            connection.is_finished = true;
+            if let Some(socket) = &self.sockets[id.slot() as usize] {
+                self.io.finish(socket);
+            }
+        }
+        if connection.peer_done {
+            self.remove(id);
+        }
+    }
+
+    /// The socket has failed: nothing more can be sent or received.
+    pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
+        tracing::debug!(connection = %id, %error, "the connection was lost");
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
+            self.count(Counter::Aborted, 1);
+        }
+        self.remove(id);
+    }
+
+    /// Ends a connection at once. Every end comes through here.
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.remove(id) else { return };
+        if connection.is_laggard() {
+            let laggards = self.counters.get(Counter::Laggards) - 1;
+            self.counters.set(Counter::Laggards, laggards);
+        }
+        self.io.disarm(key(id));
+        self.sockets[id.slot() as usize] = None;
+        self.count(Counter::Ended, 1);
+        self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
+    }
+
+    /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
+    fn schedule(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let deadline = connection.websocket.deadline(&self.keep_alive).into_iter().chain(connection.ends_by).min();
+        if let Some(deadline) = deadline
+            && connection.timer.is_none_or(|timer| deadline < timer)
+        {
+            connection.timer = Some(self.wheel.insert(deadline, id));
+        }
+    }
+
+    fn expire_timers(&mut self) {
+        let mut due = mem::take(&mut self.due);
+        self.wheel.advance(self.now, &mut due);
+        for (tick, id) in due.drain(..) {
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            // An entry that an earlier one has replaced.
+            if connection.timer == Some(tick) {
+                connection.timer = None;
+                self.expire(id);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Does what is due for a connection, and enters its next deadline.
+    fn expire(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
+            self.count(Counter::CloseOverdue, 1);
+            self.remove(id);
+            return;
+        }
+        if connection.is_ready {
+            // It has sent something that we have not come to receive.
+            connection.websocket.excuse_silence(self.now);
+        }
+        let mut replies = mem::take(&mut self.replies);
+        let timeout = connection.websocket.handle_timeout(self.now, &self.keep_alive, &mut replies);
+        self.finish_replies(id, replies);
+        match timeout {
+            Timeout::Nothing => {}
+            Timeout::PingSent => self.count(Counter::PingsSent, 1),
+            Timeout::PongOverdue => self.count(Counter::PongOverdue, 1),
+            Timeout::CloseOverdue => {
+                self.count(Counter::CloseOverdue, 1);
+                self.remove(id);
+                return;
+            }
+        }
+        self.notice_close(id);
+        self.schedule(id);
+    }
+
+    /// Keeps what is left of the input for the next receive, and gives the receive buffer back.
+    ///
+    /// Little is copied into as little memory. Much is the beginning of a large frame, which goes on arriving where it
+    /// will stay: it is to be sent from there. A peer that has only announced a frame holds no more than it has sent.
+    fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
+        let Buffer { bytes: mut rest, is_own } = buffer;
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if rest.len() >= STAYS_IN_PLACE {
+            let missing = connection.websocket.missing(&rest);
+            if rest.capacity() - rest.len() < missing {
+                let most = if rest.len() >= RECEIVE_BUFFER / 2 { missing } else { RECEIVE_BUFFER };
+                rest.reserve(missing.min(most));
+            }
+            connection.partial = Some(Box::new(rest));
+            return;
+        }
+        if !rest.is_empty() {
+            connection.partial = Some(Box::new(BytesMut::from(&rest[..])));
+            rest.clear();
+        }
+        // A buffer that grew with a large frame is not kept.
+        if !is_own && self.buffers.len() < BUFFERS_MAX {
+            self.buffers.push(rest);
+        }
+    }
+
+    pub(super) fn count(&self, counter: Counter, count: u64) {
+        self.counters.add(counter, count);
+    }
+}
+
+/// A buffer to receive into.
+#[derive(Debug)]
+struct Buffer {
+    bytes: BytesMut,
+    /// Made for one connection's frame, not one of the shard's receive buffers.
+    is_own: bool,
+}
+
+/// A buffer with room for what the connection sends next, behind what is left of its input.
+fn buffer_for(connection: &mut Connection, buffers: &mut Vec<BytesMut>) -> Buffer {
+    match connection.partial.take() {
+        Some(partial) if partial.len() >= STAYS_IN_PLACE => {
+            let mut bytes = *partial;
+            if bytes.len() == bytes.capacity() {
+                bytes.reserve(RECEIVE_BUFFER);
+            }
+            Buffer { bytes, is_own: true }
+        }
+        partial => {
+            let mut bytes = empty_buffer(buffers);
+            if let Some(partial) = partial {
+                bytes.extend_from_slice(&partial);
+            }
+            Buffer { bytes, is_own: false }
+        }
+    }
+}
+
+fn empty_buffer(buffers: &mut Vec<BytesMut>) -> BytesMut {
+    let mut buffer = buffers.pop().unwrap_or_default();
+    buffer.clear();
+    // Takes the memory back that parsing has moved past, or new memory if a large frame has kept the old.
+    buffer.reserve(RECEIVE_BUFFER);
+    buffer
+}
+
+/// The ring's name of a connection.
+pub(super) fn key(id: ConnectionId) -> Key {
+    Key { slot: id.slot(), generation: id.generation() }
+}
+
+/// Bytes that one receive takes at the most. A large frame pins at the most this much.
+pub(super) const RECEIVE_BUFFER: usize = 64 * 1_024;
+
+/// The beginning of a frame stays where it is from so many bytes on; less is copied.
+const STAYS_IN_PLACE: usize = 4 * 1_024;
+
+/// Connections received from in one system call, and how often in one turn.
+const RECEIVE_BATCH: usize = 64;
+const RECEIVE_BATCHES_MAX: usize = 4;
+
+/// Receive buffers kept for the next batch.
+const BUFFERS_MAX: usize = RECEIVE_BATCH;

@@ -1,0 +1,6 @@
+//! What clients speak.
+
+#![forbid(unsafe_code)]
+
+pub mod page;
+pub mod raw;

@@ -1,0 +1,147 @@
+//! Raw topics: one resource per topic, each message published as it is.
+//!
+//! `GET /t/{topic}` with an upgrade subscribes, and what the client sends is published to the topic. The query says
+//! more: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
+//! `scope=local` stays within the shard.
+
+use crate::{
+    hub::{Scope, TopicName},
+    proto::{Refusal, RequestHead},
+};
+
+/// What an opening request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRequest {
+    /// The topic to attach to.
+    pub topic: TopicName,
+    /// Whether the client receives.
+    pub subscribes: bool,
+    /// Whether the client may publish.
+    pub publishes: bool,
+    /// Whether it receives its own messages.
+    pub echo: bool,
+    /// How far its messages go.
+    pub scope: Scope,
+}
+
+impl RawRequest {
+    /// Reads the target of an opening request.
+    ///
+    /// # Errors
+    ///
+    /// 404 for a path that is no topic, 400 for a name or a query that cannot be.
+    pub fn new(path: &str, query: Option<&str>) -> Result<RawRequest, Refusal> {
+        let Some(encoded) = path.strip_prefix(TOPIC_PREFIX) else {
+            return Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
+        };
+        let topic = percent_decode(encoded).ok_or_else(|| bad("the topic's name is not percent-encoded UTF-8"))?;
+        let topic = TopicName::new(&topic).map_err(|error| bad(&error.to_string()))?;
+        let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
+        let mut seen: Vec<&str> = Vec::new();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&key) {
+                return Err(bad(&format!("{key:?} is given twice")));
+            }
+            seen.push(key);
+            match (key, value) {
+                ("echo", "true") => request.echo = true,
+                ("echo", "false") => request.echo = false,
+                ("mode", "both") => {}
+                ("mode", "sub") => request.publishes = false,
+                ("mode", "pub") => request.subscribes = false,
+                ("scope", "local") => request.scope = Scope::Local,
+                ("scope", "global") => request.scope = Scope::Global,
+                ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
+                ("mode", _) => return Err(bad(&format!("mode is {value:?}, not both, sub or pub"))),
+                ("scope", _) => return Err(bad(&format!("scope is {value:?}, not local or global"))),
+                _ => return Err(bad(&format!("{key:?} is not known; echo, mode and scope are"))),
+            }
+        }
+        Ok(request)
+    }
+
+    /// Reads the target of a parsed head.
+    ///
+    /// # Errors
+    ///
+    /// See [`RawRequest::new`].
+    pub fn from_head(head: &RequestHead) -> Result<RawRequest, Refusal> {
+        Self::new(head.path(), head.query())
+    }
+}
+
+/// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            bytes.push((digit()? * 16 + digit()?) as u8);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn bad(what: &str) -> Refusal {
+    Refusal::new(400, what)
+}
+
+/// The path under which topics stand.
+pub const TOPIC_PREFIX: &str = "/t/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(target: &str) -> Result<RawRequest, u16> {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        RawRequest::new(path, query).map_err(|refusal| refusal.status)
+    }
+
+    #[test]
+    fn topics() {
+        let check = |target: &str, topic: Result<&str, u16>| {
+            assert_eq!(parse(target).map(|request| request.topic.to_string()), topic.map(String::from), "{target}");
+        };
+        check("/t/news", Ok("news"));
+        check("/t/a/b", Ok("a/b"));
+        check("/t/a%2Fb%20%C3%BC", Ok("a/b ü"));
+        check("/t/a+b", Ok("a+b"));
+        check("/t/", Err(400));
+        check("/t/%", Err(400));
+        check("/t/%4", Err(400));
+        check("/t/%+1", Err(400));
+        check("/t/%zz", Err(400));
+        check("/t/%ff", Err(400));
+        check("/t/%00", Err(400));
+        check("/t/a%0Ab", Err(400));
+        check(&format!("/t/{}", "x".repeat(255)), Ok(&"x".repeat(255)));
+        check(&format!("/t/{}", "x".repeat(256)), Err(400));
+        check("/t", Err(404));
+        check("/", Err(404));
+        check("/topic", Err(404));
+        check("/T/a", Err(404));
+    }
+
+    #[test]
+    fn queries() {
+        let check = |query: &str, expected: Result<(bool, bool, bool, Scope), u16>| {
+            let found = parse(&format!("/t/x?{query}"));
+            assert_eq!(found.map(|r| (r.subscribes, r.publishes, r.echo, r.scope)), expected, "{query}");
+        };
+        check("", Ok((true, true, false, Scope::Global)));
+        check("echo=true", Ok((true, true, true, Scope::Global)));
+        check("mode=sub&echo=false", Ok((true, false, false, Scope::Global)));
+        check("mode=pub&scope=local", Ok((false, true, false, Scope::Local)));
+        for bad in ["echo=1", "echo", "mode=", "mode=PUB", "scope=x", "x=1", "echo=true&echo=true", "Echo=true"] {
+            check(bad, Err(400));
+        }
+    }
+}
