@@ -28,11 +28,12 @@ pub(crate) fn serve(listen: SocketAddr, cpu: Option<usize>) -> io::Result<bool> 
     let listener = TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     let mut bare = Bare { ring: HotRing::new()?, connections: Vec::new(), subscribers: Vec::new(), run: Vec::new() };
+    let watched = descriptor(&bare.ring)?;
     let mut ready = Vec::new();
     loop {
         bare.ring.submit();
         if !bare.ring.has_completions() {
-            let waiting = [PollFd::new(&bare.ring, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+            let waiting = [PollFd::new(&watched, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
             if wait(waiting)? {
                 bare.accept(&listener)?;
             }
@@ -148,6 +149,14 @@ impl Bare {
         }
         self.run.clear();
     }
+}
+
+/// A descriptor that is readable when the ring has completions. The ring only hands one to a runtime, so there is one for
+/// as long as that takes; the loop itself runs on none.
+fn descriptor(ring: &HotRing) -> io::Result<OwnedFd> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    Ok(ring.watch()?.into_inner())
 }
 
 /// Waits until one of the two is readable; whether the second one is.
