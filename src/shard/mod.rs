@@ -10,6 +10,7 @@ mod drain;
 mod flush;
 mod handshake;
 mod lobby;
+mod pace;
 mod timers;
 mod turn;
 
