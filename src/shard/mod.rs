@@ -11,6 +11,8 @@ mod flush;
 mod handshake;
 mod lobby;
 mod pace;
+#[cfg(test)]
+mod simulator;
 mod timers;
 mod turn;
 
