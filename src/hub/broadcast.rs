@@ -295,6 +295,12 @@ impl Hub {
         self.topics.find(name).map_or(0, super::topics::Topic::subscribers)
     }
 
+    /// The number of the topic's last message; 0 if there was none, or if the topic is not known.
+    #[must_use]
+    pub fn offset(&self, name: &TopicName) -> u64 {
+        self.topics.find(name).map_or(0, |topic| topic.offset)
+    }
+
     /// How many topics are known, the idle ones among them.
     #[must_use]
     pub fn topics(&self) -> usize {

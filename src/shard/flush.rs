@@ -6,7 +6,7 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`ENTRIES_MAX`] entries, in the middle of a walk if need be, and goes on in the
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on in the
 //!   next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
@@ -19,7 +19,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::turn::{RECEIVE_BUFFER, Shard, key};
+use super::{
+    pace::Pace,
+    turn::{RECEIVE_BUFFER, Shard, key},
+};
 use crate::{
     hub::{Backlog, Connection, ConnectionId, Output, Owed, Share, Walk},
     metrics::Counter,
@@ -71,11 +74,11 @@ impl Flush {
 }
 
 impl<I: Io> Shard<I> {
-    /// Sends what is due, up to [`ENTRIES_MAX`] entries.
+    /// Sends what is due, up to [`Pace::flush_entries`] entries.
     pub(super) fn flush(&mut self) {
         self.hub.begin_walks(&mut self.flush.walks);
         let mut entries = 0;
-        while entries < ENTRIES_MAX && !self.flush.is_idle() {
+        while entries < self.pace.flush_entries && !self.flush.is_idle() {
             let ended = self.plan_batch();
             entries += self.flush.plan.len();
             self.send_batch();
@@ -89,11 +92,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Plans up to [`BATCH`] entries and returns how many walks, from the front, end with them.
+    /// Plans up to [`Pace::send_batch`] entries and returns how many walks, from the front, end with them.
     fn plan_batch(&mut self) -> usize {
+        let Pace { send_batch, .. } = self.pace;
         let mut ended = 0;
         while let Some(walk) = self.flush.walks.get_mut(ended) {
-            if self.flush.plan.len() >= BATCH {
+            if self.flush.plan.len() >= send_batch {
                 return ended;
             }
             match self.hub.next_member(walk) {
@@ -101,7 +105,7 @@ impl<I: Io> Shard<I> {
                 None => ended += 1,
             }
         }
-        while self.flush.plan.len() < BATCH
+        while self.flush.plan.len() < send_batch
             && let Some(id) = self.flush.dirty.pop_front()
         {
             self.plan_dirty(id);
@@ -247,7 +251,7 @@ impl<I: Io> Shard<I> {
                 What::Backlog => {
                     let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
-                    slices.extend(backlog.unsent(BACKLOG_PIECES_MAX).map(IoSlice::new));
+                    slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
                 }
             }
             bytes += slices[begin..].iter().map(|slice| slice.len()).sum::<usize>();
@@ -298,7 +302,7 @@ impl<I: Io> Shard<I> {
     fn settle_backlog(&mut self, id: ConnectionId, sent: Option<io::Result<usize>>) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.output else { return 0 };
-        let offered: usize = output.backlog.unsent(BACKLOG_PIECES_MAX).map(<[u8]>::len).sum();
+        let offered: usize = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
         let sent = match sent.map(taken) {
             None => {
                 output.backlog.advance(offered);
@@ -387,15 +391,6 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 fn bounded(owed: Owed) -> Owed {
     if owed.pieces.len() < PIECES_MAX { owed } else { Owed { pieces: vec![owed.pieces.concat().into()], ..owed } }
 }
-
-/// Entries of a batch: one system call.
-const BATCH: usize = 256;
-
-/// Entries after which a flush lets the rest of the turn go first.
-const ENTRIES_MAX: usize = 512;
-
-/// Pieces of a backlog offered at once.
-const BACKLOG_PIECES_MAX: usize = 256;
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

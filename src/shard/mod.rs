@@ -10,6 +10,9 @@ mod drain;
 mod flush;
 mod handshake;
 mod lobby;
+mod pace;
+#[cfg(test)]
+mod simulator;
 mod timers;
 mod turn;
 

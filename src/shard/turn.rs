@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, timers::Wheel};
+use super::{drain::Drain, flush::Flush, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
     hub::{Connection, ConnectionId, Hub},
@@ -34,6 +34,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) now: Tick,
     pub(super) flush: Flush,
     pub(super) drain: Option<Drain>,
+    pub(super) pace: Pace,
     /// Connections to receive from.
     ready: VecDeque<ConnectionId>,
     wheel: Wheel,
@@ -75,6 +76,7 @@ impl<I: Io> Shard<I> {
             now,
             flush: Flush::default(),
             drain: None,
+            pace: Pace::default(),
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             buffers: Vec::new(),
@@ -181,7 +183,7 @@ impl<I: Io> Shard<I> {
 
     /// Receives from those who are ready and handles what they sent, up to a bound, so that sending has its turn too.
     fn receive(&mut self) {
-        for _ in 0..RECEIVE_BATCHES_MAX {
+        for _ in 0..self.pace.receive_batches {
             if self.ready.is_empty() {
                 return;
             }
@@ -195,8 +197,9 @@ impl<I: Io> Shard<I> {
     }
 
     fn receive_batch(&mut self) {
-        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(RECEIVE_BATCH.min(self.ready.len()));
-        while batch.len() < RECEIVE_BATCH
+        let most = self.pace.receive_batch.min(self.ready.len());
+        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
+        while batch.len() < most
             && let Some(id) = self.ready.pop_front()
         {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
@@ -493,9 +496,5 @@ pub(super) const RECEIVE_BUFFER: usize = 64 * 1_024;
 /// The beginning of a frame stays where it is from so many bytes on; less is copied.
 const STAYS_IN_PLACE: usize = 4 * 1_024;
 
-/// Connections received from in one system call, and how often in one turn.
-const RECEIVE_BATCH: usize = 64;
-const RECEIVE_BATCHES_MAX: usize = 4;
-
 /// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = RECEIVE_BATCH;
+const BUFFERS_MAX: usize = Pace::RECEIVE_BATCH;
