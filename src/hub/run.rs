@@ -12,13 +12,9 @@ use crate::proto::PreparedMessage;
 /// carries them all. A large frame stays where it is and stands between.
 #[derive(Debug, Default)]
 pub struct Run {
-    /// Pieces before `tail`.
-    pieces: Vec<Bytes>,
+    /// All of it, but for the bytes that are still in `tail`.
+    gathered: FrozenRun,
     tail: BytesMut,
-    bytes: usize,
-    messages: u32,
-    /// What the run does not owe a subscriber: its own messages, and those before it joined.
-    excluded: HashMap<u32, Vec<Exclusion>>,
 }
 
 /// A part of a run that one subscriber is not owed.
@@ -33,68 +29,77 @@ impl Run {
     #[must_use]
     pub fn new(buffer: BytesMut) -> Self {
         debug_assert!(buffer.is_empty());
-        Run { tail: buffer, ..Run::default() }
+        Run { gathered: FrozenRun::default(), tail: buffer }
     }
 
     /// Appends a message. The subscriber at slot `except` is not owed it.
     pub fn append(&mut self, message: &PreparedMessage, except: Option<u32>) {
         let frame = message.frame();
-        let begin = self.bytes;
-        if frame.len() >= LARGE_PIECE && self.pieces.len() < PIECES_MAX {
+        if frame.len() >= LARGE_PIECE && self.gathered.pieces.len() < PIECES_MAX {
             self.seal_tail();
-            self.pieces.push(frame.clone());
+            self.gathered.pieces.push(frame.clone());
         } else {
             self.tail.extend_from_slice(frame);
         }
-        self.bytes += frame.len();
-        self.messages += 1;
+        let gathered = &mut self.gathered;
+        let begin = gathered.bytes;
+        gathered.bytes += frame.len();
+        gathered.messages += 1;
         if let Some(slot) = except {
-            self.excluded.entry(slot).or_default().push(Exclusion { bytes: begin..self.bytes, messages: 1 });
+            let exclusion = Exclusion { bytes: begin..gathered.bytes, messages: 1 };
+            gathered.excluded.entry(slot).or_default().push(exclusion);
         }
     }
 
     /// The subscriber at `slot` joins now: it is owed only what is appended from here on.
     pub fn join(&mut self, slot: u32) {
-        if self.messages > 0 {
+        let gathered = &mut self.gathered;
+        if gathered.messages > 0 {
+            let before = Exclusion { bytes: 0..gathered.bytes, messages: gathered.messages };
             // Replaces what is noted of an earlier owner of the slot.
-            self.excluded.insert(slot, vec![Exclusion { bytes: 0..self.bytes, messages: self.messages }]);
-        } else {
-            self.excluded.remove(&slot);
+            gathered.excluded.insert(slot, vec![before]);
         }
     }
 
-    /// How many bytes it owes a subscriber that is owed everything.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// What the run owes the subscriber at `slot` so far. For one that leaves before the walk.
+    pub fn share_so_far(&mut self, slot: u32) -> Share {
+        self.seal_tail();
+        self.gathered.share(slot)
     }
 
-    /// Is there nothing in it?
+    /// What has been gathered so far, but for the bytes that came last; complete after [`Run::share_so_far`].
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.messages == 0
+    pub fn so_far(&self) -> &FrozenRun {
+        &self.gathered
     }
 
     /// Ends gathering.
     #[must_use]
     pub fn freeze(mut self) -> FrozenRun {
         self.seal_tail();
-        FrozenRun { pieces: self.pieces, bytes: self.bytes, messages: self.messages, excluded: self.excluded }
+        self.gathered
     }
 
     fn seal_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.pieces.push(self.tail.split().freeze());
+        if self.tail.is_empty() {
+            return;
+        }
+        let pieces = &mut self.gathered.pieces;
+        pieces.push(self.tail.split().freeze());
+        // Only many who leave in one turn come here.
+        if pieces.len() > 2 * PIECES_MAX - 2 {
+            *pieces = vec![pieces.concat().into()];
         }
     }
 }
 
 /// A run on its way to the subscribers. It never changes again; laggards keep references into it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FrozenRun {
     pieces: Vec<Bytes>,
     bytes: usize,
     messages: u32,
+    /// What the run does not owe a subscriber: its own messages, and those before it joined.
     excluded: HashMap<u32, Vec<Exclusion>>,
 }
 
@@ -280,6 +285,21 @@ mod tests {
         run.append(&message("own"), Some(7));
         run.append(&message("after"), None);
         assert_eq!(text(&run.freeze(), 7), (vec!["after".into()], 1));
+    }
+
+    #[test]
+    fn who_leaves_takes_its_share_so_far() {
+        let mut run = Run::default();
+        run.append(&message("1"), Some(7));
+        run.append(&message("2"), None);
+        assert!(matches!(run.share_so_far(7), Share::Part(pieces, 1) if pieces.concat() == message("2").frame()[..]));
+        for _ in 0..5_000 {
+            run.append(&message("x"), None);
+            assert!(matches!(run.share_so_far(8), Share::Whole));
+        }
+        let run = run.freeze();
+        assert!(run.pieces().len() < 2 * PIECES_MAX);
+        assert_eq!(text(&run, 8).1, 5_002);
     }
 
     #[test]

@@ -21,9 +21,9 @@ use bytes::Bytes;
 
 use super::turn::{RECEIVE_BUFFER, Shard, key};
 use crate::{
-    hub::{Backlog, Connection, ConnectionId, Share, Walk},
+    hub::{Backlog, Connection, ConnectionId, Output, Owed, Share, Walk},
     metrics::Counter,
-    proto::{CloseCode, LARGE_FRAME},
+    proto::{CloseCode, LARGE_FRAME, State},
     sys::{Io, Refused, Send},
 };
 
@@ -50,7 +50,7 @@ enum What {
     /// The whole run of the walk at this index.
     Run(usize),
     /// Its outbox, and its share if that is not the whole run.
-    Pieces { pieces: Vec<Bytes>, messages: u32, charge: usize },
+    Pieces(Owed),
     /// The front of its backlog.
     Backlog,
 }
@@ -118,31 +118,32 @@ impl<I: Io> Shard<I> {
         let Some(output) = &mut connection.output else {
             let what = match share {
                 Share::Whole => What::Run(walk),
-                Share::Part(pieces, messages) => {
-                    What::Pieces { pieces: bounded(pieces), messages, charge: run.bytes() }
-                }
-                Share::Nothing => return,
+                share => match Owed::new(run, share) {
+                    Some(owed) => What::Pieces(bounded(owed)),
+                    None => return,
+                },
             };
             self.flush.plan.push(Planned { id, what });
             return;
         };
-        let (pieces, messages) = match share {
-            Share::Whole => (run.pieces().to_vec(), run.messages()),
-            Share::Part(pieces, messages) => (bounded(pieces), messages),
-            Share::Nothing => (Vec::new(), 0),
-        };
-        let charge = run.bytes();
+        let owed = Owed::new(run, share);
         if output.backlog.is_empty() {
-            let outbox = mem::take(&mut output.outbox);
-            let all: Vec<Bytes> = (!outbox.is_empty()).then(|| outbox.into()).into_iter().chain(pieces).collect();
+            let mut all = outbox(output).unwrap_or(Owed { pieces: Vec::new(), messages: 0, charge: 0 });
+            if let Some(owed) = owed.map(bounded) {
+                all.pieces.extend(owed.pieces);
+                all.messages += owed.messages;
+                all.charge += owed.charge;
+            }
             connection.output = None;
-            if !all.is_empty() {
-                self.flush.plan.push(Planned { id, what: What::Pieces { pieces: all, messages, charge } });
+            if !all.pieces.is_empty() {
+                self.flush.plan.push(Planned { id, what: What::Pieces(all) });
             }
             return;
         }
-        move_outbox(output);
-        append(&mut output.backlog, pieces, messages, charge);
+        let outbox = outbox(output);
+        append(&mut output.backlog, outbox);
+        let messages = owed.as_ref().map_or(0, |owed| owed.messages);
+        append(&mut output.backlog, owed);
         self.count(Counter::Deliveries, u64::from(messages));
         self.check_backlog(id);
     }
@@ -152,20 +153,35 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.is_dirty = false;
         let Some(output) = &mut connection.output else { return };
+        let outbox = outbox(output);
         if output.backlog.is_empty() {
-            let outbox = mem::take(&mut output.outbox);
             connection.output = None;
-            if !outbox.is_empty() {
-                let what = What::Pieces { charge: outbox.capacity(), pieces: vec![outbox.into()], messages: 0 };
-                self.flush.plan.push(Planned { id, what });
-            }
+            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(outbox) }));
             return;
         }
-        move_outbox(output);
+        append(&mut output.backlog, outbox);
         if !connection.awaits_room {
             self.flush.plan.push(Planned { id, what: What::Backlog });
         }
         self.check_backlog(id);
+    }
+
+    /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
+    pub(super) fn leave_topic(&mut self, id: ConnectionId) {
+        let owed = self.hub.leave(id, self.flush.walks.iter());
+        if owed.is_empty() {
+            return;
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let was_laggard = connection.is_laggard();
+        let output = connection.output.get_or_insert_default();
+        let outbox = outbox(output);
+        append(&mut output.backlog, outbox);
+        let messages: u64 = owed.iter().map(|owed| u64::from(owed.messages)).sum();
+        append(&mut output.backlog, owed);
+        self.flush.mark_dirty(connection, id);
+        self.count(Counter::Deliveries, messages);
+        self.count(Counter::Laggards, u64::from(!was_laggard));
     }
 
     /// Hands the plan to the kernel in one call and settles what it did not take.
@@ -187,14 +203,14 @@ impl<I: Io> Shard<I> {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             deliveries += match &what {
                 What::Run(walk) => u64::from(self.flush.walks[*walk].run.messages()),
-                What::Pieces { messages, .. } => u64::from(*messages),
+                What::Pieces(owed) => u64::from(owed.messages),
                 What::Backlog => 0,
             };
             match (what, refusal) {
                 (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
                 (What::Run(_), None) => {}
-                (What::Pieces { .. }, None) => self.end_if_done(id),
+                (What::Pieces(_), None) => self.end_if_done(id),
                 (what, Some(sent)) => unsent += self.settle_refused(id, what, sent),
             }
         }
@@ -227,7 +243,7 @@ impl<I: Io> Shard<I> {
                     ranges.push(walk_slices[*walk].clone());
                     continue;
                 }
-                What::Pieces { pieces, .. } => slices.extend(pieces.iter().map(|piece| IoSlice::new(piece))),
+                What::Pieces(owed) => slices.extend(owed.pieces.iter().map(|piece| IoSlice::new(piece))),
                 What::Backlog => {
                     let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
@@ -251,15 +267,12 @@ impl<I: Io> Shard<I> {
 
     /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
     fn settle_refused(&mut self, id: ConnectionId, what: What, sent: io::Result<usize>) -> usize {
-        let (pieces, messages, charge) = match what {
-            What::Run(walk) => {
-                let run = &self.flush.walks[walk].run;
-                (run.pieces().to_vec(), run.messages(), run.bytes())
-            }
-            What::Pieces { pieces, messages, charge } => (pieces, messages, charge),
+        let owed = match what {
+            What::Run(walk) => Owed::new(&self.flush.walks[walk].run, Share::Whole),
+            What::Pieces(owed) => Some(owed),
             What::Backlog => unreachable!("settled by settle_backlog"),
         };
-        let whole: usize = pieces.iter().map(Bytes::len).sum();
+        let whole: usize = owed.iter().flat_map(|owed| &owed.pieces).map(Bytes::len).sum();
         let sent = match taken(sent) {
             Ok(sent) => sent,
             Err(error) => {
@@ -269,7 +282,7 @@ impl<I: Io> Shard<I> {
         };
         let Some(connection) = self.hub.connections.get_mut(id) else { return whole - sent };
         let output = connection.output.get_or_insert_default();
-        append(&mut output.backlog, pieces, messages, charge);
+        append(&mut output.backlog, owed);
         output.backlog.advance(sent);
         connection.awaits_room = true;
         if let Some(socket) = &self.sockets[id.slot() as usize] {
@@ -316,15 +329,17 @@ impl<I: Io> Shard<I> {
     /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.
     fn check_backlog(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        // What a connection that is closing is owed grows no more, and its close frame is in it.
+        if connection.websocket.state() != State::Open {
+            return;
+        }
         let Some(output) = &mut connection.output else { return };
         let (bytes, messages) = (output.backlog.bytes(), output.backlog.messages());
         if bytes <= self.limits.backlog_bytes_max && messages <= self.limits.backlog_messages_max {
             return;
         }
         let dropped = output.backlog.truncate();
-        let mut frame = mem::take(&mut output.outbox);
-        // A connection that is closing already was told something else; it only loses its backlog, and ends in time.
-        frame.clear();
+        let mut frame = Vec::new();
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut frame);
         let charge = frame.capacity();
         output.backlog.push(frame.into(), 0, charge);
@@ -335,27 +350,28 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Appends pieces that hold `messages` messages and, together, keep `charge` bytes alive. What they keep alive beyond
-/// their own bytes counts until the last of them is sent.
-fn append(backlog: &mut Backlog, pieces: Vec<Bytes>, messages: u32, charge: usize) {
-    let mut beyond = charge.saturating_sub(pieces.iter().map(Bytes::len).sum());
-    let mut messages = messages;
-    let last = pieces.len().saturating_sub(1);
-    for (index, piece) in pieces.into_iter().enumerate() {
-        // A large frame may stand in a larger receive buffer.
-        let mut kept = if piece.len() >= LARGE_FRAME { piece.len().max(RECEIVE_BUFFER) } else { piece.len() };
-        if index == last {
-            kept += mem::take(&mut beyond);
+/// Appends what is owed, each in turn. What its pieces keep alive beyond their own bytes counts until the last of them
+/// is sent.
+fn append(backlog: &mut Backlog, owed: impl IntoIterator<Item = Owed>) {
+    for Owed { pieces, mut messages, charge } in owed {
+        let mut beyond = charge.saturating_sub(pieces.iter().map(Bytes::len).sum());
+        let last = pieces.len().saturating_sub(1);
+        for (index, piece) in pieces.into_iter().enumerate() {
+            // A large frame may stand in a larger receive buffer.
+            let mut kept = if piece.len() >= LARGE_FRAME { piece.len().max(RECEIVE_BUFFER) } else { piece.len() };
+            if index == last {
+                kept += mem::take(&mut beyond);
+            }
+            backlog.push(piece, mem::take(&mut messages), kept);
         }
-        backlog.push(piece, mem::take(&mut messages), kept);
     }
 }
 
-/// What waits in the outbox of a laggard goes behind its backlog.
-fn move_outbox(output: &mut crate::hub::Output) {
+/// Takes what waits in an outbox.
+fn outbox(output: &mut Output) -> Option<Owed> {
     let outbox = mem::take(&mut output.outbox);
     let charge = outbox.capacity();
-    output.backlog.push(outbox.into(), 0, charge);
+    (!outbox.is_empty()).then(|| Owed { pieces: vec![outbox.into()], messages: 0, charge })
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.
@@ -368,8 +384,8 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 }
 
 /// At most as many pieces as one send may have beside the outbox; more are copied into one.
-fn bounded(pieces: Vec<Bytes>) -> Vec<Bytes> {
-    if pieces.len() < PIECES_MAX { pieces } else { vec![pieces.concat().into()] }
+fn bounded(owed: Owed) -> Owed {
+    if owed.pieces.len() < PIECES_MAX { owed } else { Owed { pieces: vec![owed.pieces.concat().into()], ..owed } }
 }
 
 /// Entries of a batch: one system call.

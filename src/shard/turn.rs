@@ -271,17 +271,25 @@ impl<I: Io> Shard<I> {
                 }
             }
         }
+        self.finish_replies(id, replies);
+        self.keep_rest(id, Buffer { bytes: input.into_rest(), is_own: received.is_own });
+        self.notice_close(id);
+    }
+
+    /// Sends what the protocol wants sent, and gives the scratch back.
+    fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();
         self.replies = replies;
-        self.keep_rest(id, Buffer { bytes: input.into_rest(), is_own: received.is_own });
-        self.notice_close(id);
     }
 
     /// Appends whole frames for this connection alone. They leave with the next flush.
     pub(super) fn reply(&mut self, id: ConnectionId, frames: &[u8]) {
         if frames.is_empty() {
             return;
+        }
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+            self.leave_topic(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.output.get_or_insert_default().outbox.extend_from_slice(frames);
@@ -393,9 +401,7 @@ impl<I: Io> Shard<I> {
         }
         let mut replies = mem::take(&mut self.replies);
         let timeout = connection.websocket.handle_timeout(self.now, &self.keep_alive, &mut replies);
-        self.reply(id, &replies);
-        replies.clear();
-        self.replies = replies;
+        self.finish_replies(id, replies);
         match timeout {
             Timeout::Nothing => {}
             Timeout::PingSent => self.count(Counter::PingsSent, 1),
