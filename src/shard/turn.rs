@@ -249,8 +249,7 @@ impl<I: Io> Shard<I> {
     fn input(&mut self, id: ConnectionId, received: Buffer) {
         let mut input = Input::new(received.bytes);
         let mut replies = mem::take(&mut self.replies);
-        loop {
-            let Some(connection) = self.hub.connections.get_mut(id) else { break };
+        while let Some(connection) = self.hub.connections.get_mut(id) {
             match connection.websocket.receive(self.now, &mut input, &self.limits.message, &mut replies) {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) if connection.may_publish => {

@@ -32,7 +32,7 @@ impl RawRequest {
     /// 404 for a path that is no topic, 400 for a name or a query that cannot be.
     pub fn new(path: &str, query: Option<&str>) -> Result<RawRequest, Refusal> {
         let Some(encoded) = path.strip_prefix(TOPIC_PREFIX) else {
-            return Err(Refusal::new(404, &format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
+            return Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
         };
         let topic = percent_decode(encoded).ok_or_else(|| bad("the topic's name is not percent-encoded UTF-8"))?;
         let topic = TopicName::new(&topic).map_err(|error| bad(&error.to_string()))?;
