@@ -1,6 +1,9 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use ringhub::{
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The last word goes to the terminal as well as it can; there is nobody to tell if it cannot.
-            drop(writeln!(std::io::stderr(), "ringhub: {error}"));
+            drop(writeln!(io::stderr(), "ringhub: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -108,7 +111,8 @@ async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Erro
 
 fn start_logging(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let filter = EnvFilter::try_new(&serve.log).map_err(|error| format!("log: {error}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match serve.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
