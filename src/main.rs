@@ -1,6 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -77,9 +78,9 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let running = Server::bind(config)?.start()?;
     let address = running.local_addr();
     tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
-    println!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION"));
-    println!("  WebSocket clients: ws://{address}/t/TOPIC");
-    println!("  a browser:         http://{address}/");
+    say(format_args!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
+    say(format_args!("  a browser:         http://{address}/"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(until_told(running))
 }
@@ -94,7 +95,7 @@ async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Erro
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                println!("{}", running.counters());
+                say(format_args!("{}", running.counters()));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",
@@ -106,6 +107,13 @@ async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Erro
         tracing::info!("{name}: leaving; the same signal again ends at once");
         is_leaving = true;
         running.stop();
+    }
+}
+
+/// Writes a line for whoever listens; that nobody does any more is no reason to stop serving.
+fn say(line: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        tracing::debug!(%error, "standard output");
     }
 }
 
