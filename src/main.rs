@@ -12,7 +12,7 @@ use ringhub::{
     server::{Running, Server},
     sys,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A WebSocket broadcast hub: whatever a client sends to a topic reaches all of the topic's subscribers.
@@ -75,21 +75,41 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::new(&serve.settings, descriptors)?;
     let what = config.to_string();
     let cpus = if config.pinned { format!("pinned to CPU {}", config.cpus[0]) } else { "not pinned".into() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is announced: whoever reads it may send a signal at once.
+    let signals = {
+        let _context = runtime.enter();
+        Signals::new()?
+    };
     let running = Server::bind(config)?.start()?;
     let address = running.local_addr();
     tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
     say(format_args!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
     say(format_args!("  a browser:         http://{address}/"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(until_told(running))
+    runtime.block_on(until_told(running, signals))
+}
+
+/// What the operator can tell the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    report: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            report: signal(SignalKind::user_defined1())?,
+        })
+    }
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
-async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut report = signal(SignalKind::user_defined1())?;
+async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dyn std::error::Error>> {
+    let Signals { mut terminate, mut interrupt, mut report } = signals;
     let mut is_leaving = false;
     loop {
         let name = tokio::select! {
