@@ -229,8 +229,7 @@ fn messages_of_one_publisher_stay_in_order() {
     for reader in readers {
         reader.join().unwrap();
     }
-    let counts = server.counts();
-    assert_eq!((counts.get("messages_in_total"), counts.get("deliveries_total")), (COUNT as u64, 3 * COUNT as u64));
+    server.expect_counts(&[("messages_in_total", COUNT as u64), ("deliveries_total", 3 * COUNT as u64)]);
 }
 
 /// Around the sizes where something changes: the length's encoding, the frame that is sent from where it was received,
@@ -356,9 +355,8 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
     publisher.send_text("again");
     slow.expect(text("again"));
     fast.expect(text("again"));
-    let counts = server.counts();
-    assert_eq!((counts.get("laggards"), counts.get("slow_closed_total")), (0, 0), "{counts:?}");
-    assert_eq!(counts.get("deliveries_total"), 2 * (2 * COUNT as u64 + 1));
+    let deliveries = 2 * (2 * COUNT as u64 + 1);
+    server.expect_counts(&[("laggards", 0), ("slow_closed_total", 0), ("deliveries_total", deliveries)]);
 }
 
 /// RFC 6455 5.5.1: the code comes back; without a code the answer has none either.
@@ -377,8 +375,7 @@ fn close_codes_are_echoed() {
     client.expect(Received::Close(None, String::new()));
     client.expect(Received::End);
     drop(client);
-    let counts = server.counts_until("all have ended", |counts| counts.get("connections_open") == 0);
-    assert_eq!((counts.get("ended_total"), counts.get("aborted_total")), (9, 0), "{counts:?}");
+    server.expect_counts(&[("connections_open", 0), ("ended_total", 9), ("aborted_total", 0)]);
 }
 
 /// RFC 6455 5.5.1: data behind the client's own close frame is not a message any more.

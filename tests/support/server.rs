@@ -35,6 +35,11 @@ impl Server {
     /// The same by a command that runs [`binary_path`] with its own arguments.
     pub(crate) fn start_command(mut command: Command) -> Server {
         command.args(["--listen", "127.0.0.1:0"]);
+        Self::start_at(command)
+    }
+
+    /// The same where the command names the address.
+    pub(crate) fn start_at(command: Command) -> Server {
         let process = Process::spawn(command);
         let first = process.line().unwrap_or_else(|| panic!("the server did not start:\n{}", process.log()));
         let address = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
@@ -81,6 +86,17 @@ impl Server {
             assert!(begin.elapsed() < DEADLINE, "{what}: {counts:?}\n{}", self.log());
             thread::sleep(POLL);
         }
+    }
+
+    /// These counters come to these numbers. What a client has received may be counted a moment later.
+    pub(crate) fn expect_counts(&self, expected: &[(&str, u64)]) {
+        let what = format!("{expected:?}");
+        self.counts_until(&what, |counts| expected.iter().all(|&(name, count)| counts.get(name) == count));
+    }
+
+    /// Lets go of its standard output.
+    pub(crate) fn stop_reading(&mut self) {
+        self.process.stop_reading();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -208,6 +224,11 @@ impl Process {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("nothing on standard output:\n{}", self.log()),
         }
+    }
+
+    /// The reader ends with the next line, and the pipe with it.
+    fn stop_reading(&mut self) {
+        self.lines = channel().1;
     }
 
     fn log(&self) -> String {
