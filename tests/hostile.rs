@@ -185,7 +185,7 @@ fn half_open_peers() {
     }
     let mut quiet = server.connect("/t/y");
     let quiet = thread::spawn(move || {
-        for _ in 0..15 {
+        for _ in 0..8 {
             quiet.expect(Received::Ping(Vec::new()));
         }
         quiet.leave();
@@ -200,6 +200,34 @@ fn half_open_peers() {
     quiet.join().unwrap();
     server.expect_counts(&[("pong_overdue_total", 20)]);
     broadcast.finish();
+}
+
+/// A pong may take longer than the interval between two pings, and still the next ping comes in time: three of them
+/// before somebody else's one pong is overdue.
+#[test]
+fn pings_come_again_however_long_a_pong_may_take() {
+    let server = Server::start(&["--ping-interval", "200ms", "--pong-timeout", "10s"]);
+    let mut deaf = server.connect("/t/x");
+    deaf.never_answer();
+    let mut client = server.connect("/t/x");
+    for _ in 0..3 {
+        client.expect(Received::Ping(Vec::new()));
+    }
+    assert_eq!(server.counts().get("pong_overdue_total"), 0);
+    client.leave();
+}
+
+/// Without a pong deadline a silent client is pinged and never given up; without an interval it is not even pinged.
+#[test]
+fn pings_without_consequences() {
+    let server = Server::start(&["--ping-interval", "200ms", "--pong-timeout", "0"]);
+    let mut deaf = server.connect("/t/x");
+    deaf.never_answer();
+    for _ in 0..3 {
+        deaf.expect(Received::Ping(Vec::new()));
+    }
+    deaf.leave();
+    server.expect_counts(&[("pong_overdue_total", 0), ("connections_open", 0)]);
 }
 
 /// Thousands of connections and not one byte: ten thousand, or as many as this process may open.
