@@ -365,10 +365,16 @@ impl<I: Io> Shard<I> {
     }
 
     /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
+    ///
+    /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
+    /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
     fn schedule(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let deadline = connection.websocket.deadline(&self.keep_alive).into_iter().chain(connection.ends_by).min();
-        if let Some(deadline) = deadline
+        let interval = self.keep_alive.ping_interval;
+        let pings = connection.websocket.state() == State::Open && interval > 0;
+        let look = pings.then(|| self.now.after(interval));
+        let deadline = connection.websocket.deadline(&self.keep_alive);
+        if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).min()
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
             connection.timer = Some(self.wheel.insert(deadline, id));
