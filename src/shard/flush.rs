@@ -394,3 +394,40 @@ fn bounded(owed: Owed) -> Owed {
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owed(lengths: &[usize], messages: u32, charge: usize) -> Owed {
+        Owed { pieces: lengths.iter().map(|&length| vec![0; length].into()).collect(), messages, charge }
+    }
+
+    /// A share of 10 bytes keeps the whole run of 1 000 alive: the limit is about memory.
+    #[test]
+    fn a_backlog_is_charged_what_it_pins_until_the_last_piece() {
+        let mut backlog = Backlog::default();
+        append(&mut backlog, [owed(&[4, 6], 3, 1_000), owed(&[5], 1, 5)]);
+        assert_eq!((backlog.bytes(), backlog.messages()), (1_005, 4));
+        backlog.advance(4);
+        assert_eq!(backlog.bytes(), 1_001);
+        backlog.advance(6);
+        assert_eq!(backlog.bytes(), 5);
+    }
+
+    #[test]
+    fn a_large_frame_is_charged_its_receive_buffer() {
+        let mut backlog = Backlog::default();
+        append(&mut backlog, [owed(&[LARGE_FRAME], 1, LARGE_FRAME)]);
+        assert_eq!(backlog.bytes(), RECEIVE_BUFFER);
+    }
+
+    #[test]
+    fn many_pieces_become_one() {
+        let few = bounded(owed(&[2; PIECES_MAX - 1], 1, 0));
+        assert_eq!(few.pieces.len(), PIECES_MAX - 1);
+        let many = bounded(owed(&[2; PIECES_MAX], 7, 3_000));
+        assert_eq!((many.pieces.len(), many.pieces[0].len()), (1, 2 * PIECES_MAX));
+        assert_eq!((many.messages, many.charge), (7, 3_000));
+    }
+}

@@ -76,7 +76,7 @@ impl<I: Io> Shard<I> {
             now,
             flush: Flush::default(),
             drain: None,
-            pace: Pace::default(),
+            pace: Pace::DEFAULT,
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             buffers: Vec::new(),
@@ -497,4 +497,4 @@ pub(super) const RECEIVE_BUFFER: usize = 64 * 1_024;
 const STAYS_IN_PLACE: usize = 4 * 1_024;
 
 /// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = Pace::RECEIVE_BATCH;
+const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;
