@@ -442,7 +442,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         let client = &mut simulation.clients[number];
         client.publishes = true;
         client.compose(5, &mut simulation.random);
-        client.put(1, network);
+        client.put(usize::MAX, network);
         network.arrive(number, usize::MAX);
     };
     // The walk over the subscribers of the first message takes many turns, and the second waits for it.
