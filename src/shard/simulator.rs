@@ -434,26 +434,28 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let pace = Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1 };
     let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
-        simulation.join(Some(0));
+        simulation.join(None);
     }
     simulation.settle();
+    let is_plain = |client: &&Client| client.publishes && client.subscribes && !client.mute && !client.deaf;
+    let plain: Vec<usize> = simulation.clients.iter().filter(is_plain).map(|client| client.number).collect();
+    let [first, second, ..] = plain[..] else { panic!("chance made too few plain clients") };
     let speak = |simulation: &mut Simulation, number: usize| {
         let network = &mut *simulation.network.borrow_mut();
         let client = &mut simulation.clients[number];
-        client.publishes = true;
         client.compose(5, &mut simulation.random);
         client.put(usize::MAX, network);
         network.arrive(number, usize::MAX);
     };
     // The walk over the subscribers of the first message takes many turns, and the second waits for it.
-    speak(&mut simulation, 1);
+    speak(&mut simulation, first);
     simulation.serve();
-    speak(&mut simulation, 2);
+    speak(&mut simulation, second);
     for _ in 0..2 {
         simulation.now = simulation.now.after(60);
         simulation.serve();
     }
-    let id = simulation.clients[2].id.expect("it has joined");
+    let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
     assert!(waiting.is_ready && waiting.websocket.state() == State::Open);
     assert!(simulation.counters.get(Counter::PongOverdue) > 0, "the others were silent");
