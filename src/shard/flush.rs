@@ -400,3 +400,17 @@ fn bounded(pieces: Vec<Piece>) -> Vec<Piece> {
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pieces_become_one() {
+        let pieces = |count: usize| vec![Piece::new(vec![0; 2].into(), 1); count];
+        assert_eq!(bounded(pieces(PIECES_MAX - 1)).len(), PIECES_MAX - 1);
+        let many = bounded(pieces(PIECES_MAX));
+        assert_eq!((many.len(), many[0].bytes.len()), (1, 2 * PIECES_MAX));
+        assert_eq!(many[0].messages, PIECES_MAX as u32);
+    }
+}

@@ -76,7 +76,7 @@ impl<I: Io> Shard<I> {
             now,
             flush: Flush::default(),
             drain: None,
-            pace: Pace::default(),
+            pace: Pace::DEFAULT,
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             buffers: Vec::new(),
@@ -522,4 +522,4 @@ const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 const STAYS_IN_PLACE: usize = 4 * 1_024;
 
 /// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = Pace::RECEIVE_BATCH;
+const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;

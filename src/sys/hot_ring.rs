@@ -370,3 +370,6 @@ const COMPLETIONS: u32 = 8_192;
 
 /// How often an `enter` that leaves entries behind is repeated before the process gives up.
 const ENTER_ATTEMPTS_MAX: u32 = 10_000;
+
+#[cfg(test)]
+mod tests;
