@@ -9,7 +9,7 @@ mod run;
 mod topics;
 
 pub use backlog::Backlog;
-pub use broadcast::{Hub, Owed, Published, Scope, Walk};
+pub use broadcast::{Hub, Published, Scope, Walk};
 pub use connections::{Connection, ConnectionId, Connections, Output};
-pub use run::{FrozenRun, Run, Share};
+pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
 pub use topics::{TopicId, TopicName, TopicNameError};
