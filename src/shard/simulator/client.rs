@@ -45,7 +45,6 @@ pub(super) struct BacklogSeen {
     pub(super) unsent: u64,
     /// What the socket had taken when it was so.
     pub(super) taken: u64,
-    pub(super) is_beyond: bool,
 }
 
 #[derive(Debug)]
