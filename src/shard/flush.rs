@@ -6,8 +6,8 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on in the
-//!   next turn. Until a walk ends its topic gathers into the next run.
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on
+//!   in the next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
@@ -94,8 +94,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the
-    /// front, end with it.  Walks come first, since who is in one leaves with its outbox and its share in one entry.
-    /// But those whom the last flush left waiting go before all walks: there may always be a walk.
+    /// front, end with it.
+    ///
+    /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
+    /// flush left waiting go before all walks: there may always be a walk.
     fn plan_batch(&mut self) -> (usize, usize) {
         let Pace { send_batch, .. } = self.pace;
         let (mut visited, mut ended) = (0, 0);
