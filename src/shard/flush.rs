@@ -407,10 +407,9 @@ mod tests {
 
     #[test]
     fn many_pieces_become_one() {
-        let pieces = |count: usize| vec![Piece::new(vec![0; 2].into(), 1); count];
+        let pieces = |count| (0..count).map(|_| Piece::new(b"ab"[..].into(), 3)).collect::<Vec<_>>();
         assert_eq!(bounded(pieces(PIECES_MAX - 1)).len(), PIECES_MAX - 1);
-        let many = bounded(pieces(PIECES_MAX));
-        assert_eq!((many.len(), many[0].bytes.len()), (1, 2 * PIECES_MAX));
-        assert_eq!(many[0].messages, PIECES_MAX as u32);
+        let [one] = &bounded(pieces(PIECES_MAX))[..] else { panic!("more than one piece") };
+        assert_eq!((one.bytes.len(), one.messages), (2 * PIECES_MAX, 3 * PIECES_MAX as u32));
     }
 }
