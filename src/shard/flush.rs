@@ -93,11 +93,9 @@ impl<I: Io> Shard<I> {
         self.flush.dirty_first = !self.flush.dirty.is_empty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the front,
-    /// end with it.
-    ///
-    /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
-    /// flush left waiting go before all walks: there may always be a walk.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the
+    /// front, end with it.  Walks come first, since who is in one leaves with its outbox and its share in one entry.
+    /// But those whom the last flush left waiting go before all walks: there may always be a walk.
     fn plan_batch(&mut self) -> (usize, usize) {
         let Pace { send_batch, .. } = self.pace;
         let (mut visited, mut ended) = (0, 0);

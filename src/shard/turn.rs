@@ -16,8 +16,8 @@ use crate::{
 
 /// One CPU's connections and topics, and the turn that serves them.
 ///
-/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but by
-/// the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
+/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but
+/// by the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
 ///
 /// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
 /// - inputs: [`Shard::adopt`], [`Shard::turn`]

@@ -69,8 +69,8 @@ impl HotRing {
         !self.ready.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().cq_overflow()
     }
 
-    /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself belongs
-    /// to the turn.
+    /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself
+    /// belongs to the turn.
     ///
     /// # Errors
     ///
