@@ -2,9 +2,9 @@
 //! each fan-out.
 //!
 //! One thread serves all clients with epoll. On each topic an observer that never leaves sees the one order. What any
-//! other subscriber has seen must be a piece of it: without a gap or a repetition, less its own messages if it asked for
-//! no echo, from a point not later than the first message sent after it was told that it is subscribed, and to the end if
-//! it stayed.
+//! other subscriber has seen must be a piece of it: without a gap or a repetition, less its own messages if it asked
+//! for no echo, from a point not later than the first message sent after it was told that it is subscribed, and to the
+//! end if it stayed.
 
 mod support;
 

@@ -6,8 +6,8 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on in the
-//!   next turn. Until a walk ends its topic gathers into the next run.
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on
+//!   in the next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 

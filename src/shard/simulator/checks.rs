@@ -56,7 +56,7 @@ impl Simulation {
                     let before = client.backlog.map_or((0, 0), |before| (before.bytes, before.messages));
                     let may_be = limits.backlog_bytes_max.max(before.0) + OUTBOX_MOST >= seen.bytes
                         && limits.backlog_messages_max.max(before.1) >= seen.messages;
-                    // One run may make a backlog of any size, for its subscriber had kept up. What comes on top may not.
+                    // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
                     assert!(is_new || may_be || !is_open, "the backlog of client {number} is beyond its limit");
                     client.backlog = (!backlog.is_empty()).then_some(seen);
                     let is_waiting = connection.awaits_room || connection.is_dirty;
