@@ -94,8 +94,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the
-    /// front, end with it.  Walks come first, since who is in one leaves with its outbox and its share in one entry.
-    /// But those whom the last flush left waiting go before all walks: there may always be a walk.
+    /// front, end with it.
+    ///
+    /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
+    /// flush left waiting go before all walks: there may always be a walk.
     fn plan_batch(&mut self) -> (usize, usize) {
         let Pace { send_batch, .. } = self.pace;
         let (mut visited, mut ended) = (0, 0);
