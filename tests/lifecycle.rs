@@ -316,8 +316,11 @@ fn variables_are_settings_and_flags_win() {
 
 #[test]
 fn logs_are_for_people_or_machines() {
-    let server = Server::start(&["--log", "ringhub=debug", "--log-format", "json"]);
+    let mut server = Server::start(&["--log", "ringhub=debug", "--log-format", "json"]);
     server.connect("/t/x").leave();
+    // Its end is also the end of the log: until then some of it may be on its way.
+    server.signal(Signal::TERM);
+    server.wait();
     assert!(!server.log().is_empty());
     for line in server.log().lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
