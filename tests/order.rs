@@ -102,6 +102,8 @@ struct Client {
     kind: Kind,
     stream: Option<TcpStream>,
     handshake: ClientHandshake,
+    /// What the observer had seen of its topic before it asked to join.
+    asked_at: usize,
     /// The count of messages sent when it was told that it is subscribed.
     joined_at: Option<u32>,
     websocket: WebSocket,
@@ -163,9 +165,11 @@ impl<'a> Crowd<'a> {
         stream.set_nonblocking(true).expect("a socket");
         let data = epoll::EventData::new_u64(number);
         epoll::add(&self.poll, &stream, data, epoll::EventFlags::IN).expect("epoll");
+        let asked_at = self.clients.get(topic).map_or(0, |observer| observer.received.len());
         self.clients.push(Client {
             topic,
             kind,
+            asked_at,
             stream: Some(stream),
             handshake,
             joined_at: None,
@@ -422,6 +426,7 @@ impl<'a> Crowd<'a> {
         };
         let late = order.get(latest..begin).unwrap_or_default().iter().any(|&message| owed(message));
         assert!(!late, "client {number} has missed what was sent after it was subscribed");
+        assert!(begin >= client.asked_at.min(latest), "client {number} has what was sent before it came");
         let mut expected = order[begin..].iter().copied().filter(|&message| owed(message));
         for (index, &message) in client.received.iter().enumerate() {
             assert_eq!(Some(message), expected.next(), "message {index} of client {number}, {:?}", client.kind);
