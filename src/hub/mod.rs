@@ -6,6 +6,7 @@ mod backlog;
 mod broadcast;
 mod connections;
 mod run;
+mod signal;
 mod topics;
 
 pub use backlog::Backlog;
