@@ -61,7 +61,7 @@ pub struct Settings {
     pub max_backlog_messages: u64,
 
     /// What may wait to be sent, over all topics, before publishers are read no further
-    /// [default: 16MiB, or four of the largest messages].
+    /// [default: 4MiB, or two of the largest messages].
     #[arg(long, env = "RINGHUB_MAX_GATHERED", value_name = "SIZE", help_heading = "Limits")]
     pub max_gathered: Option<Size>,
 
@@ -126,7 +126,7 @@ pub struct Config {
 pub struct Limits {
     /// Connections, those in their opening handshake included. One more is answered 503.
     ///
-    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 150 bytes
+    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 120 bytes
     /// here and 4 KB in the kernel.
     pub connections_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
@@ -134,7 +134,8 @@ pub struct Limits {
     /// Bytes that a slow subscriber's backlog may keep alive. Beyond it the connection is closed with 1008.
     ///
     /// At worst every connection has one. It is never below two of the largest messages, so that one can always be on
-    /// its way while the next is published.
+    /// its way while the next is published. One run, however large, closes nobody who had kept up until then; so a
+    /// backlog may be larger than this by [`Limits::gathered_bytes_max`].
     pub backlog_bytes_max: usize,
     /// Messages of such a backlog.
     pub backlog_messages_max: u64,
@@ -179,11 +180,8 @@ impl Config {
             let what = format!("{backlog} bytes is less than two of the largest messages, {least} bytes");
             return Err(ConfigError::new("max-backlog", what));
         }
-        let gathered = settings.max_gathered.map_or((4 * message as usize).max(16 << 20), |size| size.0 as usize);
-        if gathered < message as usize {
-            let what = format!("{gathered} bytes is less than the largest message, {message} bytes");
-            return Err(ConfigError::new("max-gathered", what));
-        }
+        let gathered = settings.max_gathered.unwrap_or(Size((2 * message).max(4 << 20)));
+        let gathered = size_within("max-gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)? as usize;
         let affordable = descriptors.saturating_sub(Limits::DESCRIPTORS_RESERVED).clamp(1, SLOTS_MAX) as usize;
         let connections_max = settings.max_connections.unwrap_or(affordable);
         if connections_max == 0 || connections_max > affordable {
@@ -217,7 +215,7 @@ impl Config {
             },
             keep_alive,
             handshake_timeout: at_least_a_tick("handshake-timeout", settings.handshake_timeout)?.0,
-            drain_timeout: settings.drain_timeout.0,
+            drain_timeout: ticks("drain-timeout", settings.drain_timeout).map(|ticks| TICK * ticks)?,
             send_buffer_bytes: settings.send_buffer.map(|size| size.0 as usize),
         })
     }
@@ -462,7 +460,9 @@ mod tests {
         check(&["--cpus", "4000"], "cpus");
         check(&["--close-timeout", "0"], "close-timeout");
         check(&["--handshake-timeout", "99ms"], "handshake-timeout");
+        check(&["--max-gathered", "3GiB"], "max-gathered");
         check(&["--ping-interval", "9999h"], "ping-interval");
+        check(&["--drain-timeout", "9999h"], "drain-timeout");
     }
 
     #[test]

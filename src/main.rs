@@ -1,6 +1,10 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use ringhub::{
@@ -8,7 +12,7 @@ use ringhub::{
     server::{Running, Server},
     sys,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A WebSocket broadcast hub: whatever a client sends to a topic reaches all of the topic's subscribers.
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The last word goes to the terminal as well as it can; there is nobody to tell if it cannot.
-            drop(writeln!(std::io::stderr(), "ringhub: {error}"));
+            drop(writeln!(io::stderr(), "ringhub: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -71,27 +75,47 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::new(&serve.settings, descriptors)?;
     let what = config.to_string();
     let cpus = if config.pinned { format!("pinned to CPU {}", config.cpus[0]) } else { "not pinned".into() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is announced: whoever reads it may send a signal at once.
+    let signals = {
+        let _context = runtime.enter();
+        Signals::new()?
+    };
     let running = Server::bind(config)?.start()?;
     let address = running.local_addr();
     tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
-    println!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION"));
-    println!("  WebSocket clients: ws://{address}/t/TOPIC");
-    println!("  a browser:         http://{address}/");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(until_told(running))
+    say(format_args!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
+    say(format_args!("  a browser:         http://{address}/"));
+    runtime.block_on(until_told(running, signals))
+}
+
+/// What the operator can tell the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    report: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            report: signal(SignalKind::user_defined1())?,
+        })
+    }
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
-async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut report = signal(SignalKind::user_defined1())?;
+async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dyn std::error::Error>> {
+    let Signals { mut terminate, mut interrupt, mut report } = signals;
     let mut is_leaving = false;
     loop {
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                println!("{}", running.counters());
+                say(format_args!("{}", running.counters()));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",
@@ -106,9 +130,17 @@ async fn until_told(mut running: Running) -> Result<(), Box<dyn std::error::Erro
     }
 }
 
+/// Writes a line for whoever listens; that nobody does any more is no reason to stop serving.
+fn say(line: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        tracing::debug!(%error, "standard output");
+    }
+}
+
 fn start_logging(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let filter = EnvFilter::try_new(&serve.log).map_err(|error| format!("log: {error}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match serve.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),

@@ -91,12 +91,17 @@ impl Server {
             // Nobody waits any more if the server's owner has dropped it.
             drop(ended.send(outcome));
         });
-        spawned.map_err(StartError::Shard)?;
-        let mut running = Running { address: self.address, commands, counters, end: Some(end) };
-        match is_started.recv() {
-            Ok(()) => Ok(running),
-            Err(_) => Err(running.outcome_blocking().expect_err("a shard that did not start has failed")),
+        let thread = spawned.map_err(StartError::Shard)?;
+        let mut end = end;
+        if is_started.recv().is_err() {
+            // It ended before it started, so this does not wait; its last word is there.
+            drop(thread.join());
+            return match end.try_recv() {
+                Ok(Err(error)) => Err(error),
+                _ => Err(StartError::ShardDied("before it started".into())),
+            };
         }
+        Ok(Running { address: self.address, commands, counters, end: Some(end) })
     }
 }
 
@@ -155,10 +160,6 @@ impl Running {
     ///
     /// If called within an asynchronous context.
     pub fn wait_blocking(mut self) -> Result<(), StartError> {
-        self.outcome_blocking()
-    }
-
-    fn outcome_blocking(&mut self) -> Result<(), StartError> {
         match self.end.take() {
             Some(end) => end.blocking_recv().unwrap_or_else(|_| Err(StartError::ShardDied("without a word".into()))),
             None => Ok(()),

@@ -1,2 +1,61 @@
-//! The comparison.
-fn main() {}
+//! Compares the hub with its peers on one machine, the server on one CPU and the load on another.
+//!
+//! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
+//! the project's bars; `idle` does the same for the memory of idle connections; `k2` is the peer that shows what the
+//! hub's own system calls cost with nothing around them. Run it from the repository root; `bench/run` builds what is
+//! needed.
+
+mod compare;
+mod distance;
+mod idle;
+mod k2;
+mod peers;
+mod record;
+mod scenario;
+mod statistics;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "ringhub-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// CPU per delivery, throughput and latency beside the peers; exit status 1 when a run fails or a bar is not met.
+    Compare(compare::Options),
+    /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
+    Idle(idle::Options),
+    /// The bare batched-send loop, as a server.
+    K2 {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done: Result<bool, Box<dyn Error>> = match Cli::parse().command {
+        Command::Compare(options) => compare::compare(&options),
+        Command::Idle(options) => idle::idle(&options),
+        Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ringhub-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -96,7 +96,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes bytes of an open connection; returns how many messages they completed, and an account of what ended the connection.
+    /// Takes bytes of an open connection; returns how many messages they completed, and an account of what ended the
+    /// connection.
     pub(crate) fn take(&mut self, bytes: &[u8], now_ns: u64, judge: &mut Judge) -> (u64, Result<(), String>) {
         let reading = match &mut self.state {
             State::Reading(reading) => reading,

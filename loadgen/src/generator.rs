@@ -1,7 +1,7 @@
 //! The generator's event loop: all connections behind one epoll, edge-triggered, read until they are empty.
 //!
-//! It spins by default. A generator that sleeps has to be woken, and the server pays for that inside its own send; so the
-//! ranking of two servers would depend on how often each happens to find the generator asleep.
+//! It spins by default. A generator that sleeps has to be woken, and the server pays for that inside its own send; so
+//! the ranking of two servers would depend on how often each happens to find the generator asleep.
 
 use crate::connection::{Connection, Judge, Reading, State, opening_answer, opening_request};
 use crate::error::Error;

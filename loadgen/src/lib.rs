@@ -1,11 +1,11 @@
 //! A load generator for WebSocket broadcast servers that tells the truth.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and accounts for each delivery: a run that lost,
-//! repeated, reordered or invented one says so in its exit status, and a run whose figures cannot be trusted is *void* and
-//! presents none.
+//! One thread opens every subscriber and publisher, publishes stamped messages and accounts for each delivery: a run
+//! that lost, repeated, reordered or invented one says so in its exit status, and a run whose figures cannot be trusted
+//! is *void* and presents none.
 //!
-//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] connects everything (`open`), publishes while it reads
-//! (`run`), waits for what is still on its way, and returns a [`Report`].
+//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] connects everything (`open`), publishes while it
+//! reads (`run`), waits for what is still on its way, and returns a [`Report`].
 //!
 //! **Invariant:** nothing here comes from the hub's own crate, so that a mistake in its codec cannot hide itself.
 

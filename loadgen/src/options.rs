@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Publishes to a WebSocket broadcast server and counts every delivery.
 ///
-/// Exit status: 0 everything arrived once and in order, 1 the run could not take place, 2 something was lost, repeated, reordered,
-/// corrupted or disconnected, 3 the run is void.
+/// Exit status: 0 everything arrived once and in order, 1 the run could not take place, 2 something was lost, repeated,
+/// reordered, corrupted or disconnected, 3 the run is void.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version)]
 pub struct Options {
@@ -62,7 +62,8 @@ pub struct Options {
     /// How long to wait for the last deliveries.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub drain: Duration,
-    /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the others and only their number is checked.
+    /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the others and only their number
+    /// is checked.
     #[arg(long, value_enum, default_value_t = VerifyFlag::All)]
     pub verify: VerifyFlag,
     /// Subscribers that read every frame with --verify sample, spread evenly over the connection order.

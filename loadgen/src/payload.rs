@@ -1,4 +1,5 @@
-//! What every published message says about itself: a stamp of fixed-width hex, so that it is valid text, then printable padding.
+//! What every published message says about itself: a stamp of fixed-width hex, so that it is valid text, then printable
+//! padding.
 //!
 //! ```text
 //! rh  run   publisher  sequence    due           padding
@@ -16,7 +17,8 @@ pub struct Stamp {
     pub publisher: u16,
     /// Counts a publisher's messages from 0; 40 bits.
     pub sequence: u64,
-    /// Nanoseconds of the run's clock at which the schedule wanted it sent, however late it really was; 48 bits, three days.
+    /// Nanoseconds of the run's clock at which the schedule wanted it sent, however late it really was; 48 bits, three
+    /// days.
     pub due_ns: u64,
 }
 

@@ -49,6 +49,17 @@ pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable as proc(5) has it")))
 }
 
+/// Time that all CPUs together spent busy since the machine started, on whatever, nanoseconds. What a hypervisor took
+/// away counts as busy.
+///
+/// # Errors
+/// When `/proc/stat` cannot be read.
+pub(crate) fn machine_busy_ns() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    parse_machine_stat(&stat, rustix::param::clock_ticks_per_second())
+        .ok_or_else(|| io::Error::other("/proc/stat is not readable as proc(5) has it"))
+}
+
 /// Memory of process `pid` from `/proc/PID/status` and `smaps_rollup`.
 pub fn memory_of(pid: u32) -> Memory {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -70,6 +81,15 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
     Some(Cpu { user_ns: user * tick_ns, system_ns: system * tick_ns })
 }
 
+/// The first line of proc(5) `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are
+/// contained in the first two.
+fn parse_machine_stat(stat: &str, ticks_per_second: u64) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let ticks: Vec<u64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = ticks[..] else { return None };
+    Some((user + nice + system + irq + softirq + steal) * (1_000_000_000 / ticks_per_second))
+}
+
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
@@ -84,6 +104,14 @@ mod tests {
         let stat = "42 (a) b) (c) R 1 42 42 0 -1 4194304 500 0 0 0 321 123 0 0 20 0 1 0 7 1 2";
         assert_eq!(parse_stat(stat, 100), Some(Cpu { user_ns: 3_210_000_000, system_ns: 1_230_000_000 }));
         assert_eq!(parse_stat("42 (short) R 1", 100), None);
+    }
+
+    #[test]
+    fn machine_is_busy_unless_idle_or_waiting() {
+        let stat = "cpu  1 2 4 1000 1000 8 16 32 1 2\ncpu0 1 2 4 1000 1000 8 16 32 1 2\n";
+        assert_eq!(parse_machine_stat(stat, 100), Some(63 * 10_000_000));
+        assert_eq!(parse_machine_stat("cpu  1 2 3", 100), None);
+        assert!(machine_busy_ns().is_ok_and(|busy| busy > 0));
     }
 
     #[test]

@@ -138,6 +138,9 @@ pub struct ServerFigures {
     pub cores: f64,
     /// The same, for each delivery.
     pub cpu_ns_per_delivery: f64,
+    /// CPUs busy with anything but the server and the generator, time taken by a hypervisor included. The more, the
+    /// less the other figures are worth.
+    pub other_cores: f64,
 }
 
 impl Report {
@@ -164,8 +167,9 @@ impl fmt::Display for Report {
         writeln!(out, "published     {published}, expected deliveries {expected}")?;
         writeln!(
             out,
-            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, corrupt {corrupt}, \
-             disconnected {disconnected}, other orders {other_orders} ({} of {subscribers} subscribers read every frame)",
+            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
+             corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
+             ({} of {subscribers} subscribers read every frame)",
             self.verified_subscribers
         )?;
         if let Some(figures) = &self.figures {
@@ -193,16 +197,22 @@ impl fmt::Display for Figures {
             let max = micros(max_ns);
             writeln!(out, "latency       p50 {p50:.1} µs, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p99_9:.1}, max {max:.1}")?;
         }
-        if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery }) = self.server {
+        if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = self.server {
             let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
             let total = user + system;
             writeln!(
                 out,
-                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery ({total:.2} s: user {user:.2}, system {system:.2}; \
-                 {cores:.2} CPUs)"
+                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
+                 ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
             )?;
+            writeln!(out, "others        {other_cores:.2} CPUs busy with something else")?;
         }
         let GeneratorFigures { cpu_ns, spare } = self.generator;
-        writeln!(out, "generator     {:.0} % of its time to spare, {:.2} s CPU", spare * 100.0, cpu_ns as f64 / 1e9)
+        let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
+        let cpu_seconds = cpu_ns as f64 / 1e9;
+        writeln!(out, "generator     {:.0} % of its time to spare{warning}, {cpu_seconds:.2} s CPU", spare * 100.0)
     }
 }
+
+/// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
+const SPARE_MIN: f64 = 0.05;

@@ -6,7 +6,7 @@ use crate::frame;
 use crate::generator::{Generator, REASONS_MAX, Received};
 use crate::options::{Activity, Load, Plan, Span, Verify};
 use crate::payload::{Stamp, Template};
-use crate::process::{Cpu, Memory, cpu_of, memory_of};
+use crate::process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of};
 use crate::report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures};
 use crate::sequence::Tally;
 use crate::window::{Rate, Window, permits};
@@ -43,6 +43,7 @@ struct Edge {
     received: Received,
     server: Option<Cpu>,
     own_cpu_ns: u64,
+    machine_busy_ns: u64,
     idle_ns: u64,
 }
 
@@ -55,6 +56,7 @@ impl Edge {
             received: generator.received,
             server: server.map_err(Error::system("read the server's CPU time"))?,
             own_cpu_ns: own.tv_sec as u64 * 1_000_000_000 + own.tv_nsec as u64,
+            machine_busy_ns: machine_busy_ns().map_err(Error::system("read the machine's CPU time"))?,
             idle_ns,
         })
     }
@@ -338,10 +340,13 @@ impl Run {
         let deliveries = generator.deliveries(&end.received) - generator.deliveries(&start.received);
         let reads = end.received.reads - start.received.reads;
         let per = |amount: f64, count: u64| if count == 0 { 0.0 } else { amount / count as f64 };
+        let own_cpu_ns = end.own_cpu_ns - start.own_cpu_ns;
+        let machine_busy_ns = end.machine_busy_ns.saturating_sub(start.machine_busy_ns);
         let server = end.server.zip(start.server).map(|(end, start)| {
             let cpu = end.since(start);
             ServerFigures {
                 cpu,
+                other_cores: per(machine_busy_ns.saturating_sub(cpu.total_ns() + own_cpu_ns) as f64, window_ns),
                 cores: per(cpu.total_ns() as f64, window_ns),
                 cpu_ns_per_delivery: per(cpu.total_ns() as f64, deliveries),
             }
@@ -353,7 +358,7 @@ impl Run {
             messages_per_read: per(deliveries as f64, reads),
             latency: Latency::from_histogram(&generator.judge.latency),
             generator: GeneratorFigures {
-                cpu_ns: end.own_cpu_ns - start.own_cpu_ns,
+                cpu_ns: own_cpu_ns,
                 spare: per((end.idle_ns - start.idle_ns) as f64, window_ns),
             },
             server,

@@ -80,7 +80,8 @@ impl SequenceChecker {
     }
 }
 
-/// Gaps remembered at once. Beyond it the oldest is given up as lost, and what would still fill it counts as duplicated.
+/// Gaps remembered at once. Beyond it the oldest is given up as lost, and what would still fill it counts as
+/// duplicated.
 pub const GAPS_MAX: usize = 1_024;
 
 #[cfg(test)]

@@ -140,24 +140,25 @@ fn generator(flags: &str) -> (i32, Option<Report>) {
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).ok())
 }
 
-/// The subscribers in the order in which they connected, how many messages were broadcast, and one held back for a swap.
+/// The subscribers with their place in the order of connecting, how many messages were broadcast, and one held back for
+/// a swap.
 #[derive(Default)]
 struct Topic {
-    subscribers: Vec<TcpStream>,
+    subscribers: Vec<(usize, TcpStream)>,
     messages: usize,
     held: Vec<u8>,
 }
 
 fn serve(listener: &TcpListener, fault: Fault) {
     let topic = Arc::new(Mutex::new(Topic::default()));
-    for stream in listener.incoming() {
+    for (place, stream) in listener.incoming().enumerate() {
         let topic = Arc::clone(&topic);
         // A reset by the generator at its end is no failure of a test.
-        thread::spawn(move || drop(converse(stream.unwrap(), &topic, fault)));
+        thread::spawn(move || drop(converse(stream.unwrap(), place, &topic, fault)));
     }
 }
 
-fn converse(mut stream: TcpStream, topic: &Mutex<Topic>, fault: Fault) -> std::io::Result<()> {
+fn converse(mut stream: TcpStream, place: usize, topic: &Mutex<Topic>, fault: Fault) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(byte(&mut stream)?);
@@ -173,7 +174,7 @@ fn converse(mut stream: TcpStream, topic: &Mutex<Topic>, fault: Fault) -> std::i
           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     )?;
     if !publishes {
-        topic_now.subscribers.push(stream.try_clone()?);
+        topic_now.subscribers.push((place, stream.try_clone()?));
     }
     drop(topic_now);
     loop {
@@ -188,10 +189,11 @@ fn converse(mut stream: TcpStream, topic: &Mutex<Topic>, fault: Fault) -> std::i
 
 impl Topic {
     fn broadcast(&mut self, frame: &[u8], fault: Fault) {
-        for (index, mut subscriber) in self.subscribers.iter().enumerate() {
+        for &(place, ref stream) in &self.subscribers {
+            let mut subscriber = stream;
             let own = unmasked(1, b"hello");
             let bytes = match (fault, self.messages) {
-                _ if index != VICTIM => frame.to_vec(),
+                _ if place != VICTIM => frame.to_vec(),
                 (Fault::Lose, AT) => Vec::new(),
                 (Fault::Repeat, AT) => frame.repeat(2),
                 (Fault::Swap, AT) => {

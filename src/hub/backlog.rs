@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use super::Piece;
 
 /// The bytes that a socket did not take, in order. They are references into runs and large frames, so what counts
 /// against the limit is what they keep alive.
@@ -17,22 +17,15 @@ pub struct Backlog {
     messages: u64,
 }
 
-#[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    messages: u32,
-    charge: usize,
-}
-
 impl Backlog {
-    /// Appends a piece that holds `messages` messages and keeps `charge` bytes alive, its own among them.
-    pub fn push(&mut self, bytes: Bytes, messages: u32, charge: usize) {
-        if bytes.is_empty() {
+    /// Appends a piece.
+    pub fn push(&mut self, piece: Piece) {
+        if piece.bytes.is_empty() {
             return;
         }
-        self.bytes += charge;
-        self.messages += u64::from(messages);
-        self.pieces.push_back(Piece { bytes, messages, charge });
+        self.bytes += cost(&piece);
+        self.messages += u64::from(piece.messages);
+        self.pieces.push_back(piece);
     }
 
     /// Marks the next `count` bytes as sent.
@@ -47,7 +40,7 @@ impl Backlog {
                 return;
             }
             self.sent -= first.bytes.len();
-            self.bytes -= first.charge;
+            self.bytes -= cost(first);
             self.messages -= u64::from(first.messages);
             self.pieces.pop_front();
         }
@@ -68,7 +61,7 @@ impl Backlog {
     pub fn truncate(&mut self) -> u64 {
         let before = self.messages;
         self.pieces.truncate(1);
-        self.bytes = self.pieces.front().map_or(0, |first| first.charge);
+        self.bytes = self.pieces.front().map_or(0, cost);
         self.messages = self.pieces.front().map_or(0, |first| u64::from(first.messages));
         before - self.messages
     }
@@ -79,7 +72,7 @@ impl Backlog {
         self.pieces.is_empty()
     }
 
-    /// Bytes kept alive: the charges of all pieces, whether sent in part or not.
+    /// Bytes kept alive, by pieces sent in part as well.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -92,14 +85,23 @@ impl Backlog {
     }
 }
 
+/// What a piece keeps alive, and what it takes itself.
+fn cost(piece: &Piece) -> usize {
+    piece.charge + size_of::<Piece>()
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    const PIECE: usize = size_of::<Piece>();
 
     fn backlog(pieces: &[&'static str]) -> Backlog {
         let mut backlog = Backlog::default();
         for piece in pieces {
-            backlog.push(Bytes::from_static(piece.as_bytes()), 1, piece.len());
+            backlog.push(Piece::new(Bytes::from_static(piece.as_bytes()), 1));
         }
         backlog
     }
@@ -124,9 +126,9 @@ mod tests {
     fn counts_what_it_keeps_alive() {
         let mut backlog = backlog(&["abcd", "ef"]);
         backlog.advance(3);
-        assert_eq!((backlog.bytes(), backlog.messages()), (6, 2));
+        assert_eq!((backlog.bytes(), backlog.messages()), (6 + 2 * PIECE, 2));
         backlog.advance(2);
-        assert_eq!((backlog.bytes(), backlog.messages()), (2, 1));
+        assert_eq!((backlog.bytes(), backlog.messages()), (2 + PIECE, 1));
         assert_eq!(unsent(&backlog), "f");
     }
 
@@ -136,7 +138,7 @@ mod tests {
         backlog.advance(1);
         assert_eq!(backlog.truncate(), 2);
         assert_eq!(unsent(&backlog), "bcd");
-        backlog.push(Bytes::from_static(b"close"), 0, 5);
+        backlog.push(Piece::new(Bytes::from_static(b"close"), 0));
         assert_eq!(unsent(&backlog), "bcd|close");
         backlog.advance(8);
         assert!(backlog.is_empty());

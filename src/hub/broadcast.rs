@@ -1,9 +1,9 @@
 //! Publishing: order, gather, and the walks that hand each subscriber its share. The only door for every surface.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, Run, Share, TopicId, TopicName,
+    Connection, ConnectionId, Connections, FrozenRun, Piece, Run, TopicId, TopicName,
     topics::{Member, Topics, VACANT},
 };
 use crate::proto::PreparedMessage;
@@ -64,30 +64,6 @@ impl Walk {
     fn is_ahead_of(&self, index: u32) -> bool {
         let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
         position >= self.visited
-    }
-}
-
-/// What a run owes one subscriber, taken out of it.
-#[derive(Debug)]
-pub struct Owed {
-    /// Whole frames; none empty.
-    pub pieces: Vec<Bytes>,
-    /// The messages in them.
-    pub messages: u32,
-    /// The bytes that they keep alive.
-    pub charge: usize,
-}
-
-impl Owed {
-    /// `None` if it is nothing.
-    #[must_use]
-    pub fn new(run: &FrozenRun, share: Share) -> Option<Self> {
-        let (pieces, messages) = match share {
-            Share::Whole => (run.pieces().to_vec(), run.messages()),
-            Share::Part(pieces, messages) => (pieces, messages),
-            Share::Nothing => return None,
-        };
-        Some(Owed { pieces, messages, charge: run.bytes() })
     }
 }
 
@@ -159,7 +135,7 @@ impl Hub {
 
     /// Unsubscribes the connection and returns what it is owed up to now: its share of the walk under way if that has
     /// not come to it yet, and of what has been gathered since.
-    pub fn leave<'a>(&mut self, id: ConnectionId, mut walks: impl Iterator<Item = &'a Walk>) -> Vec<Owed> {
+    pub fn leave<'a>(&mut self, id: ConnectionId, mut walks: impl Iterator<Item = &'a Walk>) -> Vec<Piece> {
         let Some(connection) = self.connections.get(id) else { return Vec::new() };
         let Some(member) = connection.member else { return Vec::new() };
         let topic = connection.topic;
@@ -167,11 +143,10 @@ impl Hub {
         if let Member::Index(index) = member
             && let Some(walk) = walks.find(|walk| walk.topic == topic && walk.is_ahead_of(index))
         {
-            owed.extend(Owed::new(&walk.run, walk.run.share(id.slot())));
+            owed = walk.run.owed(id.slot());
         }
         if let Some(run) = &mut self.topics[topic].run {
-            let share = run.share_so_far(id.slot());
-            owed.extend(Owed::new(run.so_far(), share));
+            owed.extend(run.owed(id.slot()));
         }
         self.unsubscribe(id);
         owed
@@ -279,6 +254,9 @@ impl Hub {
         if topic.run.is_some() {
             self.dirty.push(walk.topic);
         }
+        if topic.attached == 0 {
+            topic.forget_members();
+        }
         self.gathered_bytes -= walk.run.bytes();
         if let Some(buffer) = walk.run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
@@ -293,6 +271,12 @@ impl Hub {
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {
         self.topics.find(name).map_or(0, super::topics::Topic::subscribers)
+    }
+
+    /// The number of the topic's last message; 0 if there was none, or if the topic is not known.
+    #[must_use]
+    pub fn offset(&self, name: &TopicName) -> u64 {
+        self.topics.find(name).map_or(0, |topic| topic.offset)
     }
 
     /// How many topics are known, the idle ones among them.
@@ -354,15 +338,12 @@ mod tests {
     }
 
     fn texts(walk: &Walk, slot: u32) -> Vec<String> {
-        let bytes = match walk.run.share(slot) {
-            Share::Whole => walk.run.pieces().concat(),
-            Share::Part(pieces, _) => pieces.concat(),
-            Share::Nothing => Vec::new(),
-        };
-        payloads(&bytes)
+        payloads(&walk.run.owed(slot))
     }
 
-    fn payloads(mut rest: &[u8]) -> Vec<String> {
+    fn payloads(pieces: &[Piece]) -> Vec<String> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
+        let mut rest = bytes.as_slice();
         let mut texts = Vec::new();
         while let Some((header, length)) = FrameHeader::decode(rest).unwrap() {
             let end = length + header.payload_len as usize;
@@ -469,11 +450,9 @@ mod tests {
                         let last = hub.leave(id, walks.iter());
                         hub.remove(id);
                         let (owed, mut seen) = (owed.remove(&id.slot()).unwrap(), seen.remove(&id.slot()).unwrap());
-                        for Owed { pieces, messages, .. } in last {
-                            let texts = payloads(&pieces.concat());
-                            prop_assert_eq!(texts.len(), messages as usize);
-                            seen.extend(texts);
-                        }
+                        let messages: u32 = last.iter().map(|piece| piece.messages).sum();
+                        prop_assert_eq!(payloads(&last).len(), messages as usize);
+                        seen.extend(payloads(&last));
                         prop_assert_eq!(owed, seen);
                     }
                     Step::Publish(which) if !live.is_empty() => {

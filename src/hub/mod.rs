@@ -5,12 +5,14 @@
 mod backlog;
 mod broadcast;
 mod connections;
+mod mesh;
 mod run;
 mod signal;
 mod topics;
 
 pub use backlog::Backlog;
-pub use broadcast::{Hub, Owed, Published, Scope, Walk};
+pub use broadcast::{Hub, Published, Scope, Walk};
 pub use connections::{Connection, ConnectionId, Connections, Output};
-pub use run::{FrozenRun, Run, Share};
+pub use mesh::{Delivery, MeshEnd, MeshLimits, Request};
+pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
 pub use topics::{TopicId, TopicName, TopicNameError};

@@ -125,6 +125,13 @@ pub(super) struct Topic {
 pub(super) const VACANT: u32 = u32::MAX;
 
 impl Topic {
+    /// Gives up the memory of a list that nobody is in.
+    pub(super) fn forget_members(&mut self) {
+        debug_assert!(self.attached == 0 && !self.is_walking);
+        self.members = Vec::new();
+        self.joiners = Vec::new();
+    }
+
     pub(super) fn subscribers(&self) -> usize {
         self.members.len() - self.vacant as usize + self.joiners.iter().filter(|&&slot| slot != VACANT).count()
     }
@@ -168,9 +175,13 @@ impl Topics {
     pub(super) fn detach(&mut self, id: TopicId) {
         let topic = &mut self[id];
         topic.attached -= 1;
-        if topic.attached == 0 && !topic.is_idle {
-            topic.is_idle = true;
-            self.idle.push_back(id);
+        if topic.attached == 0 {
+            if !topic.is_walking {
+                topic.forget_members();
+            }
+            if !std::mem::replace(&mut topic.is_idle, true) {
+                self.idle.push_back(id);
+            }
         }
         self.forget_idle();
     }

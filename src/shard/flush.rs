@@ -6,7 +6,7 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`ENTRIES_MAX`] entries, in the middle of a walk if need be, and goes on in the
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on in the
 //!   next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
@@ -17,13 +17,14 @@ use std::{
     mem,
 };
 
-use bytes::Bytes;
-
-use super::turn::{RECEIVE_BUFFER, Shard, key};
+use super::{
+    pace::Pace,
+    turn::{Shard, key},
+};
 use crate::{
-    hub::{Backlog, Connection, ConnectionId, Output, Owed, Share, Walk},
+    hub::{Connection, ConnectionId, Output, Piece, Share, Walk},
     metrics::Counter,
-    proto::{CloseCode, LARGE_FRAME, State},
+    proto::{CloseCode, State},
     sys::{Io, Refused, Send},
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Flush {
     walks: VecDeque<Walk>,
     /// Connections with something in their outbox, or with a backlog and room for it.
     dirty: VecDeque<ConnectionId>,
+    /// The last flush left some of them waiting.
+    dirty_first: bool,
     /// Scratch, empty between batches.
     plan: Vec<Planned>,
     refused: Vec<Refused>,
@@ -49,8 +52,8 @@ struct Planned {
 enum What {
     /// The whole run of the walk at this index.
     Run(usize),
-    /// Its outbox, and its share if that is not the whole run.
-    Pieces(Owed),
+    /// Its outbox, and its share of the walk at this index.
+    Pieces(Vec<Piece>, Option<usize>),
     /// The front of its backlog.
     Backlog,
 }
@@ -71,13 +74,13 @@ impl Flush {
 }
 
 impl<I: Io> Shard<I> {
-    /// Sends what is due, up to [`ENTRIES_MAX`] entries.
+    /// Sends what is due, up to [`Pace::flush_entries`] entries.
     pub(super) fn flush(&mut self) {
         self.hub.begin_walks(&mut self.flush.walks);
-        let mut entries = 0;
-        while entries < ENTRIES_MAX && !self.flush.is_idle() {
-            let ended = self.plan_batch();
-            entries += self.flush.plan.len();
+        let mut visited = 0;
+        while visited < self.pace.flush_entries && !self.flush.is_idle() {
+            let (count, ended) = self.plan_batch();
+            visited += count;
             self.send_batch();
             for walk in self.flush.walks.drain(..ended) {
                 self.hub.end_walk(walk);
@@ -87,26 +90,38 @@ impl<I: Io> Shard<I> {
                 self.flush.walks.rotate_left(1);
             }
         }
+        self.flush.dirty_first = !self.flush.dirty.is_empty();
     }
 
-    /// Plans up to [`BATCH`] entries and returns how many walks, from the front, end with them.
-    fn plan_batch(&mut self) -> usize {
-        let mut ended = 0;
-        while let Some(walk) = self.flush.walks.get_mut(ended) {
-            if self.flush.plan.len() >= BATCH {
-                return ended;
-            }
-            match self.hub.next_member(walk) {
-                Some(slot) => self.plan_member(slot, ended),
-                None => ended += 1,
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the front,
+    /// end with it.
+    ///
+    /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
+    /// flush left waiting go before all walks: there may always be a walk.
+    fn plan_batch(&mut self) -> (usize, usize) {
+        let Pace { send_batch, .. } = self.pace;
+        let (mut visited, mut ended) = (0, 0);
+        if !mem::take(&mut self.flush.dirty_first) {
+            while let Some(walk) = self.flush.walks.get_mut(ended) {
+                if visited >= send_batch {
+                    return (visited, ended);
+                }
+                match self.hub.next_member(walk) {
+                    Some(slot) => {
+                        visited += 1;
+                        self.plan_member(slot, ended);
+                    }
+                    None => ended += 1,
+                }
             }
         }
-        while self.flush.plan.len() < BATCH
+        while visited < send_batch
             && let Some(id) = self.flush.dirty.pop_front()
         {
+            visited += 1;
             self.plan_dirty(id);
         }
-        ended
+        (visited, ended)
     }
 
     /// Plans what a subscriber is owed of a walk's run, behind what waits in its outbox.
@@ -114,38 +129,31 @@ impl<I: Io> Shard<I> {
         let Some(id) = self.hub.connections.id_at(slot) else { return };
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let run = &self.flush.walks[walk].run;
-        let share = run.share(slot);
         let Some(output) = &mut connection.output else {
-            let what = match share {
+            let what = match run.share(slot) {
                 Share::Whole => What::Run(walk),
-                share => match Owed::new(run, share) {
-                    Some(owed) => What::Pieces(bounded(owed)),
-                    None => return,
-                },
+                Share::Part(pieces) => What::Pieces(bounded(pieces), Some(walk)),
+                Share::Nothing => return,
             };
             self.flush.plan.push(Planned { id, what });
             return;
         };
-        let owed = Owed::new(run, share);
-        if output.backlog.is_empty() {
-            let mut all = outbox(output).unwrap_or(Owed { pieces: Vec::new(), messages: 0, charge: 0 });
-            if let Some(owed) = owed.map(bounded) {
-                all.pieces.extend(owed.pieces);
-                all.messages += owed.messages;
-                all.charge += owed.charge;
-            }
-            connection.output = None;
-            if !all.pieces.is_empty() {
-                self.flush.plan.push(Planned { id, what: What::Pieces(all) });
-            }
+        if !output.backlog.is_empty() {
+            let owed = run.owed(slot);
+            self.owe(id, owed);
+            self.check_backlog(id);
             return;
         }
-        let outbox = outbox(output);
-        append(&mut output.backlog, outbox);
-        let messages = owed.as_ref().map_or(0, |owed| owed.messages);
-        append(&mut output.backlog, owed);
-        self.count(Counter::Deliveries, u64::from(messages));
-        self.check_backlog(id);
+        let pieces = match run.share(slot) {
+            Share::Whole => run.pieces().to_vec(),
+            Share::Part(pieces) => bounded(pieces),
+            Share::Nothing => Vec::new(),
+        };
+        let pieces: Vec<Piece> = outbox(output).into_iter().chain(pieces).collect();
+        connection.output = None;
+        if !pieces.is_empty() {
+            self.flush.plan.push(Planned { id, what: What::Pieces(pieces, Some(walk)) });
+        }
     }
 
     /// Plans what waits for one connection alone: its backlog if there is room, or its outbox.
@@ -153,17 +161,21 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.is_dirty = false;
         let Some(output) = &mut connection.output else { return };
-        let outbox = outbox(output);
         if output.backlog.is_empty() {
+            let outbox = outbox(output);
             connection.output = None;
-            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(outbox) }));
+            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(vec![outbox], None) }));
             return;
         }
-        append(&mut output.backlog, outbox);
-        if !connection.awaits_room {
-            self.flush.plan.push(Planned { id, what: What::Backlog });
+        if connection.awaits_room {
+            // Its outbox stays together until there is room, and counts.
+            self.check_backlog(id);
+            return;
         }
-        self.check_backlog(id);
+        if let Some(outbox) = outbox(output) {
+            output.backlog.push(outbox);
+        }
+        self.flush.plan.push(Planned { id, what: What::Backlog });
     }
 
     /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
@@ -173,15 +185,22 @@ impl<I: Io> Shard<I> {
             return;
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let was_laggard = connection.is_laggard();
-        let output = connection.output.get_or_insert_default();
-        let outbox = outbox(output);
-        append(&mut output.backlog, outbox);
-        let messages: u64 = owed.iter().map(|owed| u64::from(owed.messages)).sum();
-        append(&mut output.backlog, owed);
         self.flush.mark_dirty(connection, id);
+        let outbox = connection.output.as_mut().and_then(|output| outbox(output));
+        self.owe(id, outbox.into_iter().chain(owed));
+    }
+
+    /// Appends to the connection's backlog, which makes it a laggard if it is none.
+    fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let was_laggard = connection.is_laggard();
+        let backlog = &mut connection.output.get_or_insert_default().backlog;
+        let before = backlog.messages();
+        owed.into_iter().for_each(|piece| backlog.push(piece));
+        let messages = backlog.messages() - before;
+        let is_new = !was_laggard && !backlog.is_empty();
         self.count(Counter::Deliveries, messages);
-        self.count(Counter::Laggards, u64::from(!was_laggard));
+        self.count(Counter::Laggards, u64::from(is_new));
     }
 
     /// Hands the plan to the kernel in one call and settles what it did not take.
@@ -201,17 +220,19 @@ impl<I: Io> Shard<I> {
         let mut plan = plan;
         for (index, Planned { id, what }) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
-            deliveries += match &what {
-                What::Run(walk) => u64::from(self.flush.walks[*walk].run.messages()),
-                What::Pieces(owed) => u64::from(owed.messages),
-                What::Backlog => 0,
-            };
             match (what, refusal) {
                 (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
-                (What::Run(_), None) => {}
-                (What::Pieces(_), None) => self.end_if_done(id),
-                (what, Some(sent)) => unsent += self.settle_refused(id, what, sent),
+                (What::Run(walk), None) => deliveries += u64::from(self.flush.walks[walk].run.messages()),
+                (What::Pieces(pieces, _), None) => {
+                    deliveries += pieces.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
+                    self.end_if_done(id);
+                }
+                (What::Run(walk), Some(sent)) => {
+                    let pieces = self.flush.walks[walk].run.pieces().to_vec();
+                    unsent += self.settle_refused(id, pieces, Some(walk), sent);
+                }
+                (What::Pieces(pieces, walk), Some(sent)) => unsent += self.settle_refused(id, pieces, walk, sent),
             }
         }
         drop(refusals);
@@ -237,17 +258,17 @@ impl<I: Io> Shard<I> {
                     let run = &walks[*walk].run;
                     bytes += run.bytes();
                     if walk_slices[*walk].is_empty() {
-                        slices.extend(run.pieces().iter().map(|piece| IoSlice::new(piece)));
+                        slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
                         walk_slices[*walk] = begin..slices.len();
                     }
                     ranges.push(walk_slices[*walk].clone());
                     continue;
                 }
-                What::Pieces(owed) => slices.extend(owed.pieces.iter().map(|piece| IoSlice::new(piece))),
+                What::Pieces(pieces, _) => slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes))),
                 What::Backlog => {
                     let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
-                    slices.extend(backlog.unsent(BACKLOG_PIECES_MAX).map(IoSlice::new));
+                    slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
                 }
             }
             bytes += slices[begin..].iter().map(|slice| slice.len()).sum::<usize>();
@@ -266,63 +287,64 @@ impl<I: Io> Shard<I> {
     }
 
     /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
-    fn settle_refused(&mut self, id: ConnectionId, what: What, sent: io::Result<usize>) -> usize {
-        let owed = match what {
-            What::Run(walk) => Owed::new(&self.flush.walks[walk].run, Share::Whole),
-            What::Pieces(owed) => Some(owed),
-            What::Backlog => unreachable!("settled by settle_backlog"),
-        };
-        let whole: usize = owed.iter().flat_map(|owed| &owed.pieces).map(Bytes::len).sum();
-        let sent = match taken(sent) {
-            Ok(sent) => sent,
-            Err(error) => {
-                self.lose(id, &error);
-                return whole;
-            }
-        };
-        let Some(connection) = self.hub.connections.get_mut(id) else { return whole - sent };
-        let output = connection.output.get_or_insert_default();
-        append(&mut output.backlog, owed);
-        output.backlog.advance(sent);
-        connection.awaits_room = true;
-        if let Some(socket) = &self.sockets[id.slot() as usize] {
-            self.io.await_room(key(id), socket);
+    ///
+    /// One run, however large, closes nobody who had kept up until then.
+    fn settle_refused(
+        &mut self,
+        id: ConnectionId,
+        mut pieces: Vec<Piece>,
+        walk: Option<usize>,
+        sent: io::Result<usize>,
+    ) -> usize {
+        let offered: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+        if let Some(walk) = walk {
+            self.flush.walks[walk].run.keep(&mut pieces);
         }
-        self.count(Counter::ShortSends, 1);
-        self.count(Counter::Laggards, 1);
-        self.check_backlog(id);
-        whole - sent
+        self.owe(id, pieces);
+        self.advance(id, offered, sent)
     }
 
     /// The front of a backlog was offered; `None` means that all of it was taken. Returns how many bytes were not.
     fn settle_backlog(&mut self, id: ConnectionId, sent: Option<io::Result<usize>>) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.output else { return 0 };
-        let offered: usize = output.backlog.unsent(BACKLOG_PIECES_MAX).map(<[u8]>::len).sum();
-        let sent = match sent.map(taken) {
-            None => {
-                output.backlog.advance(offered);
-                if output.backlog.is_empty() {
-                    connection.drop_empty_output();
-                    self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
-                    self.end_if_done(id);
-                } else {
-                    self.flush.mark_dirty(connection, id);
-                }
-                return 0;
-            }
-            Some(Ok(sent)) => sent,
-            Some(Err(error)) => {
+        let offered: usize = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
+        if let Some(sent) = sent {
+            return self.advance(id, offered, sent);
+        }
+        output.backlog.advance(offered);
+        if output.backlog.is_empty() {
+            connection.drop_empty_output();
+            self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
+            self.end_if_done(id);
+        } else {
+            self.flush.mark_dirty(connection, id);
+        }
+        0
+    }
+
+    /// So many bytes were offered of a backlog and not all were taken: the rest waits for room. Returns how many.
+    fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
+        let sent = match taken(sent) {
+            Ok(sent) => sent,
+            Err(error) => {
                 self.lose(id, &error);
                 return offered;
             }
         };
-        output.backlog.advance(sent);
+        self.count(Counter::ShortSends, 1);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
+        if let Some(output) = &mut connection.output {
+            output.backlog.advance(sent);
+        }
+        if sent > 0 {
+            // Room in the socket is the peer's doing: it lives, though our ping may stand behind megabytes.
+            connection.websocket.excuse_silence(self.now);
+        }
         connection.awaits_room = true;
         if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);
         }
-        self.count(Counter::ShortSends, 1);
         offered - sent
     }
 
@@ -334,15 +356,15 @@ impl<I: Io> Shard<I> {
             return;
         }
         let Some(output) = &mut connection.output else { return };
-        let (bytes, messages) = (output.backlog.bytes(), output.backlog.messages());
+        let (bytes, messages) = (output.backlog.bytes() + output.outbox.len(), output.backlog.messages());
         if bytes <= self.limits.backlog_bytes_max && messages <= self.limits.backlog_messages_max {
             return;
         }
-        let dropped = output.backlog.truncate();
-        let mut frame = Vec::new();
-        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut frame);
-        let charge = frame.capacity();
-        output.backlog.push(frame.into(), 0, charge);
+        let mut dropped = output.backlog.truncate();
+        output.outbox.clear();
+        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
+        let ahead = self.hub.leave(id, self.flush.walks.iter());
+        dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
         tracing::info!(connection = %id, bytes, messages, "slow consumer: its backlog went beyond the limit");
         self.count(Counter::SlowClosed, 1);
         self.count(Counter::SlowDropped, dropped);
@@ -350,28 +372,11 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Appends what is owed, each in turn. What its pieces keep alive beyond their own bytes counts until the last of them
-/// is sent.
-fn append(backlog: &mut Backlog, owed: impl IntoIterator<Item = Owed>) {
-    for Owed { pieces, mut messages, charge } in owed {
-        let mut beyond = charge.saturating_sub(pieces.iter().map(Bytes::len).sum());
-        let last = pieces.len().saturating_sub(1);
-        for (index, piece) in pieces.into_iter().enumerate() {
-            // A large frame may stand in a larger receive buffer.
-            let mut kept = if piece.len() >= LARGE_FRAME { piece.len().max(RECEIVE_BUFFER) } else { piece.len() };
-            if index == last {
-                kept += mem::take(&mut beyond);
-            }
-            backlog.push(piece, mem::take(&mut messages), kept);
-        }
-    }
-}
-
 /// Takes what waits in an outbox.
-fn outbox(output: &mut Output) -> Option<Owed> {
+fn outbox(output: &mut Output) -> Option<Piece> {
     let outbox = mem::take(&mut output.outbox);
     let charge = outbox.capacity();
-    (!outbox.is_empty()).then(|| Owed { pieces: vec![outbox.into()], messages: 0, charge })
+    (!outbox.is_empty()).then(|| Piece { bytes: outbox.into(), messages: 0, charge })
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.
@@ -384,18 +389,14 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 }
 
 /// At most as many pieces as one send may have beside the outbox; more are copied into one.
-fn bounded(owed: Owed) -> Owed {
-    if owed.pieces.len() < PIECES_MAX { owed } else { Owed { pieces: vec![owed.pieces.concat().into()], ..owed } }
+fn bounded(pieces: Vec<Piece>) -> Vec<Piece> {
+    if pieces.len() < PIECES_MAX {
+        return pieces;
+    }
+    let messages = pieces.iter().map(|piece| piece.messages).sum();
+    let all: Vec<u8> = pieces.iter().flat_map(|piece| &piece.bytes[..]).copied().collect();
+    vec![Piece::new(all.into(), messages)]
 }
-
-/// Entries of a batch: one system call.
-const BATCH: usize = 256;
-
-/// Entries after which a flush lets the rest of the turn go first.
-const ENTRIES_MAX: usize = 512;
-
-/// Pieces of a backlog offered at once.
-const BACKLOG_PIECES_MAX: usize = 256;
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

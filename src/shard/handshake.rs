@@ -115,8 +115,11 @@ async fn say_and_close(socket: &Rc<OwnedFd>, response: Bytes) {
     }
     net::shutdown(socket, false);
     let rest = async {
-        let mut received = BytesMut::new();
-        while received.len() < LINGER_BYTES_MAX && receive_more(socket, &mut received).await.is_ok() {}
+        let (mut received, mut count) = (BytesMut::new(), 0);
+        while count < LINGER_BYTES_MAX && receive_more(socket, &mut received).await.is_ok() {
+            count += received.len();
+            received.clear();
+        }
     };
     within(LINGER, socket, pin!(rest)).await;
 }

@@ -109,7 +109,7 @@ impl Lobby {
         self.arrivals.borrow().is_empty()
     }
 
-    /// The server is leaving: every opening handshake from now on ends with 503.
+    /// The server is leaving: an opening handshake that is done from now on ends with 503.
     pub(super) fn refuse_from_now_on(&self) {
         self.leaving.set(true);
     }

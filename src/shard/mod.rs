@@ -10,6 +10,9 @@ mod drain;
 mod flush;
 mod handshake;
 mod lobby;
+mod pace;
+#[cfg(test)]
+mod simulator;
 mod timers;
 mod turn;
 
@@ -80,6 +83,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     accept::start(&lobby, &listener);
     started();
 
+    let mut is_told = false;
     let mut ends_by: Option<Instant> = None;
     loop {
         let more = shard.turn(clock.now());
@@ -90,21 +94,22 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         if more || shard.io_mut().has_completions() {
             // Other tasks, and the runtime's own ring, have their turn between two of ours.
             oneshot::nop().await;
+            is_told = !matches!(commands.try_recv(), Err(mpsc::error::TryRecvError::Empty));
         } else {
             let wait = clock.until(shard.next_deadline(), ends_by);
             tokio::select! {
                 ready = watched.readable() => ready?.clear_ready(),
                 () = lobby.arrived() => {}
-                command = commands.recv(), if ends_by.is_none() => {
-                    // A server that is gone without a word wants the same.
-                    let (Some(Command::Drain) | None) = command;
-                    net::stop_listening(&listener)?;
-                    lobby.refuse_from_now_on();
-                    shard.drain(clock.now(), ticks(config.drain_timeout));
-                    ends_by = Some(Instant::now() + config.drain_timeout);
-                }
+                // A server that is gone without a word wants what it would have said.
+                _ = commands.recv(), if ends_by.is_none() => is_told = true,
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+        if is_told && ends_by.is_none() {
+            net::stop_listening(&listener)?;
+            lobby.refuse_from_now_on();
+            shard.drain(clock.now(), ticks(config.drain_timeout));
+            ends_by = Some(Instant::now() + config.drain_timeout);
         }
         while let Some(arrival) = lobby.take() {
             if shard.adopt(clock.now(), arrival).is_none() {

@@ -4,10 +4,10 @@ use std::{collections::VecDeque, io, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, timers::Wheel};
+use super::{drain::Drain, flush::Flush, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
-    hub::{Connection, ConnectionId, Hub},
+    hub::{Connection, ConnectionId, Hub, LARGE_PIECE_PINS},
     metrics::{Counter, Counters},
     proto::{CloseCode, Event, Input, KeepAlive, Role, State, Tick, Timeout, WebSocket},
     surface::raw::RawRequest,
@@ -34,6 +34,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) now: Tick,
     pub(super) flush: Flush,
     pub(super) drain: Option<Drain>,
+    pub(super) pace: Pace,
     /// Connections to receive from.
     ready: VecDeque<ConnectionId>,
     wheel: Wheel,
@@ -75,6 +76,7 @@ impl<I: Io> Shard<I> {
             now,
             flush: Flush::default(),
             drain: None,
+            pace: Pace::default(),
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             buffers: Vec::new(),
@@ -109,7 +111,7 @@ impl<I: Io> Shard<I> {
         self.reply(id, &answer);
         self.schedule(id);
         if !leftover.is_empty() {
-            self.input(id, Buffer { bytes: leftover, is_own: true });
+            self.input(id, Buffer { bytes: leftover, is_own: true, is_consumed: false });
         }
         if let Some(drain) = &mut self.drain {
             drain.add(id);
@@ -181,7 +183,7 @@ impl<I: Io> Shard<I> {
 
     /// Receives from those who are ready and handles what they sent, up to a bound, so that sending has its turn too.
     fn receive(&mut self) {
-        for _ in 0..RECEIVE_BATCHES_MAX {
+        for _ in 0..self.pace.receive_batches {
             if self.ready.is_empty() {
                 return;
             }
@@ -195,8 +197,9 @@ impl<I: Io> Shard<I> {
     }
 
     fn receive_batch(&mut self) {
-        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(RECEIVE_BATCH.min(self.ready.len()));
-        while batch.len() < RECEIVE_BATCH
+        let most = self.pace.receive_batch.min(self.ready.len());
+        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
+        while batch.len() < most
             && let Some(id) = self.ready.pop_front()
         {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
@@ -220,10 +223,11 @@ impl<I: Io> Shard<I> {
 
     /// Handles the outcome of one receive.
     fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(connection) = self.hub.connections.get_mut(id) else { return self.give_back(buffer) };
         match result {
             Ok(0) => {
                 connection.peer_done = true;
+                self.give_back(buffer);
                 self.end_if_done(id);
             }
             Ok(count) => {
@@ -241,12 +245,16 @@ impl<I: Io> Shard<I> {
                 self.ready.push_back(id);
                 self.keep_rest(id, buffer);
             }
-            Err(error) => self.lose(id, &error),
+            Err(error) => {
+                self.give_back(buffer);
+                self.lose(id, &error);
+            }
         }
     }
 
     /// Parses what has arrived and does what it says.
     fn input(&mut self, id: ConnectionId, received: Buffer) {
+        let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         let mut replies = mem::take(&mut self.replies);
         while let Some(connection) = self.hub.connections.get_mut(id) {
@@ -271,7 +279,9 @@ impl<I: Io> Shard<I> {
             }
         }
         self.finish_replies(id, replies);
-        self.keep_rest(id, Buffer { bytes: input.into_rest(), is_own: received.is_own });
+        let bytes = input.into_rest();
+        let is_consumed = bytes.len() < length;
+        self.keep_rest(id, Buffer { bytes, is_own: received.is_own, is_consumed });
         self.notice_close(id);
     }
 
@@ -362,10 +372,16 @@ impl<I: Io> Shard<I> {
     }
 
     /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
+    ///
+    /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
+    /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
     fn schedule(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let deadline = connection.websocket.deadline(&self.keep_alive).into_iter().chain(connection.ends_by).min();
-        if let Some(deadline) = deadline
+        let interval = self.keep_alive.ping_interval;
+        let pings = connection.websocket.state() == State::Open && interval > 0;
+        let look = pings.then(|| self.now.after(interval));
+        let deadline = connection.websocket.deadline(&self.keep_alive);
+        if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).min()
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
             connection.timer = Some(self.wheel.insert(deadline, id));
@@ -418,26 +434,36 @@ impl<I: Io> Shard<I> {
     /// Keeps what is left of the input for the next receive, and gives the receive buffer back.
     ///
     /// Little is copied into as little memory. Much is the beginning of a large frame, which goes on arriving where it
-    /// will stay: it is to be sent from there. A peer that has only announced a frame holds no more than it has sent.
+    /// will stay, since it is to be sent from there. Its buffer doubles as it fills: a peer that has only announced a
+    /// frame does not hold memory for it.
     fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
-        let Buffer { bytes: mut rest, is_own } = buffer;
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if rest.len() >= STAYS_IN_PLACE {
+        let Buffer { bytes: mut rest, is_own, is_consumed } = buffer;
+        if let Some(connection) = self.hub.connections.get_mut(id)
+            && !rest.is_empty()
+        {
             let missing = connection.websocket.missing(&rest);
-            if rest.capacity() - rest.len() < missing {
-                let most = if rest.len() >= RECEIVE_BUFFER / 2 { missing } else { RECEIVE_BUFFER };
-                rest.reserve(missing.min(most));
+            // Behind a frame that was consumed a buffer of its own would go on keeping that frame's memory.
+            let stays = if is_own { !is_consumed } else { rest.len() >= RECEIVE_BUFFER / 2 };
+            if stays {
+                if rest.len() == rest.capacity() {
+                    rest.reserve(missing.clamp(1, rest.len()));
+                }
+                connection.partial = Some(Box::new(rest));
+                return;
             }
-            connection.partial = Some(Box::new(rest));
-            return;
+            // Below the limit it goes back into a receive buffer and needs no room.
+            let room = if rest.len() >= STAYS_IN_PLACE { missing.min(rest.len()).max(1) } else { 0 };
+            let mut partial = BytesMut::with_capacity(rest.len() + room);
+            partial.extend_from_slice(&rest);
+            connection.partial = Some(Box::new(partial));
         }
-        if !rest.is_empty() {
-            connection.partial = Some(Box::new(BytesMut::from(&rest[..])));
-            rest.clear();
-        }
-        // A buffer that grew with a large frame is not kept.
-        if !is_own && self.buffers.len() < BUFFERS_MAX {
-            self.buffers.push(rest);
+        self.give_back(Buffer { bytes: rest, is_own, is_consumed });
+    }
+
+    /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
+    fn give_back(&mut self, buffer: Buffer) {
+        if !buffer.is_own && self.buffers.len() < BUFFERS_MAX {
+            self.buffers.push(buffer.bytes);
         }
     }
 
@@ -452,6 +478,8 @@ struct Buffer {
     bytes: BytesMut,
     /// Made for one connection's frame, not one of the shard's receive buffers.
     is_own: bool,
+    /// Something at its front has been parsed and is gone.
+    is_consumed: bool,
 }
 
 /// A buffer with room for what the connection sends next, behind what is left of its input.
@@ -460,16 +488,16 @@ fn buffer_for(connection: &mut Connection, buffers: &mut Vec<BytesMut>) -> Buffe
         Some(partial) if partial.len() >= STAYS_IN_PLACE => {
             let mut bytes = *partial;
             if bytes.len() == bytes.capacity() {
-                bytes.reserve(RECEIVE_BUFFER);
+                bytes.reserve(bytes.len());
             }
-            Buffer { bytes, is_own: true }
+            Buffer { bytes, is_own: true, is_consumed: false }
         }
         partial => {
             let mut bytes = empty_buffer(buffers);
             if let Some(partial) = partial {
                 bytes.extend_from_slice(&partial);
             }
-            Buffer { bytes, is_own: false }
+            Buffer { bytes, is_own: false, is_consumed: false }
         }
     }
 }
@@ -487,15 +515,11 @@ pub(super) fn key(id: ConnectionId) -> Key {
     Key { slot: id.slot(), generation: id.generation() }
 }
 
-/// Bytes that one receive takes at the most. A large frame pins at the most this much.
-pub(super) const RECEIVE_BUFFER: usize = 64 * 1_024;
+/// The shard's receive buffers: what one receive takes, unless it goes on with a large frame in a buffer of its own.
+const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 
 /// The beginning of a frame stays where it is from so many bytes on; less is copied.
 const STAYS_IN_PLACE: usize = 4 * 1_024;
 
-/// Connections received from in one system call, and how often in one turn.
-const RECEIVE_BATCH: usize = 64;
-const RECEIVE_BATCHES_MAX: usize = 4;
-
 /// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = RECEIVE_BATCH;
+const BUFFERS_MAX: usize = Pace::RECEIVE_BATCH;

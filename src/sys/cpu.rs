@@ -29,11 +29,12 @@ pub fn quota() -> Option<f64> {
 ///
 /// If the kernel refuses: the CPU does not exist or the affinity mask leaves it out.
 pub fn pin(cpu: usize) -> io::Result<()> {
-    if core_affinity::set_for_current(CoreId { id: cpu }) {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("CPU {cpu} is not among those this process may use: {:?}", allowed())))
+    let allowed = allowed();
+    // Asked first: a number beyond the kernel's mask makes `core_affinity` panic where no panic may pass.
+    if allowed.contains(&cpu) && core_affinity::set_for_current(CoreId { id: cpu }) {
+        return Ok(());
     }
+    Err(io::Error::other(format!("CPU {cpu} is not among those this process may use: {allowed:?}")))
 }
 
 /// "200000 100000" is two CPUs; "max 100000" or "-1 100000" is no limit.

@@ -17,6 +17,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
@@ -84,10 +85,11 @@ impl HotRing {
     }
 
     fn receive_part(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
+        // Checked before the first is queued: nothing may unwind while a queued entry borrows.
+        assert!(batch.iter().all(|entry| entry.buffer.len() < entry.buffer.capacity()), "a receive entry needs room");
         self.begin_batch();
         for (index, entry) in batch.iter_mut().enumerate() {
             let room = entry.buffer.spare_capacity_mut();
-            assert!(!room.is_empty(), "a receive entry needs room");
             let length = u32::try_from(room.len()).unwrap_or(u32::MAX);
             let receive = opcode::Recv::new(Fd(entry.socket.as_raw_fd()), room.as_mut_ptr().cast(), length)
                 .flags(libc::MSG_DONTWAIT)
@@ -113,21 +115,19 @@ impl HotRing {
     }
 
     fn send_part(&mut self, batch: &[Send<'_, OwnedFd>], first: usize, refused: &mut Vec<Refused>) {
+        // Checked before the first is queued: nothing may unwind while a queued entry borrows.
+        assert!(batch.iter().all(is_sendable), "a send entry has 1 to 1 024 pieces, each smaller than 2 GiB");
         self.begin_batch();
         // Never grows: its elements must not move before they were submitted.
         let mut headers: Vec<libc::msghdr> = Vec::with_capacity(batch.iter().filter(|e| e.pieces.len() > 1).count());
         for (index, entry) in batch.iter().enumerate() {
             let fd = Fd(entry.socket.as_raw_fd());
             let send = match entry.pieces {
-                [piece] => {
-                    let length = u32::try_from(piece.len()).expect("a piece is smaller than 4 GiB");
-                    opcode::Send::new(fd, piece.as_ptr(), length).flags(SEND_FLAGS).build()
-                }
+                [piece] => opcode::Send::new(fd, piece.as_ptr(), piece.len() as u32).flags(SEND_FLAGS).build(),
                 pieces => {
-                    assert!(!pieces.is_empty() && pieces.len() <= Send::<OwnedFd>::PIECES_MAX, "pieces of a send");
+                    let at = headers.len();
                     headers.push(message_header(pieces));
-                    let header: *const libc::msghdr = headers.last().expect("just pushed");
-                    opcode::SendMsg::new(fd, header).flags(SEND_FLAGS as u32).build()
+                    opcode::SendMsg::new(fd, &raw const headers[at]).flags(SEND_FLAGS as u32).build()
                 }
             };
             let send = send.flags(squeue::Flags::SKIP_SUCCESS).user_data(self.batch_token(index));
@@ -182,14 +182,11 @@ impl HotRing {
                 // Completions have overflowed and must be fetched before more is taken.
                 Err(Some(libc::EBUSY)) => self.fetch(),
                 // The kernel is short of memory for requests right now.
-                Err(Some(libc::EAGAIN)) => std::thread::yield_now(),
+                Err(Some(libc::EAGAIN)) => std::thread::sleep(Duration::from_millis(1)),
                 Err(_) => break,
             }
         }
-        // What is queued may borrow from our callers. They must not go on, nor unwind, while the kernel could still
-        // come to read it.
-        tracing::error!(error = %io::Error::last_os_error(), "io_uring refuses the entries of the hot ring");
-        std::process::abort();
+        give_up("the entries of the hot ring are refused");
     }
 
     /// Takes every completion there is, into `ready` and `completed`.
@@ -210,10 +207,12 @@ impl HotRing {
             if !self.ring.submission().cq_overflow() {
                 return;
             }
-            // Completions that found no room wait in the kernel; an enter moves them into the queue just emptied.
-            // Its errors are those of `enter`, which meets them with the same entries queued.
-            if self.ring.submit().is_err_and(|error| error.raw_os_error() != Some(libc::EBUSY)) {
-                return;
+            // Completions that found no room wait in the kernel; an enter moves them into the queue just emptied. Going
+            // on without them would take sends that failed for sends that succeeded.
+            if let Err(error) = self.ring.submit()
+                && !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR))
+            {
+                give_up("completions of the hot ring cannot be had");
             }
         }
     }
@@ -274,6 +273,27 @@ impl Io for HotRing {
             tracing::trace!(%error, "shutdown");
         }
     }
+}
+
+/// Can the entry be queued as it is?
+fn is_sendable(entry: &Send<'_, OwnedFd>) -> bool {
+    let fits = |piece: &io::IoSlice<'_>| !piece.is_empty() && i32::try_from(piece.len()).is_ok();
+    (1..=Send::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
+}
+
+/// Ends the process where going on would be unsound: what is queued may borrow from our callers, who must neither go on
+/// nor unwind while the kernel could still come to read it.
+fn give_up(why: &str) -> ! {
+    struct Abort;
+    impl Drop for Abort {
+        fn drop(&mut self) {
+            std::process::abort();
+        }
+    }
+    // Also if telling why panics.
+    let _abort = Abort;
+    tracing::error!(error = %io::Error::last_os_error(), "{why}");
+    std::process::abort();
 }
 
 fn message_header(pieces: &[io::IoSlice<'_>]) -> libc::msghdr {

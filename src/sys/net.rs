@@ -43,13 +43,15 @@ pub fn stop_listening(listener: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(listener, Shutdown::Both)?)
 }
 
-/// What every accepted connection wants: small frames leave at once.
+/// What every accepted connection wants: small frames leave at once, and a receive takes all there is.
 ///
 /// # Errors
 ///
 /// What `setsockopt(2)` answers.
 pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
+    // An urgent byte would make a receive stop short of what is there, and a short receive means that nothing is left.
+    SockRef::from(socket).set_out_of_band_inline(true)?;
     if let Some(bytes) = send_buffer_bytes {
         SockRef::from(socket).set_send_buffer_size(bytes)?;
     }

@@ -1,0 +1,330 @@
+//! Interleaved rounds of every scenario against every server, and the ratios of the medians.
+
+use crate::distance::{Placement, hop_ns};
+use crate::peers::{LOAD_CPU, Load, Peer, Running, SERVER_CPU};
+use crate::record::{self, Circumstances};
+use crate::scenario::{Bar, Metric, SCENARIOS, Scenario, Verdict};
+use crate::statistics::Summary;
+use crate::tools::{Flags, Tools};
+use clap::builder::PossibleValuesParser;
+use ringhub_loadgen::{Figures, Outcome, Report};
+use serde::Serialize;
+use std::error::Error;
+
+/// Flags of `compare`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds; each runs every server in every scenario once.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Who takes part.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "hub,bun,k2")]
+    servers: Vec<Peer>,
+    /// Which scenarios.
+    #[arg(long, value_delimiter = ',', default_value = "rate-100,in-flight-16,in-flight-128",
+          value_parser = PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| scenario.name)))]
+    scenarios: Vec<String>,
+    /// Length of each measured window.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: u64,
+    /// CPUs that may be busy with something else during a run; a run beyond it is disturbed.
+    #[arg(long, default_value_t = 0.1)]
+    others_max: f64,
+    /// How often a disturbed run is tried again.
+    #[arg(long, default_value_t = 2)]
+    retries: usize,
+    #[command(flatten)]
+    tools: Flags,
+}
+
+/// One server in one scenario in one round.
+#[derive(Serialize)]
+struct Run {
+    round: usize,
+    scenario: &'static str,
+    server: Peer,
+    server_command: String,
+    load_command: String,
+    /// What went wrong; `None` when it was exact.
+    failure: Option<String>,
+    /// Whether the machine did something else meanwhile. Such a run must be exact all the same, but its figures do not
+    /// count.
+    disturbed: bool,
+    /// From CPU to CPU before and after the run.
+    hops_ns: [f64; 2],
+    placement: Placement,
+    report: Option<Report>,
+}
+
+impl Run {
+    fn figures(&self) -> Option<&Figures> {
+        self.report.as_ref()?.figures.as_ref()
+    }
+
+    /// Whether its figures may be compared with those of others in the same placement.
+    fn counts(&self) -> bool {
+        self.failure.is_none() && !self.disturbed
+    }
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    runs: &'a [Run],
+    bars: &'a [Judged],
+}
+
+/// A bar and what came of it.
+#[derive(Serialize)]
+struct Judged {
+    scenario: &'static str,
+    line: String,
+    /// `None` when a side has no run that counts.
+    ratio: Option<f64>,
+    met: bool,
+}
+
+/// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars judged and met.
+pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun))?;
+    let circumstances = Circumstances::now();
+    let scenarios: Vec<&Scenario> =
+        SCENARIOS.iter().filter(|scenario| options.scenarios.iter().any(|name| name == scenario.name)).collect();
+    let mut runs = Vec::new();
+    for round in 0..options.rounds {
+        for scenario in rotated(&scenarios, round) {
+            for &server in rotated(&options.servers, round) {
+                for _ in 0..=options.retries {
+                    let run = run_once(&tools, round, scenario, server, options)?;
+                    eprintln!("{}", progress(&run, options.rounds));
+                    let again = run.failure.is_none() && run.disturbed;
+                    runs.push(run);
+                    if !again {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    println!("{}", circumstances.line());
+    let mut judged = Vec::new();
+    for scenario in scenarios {
+        print_scenario(scenario, &options.servers, &runs, &mut judged);
+    }
+    let disturbed = runs.iter().filter(|run| run.disturbed).count();
+    if disturbed > 0 {
+        println!("\n{disturbed} of {} runs were disturbed by something else and left out", runs.len());
+    }
+    let failures: Vec<&Run> = runs.iter().filter(|run| run.failure.is_some()).collect();
+    for run in &failures {
+        let failure = run.failure.as_deref().unwrap_or_default();
+        println!("FAILED: round {}, {}, {}: {failure}", run.round + 1, run.scenario, run.server.name());
+    }
+    let record = record::write("compare", &circumstances, &Record { runs: &runs, bars: &judged })?;
+    println!("record: {}", record.display());
+    Ok(failures.is_empty() && judged.iter().all(|bar| bar.met))
+}
+
+/// The items beginning with another one in each round, so that nobody always runs after the same neighbour's noise.
+fn rotated<T>(items: &[T], round: usize) -> impl Iterator<Item = &T> {
+    let (front, back) = items.split_at(if items.is_empty() { 0 } else { round % items.len() });
+    back.iter().chain(front)
+}
+
+fn run_once(
+    tools: &Tools,
+    round: usize,
+    scenario: &Scenario,
+    server: Peer,
+    options: &Options,
+) -> Result<Run, Box<dyn Error>> {
+    let running = Running::start(server, tools)?;
+    let mut flags: Vec<String> = scenario.load.flag().into();
+    for (flag, value) in [
+        ("--subscribers", scenario.subscribers.to_string()),
+        ("--size", scenario.size.to_string()),
+        ("--warmup", format!("{WARMUP_SECONDS}s")),
+        ("--duration", format!("{}s", options.seconds)),
+        ("--verify", "sample".to_owned()),
+    ] {
+        flags.extend([flag.to_owned(), value]);
+    }
+    let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
+    let load = Load::run(tools, &running, &flags)?;
+    let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
+    let exact = scenario.load.exact_messages(WARMUP_SECONDS + options.seconds);
+    let (failure, report) = match load.report {
+        Err(why) => (Some(why), None),
+        Ok(report) => (failure_of(&report, exact), Some(report)),
+    };
+    let [placement, placement_after] = hops_ns.map(Placement::of);
+    let mut run = Run {
+        round,
+        scenario: scenario.name,
+        server,
+        server_command: running.command_line.clone(),
+        load_command: load.command_line,
+        failure,
+        disturbed: placement != placement_after,
+        hops_ns,
+        placement,
+        report,
+    };
+    let others = run.figures().and_then(|figures| Metric::Others.of(figures));
+    run.disturbed |= others.is_some_and(|others| others > options.others_max);
+    Ok(run)
+}
+
+/// Why a run does not count, if so.
+fn failure_of(report: &Report, exact_messages: Option<u64>) -> Option<String> {
+    let published = report.counts.published;
+    match report.outcome {
+        Outcome::Void => Some(format!("void: {}", report.void_reasons.join("; "))),
+        Outcome::Broken => Some(format!("not exact: {:?} {}", report.counts, report.disconnections.join("; "))),
+        Outcome::Exact => match exact_messages {
+            Some(exact) if published != exact => Some(format!("published {published} messages instead of {exact}")),
+            _ if report.figures.as_ref().is_none_or(|figures| figures.deliveries == 0) => {
+                Some("nothing was delivered inside the window".to_owned())
+            }
+            _ => None,
+        },
+    }
+}
+
+fn progress(run: &Run, rounds: usize) -> String {
+    let outcome = match (&run.failure, run.figures()) {
+        (Some(failure), _) => format!("FAILED: {failure}"),
+        (None, Some(figures)) => {
+            let shown = [Metric::CpuPerDelivery, Metric::DeliveriesPerSecond, Metric::P99, Metric::MessagesPerRead];
+            let show = |metric: Metric| format!("{} {}", metric.title(), number(metric.of(figures)));
+            shown.map(show).join(", ")
+        }
+        (None, None) => "no figures".to_owned(),
+    };
+    let [before, after] = run.hops_ns;
+    let disturbed = if run.disturbed { ", DISTURBED" } else { "" };
+    let (round, placement) = (run.round + 1, run.placement.name());
+    format!(
+        "round {round}/{rounds} {:13} {:4} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
+        run.scenario,
+        run.server.name()
+    )
+}
+
+/// One table for each placement in which every server has runs that count; the bars are held against the one with most
+/// of them.
+fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
+    let Scenario { name, subscribers, size, load, .. } = scenario;
+    println!("\n{name}: {subscribers} subscribers, {size} B, {}", load.flag().join(" "));
+    let tables: Vec<Table<'_>> = [Placement::Near, Placement::Apart, Placement::Far]
+        .into_iter()
+        .map(|placement| Table {
+            placement,
+            servers,
+            runs: runs
+                .iter()
+                .filter(|run| run.scenario == *name && run.placement == placement && run.counts())
+                .collect(),
+        })
+        .filter(|table| table.depth() > 0)
+        .collect();
+    tables.iter().for_each(Table::print);
+    let deepest = tables.iter().max_by_key(|table| table.depth());
+    for Bar { metric, against, limit } in scenario.bars {
+        if !servers.contains(&Peer::Hub) || !servers.contains(against) {
+            continue;
+        }
+        let ratio = deepest.and_then(|table| table.ratio(*metric, *against));
+        let verdict = ratio.map(|ratio| limit.judge(ratio));
+        let found = match ratio.zip(verdict) {
+            Some((ratio, verdict)) => format!("{ratio:.3}, {verdict}"),
+            None => "NOT JUDGED, no comparable runs".to_owned(),
+        };
+        let line = format!("{} hub/{} {limit}: {found}", metric.title(), against.name());
+        println!("  bar: {line}");
+        judged.push(Judged {
+            scenario: name,
+            line,
+            ratio,
+            met: verdict.is_some_and(|verdict| verdict != Verdict::Missed),
+        });
+    }
+}
+
+/// The runs of one scenario in one placement.
+struct Table<'a> {
+    placement: Placement,
+    servers: &'a [Peer],
+    runs: Vec<&'a Run>,
+}
+
+impl Table<'_> {
+    /// How many runs the server with the fewest has.
+    fn depth(&self) -> usize {
+        let runs_of = |server: &Peer| self.runs.iter().filter(|run| run.server == *server).count();
+        self.servers.iter().map(runs_of).min().unwrap_or(0)
+    }
+
+    fn summary(&self, server: Peer, metric: Metric) -> Option<Summary> {
+        let figures = self.runs.iter().filter(|run| run.server == server).filter_map(|run| run.figures());
+        Summary::of(figures.filter_map(|figures| metric.of(figures)))
+    }
+
+    fn ratio(&self, metric: Metric, against: Peer) -> Option<f64> {
+        Some(self.summary(Peer::Hub, metric)?.median / self.summary(against, metric)?.median)
+    }
+
+    fn print(&self) {
+        println!("CPUs {}; median (min–max) of at least {} runs", self.placement.name(), self.depth());
+        let row = |name: &str, cell: &dyn Fn(Metric) -> Option<String>| {
+            let cells = Metric::ALL.map(|metric| format!("{:>26}", cell(metric).unwrap_or_default()));
+            println!("{name:8}{}", cells.concat().trim_end());
+        };
+        row("", &|metric| Some(metric.title().to_owned()));
+        for &server in self.servers {
+            row(server.name(), &|metric| {
+                let Summary { median, min, max, .. } = self.summary(server, metric)?;
+                Some(format!("{} ({}–{})", number(Some(median)), number(Some(min)), number(Some(max))))
+            });
+        }
+        for &against in self.servers.iter().filter(|&&server| server != Peer::Hub) {
+            if self.servers.contains(&Peer::Hub) {
+                row(&format!("hub/{}", against.name()), &|metric| {
+                    let ratio = self.ratio(metric, against).filter(|_| metric.is_compared())?;
+                    Some(format!("{ratio:.3}"))
+                });
+            }
+        }
+    }
+}
+
+/// Three digits that matter.
+fn number(value: Option<f64>) -> String {
+    match value {
+        None => "–".to_owned(),
+        Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
+        Some(value) if value.abs() >= 10.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.2}"),
+    }
+}
+
+const WARMUP_SECONDS: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everyone_begins_a_round_once() {
+        let order = |round| rotated(&["a", "b", "c"], round).copied().collect::<String>();
+        assert_eq!([order(0), order(1), order(2), order(3)], ["abc", "bca", "cab", "abc"]);
+        assert_eq!(rotated::<u8>(&[], 4).count(), 0);
+    }
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        assert_eq!(
+            [number(Some(3_440.4)), number(Some(15.83)), number(Some(0.789)), number(None)],
+            ["3440", "15.8", "0.79", "–"]
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! User-space memory of idle subscribers.
+
+use crate::peers::{Load, Peer, Running};
+use crate::record::{self, Circumstances};
+use crate::scenario::{Limit, Verdict};
+use crate::statistics::Summary;
+use crate::tools::{Flags, Tools};
+use ringhub_loadgen::{Memory, Outcome};
+use serde::Serialize;
+use std::error::Error;
+
+/// Flags of `idle`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds; each starts every server twice, for few and for many connections.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Who takes part. The bars are the hub's.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "hub")]
+    servers: Vec<Peer>,
+    /// Seconds between the last handshake and the measurement.
+    #[arg(long, default_value_t = 3)]
+    settle: u64,
+    #[command(flatten)]
+    tools: Flags,
+}
+
+/// A server with so many idle subscribers.
+#[derive(Serialize)]
+struct Point {
+    round: usize,
+    server: Peer,
+    connections: usize,
+    server_command: String,
+    load_command: String,
+    memory: Memory,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    points: &'a [Point],
+}
+
+/// Measures, prints and keeps a record; whether the hub met its bars.
+pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun))?;
+    let circumstances = Circumstances::now();
+    let mut points = Vec::new();
+    for round in 0..options.rounds {
+        for &server in &options.servers {
+            for connections in [FEW, MANY] {
+                points.push(measure(&tools, round, server, connections, options.settle)?);
+            }
+        }
+    }
+    println!("{}", circumstances.line());
+    println!("user-space memory, medians of {} rounds; the kernel's sockets and polls are not in it", options.rounds);
+    let mut met = true;
+    for &server in &options.servers {
+        let median = |connections: usize, bytes: fn(&Memory) -> Option<u64>| {
+            let of_point = points.iter().filter(|point| point.server == server && point.connections == connections);
+            let values = of_point.filter_map(|point| bytes(&point.memory)).map(|bytes| bytes as f64);
+            Summary::of(values).map(|summary| summary.median).ok_or("the kernel does not show the server's memory")
+        };
+        let anonymous = [median(FEW, |memory| memory.rss_anon)?, median(MANY, |memory| memory.rss_anon)?];
+        let proportional = [median(FEW, |memory| memory.pss)?, median(MANY, |memory| memory.pss)?];
+        let slope = (anonymous[1] - anonymous[0]) / (MANY - FEW) as f64;
+        let [few, many, pss_few, pss_many] =
+            [anonymous[0], anonymous[1], proportional[0], proportional[1]].map(|bytes| bytes / MEBIBYTE);
+        println!("\n{}", server.name());
+        println!("  anonymous     {few:.2} MiB with {FEW}, {many:.2} MiB with {MANY} connections");
+        println!(
+            "  proportional  {pss_few:.2} MiB with {FEW}, {pss_many:.2} MiB with {MANY} (PSS: code and files included)"
+        );
+        println!("  per connection {slope:.0} B anonymous");
+        if server == Peer::Hub {
+            let slope_verdict = Limit::AtMost(SLOPE_MAX).judge(slope);
+            let total_verdict = Limit::AtMost(TOTAL_MAX_MEBIBYTES).judge(pss_many);
+            println!("  bar: per connection ≤ {SLOPE_MAX} B: {slope:.0}, {slope_verdict}");
+            println!("  bar: PSS with {MANY} ≤ {TOTAL_MAX_MEBIBYTES} MiB: {pss_many:.2}, {total_verdict}");
+            met &= slope_verdict != Verdict::Missed && total_verdict != Verdict::Missed;
+        }
+    }
+    let record = record::write("idle", &circumstances, &Record { points: &points })?;
+    println!("record: {}", record.display());
+    Ok(met)
+}
+
+fn measure(
+    tools: &Tools,
+    round: usize,
+    server: Peer,
+    connections: usize,
+    settle: u64,
+) -> Result<Point, Box<dyn Error>> {
+    let running = Running::start(server, tools)?;
+    let flags = ["--subscribers".to_owned(), connections.to_string(), "--hold".to_owned(), format!("{settle}s")];
+    let load = Load::run(tools, &running, &flags)?;
+    let report = load.report?;
+    let fail = |why: String| Err(format!("{} with {connections} idle connections: {why}", server.name()).into());
+    if report.outcome != Outcome::Exact {
+        return fail(format!("{:?} {}", report.counts, report.disconnections.join("; ")));
+    }
+    let Some(memory) = report.memory_after else { return fail("no memory was read".to_owned()) };
+    eprintln!("round {} {:4} {connections} connections: {memory:?}", round + 1, server.name());
+    let server_command = running.command_line.clone();
+    Ok(Point { round, server, connections, server_command, load_command: load.command_line, memory })
+}
+
+const FEW: usize = 1_000;
+const MANY: usize = 15_000;
+
+/// Bytes per connection.
+const SLOPE_MAX: f64 = 512.0;
+const TOTAL_MAX_MEBIBYTES: f64 = 32.0;
+const MEBIBYTE: f64 = 1_048_576.0;

@@ -1,0 +1,148 @@
+//! The servers that are compared, each started on a port of its own and ended for certain.
+
+use crate::tools::{BUN_SERVER, OUTPUT, Tools, command_line, pinned};
+use clap::ValueEnum;
+use ringhub_loadgen::Report;
+use rustix::process::{Pid, Signal, kill_process};
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Peer {
+    /// This project.
+    Hub,
+    /// Bun's publish, uWebSockets' engine.
+    Bun,
+    /// The bare batched-send loop.
+    K2,
+}
+
+impl Peer {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Peer::Hub => "hub",
+            Peer::Bun => "bun",
+            Peer::K2 => "k2",
+        }
+    }
+
+    fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
+        let listen = address.to_string();
+        let cpu = SERVER_CPU.to_string();
+        Ok(match self {
+            Peer::Hub => {
+                let mut command = pinned(SERVER_CPU, &tools.hub);
+                command.args(["serve", "--listen", &listen, "--cpus", &cpu, "--ping-interval", "0"]);
+                command
+            }
+            Peer::Bun => {
+                let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
+                command.args([BUN_SERVER, &listen]);
+                command
+            }
+            Peer::K2 => {
+                let mut command = pinned(SERVER_CPU, &tools.bench);
+                command.args(["k2", "--listen", &listen, "--cpu", &cpu]);
+                command
+            }
+        })
+    }
+}
+
+/// A server that runs until this is dropped. It also dies with this process if that is killed.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) command_line: String,
+}
+
+impl Running {
+    /// Starts a server and waits until it accepts connections.
+    pub(crate) fn start(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
+        let address = free_address()?;
+        let mut command = peer.command(tools, address)?;
+        let command_line = command_line(&command);
+        let log = Path::new(OUTPUT).join(format!("{}.log", peer.name()));
+        let output = File::create(&log)?;
+        command.stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().map_err(|error| format!("{command_line}: {error}"))?;
+        let mut running = Running { child, address, command_line };
+        let deadline = Instant::now() + START_DEADLINE;
+        while TcpStream::connect(address).is_err() {
+            let exited = running.child.try_wait()?;
+            if exited.is_some() || Instant::now() > deadline {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                return Err(format!("{} does not accept connections: {}", running.command_line, said.trim()).into());
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(running)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it is gone already, which the wait below finds out.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() > deadline {
+                eprintln!("the server does not end on SIGTERM, killing it: {}", self.command_line);
+                self.child.kill().unwrap_or_default();
+                self.child.wait().map_or_else(|error| eprintln!("{error}"), drop);
+                return;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+/// One run of the generator.
+pub(crate) struct Load {
+    pub(crate) command_line: String,
+    /// Or why there is none.
+    pub(crate) report: Result<Report, String>,
+}
+
+impl Load {
+    /// Runs the generator with `flags` against a server.
+    pub(crate) fn run(tools: &Tools, server: &Running, flags: &[String]) -> io::Result<Load> {
+        let mut command = pinned(LOAD_CPU, &tools.loadgen);
+        command.args(["--json", "--url", &format!("ws://{}/t/bench", server.address)]);
+        command.args(["--cpu", &LOAD_CPU.to_string(), "--server-pid", &server.pid().to_string()]).args(flags);
+        let command_line = command_line(&command);
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+        let report = serde_json::from_slice(&output.stdout).map_err(|_| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("no report, {}: {}", output.status, said.trim())
+        });
+        Ok(Load { command_line, report })
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+/// The CPU of the server under test.
+pub(crate) const SERVER_CPU: usize = 0;
+
+/// The CPU of the generator.
+pub(crate) const LOAD_CPU: usize = 1;
+
+const START_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);

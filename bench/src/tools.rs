@@ -1,0 +1,112 @@
+//! The programs that a comparison needs, built or installed first, and how they are run.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where everything is.
+pub(crate) struct Tools {
+    pub(crate) hub: PathBuf,
+    pub(crate) loadgen: PathBuf,
+    /// This program, which is also the bare loop.
+    pub(crate) bench: PathBuf,
+    /// Installed only when it takes part.
+    pub(crate) bun: Option<PathBuf>,
+}
+
+/// What a comparison leaves behind, below the repository root.
+pub(crate) const OUTPUT: &str = "target/bench";
+
+/// Flags that say where the programs come from.
+#[derive(clap::Args)]
+pub(crate) struct Flags {
+    /// Compare this `ringhub` instead of the one of this working tree.
+    #[arg(long)]
+    hub: Option<PathBuf>,
+    /// Use the programs as they were built last, beside this one.
+    #[arg(long)]
+    no_build: bool,
+}
+
+impl Tools {
+    /// Builds the hub and the generator and installs Bun, each only if wanted.
+    pub(crate) fn prepare(flags: &Flags, with_bun: bool) -> Result<Tools, Box<dyn Error>> {
+        if !Path::new(BUN_SERVER).exists() {
+            return Err("run this from the repository root".into());
+        }
+        let bench = std::env::current_exe()?;
+        let beside = |name: &str| bench.with_file_name(name);
+        if cfg!(debug_assertions) {
+            return Err(
+                "a debug build measures nothing: use `cargo run --release -p ringhub-bench` or `bench/run`".into()
+            );
+        }
+        if !flags.no_build {
+            let mut packages = vec!["-p", "ringhub-loadgen"];
+            if flags.hub.is_none() {
+                packages.extend(["-p", "ringhub"]);
+            }
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut build = Command::new(cargo);
+            build.args(["build", "--release", "--bins", "--quiet"]).args(packages);
+            succeed(&mut build)?;
+        }
+        let hub = flags.hub.clone().unwrap_or_else(|| beside("ringhub"));
+        let loadgen = beside("ringhub-loadgen");
+        for program in [&hub, &loadgen] {
+            if !program.exists() {
+                return Err(format!("{} is not built", program.display()).into());
+            }
+        }
+        fs::create_dir_all(OUTPUT)?;
+        let bun = if with_bun { Some(install_bun()?) } else { None };
+        Ok(Tools { hub, loadgen, bench, bun })
+    }
+}
+
+/// Bun from npm, below [`OUTPUT`].
+fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
+    if let Some(bun) = find_bun() {
+        return Ok(bun);
+    }
+    eprintln!("installing Bun with npm into {OUTPUT}");
+    succeed(Command::new("npm").args(["install", "--no-fund", "--no-audit", "--prefix", OUTPUT, "bun"]))?;
+    find_bun().ok_or_else(|| "npm installed a Bun that does not run here".into())
+}
+
+/// The package's postinstall script puts the program in place of `bun`; where npm runs no such scripts, the platform's
+/// own package still has it.
+fn find_bun() -> Option<PathBuf> {
+    let modules = Path::new(OUTPUT).join("node_modules");
+    let platform_packages = fs::read_dir(modules.join("@oven")).into_iter().flatten().flatten();
+    let programs = platform_packages.map(|package| package.path().join("bin/bun"));
+    let runs = |program: &PathBuf| {
+        let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        version.is_ok_and(|status| status.success())
+    };
+    std::iter::once(modules.join(".bin/bun")).chain(programs).find(runs)
+}
+
+/// A command that dies with this process, however that ends, pinned to one CPU.
+pub(crate) fn pinned(cpu: usize, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "taskset", "-c", &cpu.to_string()]).arg(program).stdin(Stdio::null());
+    command
+}
+
+/// The command as one would type it.
+pub(crate) fn command_line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
+    let line = command_line(command);
+    let status = command.stdout(io::stderr()).status().map_err(|error| format!("{line}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{line}: {status}").into()) }
+}
+
+/// The peer's program.
+pub(crate) const BUN_SERVER: &str = "bench/peers/bun.js";

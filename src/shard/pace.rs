@@ -1,0 +1,33 @@
+//! How much a turn does of each kind of work before the next kind has its turn.
+
+/// The sizes of a turn's portions. They bound latency and decide which work is interleaved with which; the result is
+/// the same with any of them, which the simulator proves by drawing them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Connections received from in one system call.
+    pub(super) receive_batch: usize,
+    /// Receive batches of one turn.
+    pub(super) receive_batches: usize,
+    /// Sends in one system call.
+    pub(super) send_batch: usize,
+    /// Sends after which a flush lets the rest of the turn go first.
+    pub(super) flush_entries: usize,
+    /// Pieces of a backlog offered at once.
+    pub(super) backlog_pieces: usize,
+}
+
+impl Pace {
+    pub(super) const RECEIVE_BATCH: usize = 64;
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            receive_batch: Self::RECEIVE_BATCH,
+            receive_batches: 4,
+            send_batch: 256,
+            flush_entries: 512,
+            backlog_pieces: 256,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A client of the simulated network: what it does, and what it has seen.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use super::{
+    network::{End, Network},
+    random::Random,
+};
+use crate::{
+    hub::ConnectionId,
+    proto::{CloseCode, Event, Input, MessageLimits, MessageType, OpCode, Role, State, Tick, WebSocket, encode_masked},
+};
+
+/// Names a message by who sent it and the how-manieth of its own it is; or [`EMPTY`].
+pub(super) type Name = u64;
+
+/// A message without payload says nothing about itself. Only clients that would not miss their own send it.
+pub(super) const EMPTY: Name = u64::MAX;
+
+/// Who sent the message of that name.
+pub(super) fn sender(name: Name) -> Option<usize> {
+    (name != EMPTY).then_some((name >> 32) as usize)
+}
+
+/// How a client ends its connection, if it does before the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// With a close frame.
+    Handshake,
+    /// By the end of its input, or a reset, perhaps in the middle of a frame.
+    Cut(End),
+    /// It sends a message though it may not.
+    Trespass,
+    /// It sends what is no frame.
+    Breach,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) number: usize,
+    pub(super) topic: usize,
+    pub(super) subscribes: bool,
+    pub(super) publishes: bool,
+    pub(super) echo: bool,
+    /// Neither reads nor writes.
+    pub(super) mute: bool,
+    /// Answers neither pings nor close frames, but reads.
+    pub(super) deaf: bool,
+    pub(super) leaving: Option<Leaving>,
+    /// The connection on the server's side.
+    pub(super) id: Option<ConnectionId>,
+    /// Messages of its topic before it joined.
+    pub(super) joined_at: u64,
+    /// Messages of its topic when it was last seen open, and when it was first seen not to be.
+    pub(super) open_until: u64,
+    pub(super) closed_at: Option<u64>,
+    /// Its connection is no more.
+    pub(super) gone: bool,
+    /// Messages that are on their way whole.
+    pub(super) sent: u32,
+    pub(super) sent_empty: u32,
+    pub(super) received: Vec<Name>,
+    /// The server's close frame.
+    pub(super) close: Option<(CloseCode, String)>,
+    /// Bytes of the answer that it has not seen yet.
+    answer_missing: usize,
+    websocket: WebSocket,
+    rest: BytesMut,
+    /// Frames to be sent, the last one of each message with its name.
+    frames: VecDeque<(Vec<u8>, Option<Name>)>,
+    begun: u32,
+    pings: u32,
+    pongs: u32,
+}
+
+impl Client {
+    pub(super) fn new(number: usize, topic: usize, answer: &[u8], random: &mut Random) -> Self {
+        Client {
+            number,
+            topic,
+            subscribes: true,
+            publishes: true,
+            echo: false,
+            mute: false,
+            deaf: false,
+            leaving: None,
+            id: None,
+            joined_at: 0,
+            open_until: 0,
+            closed_at: None,
+            gone: false,
+            sent: 0,
+            sent_empty: 0,
+            received: Vec::new(),
+            close: None,
+            answer_missing: answer.len(),
+            websocket: WebSocket::new(Role::Client { masking_seed: random.seed() }, Tick(0)),
+            rest: BytesMut::new(),
+            frames: VecDeque::new(),
+            begun: 0,
+            pings: 0,
+            pongs: 0,
+        }
+    }
+
+    /// May it still send frames?
+    pub(super) fn can_send(&self) -> bool {
+        !self.mute && self.leaving.is_none() && self.websocket.state() == State::Open
+    }
+
+    /// Has every message it began left it?
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Every ping it sent was answered.
+    pub(super) fn has_all_pongs(&self) -> bool {
+        self.pings == self.pongs
+    }
+
+    /// Makes a message of about `size` bytes, in one frame or several, and returns its name.
+    pub(super) fn compose(&mut self, size: usize, random: &mut Random) -> Name {
+        let may_be_empty = self.echo || !self.subscribes;
+        let (name, opcode, payload) = if size == 0 && may_be_empty {
+            (EMPTY, OpCode::Text, Vec::new())
+        } else {
+            let name = (self.number as u64) << 32 | u64::from(self.begun);
+            self.begun += 1;
+            let message_type = message_type(name);
+            (name, message_type.opcode(), payload(name, size))
+        };
+        let fragments = if random.chance(250) { random.within(2..=5) } else { 1 };
+        let mut rest = payload.as_slice();
+        for fragment in 1..=fragments {
+            let is_last = fragment == fragments;
+            let length = if is_last { rest.len() } else { random.within(0..=rest.len()) };
+            let opcode = if fragment == 1 { opcode } else { OpCode::Continuation };
+            let mut frame = Vec::new();
+            self.websocket.send(opcode, is_last, &rest[..length], &mut frame);
+            self.frames.push_back((frame, is_last.then_some(name)));
+            rest = &rest[length..];
+        }
+        name
+    }
+
+    /// Puts up to `most` frames on their way.
+    pub(super) fn put(&mut self, most: usize, network: &mut Network) {
+        for _ in 0..most {
+            if !self.can_send() {
+                return;
+            }
+            let Some((frame, name)) = self.frames.pop_front() else { return };
+            network.lines[self.number].on_the_way.extend(frame);
+            match name {
+                Some(EMPTY) => self.sent_empty += 1,
+                Some(_) => self.sent += 1,
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn ping(&mut self, network: &mut Network) {
+        let mut frame = Vec::new();
+        if self.can_send() && self.websocket.send(OpCode::Ping, true, self.pings.to_string().as_bytes(), &mut frame) {
+            self.pings += 1;
+            network.lines[self.number].on_the_way.extend(frame);
+        }
+    }
+
+    /// Begins to leave.
+    pub(super) fn leave(&mut self, how: Leaving, random: &mut Random, network: &mut Network) {
+        let line = &mut network.lines[self.number];
+        let mut out = Vec::new();
+        match how {
+            // Past `proto`, whose closing clients drop what they would have been owed: this one wants to see it.
+            Leaving::Handshake => encode_masked(OpCode::Close, true, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
+            Leaving::Cut(end) => {
+                if random.chance(500) {
+                    let left = random.within(0..=line.on_the_way.len());
+                    line.on_the_way.truncate(left);
+                }
+                line.end = Some(end);
+            }
+            Leaving::Trespass => drop(self.websocket.send(OpCode::Text, true, b"trespass", &mut out)),
+            Leaving::Breach => out.extend([0x83, 0x80, 0, 0, 0, 0]),
+        }
+        line.on_the_way.extend(out);
+        self.leaving = Some(how);
+    }
+
+    /// Is there nobody left to read?
+    pub(super) fn has_no_reader(&self) -> bool {
+        matches!(self.leaving, Some(Leaving::Cut(End::Closed | End::Reset)))
+    }
+
+    /// Looks at what was fetched, and answers.
+    pub(super) fn look(&mut self, now: Tick, network: &mut Network) {
+        let line = &mut network.lines[self.number];
+        if line.fetched.is_empty() {
+            return;
+        }
+        let skipped = self.answer_missing.min(line.fetched.len());
+        self.answer_missing -= skipped;
+        self.rest.extend_from_slice(&line.fetched[skipped..]);
+        line.fetched.clear();
+        let mut input = Input::new(std::mem::take(&mut self.rest));
+        let mut replies = Vec::new();
+        let limits = MessageLimits::default();
+        loop {
+            match self.websocket.receive(now, &mut input, &limits, &mut replies) {
+                Ok(None) => break,
+                Ok(Some(Event::Message(message))) => {
+                    let name = read_name(message.payload());
+                    assert!(name == EMPTY || message.payload() == payload(name, message.payload().len()), "{name:x}");
+                    let expected = if name == EMPTY { MessageType::Text } else { message_type(name) };
+                    assert_eq!(message.message_type(), expected, "the type of {name:x}");
+                    self.received.push(name);
+                }
+                Ok(Some(Event::Ping(_))) => {}
+                Ok(Some(Event::Pong(payload))) => {
+                    assert_eq!(payload, self.pongs.to_string().as_bytes(), "pings are answered in order");
+                    self.pongs += 1;
+                }
+                Ok(Some(Event::Close(frame))) => {
+                    self.close = Some((frame.code.unwrap_or(CloseCode::NO_STATUS), frame.reason.to_owned()));
+                }
+                Err(error) => panic!("client {} sees the server break the protocol: {error}", self.number),
+            }
+        }
+        self.rest = input.into_rest();
+        let may_answer = !self.deaf && self.leaving != Some(Leaving::Handshake);
+        if may_answer && line.end.is_none() {
+            line.on_the_way.extend(replies);
+        }
+    }
+
+    /// Closes its side once the server has finished and everything was read.
+    pub(super) fn follow_the_end(&self, network: &mut Network) {
+        let line = &mut network.lines[self.number];
+        let server_ended = (line.finished || line.dropped) && line.sent.is_empty() && line.fetched.is_empty();
+        if server_ended && line.end.is_none() && !self.deaf {
+            line.end = Some(End::Finished);
+        }
+    }
+}
+
+fn message_type(name: Name) -> MessageType {
+    if (name ^ name >> 32) & 1 == 0 { MessageType::Text } else { MessageType::Binary }
+}
+
+/// Says the name, then goes on for as long as it takes. Every third one in characters of two bytes.
+fn payload(name: Name, size: usize) -> Vec<u8> {
+    let mut payload = format!("{:x}.", name).into_bytes();
+    let missing = size.saturating_sub(payload.len());
+    let filling = b'a' + (name % 26) as u8;
+    if name.is_multiple_of(3) {
+        payload.extend("é".as_bytes().iter().cycle().take(missing / 2 * 2));
+        payload.extend(std::iter::repeat_n(filling, missing % 2));
+    } else {
+        payload.extend(std::iter::repeat_n(filling, missing));
+    }
+    payload
+}
+
+fn read_name(payload: &[u8]) -> Name {
+    if payload.is_empty() {
+        return EMPTY;
+    }
+    let end = payload.iter().position(|&byte| byte == b'.').expect("a name ends with a point");
+    let digits = std::str::from_utf8(&payload[..end]).expect("a name is hexadecimal");
+    Name::from_str_radix(digits, 16).expect("a name is hexadecimal")
+}

@@ -1,0 +1,65 @@
+//! What a server may send on one connection, checked byte by byte as its socket takes it.
+
+use std::io::IoSlice;
+
+use crate::proto::{FrameHeader, OpCode};
+
+/// First the whole answer of the opening handshake, then whole frames, the last of them a close frame and nothing
+/// behind it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// What is still missing of the answer.
+    answer: Vec<u8>,
+    /// The beginning of a header.
+    header: Vec<u8>,
+    /// Missing bytes of the present frame.
+    missing: u64,
+    close_begun: bool,
+}
+
+impl Stream {
+    pub(super) fn new(answer: &[u8]) -> Self {
+        let mut answer = answer.to_vec();
+        answer.reverse();
+        Stream { answer, header: Vec::new(), missing: 0, close_begun: false }
+    }
+
+    /// Is the last byte of a close frame out?
+    pub(super) fn has_ended(&self) -> bool {
+        self.close_begun && self.missing == 0
+    }
+
+    /// The first `count` bytes of the pieces are out.
+    pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], count: usize) {
+        let mut left = count;
+        for piece in pieces {
+            let taken = left.min(piece.len());
+            self.take_bytes(&piece[..taken]);
+            left -= taken;
+        }
+    }
+
+    fn take_bytes(&mut self, mut bytes: &[u8]) {
+        while let Some(&first) = bytes.first() {
+            if let Some(expected) = self.answer.pop() {
+                assert_eq!(first, expected, "something overtakes the answer of the opening handshake");
+                bytes = &bytes[1..];
+                continue;
+            }
+            if self.missing > 0 {
+                let skipped = bytes.len().min(self.missing as usize);
+                self.missing -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            assert!(!self.close_begun, "something follows a close frame");
+            self.header.push(first);
+            bytes = &bytes[1..];
+            if let Some((header, _)) = FrameHeader::decode(&self.header).expect("a frame") {
+                self.missing = header.payload_len;
+                self.close_begun = header.opcode == OpCode::Close;
+                self.header.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! A blocking client over `ringhub::proto`.
+
+use std::{
+    fmt,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::BytesMut;
+use ringhub::proto::{
+    ClientHandshake, CloseCode, Event, FrameHeader, Input, MessageLimits, MessageType, OpCode, ResponseHead, Role,
+    State, Tick, WebSocket, encode_masked,
+};
+
+use super::{
+    dial,
+    http::{Response, read_response},
+};
+
+/// One connection. It answers pings and closes as RFC 6455 wants it, whenever it is asked what it has received.
+pub(crate) struct Client {
+    stream: TcpStream,
+    websocket: WebSocket,
+    input: BytesMut,
+    answers: bool,
+}
+
+/// What came next.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Received {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    /// A close frame: its code if it had one, and its reason.
+    Close(Option<u16>, String),
+    /// The end of the connection, in an orderly way.
+    End,
+    /// The end of the connection by a reset.
+    Reset,
+}
+
+pub(crate) fn text(text: &str) -> Received {
+    Received::Text(text.into())
+}
+
+pub(crate) fn binary(bytes: &[u8]) -> Received {
+    Received::Binary(bytes.into())
+}
+
+pub(crate) fn close(code: u16, reason: &str) -> Received {
+    Received::Close(Some(code), reason.into())
+}
+
+impl Client {
+    /// Opens a connection that the server must accept.
+    pub(crate) fn connect(address: SocketAddr, target: &str) -> Client {
+        Self::open(dial(address), target, &[]).unwrap_or_else(|response| panic!("{target}: {response:?}"))
+    }
+
+    /// Opens a connection on a stream, with `behind` sent in one write with the opening request.
+    pub(crate) fn open(mut stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
+        let mut handshake = ClientHandshake::new(unique());
+        let mut request = handshake.request("hub.example", target, &[], &[]).to_vec();
+        request.extend_from_slice(behind);
+        stream.write_all(&request).unwrap();
+        let mut input = BytesMut::new();
+        let head = loop {
+            let mut chunk = [0; 1_024];
+            let count = stream.read(&mut chunk).expect("an answer to the opening request");
+            assert!(count > 0, "the connection ends within its opening handshake: {input:?}");
+            input.extend_from_slice(&chunk[..count]);
+            if let Some((head, length)) = ResponseHead::decode(&input).expect("the answer is HTTP") {
+                if head.status() != 101 {
+                    return Err(read_response(&mut stream, &input, true));
+                }
+                drop(input.split_to(length));
+                break head;
+            }
+        };
+        assert_eq!(handshake.check(&head), Ok(None));
+        let websocket = WebSocket::new(Role::Client { masking_seed: unique() }, Tick(0));
+        Ok(Client { stream, websocket, input, answers: true })
+    }
+
+    /// From now on it answers neither pings nor closes.
+    pub(crate) fn never_answer(&mut self) {
+        self.answers = false;
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    pub(crate) fn send_text(&mut self, text: &str) {
+        self.send(OpCode::Text, true, text.as_bytes());
+    }
+
+    pub(crate) fn send_binary(&mut self, bytes: &[u8]) {
+        self.send(OpCode::Binary, true, bytes);
+    }
+
+    /// Sends one frame.
+    pub(crate) fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8]) {
+        let mut out = Vec::new();
+        assert!(self.websocket.send(opcode, fin, payload, &mut out), "the connection is closing");
+        self.send_raw(&out);
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server takes what is sent");
+    }
+
+    /// Starts the closing handshake.
+    pub(crate) fn send_close(&mut self, code: u16, reason: &str) {
+        let mut out = Vec::new();
+        self.websocket.close(Tick(0), CloseCode(code), reason, &mut out);
+        self.send_raw(&out);
+    }
+
+    /// What comes next. Behind a close frame that must be the end of the connection.
+    pub(crate) fn receive(&mut self) -> Received {
+        let mut chunk = vec![0; 64 * 1_024];
+        loop {
+            while let Some(frame) = self.next_frame() {
+                if let Some(received) = self.take(frame) {
+                    return received;
+                }
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) if self.input.is_empty() => return Received::End,
+                Ok(0) => panic!("the connection ended within a frame"),
+                Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Received::Reset,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing arrives"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// One whole frame of what has arrived.
+    fn next_frame(&mut self) -> Option<BytesMut> {
+        let (header, length) = FrameHeader::decode(&self.input).expect("the server sends frames")?;
+        let length = length + header.payload_len as usize;
+        (self.input.len() >= length).then(|| self.input.split_to(length))
+    }
+
+    fn take(&mut self, frame: BytesMut) -> Option<Received> {
+        assert!(self.websocket.state() != State::Closed, "something follows the close frame");
+        let mut input = Input::new(frame);
+        let mut replies = Vec::new();
+        let event = match self.websocket.receive(Tick(0), &mut input, &LIMITS, &mut replies) {
+            Ok(event) => event?,
+            Err(error) => panic!("the server broke the protocol: {error}"),
+        };
+        let received = match event {
+            Event::Message(message) => match message.message_type() {
+                MessageType::Text => Received::Text(message.as_text().unwrap().into()),
+                MessageType::Binary => Received::Binary(message.payload().into()),
+            },
+            Event::Ping(payload) => Received::Ping(payload.into()),
+            Event::Pong(payload) => Received::Pong(payload.into()),
+            Event::Close(frame) => Received::Close(frame.code.map(|code| code.0), frame.reason.into()),
+        };
+        if self.answers && !replies.is_empty() {
+            // A server that has ended the connection does not want the answer.
+            drop(self.stream.write_all(&replies));
+        }
+        Some(received)
+    }
+
+    /// The next thing must be this.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, expected: Received) {
+        let received = self.receive();
+        assert!(received == expected, "{received:?} came instead of {expected:?}");
+    }
+
+    /// Nothing is on its way to this client: the answer to a ping is the next that comes.
+    #[track_caller]
+    pub(crate) fn expect_nothing(&mut self) {
+        let payload = unique();
+        self.send(OpCode::Ping, true, &payload);
+        self.expect(Received::Pong(payload.into()));
+    }
+
+    /// The server closes with this code and reason, and ends the connection.
+    #[track_caller]
+    pub(crate) fn expect_close(&mut self, code: u16, reason: &str) {
+        self.expect(close(code, reason));
+        self.expect(Received::End);
+    }
+
+    /// Leaves with a closing handshake.
+    #[track_caller]
+    pub(crate) fn leave(mut self) {
+        self.send_close(1000, "bye");
+        self.expect_close(1000, "");
+    }
+}
+
+/// Payloads of a megabyte are not for a terminal.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]| {
+            let begin = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]);
+            write!(f, "{name}({} bytes: {begin:?})", bytes.len())
+        };
+        match self {
+            Received::Text(text) => bytes(f, "Text", text.as_bytes()),
+            Received::Binary(payload) => bytes(f, "Binary", payload),
+            Received::Ping(payload) => bytes(f, "Ping", payload),
+            Received::Pong(payload) => bytes(f, "Pong", payload),
+            Received::Close(code, reason) => write!(f, "Close({code:?}, {reason:?})"),
+            Received::End => f.write_str("End"),
+            Received::Reset => f.write_str("Reset"),
+        }
+    }
+}
+
+/// A client's frame as bytes.
+pub(crate) fn frame(opcode: OpCode, fin: bool, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_masked(opcode, fin, payload, [0x37, 0xfa, 0x21, 0x3d], &mut out);
+    out
+}
+
+/// Sixteen bytes that nobody else in this process has; tests need no better randomness.
+fn unique() -> [u8; 16] {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes()
+}
+
+/// The server's own limits are tested by what it refuses, not by what this client would.
+const LIMITS: MessageLimits =
+    MessageLimits { frame_bytes_max: 64 << 20, message_bytes_max: 64 << 20, fragments_max: u32::MAX };
