@@ -234,7 +234,7 @@ impl MeshEnd {
         if waits {
             // From here on whoever makes room tells us; room that was made just before is found by trying again.
             self.signals[usize::from(self.number)].wants_room();
-            self.links.iter_mut().flatten().for_each(|link| drop(link.send_overflow()));
+            self.links.iter_mut().flatten().for_each(|link| _ = link.send_overflow());
         }
         for (link, signal) in self.links.iter_mut().zip(self.signals.iter()) {
             if let Some(link) = link

@@ -13,6 +13,6 @@ mod topics;
 pub use backlog::Backlog;
 pub use broadcast::{Hub, Published, Scope, Walk};
 pub use connections::{Connection, ConnectionId, Connections, Output};
-pub use mesh::{Delivery, MeshEnd, MeshLimits, Request};
+pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
 pub use topics::{TopicId, TopicName, TopicNameError};

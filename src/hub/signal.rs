@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::{fmt, sync::Arc};
 
 /// What the other ends of the mesh know of one end: whether it has to be woken.
-pub struct Signal {
+pub(super) struct Signal {
     /// It sleeps until something arrives.
     sleeps: AtomicBool,
     /// It has something for a full lane.
@@ -36,13 +36,13 @@ impl fmt::Debug for Signal {
 impl Signal {
     /// A signal whose owner is awake. `wake` must make the owner look at its lanes again, also if it is called just
     /// before the owner falls asleep.
-    pub fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
+    pub(super) fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         Signal { sleeps: AtomicBool::new(false), wants_room: AtomicBool::new(false), wake }
     }
 
     /// The owner is about to sleep. It must look at its lanes once more after this call, and sleep only if they are
     /// empty.
-    pub fn about_to_sleep(&self) {
+    pub(super) fn about_to_sleep(&self) {
         // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not a
         // store: it takes its place in one order with the swap there.
         self.sleeps.swap(true, Ordering::Relaxed);
@@ -50,13 +50,13 @@ impl Signal {
     }
 
     /// The owner is awake.
-    pub fn awake(&self) {
+    pub(super) fn awake(&self) {
         // Relaxed: a producer that still sees the flag wakes in vain, no more.
         self.sleeps.store(false, Ordering::Relaxed);
     }
 
     /// Something was pushed for the owner.
-    pub fn arrived(&self) {
+    pub(super) fn arrived(&self) {
         // Orders the push before the look at the flag; pairs with the one in `about_to_sleep`.
         fence(Ordering::SeqCst);
         if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::Relaxed) {
@@ -65,14 +65,14 @@ impl Signal {
     }
 
     /// The owner has something for a lane that was full. It must try once more after this call.
-    pub fn wants_room(&self) {
+    pub(super) fn wants_room(&self) {
         // Relaxed: as in `about_to_sleep`; the fence pairs with the one in `made_room`.
         self.wants_room.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Something was taken out of a lane that the owner fills.
-    pub fn made_room(&self) {
+    pub(super) fn made_room(&self) {
         fence(Ordering::SeqCst);
         if self.wants_room.load(Ordering::Relaxed) && self.wants_room.swap(false, Ordering::Relaxed) {
             (self.wake)();
