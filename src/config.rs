@@ -46,7 +46,8 @@ pub struct Settings {
     #[arg(long, env = "RINGHUB_MAX_FRAGMENTS", value_name = "COUNT", default_value = "65537", help_heading = "Limits")]
     pub max_fragments: u32,
 
-    /// What a slow subscriber may be owed before it is closed with 1008 [default: 4MiB, or two of the largest messages].
+    /// What a slow subscriber may be owed before it is closed with 1008
+    /// [default: 4MiB, or two of the largest messages].
     #[arg(long, env = "RINGHUB_MAX_BACKLOG", value_name = "SIZE", help_heading = "Limits")]
     pub max_backlog: Option<Size>,
 
@@ -126,8 +127,8 @@ pub struct Config {
 pub struct Limits {
     /// Connections, those in their opening handshake included. One more is answered 503.
     ///
-    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 120 bytes
-    /// here and 4 KB in the kernel.
+    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 120
+    /// bytes here and 4 KB in the kernel.
     pub connections_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,

@@ -56,8 +56,8 @@ impl fmt::Display for StartError {
                 ),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "{address} may not be listened on ({error}). Ports below 1024 need a privilege; choose another with \
-                     --listen."
+                    "{address} may not be listened on ({error}). Ports below 1024 need a privilege; choose another \
+                     with --listen."
                 ),
                 io::ErrorKind::AddrNotAvailable => {
                     write!(f, "{address} is not an address of this machine ({error}). Choose another with --listen.")

@@ -151,8 +151,8 @@ impl Bare {
     }
 }
 
-/// A descriptor that is readable when the ring has completions. The ring only hands one to a runtime, so there is one for
-/// as long as that takes; the loop itself runs on none.
+/// A descriptor that is readable when the ring has completions. The ring only hands one to a runtime, so there is one
+/// for as long as that takes; the loop itself runs on none.
 fn descriptor(ring: &HotRing) -> io::Result<OwnedFd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();

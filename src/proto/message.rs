@@ -166,8 +166,8 @@ impl PreparedMessage {
     }
 }
 
-/// From this payload on a received message is sent from where it stands. Below, a copy is cheap (8 KiB in about 80 ns), and
-/// sharing would pin a read buffer that is much larger than the message.
+/// From this payload on a received message is sent from where it stands. Below, a copy is cheap (8 KiB in about 80 ns),
+/// and sharing would pin a read buffer that is much larger than the message.
 pub const LARGE_FRAME: usize = 16 * 1024;
 
 /// Room for an unmasked header in front of an assembled message.

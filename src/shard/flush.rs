@@ -6,8 +6,8 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on in the
-//!   next turn. Until a walk ends its topic gathers into the next run.
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on
+//!   in the next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
@@ -400,3 +400,17 @@ fn bounded(pieces: Vec<Piece>) -> Vec<Piece> {
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pieces_become_one() {
+        let pieces = |count: usize| vec![Piece::new(vec![0; 2].into(), 1); count];
+        assert_eq!(bounded(pieces(PIECES_MAX - 1)).len(), PIECES_MAX - 1);
+        let many = bounded(pieces(PIECES_MAX));
+        assert_eq!((many.len(), many[0].bytes.len()), (1, 2 * PIECES_MAX));
+        assert_eq!(many[0].messages, PIECES_MAX as u32);
+    }
+}

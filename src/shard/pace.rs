@@ -17,17 +17,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const RECEIVE_BATCH: usize = 64;
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace {
-            receive_batch: Self::RECEIVE_BATCH,
-            receive_batches: 4,
-            send_batch: 256,
-            flush_entries: 512,
-            backlog_pieces: 256,
-        }
-    }
+    /// What real connections are served at.
+    pub(super) const DEFAULT: Pace =
+        Pace { receive_batch: 64, receive_batches: 4, send_batch: 256, flush_entries: 512, backlog_pieces: 256 };
 }

@@ -16,8 +16,8 @@ use crate::{
 
 /// One CPU's connections and topics, and the turn that serves them.
 ///
-/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but by
-/// the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
+/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but
+/// by the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
 ///
 /// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
 /// - inputs: [`Shard::adopt`], [`Shard::turn`]
@@ -76,7 +76,7 @@ impl<I: Io> Shard<I> {
             now,
             flush: Flush::default(),
             drain: None,
-            pace: Pace::default(),
+            pace: Pace::DEFAULT,
             ready: VecDeque::new(),
             wheel: Wheel::new(now),
             buffers: Vec::new(),
@@ -522,4 +522,4 @@ const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 const STAYS_IN_PLACE: usize = 4 * 1_024;
 
 /// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = Pace::RECEIVE_BATCH;
+const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;

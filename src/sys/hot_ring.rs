@@ -69,8 +69,8 @@ impl HotRing {
         !self.ready.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().cq_overflow()
     }
 
-    /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself belongs
-    /// to the turn.
+    /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself
+    /// belongs to the turn.
     ///
     /// # Errors
     ///
@@ -370,3 +370,6 @@ const COMPLETIONS: u32 = 8_192;
 
 /// How often an `enter` that leaves entries behind is repeated before the process gives up.
 const ENTER_ATTEMPTS_MAX: u32 = 10_000;
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,8 @@ impl fmt::Display for ProbeError {
                 ),
                 Some(libc::EINVAL) => write!(
                     f,
-                    "this kernel's io_uring does not know the flags ringhub needs ({error}). Linux 6.1 or newer is needed."
+                    "this kernel's io_uring does not know the flags ringhub needs ({error}). Linux 6.1 or newer is \
+                     needed."
                 ),
                 _ => write!(f, "io_uring cannot be set up: {error}"),
             },

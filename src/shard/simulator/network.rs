@@ -16,7 +16,7 @@ use super::{random::Random, stream::Stream};
 use crate::sys::{Io, Key, Readiness, Receive, Refused, Send};
 
 /// How unkind the network is: chances per mille, all 0 once the clients only wait for what they are owed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Weather {
     /// A report is held back at a reap.
     pub(super) late: u32,
@@ -30,6 +30,11 @@ pub(super) struct Weather {
     pub(super) short_send: u32,
     /// Something happens on the network in the middle of a turn.
     pub(super) busy: u32,
+}
+
+impl Weather {
+    pub(super) const FAIR: Weather =
+        Weather { late: 0, repeated: 0, ended: 0, short_receive: 0, short_send: 0, busy: 0 };
 }
 
 /// What stands behind the last byte that a client sends.
@@ -196,6 +201,11 @@ impl Network {
         !self.reports.is_empty()
     }
 
+    /// Is everything that was asked for under way?
+    pub(super) fn has_submitted(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// Has everything arrived that can?
     pub(super) fn is_quiet(&self) -> bool {
         let line_is_quiet = |line: &Line| {
@@ -320,6 +330,11 @@ impl Network {
         let kind = self.random.within(0..=2);
         let line = &mut self.lines[number];
         let most = room.min(line.arrived.len());
+        if short && self.random.chance(200) {
+            // Nothing was looked at: it is up to the caller to come again.
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let line = &mut self.lines[number];
         if most > 0 && short && line.arrived_end.is_none() {
             // What is left behind arrives a moment later, and is reported.
             let count = if kind == 0 { 0 } else { 1 + (self.random.next() % most as u64) as usize };
@@ -331,7 +346,6 @@ impl Network {
             return Ok(line.arrived.drain(..most).collect());
         }
         match line.arrived_end {
-            None if short && kind == 0 => Err(io::ErrorKind::Interrupted.into()),
             None => Err(io::ErrorKind::WouldBlock.into()),
             Some(end) => {
                 line.end_received = true;

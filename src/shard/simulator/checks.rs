@@ -1,0 +1,199 @@
+//! What must hold between any two turns, when the network has settled, and when everybody has left.
+
+use super::{
+    Simulation,
+    client::{Client, EMPTY, Leaving, Name, sender},
+};
+use crate::{
+    metrics::Counter,
+    proto::{CloseCode, KeepAlive, State},
+};
+
+impl Simulation {
+    pub(super) fn open_clients(&self) -> impl Iterator<Item = &Client> {
+        self.clients.iter().filter(|client| client.closed_at.is_none())
+    }
+
+    /// What holds between any two turns.
+    pub(super) fn check_turn(&mut self, (close_overdue, cut_off): (u64, u64)) {
+        let network = &mut *self.network.borrow_mut();
+        let limits = &self.shard.limits;
+        let (mut alive, mut laggards) = (0, 0);
+        for &number in &network.active {
+            let (client, line) = (&mut self.clients[number], &network.lines[number]);
+            let offset = self.shard.hub.offset(&self.topics[client.topic]);
+            let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
+            let Some(connection) = connection else {
+                client.gone = true;
+                client.closed_at.get_or_insert(offset);
+                assert!(line.dropped, "client {number} is gone and its socket is not");
+                continue;
+            };
+            alive += 1;
+            laggards += u64::from(connection.is_laggard());
+            let is_open = connection.websocket.state() == State::Open;
+            if is_open {
+                client.open_until = offset;
+            } else {
+                client.closed_at.get_or_insert(offset);
+            }
+            assert_eq!(connection.is_subscribed(), is_open && client.subscribes, "the subscription of client {number}");
+            match &connection.output {
+                None => assert!(is_open || line.stream.has_ended(), "client {number} is closed without a word"),
+                Some(output) => {
+                    let backlog = &output.backlog;
+                    let unsent: usize = backlog.unsent(usize::MAX).map(<[u8]>::len).sum();
+                    assert!(unsent <= backlog.bytes(), "the backlog of client {number} keeps more than it says");
+                    // One run may make a backlog of any size; what comes on top of that may not.
+                    let most = limits.backlog_bytes_max + limits.gathered_bytes_max + RUN_BEYOND;
+                    assert!(backlog.bytes() <= most || !is_open, "the backlog of client {number} is beyond its limit");
+                    let is_waiting = connection.awaits_room || connection.is_dirty;
+                    assert!(is_waiting || backlog.is_empty(), "the backlog of client {number} waits for nothing");
+                }
+            }
+            assert!(!connection.awaits_room || connection.is_laggard(), "client {number} needs no room");
+            let is_over = connection.websocket.state() == State::Closed && !connection.owes_output();
+            assert_eq!(line.finished, is_over, "the end of client {number}");
+            let may_stay = connection.websocket.state() == State::Closed && !is_over;
+            assert!(!connection.peer_done || may_stay, "client {number} has gone and nothing is left to do");
+        }
+        assert!(network.has_submitted(), "the shard goes to sleep without having asked");
+        assert_eq!(self.shard.open(), alive, "connections");
+        let counted = |counter| self.counters.get(counter);
+        assert_eq!(counted(Counter::ConnectionsOpen), alive as u64);
+        assert_eq!(counted(Counter::Opened) - counted(Counter::Ended), alive as u64);
+        assert_eq!(counted(Counter::Laggards), laggards, "laggards");
+        let overdue = counted(Counter::CloseOverdue) - close_overdue;
+        assert!(network.tally.cut_off - cut_off <= overdue, "a connection is cut off before its time");
+        let (clients, lines) = (&self.clients, &network.lines);
+        network.active.retain(|&number| {
+            let line = &lines[number];
+            let can_read = !clients[number].has_no_reader() && !clients[number].mute;
+            !line.dropped || can_read && !(line.sent.is_empty() && line.fetched.is_empty())
+        });
+    }
+
+    /// Everybody who is open has everything.
+    pub(super) fn check_settled(&self) {
+        assert_eq!(self.shard.hub.gathered_bytes(), 0, "everything was sent");
+        for client in self.open_clients() {
+            let number = client.number;
+            if client.mute {
+                continue;
+            }
+            let expected: Vec<Name> = self.expected(client, u64::MAX).collect();
+            assert_eq!(client.received.len(), expected.len(), "client {number} has everything");
+            assert!(client.has_sent_all() && client.has_all_pongs(), "client {number} was answered");
+            let order = &self.clients[client.topic].received;
+            let published = order.iter().filter(|&&name| sender(name) == Some(number)).count();
+            if client.leaving.is_none() {
+                assert_eq!(published, client.sent as usize, "messages of client {number}");
+            }
+        }
+    }
+
+    /// The messages that a client is owed of its topic's first `until`.
+    fn expected(&self, client: &Client, until: u64) -> impl Iterator<Item = Name> {
+        let order = &self.clients[client.topic].received;
+        let end = until.min(order.len() as u64);
+        let begin = if client.subscribes { client.joined_at.min(end) } else { end };
+        let (own, echo) = (client.number, client.echo);
+        order[begin as usize..end as usize].iter().copied().filter(move |&name| echo || sender(name) != Some(own))
+    }
+
+    /// What holds when everybody has left.
+    pub(super) fn check_end(&self) {
+        let counted = |counter| self.counters.get(counter);
+        let network = self.network.borrow();
+        let tally = &network.tally;
+        assert_eq!(self.shard.hub.gathered_bytes(), 0);
+        assert!(network.lines.iter().all(|line| line.dropped), "every socket is dropped");
+        for (counter, expected) in [
+            (Counter::Opened, self.clients.len() as u64),
+            (Counter::Ended, self.clients.len() as u64),
+            (Counter::ConnectionsOpen, 0),
+            (Counter::Laggards, 0),
+            (Counter::BytesIn, tally.bytes_received),
+            (Counter::BytesOut, tally.bytes_sent),
+            (Counter::Sends, tally.sends),
+            (Counter::ShortSends, tally.short_sends),
+        ] {
+            assert_eq!(counted(counter), expected, "{counter:?}");
+        }
+        let mut published = 0;
+        for (topic, name) in self.topics.iter().enumerate() {
+            let order = &self.clients[topic].received;
+            assert_eq!(order.len() as u64, self.shard.hub.offset(name), "the observer of {name} has seen everything");
+            published += order.len() as u64;
+            self.check_order(topic, order);
+        }
+        assert_eq!(counted(Counter::MessagesIn), published, "messages in");
+        if !self.plan.backlog_is_limited {
+            assert_eq!(counted(Counter::SlowClosed), 0, "slow consumers below the limit");
+        }
+        let mut received = 0;
+        let mut is_exact = true;
+        for client in &self.clients {
+            received += client.received.len() as u64;
+            is_exact &= self.check_client(client, network.lines[client.number].was_short);
+        }
+        let deliveries = counted(Counter::Deliveries);
+        assert!(received <= deliveries, "{received} messages were received and {deliveries} delivered");
+        assert!(received == deliveries || !is_exact, "{received} messages were received of {deliveries} delivered");
+    }
+
+    /// Each client's messages stand in the order in which it sent them, without a gap.
+    fn check_order(&self, topic: usize, order: &[Name]) {
+        let mut next = vec![0_u32; self.clients.len()];
+        for &name in order.iter().filter(|&&name| name != EMPTY) {
+            let number = sender(name).expect("a named message has a sender");
+            assert_eq!(name as u32, next[number], "the messages of client {number} in their order");
+            assert_eq!(self.clients[number].topic, topic, "messages stay in their topic");
+            next[number] += 1;
+        }
+        for (client, next) in self.clients.iter().zip(next).filter(|(client, _)| client.topic == topic) {
+            assert!(next <= client.sent, "client {} did not send so many", client.number);
+            let said_goodbye = client.leaving == Some(Leaving::Handshake)
+                && client.close.as_ref().is_some_and(|(code, _)| *code == CloseCode::NORMAL);
+            if said_goodbye {
+                assert_eq!(next, client.sent, "what client {} sent before its close frame", client.number);
+            }
+        }
+        let empty = order.iter().filter(|&&name| name == EMPTY).count();
+        let sent: u32 = self.clients.iter().filter(|client| client.topic == topic).map(|c| c.sent_empty).sum();
+        assert!(empty <= sent as usize, "empty messages");
+    }
+
+    /// Returns whether the client must have seen all that was delivered to it.
+    fn check_client(&self, client: &Client, was_short: bool) -> bool {
+        let number = client.number;
+        let until = client.closed_at.expect("everybody has left");
+        let mut expected = self.expected(client, until);
+        for (index, &name) in client.received.iter().enumerate() {
+            let owed = expected.next();
+            assert_eq!(Some(name), owed, "message {index} of client {number}, which joined at {}", client.joined_at);
+        }
+        let Some((code, reason)) = &client.close else { return false };
+        let KeepAlive { ping_interval, pong_timeout, .. } = self.shard.keep_alive;
+        let is_slow = *code == CloseCode::POLICY_VIOLATION && reason == "slow consumer";
+        let is_explained = match *code {
+            _ if is_slow => self.plan.backlog_is_limited && was_short,
+            CloseCode::NORMAL => client.leaving == Some(Leaving::Handshake),
+            CloseCode::POLICY_VIOLATION => client.leaving == Some(Leaving::Trespass),
+            CloseCode::PROTOCOL_ERROR => client.leaving == Some(Leaving::Breach),
+            CloseCode::INTERNAL_ERROR => ping_interval > 0 && pong_timeout > 0,
+            CloseCode::GOING_AWAY => self.is_draining,
+            _ => false,
+        };
+        assert!(is_explained, "client {number} is closed with {code} {reason:?}");
+        let (owed, received) = (self.expected(client, client.open_until).count(), client.received.len());
+        assert!(
+            is_slow || received >= owed,
+            "client {number} was closed after {received} messages of {owed}: {client:x?}"
+        );
+        !is_slow
+    }
+}
+
+/// What one turn may gather beyond the limit, in memory: everything it receives at once.
+const RUN_BEYOND: usize = 4 << 20;

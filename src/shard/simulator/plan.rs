@@ -1,0 +1,90 @@
+//! What a seed draws for a whole run.
+
+use super::{network::Weather, random::Random};
+use crate::{
+    config::Config,
+    proto::{KeepAlive, Tick},
+    shard::pace::Pace,
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) start: Tick,
+    pub(super) steps: usize,
+    pub(super) topics: usize,
+    pub(super) clients_max: usize,
+    /// Largest message; few runs have large ones.
+    pub(super) message_max: usize,
+    /// Largest room of a socket.
+    pub(super) room_max: usize,
+    pub(super) backlog_is_limited: bool,
+    /// Clients get what they are owed before the end begins.
+    pub(super) settles: bool,
+    pub(super) weather: Weather,
+    pub(super) pace: Pace,
+}
+
+impl Plan {
+    /// Fair weather, for tests that say themselves what happens.
+    pub(super) const CALM: Plan = Plan {
+        start: Tick(0),
+        steps: 0,
+        topics: 1,
+        clients_max: 100,
+        message_max: 100,
+        room_max: 100_000,
+        backlog_is_limited: false,
+        settles: true,
+        weather: Weather::FAIR,
+        pace: Pace::DEFAULT,
+    };
+
+    /// Draws a plan, and the limits and times of `config` that go with it.
+    pub(super) fn draw(random: &mut Random, config: &mut Config) -> Self {
+        let huge = 1 << 30;
+        config.keep_alive = KeepAlive {
+            ping_interval: if random.chance(500) { 0 } else { random.within(20..=80) as u32 },
+            pong_timeout: if random.chance(300) { 0 } else { random.within(10..=40) as u32 },
+            close_timeout: random.within(10..=50) as u32,
+        };
+        config.limits.gathered_bytes_max = random.pick(&[1, 100, 5_000, huge, huge]);
+        config.limits.backlog_bytes_max = huge;
+        config.limits.backlog_messages_max = huge as u64;
+        let backlog_is_limited = random.chance(500);
+        if backlog_is_limited {
+            config.limits.backlog_bytes_max = random.pick(&[200, 1_000, 5_000, 60_000]);
+            config.limits.backlog_messages_max = random.pick(&[1, 3, 10, huge as u64]);
+        }
+        Plan {
+            start: Tick(random.within(0..=2_000) as u32),
+            steps: random.within(100..=1_500),
+            topics: random.within(1..=3),
+            clients_max: random.within(2..=14),
+            message_max: if random.chance(60) { 200_000 } else { random.pick(&[30, 300, 3_000]) },
+            room_max: random.pick(&[30, 300, 3_000, 100_000]),
+            backlog_is_limited,
+            settles: random.chance(500),
+            weather: Weather {
+                late: random.pick(&[0, 100, 500, 900]),
+                repeated: random.pick(&[0, 0, 100]),
+                ended: random.pick(&[0, 50, 300]),
+                short_receive: random.pick(&[0, 100, 400]),
+                short_send: random.pick(&[0, 50, 300]),
+                busy: random.pick(&[0, 300, 900]),
+            },
+            pace: if random.chance(900) { Self::draw_pace(random) } else { Pace::DEFAULT },
+        }
+    }
+
+    /// Small portions: a handful of connections is then as much as many thousand.
+    fn draw_pace(random: &mut Random) -> Pace {
+        let mut portion = || random.pick(&[1, 1, 2, 3, 8, 64]);
+        Pace {
+            receive_batch: portion(),
+            receive_batches: portion(),
+            send_batch: portion(),
+            flush_entries: portion(),
+            backlog_pieces: portion(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What all runs together have met.
+
+use super::{Simulation, network::Tally};
+use crate::metrics::{Counter, Counters};
+
+/// A simulator that never meets a trap proves nothing about it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    counters: Counters,
+    tally: Tally,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, simulation: &Simulation) {
+        for &counter in Counter::ALL {
+            self.counters.add(counter, simulation.counters.get(counter));
+        }
+        self.tally.add(&simulation.network.borrow().tally);
+    }
+
+    pub(super) fn check(&self) {
+        // What happens before a connection is established, and what is back at 0 when all have left.
+        let elsewhere = [
+            Counter::ConnectionsOpen,
+            Counter::Laggards,
+            Counter::Accepted,
+            Counter::RefusedRequest,
+            Counter::RefusedLimit,
+            Counter::HandshakeOverdue,
+            Counter::AcceptPaused,
+        ];
+        for counter in Counter::ALL.iter().filter(|counter| !elsewhere.contains(counter)) {
+            assert!(self.counters.get(*counter) > 0, "{counter:?} was never counted");
+        }
+        let Tally { stale, stale_reused, polls_ended, cut_off, .. } = self.tally;
+        for count in [stale, stale_reused, polls_ended, cut_off] {
+            assert!(count > 0, "{:?}", self.tally);
+        }
+    }
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{:?}", self.counters, self.tally)
+    }
+}

@@ -1,0 +1,479 @@
+//! The ring on real sockets, one test for each thing that could go wrong without being seen.
+
+use std::{
+    io::{ErrorKind, IoSlice, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::sys::net;
+
+/// A server's socket and its client.
+fn pair(send_buffer: Option<usize>) -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let server = OwnedFd::from(listener.accept().unwrap().0);
+    net::prepare_connection(&server, send_buffer).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_nodelay(true).unwrap();
+    (server, client)
+}
+
+/// A pair with as little room on both sides as the kernel allows.
+fn small_pair() -> (OwnedFd, TcpStream) {
+    let (server, client) = pair(Some(4_096));
+    socket2::SockRef::from(&client).set_recv_buffer_size(4_096).unwrap();
+    (server, client)
+}
+
+/// A pair whose server's socket takes nothing more, and how many bytes it took.
+fn full_pair() -> (OwnedFd, TcpStream, usize) {
+    let (server, client) = small_pair();
+    let mut taken = 0;
+    // Room may appear once more when the client's kernel has moved something on.
+    loop {
+        match net::send_now(&server, &[7; 65_536]) {
+            Ok(count) => taken += count,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(5));
+                if net::send_now(&server, &[7]).map(|count| taken += count).is_err() {
+                    return (server, client, taken);
+                }
+            }
+        }
+    }
+}
+
+fn key(slot: u32, generation: u32) -> Key {
+    Key { slot, generation }
+}
+
+fn send_one(ring: &mut HotRing, socket: &OwnedFd, bytes: &[&[u8]]) -> Option<io::Result<usize>> {
+    let pieces: Vec<IoSlice<'_>> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut refused = Vec::new();
+    ring.send(&[Send { socket, pieces: &pieces }], &mut refused);
+    assert!(refused.len() <= 1 && refused.iter().all(|entry| entry.index == 0));
+    refused.pop().map(|entry| entry.sent)
+}
+
+fn receive_one(ring: &mut HotRing, socket: &OwnedFd, room: usize) -> (io::Result<usize>, BytesMut) {
+    let mut buffer = BytesMut::with_capacity(room);
+    let mut batch = [Receive::new(socket, &mut buffer)];
+    ring.receive(&mut batch);
+    let [Receive { result, .. }] = batch;
+    (result, buffer)
+}
+
+/// Reaps until `is_enough` says so. Running out of patience fails the test.
+fn reap_until(ring: &mut HotRing, mut is_enough: impl FnMut(&[Readiness]) -> bool) -> Vec<Readiness> {
+    let mut ready = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        ring.reap(&mut ready);
+        if is_enough(&ready) {
+            return ready;
+        }
+        assert!(Instant::now() < end, "after {PATIENCE:?} there are only {} reports", ready.len());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn reap_one(ring: &mut HotRing) -> Readiness {
+    *reap_until(ring, |ready| !ready.is_empty()).last().unwrap()
+}
+
+/// What is reported within a moment.
+fn reap_briefly(ring: &mut HotRing) -> Vec<Readiness> {
+    let mut ready = Vec::new();
+    for _ in 0..20 {
+        ring.reap(&mut ready);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ready
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index / 251 + index) as u8).collect()
+}
+
+/// Without `MSG_WAITALL` a short send counts as success, `CQE_SKIP_SUCCESS` hides it, and the rest is lost in silence.
+#[test]
+fn a_short_send_reports_its_exact_count() {
+    for parts in [1, 2, 1_000] {
+        let mut ring = HotRing::new().unwrap();
+        let (server, mut client) = pair(Some(4_096));
+        let message = pattern(8 << 20);
+        let pieces: Vec<&[u8]> = message.chunks(message.len().div_ceil(parts)).collect();
+        let sent = send_one(&mut ring, &server, &pieces).expect("8 MiB do not fit").unwrap();
+        assert!(sent > 0 && sent < message.len() - REST, "{sent}");
+        let mut received = vec![0; sent];
+        client.read_exact(&mut received).unwrap();
+        client.set_nonblocking(true).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "exactly the prefix");
+        client.set_nonblocking(false).unwrap();
+        let (mut at, end) = (sent, sent + REST);
+        while at < end {
+            match send_one(&mut ring, &server, &[&message[at..end]]) {
+                None => at = end,
+                Some(Ok(count)) => at += count,
+                Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            let begin = received.len();
+            received.resize(at, 0);
+            client.read_exact(&mut received[begin..]).unwrap();
+        }
+        assert!(received == message[..end], "the rest follows the prefix");
+    }
+}
+
+/// Sent behind the first, short send.
+const REST: usize = 20_000;
+
+#[test]
+fn a_full_socket_refuses() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, _client, _) = full_pair();
+    for pieces in [&[b"a".as_slice()][..], &[b"a", b"b"]] {
+        let refusal = send_one(&mut ring, &server, pieces).expect("there is no room");
+        assert_eq!(refusal.unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_is_an_error() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, client) = pair(None);
+    drop(client);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match send_one(&mut ring, &server, &[b"hello"]) {
+            Some(Err(error)) => {
+                assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+                return;
+            }
+            other => assert!(other.is_none() && Instant::now() < end, "{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn pieces_arrive_in_order() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    for count in [1, 2, 3, Send::<OwnedFd>::PIECES_MAX] {
+        let message = pattern(count * 7);
+        let pieces: Vec<&[u8]> = message.chunks(7).collect();
+        assert!(send_one(&mut ring, &server, &pieces).is_none());
+        let mut received = vec![0; message.len()];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == message, "{count} pieces");
+    }
+}
+
+#[test]
+#[should_panic(expected = "1 to 1 024 pieces")]
+fn more_pieces_than_the_kernel_takes() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, _client) = pair(None);
+    drop(send_one(&mut ring, &server, &[b"a".as_slice(); Send::<OwnedFd>::PIECES_MAX + 1]));
+}
+
+/// Refusals carry the index in the whole batch, not in the part that was submitted.
+#[test]
+fn a_batch_larger_than_a_submission() {
+    assert!(net::raise_descriptor_limit() > 2_000, "this test needs descriptors");
+    let mut ring = HotRing::new().unwrap();
+    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..2 * HotRing::BATCH_MAX + 70).map(|_| pair(None)).collect();
+    let full = [0, 10, HotRing::BATCH_MAX - 1, HotRing::BATCH_MAX, 2 * HotRing::BATCH_MAX + 69];
+    for index in full {
+        let (server, client, _) = full_pair();
+        pairs[index] = (server, client);
+    }
+    let texts: Vec<String> = (0..pairs.len()).map(|index| format!("{index:08}")).collect();
+    let pieces: Vec<[IoSlice<'_>; 1]> = texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
+    let batch: Vec<Send<'_, OwnedFd>> =
+        pairs.iter().zip(&pieces).map(|((socket, _), pieces)| Send { socket, pieces }).collect();
+    let mut refused = Vec::new();
+    ring.send(&batch, &mut refused);
+    let mut indices: Vec<usize> = refused.iter().map(|entry| entry.index).collect();
+    indices.sort_unstable();
+    assert_eq!(indices, full);
+    for (index, ((_, client), text)) in pairs.iter_mut().zip(&texts).enumerate() {
+        if !full.contains(&index) {
+            let mut received = [0; 8];
+            client.read_exact(&mut received).unwrap();
+            assert_eq!(received, text.as_bytes());
+            client.write_all(text.as_bytes()).unwrap();
+        }
+    }
+    let mut buffers: Vec<BytesMut> = pairs.iter().map(|_| BytesMut::with_capacity(100)).collect();
+    let mut batch: Vec<Receive<'_, OwnedFd>> =
+        pairs.iter().zip(&mut buffers).map(|((socket, _), buffer)| Receive::new(socket, buffer)).collect();
+    ring.receive(&mut batch);
+    for (index, entry) in batch.iter().enumerate() {
+        match &entry.result {
+            Ok(count) => assert_eq!((*count, &entry.buffer[..]), (8, texts[index].as_bytes())),
+            Err(error) => assert!(error.kind() == ErrorKind::WouldBlock && full.contains(&index), "{index}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn receives_append_within_the_room() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    client.write_all(b"0123456789").unwrap();
+    let mut buffer = BytesMut::with_capacity(8);
+    buffer.extend_from_slice(b"left ");
+    let room = buffer.capacity() - buffer.len();
+    let mut batch = [Receive::new(&server, &mut buffer)];
+    ring.receive(&mut batch);
+    assert_eq!(*batch[0].result.as_ref().unwrap(), room);
+    assert_eq!(buffer, [b"left ", &b"0123456789"[..room]].concat());
+    assert_eq!(buffer.len(), buffer.capacity());
+    assert_eq!(receive_one(&mut ring, &server, 64).1, b"0123456789"[room..]);
+}
+
+#[test]
+#[should_panic(expected = "a receive entry needs room")]
+fn a_receive_without_room() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, _client) = pair(None);
+    drop(receive_one(&mut ring, &server, 0));
+}
+
+#[test]
+fn one_batch_of_receives_with_every_outcome() {
+    let mut ring = HotRing::new().unwrap();
+    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..5).map(|_| pair(None)).collect();
+    pairs[1].1.write_all(b"data").unwrap();
+    pairs[2].1.shutdown(Shutdown::Write).unwrap();
+    pairs[3].1.write_all(b"last").unwrap();
+    pairs[3].1.shutdown(Shutdown::Write).unwrap();
+    let (reset, client) = pairs.pop().unwrap();
+    assert!(send_one(&mut ring, &reset, &[b"never read"]).is_none());
+    // Closing with something unread resets the connection.
+    client.set_nonblocking(true).unwrap();
+    while client.peek(&mut [0; 1]).is_err() {}
+    drop(client);
+    let mut sockets: Vec<OwnedFd> = Vec::new();
+    let mut clients = Vec::new();
+    for (server, client) in pairs {
+        sockets.push(server);
+        clients.push(client);
+    }
+    sockets.push(reset);
+    let mut buffers: Vec<BytesMut> = sockets.iter().map(|_| BytesMut::with_capacity(16)).collect();
+    let mut batch: Vec<Receive<'_, OwnedFd>> =
+        sockets.iter().zip(&mut buffers).map(|(socket, buffer)| Receive::new(socket, buffer)).collect();
+    ring.receive(&mut batch);
+    let kinds: Vec<Result<usize, ErrorKind>> =
+        batch.iter().map(|entry| entry.result.as_ref().copied().map_err(io::Error::kind)).collect();
+    let expected = [Err(ErrorKind::WouldBlock), Ok(4), Ok(0), Ok(4), Err(ErrorKind::ConnectionReset)];
+    assert_eq!(kinds, expected);
+    assert_eq!(receive_one(&mut ring, &sockets[3], 16).0.unwrap(), 0, "the end comes behind the data");
+}
+
+#[test]
+fn a_poll_reports_again_and_again() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    ring.arm(key(3, 9), &server);
+    for _ in 0..100 {
+        client.write_all(b"x").unwrap();
+        let Readiness { key: reported, readable, hung_up, writable, disarmed } = reap_one(&mut ring);
+        assert_eq!((reported, readable, hung_up, writable, disarmed), (key(3, 9), true, false, false, false));
+        assert_eq!(receive_one(&mut ring, &server, 16).0.unwrap(), 1);
+    }
+    assert_eq!(reap_briefly(&mut ring), []);
+}
+
+#[test]
+fn what_came_before_the_poll_is_reported() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    client.write_all(b"early").unwrap();
+    ring.arm(key(0, 0), &server);
+    assert!(reap_one(&mut ring).readable);
+}
+
+#[test]
+fn readiness_seen_in_a_batch_is_kept() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    let (full, _reader, _) = full_pair();
+    ring.arm(key(5, 0), &server);
+    ring.submit();
+    client.write_all(b"x").unwrap();
+    for _ in 0..3 {
+        assert!(send_one(&mut ring, &full, &[b"x"]).is_some());
+    }
+    assert!(ring.has_completions());
+    assert_eq!(reap_one(&mut ring).key, key(5, 0));
+}
+
+#[test]
+fn a_hang_up_is_reported() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, client) = pair(None);
+    ring.arm(key(0, 0), &server);
+    ring.submit();
+    client.shutdown(Shutdown::Write).unwrap();
+    let Readiness { readable, hung_up, .. } = reap_one(&mut ring);
+    assert!(readable && hung_up);
+
+    let (server, client) = pair(None);
+    client.shutdown(Shutdown::Both).unwrap();
+    drop(client);
+    ring.arm(key(1, 0), &server);
+    let ready = reap_until(&mut ring, |ready| ready.iter().any(|report| report.key == key(1, 0)));
+    assert!(ready.iter().all(|report| report.readable && report.hung_up), "{ready:?}");
+}
+
+#[test]
+fn room_is_reported_once_and_only_when_there_is_some() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client, taken) = full_pair();
+    ring.await_room(key(2, 1), &server);
+    assert_eq!(reap_briefly(&mut ring), []);
+    client.read_exact(&mut vec![0; taken]).unwrap();
+    let Readiness { key: reported, readable, writable, disarmed, .. } = reap_one(&mut ring);
+    assert_eq!((reported, readable, writable, disarmed), (key(2, 1), false, true, false));
+    assert_eq!(reap_briefly(&mut ring), []);
+}
+
+/// An armed poll holds the socket open although its descriptor is closed: the peer waits for an end that never comes.
+#[test]
+fn disarming_releases_the_socket() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    ring.arm(key(0, 0), &server);
+    ring.submit();
+    drop(server);
+    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "this is the trap");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    ring.disarm(key(0, 0));
+    ring.submit();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+
+    let (server, mut client, taken) = full_pair();
+    ring.arm(key(0, 1), &server);
+    ring.await_room(key(0, 1), &server);
+    ring.submit();
+    ring.disarm(key(0, 1));
+    drop(server);
+    ring.submit();
+    client.read_exact(&mut vec![0; taken]).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(reap_briefly(&mut ring), [], "what was removed says nothing");
+}
+
+#[test]
+fn what_is_dropped_before_it_was_submitted_leaves_nothing_behind() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    ring.arm(key(0, 0), &server);
+    ring.disarm(key(0, 0));
+    drop(server);
+    // It is likely to get the same descriptor.
+    let (next, mut next_client) = pair(None);
+    ring.arm(key(0, 1), &next);
+    ring.submit();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    next_client.write_all(b"x").unwrap();
+    let ready = reap_until(&mut ring, |ready| ready.iter().any(|report| report.key == key(0, 1)));
+    assert!(ready.iter().all(|report| report.key == key(0, 1) || report.hung_up || report.disarmed), "{ready:?}");
+    ring.disarm(key(0, 1));
+    drop(next);
+    ring.submit();
+    assert_eq!(next_client.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
+#[test]
+fn a_late_report_carries_the_old_key() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    ring.arm(key(7, 1), &server);
+    ring.submit();
+    client.write_all(b"x").unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !ring.has_completions() {
+        assert!(Instant::now() < end, "nothing is reported");
+        // Any system call lets the kernel post what it has.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ring.disarm(key(7, 1));
+    drop(server);
+    let (next, _next_client) = pair(None);
+    ring.arm(key(7, 2), &next);
+    let ready = reap_until(&mut ring, |ready| !ready.is_empty());
+    assert!(ready.iter().all(|report| report.key == key(7, 1)), "{ready:?}");
+}
+
+/// More completions at once than the queue holds: the kernel keeps the rest, ends polls that it cannot report again,
+/// and says so. Meanwhile a batch of sends fails whole.
+#[test]
+fn an_overflow_loses_nothing() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    let (full, _reader, _) = full_pair();
+    let polls = COMPLETIONS + 2_000;
+    for slot in 0..polls {
+        ring.arm(key(slot, 1), &server);
+    }
+    ring.submit();
+    for round in 0..3 {
+        client.write_all(b"x").unwrap();
+        let pieces = [IoSlice::new(b"x")];
+        let batch: Vec<Send<'_, OwnedFd>> =
+            (0..2 * HotRing::BATCH_MAX).map(|_| Send { socket: &full, pieces: &pieces }).collect();
+        let mut refused = Vec::new();
+        ring.send(&batch, &mut refused);
+        assert_eq!(refused.len(), batch.len(), "every refusal is reported, round {round}");
+        let mut reported = vec![false; polls as usize];
+        let mut ended = 0;
+        let mut seen = 0;
+        reap_until(&mut ring, |ready| {
+            for report in &ready[seen..] {
+                reported[report.key.slot as usize] = true;
+            }
+            seen = ready.len();
+            reported.iter().all(|&reported| reported)
+        })
+        .iter()
+        .filter(|report| report.disarmed)
+        .for_each(|report| {
+            ended += 1;
+            ring.arm(report.key, &server);
+        });
+        assert!(ended > 0, "{polls} polls fit into {COMPLETIONS} completions");
+    }
+}
+
+#[test]
+fn the_runtime_is_woken() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut ring = HotRing::new().unwrap();
+        let watched = ring.watch().unwrap();
+        let (server, mut client) = pair(None);
+        ring.arm(key(0, 0), &server);
+        ring.submit();
+        let writer = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            client.write_all(b"x").unwrap();
+            client
+        });
+        tokio::time::timeout(PATIENCE, watched.readable()).await.expect("woken").unwrap().clear_ready();
+        assert!(reap_one(&mut ring).readable);
+        drop(writer.await.unwrap());
+    });
+}
+
+/// No test measures time; this only ends one that hangs.
+const PATIENCE: Duration = Duration::from_secs(20);

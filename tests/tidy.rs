@@ -1,0 +1,410 @@
+//! Checks of the tree's files that no compiler makes: what may see what, long lines, forgotten markers, dead files.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ringhub::metrics::Counter;
+
+/// What each part of `src` may name by `crate::`. A part that is not listed may name everything but `shard` and `sys`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("proto", &["proto"]),
+    ("hub", &["hub", "proto"]),
+    ("surface", &["surface", "hub", "proto"]),
+    ("sys", &["sys"]),
+    ("metrics", &["metrics"]),
+    ("error", &["error", "sys"]),
+    ("config", &["config", "error", "hub", "proto", "sys"]),
+    ("shard", &["shard", "config", "error", "hub", "metrics", "proto", "surface", "sys"]),
+    ("server", &["server", "config", "error", "hub", "metrics", "shard", "surface", "sys"]),
+];
+
+/// What of `sys` is seen from outside `server` and `shard`.
+const WINDOWS: &[(&str, &str)] = &[("config", "cpu"), ("error", "probe"), ("main", "net")];
+
+/// What plain data does without: sockets, files, clocks, threads, and anything that waits.
+const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];
+const IMPURE: &[&str] = &[
+    "async",
+    "await",
+    "tokio",
+    "tokio_uring",
+    "io_uring",
+    "rustix",
+    "libc",
+    "socket2",
+    "core_affinity",
+    "Instant",
+    "SystemTime",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "UnixStream",
+    "OwnedFd",
+    "RawFd",
+];
+
+const COLUMNS_MAX: usize = 120;
+
+#[test]
+fn lines_are_not_too_long() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path)) {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.chars().count() > COLUMNS_MAX) {
+            offenders.push(format!("{}:{}: {} columns", path.display(), number + 1, line.chars().count()));
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn nothing_was_left_to_be_done() {
+    // Put together here, so that this file does not find itself.
+    let markers =
+        ["TO DO", "FIX ME", "X XX", "dbg !", "todo !", "unimplemented !"].map(|marker| marker.replace(' ', ""));
+    let mut offenders = Vec::new();
+    for (path, text) in texts() {
+        for (number, line) in text.lines().enumerate() {
+            for marker in markers.iter().filter(|marker| line.contains(*marker)) {
+                offenders.push(format!("{}:{}: {marker}", path.display(), number + 1));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn no_path_of_somebodys_machine() {
+    let places = ["/work /", "/tmp /wt", "/root /", "/home /"].map(|place| place.replace(' ', ""));
+    let mut offenders = Vec::new();
+    for (path, text) in texts() {
+        for (number, line) in text.lines().enumerate() {
+            for place in places.iter().filter(|place| line.contains(*place)) {
+                offenders.push(format!("{}:{}: {place}", path.display(), number + 1));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn only_sys_is_unsafe() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && !path.starts_with("src/sys")) {
+        if words(&text).iter().any(|word| word == "unsafe") {
+            offenders.push(path.display().to_string());
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && path.starts_with("src")) {
+        let part = part(&path);
+        if part == "lib" {
+            continue;
+        }
+        let words = words(&text);
+        let root = if part == "main" { "ringhub" } else { "crate" };
+        let mut seen = named_under(&words, root);
+        if climbs_out(&path, &words) {
+            seen.insert("super, out of its part".into());
+        }
+        let allowed = ARROWS.iter().find(|(name, _)| *name == part).map(|(_, allowed)| *allowed);
+        let window = WINDOWS.iter().find(|(name, _)| *name == part).map(|(_, module)| *module);
+        for other in seen {
+            let is_allowed = match allowed {
+                Some(allowed) => allowed.contains(&&*other),
+                None => (other != "shard" && other != "sys") || (other == "sys" && window.is_some()),
+            };
+            if !is_allowed {
+                offenders.push(format!("{}: {part} names {other}", path.display()));
+            }
+        }
+        if let Some(window) = window {
+            for module in named_under(&words, "sys").into_iter().filter(|module| module != window) {
+                offenders.push(format!("{}: {part} names sys::{module}", path.display()));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn proto_and_hub_are_plain_data() {
+    let mut offenders = Vec::new();
+    let is_pure = |path: &Path| path.starts_with("src/proto") || path.starts_with("src/hub");
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && is_pure(path)) {
+        let words = words(&text);
+        let std = named_under(&words, "std").into_iter().filter(|name| IMPURE_STD.contains(&&**name));
+        let others = IMPURE.iter().filter(|name| words.iter().any(|word| word == *name)).map(ToString::to_string);
+        for name in std.map(|name| format!("std::{name}")).chain(others) {
+            offenders.push(format!("{}: {name}", path.display()));
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn every_counter_counts_something() {
+    let used: BTreeSet<String> = texts()
+        .filter(|(path, _)| is_rust(path) && path.starts_with("src") && path != Path::new("src/metrics.rs"))
+        .flat_map(|(_, text)| named_under(&words(&text), "Counter"))
+        .collect();
+    let names = Counter::ALL.iter().map(|counter| format!("{counter:?}"));
+    assert_none(&names.filter(|name| !used.contains(name)).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_file_is_used() {
+    let files: BTreeMap<PathBuf, String> = texts().filter(|(path, _)| path.starts_with("src")).collect();
+    let mut used = BTreeSet::new();
+    let mut open = vec![PathBuf::from("src/lib.rs"), PathBuf::from("src/main.rs")];
+    while let Some(path) = open.pop() {
+        let text = files.get(&path).unwrap_or_else(|| panic!("{} is missing", path.display()));
+        let stem = path.file_stem().unwrap_or_default();
+        let beside = path.parent().unwrap().to_path_buf();
+        let below =
+            if ["lib", "main", "mod"].iter().any(|name| stem == *name) { beside.clone() } else { beside.join(stem) };
+        for name in modules(&words(text)) {
+            let candidates = [below.join(format!("{name}.rs")), below.join(&name).join("mod.rs")];
+            open.extend(candidates.into_iter().filter(|candidate| files.contains_key(candidate)));
+        }
+        for included in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            used.insert(beside.join(included));
+        }
+        used.insert(path);
+    }
+    assert_none(&files.keys().filter(|path| !used.contains(*path)).map(|path| path.display()).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_readme_knows_every_flag() {
+    let Ok(readme) = fs::read_to_string(root().join("README.md")) else { return };
+    let output = Command::new(support::binary_path()).args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let flags = |text: &str| -> BTreeSet<String> {
+        let is_flag = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        let flags = text.split(|letter| !is_flag(letter)).filter(|word| word.starts_with("--") && word.len() > 3);
+        flags.map(String::from).collect()
+    };
+    let mut existing = flags(&help);
+    assert!(existing.contains("--listen"), "{help}");
+    existing.retain(|flag| flag != "--help" && flag != "--version");
+    assert_none(&existing.difference(&flags(&readme)).collect::<Vec<_>>());
+    // And its table of settings has none that is gone.
+    let table: String = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    assert_none(&flags(&table).difference(&existing).collect::<Vec<_>>());
+}
+
+/// The reader of sources that the checks above stand on.
+#[test]
+fn sources_are_read_as_rust() {
+    let source = r##"
+        //! unsafe tokio
+        use std::{collections::HashMap, fmt::{self, net}, net::SocketAddr}; // crate::sys
+        /* std::fs /* nested */ crate::sys */
+        use crate::{hub::{proto, Hub}, surface};
+        mod inner { mod own; fn f<'a>(text: &'a str) -> char { let _ = "crate::sys \" unsafe"; '"' } }
+        pub(crate) mod other;
+        const RAW: &str = r#"crate::sys " "#;
+        fn g() -> u8 { crate::config::new(b'\'', '\u{41}', br"unsafe\") }
+    "##;
+    let words = words(source);
+    let set = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert!(words.iter().all(|word| word != "unsafe" && word != "sys" && word != "fs"), "{words:?}");
+    assert_eq!(named_under(&words, "std"), set(&["collections", "fmt", "net"]));
+    assert_eq!(named_under(&words, "crate"), set(&["config", "hub", "surface"]));
+    assert_eq!(modules(&words), ["own", "other"]);
+    assert!(climbs_out(Path::new("src/hub/run.rs"), &self::words("use super::super::sys;")));
+    assert!(!climbs_out(
+        Path::new("src/hub/run.rs"),
+        &self::words("use super::Hub; mod tests { use super::super::Hub; }")
+    ));
+}
+
+/// The top-level part of the tree that a file belongs to: `hub` of `src/hub/run.rs`, `config` of `src/config.rs`.
+fn part(path: &Path) -> String {
+    let part = path.components().nth(1).expect("a file of src").as_os_str().to_string_lossy();
+    part.trim_end_matches(".rs").to_string()
+}
+
+/// The names that follow `root::` anywhere, also in groups: of `root::{a::b, c}` they are `a` and `c`.
+fn named_under(words: &[String], root: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for at in 0..words.len().saturating_sub(2) {
+        if words[at] != root || words[at + 1] != "::" {
+            continue;
+        }
+        if words[at + 2] != "{" {
+            names.insert(words[at + 2].clone());
+            continue;
+        }
+        let (mut depth, mut starts) = (0, true);
+        for word in &words[at + 2..] {
+            match &**word {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                "," => starts = depth == 1,
+                name if depth == 1 && starts => {
+                    names.insert(name.into());
+                    starts = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    names
+}
+
+/// Does a chain of `super::` leave the part that the file belongs to? A module within the file is one level deeper.
+fn climbs_out(path: &Path, words: &[String]) -> bool {
+    let is_index = path.file_name().is_some_and(|name| name == "mod.rs");
+    // `src/hub/run.rs` is `hub::run`.
+    let depth = path.components().count() - 1 - usize::from(is_index);
+    let has_inner = words.windows(3).any(|three| three[0] == "mod" && three[2] == "{");
+    let mut chain = 0;
+    for word in words {
+        match &**word {
+            "super" => chain += 1,
+            "::" => {}
+            _ => chain = 0,
+        }
+        if chain > depth - 1 + usize::from(has_inner) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The modules that a file declares to stand in files of their own.
+fn modules(words: &[String]) -> Vec<String> {
+    let declared = words.windows(3).filter(|three| three[0] == "mod" && three[2] == ";");
+    declared.map(|three| three[1].clone()).collect()
+}
+
+/// Names, `::`, and other characters of a Rust source, without its comments and literals.
+fn words(source: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        let name: usize = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').map(char::len_utf8).sum();
+        let after = &rest[name..];
+        let hashes = after.len() - after.trim_start_matches('#').len();
+        let is_raw = ["r", "br", "cr"].contains(&&rest[..name]) && after[hashes..].starts_with('"');
+        let skip = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            comment_length(rest)
+        } else if is_raw {
+            let end = format!("\"{}", "#".repeat(hashes));
+            let text = name + hashes + 1;
+            text + rest[text..].find(&end).map_or(rest.len() - text, |at| at + end.len())
+        } else if first == '"' || (first == '\'' && is_character(rest)) {
+            literal_length(rest)
+        } else if name > 0 {
+            words.push(rest[..name].to_string());
+            name
+        } else if rest.starts_with("::") {
+            words.push("::".into());
+            2
+        } else {
+            if !first.is_whitespace() {
+                words.push(first.to_string());
+            }
+            first.len_utf8()
+        };
+        rest = &rest[skip..];
+    }
+    words
+}
+
+/// Comments nest.
+fn comment_length(text: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < text.len() {
+        let here = &text.as_bytes()[at..];
+        match (here.starts_with(b"/*"), here.starts_with(b"*/")) {
+            (true, _) => depth += 1,
+            (_, true) => depth -= 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        at += 2;
+        if depth == 0 {
+            break;
+        }
+    }
+    at
+}
+
+/// Is it `'a'` rather than the lifetime `'a`?
+fn is_character(text: &str) -> bool {
+    let mut letters = text.chars().skip(1);
+    letters.next() == Some('\\') || letters.next() == Some('\'')
+}
+
+/// A string's or character's literal up to its closing quote.
+fn literal_length(text: &str) -> usize {
+    let quote = text.as_bytes()[0];
+    let mut at = 1;
+    while at < text.len() && text.as_bytes()[at] != quote {
+        at += if text.as_bytes()[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(text.len())
+}
+
+/// The project's own text files, by their paths from its root: what git tracks, or else what lies there.
+fn texts() -> impl Iterator<Item = (PathBuf, String)> {
+    let mut paths = tracked().unwrap_or_else(|| lying_under(&root()));
+    paths.retain(|path| path.file_name().is_some_and(|name| name != "Cargo.lock") && !path.starts_with("fuzz/corpus"));
+    assert!(paths.len() > 20, "only {} files", paths.len());
+    paths.into_iter().filter_map(|path| Some((path.clone(), fs::read_to_string(root().join(path)).ok()?)))
+}
+
+fn tracked() -> Option<Vec<PathBuf>> {
+    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().ok()?;
+    let names = String::from_utf8(output.stdout).ok().filter(|names| output.status.success() && !names.is_empty())?;
+    Some(names.split_terminator('\0').map(PathBuf::from).collect())
+}
+
+fn lying_under(root: &Path) -> Vec<PathBuf> {
+    let (mut open, mut files) = (vec![root.to_path_buf()], Vec::new());
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if !path.is_dir() {
+                files.push(path.strip_prefix(root).unwrap().to_path_buf());
+            } else if entry.file_name() != ".git" && entry.file_name() != "target" {
+                open.push(path);
+            }
+        }
+    }
+    files
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+#[track_caller]
+fn assert_none(offenders: &[impl ToString]) {
+    let lines: Vec<String> = offenders.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "\n{}", lines.join("\n"));
+}
