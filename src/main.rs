@@ -9,6 +9,7 @@ use std::{
 use clap::Parser;
 use ringhub::{
     config::{Config, Settings},
+    metrics,
     server::{Running, Server},
     sys,
 };
@@ -73,8 +74,14 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     start_logging(serve)?;
     let descriptors = sys::net::raise_descriptor_limit();
     let config = Config::new(&serve.settings, descriptors)?;
-    let what = config.to_string();
-    let cpus = if config.pinned { format!("pinned to CPU {}", config.cpus[0]) } else { "not pinned".into() };
+    report(&config, descriptors);
+    let running = Server::bind(config)?.start()?;
+    let addresses = running.local_addrs();
+    let address = addresses[0];
+    let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
+    println!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION"));
+    println!("  WebSocket clients: ws://{address}/t/TOPIC");
+    println!("  a browser:         http://{address}/");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
     let signals = {
@@ -105,6 +112,22 @@ impl Signals {
             report: signal(SignalKind::user_defined1())?,
         })
     }
+}
+
+/// What an operator wants to know of a start.
+fn report(config: &Config, descriptors: u64) {
+    let kernel = rustix::system::uname();
+    let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    tracing::info!(
+        kernel = %kernel.release().to_string_lossy(),
+        io_uring = "multishot polls, synchronous batches, skipped completions",
+        shards = config.shards,
+        cpus = ?config.cpus,
+        pinned = config.pinned,
+        descriptors,
+        memlock = %memlock.map_or("unlimited".into(), |bytes| bytes.to_string()),
+        "{config}"
+    );
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.

@@ -6,6 +6,7 @@ mod backlog;
 mod broadcast;
 mod connections;
 mod mesh;
+mod order;
 mod run;
 mod signal;
 mod topics;

@@ -5,7 +5,10 @@ use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -27,6 +30,9 @@ pub(super) struct Lobby {
     open: Cell<usize>,
     /// Opening handshakes under way.
     pending: Cell<usize>,
+    /// How many sockets each shard has, by its number; this one's is kept up to date here.
+    occupancy: Arc<[AtomicUsize]>,
+    number: usize,
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
     leaving: Cell<bool>,
@@ -51,10 +57,17 @@ pub(super) struct Place {
 }
 
 impl Lobby {
-    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        config: Arc<Config>,
+        counters: Arc<Counters>,
+        occupancy: Arc<[AtomicUsize]>,
+    ) -> Self {
         Lobby {
             config,
             counters,
+            occupancy,
+            number,
             arrivals: RefCell::default(),
             arrived: Notify::new(),
             open: Cell::new(0),
@@ -67,7 +80,10 @@ impl Lobby {
     /// A connection was accepted.
     pub(super) fn admit(self: &Rc<Self>) -> Admission {
         self.counters.add(Counter::Accepted, 1);
-        let taken = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
+        // Each shard writes its own count; several that admit at the same moment may go beyond the limit by as many.
+        let own = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
+        self.occupancy[self.number].store(own, Ordering::Relaxed);
+        let taken: usize = self.occupancy.iter().map(|count| count.load(Ordering::Relaxed)).sum();
         let is_refusal = taken >= self.config.limits.connections_max;
         let place = Place { lobby: Rc::clone(self), is_refusal };
         if !is_refusal {
@@ -101,7 +117,9 @@ impl Lobby {
     }
 
     pub(super) fn set_open(&self, open: usize) {
-        self.open.set(open);
+        if self.open.replace(open) != open {
+            self.occupancy[self.number].store(open + self.pending.get(), Ordering::Relaxed);
+        }
     }
 
     /// Has nobody arrived?

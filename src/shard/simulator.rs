@@ -83,7 +83,7 @@ impl Simulation {
         let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
-        let mut shard = Shard::new(0, config, io, Arc::clone(&counters), 1, plan.start);
+        let mut shard = Shard::new(MeshEnd::alone(), config, io, Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
