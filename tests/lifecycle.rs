@@ -181,7 +181,8 @@ fn the_counters_tell_what_happened() {
 fn bytes_are_counted() {
     let server = Server::start(&[]);
     let (mut publisher, mut subscriber) = (server.connect("/t/x"), server.connect("/t/x"));
-    let opened = server.counts();
+    // Their opening answers.
+    let opened = server.counts_until("two sends", |counts| counts.get("sends_total") == 2);
     publisher.send_text(&"x".repeat(1_000));
     subscriber.expect(text(&"x".repeat(1_000)));
     // A header of 2 bytes, 2 of length, and a client's masking key of 4.

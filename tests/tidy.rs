@@ -223,11 +223,10 @@ fn sources_are_read_as_rust() {
     assert_eq!(named_under(&words, "std"), set(&["collections", "fmt", "net"]));
     assert_eq!(named_under(&words, "crate"), set(&["config", "hub", "surface"]));
     assert_eq!(modules(&words), ["own", "other"]);
-    assert!(climbs_out(Path::new("src/hub/run.rs"), &self::words("use super::super::sys;")));
-    assert!(!climbs_out(
-        Path::new("src/hub/run.rs"),
-        &self::words("use super::Hub; mod tests { use super::super::Hub; }")
-    ));
+    let climbs = |source: &str| climbs_out(Path::new("src/hub/run.rs"), &self::words(source));
+    assert!(climbs("use super::super::sys; mod tests {}"));
+    assert!(climbs("mod tests { use super::super::super::sys; }"));
+    assert!(!climbs("use super::Hub; mod tests { fn f() { super::super::Hub } }"));
 }
 
 /// The top-level part of the tree that a file belongs to: `hub` of `src/hub/run.rs`, `config` of `src/config.rs`.
@@ -272,15 +271,27 @@ fn climbs_out(path: &Path, words: &[String]) -> bool {
     let is_index = path.file_name().is_some_and(|name| name == "mod.rs");
     // `src/hub/run.rs` is `hub::run`.
     let depth = path.components().count() - 1 - usize::from(is_index);
-    let has_inner = words.windows(3).any(|three| three[0] == "mod" && three[2] == "{");
-    let mut chain = 0;
-    for word in words {
+    let (mut braces, mut inner, mut chain) = (0, Vec::new(), 0);
+    for (at, word) in words.iter().enumerate() {
         match &**word {
             "super" => chain += 1,
             "::" => {}
             _ => chain = 0,
         }
-        if chain > depth - 1 + usize::from(has_inner) {
+        match &**word {
+            "{" => {
+                braces += 1;
+                if at >= 2 && words[at - 2] == "mod" {
+                    inner.push(braces);
+                }
+            }
+            "}" => {
+                inner.pop_if(|inner| *inner == braces);
+                braces -= 1;
+            }
+            _ => {}
+        }
+        if chain > depth - 1 + inner.len() {
             return true;
         }
     }

@@ -93,8 +93,8 @@ impl<I: Io> Shard<I> {
         self.flush.dirty_first = !self.flush.dirty.is_empty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the front,
-    /// end with it.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the
+    /// front, end with it.
     ///
     /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
     /// flush left waiting go before all walks: there may always be a walk.
@@ -407,10 +407,9 @@ mod tests {
 
     #[test]
     fn many_pieces_become_one() {
-        let pieces = |count: usize| vec![Piece::new(vec![0; 2].into(), 1); count];
+        let pieces = |count| (0..count).map(|_| Piece::new(b"ab"[..].into(), 3)).collect::<Vec<_>>();
         assert_eq!(bounded(pieces(PIECES_MAX - 1)).len(), PIECES_MAX - 1);
-        let many = bounded(pieces(PIECES_MAX));
-        assert_eq!((many.len(), many[0].bytes.len()), (1, 2 * PIECES_MAX));
-        assert_eq!(many[0].messages, PIECES_MAX as u32);
+        let [one] = &bounded(pieces(PIECES_MAX))[..] else { panic!("more than one piece") };
+        assert_eq!((one.bytes.len(), one.messages), (2 * PIECES_MAX, 3 * PIECES_MAX as u32));
     }
 }

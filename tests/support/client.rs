@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    io::{ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
 };
 
 use bytes::BytesMut;
@@ -14,7 +15,7 @@ use ringhub::proto::{
 };
 
 use super::{
-    dial,
+    DEADLINE, dial,
     http::{Response, read_response},
 };
 
@@ -60,20 +61,37 @@ impl Client {
     }
 
     /// Opens a connection on a stream, with `behind` sent in one write with the opening request.
-    pub(crate) fn open(mut stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
+    pub(crate) fn open(stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
+        Self::handshake(stream, target, behind).expect("an answer to the opening request")
+    }
+
+    /// Opens a connection as soon as the server has room for it; until then it may be refused or dropped.
+    pub(crate) fn open_when_there_is_room(address: SocketAddr, target: &str) -> Client {
+        let begin = Instant::now();
+        loop {
+            if let Ok(Ok(client)) = Self::handshake(dial(address), target, &[]) {
+                return client;
+            }
+            assert!(begin.elapsed() < DEADLINE, "there is no room any more");
+        }
+    }
+
+    fn handshake(mut stream: TcpStream, target: &str, behind: &[u8]) -> io::Result<Result<Client, Response>> {
         let mut handshake = ClientHandshake::new(unique());
         let mut request = handshake.request("hub.example", target, &[], &[]).to_vec();
         request.extend_from_slice(behind);
-        stream.write_all(&request).unwrap();
+        stream.write_all(&request)?;
         let mut input = BytesMut::new();
         let head = loop {
             let mut chunk = [0; 1_024];
-            let count = stream.read(&mut chunk).expect("an answer to the opening request");
-            assert!(count > 0, "the connection ends within its opening handshake: {input:?}");
+            let count = stream.read(&mut chunk)?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
             input.extend_from_slice(&chunk[..count]);
             if let Some((head, length)) = ResponseHead::decode(&input).expect("the answer is HTTP") {
                 if head.status() != 101 {
-                    return Err(read_response(&mut stream, &input, true));
+                    return Ok(Err(read_response(&mut stream, &input, true)));
                 }
                 drop(input.split_to(length));
                 break head;
@@ -81,7 +99,7 @@ impl Client {
         };
         assert_eq!(handshake.check(&head), Ok(None));
         let websocket = WebSocket::new(Role::Client { masking_seed: unique() }, Tick(0));
-        Ok(Client { stream, websocket, input, answers: true })
+        Ok(Ok(Client { stream, websocket, input, answers: true }))
     }
 
     /// From now on it answers neither pings nor closes.

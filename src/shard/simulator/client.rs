@@ -37,6 +37,16 @@ pub(super) enum Leaving {
     Breach,
 }
 
+/// A backlog as it was between two turns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BacklogSeen {
+    pub(super) bytes: usize,
+    pub(super) messages: u64,
+    pub(super) unsent: u64,
+    /// What the socket had taken when it was so.
+    pub(super) taken: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
@@ -56,6 +66,8 @@ pub(super) struct Client {
     /// Messages of its topic when it was last seen open, and when it was first seen not to be.
     pub(super) open_until: u64,
     pub(super) closed_at: Option<u64>,
+    /// Its backlog after the last turn.
+    pub(super) backlog: Option<BacklogSeen>,
     /// Its connection is no more.
     pub(super) gone: bool,
     /// Messages that are on their way whole.
@@ -90,6 +102,7 @@ impl Client {
             joined_at: 0,
             open_until: 0,
             closed_at: None,
+            backlog: None,
             gone: false,
             sent: 0,
             sent_empty: 0,
@@ -118,6 +131,12 @@ impl Client {
     /// Every ping it sent was answered.
     pub(super) fn has_all_pongs(&self) -> bool {
         self.pings == self.pongs
+    }
+
+    /// Was it told that it is too slow?
+    pub(super) fn is_slow(&self) -> bool {
+        let is_told = |(code, reason): &(_, String)| *code == CloseCode::POLICY_VIOLATION && reason == "slow consumer";
+        self.close.as_ref().is_some_and(is_told)
     }
 
     /// Makes a message of about `size` bytes, in one frame or several, and returns its name.

@@ -15,13 +15,14 @@ pub(super) struct Stream {
     /// Missing bytes of the present frame.
     missing: u64,
     close_begun: bool,
+    taken: u64,
 }
 
 impl Stream {
     pub(super) fn new(answer: &[u8]) -> Self {
         let mut answer = answer.to_vec();
         answer.reverse();
-        Stream { answer, header: Vec::new(), missing: 0, close_begun: false }
+        Stream { answer, header: Vec::new(), missing: 0, close_begun: false, taken: 0 }
     }
 
     /// Is the last byte of a close frame out?
@@ -29,8 +30,14 @@ impl Stream {
         self.close_begun && self.missing == 0
     }
 
+    /// How many bytes are out.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// The first `count` bytes of the pieces are out.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], count: usize) {
+        self.taken += count as u64;
         let mut left = count;
         for piece in pieces {
             let taken = left.min(piece.len());

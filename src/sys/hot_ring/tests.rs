@@ -175,7 +175,7 @@ fn pieces_arrive_in_order() {
 }
 
 #[test]
-#[should_panic(expected = "1 to 1 024 pieces")]
+#[should_panic(expected = "a send entry has 1 to 1 024 pieces")]
 fn more_pieces_than_the_kernel_takes() {
     let mut ring = HotRing::new().unwrap();
     let (server, _client) = pair(None);
