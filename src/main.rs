@@ -75,13 +75,6 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = sys::net::raise_descriptor_limit();
     let config = Config::new(&serve.settings, descriptors)?;
     report(&config, descriptors);
-    let running = Server::bind(config)?.start()?;
-    let addresses = running.local_addrs();
-    let address = addresses[0];
-    let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
-    println!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION"));
-    println!("  WebSocket clients: ws://{address}/t/TOPIC");
-    println!("  a browser:         http://{address}/");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
     let signals = {
@@ -89,9 +82,10 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         Signals::new()?
     };
     let running = Server::bind(config)?.start()?;
-    let address = running.local_addr();
-    tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
-    say(format_args!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION")));
+    let addresses = running.local_addrs();
+    let address = addresses[0];
+    let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
+    say(format_args!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
     say(format_args!("  a browser:         http://{address}/"));
     runtime.block_on(until_told(running, signals))
@@ -138,7 +132,7 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                say(format_args!("{}", running.counters()));
+                say(format_args!("{}", metrics::table(running.counters())));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",
