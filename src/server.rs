@@ -123,11 +123,7 @@ impl Server {
 }
 
 /// A shard's thread: whatever ends it is told.
-fn run_shard(
-    start: shard::Start,
-    started: &std::sync::mpsc::Sender<()>,
-    ended: &mpsc::Sender<Result<(), StartError>>,
-) {
+fn run_shard(start: shard::Start, started: &std::sync::mpsc::Sender<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
     let run = || shard::run(start, || started.send(()).expect("the server waits for every shard"));
     let outcome = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
         Ok(Ok(())) => Ok(()),

@@ -268,6 +268,12 @@ impl MeshEnd {
         self.links().map(|link| link.deliveries_out.overflow_bytes).sum()
     }
 
+    /// Does nothing wait for room?
+    #[cfg(test)]
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.links().all(|link| link.requests_out.overflow.is_empty() && link.deliveries_out.overflow.is_empty())
+    }
+
     fn deliveries_wait(&self) -> bool {
         self.overflow_bytes() > self.overflow_bytes_max
     }

@@ -431,7 +431,8 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Flags::parse_from(["ringhub"]).settings, 20_000).expect("the defaults");
     config.limits.gathered_bytes_max = 1;
     config.keep_alive = KeepAlive { ping_interval: 50, pong_timeout: 20, close_timeout: 50 };
-    let pace = Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1, mail: 1 };
+    let pace =
+        Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1, mail: 1 };
     let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
         simulation.join(None);
