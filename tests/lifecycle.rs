@@ -316,17 +316,20 @@ fn variables_are_settings_and_flags_win() {
 
 #[test]
 fn logs_are_for_people_or_machines() {
-    let server = Server::start(&["--log", "ringhub=debug", "--log-format", "json"]);
-    server.connect("/t/x").leave();
-    assert!(!server.log().is_empty());
-    for line in server.log().lines() {
+    let log = |flags: &[&str]| {
+        let mut server = Server::start(flags);
+        server.connect("/t/x").leave();
+        server.end()
+    };
+    let json = log(&["--log", "ringhub=debug", "--log-format", "json"]);
+    assert!(!json.is_empty());
+    for line in json.lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
         assert!(event["level"].is_string(), "{line}");
     }
-    let server = Server::start(&[]);
-    assert!(!server.log().contains('\u{1b}'), "colours are for terminals: {:?}", server.log());
-    let server = Server::start(&["--log", "off"]);
-    assert_eq!(server.log(), "");
+    let text = log(&[]);
+    assert!(text.contains("INFO") && !text.contains('\u{1b}'), "colours are for terminals: {text:?}");
+    assert_eq!(log(&["--log", "off"]), "");
 }
 
 /// A container's seccomp profile: one clear word, before anything listens.

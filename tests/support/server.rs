@@ -113,7 +113,15 @@ impl Server {
         self.may_fail = true;
     }
 
-    /// Its standard error so far.
+    /// Ends it, and returns its whole log.
+    pub(crate) fn end(&mut self) -> String {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert!(status.success(), "{status}: {}", self.log());
+        self.log()
+    }
+
+    /// Its standard error so far as it has been read; all of it after [`Server::wait`].
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
