@@ -147,7 +147,7 @@ pub fn table(shards: &[Arc<Counters>]) -> String {
         let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
         let line = format!("{} {sum}", counter.name());
         let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
-        table.push_str(&format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
+        table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
         table.push('\n');
     }
     table

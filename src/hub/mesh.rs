@@ -230,8 +230,8 @@ impl MeshEnd {
 
     /// Tries once more what waits for room, and tells the other ends what has been put into their lanes.
     pub fn send_out(&mut self) {
-        let waits = self.links.iter_mut().flatten().fold(false, |waits, link| !link.send_overflow() || waits);
-        if waits {
+        let waiting = self.links.iter_mut().flatten().filter_map(|link| (!link.send_overflow()).then_some(())).count();
+        if waiting > 0 {
             // From here on whoever makes room tells us; room that was made just before is found by trying again.
             self.signals[usize::from(self.number)].wants_room();
             self.links.iter_mut().flatten().for_each(|link| _ = link.send_overflow());
