@@ -346,6 +346,20 @@ fn room_is_reported_once_and_only_when_there_is_some() {
     assert_eq!(reap_briefly(&mut ring), []);
 }
 
+#[test]
+fn finishing_ends_only_what_we_send() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    assert!(send_one(&mut ring, &server, &[b"last"]).is_none());
+    ring.finish(&server);
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received, b"last");
+    client.write_all(b"answer").unwrap();
+    assert_eq!(receive_one(&mut ring, &server, 16).1, b"answer"[..]);
+    ring.finish(&server);
+}
+
 /// An armed poll holds the socket open although its descriptor is closed: the peer waits for an end that never comes.
 #[test]
 fn disarming_releases_the_socket() {
