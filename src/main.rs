@@ -74,7 +74,7 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     start_logging(serve)?;
     let descriptors = sys::net::raise_descriptor_limit();
     let config = Config::new(&serve.settings, descriptors)?;
-    report(&config, descriptors);
+    let report = start_report(&config, descriptors);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
     let signals = {
@@ -82,6 +82,7 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         Signals::new()?
     };
     let running = Server::bind(config)?.start()?;
+    tracing::info!("{report}");
     let addresses = running.local_addrs();
     let address = addresses[0];
     let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
@@ -108,20 +109,20 @@ impl Signals {
     }
 }
 
-/// What an operator wants to know of a start.
-fn report(config: &Config, descriptors: u64) {
+/// What an operator wants to know of a start, in one line.
+fn start_report(config: &Config, descriptors: u64) -> String {
     let kernel = rustix::system::uname();
     let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    tracing::info!(
-        kernel = %kernel.release().to_string_lossy(),
-        io_uring = "multishot polls, synchronous batches, skipped completions",
-        shards = config.shards,
-        cpus = ?config.cpus,
-        pinned = config.pinned,
-        descriptors,
-        memlock = %memlock.map_or("unlimited".into(), |bytes| bytes.to_string()),
-        "{config}"
-    );
+    let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
+    let pinned = if config.pinned { "pinned to" } else { "floating over" };
+    format!(
+        "serving on {} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches and \
+         skipped completions; {descriptors} descriptors, {memlock} of locked memory",
+        config.shards,
+        if config.shards == 1 { "shard" } else { "shards" },
+        config.cpus,
+        kernel.release().to_string_lossy(),
+    )
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.

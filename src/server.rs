@@ -81,7 +81,7 @@ impl Server {
             Arc::new(move || woken.notify_one()) as Wake
         });
         let mesh = MeshEnd::connect(wake.collect(), &MeshLimits::default());
-        let occupancy: Arc<[AtomicUsize]> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        let occupancy: Arc<AtomicUsize> = Arc::default();
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let (started, is_started) = std::sync::mpsc::channel();

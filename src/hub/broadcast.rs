@@ -47,8 +47,8 @@ pub struct Hub {
     pub(super) mesh: MeshEnd,
     /// Topics whose home has not been asked yet, for want of room in the lane; each once.
     pub(super) due: Vec<TopicId>,
-    /// The number of the last interest announced or withdrawn, over all topics: a topic that is forgotten and comes back
-    /// must not take an old acknowledgement for its own.
+    /// The number of the last interest announced or withdrawn, over all topics: a topic that is forgotten and comes
+    /// back must not take an old acknowledgement for its own.
     pub(super) interest_number: u64,
 }
 
@@ -74,8 +74,8 @@ impl Walk {
 }
 
 impl Hub {
-    /// An empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be larger than
-    /// any epoch of an earlier process.
+    /// An empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be larger
+    /// than any epoch of an earlier process.
     #[must_use]
     pub fn new(mesh: MeshEnd, topics_idle_max: usize, epoch_first: u64) -> Self {
         Hub {
@@ -106,8 +106,8 @@ impl Hub {
         &self.topics[topic].name
     }
 
-    /// Makes the connection a subscriber of its topic. Returns whether it is one already, and owed every message published
-    /// from here on; if not, it will be when [`Hub::take_delivery`] says so, and must not be told before.
+    /// Makes the connection a subscriber of its topic. Returns whether it is one already, and owed every message
+    /// published from here on; if not, it will be when [`Hub::take_delivery`] says so, and must not be told before.
     pub fn subscribe(&mut self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         if connection.member.is_some() || connection.is_waiting {
@@ -199,8 +199,8 @@ impl Hub {
 
     /// Publishes a message of this shard. `source` does not receive it unless it asked for the echo.
     ///
-    /// Returns its place in the topic's order if this shard is the topic's home. If not, the message is on its way there,
-    /// and comes back with those of everybody else. A message of local scope has no place in the order.
+    /// Returns its place in the topic's order if this shard is the topic's home. If not, the message is on its way
+    /// there, and comes back with those of everybody else. A message of local scope has no place in the order.
     pub fn publish(
         &mut self,
         topic: TopicId,

@@ -43,8 +43,8 @@ impl Signal {
     /// The owner is about to sleep. It must look at its lanes once more after this call, and sleep only if they are
     /// empty.
     pub(super) fn about_to_sleep(&self) {
-        // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not a
-        // store: it takes its place in one order with the swap there.
+        // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not
+        // a store: it takes its place in one order with the swap there.
         self.sleeps.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }

@@ -58,8 +58,8 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<OwnedFd>,
-    /// How many sockets each shard has: the limit is for all of them.
-    pub(crate) occupancy: Arc<[AtomicUsize]>,
+    /// How many sockets all shards have: the limit is for all of them.
+    pub(crate) occupancy: Arc<AtomicUsize>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) epoch_first: u64,
@@ -86,11 +86,10 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
 async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let Start { mesh, woken, occupied, occupancy, config, listeners, counters, mut commands, epoch_first, .. } = start;
     let clock = Clock::new();
-    let number = usize::from(mesh.number());
     let ring = HotRing::new()?;
     let watched = ring.watch()?;
     let mut shard = Shard::new(mesh, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
-    let lobby = Rc::new(Lobby::new(number, Arc::clone(&config), counters, occupancy));
+    let lobby = Rc::new(Lobby::new(Arc::clone(&config), counters, occupancy));
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
         accept::start(&lobby, listener);
