@@ -116,8 +116,8 @@ fn start_report(config: &Config, descriptors: u64) -> String {
     let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
     let pinned = if config.pinned { "pinned to" } else { "floating over" };
     format!(
-        "serving on {} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches and \
-         skipped completions; {descriptors} descriptors, {memlock} of locked memory",
+        "serving on {} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
+         and skipped completions; {descriptors} descriptors, {memlock} of locked memory",
         config.shards,
         if config.shards == 1 { "shard" } else { "shards" },
         config.cpus,
