@@ -11,21 +11,27 @@ use crate::{
 /// The settings as they are given: flags, or `RINGHUB_*` variables where a flag is missing.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Settings {
-    /// Address and port to listen on; port 0 takes a free one.
+    /// Addresses and ports to listen on, such as 127.0.0.1:6455,[::1]:6455; port 0 takes a free one.
     #[arg(
         long,
         env = "RINGHUB_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:6455",
+        value_delimiter = ',',
         help_heading = "Network"
     )]
-    pub listen: SocketAddr,
+    pub listen: Vec<SocketAddr>,
+
+    /// Shards: threads that each serve their share of the connections [default: one for each CPU, or fewer under a
+    /// cgroup quota].
+    #[arg(long, env = "RINGHUB_SHARDS", value_name = "COUNT", help_heading = "CPUs")]
+    pub shards: Option<usize>,
 
     /// CPUs to run on, such as 0 or 0,2-3 [default: all that the affinity mask allows].
     #[arg(long, env = "RINGHUB_CPUS", value_name = "LIST", help_heading = "CPUs")]
     pub cpus: Option<CpuList>,
 
-    /// Keep the shard on its CPU: auto does so unless a cgroup quota is smaller than the affinity mask.
+    /// Keep each shard on its CPU: auto does so unless a cgroup quota is smaller than the affinity mask.
     #[arg(long, env = "RINGHUB_PIN", value_name = "WHEN", default_value = "auto", help_heading = "CPUs")]
     pub pin: Pin,
 
@@ -104,9 +110,11 @@ pub struct Settings {
 /// Checked settings of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// The CPUs to run on, at least one.
+    /// Where to listen: at least one address.
+    pub listen: Vec<SocketAddr>,
+    /// How many shards to run.
+    pub shards: usize,
+    /// The CPUs to run on, at least one. Shards take them in turn.
     pub cpus: Vec<usize>,
     /// Whether shards stay on their CPUs.
     pub pinned: bool,
@@ -152,6 +160,9 @@ impl Limits {
     /// Descriptors that are not for connections: rings, listeners, logs, and the sockets that are being refused.
     pub const DESCRIPTORS_RESERVED: u64 = 128;
 
+    /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
+    pub const SHARDS_MAX: usize = 256;
+
     /// The largest message or frame that can be allowed.
     pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 }
@@ -192,14 +203,15 @@ impl Config {
             );
             return Err(ConfigError::new("max-connections", what));
         }
-        let (cpus, pinned) = choose_cpus(settings, &sys::cpu::allowed(), sys::cpu::quota())?;
+        let (cpus, pinned, shards) = choose_cpus(settings, &sys::cpu::allowed(), sys::cpu::quota())?;
         let keep_alive = KeepAlive {
             ping_interval: ticks("ping-interval", settings.ping_interval)?,
             pong_timeout: ticks("pong-timeout", settings.pong_timeout)?,
             close_timeout: ticks("close-timeout", at_least_a_tick("close-timeout", settings.close_timeout)?)?,
         };
         Ok(Config {
-            listen: settings.listen,
+            listen: settings.listen.clone(),
+            shards,
             cpus,
             pinned,
             limits: Limits {
@@ -222,8 +234,12 @@ impl Config {
     }
 }
 
-/// The CPUs to use and whether to stay on them.
-fn choose_cpus(settings: &Settings, allowed: &[usize], quota: Option<f64>) -> Result<(Vec<usize>, bool), ConfigError> {
+/// The CPUs to use, whether to stay on them, and how many shards to run there.
+fn choose_cpus(
+    settings: &Settings,
+    allowed: &[usize],
+    quota: Option<f64>,
+) -> Result<(Vec<usize>, bool, usize), ConfigError> {
     let cpus = match &settings.cpus {
         None => allowed.to_vec(),
         Some(CpuList(cpus)) => {
@@ -242,7 +258,16 @@ fn choose_cpus(settings: &Settings, allowed: &[usize], quota: Option<f64>) -> Re
         Pin::Off => false,
         Pin::Auto => settings.cpus.is_some() || quota.is_none_or(|quota| quota >= allowed.len() as f64),
     };
-    Ok((cpus, pinned))
+    let shards = match settings.shards {
+        Some(shards) if (1..=Limits::SHARDS_MAX).contains(&shards) => shards,
+        Some(shards) => {
+            let what = format!("{shards} is not between 1 and {}", Limits::SHARDS_MAX);
+            return Err(ConfigError::new("shards", what));
+        }
+        // A quota of 2.5 CPUs keeps two shards busy; a third would only be throttled with them.
+        None => quota.map_or(cpus.len(), |quota| cpus.len().min(quota as usize)).clamp(1, Limits::SHARDS_MAX),
+    };
+    Ok((cpus, pinned, shards))
 }
 
 fn size_within(setting: &'static str, size: Size, least: u64, most: u64) -> Result<u64, ConfigError> {
@@ -429,7 +454,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:6455");
+        assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
         assert_eq!(config.limits.connections_max, 20_000 - 128);
         assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
@@ -459,6 +484,8 @@ mod tests {
         check(&["--max-connections", "0"], "max-connections");
         check(&["--max-connections", "19873"], "max-connections");
         check(&["--cpus", "4000"], "cpus");
+        check(&["--shards", "0"], "shards");
+        check(&["--shards", "257"], "shards");
         check(&["--close-timeout", "0"], "close-timeout");
         check(&["--handshake-timeout", "99ms"], "handshake-timeout");
         check(&["--max-gathered", "3GiB"], "max-gathered");
@@ -477,5 +504,12 @@ mod tests {
         assert!(pinned(&["--cpus", "1"], Some(0.5)));
         assert!(pinned(&["--pin", "on"], Some(0.5)));
         assert!(!pinned(&["--pin", "off"], None));
+        let shards = |flags: &[&str], quota| choose_cpus(&settings(flags), &[0, 1, 2, 3], quota).unwrap().2;
+        assert_eq!(shards(&[], None), 4);
+        assert_eq!(shards(&[], Some(2.9)), 2);
+        assert_eq!(shards(&[], Some(0.5)), 1);
+        assert_eq!(shards(&[], Some(8.0)), 4);
+        assert_eq!(shards(&["--cpus", "1"], None), 1);
+        assert_eq!(shards(&["--cpus", "1", "--shards", "3"], None), 3);
     }
 }

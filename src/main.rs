@@ -9,6 +9,7 @@ use std::{
 use clap::Parser;
 use ringhub::{
     config::{Config, Settings},
+    metrics,
     server::{Running, Server},
     sys,
 };
@@ -73,8 +74,7 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     start_logging(serve)?;
     let descriptors = sys::net::raise_descriptor_limit();
     let config = Config::new(&serve.settings, descriptors)?;
-    let what = config.to_string();
-    let cpus = if config.pinned { format!("pinned to CPU {}", config.cpus[0]) } else { "not pinned".into() };
+    let report = start_report(&config, descriptors);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
     let signals = {
@@ -82,9 +82,11 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         Signals::new()?
     };
     let running = Server::bind(config)?.start()?;
-    let address = running.local_addr();
-    tracing::info!(%address, "serving on 1 shard, {cpus}; {what}");
-    say(format_args!("ringhub {} serves on {address}", env!("CARGO_PKG_VERSION")));
+    tracing::info!("{report}");
+    let addresses = running.local_addrs();
+    let address = addresses[0];
+    let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
+    say(format_args!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
     say(format_args!("  a browser:         http://{address}/"));
     runtime.block_on(until_told(running, signals))
@@ -107,6 +109,22 @@ impl Signals {
     }
 }
 
+/// What an operator wants to know of a start, in one line.
+fn start_report(config: &Config, descriptors: u64) -> String {
+    let kernel = rustix::system::uname();
+    let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
+    let pinned = if config.pinned { "pinned to" } else { "floating over" };
+    format!(
+        "serving on {} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
+         and skipped completions; {descriptors} descriptors, {memlock} of locked memory",
+        config.shards,
+        if config.shards == 1 { "shard" } else { "shards" },
+        config.cpus,
+        kernel.release().to_string_lossy(),
+    )
+}
+
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
 async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dyn std::error::Error>> {
     let Signals { mut terminate, mut interrupt, mut report } = signals;
@@ -115,7 +133,7 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                say(format_args!("{}", running.counters()));
+                say(format_args!("{}", metrics::table(running.counters())));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",

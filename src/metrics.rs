@@ -3,9 +3,9 @@
 //! Each counter has a single writer, its shard's thread; everybody else only reads. So an increment is a plain load and
 //! store, and a reader sees each number a moment late, never torn.
 
-use std::{
-    fmt::{self, Write as _},
-    sync::atomic::{AtomicU64, Ordering},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 macro_rules! counters {
@@ -138,16 +138,19 @@ impl Counters {
     }
 }
 
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = String::new();
-        for &counter in Counter::ALL {
-            line.clear();
-            write!(line, "{} {}", counter.name(), self.get(counter))?;
-            writeln!(f, "{line:<40} {}", counter.unit())?;
-        }
-        Ok(())
+/// The table of counters as text: a line for each, with the sum over all shards, its unit, and each shard's part.
+#[must_use]
+pub fn table(shards: &[Arc<Counters>]) -> String {
+    let mut table = String::new();
+    for &counter in Counter::ALL {
+        let parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
+        let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
+        let line = format!("{} {sum}", counter.name());
+        let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
+        table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
+        table.push('\n');
     }
+    table
 }
 
 #[cfg(test)]
@@ -173,6 +176,10 @@ mod tests {
         counters.add(Counter::Sends, 3);
         counters.set(Counter::Laggards, 1);
         assert_eq!((counters.get(Counter::Sends), counters.get(Counter::Laggards)), (5, 1));
-        assert!(counters.to_string().contains("sends_total 5"));
+        let other = Counters::default();
+        other.add(Counter::Sends, 1);
+        let table = table(&[Arc::new(counters), Arc::new(other)]);
+        let line = table.lines().find(|line| line.starts_with("sends_total ")).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["sends_total", "6", "sends", "=", "5", "+", "1"]);
     }
 }

@@ -1,18 +1,19 @@
-//! A server: its listener, its shards, and what can be told to them from outside.
+//! A server: its listeners, its shards, and what can be told to them from outside.
 
 use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
     error::StartError,
+    hub::{MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, Command},
     sys::{self, net},
@@ -36,8 +37,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    listener: OwnedFd,
-    address: SocketAddr,
+    /// For each address, one for each shard.
+    listeners: Vec<Vec<OwnedFd>>,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Server {
@@ -48,90 +50,127 @@ impl Server {
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] if the address cannot be had.
     pub fn bind(config: Config) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
-        let (listener, address) =
-            net::listen(config.listen).map_err(|error| StartError::Listen(config.listen, error))?;
-        Ok(Server { config, listener, address })
+        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+        for &address in &config.listen {
+            let listen = net::listen(address, config.shards);
+            let (sockets, address) = listen.map_err(|error| StartError::Listen(address, error))?;
+            listeners.push(sockets);
+            addresses.push(address);
+        }
+        Ok(Server { config, listeners, addresses })
     }
 
-    /// The address it listens on, with the port that was chosen where 0 was asked for.
+    /// The addresses it listens on, with the port that was chosen where 0 was asked for.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
-    /// Starts the shard's thread and returns once it accepts connections.
+    /// Starts a thread for each shard and returns once all of them accept connections.
     ///
     /// # Errors
     ///
-    /// [`StartError::Shard`] if it cannot be set up.
+    /// [`StartError::Shard`] if one cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (started, is_started) = std::sync::mpsc::channel();
-        let (ended, end) = oneshot::channel();
-        let counters = Arc::new(Counters::default());
-        let start = shard::Start {
-            number: 0,
-            cpu: self.config.pinned.then(|| self.config.cpus[0]),
-            config: Arc::new(self.config),
-            listener: self.listener,
-            counters: Arc::clone(&counters),
-            commands: receiver,
-            epoch_first: epoch_first(),
-        };
-        let spawned = thread::Builder::new().name("ringhub-shard-0".into()).spawn(move || {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                // `started` is waited for below.
-                shard::run(start, || started.send(()).expect("the server waits"))
-            }));
-            let outcome = match outcome {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(StartError::Shard(error)),
-                Err(panic) => Err(StartError::ShardDied(panic_text(&*panic))),
-            };
-            // Nobody waits any more if the server's owner has dropped it.
-            drop(ended.send(outcome));
+        let Server { config, mut listeners, addresses } = self;
+        let config = Arc::new(config);
+        let count = config.shards;
+        let woken: Vec<Arc<Notify>> = (0..count).map(|_| Arc::default()).collect();
+        let wake = woken.iter().map(|woken| {
+            let woken = Arc::clone(woken);
+            Arc::new(move || woken.notify_one()) as Wake
         });
-        let thread = spawned.map_err(StartError::Shard)?;
-        let mut end = end;
-        if is_started.recv().is_err() {
-            // It ended before it started, so this does not wait; its last word is there.
-            drop(thread.join());
-            return match end.try_recv() {
-                Ok(Err(error)) => Err(error),
-                _ => Err(StartError::ShardDied("before it started".into())),
+        let mesh = MeshEnd::connect(wake.collect(), &MeshLimits::default());
+        let occupancy: Arc<AtomicUsize> = Arc::default();
+        let occupied = Arc::new(AtomicUsize::new(count));
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        let (started, is_started) = std::sync::mpsc::channel();
+        let (ended, mut ends) = mpsc::channel(count);
+        let epoch_first = epoch_first();
+        let mut commands = Vec::new();
+        for (number, (mesh, woken)) in mesh.into_iter().zip(woken).enumerate() {
+            let (command, receiver) = mpsc::channel(COMMANDS_MAX);
+            commands.push(command);
+            let start = shard::Start {
+                mesh,
+                woken,
+                occupied: Arc::clone(&occupied),
+                occupancy: Arc::clone(&occupancy),
+                cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
+                config: Arc::clone(&config),
+                listeners: listeners.iter_mut().filter_map(Vec::pop).collect(),
+                counters: Arc::clone(&counters[number]),
+                commands: receiver,
+                epoch_first,
             };
+            let (started, ended) = (started.clone(), ended.clone());
+            let thread = thread::Builder::new().name(format!("ringhub-shard-{number}"));
+            let spawned = thread.spawn(move || run_shard(start, &started, &ended));
+            spawned.map_err(StartError::Shard)?;
         }
-        Ok(Running { address: self.address, commands, counters, end: Some(end) })
+        drop((started, ended));
+        for _ in 0..count {
+            if is_started.recv().is_err() {
+                // One has ended before it started, and has said why before that.
+                while let Ok(outcome) = ends.try_recv() {
+                    outcome?;
+                }
+                return Err(StartError::ShardDied("before it started".into()));
+            }
+        }
+        Ok(Running { addresses, commands, counters, ends, running: count })
     }
+}
+
+/// A shard's thread: whatever ends it is told.
+fn run_shard(start: shard::Start, started: &std::sync::mpsc::Sender<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
+    let run = || shard::run(start, || started.send(()).expect("the server waits for every shard"));
+    let outcome = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StartError::Shard(error)),
+        Err(panic) => Err(StartError::ShardDied(panic_text(&*panic))),
+    };
+    // There is room for the last word of every shard; nobody listens if the server's owner has dropped it.
+    drop(ended.try_send(outcome));
 }
 
 /// A server at work. Dropping it stops it as [`Running::stop`] does.
 #[derive(Debug)]
 pub struct Running {
-    address: SocketAddr,
-    commands: mpsc::Sender<Command>,
-    counters: Arc<Counters>,
-    end: Option<oneshot::Receiver<Result<(), StartError>>>,
+    addresses: Vec<SocketAddr>,
+    commands: Vec<mpsc::Sender<Command>>,
+    counters: Vec<Arc<Counters>>,
+    ends: mpsc::Receiver<Result<(), StartError>>,
+    /// Shards that have not ended.
+    running: usize,
 }
 
 impl Running {
-    /// The address it listens on.
+    /// The first address it listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
     }
 
-    /// What it has counted so far.
+    /// Every address it listens on.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What each shard has counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
     }
 
     /// Begins to leave: no new connections, each client is told with close code 1001, and after
     /// [`Config::drain_timeout`] at the latest nothing is left.
     pub fn stop(&self) {
-        // Full or closed: it is stopping already.
-        drop(self.commands.try_send(Command::Drain));
+        for commands in &self.commands {
+            // Full or closed: it is stopping already.
+            drop(commands.try_send(Command::Drain));
+        }
     }
 
     /// Waits until the server has ended.
@@ -140,14 +179,11 @@ impl Running {
     ///
     /// If a shard has ended on its own.
     pub async fn wait(&mut self) -> Result<(), StartError> {
-        match &mut self.end {
-            Some(end) => {
-                let outcome = end.await.unwrap_or_else(|_| Err(StartError::ShardDied("without a word".into())));
-                self.end = None;
-                outcome
-            }
-            None => Ok(()),
+        while self.running > 0 {
+            self.ends.recv().await.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            self.running -= 1;
         }
+        Ok(())
     }
 
     /// [`Running::wait`] for callers without a runtime.
@@ -160,10 +196,12 @@ impl Running {
     ///
     /// If called within an asynchronous context.
     pub fn wait_blocking(mut self) -> Result<(), StartError> {
-        match self.end.take() {
-            Some(end) => end.blocking_recv().unwrap_or_else(|_| Err(StartError::ShardDied("without a word".into()))),
-            None => Ok(()),
+        while self.running > 0 {
+            let end = self.ends.blocking_recv();
+            end.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            self.running -= 1;
         }
+        Ok(())
     }
 }
 

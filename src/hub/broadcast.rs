@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, Piece, Run, TopicId, TopicName,
-    topics::{Member, Topics, VACANT},
+    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Request, Run, TopicId, TopicName,
+    topics::{Interest, Member, Topics, VACANT},
 };
 use crate::proto::PreparedMessage;
 
@@ -37,13 +37,19 @@ pub struct Published {
 pub struct Hub {
     /// Every connection of the shard.
     pub connections: Connections,
-    topics: Topics,
+    pub(super) topics: Topics,
     /// Topics whose run has something and that are not being walked; each once.
     dirty: Vec<TopicId>,
     /// Bytes in all runs, filling and frozen.
     gathered_bytes: usize,
     /// Memory of runs that have been sent, for those to come.
     spare: Vec<BytesMut>,
+    pub(super) mesh: MeshEnd,
+    /// Topics whose home has not been asked yet, for want of room in the lane; each once.
+    pub(super) due: Vec<TopicId>,
+    /// The number of the last interest announced or withdrawn, over all topics: a topic that is forgotten and comes
+    /// back must not take an old acknowledgement for its own.
+    pub(super) interest_number: u64,
 }
 
 /// One pass over the subscribers of a topic. It owns the run it hands out; those who were subscribed when it began are
@@ -68,16 +74,19 @@ impl Walk {
 }
 
 impl Hub {
-    /// An empty hub for the shard of that number. Epochs count up from `epoch_first`, which must be larger than any
-    /// epoch of an earlier process.
+    /// An empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be larger
+    /// than any epoch of an earlier process.
     #[must_use]
-    pub fn new(shard: u16, topics_idle_max: usize, epoch_first: u64) -> Self {
+    pub fn new(mesh: MeshEnd, topics_idle_max: usize, epoch_first: u64) -> Self {
         Hub {
-            connections: Connections::new(shard),
-            topics: Topics::new(topics_idle_max, epoch_first),
+            connections: Connections::new(mesh.number()),
+            topics: Topics::new(topics_idle_max, epoch_first, mesh.ends() as u16),
             dirty: Vec::new(),
             gathered_bytes: 0,
             spare: Vec::new(),
+            mesh,
+            due: Vec::new(),
+            interest_number: 0,
         }
     }
 
@@ -97,12 +106,60 @@ impl Hub {
         &self.topics[topic].name
     }
 
-    /// Makes the connection a subscriber of its topic: it is owed every message published from here on.
-    pub fn subscribe(&mut self, id: ConnectionId) {
+    /// Makes the connection a subscriber of its topic. Returns whether it is one already, and owed every message
+    /// published from here on; if not, it will be when [`Hub::take_delivery`] says so, and must not be told before.
+    pub fn subscribe(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        if connection.member.is_some() || connection.is_waiting {
+            return connection.member.is_some();
+        }
+        let topic_id = connection.topic;
+        let topic = &mut self.topics[topic_id];
+        topic.subscribed += 1;
+        if topic.home == self.mesh.number() || topic.interest == Interest::Live {
+            self.join(id);
+            return true;
+        }
+        connection.is_waiting = true;
+        topic.waiting.push(id);
+        if topic.interest == Interest::None {
+            self.announce(topic_id, Interest::Asked);
+        }
+        false
+    }
+
+    /// The connection is owed nothing more of its topic.
+    pub fn unsubscribe(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.member.is_some() {
+        let member = connection.member.take();
+        if member.is_none() && !std::mem::take(&mut connection.is_waiting) {
             return;
         }
+        let topic_id = connection.topic;
+        let topic = &mut self.topics[topic_id];
+        topic.subscribed -= 1;
+        match member {
+            None => {}
+            Some(Member::Joiner(index)) => topic.joiners[index as usize] = VACANT,
+            Some(Member::Index(index)) if topic.is_walking => {
+                topic.members[index as usize] = VACANT;
+                topic.vacant += 1;
+            }
+            Some(Member::Index(index)) => {
+                topic.members.swap_remove(index as usize);
+                if let Some(&moved) = topic.members.get(index as usize) {
+                    Self::moved(&mut self.connections, moved, index);
+                }
+            }
+        }
+        if topic.subscribed == 0 && topic.interest != Interest::None {
+            self.announce(topic_id, Interest::None);
+        }
+    }
+
+    /// From here on the connection is owed every message.
+    pub(super) fn join(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let topic = &mut self.topics[connection.topic];
         if let Some(run) = &mut topic.run {
             run.join(id.slot());
@@ -111,26 +168,6 @@ impl Hub {
         let index = list.len() as u32;
         list.push(id.slot());
         connection.member = Some(if topic.is_walking { Member::Joiner(index) } else { Member::Index(index) });
-    }
-
-    /// The connection is owed nothing more of its topic.
-    pub fn unsubscribe(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(member) = connection.member.take() else { return };
-        let topic = &mut self.topics[connection.topic];
-        match member {
-            Member::Joiner(index) => topic.joiners[index as usize] = VACANT,
-            Member::Index(index) if topic.is_walking => {
-                topic.members[index as usize] = VACANT;
-                topic.vacant += 1;
-            }
-            Member::Index(index) => {
-                topic.members.swap_remove(index as usize);
-                if let Some(&moved) = topic.members.get(index as usize) {
-                    Self::moved(&mut self.connections, moved, index);
-                }
-            }
-        }
     }
 
     /// Unsubscribes the connection and returns what it is owed up to now: its share of the walk under way if that has
@@ -160,16 +197,38 @@ impl Hub {
         Some(connection)
     }
 
-    /// Gives the message its place in the topic's order and gathers it for the subscribers.
+    /// Publishes a message of this shard. `source` does not receive it unless it asked for the echo.
     ///
-    /// `source` does not receive its own message unless it asked for the echo.
-    pub fn publish(&mut self, topic: TopicId, source: Option<ConnectionId>, message: &PreparedMessage) -> Published {
+    /// Returns its place in the topic's order if this shard is the topic's home. If not, the message is on its way
+    /// there, and comes back with those of everybody else. A message of local scope has no place in the order.
+    pub fn publish(
+        &mut self,
+        topic: TopicId,
+        source: Option<ConnectionId>,
+        message: &PreparedMessage,
+        scope: Scope,
+    ) -> Option<Published> {
+        let home = self.topics[topic].home;
+        match scope {
+            Scope::Local => {
+                self.gather(topic, source, message);
+                None
+            }
+            Scope::Global if home == self.mesh.number() => Some(self.order(topic, source, message)),
+            Scope::Global => {
+                let (topic, message) = (self.topics[topic].name.clone(), message.clone());
+                self.mesh.request(home, Request::Publish { topic, source, message });
+                None
+            }
+        }
+    }
+
+    /// Gathers the message for the topic's subscribers on this shard.
+    pub(super) fn gather(&mut self, topic: TopicId, source: Option<ConnectionId>, message: &PreparedMessage) {
         let except = source.filter(|&id| self.connections.get(id).is_some_and(|c| !c.echo && c.is_subscribed()));
         let entry = &mut self.topics[topic];
-        entry.offset += 1;
-        let published = Published { epoch: entry.epoch, offset: entry.offset };
         if entry.members.len() == entry.vacant as usize && entry.joiners.is_empty() {
-            return published;
+            return;
         }
         if entry.run.is_none() {
             entry.run = Some(Box::new(Run::new(self.spare.pop().unwrap_or_default())));
@@ -181,7 +240,6 @@ impl Hub {
             run.append(message, except.map(ConnectionId::slot));
             self.gathered_bytes += message.frame().len();
         }
-        published
     }
 
     /// Bytes gathered and not yet handed to every subscriber, in all topics.
@@ -270,13 +328,13 @@ impl Hub {
     /// How many subscribers the topic has on this shard.
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {
-        self.topics.find(name).map_or(0, super::topics::Topic::subscribers)
+        self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
     }
 
     /// The number of the topic's last message; 0 if there was none, or if the topic is not known.
     #[must_use]
     pub fn offset(&self, name: &TopicName) -> u64 {
-        self.topics.find(name).map_or(0, |topic| topic.offset)
+        self.topics.find(name).map_or(0, |id| self.topics[id].offset)
     }
 
     /// How many topics are known, the idle ones among them.
@@ -307,7 +365,7 @@ mod tests {
     use crate::proto::{FrameHeader, Role, Tick, WebSocket};
 
     fn hub() -> Hub {
-        Hub::new(0, 4, 100)
+        Hub::new(MeshEnd::alone(), 4, 100)
     }
 
     fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {
@@ -320,7 +378,7 @@ mod tests {
 
     fn publish(hub: &mut Hub, source: ConnectionId, text: &str) -> u64 {
         let topic = hub.connections.get(source).unwrap().topic;
-        hub.publish(topic, Some(source), &PreparedMessage::text(text)).offset
+        hub.publish(topic, Some(source), &PreparedMessage::text(text), Scope::Global).expect("at home").offset
     }
 
     /// Begins and finishes every walk, and returns who got what.

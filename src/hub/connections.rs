@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::BytesMut;
 
-use super::{Backlog, TopicId};
+use super::{Backlog, Scope, TopicId};
 use crate::proto::{Tick, WebSocket};
 
 /// Names one connection of the whole hub: the shard that owns it, its slot there, and which of the slot's owners is
@@ -72,6 +72,12 @@ pub struct Connection {
     pub topic: TopicId,
     /// Where it stands among the topic's subscribers, if it is one.
     pub(super) member: Option<super::topics::Member>,
+    /// Has asked to be a subscriber, and waits for the word of the topic's home.
+    pub(super) is_waiting: bool,
+    /// Nothing may be sent to it yet: its opening answer waits until it is a subscriber.
+    pub is_held: bool,
+    /// How far its messages go.
+    pub scope: Scope,
     /// May its client send messages? If not, one closes the connection with 1008.
     pub may_publish: bool,
     /// Does it receive its own messages?
@@ -113,6 +119,9 @@ impl Connection {
             output: None,
             topic,
             member: None,
+            is_waiting: false,
+            is_held: false,
+            scope: Scope::Global,
             may_publish,
             echo,
             is_ready: false,

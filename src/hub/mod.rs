@@ -5,11 +5,15 @@
 mod backlog;
 mod broadcast;
 mod connections;
+mod mesh;
+mod order;
 mod run;
+mod signal;
 mod topics;
 
 pub use backlog::Backlog;
 pub use broadcast::{Hub, Published, Scope, Walk};
 pub use connections::{Connection, ConnectionId, Connections, Output};
+pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
 pub use topics::{TopicId, TopicName, TopicNameError};

@@ -3,10 +3,11 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
-use super::Run;
+use super::{ConnectionId, Run};
 
 /// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.
 ///
@@ -115,10 +116,35 @@ pub(super) struct Topic {
     pub(super) run: Option<Box<Run>>,
     /// How many connections name it, as subscribers or publishers.
     pub(super) attached: u32,
+    /// How many of them are subscribers, those who wait for the home's word among them.
+    pub(super) subscribed: u32,
+    /// The shard that orders its messages.
+    pub(super) home: u16,
+    /// At home: the other shards that its messages are delivered to.
+    pub(super) interested: Vec<u16>,
+    /// Elsewhere: whether this shard has the home's messages.
+    pub(super) interest: Interest,
+    /// Elsewhere: the number of what was last asked of the home.
+    pub(super) number: u64,
+    /// Elsewhere: the home has not been asked yet, for want of room in the lane.
+    pub(super) is_due: bool,
+    /// Elsewhere: subscribers who wait for the home's word, and some who have left since.
+    pub(super) waiting: Vec<ConnectionId>,
     /// Where the next walk begins, so that no subscriber is always the last.
     pub(super) rotation: u32,
     /// Stands in the queue of topics that nobody is attached to.
     is_idle: bool,
+}
+
+/// What a shard that is not a topic's home has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// Nothing, and has asked for nothing.
+    None,
+    /// It has asked, and what comes is not for its subscribers yet.
+    Asked,
+    /// Every message.
+    Live,
 }
 
 /// A slot that has left during a walk.
@@ -132,8 +158,14 @@ impl Topic {
         self.joiners = Vec::new();
     }
 
-    pub(super) fn subscribers(&self) -> usize {
-        self.members.len() - self.vacant as usize + self.joiners.iter().filter(|&&slot| slot != VACANT).count()
+    /// May it be forgotten as soon as there are too many like it?
+    fn is_unused(&self) -> bool {
+        self.attached == 0 && self.interested.is_empty()
+    }
+
+    /// Is something of it still on its way?
+    fn is_busy(&self) -> bool {
+        self.is_walking || self.run.is_some() || self.is_due
     }
 }
 
@@ -147,10 +179,12 @@ pub(super) struct Topics {
     idle: VecDeque<TopicId>,
     idle_max: usize,
     epoch_next: u64,
+    /// How many shards there are; each is the home of its share of the names.
+    shards: u16,
 }
 
 impl Topics {
-    pub(super) fn new(idle_max: usize, epoch_first: u64) -> Self {
+    pub(super) fn new(idle_max: usize, epoch_first: u64, shards: u16) -> Self {
         Topics {
             by_name: HashMap::new(),
             topics: Vec::new(),
@@ -158,30 +192,44 @@ impl Topics {
             idle: VecDeque::new(),
             idle_max,
             epoch_next: epoch_first,
+            shards,
         }
+    }
+
+    /// The shard that orders the messages of that name.
+    pub(super) fn home(&self, name: &TopicName) -> u16 {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        (hasher.finish() % u64::from(self.shards)) as u16
     }
 
     /// The topic of that name, made if there is none, with one more connection attached.
     pub(super) fn attach(&mut self, name: &TopicName) -> TopicId {
-        let id = match self.by_name.get(name) {
-            Some(&id) => id,
-            None => self.add(name),
-        };
+        let id = self.find_or_add(name);
         self[id].attached += 1;
         id
     }
 
-    /// One connection fewer. A topic that nobody is attached to is remembered until there are too many of them.
+    /// One connection fewer.
     pub(super) fn detach(&mut self, id: TopicId) {
         let topic = &mut self[id];
         topic.attached -= 1;
-        if topic.attached == 0 {
-            if !topic.is_walking {
-                topic.forget_members();
-            }
-            if !std::mem::replace(&mut topic.is_idle, true) {
-                self.idle.push_back(id);
-            }
+        if topic.attached == 0 && !topic.is_walking {
+            topic.forget_members();
+        }
+        self.notice_unused(id);
+    }
+
+    /// The topic of that name, made if there is none. Unless it is put to use, [`Topics::notice_unused`] must follow.
+    pub(super) fn find_or_add(&mut self, name: &TopicName) -> TopicId {
+        self.find(name).unwrap_or_else(|| self.add(name))
+    }
+
+    /// A topic that nobody uses is remembered until there are too many of them.
+    pub(super) fn notice_unused(&mut self, id: TopicId) {
+        let topic = &mut self[id];
+        if topic.is_unused() && !std::mem::replace(&mut topic.is_idle, true) {
+            self.idle.push_back(id);
         }
         self.forget_idle();
     }
@@ -195,9 +243,9 @@ impl Topics {
             }
             let Some(id) = self.idle.pop_front() else { return };
             let topic = &mut self[id];
-            if topic.attached > 0 {
+            if !topic.is_unused() {
                 topic.is_idle = false;
-            } else if topic.is_walking || topic.run.is_some() {
+            } else if topic.is_busy() {
                 self.idle.push_back(id);
             } else {
                 let name = topic.name.clone();
@@ -208,8 +256,8 @@ impl Topics {
         }
     }
 
-    pub(super) fn find(&self, name: &TopicName) -> Option<&Topic> {
-        self.by_name.get(name).map(|&id| &self[id])
+    pub(super) fn find(&self, name: &TopicName) -> Option<TopicId> {
+        self.by_name.get(name).copied()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -227,6 +275,13 @@ impl Topics {
             is_walking: false,
             run: None,
             attached: 0,
+            subscribed: 0,
+            home: self.home(name),
+            interested: Vec::new(),
+            interest: Interest::None,
+            number: 0,
+            is_due: false,
+            waiting: Vec::new(),
             rotation: 0,
             is_idle: false,
         };
@@ -285,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_in_use_is_one_topic() {
-        let mut topics = Topics::new(0, 1);
+        let mut topics = Topics::new(0, 1, 1);
         let first = topics.attach(&name("a"));
         assert_eq!(topics.attach(&name("a")), first);
         assert_ne!(topics.attach(&name("b")), first);
@@ -294,14 +349,14 @@ mod tests {
 
     #[test]
     fn idle_topics_are_forgotten_beyond_the_limit_and_come_back_with_a_new_epoch() {
-        let mut topics = Topics::new(2, 10);
+        let mut topics = Topics::new(2, 10, 1);
         for text in ["a", "b", "c"] {
             let id = topics.attach(&name(text));
             topics[id].offset = 5;
             topics.detach(id);
         }
         assert!(topics.find(&name("a")).is_none());
-        assert_eq!(topics.find(&name("b")).unwrap().offset, 5);
+        assert_eq!(topics[topics.find(&name("b")).unwrap()].offset, 5);
         let again = topics.attach(&name("a"));
         assert_eq!((topics[again].epoch, topics[again].offset), (13, 0));
         assert_eq!(topics.len(), 3);
@@ -309,7 +364,7 @@ mod tests {
 
     #[test]
     fn coming_and_going_does_not_grow_the_queue() {
-        let mut topics = Topics::new(2, 0);
+        let mut topics = Topics::new(2, 0, 1);
         for _ in 0..100 {
             let id = topics.attach(&name("a"));
             topics.detach(id);
@@ -319,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_topic_with_messages_on_their_way_is_not_forgotten() {
-        let mut topics = Topics::new(0, 0);
+        let mut topics = Topics::new(0, 0, 1);
         let id = topics.attach(&name("a"));
         topics[id].run = Some(Box::default());
         topics.detach(id);
@@ -327,5 +382,27 @@ mod tests {
         topics[id].run = None;
         topics.forget_idle();
         assert!(topics.find(&name("a")).is_none());
+    }
+
+    #[test]
+    fn a_topic_that_another_shard_is_interested_in_is_not_forgotten() {
+        let mut topics = Topics::new(0, 0, 2);
+        let id = topics.find_or_add(&name("a"));
+        topics[id].interested.push(1);
+        topics.notice_unused(id);
+        assert!(topics.find(&name("a")).is_some());
+        topics[id].interested.clear();
+        topics.notice_unused(id);
+        assert!(topics.find(&name("a")).is_none());
+    }
+
+    #[test]
+    fn every_shard_is_the_home_of_its_share() {
+        let topics = Topics::new(0, 0, 4);
+        let mut shares = [0; 4];
+        for number in 0..4_000 {
+            shares[usize::from(topics.home(&name(&number.to_string())))] += 1;
+        }
+        assert!(shares.iter().all(|share| (800..1_200).contains(share)), "{shares:?}");
     }
 }

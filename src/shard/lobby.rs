@@ -5,7 +5,10 @@ use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -27,6 +30,9 @@ pub(super) struct Lobby {
     open: Cell<usize>,
     /// Opening handshakes under way.
     pending: Cell<usize>,
+    /// How many sockets all shards have together, and this one's part of it.
+    occupancy: Arc<AtomicUsize>,
+    occupied: Cell<usize>,
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
     leaving: Cell<bool>,
@@ -51,10 +57,12 @@ pub(super) struct Place {
 }
 
 impl Lobby {
-    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>, occupancy: Arc<AtomicUsize>) -> Self {
         Lobby {
             config,
             counters,
+            occupancy,
+            occupied: Cell::new(0),
             arrivals: RefCell::default(),
             arrived: Notify::new(),
             open: Cell::new(0),
@@ -67,16 +75,20 @@ impl Lobby {
     /// A connection was accepted.
     pub(super) fn admit(self: &Rc<Self>) -> Admission {
         self.counters.add(Counter::Accepted, 1);
-        let taken = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
-        let is_refusal = taken >= self.config.limits.connections_max;
+        // Relaxed: the count stands for itself. Taken first and given back, so that two shards cannot both take the
+        // last.
+        let is_refusal = self.occupancy.fetch_add(1, Ordering::Relaxed) >= self.config.limits.connections_max;
         let place = Place { lobby: Rc::clone(self), is_refusal };
         if !is_refusal {
+            self.occupied.update(|count| count + 1);
             self.pending.update(|count| count + 1);
             return Admission::Admitted(place);
         }
+        self.occupancy.fetch_sub(1, Ordering::Relaxed);
         self.counters.add(Counter::RefusedLimit, 1);
         self.refusals.update(|count| count + 1);
-        if self.refusals.get() <= REFUSALS_MAX { Admission::Refused(place) } else { Admission::Dropped }
+        let most = (REFUSALS_MAX / self.config.shards).max(1);
+        if self.refusals.get() <= most { Admission::Refused(place) } else { Admission::Dropped }
     }
 
     /// Hands a connection to the turn.
@@ -101,7 +113,18 @@ impl Lobby {
     }
 
     pub(super) fn set_open(&self, open: usize) {
-        self.open.set(open);
+        if self.open.replace(open) != open {
+            self.give_back();
+        }
+    }
+
+    /// Gives back the places of those who are neither connected nor on their way to it any more.
+    fn give_back(&self) {
+        let own = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
+        // More only for a moment: one who has just entered is counted until its task ends.
+        let left = self.occupied.get().saturating_sub(own);
+        self.occupied.update(|count| count - left);
+        self.occupancy.fetch_sub(left, Ordering::Relaxed);
     }
 
     /// Has nobody arrived?
@@ -123,8 +146,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let count = if self.is_refusal { &self.lobby.refusals } else { &self.lobby.pending };
         count.update(|count| count - 1);
+        self.lobby.give_back();
     }
 }
 
-/// Sockets kept at the same time only to be told that there is no room. Beyond it they are closed without a word.
+/// Sockets that all shards keep at the same time only to tell them that there is no room. Beyond it they are closed
+/// without a word.
 const REFUSALS_MAX: usize = 64;

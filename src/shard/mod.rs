@@ -20,15 +20,19 @@ use std::{
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::{lobby::Lobby, turn::Shard};
 use crate::{
     config::{Config, TICK},
+    hub::MeshEnd,
     metrics::Counters,
     proto::Tick,
     sys::{HotRing, cpu, net, oneshot},
@@ -44,11 +48,18 @@ pub(crate) enum Command {
 /// What a shard's thread is started with.
 #[derive(Debug)]
 pub(crate) struct Start {
-    pub(crate) number: u16,
+    /// Its end of the lanes between shards; the end's number is the shard's.
+    pub(crate) mesh: MeshEnd,
+    /// Notified when another shard wakes this one.
+    pub(crate) woken: Arc<Notify>,
+    /// How many shards still have connections while the server leaves.
+    pub(crate) occupied: Arc<AtomicUsize>,
     /// The CPU to stay on.
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
-    pub(crate) listener: OwnedFd,
+    pub(crate) listeners: Vec<OwnedFd>,
+    /// How many sockets all shards have: the limit is for all of them.
+    pub(crate) occupancy: Arc<AtomicUsize>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) epoch_first: u64,
@@ -73,31 +84,41 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
 }
 
 async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
-    let Start { number, config, listener, counters, mut commands, epoch_first, .. } = start;
+    let Start { mesh, woken, occupied, occupancy, config, listeners, counters, mut commands, epoch_first, .. } = start;
     let clock = Clock::new();
     let ring = HotRing::new()?;
     let watched = ring.watch()?;
-    let mut shard = Shard::new(number, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
-    let lobby = Rc::new(Lobby::new(Arc::clone(&config), counters));
-    let listener = Rc::new(listener);
-    accept::start(&lobby, &listener);
+    let mut shard = Shard::new(mesh, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
+    let lobby = Rc::new(Lobby::new(Arc::clone(&config), counters, occupancy));
+    let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
+    for listener in &listeners {
+        accept::start(&lobby, listener);
+    }
     started();
 
-    let mut is_told = false;
+    let (mut is_told, mut is_occupied) = (false, true);
     let mut ends_by: Option<Instant> = None;
     loop {
         let more = shard.turn(clock.now());
         lobby.set_open(shard.open());
-        if ends_by.is_some_and(|ends_by| Instant::now() >= ends_by || (shard.is_empty() && lobby.is_empty())) {
-            break;
+        if let Some(ends_by) = ends_by {
+            // A shard whose connections have left is still the home of topics that others publish to.
+            if is_occupied && shard.is_empty() && lobby.is_empty() {
+                is_occupied = false;
+                occupied.fetch_sub(1, Ordering::Relaxed);
+            }
+            if Instant::now() >= ends_by || occupied.load(Ordering::Relaxed) == 0 {
+                break;
+            }
         }
         if more || shard.io_mut().has_completions() {
             // Other tasks, and the runtime's own ring, have their turn between two of ours.
             oneshot::nop().await;
             is_told = !matches!(commands.try_recv(), Err(mpsc::error::TryRecvError::Empty));
-        } else {
+        } else if shard.may_sleep() {
             let wait = clock.until(shard.next_deadline(), ends_by);
             tokio::select! {
+                () = woken.notified() => {}
                 ready = watched.readable() => ready?.clear_ready(),
                 () = lobby.arrived() => {}
                 // A server that is gone without a word wants what it would have said.
@@ -105,8 +126,11 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        shard.awake();
         if is_told && ends_by.is_none() {
-            net::stop_listening(&listener)?;
+            for listener in &listeners {
+                net::stop_listening(listener)?;
+            }
             lobby.refuse_from_now_on();
             shard.drain(clock.now(), ticks(config.drain_timeout));
             ends_by = Some(Instant::now() + config.drain_timeout);

@@ -14,10 +14,18 @@ pub(super) struct Pace {
     pub(super) flush_entries: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
+    /// Deliveries, and requests, taken from the other shards in one turn.
+    pub(super) mail: usize,
 }
 
 impl Pace {
     /// What real connections are served at.
-    pub(super) const DEFAULT: Pace =
-        Pace { receive_batch: 64, receive_batches: 4, send_batch: 256, flush_entries: 512, backlog_pieces: 256 };
+    pub(super) const DEFAULT: Pace = Pace {
+        receive_batch: 64,
+        receive_batches: 4,
+        send_batch: 256,
+        flush_entries: 512,
+        backlog_pieces: 256,
+        mail: 1_024,
+    };
 }

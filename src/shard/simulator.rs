@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{Scope, TopicName},
+    hub::{MeshEnd, Scope, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
     surface::raw::RawRequest,
@@ -83,7 +83,7 @@ impl Simulation {
         let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
-        let mut shard = Shard::new(0, config, io, Arc::clone(&counters), 1, plan.start);
+        let mut shard = Shard::new(MeshEnd::alone(), config, io, Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
@@ -431,7 +431,8 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Flags::parse_from(["ringhub"]).settings, 20_000).expect("the defaults");
     config.limits.gathered_bytes_max = 1;
     config.keep_alive = KeepAlive { ping_interval: 50, pong_timeout: 20, close_timeout: 50 };
-    let pace = Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1 };
+    let pace =
+        Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1, mail: 1 };
     let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
         simulation.join(None);

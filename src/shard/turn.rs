@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{drain::Drain, flush::Flush, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
-    hub::{Connection, ConnectionId, Hub, LARGE_PIECE_PINS},
+    hub::{Connection, ConnectionId, Hub, LARGE_PIECE_PINS, MeshEnd},
     metrics::{Counter, Counters},
     proto::{CloseCode, Event, Input, KeepAlive, Role, State, Tick, Timeout, WebSocket},
     surface::raw::RawRequest,
@@ -44,6 +44,7 @@ pub(crate) struct Shard<I: Io> {
     readiness: Vec<Readiness>,
     replies: Vec<u8>,
     due: Vec<(Tick, ConnectionId)>,
+    joined: Vec<ConnectionId>,
 }
 
 /// An accepted opening handshake on its way to become a connection.
@@ -59,7 +60,7 @@ pub(crate) struct Arrival<S> {
 
 impl<I: Io> Shard<I> {
     pub(crate) fn new(
-        number: u16,
+        mesh: MeshEnd,
         config: &Config,
         io: I,
         counters: Arc<Counters>,
@@ -68,7 +69,7 @@ impl<I: Io> Shard<I> {
     ) -> Self {
         Shard {
             io,
-            hub: Hub::new(number, config.limits.topics_idle_max, epoch_first),
+            hub: Hub::new(mesh, config.limits.topics_idle_max, epoch_first),
             sockets: Vec::new(),
             limits: config.limits.clone(),
             keep_alive: config.keep_alive,
@@ -83,6 +84,7 @@ impl<I: Io> Shard<I> {
             readiness: Vec::new(),
             replies: Vec::new(),
             due: Vec::new(),
+            joined: Vec::new(),
         }
     }
 
@@ -92,7 +94,8 @@ impl<I: Io> Shard<I> {
         self.now = now;
         let topic = self.hub.attach(&request.topic);
         let websocket = WebSocket::new(Role::Server, now);
-        let connection = Connection::new(websocket, topic, request.publishes, request.echo);
+        let mut connection = Connection::new(websocket, topic, request.publishes, request.echo);
+        connection.scope = request.scope;
         let Ok(id) = self.hub.connections.insert(connection) else {
             self.hub.detach(topic);
             return None;
@@ -103,8 +106,10 @@ impl<I: Io> Shard<I> {
         }
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);
-        if request.subscribes {
-            self.hub.subscribe(id);
+        // Who is told that it subscribes is owed everything from then on.
+        let is_held = request.subscribes && !self.hub.subscribe(id);
+        if let Some(connection) = self.hub.connections.get_mut(id) {
+            connection.is_held = is_held;
         }
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
@@ -125,9 +130,13 @@ impl<I: Io> Shard<I> {
         self.now = now;
         self.reap();
         self.receive();
+        self.take_mail();
         self.expire_timers();
         self.pace_drain();
+        // Before the flush: the other shards can begin while this one sends.
+        self.hub.send_out();
         self.flush();
+        self.hub.send_out();
         self.io.submit();
         self.count(Counter::Turns, 1);
         self.has_work()
@@ -154,7 +163,47 @@ impl<I: Io> Shard<I> {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.flush.is_idle() || self.hub.is_dirty()
+        let can_receive = !self.hub.is_congested();
+        (can_receive && !self.ready.is_empty()) || !self.flush.is_idle() || self.hub.is_dirty() || self.hub.has_mail()
+    }
+
+    /// The shard is about to sleep. Returns whether it may: something may have come down a lane just now.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.hub.about_to_sleep();
+        !self.hub.has_mail()
+    }
+
+    /// The shard is awake.
+    pub(crate) fn awake(&self) {
+        self.hub.awake();
+    }
+
+    /// Takes what has come down the lanes, up to a bound: deliveries as long as there is room to gather them, then
+    /// requests.
+    fn take_mail(&mut self) {
+        let mut joined = mem::take(&mut self.joined);
+        let may_gather = |hub: &Hub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
+        for _ in 0..self.pace.mail {
+            if !may_gather(&self.hub) || !self.hub.take_delivery(&mut joined) {
+                break;
+            }
+        }
+        for _ in 0..self.pace.mail {
+            if !may_gather(&self.hub) || !self.hub.take_request() {
+                break;
+            }
+        }
+        for id in joined.drain(..) {
+            self.release(id);
+        }
+        self.joined = joined;
+    }
+
+    /// What has been held back from the connection may leave.
+    fn release(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        connection.is_held = false;
+        self.flush.mark_dirty(connection, id);
     }
 
     /// Notes what has become ready.
@@ -187,8 +236,8 @@ impl<I: Io> Shard<I> {
             if self.ready.is_empty() {
                 return;
             }
-            if self.hub.gathered_bytes() > self.limits.gathered_bytes_max {
-                // Publishers wait in their sockets until subscribers have been served.
+            if self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested() {
+                // Publishers wait in their sockets until subscribers have been served, here or on other shards.
                 self.count(Counter::ReceivePaused, 1);
                 return;
             }
@@ -261,9 +310,9 @@ impl<I: Io> Shard<I> {
             match connection.websocket.receive(self.now, &mut input, &self.limits.message, &mut replies) {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) if connection.may_publish => {
-                    let topic = connection.topic;
+                    let (topic, scope) = (connection.topic, connection.scope);
                     let message = message.prepare();
-                    self.hub.publish(topic, Some(id), &message);
+                    self.hub.publish(topic, Some(id), &message, scope);
                     self.count(Counter::MessagesIn, 1);
                 }
                 Ok(Some(Event::Message(_))) => {
@@ -302,7 +351,9 @@ impl<I: Io> Shard<I> {
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.output.get_or_insert_default().outbox.extend_from_slice(frames);
-        self.flush.mark_dirty(connection, id);
+        if !connection.is_held {
+            self.flush.mark_dirty(connection, id);
+        }
     }
 
     /// After anything that may have ended the open state: no more messages for it, and a deadline.
@@ -310,6 +361,10 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.websocket.state() == State::Open {
             return;
+        }
+        if mem::take(&mut connection.is_held) {
+            // It will not become a subscriber any more; it is still owed its answer.
+            self.flush.mark_dirty(connection, id);
         }
         if connection.websocket.state() == State::Closed && connection.ends_by.is_none() {
             connection.ends_by = Some(self.now.after(self.keep_alive.close_timeout));

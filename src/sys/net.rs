@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -12,14 +12,30 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// A listening socket, with its address and, where `address` has port 0, the port that the kernel chose.
+/// As many listening sockets on one address as there are shards, and the address, with the port that the kernel chose
+/// where `address` has port 0. The kernel spreads connections over them by a hash of both addresses.
 ///
-/// The socket is blocking: a non-blocking listener would make the ring's accepts fail instead of wait.
+/// The sockets are blocking: a non-blocking listener would make the ring's accepts fail instead of wait.
 ///
 /// # Errors
 ///
-/// What `bind(2)` and `listen(2)` answer; `AddrInUse` where another process listens already.
-pub fn listen(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+/// What `bind(2)` and `listen(2)` answer; `AddrInUse` where another process listens already, another hub as well: its
+/// sockets would take a share of this one's connections.
+pub fn listen(address: SocketAddr, count: usize) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    let probe = bind(address, false)?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    let listeners: io::Result<Vec<OwnedFd>> = (0..count)
+        .map(|_| {
+            let socket = bind(address, true)?;
+            socket.listen(backlog_max())?;
+            Ok(socket.into())
+        })
+        .collect();
+    Ok((listeners?, address))
+}
+
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // A dual-stack socket costs each of its IPv4 connections 128 bytes more than one of its own.
@@ -27,11 +43,9 @@ pub fn listen(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     }
     // Connections of a hub that has just ended must not keep the next one from starting; two listeners still clash.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog_max())?;
-    let listener = TcpListener::from(socket);
-    let bound = listener.local_addr()?;
-    Ok((listener.into(), bound))
+    Ok(socket)
 }
 
 /// Ends accepting: the accepts that wait on `listener` fail with `EINVAL`, and the port refuses.

@@ -85,6 +85,7 @@ impl Plan {
             send_batch: portion(),
             flush_entries: portion(),
             backlog_pieces: portion(),
+            mail: portion(),
         }
     }
 }

@@ -41,6 +41,9 @@ impl Seen {
 
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{:?}", self.counters, self.tally)
+        for &counter in Counter::ALL {
+            writeln!(f, "{} {}", counter.name(), self.counters.get(counter))?;
+        }
+        write!(f, "{:?}", self.tally)
     }
 }

@@ -1,0 +1,549 @@
+//! Lanes between shards: requests go to a topic's home, deliveries come from it.
+//!
+//! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. What finds no room waits in
+//! an overflow beside the lane, in order, and its owner stops taking on more:
+//!
+//! - while a *request* waits, the shard receives nothing from its connections;
+//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests either, so request
+//!   lanes fill and the publishers' shards stop receiving;
+//! - deliveries are always taken, as soon as the shard has sent what it has gathered, and cause no lane traffic.
+//!
+//! So whoever waits, waits for somebody who only waits for its own sockets, and those never wait: there is no cycle.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::{ConnectionId, Published, TopicName, signal::Signal};
+use crate::proto::PreparedMessage;
+
+/// What a shard asks of a topic's home.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Give this message the topic's next offset and deliver it.
+    Publish {
+        /// The topic.
+        topic: TopicName,
+        /// Who sent it, and does not receive it.
+        source: Option<ConnectionId>,
+        /// The message.
+        message: PreparedMessage,
+    },
+    /// From now on deliver the topic's messages to this shard, or no more.
+    Interest {
+        /// The topic.
+        topic: TopicName,
+        /// The asking shard's number for this request; larger than those before it.
+        number: u64,
+        /// Deliver, or do not.
+        wanted: bool,
+    },
+}
+
+/// What a topic's home tells a shard.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// The topic's next message.
+    Message {
+        /// The topic.
+        topic: TopicName,
+        /// Who sent it, and does not receive it.
+        source: Option<ConnectionId>,
+        /// Its place in the topic's order.
+        published: Published,
+        /// The message.
+        message: PreparedMessage,
+    },
+    /// Every message of the topic from here on comes down this lane.
+    Acknowledged {
+        /// The topic.
+        topic: TopicName,
+        /// The number of the [`Request::Interest`] that is answered.
+        number: u64,
+    },
+}
+
+/// Limits of all lanes of a mesh together. They are shared out evenly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeshLimits {
+    /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
+    pub lane_bytes_max: usize,
+    /// Bytes of the messages that stand in lanes. A lane beyond its share takes nothing until some were taken out.
+    pub message_bytes_max: usize,
+    /// Bytes of messages that wait for one shard's delivery lanes before it takes no more requests.
+    pub overflow_bytes_max: usize,
+    /// Entries of one lane, if memory allows.
+    pub lane_entries_max: usize,
+}
+
+impl MeshLimits {
+    /// No lane is shorter than this.
+    pub const LANE_ENTRIES_MIN: usize = 2;
+
+    /// Entries of each lane where there are so many ends.
+    #[must_use]
+    pub fn lane_entries(&self, ends: usize) -> usize {
+        let pairs = (ends * ends.saturating_sub(1)).max(1);
+        let most = self.lane_entries_max.max(Self::LANE_ENTRIES_MIN);
+        (self.lane_bytes_max / pairs / ENTRY_PAIR).clamp(Self::LANE_ENTRIES_MIN, most)
+    }
+
+    /// Memory of all lanes where there are so many ends.
+    #[must_use]
+    pub fn lane_memory(&self, ends: usize) -> usize {
+        ends * ends.saturating_sub(1) * ENTRY_PAIR * self.lane_entries(ends)
+    }
+}
+
+impl Default for MeshLimits {
+    fn default() -> Self {
+        MeshLimits {
+            lane_bytes_max: 32 << 20,
+            message_bytes_max: 256 << 20,
+            overflow_bytes_max: 4 << 20,
+            lane_entries_max: 1_024,
+        }
+    }
+}
+
+/// One end of the mesh: the lanes between a shard and every other.
+#[derive(Debug)]
+pub struct MeshEnd {
+    number: u16,
+    /// By the other end's number; none to itself.
+    links: Vec<Option<Link>>,
+    signals: Arc<[Signal]>,
+    /// Where looking for something to take begins, so that no lane is always the last.
+    next: usize,
+    overflow_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Link {
+    requests_out: LaneOut<Request>,
+    requests_in: LaneIn<Request>,
+    deliveries_out: LaneOut<Delivery>,
+    deliveries_in: LaneIn<Delivery>,
+    /// Something was put into a lane since the other end was last told.
+    is_touched: bool,
+}
+
+/// Wakes an end's thread, also if it is called just before that falls asleep.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+impl MeshEnd {
+    /// Connects as many ends as there are ways to wake one.
+    #[must_use]
+    pub fn connect(wake: Vec<Wake>, limits: &MeshLimits) -> Vec<MeshEnd> {
+        let count = wake.len();
+        let entries = limits.lane_entries(count);
+        let bytes_max = limits.message_bytes_max / (2 * count * count.saturating_sub(1)).max(1);
+        let signals: Arc<[Signal]> = wake.into_iter().map(Signal::new).collect();
+        let mut ends: Vec<MeshEnd> = (0..count)
+            .map(|number| MeshEnd {
+                number: number as u16,
+                links: (0..count).map(|_| None).collect(),
+                signals: Arc::clone(&signals),
+                next: 0,
+                overflow_bytes_max: limits.overflow_bytes_max,
+            })
+            .collect();
+        for low in 0..count {
+            for high in low + 1..count {
+                let (up, down) = (lane(entries, bytes_max), lane(entries, bytes_max));
+                let (up_deliveries, down_deliveries) = (lane(entries, bytes_max), lane(entries, bytes_max));
+                ends[low].links[high] = Some(Link::new(up.0, down.1, up_deliveries.0, down_deliveries.1));
+                ends[high].links[low] = Some(Link::new(down.0, up.1, down_deliveries.0, up_deliveries.1));
+            }
+        }
+        ends
+    }
+
+    /// A mesh of one.
+    #[must_use]
+    pub fn alone() -> MeshEnd {
+        MeshEnd::connect(vec![Arc::new(|| {})], &MeshLimits::default()).remove(0)
+    }
+
+    /// This end's number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// How many ends there are.
+    #[must_use]
+    pub fn ends(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Sends a request to another end.
+    ///
+    /// # Panics
+    ///
+    /// If `home` is this end itself.
+    pub fn request(&mut self, home: u16, request: Request) {
+        let link = self.link(home);
+        link.is_touched = true;
+        link.requests_out.send(request);
+    }
+
+    /// Sends a delivery to another end.
+    ///
+    /// # Panics
+    ///
+    /// If `shard` is this end itself.
+    pub fn deliver(&mut self, shard: u16, delivery: Delivery) {
+        let link = self.link(shard);
+        link.is_touched = true;
+        link.deliveries_out.send(delivery);
+    }
+
+    /// Would a request to that end go into the lane at once?
+    #[must_use]
+    pub fn has_room_for_requests(&self, home: u16) -> bool {
+        let link = self.links[usize::from(home)].as_ref();
+        link.is_none_or(|link| link.requests_out.overflow.is_empty() && link.requests_out.has_room())
+    }
+
+    /// The next delivery, from whichever end it comes.
+    pub fn next_delivery(&mut self) -> Option<Delivery> {
+        self.take(|link| &mut link.deliveries_in).map(|(_, delivery)| delivery)
+    }
+
+    /// The next request and the end it comes from; nothing while deliveries wait for room beyond the limit.
+    pub fn next_request(&mut self) -> Option<(u16, Request)> {
+        if self.deliveries_wait() { None } else { self.take(|link| &mut link.requests_in) }
+    }
+
+    /// Must receiving from connections pause, because a request waits for room, or too many deliveries do?
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.links().any(|link| !link.requests_out.overflow.is_empty()) || self.deliveries_wait()
+    }
+
+    /// Tries once more what waits for room, and tells the other ends what has been put into their lanes.
+    pub fn send_out(&mut self) {
+        let waiting = self.links.iter_mut().flatten().filter_map(|link| (!link.send_overflow()).then_some(())).count();
+        if waiting > 0 {
+            // From here on whoever makes room tells us; room that was made just before is found by trying again.
+            self.signals[usize::from(self.number)].wants_room();
+            self.links.iter_mut().flatten().for_each(|link| _ = link.send_overflow());
+        }
+        for (link, signal) in self.links.iter_mut().zip(self.signals.iter()) {
+            if let Some(link) = link
+                && std::mem::take(&mut link.is_touched)
+            {
+                signal.arrived();
+            }
+        }
+    }
+
+    /// Is there anything to take that would be taken now?
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        let requests = !self.deliveries_wait();
+        self.links().any(|link| !link.deliveries_in.is_empty() || (requests && !link.requests_in.is_empty()))
+    }
+
+    /// The owner is about to sleep. It must ask [`MeshEnd::has_mail`] once more after this call.
+    pub fn about_to_sleep(&self) {
+        self.signals[usize::from(self.number)].about_to_sleep();
+    }
+
+    /// The owner is awake.
+    pub fn awake(&self) {
+        self.signals[usize::from(self.number)].awake();
+    }
+
+    /// Bytes of messages that wait for room in delivery lanes.
+    #[must_use]
+    pub fn overflow_bytes(&self) -> usize {
+        self.links().map(|link| link.deliveries_out.overflow_bytes).sum()
+    }
+
+    /// Does nothing wait for room?
+    #[cfg(test)]
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.links().all(|link| link.requests_out.overflow.is_empty() && link.deliveries_out.overflow.is_empty())
+    }
+
+    fn deliveries_wait(&self) -> bool {
+        self.overflow_bytes() > self.overflow_bytes_max
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().flatten()
+    }
+
+    fn link(&mut self, end: u16) -> &mut Link {
+        self.links[usize::from(end)].as_mut().expect("no lane leads from an end to itself")
+    }
+
+    fn take<T: Weight>(&mut self, lane: impl Fn(&mut Link) -> &mut LaneIn<T>) -> Option<(u16, T)> {
+        let count = self.links.len();
+        for step in 0..count {
+            let from = (self.next + step) % count;
+            let Some(link) = &mut self.links[from] else { continue };
+            if let Some(item) = lane(link).take() {
+                self.next = from + 1;
+                self.signals[from].made_room();
+                return Some((from as u16, item));
+            }
+        }
+        None
+    }
+}
+
+impl Link {
+    fn new(
+        requests_out: LaneOut<Request>,
+        requests_in: LaneIn<Request>,
+        deliveries_out: LaneOut<Delivery>,
+        deliveries_in: LaneIn<Delivery>,
+    ) -> Self {
+        Link { requests_out, requests_in, deliveries_out, deliveries_in, is_touched: false }
+    }
+
+    /// Moves what waits into the lanes as far as there is room. Returns whether nothing waits any more.
+    fn send_overflow(&mut self) -> bool {
+        let moved = self.requests_out.send_overflow() + self.deliveries_out.send_overflow();
+        self.is_touched |= moved > 0;
+        self.requests_out.overflow.is_empty() && self.deliveries_out.overflow.is_empty()
+    }
+}
+
+/// The producing end of a lane, with what has found no room in it.
+#[derive(Debug)]
+struct LaneOut<T> {
+    producer: Producer<T>,
+    /// Bytes of the messages in the lane. The producer adds, the consumer subtracts.
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+    overflow: VecDeque<T>,
+    overflow_bytes: usize,
+}
+
+/// The consuming end of a lane.
+#[derive(Debug)]
+struct LaneIn<T> {
+    consumer: Consumer<T>,
+    bytes: Arc<AtomicUsize>,
+}
+
+fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
+    let (producer, consumer) = RingBuffer::new(entries);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let out = LaneOut { producer, bytes: Arc::clone(&bytes), bytes_max, overflow: VecDeque::new(), overflow_bytes: 0 };
+    (out, LaneIn { consumer, bytes })
+}
+
+impl<T: Weight> LaneOut<T> {
+    fn send(&mut self, item: T) {
+        if self.overflow.is_empty() && self.has_room() {
+            self.push(item);
+        } else {
+            self.overflow_bytes += item.weight();
+            self.overflow.push_back(item);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        // Relaxed: the count only bounds memory. Too high a figure is corrected by the next try, after `made_room`.
+        !self.producer.is_full() && self.bytes.load(Ordering::Relaxed) <= self.bytes_max
+    }
+
+    fn send_overflow(&mut self) -> usize {
+        let mut moved = 0;
+        while self.has_room()
+            && let Some(item) = self.overflow.pop_front()
+        {
+            self.overflow_bytes -= item.weight();
+            self.push(item);
+            moved += 1;
+        }
+        moved
+    }
+
+    fn push(&mut self, item: T) {
+        self.bytes.fetch_add(item.weight(), Ordering::Relaxed);
+        assert!(self.producer.push(item).is_ok(), "only this end fills the lane, and it had room");
+    }
+}
+
+impl<T: Weight> LaneIn<T> {
+    fn take(&mut self) -> Option<T> {
+        let item = self.consumer.pop().ok()?;
+        self.bytes.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.consumer.is_empty()
+    }
+}
+
+/// Bytes that an entry keeps alive.
+trait Weight {
+    fn weight(&self) -> usize;
+}
+
+impl Weight for Request {
+    fn weight(&self) -> usize {
+        match self {
+            Request::Publish { message, .. } => message.frame().len(),
+            Request::Interest { .. } => 0,
+        }
+    }
+}
+
+impl Weight for Delivery {
+    fn weight(&self) -> usize {
+        match self {
+            Delivery::Message { message, .. } => message.frame().len(),
+            Delivery::Acknowledged { .. } => 0,
+        }
+    }
+}
+
+/// An entry of each of the two lanes.
+const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mesh(ends: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
+        MeshEnd::connect((0..ends).map(|_| -> Wake { Arc::new(|| {}) }).collect(), limits)
+    }
+
+    fn tiny() -> MeshLimits {
+        MeshLimits { lane_entries_max: 2, overflow_bytes_max: 10, ..MeshLimits::default() }
+    }
+
+    fn name() -> TopicName {
+        TopicName::new("t").expect("a name")
+    }
+
+    fn request(text: &str) -> Request {
+        Request::Publish { topic: name(), source: None, message: PreparedMessage::text(text) }
+    }
+
+    fn delivery(text: &str) -> Delivery {
+        let published = Published { epoch: 0, offset: 0 };
+        Delivery::Message { topic: name(), source: None, published, message: PreparedMessage::text(text) }
+    }
+
+    fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
+        match request? {
+            (from, Request::Publish { message, .. }) => Some((from, message.as_text()?.into())),
+            (_, Request::Interest { .. }) => None,
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_comes_later_and_in_order() {
+        let mut ends = mesh(2, &tiny());
+        for number in 0..5 {
+            ends[0].request(1, request(&number.to_string()));
+        }
+        assert!(ends[0].is_congested());
+        let mut received = Vec::new();
+        while received.len() < 5 {
+            ends[0].send_out();
+            received.extend(text(ends[1].next_request()));
+        }
+        assert_eq!(received.into_iter().map(|(_, text)| text).collect::<String>(), "01234");
+        assert!(!ends[0].is_congested());
+        assert!(!ends[1].has_mail());
+    }
+
+    #[test]
+    fn waiting_deliveries_hold_requests_back() {
+        let mut ends = mesh(3, &tiny());
+        ends[1].request(0, request("later"));
+        for _ in 0..4 {
+            ends[0].deliver(2, delivery("a delivery"));
+        }
+        assert!(ends[0].overflow_bytes() > 10 && ends[0].is_congested());
+        assert!(!ends[0].has_mail() && ends[0].next_request().is_none());
+        assert!(ends[2].next_delivery().is_some() && ends[2].next_delivery().is_some());
+        ends[0].send_out();
+        assert!(!ends[0].is_congested() && ends[0].has_mail());
+        assert_eq!(text(ends[0].next_request()), Some((1, "later".into())));
+    }
+
+    #[test]
+    fn a_lane_is_full_of_bytes_too() {
+        let limits = MeshLimits { message_bytes_max: 4 * 100, ..MeshLimits::default() };
+        let mut ends = mesh(2, &limits);
+        let long = "x".repeat(90);
+        ends[0].request(1, request(&long));
+        ends[0].request(1, request(&long));
+        assert!(!ends[0].is_congested());
+        ends[0].request(1, request("one more"));
+        assert!(ends[0].is_congested(), "two of them are more than a lane's share");
+        assert!(ends[1].next_request().is_some());
+        ends[0].send_out();
+        assert!(!ends[0].is_congested());
+    }
+
+    #[test]
+    fn lanes_are_looked_at_in_turn() {
+        let mut ends = mesh(3, &MeshLimits::default());
+        for _ in 0..2 {
+            ends[0].request(2, request("a"));
+            ends[1].request(2, request("b"));
+        }
+        let order: String = (0..4).filter_map(|_| text(ends[2].next_request())).map(|(_, text)| text).collect();
+        assert!(order == "abab" || order == "baba", "{order}");
+    }
+
+    #[test]
+    fn lane_memory_has_one_limit() {
+        let limits = MeshLimits::default();
+        for ends in [1, 2, 3, 16, 64, 128] {
+            assert!(limits.lane_memory(ends) <= limits.lane_bytes_max, "{ends}");
+        }
+        assert!(limits.lane_entries(64) >= 16, "{}", limits.lane_entries(64));
+        assert_eq!(limits.lane_entries(2), limits.lane_entries_max);
+        assert_eq!(MeshLimits { lane_bytes_max: 0, ..limits }.lane_entries(64), MeshLimits::LANE_ENTRIES_MIN);
+    }
+
+    #[test]
+    fn only_sleepers_are_woken() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let wake: Vec<Wake> = (0..2)
+            .map(|_| -> Wake {
+                let woken = Arc::clone(&woken);
+                Arc::new(move || {
+                    woken.fetch_add(1, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        let mut ends = MeshEnd::connect(wake, &tiny());
+        let count = || woken.load(Ordering::Relaxed);
+        ends[0].request(1, request("a"));
+        ends[0].send_out();
+        assert_eq!(count(), 0, "nobody sleeps");
+        ends[1].about_to_sleep();
+        ends[0].send_out();
+        assert_eq!(count(), 0, "nothing new");
+        ends[0].request(1, request("b"));
+        ends[0].send_out();
+        ends[0].send_out();
+        assert_eq!(count(), 1);
+        ends[0].request(1, request("no room"));
+        ends[0].send_out();
+        assert!(ends[1].next_request().is_some());
+        assert_eq!(count(), 2, "who waits for room is woken when there is some");
+        assert!(ends[1].next_request().is_some());
+        assert_eq!(count(), 2);
+    }
+}

@@ -1,0 +1,200 @@
+//! Waking another shard, without a system call unless it sleeps, and without ever missing one.
+//!
+//! The plain version wakes after every push. Here the one that is about to sleep says so first, then looks once more:
+//!
+//! | who goes to sleep | who has something for it |
+//! | --- | --- |
+//! | sets its flag | pushes into the lane |
+//! | fence | fence |
+//! | looks at its lanes; sleeps only if they are empty | looks at the flag; wakes it if it is set |
+//!
+//! Whatever the order of the four, one of the two sees the other: the fences forbid that both look before both have
+//! written. The same pattern wakes a producer that waits for room in a full lane.
+
+#[cfg(ringhub_loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(ringhub_loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use std::{fmt, sync::Arc};
+
+/// What the other ends of the mesh know of one end: whether it has to be woken.
+pub(super) struct Signal {
+    /// It sleeps until something arrives.
+    sleeps: AtomicBool,
+    /// It has something for a full lane.
+    wants_room: AtomicBool,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signal").finish_non_exhaustive()
+    }
+}
+
+impl Signal {
+    /// A signal whose owner is awake. `wake` must make the owner look at its lanes again, also if it is called just
+    /// before the owner falls asleep.
+    pub(super) fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Signal { sleeps: AtomicBool::new(false), wants_room: AtomicBool::new(false), wake }
+    }
+
+    /// The owner is about to sleep. It must look at its lanes once more after this call, and sleep only if they are
+    /// empty.
+    pub(super) fn about_to_sleep(&self) {
+        // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not
+        // a store: it takes its place in one order with the swap there.
+        self.sleeps.swap(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The owner is awake.
+    pub(super) fn awake(&self) {
+        // Relaxed: a producer that still sees the flag wakes in vain, no more.
+        self.sleeps.store(false, Ordering::Relaxed);
+    }
+
+    /// Something was pushed for the owner.
+    pub(super) fn arrived(&self) {
+        // Orders the push before the look at the flag; pairs with the one in `about_to_sleep`.
+        fence(Ordering::SeqCst);
+        if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::Relaxed) {
+            (self.wake)();
+        }
+    }
+
+    /// The owner has something for a lane that was full. It must try once more after this call.
+    pub(super) fn wants_room(&self) {
+        // Relaxed: as in `about_to_sleep`; the fence pairs with the one in `made_room`.
+        self.wants_room.swap(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Something was taken out of a lane that the owner fills.
+    pub(super) fn made_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.wants_room.load(Ordering::Relaxed) && self.wants_room.swap(false, Ordering::Relaxed) {
+            (self.wake)();
+        }
+    }
+}
+
+#[cfg(all(test, ringhub_loom))]
+mod tests {
+    use loom::{
+        sync::{Arc, Notify, atomic::AtomicUsize},
+        thread,
+    };
+
+    use super::*;
+
+    /// A lane as its ends see it: how much was ever pushed and popped, ordered no better than `rtrb` does.
+    #[derive(Default)]
+    struct Lane {
+        pushed: AtomicUsize,
+        popped: AtomicUsize,
+    }
+
+    impl Lane {
+        /// Only the producer calls this.
+        fn push(&self, capacity: usize) -> bool {
+            let pushed = self.pushed.load(Ordering::Relaxed);
+            let has_room = pushed - self.popped.load(Ordering::Acquire) < capacity;
+            if has_room {
+                self.pushed.store(pushed + 1, Ordering::Release);
+            }
+            has_room
+        }
+
+        fn is_empty(&self) -> bool {
+            self.popped.load(Ordering::Relaxed) == self.pushed.load(Ordering::Acquire)
+        }
+
+        /// Only the consumer calls this.
+        fn pop(&self) -> bool {
+            let some = !self.is_empty();
+            if some {
+                self.popped.store(self.popped.load(Ordering::Relaxed) + 1, Ordering::Release);
+            }
+            some
+        }
+    }
+
+    struct World {
+        lane: Lane,
+        signal: Signal,
+        woken: Arc<Notify>,
+    }
+
+    fn world() -> Arc<World> {
+        let woken = Arc::new(Notify::new());
+        let wake = {
+            let woken = woken.clone();
+            move || woken.notify()
+        };
+        Arc::new(World { lane: Lane::default(), signal: Signal::new(std::sync::Arc::new(wake)), woken })
+    }
+
+    /// A consumer that sleeps whenever its lane is empty gets everything: loom reports a deadlock if a wake-up is lost.
+    #[test]
+    fn no_wake_up_is_lost() {
+        loom::model(|| {
+            let world = world();
+            let producer = {
+                let world = world.clone();
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        assert!(world.lane.push(2));
+                        world.signal.arrived();
+                    }
+                })
+            };
+            let mut received = 0;
+            while received < 2 {
+                if world.lane.pop() {
+                    received += 1;
+                    continue;
+                }
+                world.signal.about_to_sleep();
+                if world.lane.is_empty() {
+                    world.woken.wait();
+                }
+                world.signal.awake();
+            }
+            producer.join().unwrap();
+        });
+    }
+
+    /// A producer that waits for room in a full lane gets everything through.
+    #[test]
+    fn no_room_is_missed() {
+        loom::model(|| {
+            let world = world();
+            let consumer = {
+                let world = world.clone();
+                thread::spawn(move || {
+                    let mut received = 0;
+                    while received < 2 {
+                        if world.lane.pop() {
+                            received += 1;
+                            world.signal.made_room();
+                        } else {
+                            thread::yield_now();
+                        }
+                    }
+                })
+            };
+            for _ in 0..2 {
+                while !world.lane.push(1) {
+                    world.signal.wants_room();
+                    if world.lane.push(1) {
+                        break;
+                    }
+                    world.woken.wait();
+                }
+            }
+            consumer.join().unwrap();
+        });
+    }
+}
