@@ -86,6 +86,8 @@ struct Crowd<'a> {
     awaiting_last: usize,
     /// By topic.
     last_words: Vec<Option<u32>>,
+    /// When anything arrived at last.
+    moved: Instant,
     chunk: Vec<u8>,
     events: Vec<epoll::Event>,
 }
@@ -134,6 +136,7 @@ impl<'a> Crowd<'a> {
             pending: 0,
             awaiting_last: 0,
             last_words: vec![None; TOPICS],
+            moved: Instant::now(),
             chunk: vec![0; 256 * 1_024],
             events: Vec::with_capacity(1_024),
         }
@@ -300,9 +303,12 @@ impl<'a> Crowd<'a> {
     }
 
     fn serve_until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) {
-        let begin = Instant::now();
+        self.moved = Instant::now();
         while !is_done(self) {
-            assert!(begin.elapsed() < DEADLINE, "waiting until {what}: {} pending", self.pending);
+            if self.moved.elapsed() > DEADLINE {
+                let Crowd { pending, awaiting_last, server, .. } = self;
+                panic!("nothing arrives until {what}: {pending} {awaiting_last} {:#?}", server.counts());
+            }
             self.serve_once(100);
         }
     }
@@ -334,6 +340,7 @@ impl<'a> Crowd<'a> {
             }
             Ok(count) => {
                 client.rest.extend_from_slice(&self.chunk[..count]);
+                self.moved = Instant::now();
                 self.look(number);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
