@@ -11,7 +11,7 @@ use crate::{
 /// The settings as they are given: flags, or `RINGHUB_*` variables where a flag is missing.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Settings {
-    /// Addresses and ports to listen on, such as 127.0.0.1:6455,[::1]:6455; port 0 takes a free one.
+    /// Addresses and ports to listen on, with commas between them; port 0 takes a free one.
     #[arg(
         long,
         env = "RINGHUB_LISTEN",

@@ -85,7 +85,7 @@ fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     tracing::info!("{report}");
     let addresses = running.local_addrs();
     let address = addresses[0];
-    let others: String = addresses[1..].iter().map(|address| format!(", {address}")).collect();
+    let others: String = addresses[1..].iter().map(|address| format!(" and {address}")).collect();
     say(format_args!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
     say(format_args!("  a browser:         http://{address}/"));

@@ -1,8 +1,10 @@
 //! A server: its listeners, its shards, and what can be told to them from outside.
 
 use std::{
+    io,
     net::SocketAddr,
     os::fd::OwnedFd,
+    panic,
     sync::{Arc, atomic::AtomicUsize},
     thread,
     time::{SystemTime, UNIX_EPOCH},
@@ -105,7 +107,8 @@ impl Server {
             };
             let (started, ended) = (started.clone(), ended.clone());
             let thread = thread::Builder::new().name(format!("ringhub-shard-{number}"));
-            let spawned = thread.spawn(move || run_shard(start, &started, &ended));
+            let run = move || shard::run(start, || started.send(()).expect("the server waits for every shard"));
+            let spawned = thread.spawn(move || watch(run, &ended));
             spawned.map_err(StartError::Shard)?;
         }
         drop((started, ended));
@@ -122,10 +125,9 @@ impl Server {
     }
 }
 
-/// A shard's thread: whatever ends it is told.
-fn run_shard(start: shard::Start, started: &std::sync::mpsc::Sender<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
-    let run = || shard::run(start, || started.send(()).expect("the server waits for every shard"));
-    let outcome = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+/// Runs a shard's thread: whatever ends it is told.
+fn watch(run: impl FnOnce() -> io::Result<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
+    let outcome = match panic::catch_unwind(panic::AssertUnwindSafe(run)) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(StartError::Shard(error)),
         Err(panic) => Err(StartError::ShardDied(panic_text(&*panic))),
@@ -217,3 +219,25 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// There is one command, and saying it twice changes nothing.
 const COMMANDS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all.
+    #[test]
+    fn one_shard_that_dies_is_the_end_of_all() {
+        let check = |end: fn() -> io::Result<()>, expected: &str| {
+            let (ended, ends) = mpsc::channel(2);
+            watch(end, &ended);
+            drop(ended);
+            let running =
+                Running { addresses: Vec::new(), commands: Vec::new(), counters: Vec::new(), ends, running: 2 };
+            let error = running.wait_blocking().expect_err("one of two has died").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(|| panic!("an invariant is broken"), "an invariant is broken");
+        check(|| Err(io::Error::other("no ring")), "no ring");
+        check(|| Ok(()), "without a word");
+    }
+}

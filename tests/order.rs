@@ -12,6 +12,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     mem,
     net::{Shutdown, TcpStream},
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -26,16 +27,35 @@ use support::{DEADLINE, Server, reset};
 
 #[test]
 fn thousands_agree_on_one_order_while_others_come_and_go() {
+    agree(SUBSCRIBERS, "--shards 1");
+}
+
+/// Publishers and subscribers of every topic are on every shard, and there is one order all the same.
+#[test]
+fn four_shards_agree_on_one_order() {
+    agree(SUBSCRIBERS / 4, "--shards 4");
+}
+
+#[test]
+fn five_shards_on_one_cpu_agree_on_one_order() {
+    agree(SUBSCRIBERS / 10, "--shards 5 --cpus 0");
+}
+
+fn agree(subscribers: usize, shards: &str) {
+    // The crowds of two tests at once would be more than there are descriptors for.
+    static ONE_CROWD: Mutex<()> = Mutex::new(());
+    let _alone = ONE_CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     // Both ends are on this machine, each in its own process.
     let affordable = raise_descriptor_limit().saturating_sub(500) as usize;
-    let subscribers = SUBSCRIBERS.min(affordable.saturating_sub(2 * CHURN));
-    if subscribers < SUBSCRIBERS {
+    let wanted = subscribers;
+    let subscribers = wanted.min(affordable.saturating_sub(2 * CHURN));
+    if subscribers < wanted {
         println!("only {subscribers} subscribers: the hard limit of descriptors allows no more");
     }
     assert!(subscribers >= 100, "the limit of descriptors, {affordable}, is too low for this test");
     // Little room in the sockets, so that sends fall short, and much in the backlogs, so that nobody is sent away.
     let flags = "--send-buffer 8KiB --max-backlog 1GiB --max-backlog-messages 1000000 --ping-interval 0";
-    let server = Server::start(&flags.split(' ').collect::<Vec<_>>());
+    let server = Server::start(&flags.split(' ').chain(shards.split(' ')).collect::<Vec<_>>());
     let mut crowd = Crowd::new(&server);
     for topic in 0..TOPICS {
         crowd.join(topic, Kind::Observer);

@@ -23,6 +23,8 @@ pub(crate) enum Peer {
     Bun,
     /// The bare batched-send loop.
     K2,
+    /// This project with two shards on the one CPU: what the mesh costs.
+    Shards2,
 }
 
 impl Peer {
@@ -31,6 +33,7 @@ impl Peer {
             Peer::Hub => "hub",
             Peer::Bun => "bun",
             Peer::K2 => "k2",
+            Peer::Shards2 => "shards2",
         }
     }
 
@@ -38,9 +41,20 @@ impl Peer {
         let listen = address.to_string();
         let cpu = SERVER_CPU.to_string();
         Ok(match self {
-            Peer::Hub => {
+            Peer::Hub | Peer::Shards2 => {
+                let shards = if self == Peer::Hub { "1" } else { "2" };
                 let mut command = pinned(SERVER_CPU, &tools.hub);
-                command.args(["serve", "--listen", &listen, "--cpus", &cpu, "--ping-interval", "0"]);
+                command.args([
+                    "serve",
+                    "--listen",
+                    &listen,
+                    "--cpus",
+                    &cpu,
+                    "--ping-interval",
+                    "0",
+                    "--shards",
+                    shards,
+                ]);
                 command
             }
             Peer::Bun => {

@@ -57,6 +57,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         bars: &[
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Bun, limit: Limit::AtMost(0.85) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::K2, limit: Limit::AtMost(1.12) },
+            // Two shards cost at most 1.15 times as much as one.
+            Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },
@@ -77,6 +79,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         load: Load::InFlight(128),
         bars: &[
             Bar { metric: Metric::DeliveriesPerSecond, against: Peer::Bun, limit: Limit::AtLeast(3.5) },
+            Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },
@@ -169,8 +172,8 @@ impl Limit {
 impl std::fmt::Display for Limit {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Limit::AtMost(limit) => write!(out, "≤ {limit}"),
-            Limit::AtLeast(limit) => write!(out, "≥ {limit}"),
+            Limit::AtMost(limit) => write!(out, "≤ {limit:.3}"),
+            Limit::AtLeast(limit) => write!(out, "≥ {limit:.3}"),
         }
     }
 }

@@ -362,7 +362,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::{FrameHeader, Role, Tick, WebSocket};
+    use crate::{
+        hub::testing,
+        proto::{Role, Tick, WebSocket},
+    };
 
     fn hub() -> Hub {
         Hub::new(MeshEnd::alone(), 4, 100)
@@ -396,19 +399,7 @@ mod tests {
     }
 
     fn texts(walk: &Walk, slot: u32) -> Vec<String> {
-        payloads(&walk.run.owed(slot))
-    }
-
-    fn payloads(pieces: &[Piece]) -> Vec<String> {
-        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
-        let mut rest = bytes.as_slice();
-        let mut texts = Vec::new();
-        while let Some((header, length)) = FrameHeader::decode(rest).unwrap() {
-            let end = length + header.payload_len as usize;
-            texts.push(String::from_utf8(rest[length..end].to_vec()).unwrap());
-            rest = &rest[end..];
-        }
-        texts
+        testing::texts(&walk.run.owed(slot))
     }
 
     #[test]
@@ -509,8 +500,8 @@ mod tests {
                         hub.remove(id);
                         let (owed, mut seen) = (owed.remove(&id.slot()).unwrap(), seen.remove(&id.slot()).unwrap());
                         let messages: u32 = last.iter().map(|piece| piece.messages).sum();
-                        prop_assert_eq!(payloads(&last).len(), messages as usize);
-                        seen.extend(payloads(&last));
+                        prop_assert_eq!(testing::texts(&last).len(), messages as usize);
+                        seen.extend(testing::texts(&last));
                         prop_assert_eq!(owed, seen);
                     }
                     Step::Publish(which) if !live.is_empty() => {

@@ -546,4 +546,22 @@ mod tests {
         assert!(ends[1].next_request().is_some());
         assert_eq!(count(), 2);
     }
+
+    /// A shard that ends before the others, as in a drain, takes nothing more and disturbs nobody.
+    #[test]
+    fn an_end_that_is_gone_only_takes_nothing() {
+        let mut ends = mesh(3, &tiny());
+        ends[0].request(1, request("before"));
+        ends[1].request(0, request("its last"));
+        drop(ends.remove(1));
+        for _ in 0..5 {
+            ends[0].request(1, request("after"));
+            ends[0].send_out();
+        }
+        assert!(ends[0].is_congested());
+        assert_eq!(text(ends[0].next_request()), Some((1, "its last".into())));
+        ends[0].request(2, request("to another"));
+        ends[0].send_out();
+        assert_eq!(text(ends[1].next_request()), Some((0, "to another".into())));
+    }
 }

@@ -9,6 +9,8 @@ mod mesh;
 mod order;
 mod run;
 mod signal;
+#[cfg(test)]
+mod testing;
 mod topics;
 
 pub use backlog::Backlog;

@@ -162,8 +162,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Connection, MeshEnd, MeshLimits, Piece, Scope, TopicName, Wake, Walk},
-        proto::{FrameHeader, Role, Tick, WebSocket},
+        hub::{Connection, MeshEnd, MeshLimits, Scope, TopicName, Wake, Walk, testing::texts},
+        proto::{Role, Tick, WebSocket},
     };
 
     /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -371,18 +371,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    fn texts(pieces: &[Piece]) -> Vec<String> {
-        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
-        let mut rest = bytes.as_slice();
-        let mut texts = Vec::new();
-        while let Some((header, length)) = FrameHeader::decode(rest).unwrap() {
-            let end = length + header.payload_len as usize;
-            texts.push(String::from_utf8(rest[length..end].to_vec()).unwrap());
-            rest = &rest[end..];
-        }
-        texts
     }
 
     fn next(random: &mut u64, below: usize) -> usize {

@@ -21,6 +21,7 @@ use super::{Client, DEADLINE};
 pub(crate) struct Server {
     process: Process,
     address: SocketAddr,
+    other_address: Option<SocketAddr>,
     may_fail: bool,
 }
 
@@ -42,8 +43,10 @@ impl Server {
     pub(crate) fn start_at(command: Command) -> Server {
         let process = Process::spawn(command);
         let first = process.line().unwrap_or_else(|| panic!("the server did not start:\n{}", process.log()));
-        let address = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
-        let server = Server { address: address.parse().unwrap(), process, may_fail: false };
+        let addresses = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
+        let mut addresses = addresses.split(" and ").map(|address| address.parse().unwrap());
+        let address = addresses.next().unwrap();
+        let server = Server { address, other_address: addresses.next(), process, may_fail: false };
         // What follows the address is for people; the last line names the page.
         while !server.process.line().is_some_and(|line| line.contains("http://")) {}
         server
@@ -51,6 +54,11 @@ impl Server {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The second address it listens on.
+    pub(crate) fn other_address(&self) -> Option<SocketAddr> {
+        self.other_address
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -70,8 +78,9 @@ impl Server {
             let line = self.process.line().unwrap_or_else(|| panic!("no counters:\n{}", self.log()));
             let mut words = line.split_whitespace();
             let Some(name) = words.next() else { return Counts(counts) };
-            let count = words.next().and_then(|word| word.parse().ok());
-            counts.insert(name.to_string(), count.unwrap_or_else(|| panic!("no counter: {line:?}")));
+            let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+            assert!(!numbers.is_empty(), "no counter: {line:?}");
+            counts.insert(name.to_string(), numbers);
         }
     }
 
@@ -145,11 +154,21 @@ impl Drop for Server {
 
 /// The counters at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Counts(HashMap<String, u64>);
+pub(crate) struct Counts(HashMap<String, Vec<u64>>);
 
 impl Counts {
+    /// Over all shards.
     pub(crate) fn get(&self, name: &str) -> u64 {
-        *self.0.get(name).unwrap_or_else(|| panic!("no counter has the name {name}"))
+        self.numbers(name)[0]
+    }
+
+    /// Of each shard, where there are several.
+    pub(crate) fn by_shard(&self, name: &str) -> &[u64] {
+        &self.numbers(name)[1..]
+    }
+
+    fn numbers(&self, name: &str) -> &[u64] {
+        self.0.get(name).unwrap_or_else(|| panic!("no counter has the name {name}"))
     }
 }
 

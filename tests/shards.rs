@@ -1,0 +1,103 @@
+//! Several shards behave like one hub: whoever connects to whichever.
+
+mod support;
+
+use support::{Client, Server, text};
+
+/// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
+/// has less than half or more than one and a half times its part.
+#[test]
+fn connections_spread_over_the_shards() {
+    let server = Server::start(&["--shards", "4"]);
+    let clients: Vec<Client> = (0..1_000).map(|_| server.connect("/t/x?mode=sub")).collect();
+    let counts = server.counts_until("everybody is counted", |counts| counts.get("connections_open") == 1_000);
+    let shares = counts.by_shard("connections_open");
+    assert_eq!(shares.len(), 4);
+    assert!(shares.iter().all(|share| (125..=375).contains(share)), "{shares:?}");
+    drop(clients);
+    server.expect_counts(&[("connections_open", 0)]);
+}
+
+#[test]
+fn a_message_reaches_subscribers_on_every_shard_once() {
+    let server = Server::start(&["--shards", "4"]);
+    for topic in ["a", "b", "c", "d", "e"] {
+        let target = format!("/t/{topic}");
+        let mut clients: Vec<Client> = (0..24).map(|_| server.connect(&target)).collect();
+        for sender in 0..clients.len() {
+            clients[sender].send_text(&format!("from {sender}"));
+            for (receiver, client) in clients.iter_mut().enumerate() {
+                if receiver != sender {
+                    client.expect(text(&format!("from {sender}")));
+                }
+            }
+        }
+        // Nobody has a second copy, nor its own.
+        for client in &mut clients {
+            client.expect_nothing();
+        }
+    }
+}
+
+#[test]
+fn local_scope_stays_on_the_shard() {
+    let server = Server::start(&["--shards", "3"]);
+    let mut subscribers: Vec<Client> = (0..60).map(|_| server.connect("/t/x?mode=sub")).collect();
+    let before = server.counts_until("everybody is counted", |counts| counts.get("connections_open") == 60);
+    let mut local = server.connect("/t/x?mode=pub&scope=local");
+    let after = server.counts_until("the publisher is counted", |counts| counts.get("connections_open") == 61);
+    let shares = before.by_shard("connections_open");
+    let own = shares.iter().zip(after.by_shard("connections_open")).position(|(before, after)| before < after);
+    let neighbours = shares[own.expect("the publisher is on one of the shards")];
+    local.send_text("only here");
+    server.expect_counts(&[("messages_in_total", 1), ("deliveries_total", neighbours)]);
+    server.connect("/t/x?mode=pub").send_text("everywhere");
+    let mut received = 0;
+    for subscriber in &mut subscribers {
+        let first = subscriber.receive();
+        if first == text("only here") {
+            received += 1;
+            subscriber.expect(text("everywhere"));
+        } else {
+            assert_eq!(first, text("everywhere"));
+        }
+    }
+    assert_eq!(received, neighbours);
+}
+
+/// A subscriber is told that it is one only when nothing can be missed any more.
+#[test]
+fn who_is_told_misses_nothing() {
+    let server = Server::start(&["--shards", "4"]);
+    let mut publisher = server.connect("/t/x?mode=pub");
+    for number in 0..200 {
+        let mut subscriber = server.connect("/t/x?mode=sub");
+        publisher.send_text(&number.to_string());
+        subscriber.expect(text(&number.to_string()));
+    }
+}
+
+#[test]
+fn several_addresses_are_one_hub() {
+    let server = Server::start(&["--shards", "2", "--listen", "[::1]:0"]);
+    let other = server.other_address().expect("a second address");
+    assert!(server.address().is_ipv6() && other.is_ipv4());
+    let mut one = server.connect("/t/x");
+    let mut two = Client::connect(other, "/t/x");
+    two.send_text("over IPv4");
+    one.expect(text("over IPv4"));
+    one.send_text("over IPv6");
+    two.expect(text("over IPv6"));
+}
+
+#[test]
+fn a_drain_empties_every_shard() {
+    let mut server = Server::start(&["--shards", "4"]);
+    let mut clients: Vec<Client> = (0..40).map(|_| server.connect("/t/x?echo=true")).collect();
+    server.signal(rustix::process::Signal::TERM);
+    for client in &mut clients {
+        client.expect_close(1001, "the server is going away");
+    }
+    drop(clients);
+    assert!(server.wait().success());
+}
