@@ -65,6 +65,12 @@ impl Hub {
         self.mesh.send_out();
     }
 
+    /// Is this the only shard?
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.mesh.ends() == 1
+    }
+
     /// Must receiving from connections pause, because what they send could not go on?
     #[must_use]
     pub fn is_congested(&self) -> bool {

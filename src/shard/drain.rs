@@ -35,8 +35,9 @@ impl<I: Io> Shard<I> {
     pub(crate) fn drain(&mut self, now: Tick, ticks: u32) {
         let remaining: VecDeque<_> = self.hub.connections.ids().collect();
         let per_tick = remaining.len().div_ceil((ticks / 2).max(1) as usize).max(CLOSES_PER_TICK);
-        // One tick back: the first are told at once.
-        self.drain = Some(Drain { remaining, per_tick, last_step: Tick(now.0.saturating_sub(1)) });
+        // The first are told at once; where there are other shards a tick later, when what stands in the lanes is out.
+        let last_step = if self.hub.is_alone() { Tick(now.0.saturating_sub(1)) } else { now };
+        self.drain = Some(Drain { remaining, per_tick, last_step });
     }
 
     pub(super) fn pace_drain(&mut self) {
