@@ -389,7 +389,7 @@ impl<T: Weight> LaneIn<T> {
     }
 }
 
-/// Bytes that an entry keeps alive.
+/// Bytes that an entry keeps alive: its message, or itself if it has none, so that no number of entries weighs nothing.
 trait Weight {
     fn weight(&self) -> usize;
 }
@@ -398,7 +398,7 @@ impl Weight for Request {
     fn weight(&self) -> usize {
         match self {
             Request::Publish { message, .. } => message.frame().len(),
-            Request::Interest { .. } => 0,
+            Request::Interest { .. } => size_of::<Self>(),
         }
     }
 }
@@ -407,7 +407,7 @@ impl Weight for Delivery {
     fn weight(&self) -> usize {
         match self {
             Delivery::Message { message, .. } => message.frame().len(),
-            Delivery::Acknowledged { .. } => 0,
+            Delivery::Acknowledged { .. } => size_of::<Self>(),
         }
     }
 }
@@ -563,5 +563,16 @@ mod tests {
         ends[0].request(2, request("to another"));
         ends[0].send_out();
         assert_eq!(text(ends[1].next_request()), Some((0, "to another".into())));
+    }
+
+    /// Interest that comes and goes makes acknowledgements without messages; they count as well.
+    #[test]
+    fn waiting_acknowledgements_hold_requests_back() {
+        let mut ends = mesh(2, &tiny());
+        ends[1].request(0, Request::Interest { topic: name(), number: 9, wanted: true });
+        for number in 0..4 {
+            ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
+        }
+        assert!(ends[0].is_congested() && ends[0].next_request().is_none());
     }
 }
