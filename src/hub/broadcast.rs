@@ -100,12 +100,6 @@ impl Hub {
         self.topics.detach(topic);
     }
 
-    /// The topic's name.
-    #[must_use]
-    pub fn topic_name(&self, topic: TopicId) -> &TopicName {
-        &self.topics[topic].name
-    }
-
     /// Makes the connection a subscriber of its topic. Returns whether it is one already, and owed every message
     /// published from here on; if not, it will be when [`Hub::take_delivery`] says so, and must not be told before.
     pub fn subscribe(&mut self, id: ConnectionId) -> bool {
@@ -335,12 +329,6 @@ impl Hub {
     #[must_use]
     pub fn offset(&self, name: &TopicName) -> u64 {
         self.topics.find(name).map_or(0, |id| self.topics[id].offset)
-    }
-
-    /// How many topics are known, the idle ones among them.
-    #[must_use]
-    pub fn topics(&self) -> usize {
-        self.topics.len()
     }
 
     fn moved(connections: &mut Connections, slot: u32, index: u32) {

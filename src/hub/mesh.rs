@@ -230,8 +230,11 @@ impl MeshEnd {
 
     /// Tries once more what waits for room, and tells the other ends what has been put into their lanes.
     pub fn send_out(&mut self) {
-        let waiting = self.links.iter_mut().flatten().filter_map(|link| (!link.send_overflow()).then_some(())).count();
-        if waiting > 0 {
+        let mut waits = false;
+        for link in self.links.iter_mut().flatten() {
+            waits |= !link.send_overflow();
+        }
+        if waits {
             // From here on whoever makes room tells us; room that was made just before is found by trying again.
             self.signals[usize::from(self.number)].wants_room();
             self.links.iter_mut().flatten().for_each(|link| _ = link.send_overflow());

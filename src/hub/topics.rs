@@ -260,7 +260,8 @@ impl Topics {
         self.by_name.get(name).copied()
     }
 
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.by_name.len()
     }
 
