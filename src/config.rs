@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use crate::{
+    auth::{Origins, Tokens},
     error::ConfigError,
     proto::{KeepAlive, MessageLimits, Tick},
     sys,
@@ -21,6 +22,54 @@ pub struct Settings {
         help_heading = "Network"
     )]
     pub listen: Vec<SocketAddr>,
+
+    /// Another address and port for /metrics, which is then nowhere else [default: where everything is].
+    #[arg(long, env = "RINGHUB_METRICS_LISTEN", value_name = "ADDRESS", help_heading = "Network")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Origins whose pages may use the hub, such as https://example.org, with commas between them [default: any].
+    #[arg(
+        long,
+        env = "RINGHUB_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    pub allowed_origins: Vec<String>,
+
+    /// Bearer tokens of which one is needed to publish, with commas between them [default: none is needed].
+    #[arg(
+        long,
+        env = "RINGHUB_PUBLISH_TOKENS",
+        value_name = "TOKEN",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    pub publish_tokens: Vec<String>,
+
+    /// The same to subscribe.
+    #[arg(
+        long,
+        env = "RINGHUB_SUBSCRIBE_TOKENS",
+        value_name = "TOKEN",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    pub subscribe_tokens: Vec<String>,
+
+    /// The same to read /metrics.
+    #[arg(
+        long,
+        env = "RINGHUB_METRICS_TOKENS",
+        value_name = "TOKEN",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    pub metrics_tokens: Vec<String>,
 
     /// Shards: threads that each serve their share of the connections [default: one for each CPU, or fewer under a
     /// cgroup quota].
@@ -86,9 +135,27 @@ pub struct Settings {
     #[arg(long, env = "RINGHUB_SEND_BUFFER", value_name = "SIZE", help_heading = "Limits")]
     pub send_buffer: Option<Size>,
 
-    /// How long a client may take over its opening request.
+    /// Connections that HTTP requests keep alive at the same time. Beyond it: 503, and the connection ends.
+    #[arg(
+        long,
+        env = "RINGHUB_MAX_HTTP_CONNECTIONS",
+        value_name = "COUNT",
+        default_value = "1024",
+        help_heading = "Limits"
+    )]
+    pub max_http_connections: usize,
+
+    /// How long a client may take over its opening request, or the head of any request.
     #[arg(long, env = "RINGHUB_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s", help_heading = "Times")]
     pub handshake_timeout: Time,
+
+    /// How long the body of a request may take.
+    #[arg(long, env = "RINGHUB_BODY_TIMEOUT", value_name = "TIME", default_value = "10s", help_heading = "Times")]
+    pub body_timeout: Time,
+
+    /// How long a connection is kept alive for its next request.
+    #[arg(long, env = "RINGHUB_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s", help_heading = "Times")]
+    pub idle_timeout: Time,
 
     /// Ping a client that has been silent for so long; 0 never does.
     #[arg(long, env = "RINGHUB_PING_INTERVAL", value_name = "TIME", default_value = "30s", help_heading = "Times")]
@@ -112,6 +179,12 @@ pub struct Settings {
 pub struct Config {
     /// Where to listen: at least one address.
     pub listen: Vec<SocketAddr>,
+    /// Where to serve `/metrics`, if not there.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Who may do what.
+    pub access: Access,
+    /// Plain HTTP: publishing, health, metrics, the page.
+    pub http: Http,
     /// How many shards to run.
     pub shards: usize,
     /// The CPUs to run on, at least one. Shards take them in turn.
@@ -128,6 +201,41 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
+}
+
+/// Who may do what. Without tokens and origins, everybody may do everything.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Origins whose pages may use the hub; a request of another is answered 403.
+    pub origins: Origins,
+    /// To publish.
+    pub publish: Tokens,
+    /// To subscribe.
+    pub subscribe: Tokens,
+    /// To read `/metrics`.
+    pub metrics: Tokens,
+}
+
+impl Access {
+    /// May anybody who reaches the port use it?
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let tokens = [&self.publish, &self.subscribe];
+        self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
+    }
+}
+
+/// Limits of connections that speak HTTP without becoming WebSockets.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Kept alive at the same time, of all shards. One more is answered 503 and closed.
+    pub connections_max: usize,
+    /// How long a head may take, counted from its first byte on a connection that was kept alive.
+    pub header_timeout: Duration,
+    /// How long a body may take. Beyond it: 408.
+    pub body_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
 }
 
 /// Every limit of a server, and what happens beyond it.
@@ -209,8 +317,27 @@ impl Config {
             pong_timeout: ticks("pong-timeout", settings.pong_timeout)?,
             close_timeout: ticks("close-timeout", at_least_a_tick("close-timeout", settings.close_timeout)?)?,
         };
+        let access = Access {
+            origins: Origins::new(settings.allowed_origins.clone())
+                .map_err(|what| ConfigError::new("allowed-origins", what))?,
+            publish: tokens("publish-tokens", &settings.publish_tokens)?,
+            subscribe: tokens("subscribe-tokens", &settings.subscribe_tokens)?,
+            metrics: tokens("metrics-tokens", &settings.metrics_tokens)?,
+        };
+        let handshake_timeout = at_least_a_tick("handshake-timeout", settings.handshake_timeout)?.0;
+        if settings.max_http_connections == 0 {
+            return Err(ConfigError::new("max-http-connections", "nothing could be published by HTTP".into()));
+        }
         Ok(Config {
             listen: settings.listen.clone(),
+            metrics_listen: settings.metrics_listen,
+            access,
+            http: Http {
+                connections_max: settings.max_http_connections,
+                header_timeout: handshake_timeout,
+                body_timeout: at_least_a_tick("body-timeout", settings.body_timeout)?.0,
+                idle_timeout: at_least_a_tick("idle-timeout", settings.idle_timeout)?.0,
+            },
             shards,
             cpus,
             pinned,
@@ -227,7 +354,7 @@ impl Config {
                 topics_idle_max: settings.max_idle_topics,
             },
             keep_alive,
-            handshake_timeout: at_least_a_tick("handshake-timeout", settings.handshake_timeout)?.0,
+            handshake_timeout,
             drain_timeout: ticks("drain-timeout", settings.drain_timeout).map(|ticks| TICK * ticks)?,
             send_buffer_bytes: settings.send_buffer.map(|size| size.0 as usize),
         })
@@ -268,6 +395,10 @@ fn choose_cpus(
         None => quota.map_or(cpus.len(), |quota| cpus.len().min(quota as usize)).clamp(1, Limits::SHARDS_MAX),
     };
     Ok((cpus, pinned, shards))
+}
+
+fn tokens(setting: &'static str, tokens: &[String]) -> Result<Tokens, ConfigError> {
+    Tokens::new(tokens.to_vec()).map_err(|what| ConfigError::new(setting, what))
 }
 
 fn size_within(setting: &'static str, size: Size, least: u64, most: u64) -> Result<u64, ConfigError> {
@@ -489,6 +620,13 @@ mod tests {
         check(&["--close-timeout", "0"], "close-timeout");
         check(&["--handshake-timeout", "99ms"], "handshake-timeout");
         check(&["--max-gathered", "3GiB"], "max-gathered");
+        check(&["--allowed-origins", "example.org"], "allowed-origins");
+        check(&["--publish-tokens", "a b"], "publish-tokens");
+        check(&["--subscribe-tokens", "a,,b"], "subscribe-tokens");
+        check(&["--metrics-tokens", ""], "metrics-tokens");
+        check(&["--max-http-connections", "0"], "max-http-connections");
+        check(&["--body-timeout", "0"], "body-timeout");
+        check(&["--idle-timeout", "0"], "idle-timeout");
         check(&["--ping-interval", "9999h"], "ping-interval");
         check(&["--drain-timeout", "9999h"], "drain-timeout");
     }

@@ -15,13 +15,15 @@ use ringhub::metrics::Counter;
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &["proto"]),
     ("hub", &["hub", "proto"]),
-    ("surface", &["surface", "hub", "proto"]),
+    ("surface", &["surface", "auth", "config", "hub", "proto"]),
     ("sys", &["sys"]),
     ("metrics", &["metrics"]),
     ("error", &["error", "sys"]),
-    ("config", &["config", "error", "hub", "proto", "sys"]),
-    ("shard", &["shard", "config", "error", "hub", "metrics", "proto", "surface", "sys"]),
-    ("server", &["server", "config", "error", "hub", "metrics", "shard", "surface", "sys"]),
+    ("auth", &["auth", "hub", "proto"]),
+    ("config", &["auth", "config", "error", "hub", "proto", "sys"]),
+    ("control", &["control", "auth", "config", "error", "hub", "metrics", "proto", "surface"]),
+    ("shard", &["shard", "auth", "config", "error", "hub", "metrics", "proto", "surface", "sys"]),
+    ("server", &["server", "config", "control", "error", "hub", "metrics", "shard", "surface", "sys"]),
 ];
 
 /// What of `sys` is seen from outside `server` and `shard`.
