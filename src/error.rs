@@ -1,35 +1,119 @@
 //! What an operator or a caller can be told. What a peer is told stands in `proto`.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
 use crate::sys::probe::ProbeError;
 
-/// A setting that cannot be used.
+/// Something wrong with the settings: which, how, and where that comes from.
+///
+/// It never repeats a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    setting: &'static str,
+    setting: Option<&'static str>,
     what: String,
+    origin: Origin,
+    /// Another setting that it contradicts, and where that comes from.
+    against: Option<(&'static str, Origin)>,
 }
 
 impl ConfigError {
-    pub(crate) fn new(setting: &'static str, what: String) -> Self {
-        ConfigError { setting, what }
+    /// A setting, by its key, has a value that cannot be used.
+    pub(crate) fn of(setting: &'static str, what: String) -> Self {
+        ConfigError { setting: Some(setting), what, origin: Origin::Default, against: None }
     }
 
-    /// The setting's name, as a flag without its dashes.
+    /// What stands there is no setting.
+    pub(crate) fn at(origin: Origin, what: String) -> Self {
+        ConfigError { setting: None, what, origin, against: None }
+    }
+
+    pub(crate) fn from(self, origin: Origin) -> Self {
+        ConfigError { origin, ..self }
+    }
+
+    pub(crate) fn against(self, setting: &'static str) -> Self {
+        ConfigError { against: Some((setting, Origin::Default)), ..self }
+    }
+
+    /// Adds where its settings come from.
+    pub(crate) fn located(self, origin: impl Fn(&str) -> Origin) -> Self {
+        let against = self.against.map(|(setting, _)| (setting, origin(setting)));
+        let own = self.setting.map_or(self.origin, &origin);
+        ConfigError { origin: own, against, ..self }
+    }
+
+    /// The setting's key, such as `max_message`. There is none if what was given is no setting.
     #[must_use]
-    pub fn setting(&self) -> &'static str {
+    pub fn setting(&self) -> Option<&'static str> {
         self.setting
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Every setting that it is about.
+    pub(crate) fn settings(&self) -> impl Iterator<Item = &'static str> {
+        self.setting.into_iter().chain(self.against.iter().map(|(setting, _)| *setting))
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.setting, self.what)
+        match (&self.origin, self.setting) {
+            (Origin::Default, Some(setting)) => write!(f, "{setting}: {}", self.what)?,
+            (Origin::File(..), Some(setting)) => write!(f, "{}: {setting}: {}", self.origin, self.what)?,
+            // Their names are the setting's.
+            (origin, _) => write!(f, "{origin}: {}", self.what)?,
+        }
+        match &self.against {
+            Some((_, Origin::Default)) | None => Ok(()),
+            Some((setting, origin)) => write!(f, " ({setting} is from {origin})"),
+        }
     }
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Everything that is wrong with the settings, at least one thing. Each is a line of its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if number > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Where a setting's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody has given one.
+    Default,
+    /// A line of a file, counted from 1.
+    File(Arc<Path>, usize),
+    /// An environment variable, by its name.
+    Variable(String),
+    /// An argument of the command line, such as `--max-message`.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Variable(name) | Origin::Flag(name) => f.write_str(name),
+        }
+    }
+}
 
 /// Why a server does not start, or has stopped.
 #[derive(Debug)]

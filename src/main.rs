@@ -1,79 +1,109 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 use std::{
-    fmt,
+    env, fmt,
     io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::Parser;
 use ringhub::{
-    config::{Config, Settings},
+    config::{self, Config, Flags, Given, LogFormat, Settings},
     metrics,
     server::{Running, Server},
     sys,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// A WebSocket broadcast hub: whatever a client sends to a topic reaches all of the topic's subscribers.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+// Without `Debug`, like whatever else could hold a token as it was typed.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100, after_help = SOURCES)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: Serve,
+    flags: Flags,
 }
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 enum Command {
     /// Serve, which is also what happens without a command.
-    Serve(Serve),
+    #[command(after_help = SOURCES)]
+    Serve(Flags),
+    /// Check settings as serving would, and print what holds and where it comes from.
+    ///
+    /// Takes the flags of serving. Status 0 if it could serve with them, 1 and everything that is wrong if not.
+    CheckConfig(CheckConfig),
+    /// Print a file of settings, each with its default and what it means.
+    ExampleConfig,
 }
 
-#[derive(Debug, clap::Args)]
-struct Serve {
+#[derive(clap::Args)]
+struct CheckConfig {
+    /// The file to check, as if it was named by --config.
+    #[arg(conflicts_with = "config")]
+    file: Option<PathBuf>,
     #[command(flatten)]
-    settings: Settings,
-
-    /// What to log, such as info, or ringhub=debug.
-    #[arg(long, env = "RINGHUB_LOG", value_name = "FILTER", default_value = "info", help_heading = "Logs")]
-    log: String,
-
-    /// How to log.
-    #[arg(long, env = "RINGHUB_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = "Logs")]
-    log_format: LogFormat,
+    flags: Flags,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    /// One readable line for each event.
-    Text,
-    /// One JSON object for each event.
-    Json,
-}
+const SOURCES: &str = "\
+Every setting is also a variable and, in the file, a key: --max-message, RINGHUB_MAX_MESSAGE and \
+max_message. Flags win over variables, variables over the file; --config is RINGHUB_CONFIG. \
+`ringhub example-config` prints a file with all of them.";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let serve = match arguments.command {
-        Some(Command::Serve(serve)) => serve,
-        None => arguments.serve,
+    let outcome = match arguments.command {
+        None => serve(&arguments.flags),
+        Some(Command::Serve(flags)) => serve(&flags),
+        Some(Command::CheckConfig(arguments)) => check_config(arguments),
+        Some(Command::ExampleConfig) => {
+            say(format_args!("{}", config::example().trim_end()));
+            Ok(())
+        }
     };
-    match run(&serve) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The last word goes to the terminal as well as it can; there is nobody to tell if it cannot.
-            drop(writeln!(io::stderr(), "ringhub: {error}"));
+            complain(&*error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    start_logging(serve)?;
+/// What goes to the terminal goes there as well as it can; there is nobody to tell if it cannot.
+fn complain(what: &dyn fmt::Display) {
+    for line in what.to_string().lines() {
+        drop(writeln!(io::stderr(), "ringhub: {line}"));
+    }
+}
+
+fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>> {
+    let CheckConfig { file, mut flags } = arguments;
+    if let Some(file) = file {
+        flags.read_file(file, "check-config");
+    }
+    let given = Given::read(&flags, env::vars_os());
+    let config = given.config(sys::net::raise_descriptor_limit());
+    let of_config = config.as_ref().map(Config::warnings).unwrap_or_default();
+    for warning in given.warnings().iter().chain(&of_config) {
+        complain(&format_args!("warning: {warning}"));
+    }
+    say(format_args!("{}", config::effective(&given, &config?).trim_end()));
+    Ok(())
+}
+
+fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
+    let given = Given::read(flags, env::vars_os());
     let descriptors = sys::net::raise_descriptor_limit();
-    let config = Config::new(&serve.settings, descriptors)?;
+    let config = given.config(descriptors)?;
+    start_logging(&given.settings);
+    for warning in given.warnings().iter().chain(&config.warnings()) {
+        tracing::warn!("{warning}");
+    }
     let report = start_report(&config, descriptors);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
@@ -155,13 +185,12 @@ fn say(line: fmt::Arguments<'_>) {
     }
 }
 
-fn start_logging(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = EnvFilter::try_new(&serve.log).map_err(|error| format!("log: {error}"))?;
+fn start_logging(settings: &Settings) {
+    let filter = settings.log.to_filter();
     let logs =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match serve.log_format {
+    match settings.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
-    Ok(())
 }

@@ -24,12 +24,9 @@ use crate::{
 /// A server that listens and does not yet serve.
 ///
 /// ```no_run
-/// # use clap::Parser;
-/// # #[derive(Parser)] struct Flags { #[command(flatten)] settings: ringhub::config::Settings }
-/// use ringhub::{config::Config, server::Server};
+/// use ringhub::{config::{Config, Settings}, server::Server};
 ///
-/// # let settings = Flags::parse_from(["ringhub"]).settings;
-/// let config = Config::new(&settings, 20_000)?;
+/// let config = Config::new(&Settings::default(), 20_000)?;
 /// let running = Server::bind(config)?.start()?;
 /// println!("ws://{}/t/hello", running.local_addr());
 /// running.stop();

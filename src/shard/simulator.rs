@@ -31,7 +31,6 @@ mod stream;
 use std::{cell::RefCell, env, fmt::Arguments, panic, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use clap::Parser;
 
 use self::{
     client::{Client, Leaving},
@@ -428,7 +427,7 @@ impl Simulation {
 /// While receiving pauses, what a client has sent waits in its socket: that is not the client's silence.
 #[test]
 fn a_client_that_waits_to_be_read_is_not_silent() {
-    let mut config = Config::new(&Flags::parse_from(["ringhub"]).settings, 20_000).expect("the defaults");
+    let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     config.limits.gathered_bytes_max = 1;
     config.keep_alive = KeepAlive { ping_interval: 50, pong_timeout: 20, close_timeout: 50 };
     let pace =
@@ -466,19 +465,13 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
 /// Rounds in which a shard must come to rest when nothing new happens.
 const ROUNDS_MAX: usize = 100_000;
 
-#[derive(Parser)]
-struct Flags {
-    #[command(flatten)]
-    settings: Settings,
-}
-
 fn number_of(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 #[test]
 fn seeds() {
-    let config = Config::new(&Flags::parse_from(["ringhub"]).settings, 20_000).expect("the defaults");
+    let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     if let Some(seed) = number_of("RINGHUB_SEED") {
         return Simulation::of_seed(seed, true, &config).run();
     }

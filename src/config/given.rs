@@ -1,0 +1,219 @@
+//! Who has given which setting: flags win over variables, variables over the file, the file over the defaults.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::PathBuf,
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{Config, SETTINGS, Setting, Settings, VARIABLE_PREFIX, file};
+use crate::error::{ConfigError, ConfigErrors, Origin};
+
+/// The settings among the flags of a command line, to be flattened into the arguments of a command.
+#[derive(Default, Clone)]
+pub struct Flags {
+    file: Option<(PathBuf, Origin)>,
+    given: Vec<(&'static Setting, Vec<OsString>)>,
+}
+
+impl Flags {
+    /// Reads this file instead of the one that flags and variables name. Errors call it by the name of an argument.
+    pub fn read_file(&mut self, file: PathBuf, argument: &str) {
+        self.file = Some((file, Origin::Flag(argument.into())));
+    }
+}
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new(FILE_ARGUMENT)
+            .long(FILE_ARGUMENT)
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Read settings from this file of TOML [default: none]")
+            .help_heading("File");
+        command.arg(file).args(SETTINGS.iter().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Flags::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        if let Some(file) = matches.get_one::<PathBuf>(FILE_ARGUMENT) {
+            self.read_file(file.clone(), &format!("--{FILE_ARGUMENT}"));
+        }
+        for setting in SETTINGS {
+            if let Some(texts) = matches.get_many::<OsString>(setting.key) {
+                self.given.push((setting, texts.cloned().collect()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Its value is checked with those of the other sources, so clap sees text only.
+fn argument(setting: &Setting) -> Arg {
+    let help = setting.help();
+    let first_sentence = help.find(". ").map_or(help, |end| &help[..end]).trim_end_matches('.');
+    let several = if setting.is_list { ",..." } else { "" };
+    let default = format!("[default: {}]", setting.preset.words());
+    Arg::new(setting.key)
+        .long(setting.flag())
+        .value_name(format!("{}{several}", setting.value_name))
+        .value_parser(clap::value_parser!(OsString))
+        .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
+        .help(format!("{first_sentence} {default}"))
+        .long_help(format!("{help} {default}"))
+        .help_heading(setting.heading)
+}
+
+/// What all sources together give.
+#[derive(Debug)]
+pub struct Given {
+    /// What holds. A setting that was given wrongly keeps its default, and [`Given::config`] says why.
+    pub settings: Settings,
+    origins: BTreeMap<&'static str, Origin>,
+    errors: Vec<ConfigError>,
+    warnings: Vec<String>,
+}
+
+impl Given {
+    /// Reads all sources. Every value must be right, also one that another source overrides.
+    ///
+    /// A variable that begins with `RINGHUB_` and is no setting is an error if it looks like a misspelled one, and else a
+    /// warning: Kubernetes, for one, gives every container a `RINGHUB_PORT` and more once a service is called `ringhub`.
+    #[must_use]
+    pub fn read(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
+        let mut given =
+            Given { settings: Settings::default(), origins: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() };
+        let mut file = None;
+        let mut entries = Vec::new();
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
+            let origin = Origin::Variable(name.clone());
+            if name == FILE_VARIABLE {
+                file = Some((PathBuf::from(value), origin));
+            } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) {
+                entries.extend(given.entry(setting, &[value], origin));
+            } else {
+                given.note_unknown(rest, origin);
+            }
+        }
+        for (setting, texts) in &flags.given {
+            entries.extend(given.entry(setting, texts, Origin::Flag(format!("--{}", setting.flag()))));
+        }
+        if let Some((path, named_by)) = flags.file.as_ref().or(file.as_ref()) {
+            let (of_file, errors) = file::read(path, named_by);
+            given.errors.splice(0..0, errors);
+            entries.splice(0..0, of_file);
+        }
+        for entry in entries {
+            given.take(entry);
+        }
+        given
+    }
+
+    fn entry(&mut self, setting: &'static Setting, texts: &[OsString], origin: Origin) -> Option<Entry> {
+        let Some(texts) = texts.iter().map(|text| text.to_str()).collect::<Option<Vec<_>>>() else {
+            self.errors.push(ConfigError::of(setting.key, "this is not UTF-8".into()).from(origin));
+            return None;
+        };
+        let items = texts.iter().flat_map(|text| setting.split(text)).map(|item| (item.into(), origin.clone()));
+        Some(Entry { setting, items: items.collect(), origin })
+    }
+
+    fn note_unknown(&mut self, rest: &str, origin: Origin) {
+        let key = rest.to_lowercase();
+        let known = SETTINGS.iter().map(|setting| setting.key).chain([FILE_ARGUMENT]);
+        let Some((nearest, distance)) = nearest(&key, known) else { return };
+        // One letter in four, and two at most: a slip of the hand.
+        if distance <= (key.len().max(nearest.len()) / 4).min(2) {
+            let nearest = nearest.to_uppercase();
+            let what = format!("there is no such setting; did you mean {VARIABLE_PREFIX}{nearest}?");
+            self.errors.push(ConfigError::at(origin, what));
+        } else {
+            self.warnings.push(format!("the variable {origin} is no setting and is ignored"));
+        }
+    }
+
+    fn take(&mut self, entry: Entry) {
+        let Entry { setting, items, origin } = entry;
+        let texts: Vec<&str> = items.iter().map(|(text, _)| &**text).collect();
+        match (setting.read)(&mut self.settings, &texts) {
+            Ok(()) => drop(self.origins.insert(setting.key, origin)),
+            Err(fault) => {
+                let origin = items.into_iter().nth(fault.item).map_or(origin, |(_, origin)| origin);
+                self.errors.push(ConfigError::of(setting.key, fault.what).from(origin));
+            }
+        }
+    }
+
+    /// Checks the settings against each other and against this machine.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong in any source or between them; each error says where it comes from.
+    pub fn config(&self, descriptors: u64) -> Result<Config, ConfigErrors> {
+        let mut errors = self.errors.clone();
+        let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
+        match Config::new(&self.settings, descriptors) {
+            Ok(config) if errors.is_empty() => return Ok(config),
+            Ok(_) => {}
+            Err(between) => {
+                // What holds in place of a value that was wrong proves nothing.
+                let proved = between.0.into_iter().filter(|error| error.settings().all(|key| !failed.contains(key)));
+                let located = proved.map(|error| error.located(|key| self.origin(key)));
+                let located: Vec<ConfigError> = located.collect();
+                errors.extend(located);
+            }
+        }
+        Err(ConfigErrors(errors))
+    }
+
+    /// What is strange and no error.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Who has given a setting, by its key.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+}
+
+/// A setting as one source gives it.
+pub(super) struct Entry {
+    pub(super) setting: &'static Setting,
+    pub(super) items: Vec<Item>,
+    pub(super) origin: Origin,
+}
+
+/// An item's text, and where exactly it stands.
+pub(super) type Item = (String, Origin);
+
+/// The key that was probably meant, if any is near enough.
+pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
+    let (nearest, distance) = nearest(key, SETTINGS.iter().map(|setting| setting.key))?;
+    (distance <= key.len().max(nearest.len()) / 2).then_some(nearest)
+}
+
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<(&'static str, usize)> {
+    known.map(|known| (known, strsim::damerau_levenshtein(name, known))).min_by_key(|&(_, distance)| distance)
+}
+
+/// The flag that names the file, and its variable.
+const FILE_ARGUMENT: &str = "config";
+const FILE_VARIABLE: &str = "RINGHUB_CONFIG";

@@ -1,0 +1,485 @@
+//! What is given becomes [`Settings`], and these a [`Config`] that cannot be wrong; afterwards nobody checks again.
+//!
+//! [`SETTINGS`] is the table that everything follows from; [`Given`] reads flags, variables and a file into the settings
+//! and remembers which came from where.
+
+mod file;
+mod given;
+mod settings;
+mod show;
+mod values;
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+pub use given::{Flags, Given};
+pub use settings::{Preset, SETTINGS, Setting, Settings, VARIABLE_PREFIX};
+pub use show::{effective, example};
+pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time};
+
+use crate::{
+    auth::{Origins, Tokens},
+    error::{ConfigError, ConfigErrors},
+    proto::{KeepAlive, MessageLimits, Tick},
+    sys,
+};
+
+/// Checked settings of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen: at least one address.
+    pub listen: Vec<SocketAddr>,
+    /// Where to serve `/metrics`, if not there.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Who may do what.
+    pub access: Access,
+    /// Plain HTTP: publishing, health, metrics, the page.
+    pub http: Http,
+    /// How many shards to run.
+    pub shards: usize,
+    /// The CPUs to run on, at least one. Shards take them in turn.
+    pub cpus: Vec<usize>,
+    /// Whether shards stay on their CPUs.
+    pub pinned: bool,
+    /// Every limit.
+    pub limits: Limits,
+    /// When silent or closing connections are pinged or given up.
+    pub keep_alive: KeepAlive,
+    /// How long the opening request may take.
+    pub handshake_timeout: Duration,
+    /// How long connections may take to leave when the server stops.
+    pub drain_timeout: Duration,
+    /// `SO_SNDBUF` of each connection.
+    pub send_buffer_bytes: Option<usize>,
+}
+
+/// Who may do what. Without tokens and origins, everybody may do everything.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Origins whose pages may use the hub; a request of another is answered 403.
+    pub origins: Origins,
+    /// To publish.
+    pub publish: Tokens,
+    /// To subscribe.
+    pub subscribe: Tokens,
+    /// To read `/metrics`.
+    pub metrics: Tokens,
+}
+
+impl Access {
+    /// May anybody who reaches the port use it?
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let tokens = [&self.publish, &self.subscribe];
+        self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
+    }
+}
+
+/// Limits of connections that speak HTTP without becoming WebSockets.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Kept alive at the same time, of all shards. One more is answered 503 and closed.
+    pub connections_max: usize,
+    /// How long a head may take, counted from its first byte on a connection that was kept alive.
+    pub header_timeout: Duration,
+    /// How long a body may take. Beyond it: 408.
+    pub body_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
+}
+
+/// Every limit of a server, and what happens beyond it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections, those in their opening handshake included. One more is answered 503.
+    ///
+    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 120
+    /// bytes here and 4 KB in the kernel.
+    pub connections_max: usize,
+    /// What one message may be. Beyond it the connection is failed with 1009.
+    pub message: MessageLimits,
+    /// Bytes that a slow subscriber's backlog may keep alive. Beyond it the connection is closed with 1008.
+    ///
+    /// At worst every connection has one. It is never below two of the largest messages, so that one can always be on
+    /// its way while the next is published. One run, however large, closes nobody who had kept up until then; so a
+    /// backlog may be larger than this by [`Limits::gathered_bytes_max`].
+    pub backlog_bytes_max: usize,
+    /// Messages of such a backlog.
+    pub backlog_messages_max: u64,
+    /// Bytes gathered in all runs of a shard before it stops receiving until some were sent. A turn that is under way
+    /// may add what it has already received.
+    pub gathered_bytes_max: usize,
+    /// Topics that no connection names but whose offsets are remembered. Beyond it the longest idle is forgotten; when
+    /// it returns it has a new epoch. Each costs some 300 bytes.
+    pub topics_idle_max: usize,
+}
+
+impl Limits {
+    /// Descriptors that are not for connections: rings, listeners, logs, and the sockets that are being refused.
+    pub const DESCRIPTORS_RESERVED: u64 = 128;
+
+    /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
+    pub const SHARDS_MAX: usize = 256;
+
+    /// The largest message or frame that can be allowed.
+    pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+}
+
+impl Config {
+    /// Checks settings against each other and against this machine, of whose descriptors so many may be open.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong; see [`ConfigError`].
+    pub fn new(settings: &Settings, descriptors: u64) -> Result<Config, ConfigErrors> {
+        let mut faults = Faults(Vec::new());
+        match check(settings, descriptors, &mut faults) {
+            Some(config) if faults.0.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(faults.0)),
+        }
+    }
+
+    /// What an operator should hear although it can be meant so.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
+        let open = reachable.filter(|_| self.access.is_open()).map(|address| {
+            format!(
+                "whoever reaches {address} may publish and subscribe: set publish_tokens and subscribe_tokens, for \
+                 browsers also allowed_origins, or listen on 127.0.0.1 only"
+            )
+        });
+        open.into_iter().collect()
+    }
+}
+
+/// Finds as many faults as it can, so that they can be mended at once.
+fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Config> {
+    let listen = faults.keep(match &*settings.listen {
+        [] => Err(ConfigError::of("listen", "at least one address is needed".into())),
+        addresses => Ok(addresses.to_vec()),
+    });
+    let access = check_access(settings, faults);
+    let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
+    let http = check_http(settings, faults);
+    let quota = sys::cpu::quota();
+    let allowed = sys::cpu::allowed();
+    let cpus = faults.keep(choose_cpus(settings, &allowed));
+    let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
+    let limits = check_limits(settings, descriptors, faults);
+    let keep_alive = check_keep_alive(settings, faults);
+    let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
+    let handshake_timeout = handshake_timeout?.0;
+    Some(Config {
+        listen: listen?,
+        metrics_listen: settings.metrics_listen,
+        access: access?,
+        http: Http { header_timeout: handshake_timeout, ..http? },
+        shards: shards?,
+        cpus: cpus?,
+        pinned: choose_pinning(settings, allowed.len(), quota),
+        limits: limits?,
+        keep_alive: keep_alive?,
+        handshake_timeout,
+        drain_timeout: TICK * drain_timeout?,
+        send_buffer_bytes: settings.send_buffer.map(|size| size.0 as usize),
+    })
+}
+
+/// What has been found so far.
+struct Faults(Vec<ConfigError>);
+
+impl Faults {
+    fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+}
+
+fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
+    let origins = Origins::new(settings.allowed_origins.clone());
+    let origins = faults.keep(origins.map_err(|what| ConfigError::of("allowed_origins", what)));
+    let mut tokens = |setting, secrets: &Secrets| {
+        faults.keep(Tokens::new(secrets.0.clone()).map_err(|what| ConfigError::of(setting, what)))
+    };
+    let publish = tokens("publish_tokens", &settings.publish_tokens);
+    let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
+    let metrics = tokens("metrics_tokens", &settings.metrics_tokens);
+    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
+}
+
+/// The head of a request has the time of an opening request.
+fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
+    let connections_max = faults.keep(match settings.max_http_connections {
+        0 => Err(ConfigError::of("max_http_connections", "nothing could be published by HTTP".into())),
+        count => Ok(count),
+    });
+    let body_timeout = faults.keep(at_least_a_tick("body_timeout", settings.body_timeout));
+    let idle_timeout = faults.keep(at_least_a_tick("idle_timeout", settings.idle_timeout));
+    Some(Http {
+        connections_max: connections_max?,
+        header_timeout: settings.handshake_timeout.0,
+        body_timeout: body_timeout?.0,
+        idle_timeout: idle_timeout?.0,
+    })
+}
+
+fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAlive> {
+    let ping_interval = faults.keep(ticks("ping_interval", settings.ping_interval));
+    let pong_timeout = faults.keep(ticks("pong_timeout", settings.pong_timeout));
+    let close_timeout = at_least_a_tick("close_timeout", settings.close_timeout);
+    let close_timeout = faults.keep(close_timeout.and_then(|time| ticks("close_timeout", time)));
+    Some(KeepAlive { ping_interval: ping_interval?, pong_timeout: pong_timeout?, close_timeout: close_timeout? })
+}
+
+fn check_limits(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Limits> {
+    let connections_max = faults.keep(connections_max(settings, descriptors));
+    let fragments_max = faults.keep(match settings.max_fragments {
+        0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
+        count => Ok(count),
+    });
+    // The others depend on it.
+    let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
+    let frame = faults.keep(frame_bytes_max(settings, message));
+    let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
+    let backlog = faults.keep(match backlog {
+        _ if backlog >= 2 * message => Ok(backlog as usize),
+        _ => {
+            let what = format!("{} is less than two of the largest messages, {}", Size(backlog), Size(2 * message));
+            Err(ConfigError::of("max_backlog", what).against("max_message"))
+        }
+    });
+    let gathered = faults.keep(gathered_bytes_max(settings, message));
+    Some(Limits {
+        connections_max: connections_max?,
+        message: MessageLimits {
+            frame_bytes_max: frame? as u32,
+            message_bytes_max: message as u32,
+            fragments_max: fragments_max?,
+        },
+        backlog_bytes_max: backlog?,
+        backlog_messages_max: settings.max_backlog_messages,
+        gathered_bytes_max: gathered? as usize,
+        topics_idle_max: settings.max_idle_topics,
+    })
+}
+
+fn connections_max(settings: &Settings, descriptors: u64) -> Result<usize, ConfigError> {
+    let affordable = descriptors.saturating_sub(Limits::DESCRIPTORS_RESERVED).clamp(1, SLOTS_MAX) as usize;
+    let count = settings.max_connections.unwrap_or(affordable);
+    if (1..=affordable).contains(&count) {
+        return Ok(count);
+    }
+    let what = format!(
+        "{count} is not between 1 and {affordable}, which is what the limit of {descriptors} open descriptors leaves \
+         (raise it with `ulimit -n`)"
+    );
+    Err(ConfigError::of("max_connections", what))
+}
+
+fn frame_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigError> {
+    let frame = settings.max_frame.unwrap_or(Size(message));
+    if frame.0 > message {
+        let what = format!("{frame} is more than max_message, {}", Size(message));
+        return Err(ConfigError::of("max_frame", what).against("max_message"));
+    }
+    size_within("max_frame", frame, 1, message)
+}
+
+fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigError> {
+    let gathered = settings.max_gathered.unwrap_or(Size((2 * message).max(4 << 20)));
+    if gathered.0 < message {
+        let what = format!("{gathered} is less than max_message, {}", Size(message));
+        return Err(ConfigError::of("max_gathered", what).against("max_message"));
+    }
+    size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
+}
+
+fn choose_cpus(settings: &Settings, allowed: &[usize]) -> Result<Vec<usize>, ConfigError> {
+    let cpus = settings.cpus.as_ref().map_or(allowed, |CpuList(cpus)| cpus);
+    if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        let what = format!("CPU {cpu} is not among those this process may use: {allowed:?}");
+        return Err(ConfigError::of("cpus", what));
+    }
+    if cpus.is_empty() {
+        return Err(ConfigError::of("cpus", "the affinity mask could not be read; name the CPUs".into()));
+    }
+    Ok(cpus.to_vec())
+}
+
+fn choose_pinning(settings: &Settings, allowed: usize, quota: Option<f64>) -> bool {
+    match settings.pin {
+        Pin::On => true,
+        Pin::Off => false,
+        Pin::Auto => settings.cpus.is_some() || quota.is_none_or(|quota| quota >= allowed as f64),
+    }
+}
+
+fn choose_shards(settings: &Settings, cpus: usize, quota: Option<f64>) -> Result<usize, ConfigError> {
+    match settings.shards {
+        Some(shards) if (1..=Limits::SHARDS_MAX).contains(&shards) => Ok(shards),
+        Some(shards) => {
+            let what = format!("{shards} is not between 1 and {}", Limits::SHARDS_MAX);
+            Err(ConfigError::of("shards", what))
+        }
+        // A quota of 2.5 CPUs keeps two shards busy; a third would only be throttled with them.
+        None => Ok(quota.map_or(cpus, |quota| cpus.min(quota as usize)).clamp(1, Limits::SHARDS_MAX)),
+    }
+}
+
+fn size_within(setting: &'static str, size: Size, least: u64, most: u64) -> Result<u64, ConfigError> {
+    if (least..=most).contains(&size.0) {
+        return Ok(size.0);
+    }
+    Err(ConfigError::of(setting, format!("{size} is not between {} and {}", Size(least), Size(most))))
+}
+
+fn at_least_a_tick(setting: &'static str, time: Time) -> Result<Time, ConfigError> {
+    if time.0 >= TICK {
+        return Ok(time);
+    }
+    Err(ConfigError::of(setting, format!("{time} is less than {}", Time(TICK))))
+}
+
+/// Whole ticks, rounded up.
+fn ticks(setting: &'static str, time: Time) -> Result<u32, ConfigError> {
+    let ticks = time.0.as_nanos().div_ceil(TICK.as_nanos());
+    match u32::try_from(ticks) {
+        Ok(ticks) if ticks <= TICKS_MAX => Ok(ticks),
+        _ => Err(ConfigError::of(setting, format!("{time} is more than a year"))),
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limits { connections_max, message, backlog_bytes_max, .. } = &self.limits;
+        write!(
+            f,
+            "{connections_max} connections, messages to {} bytes, backlogs to {backlog_bytes_max} bytes",
+            message.message_bytes_max
+        )
+    }
+}
+
+/// One [`Tick`].
+pub(crate) const TICK: Duration = Duration::from_millis(1_000 / Tick::PER_SECOND as u64);
+const TICKS_MAX: u32 = 366 * 24 * 3_600 * Tick::PER_SECOND;
+const SLOTS_MAX: u64 = crate::hub::ConnectionId::SLOTS_MAX as u64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DESCRIPTORS: u64 = 20_000;
+
+    /// Settings of which these are given, by their flags.
+    fn settings(flags: &[&str]) -> Settings {
+        let flags = flags.chunks(2).map(|pair| (pair[0].trim_start_matches("--").replace('-', "_"), pair[1]));
+        let mut settings = Settings::default();
+        for (key, text) in flags {
+            let setting = Setting::by_key(&key).unwrap();
+            (setting.read)(&mut settings, &setting.split(text)).unwrap();
+        }
+        settings
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigErrors> {
+        Config::new(&settings(flags), DESCRIPTORS)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
+        assert_eq!(config.limits.connections_max, 20_000 - 128);
+        assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
+        assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
+        assert_eq!(config.limits.message.fragments_max, 65_537);
+        assert_eq!(config.limits.backlog_bytes_max, 4 << 20);
+        let KeepAlive { ping_interval, pong_timeout, .. } = config.keep_alive;
+        assert_eq!((ping_interval, pong_timeout), (300, 100));
+    }
+
+    #[test]
+    fn the_backlog_holds_two_of_the_largest_messages() {
+        assert_eq!(config(&["--max-message", "16MiB"]).unwrap().limits.backlog_bytes_max, 32 << 20);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let check = |flags: &[&str], setting: &str| {
+            let ConfigErrors(errors) = config(flags).expect_err(setting);
+            assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(setting)], "{errors:?}");
+        };
+        check(&["--max-message", "0"], "max_message");
+        check(&["--max-message", "2GiB", "--max-frame", "3GiB"], "max_message");
+        check(&["--max-message", "1KiB", "--max-frame", "2KiB"], "max_frame");
+        check(&["--max-frame", "0"], "max_frame");
+        check(&["--max-fragments", "0"], "max_fragments");
+        check(&["--max-backlog", "2MB"], "max_backlog");
+        check(&["--max-gathered", "1000"], "max_gathered");
+        check(&["--max-gathered", "3GiB"], "max_gathered");
+        check(&["--max-connections", "0"], "max_connections");
+        check(&["--max-connections", "19873"], "max_connections");
+        check(&["--cpus", "4000"], "cpus");
+        check(&["--shards", "0"], "shards");
+        check(&["--shards", "257"], "shards");
+        check(&["--close-timeout", "0"], "close_timeout");
+        check(&["--handshake-timeout", "99ms"], "handshake_timeout");
+        check(&["--allowed-origins", "example.org"], "allowed_origins");
+        check(&["--publish-tokens", "a b"], "publish_tokens");
+        check(&["--subscribe-tokens", "a,,b"], "subscribe_tokens");
+        check(&["--metrics-tokens", ""], "metrics_tokens");
+        check(&["--max-http-connections", "0"], "max_http_connections");
+        check(&["--body-timeout", "0"], "body_timeout");
+        check(&["--idle-timeout", "0"], "idle_timeout");
+        check(&["--ping-interval", "9999h"], "ping_interval");
+        check(&["--pong-timeout", "9999h"], "pong_timeout");
+        check(&["--close-timeout", "9999h"], "close_timeout");
+        check(&["--drain-timeout", "9999h"], "drain_timeout");
+        let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
+        assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_found_at_once() {
+        let flags =
+            ["--shards", "0", "--cpus", "4000", "--max-fragments", "0", "--max-gathered", "1", "--max-frame", "0"];
+        let ConfigErrors(errors) = config(&flags).unwrap_err();
+        let settings: Vec<&str> = errors.iter().filter_map(ConfigError::setting).collect();
+        assert_eq!(settings, ["cpus", "shards", "max_fragments", "max_frame", "max_gathered"]);
+    }
+
+    #[test]
+    fn who_is_open_to_the_world_is_warned() {
+        let warnings = |flags: &[&str]| config(flags).unwrap().warnings().len();
+        assert_eq!(warnings(&[]), 0);
+        assert_eq!(warnings(&["--listen", "127.0.0.1:0,[::1]:0"]), 0);
+        for public in ["0.0.0.0:1", "[::]:1", "127.0.0.1:1,192.0.2.1:1"] {
+            assert_eq!(warnings(&["--listen", public]), 1, "{public}");
+            assert_eq!(warnings(&["--listen", public, "--publish-tokens", "a"]), 0);
+            assert_eq!(warnings(&["--listen", public, "--subscribe-tokens", "a"]), 0);
+            assert_eq!(warnings(&["--listen", public, "--allowed-origins", "https://a.example"]), 0);
+            assert_eq!(warnings(&["--listen", public, "--metrics-tokens", "a"]), 1);
+        }
+    }
+
+    #[test]
+    fn a_quota_below_the_mask_lets_shards_float() {
+        let pinned = |flags: &[&str], quota| choose_pinning(&settings(flags), 2, quota);
+        assert!(pinned(&[], None));
+        assert!(pinned(&[], Some(2.0)));
+        assert!(!pinned(&[], Some(1.5)));
+        assert!(pinned(&["--cpus", "1"], Some(0.5)));
+        assert!(pinned(&["--pin", "on"], Some(0.5)));
+        assert!(!pinned(&["--pin", "off"], None));
+        let shards = |flags: &[&str], quota| {
+            let settings = settings(flags);
+            choose_shards(&settings, choose_cpus(&settings, &[0, 1, 2, 3]).unwrap().len(), quota).unwrap()
+        };
+        assert_eq!(shards(&[], None), 4);
+        assert_eq!(shards(&[], Some(2.9)), 2);
+        assert_eq!(shards(&[], Some(0.5)), 1);
+        assert_eq!(shards(&[], Some(8.0)), 4);
+        assert_eq!(shards(&["--cpus", "1"], None), 1);
+        assert_eq!(shards(&["--cpus", "1", "--shards", "3"], None), 3);
+    }
+}

@@ -1,0 +1,360 @@
+//! The table of all settings. Flags, variables, keys of a file, help, the example file and the defaults follow from it.
+
+use std::net::SocketAddr;
+
+use super::{
+    Config,
+    values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Size, Time, Value},
+};
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name as the key of a file, such as `max_message`.
+    pub key: &'static str,
+    /// The group it belongs to.
+    pub heading: &'static str,
+    /// What its value is called, such as `SIZE`.
+    pub value_name: &'static str,
+    /// What holds if nobody gives it.
+    pub preset: Preset,
+    /// May it have several values?
+    pub is_list: bool,
+    /// May a file write a value as a plain integer?
+    pub(super) takes_integers: bool,
+    /// What a value is, for whoever wrote something of another type.
+    pub(super) expected: &'static str,
+    /// Reads its items into the settings.
+    pub(super) read: fn(&mut Settings, &[&str]) -> Result<(), Fault>,
+    /// Its items again, those of secrets masked.
+    pub(super) items: fn(&Settings) -> Vec<String>,
+    /// Its documentation, which [`Setting::help`] tidies.
+    doc: &'static str,
+}
+
+impl Setting {
+    /// The setting that has this key.
+    #[must_use]
+    pub fn by_key(key: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Its name as a flag, without the dashes before it: `max-message`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// Its name as a variable: `RINGHUB_MAX_MESSAGE`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase())
+    }
+
+    /// What it does: a sentence, and sometimes more.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        self.doc.trim()
+    }
+
+    /// Splits text into items, as flags and variables are written.
+    pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        if self.is_list { text.split(',').map(str::trim).collect() } else { vec![text] }
+    }
+
+    /// Items as the value of its key in a file.
+    pub(super) fn toml(&self, items: &[impl AsRef<str>]) -> String {
+        let item = |item: &str| {
+            let is_integer = self.takes_integers && !item.is_empty() && item.bytes().all(|c| c.is_ascii_digit());
+            if is_integer { item.to_string() } else { quoted(item) }
+        };
+        let items: Vec<String> = items.iter().map(|text| item(text.as_ref())).collect();
+        if self.is_list { format!("[{}]", items.join(", ")) } else { items.concat() }
+    }
+}
+
+/// A basic string (TOML 1.0, "String").
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(control))),
+            other => quoted.push(other),
+        }
+    }
+    quoted + "\""
+}
+
+/// What holds if nobody gives a setting.
+#[derive(Debug)]
+pub enum Preset {
+    /// This, written as on a command line.
+    Value(&'static str),
+    /// What other settings or the machine decide.
+    Otherwise {
+        /// Who decides, or what happens.
+        words: &'static str,
+        /// A value that could be given instead.
+        example: &'static str,
+        /// What it comes to, in items.
+        effective: fn(&Config) -> Vec<String>,
+    },
+}
+
+impl Preset {
+    /// For people.
+    #[must_use]
+    pub fn words(&self) -> &'static str {
+        match self {
+            Preset::Value(text) => text,
+            Preset::Otherwise { words, .. } => words,
+        }
+    }
+
+    fn read<T: Value>(&self) -> T {
+        let items = match self {
+            Preset::Value(text) if T::IS_LIST => text.split(',').collect(),
+            Preset::Value(text) => vec![*text],
+            Preset::Otherwise { .. } => Vec::new(),
+        };
+        T::read(&items).unwrap_or_else(|fault| panic!("the table of settings has a bad default: {}", fault.what))
+    }
+}
+
+/// What the names of all variables begin with.
+pub const VARIABLE_PREFIX: &str = "RINGHUB_";
+
+use Preset::{Otherwise, Value as Is};
+
+/// Not given means not there: nothing to show.
+const UNSET: fn(&Config) -> Vec<String> = |_| Vec::new();
+
+fn one(value: impl ToString) -> Vec<String> {
+    vec![value.to_string()]
+}
+
+fn bytes(count: usize) -> Vec<String> {
+    one(Size(count as u64))
+}
+
+/// `"heading" { documentation key: type, VALUE_NAME, preset; ... }`.
+macro_rules! settings {
+    ($($heading:literal { $($(#[doc = $doc:literal])+ $key:ident: $type:ty, $value:ident, $preset:expr;)+ })+) => {
+        /// Every setting, in the order of the help.
+        pub const SETTINGS: &[Setting] = &[$($(Setting {
+            key: stringify!($key),
+            heading: $heading,
+            value_name: stringify!($value),
+            preset: $preset,
+            is_list: <$type as Value>::IS_LIST,
+            takes_integers: <$type as Value>::TAKES_INTEGERS,
+            expected: <$type as Value>::EXPECTED,
+            read: |settings, items| {
+                settings.$key = Value::read(items)?;
+                Ok(())
+            },
+            items: |settings| Value::items(&settings.$key),
+            doc: concat!($($doc),+),
+        },)+)+];
+
+        /// The settings as they are given, each right in itself. [`Config::new`] checks them against each other.
+        ///
+        /// ```
+        /// use ringhub::config::{Config, Settings, Size};
+        /// let settings = Settings { max_message: Size(64 << 10), ..Settings::default() };
+        /// assert_eq!(Config::new(&settings, 20_000)?.limits.message.frame_bytes_max, 65_536);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Settings {
+            $($($(#[doc = $doc])+ pub $key: $type,)+)+
+        }
+
+        /// What holds if nothing is given.
+        impl Default for Settings {
+            fn default() -> Self {
+                Settings { $($($key: { const PRESET: &Preset = &$preset; PRESET.read() },)+)+ }
+            }
+        }
+    };
+}
+
+settings! {
+    "Network" {
+        /// Addresses and ports to listen on; port 0 takes a free one.
+        listen: Vec<SocketAddr>, ADDRESS, Is("127.0.0.1:6455");
+
+        /// Another address and port for /metrics, which is then nowhere else.
+        metrics_listen: Option<SocketAddr>, ADDRESS,
+        Otherwise { words: "where everything is", example: "127.0.0.1:9464", effective: UNSET };
+    }
+
+    "Access" {
+        /// Origins whose pages may use the hub, such as https://example.org. Others are answered 403.
+        allowed_origins: Vec<String>, ORIGIN,
+        Otherwise { words: "any", example: "https://example.org", effective: UNSET };
+
+        /// Bearer tokens of which one is needed to publish. Better in a file or a variable than as a flag, which
+        /// everybody on the machine can read.
+        publish_tokens: Secrets, TOKEN,
+        Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
+
+        /// Bearer tokens of which one is needed to subscribe.
+        subscribe_tokens: Secrets, TOKEN,
+        Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
+
+        /// Bearer tokens of which one is needed to read /metrics.
+        metrics_tokens: Secrets, TOKEN,
+        Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
+    }
+
+    "CPUs" {
+        /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a cgroup
+        /// quota.
+        shards: Option<usize>, COUNT,
+        Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
+
+        /// CPUs to run on, such as 0 or 0,2-3. Shards take them in turn.
+        cpus: Option<CpuList>, CPU,
+        Otherwise {
+            words: "all allowed",
+            example: "0",
+            effective: |config| config.cpus.iter().map(ToString::to_string).collect(),
+        };
+
+        /// Keep each shard on its CPU: auto, on or off. With auto it stays there unless a cgroup quota is smaller than
+        /// the affinity mask.
+        pin: Pin, WHEN, Is("auto");
+    }
+
+    "Limits" {
+        /// Connections at the same time, those still in their opening handshake included. Beyond it: 503.
+        max_connections: Option<usize>, COUNT,
+        Otherwise {
+            words: "from the descriptor limit",
+            example: "800",
+            effective: |config| one(config.limits.connections_max),
+        };
+
+        /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
+        max_message: Size, SIZE, Is("1MiB");
+
+        /// Largest frame from a client. Beyond it: close 1009.
+        max_frame: Option<Size>, SIZE,
+        Otherwise {
+            words: "largest message",
+            example: "1MiB",
+            effective: |config| bytes(config.limits.message.frame_bytes_max as usize),
+        };
+
+        /// Fragments of one message. Beyond it: close 1009.
+        max_fragments: u32, COUNT, Is("65537");
+
+        /// What a slow subscriber may be owed, at least two of the largest messages. Beyond it: close 1008.
+        max_backlog: Option<Size>, SIZE,
+        Otherwise {
+            words: "4MiB, or two of the largest messages",
+            example: "4MiB",
+            effective: |config| bytes(config.limits.backlog_bytes_max),
+        };
+
+        /// The same in messages.
+        max_backlog_messages: u64, COUNT, Is("65536");
+
+        /// What may wait to be sent, over all topics of a shard, before publishers are read no further.
+        max_gathered: Option<Size>, SIZE,
+        Otherwise {
+            words: "4MiB, or two of the largest messages",
+            example: "4MiB",
+            effective: |config| bytes(config.limits.gathered_bytes_max),
+        };
+
+        /// Topics without a connection whose offsets are remembered.
+        max_idle_topics: usize, COUNT, Is("10000");
+
+        /// Send buffer of each connection's socket (SO_SNDBUF).
+        send_buffer: Option<Size>, SIZE,
+        Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET };
+
+        /// Connections that HTTP requests keep alive at the same time. Beyond it: 503, and the connection ends.
+        max_http_connections: usize, COUNT, Is("1024");
+    }
+
+    "Times" {
+        /// How long a client may take over its opening request, or the head of any request.
+        handshake_timeout: Time, TIME, Is("10s");
+
+        /// How long the body of a request may take.
+        body_timeout: Time, TIME, Is("10s");
+
+        /// How long a connection is kept alive for its next request.
+        idle_timeout: Time, TIME, Is("75s");
+
+        /// Ping a client that has been silent for so long; 0 never does.
+        ping_interval: Time, TIME, Is("30s");
+
+        /// How long after a ping a sign of life may take; 0 waits forever.
+        pong_timeout: Time, TIME, Is("10s");
+
+        /// How long the closing handshake may take.
+        close_timeout: Time, TIME, Is("5s");
+
+        /// How long connections may take to leave after SIGTERM or SIGINT.
+        drain_timeout: Time, TIME, Is("10s");
+    }
+
+    "Logs" {
+        /// What to log, such as info, or ringhub=debug.
+        log: LogFilter, FILTER, Is("info");
+
+        /// How to log, on standard error: text or json.
+        log_format: LogFormat, FORMAT, Is("text");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reading a row and showing it concern the same field, and defaults and examples are right.
+    #[test]
+    fn every_row_is_in_order() {
+        for setting in SETTINGS {
+            let mut settings = Settings::default();
+            match setting.preset {
+                Preset::Value(text) => assert_eq!((setting.items)(&settings), setting.split(text), "{}", setting.key),
+                Preset::Otherwise { example, .. } => {
+                    assert_eq!((setting.items)(&settings), Vec::<String>::new(), "{}", setting.key);
+                    (setting.read)(&mut settings, &setting.split(example)).unwrap();
+                    assert_ne!(settings, Settings::default(), "{}", setting.key);
+                    assert_eq!((setting.items)(&settings).len(), 1, "{}", setting.key);
+                }
+            }
+            assert!(setting.help().ends_with('.') && !setting.help().contains("  "), "{}", setting.help());
+            let rows = SETTINGS.iter().filter(|other| other.key == setting.key);
+            assert_eq!(rows.count(), 1, "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn names() {
+        let setting = Setting::by_key("max_message").unwrap();
+        assert_eq!(setting.flag(), "max-message");
+        assert_eq!(setting.variable(), "RINGHUB_MAX_MESSAGE");
+        assert!(Setting::by_key("max-message").is_none());
+    }
+
+    #[test]
+    fn toml() {
+        let check = |key: &str, items: &[&str], expected: &str| {
+            assert_eq!(Setting::by_key(key).unwrap().toml(items), expected);
+        };
+        check("max_message", &["1MiB"], "\"1MiB\"");
+        check("max_message", &["65536"], "65536");
+        check("cpus", &["0", "2"], "[0, 2]");
+        check("publish_tokens", &["1", "2"], "[\"1\", \"2\"]");
+        check("allowed_origins", &[], "[]");
+        check("log", &["a\"b\\c\n"], "\"a\\\"b\\\\c\\U0000000A\"");
+    }
+}

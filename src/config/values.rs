@@ -1,0 +1,462 @@
+//! The types that settings have: how each is written, and how it is shown again.
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+/// What a setting can be. It is written as items of text: one, unless it is a list.
+pub(super) trait Value: Sized {
+    /// May there be several items, or none?
+    const IS_LIST: bool = false;
+    /// May a file have an item as a plain integer?
+    const TAKES_INTEGERS: bool;
+    /// What an item is, for whoever wrote something of another type.
+    const EXPECTED: &'static str;
+
+    /// Without items it is not set, where that is possible.
+    fn read(items: &[&str]) -> Result<Self, Fault>;
+
+    /// The items again, or their masks if they are secret; nothing if it is not set.
+    fn items(&self) -> Vec<String>;
+}
+
+/// An item that is wrong, and how.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) item: usize,
+    pub(super) what: String,
+}
+
+/// One item.
+trait Scalar: Sized {
+    const TAKES_INTEGERS: bool = false;
+    const EXPECTED: &'static str;
+
+    fn parse(text: &str) -> Result<Self, String>;
+
+    fn show(&self) -> String;
+}
+
+impl<T: Scalar> Value for T {
+    const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        let &[item] = items else { return Err(Fault { item: 0, what: "one value is needed".into() }) };
+        T::parse(item).map_err(|what| Fault { item: 0, what })
+    }
+
+    fn items(&self) -> Vec<String> {
+        vec![self.show()]
+    }
+}
+
+impl<T: Scalar> Value for Option<T> {
+    const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        if items.is_empty() { Ok(None) } else { <T as Value>::read(items).map(Some) }
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.iter().map(T::show).collect()
+    }
+}
+
+impl<T: Scalar> Value for Vec<T> {
+    const IS_LIST: bool = true;
+    const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        let parsed = items.iter().enumerate().map(|(item, text)| T::parse(text).map_err(|what| Fault { item, what }));
+        parsed.collect()
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.iter().map(T::show).collect()
+    }
+}
+
+/// Words that nobody may see who does not know them. Their `Debug` says how many there are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets(pub Vec<String>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+impl Value for Secrets {
+    const IS_LIST: bool = true;
+    const TAKES_INTEGERS: bool = false;
+    const EXPECTED: &'static str = "a token in quotes";
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        Ok(Secrets(items.iter().map(ToString::to_string).collect()))
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.0.iter().map(|_| "***".into()).collect()
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `32MiB`, `1GiB`; `kB`, `MB`, `GB` are powers of ten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_number(text);
+        let factor: u64 = match unit {
+            "" | "B" => 1,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "K" | "KiB" => 1 << 10,
+            "M" | "MiB" => 1 << 20,
+            "G" | "GiB" => 1 << 30,
+            _ => {
+                return Err(format!(
+                    "{text:?} is no size; write it like 65536, or with B, KiB, MiB, GiB, kB, MB or GB"
+                ));
+            }
+        };
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} is no size; write it like 65536 or 64KiB"))?;
+        number.checked_mul(factor).map(Size).ok_or_else(|| format!("{text:?} is too large"))
+    }
+}
+
+/// In the largest binary unit that it is a multiple of.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let unit = units.iter().find(|(shift, _)| self.0 > 0 && self.0.trailing_zeros() >= *shift);
+        match unit {
+            Some((shift, name)) => write!(f, "{}{name}", self.0 >> shift),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl Scalar for Size {
+    const TAKES_INTEGERS: bool = true;
+    const EXPECTED: &'static str = "a size, such as 65536 or \"64KiB\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A span of time: `10s`, `500ms`, `2m`, `1h`; `0` has no unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_number(text);
+        let count: u64 = number.parse().map_err(|_| format!("{text:?} is no time; write it like 10s or 500ms"))?;
+        let seconds = |factor: u64| count.checked_mul(factor).map(Duration::from_secs);
+        let time = match unit {
+            "" if count == 0 => Some(Duration::ZERO),
+            "ms" => Some(Duration::from_millis(count)),
+            "s" => seconds(1),
+            "m" | "min" => seconds(60),
+            "h" => seconds(3_600),
+            _ => return Err(format!("{text:?} needs a unit of time: ms, s, m or h")),
+        };
+        time.map(Time).ok_or_else(|| format!("{text:?} is too long"))
+    }
+}
+
+/// In seconds, or milliseconds where it is no multiple of one; beyond two minutes also in minutes and hours.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match seconds {
+            _ if self.0.is_zero() => f.write_str("0"),
+            _ if self.0.subsec_millis() != 0 => write!(f, "{}ms", self.0.as_millis()),
+            3_600.. if seconds % 3_600 == 0 => write!(f, "{}h", seconds / 3_600),
+            120.. if seconds % 60 == 0 => write!(f, "{}m", seconds / 60),
+            _ => write!(f, "{seconds}s"),
+        }
+    }
+}
+
+/// An integer has no unit, and is told so, unless it is 0.
+impl Scalar for Time {
+    const TAKES_INTEGERS: bool = true;
+    const EXPECTED: &'static str = "a time in quotes, such as \"10s\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// CPU numbers and ranges: `0`, `0,2`, `0-3,6`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
+
+impl CpuList {
+    fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Self, Fault> {
+        let mut cpus = Vec::new();
+        for (item, part) in parts.into_iter().enumerate() {
+            cpus.extend(cpu_range(part).map_err(|what| Fault { item, what })?);
+        }
+        cpus.sort_unstable();
+        cpus.dedup();
+        Ok(CpuList(cpus))
+    }
+}
+
+fn cpu_range(part: &str) -> Result<std::ops::RangeInclusive<usize>, String> {
+    let number = |part: &str| part.trim().parse::<usize>().map_err(|_| format!("{part:?} is no CPU number"));
+    let (first, last) = match part.split_once('-') {
+        Some((first, last)) if !first.is_empty() => (number(first)?, number(last)?),
+        _ => (number(part)?, number(part)?),
+    };
+    if first > last || last - first > 4_096 {
+        return Err(format!("{part:?} is no range of CPUs"));
+    }
+    Ok(first..=last)
+}
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of_parts(text.split(',')).map_err(|fault| fault.what)
+    }
+}
+
+impl Value for Option<CpuList> {
+    const IS_LIST: bool = true;
+    const TAKES_INTEGERS: bool = true;
+    const EXPECTED: &'static str = "a CPU number or, in quotes, a range such as \"2-3\"";
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        if items.is_empty() { Ok(None) } else { CpuList::of_parts(items.iter().copied()).map(Some) }
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.iter().flat_map(|list| &list.0).map(ToString::to_string).collect()
+    }
+}
+
+/// Whether shards stay on their CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// Unless a cgroup quota is smaller than the affinity mask.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Scalar for Pin {
+    const EXPECTED: &'static str = "\"auto\", \"on\" or \"off\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)])
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line for each event.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+impl Scalar for LogFormat {
+    const EXPECTED: &'static str = "\"text\" or \"json\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// What to log: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// The filter that logs are started with.
+    #[must_use]
+    pub fn to_filter(&self) -> EnvFilter {
+        EnvFilter::new(&self.0)
+    }
+}
+
+impl Scalar for LogFilter {
+    const EXPECTED: &'static str = "a level or a filter in quotes, such as \"info\" or \"ringhub=debug\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let checked = EnvFilter::try_new(text).map(|_| LogFilter(text.into()));
+        checked.map_err(|error| format!("{text:?} is no filter of logs, such as info or ringhub=debug: {error}"))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl Scalar for SocketAddr {
+    const EXPECTED: &'static str = "an address and port in quotes, such as \"127.0.0.1:6455\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let address = text.trim().parse();
+        address.map_err(|_| format!("{text:?} is no address and port; write it like 127.0.0.1:6455 or [::1]:6455"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// An origin, which is checked with the others.
+impl Scalar for String {
+    const EXPECTED: &'static str = "an origin in quotes, such as \"https://example.org\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+macro_rules! counts {
+    ($($type:ty)+) => {$(
+        impl Scalar for $type {
+            const TAKES_INTEGERS: bool = true;
+            const EXPECTED: &'static str = "a whole number";
+
+            fn parse(text: &str) -> Result<Self, String> {
+                let number = text.trim().parse();
+                number.map_err(|_| format!("{text:?} is no whole number from 0 to {}", <$type>::MAX))
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+};
+}
+
+counts! { u32 u64 usize }
+
+fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let choice = choices.iter().find(|(name, _)| *name == text);
+    choice.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        format!("{text:?} is none of {}", names.join(", "))
+    })
+}
+
+fn split_number(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, bytes: u64| assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        check("0", 0);
+        check("4096", 4_096);
+        check("64KiB", 65_536);
+        check("32 MiB", 32 << 20);
+        check("1GB", 1_000_000_000);
+        for bad in ["", "x", "1.5MiB", "-1", "1XB", "99999999999999999999", "18446744073709551615GiB"] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        let check = |text: &str, ms: u64| assert_eq!(text.parse(), Ok(Time(Duration::from_millis(ms))), "{text}");
+        check("0", 0);
+        check("500ms", 500);
+        check("10s", 10_000);
+        check("2m", 120_000);
+        check("1h", 3_600_000);
+        for bad in ["", "10", "1.5s", "1d", "s", "18446744073709551615h"] {
+            assert!(bad.parse::<Time>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!("0".parse(), Ok(CpuList(vec![0])));
+        assert_eq!("3,0-1,1".parse(), Ok(CpuList(vec![0, 1, 3])));
+        for bad in ["", "a", "1-", "-1", "3-1", "0-99999999"] {
+            assert!(bad.parse::<CpuList>().is_err(), "{bad}");
+        }
+    }
+
+    /// What is shown can be written, and means the same.
+    #[test]
+    fn shown_is_read_again() {
+        fn check<T: Value + PartialEq + fmt::Debug>(text: &str, shown: &[&str]) {
+            let value = T::read(&text.split(',').collect::<Vec<_>>()).unwrap();
+            let items = value.items();
+            assert_eq!(items, shown, "{text}");
+            assert_eq!(T::read(&items.iter().map(|item| &**item).collect::<Vec<_>>()), Ok(value));
+        }
+        check::<Size>("1024KiB", &["1MiB"]);
+        check::<Size>("1000", &["1000"]);
+        check::<Size>("0", &["0"]);
+        check::<Size>("3GiB", &["3GiB"]);
+        check::<Time>("60000ms", &["60s"]);
+        check::<Time>("75s", &["75s"]);
+        check::<Time>("1500ms", &["1500ms"]);
+        check::<Time>("120m", &["2h"]);
+        check::<Time>("180s", &["3m"]);
+        check::<Time>("0", &["0"]);
+        check::<Option<CpuList>>("0,2-3", &["0", "2", "3"]);
+        check::<Option<u32>>("7", &["7"]);
+        check::<Pin>("off", &["off"]);
+        check::<LogFormat>("json", &["json"]);
+        check::<LogFilter>("ringhub=debug", &["ringhub=debug"]);
+        check::<Vec<SocketAddr>>("127.0.0.1:1,[::1]:2", &["127.0.0.1:1", "[::1]:2"]);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secrets = Secrets::read(&["hush", "hush2"]).unwrap();
+        assert_eq!(secrets.0, ["hush", "hush2"]);
+        assert_eq!(secrets.items(), ["***", "***"]);
+        assert_eq!(format!("{secrets:?}"), "Secrets(2)");
+    }
+}

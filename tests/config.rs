@@ -1,0 +1,418 @@
+//! Settings from flags, variables and a file: which wins, what is said of one that is wrong, and `ringhub check-config`.
+
+mod support;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use ringhub::config::SETTINGS;
+use support::{Server, program, run_to_end};
+
+/// Of each type of setting one, in every source.
+#[test]
+fn flags_win_over_variables_and_these_over_the_file() {
+    let cases = [
+        ("listen", "[\"127.0.0.1:1\", \"[::1]:1\"]", "127.0.0.1:2,[::1]:2", "127.0.0.1:3"),
+        ("metrics_listen", "\"127.0.0.1:1\"", "127.0.0.1:2", "127.0.0.1:3"),
+        ("allowed_origins", "\"https://one.example\"", "https://two.example,null", "https://three.example"),
+        ("publish_tokens", "[\"one\"]", "two,three", "one,two,three"),
+        ("shards", "1", "2", "3"),
+        ("pin", "\"auto\"", "off", "on"),
+        ("max_message", "100_000", "200000", "300KiB"),
+        ("max_frame", "\"1000B\"", "2kB", "3000"),
+        ("max_fragments", "0x10", "17", "18"),
+        ("max_backlog_messages", "\"1\"", "2", "3"),
+        ("max_idle_topics", "1", "2", "3"),
+        ("ping_interval", "0", "2s", "3h"),
+        ("log", "\"warn\"", "off", "ringhub=debug"),
+        ("log_format", "\"json\"", "text", "json"),
+    ];
+    for (key, in_file, variable, flag) in cases {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key).unwrap();
+        let file = Scratch::new(&format!("# first\n{key} = {in_file}\n"));
+        let mut command = check_config(&file);
+        let by_file = holds(command, key);
+        assert_eq!(by_file.1, format!("{}:2", file.name()));
+        command = check_config(&file);
+        command.env(setting.variable(), variable);
+        let by_variable = holds(command, key);
+        assert_eq!(by_variable.1, setting.variable());
+        command = check_config(&file);
+        command.env(setting.variable(), variable).args([format!("--{}", setting.flag()), flag.into()]);
+        let by_flag = holds(command, key);
+        assert_eq!(by_flag.1, format!("--{}", setting.flag()));
+        assert!(by_file.0 != by_variable.0 && by_variable.0 != by_flag.0, "{by_file:?} {by_variable:?} {by_flag:?}");
+    }
+}
+
+/// Every setting can be given in all three ways.
+#[test]
+fn every_setting_is_a_flag_a_variable_and_a_key() {
+    let output = run_to_end(command(&["example-config"]));
+    let example = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = example.lines().filter_map(|line| line.strip_prefix('#')).collect();
+    let lines = lines.iter().filter(|line| !line.is_empty() && !line.starts_with(' '));
+    let pairs: Vec<(&str, &str)> = lines.map(|line| line.split_once(" = ").unwrap()).collect();
+    assert_eq!(pairs.len(), SETTINGS.len());
+    // The examples of the CPUs and of everybody's descriptors are perhaps not this machine's.
+    let pairs: Vec<(&str, &str)> = pairs.into_iter().filter(|(key, _)| *key != "cpus").collect();
+    let text: String = pairs.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    let file = Scratch::new(&text);
+    let (mut by_variables, mut by_flags) = (command(&["check-config"]), command(&["check-config"]));
+    for (key, value) in &pairs {
+        let setting = SETTINGS.iter().find(|setting| setting.key == *key).unwrap();
+        let value: String = value.chars().filter(|c| !"[]\"".contains(*c) || *key == "metrics_listen").collect();
+        by_variables.env(setting.variable(), value.trim_matches('"'));
+        by_flags.args([format!("--{}", setting.flag()), value.trim_matches('"').into()]);
+    }
+    let mut values = Vec::new();
+    for command in [check_config(&file), by_variables, by_flags] {
+        let output = run_to_end(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let shown = text.lines().filter_map(|line| line.split_once("  # "));
+        let given: Vec<(String, String)> =
+            shown.map(|(what, from)| (what.trim_end().to_string(), from.to_string())).collect();
+        assert!(given.iter().all(|(what, from)| from != "default" || what.starts_with("#cpus")), "{text}");
+        values.push(given.into_iter().map(|(what, _)| what).collect::<Vec<_>>());
+    }
+    assert_eq!(values[0], values[1]);
+    assert_eq!(values[1], values[2]);
+}
+
+#[test]
+fn a_file_says_what_is_wrong_and_where() {
+    let check = |text: &str, expected: &str| {
+        let file = Scratch::new(text);
+        check_failure(check_config(&file), &[&format!("{}:{expected}", file.name())]);
+    };
+    check("\n\nmax_mesage = 1", "3: unknown key \"max_mesage\"; did you mean \"max_message\"?");
+    check("max-message = 1", "1: unknown key \"max-message\"; did you mean \"max_message\"?");
+    check("port = 1", "1: unknown key \"port\"; `ringhub example-config` prints them all");
+    check("config = \"other.toml\"", "1: unknown key \"config\"");
+    check("[network]\nlisten = \"x\"", "1: unknown key \"network\"");
+    check("max_message = true", "1: max_message: a size, such as 65536 or \"64KiB\" is expected, not this boolean");
+    check("max_message = 1.5", "1: max_message: a size, such as 65536 or \"64KiB\" is expected, not this float");
+    check("max_message = [1]", "1: max_message: a size, such as 65536 or \"64KiB\" is expected, not this array");
+    check("max_message.a = 1", "1: max_message: a size, such as 65536 or \"64KiB\" is expected, not this table");
+    check("listen = 6455", "1: listen: an address and port in quotes, such as \"127.0.0.1:6455\", or a list of such,");
+    check("listen = [\n  \"127.0.0.1:0\",\n  6455,\n]", "3: listen: an address and port in quotes");
+    check("listen = [\n  \"127.0.0.1:0\",\n  \"localhost\",\n]", "3: listen: \"localhost\" is no address and port");
+    check("listen = []", "1: listen: at least one address is needed");
+    check("pin = 1", "1: pin: \"auto\", \"on\" or \"off\" is expected, not this integer");
+    check("pin = \"maybe\"", "1: pin: \"maybe\" is none of auto, on, off");
+    check("cpus = [0, \"3-1\"]", "1: cpus: \"3-1\" is no range of CPUs");
+    check("cpus = [0, 99999]", "1: cpus: CPU 99999 is not among those this process may use");
+    check("max_message = \"much\"", "1: max_message: \"much\" is no size");
+    check("max_fragments = -1", "1: max_fragments: \"-1\" is no whole number from 0 to 4294967295");
+    check("max_fragments = 5_000_000_000", "1: max_fragments: \"5000000000\" is no whole number");
+    check("ping_interval = 30", "1: ping_interval: \"30\" needs a unit of time: ms, s, m or h");
+    check("log = \"a=b=c\"", "1: log: \"a=b=c\" is no filter of logs");
+    check("log_format = \"xml\"", "1: log_format: \"xml\" is none of text, json");
+    check("# first\nmax_message = 1\nmax_message = 2", "3: duplicate key \"max_message\"");
+    check("max_message = 1\nmax_frame =\n", "2: ");
+    check("max_message = \"1MiB\nmax_frame = 1\n", "1: ");
+    check("max_message 1\n", "1: ");
+    check("publish_tokens = [\"a b\"]", "1: publish_tokens: token 1 is empty or has characters");
+}
+
+#[test]
+fn what_does_not_fit_together_says_where_both_come_from() {
+    let file = Scratch::new("max_message = \"2MiB\"\nmax_backlog = \"3MiB\"");
+    let path = file.name();
+    let backlog = "max_backlog: 3MiB is less than two of the largest messages, 4MiB";
+    check_failure(check_config(&file), &[&format!("{path}:2: {backlog} (max_message is from {path}:1)")]);
+    let mut command = check_config(&file);
+    command.env("RINGHUB_MAX_BACKLOG", "4MiB").args(["--max-frame", "3MiB"]);
+    let frame = "--max-frame: 3MiB is more than max_message, 2MiB";
+    check_failure(command, &[&format!("{frame} (max_message is from {path}:1)")]);
+    let mut command = program();
+    command.env("RINGHUB_MAX_GATHERED", "1KiB").env("RINGHUB_SHARDS", "257");
+    check_failure(
+        command,
+        &["RINGHUB_SHARDS: 257 is not between 1 and 256", "RINGHUB_MAX_GATHERED: 1KiB is less than max_message, 1MiB"],
+    );
+}
+
+/// Not only the first, from all sources; and nothing that only follows from another.
+#[test]
+fn all_errors_are_told_at_once() {
+    let file =
+        Scratch::new("nonsense = 1\nshards = 0\nmax_message = true\nmax_backlog = 1\nmax_frame = \"3MiB\"\nlog = 1");
+    let path = file.name();
+    let mut command = check_config(&file);
+    command.env("RINGHUB_BODY_TIMEOUT", "soon").env("RINGHUB_IDLE_TIMEOUT", "1ms").args(["--pin", "maybe"]);
+    let output = run_to_end(command);
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    let begins = [
+        format!("ringhub: {path}:1: unknown key \"nonsense\""),
+        format!("ringhub: {path}:3: max_message: "),
+        format!("ringhub: {path}:6: log: "),
+        "ringhub: RINGHUB_BODY_TIMEOUT: \"soon\" is no time".into(),
+        "ringhub: --pin: \"maybe\"".into(),
+        "ringhub: RINGHUB_IDLE_TIMEOUT: 1ms is less than 100ms".into(),
+        format!("ringhub: {path}:2: shards: 0 is not between 1 and 256"),
+    ];
+    assert_eq!(log.lines().count(), begins.len(), "{log}");
+    for (line, begin) in log.lines().zip(&begins) {
+        assert!(line.starts_with(begin), "{begin:?} does not begin {line:?}");
+    }
+    // With several faults of syntax too.
+    let file = Scratch::new("a = \nb = 1\nb = 2\n");
+    let path = file.name();
+    check_failure(check_config(&file), &[&format!("{path}:1: "), &format!("{path}:3: duplicate key \"b\"")]);
+}
+
+/// A value that another source overrides must be right too.
+#[test]
+fn overridden_values_are_checked() {
+    let mut command = program();
+    command.env("RINGHUB_MAX_MESSAGE", "much").args(["check-config", "--max-message", "1MiB"]);
+    check_failure(command, &["RINGHUB_MAX_MESSAGE: \"much\" is no size"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let missing = command(&["--config", "no-such-folder/ringhub.toml"]);
+    check_failure(missing, &["--config: \"no-such-folder/ringhub.toml\" cannot be read: No such file or directory"]);
+    let mut by_variable = program();
+    by_variable.env("RINGHUB_CONFIG", "src");
+    check_failure(by_variable, &["RINGHUB_CONFIG: \"src\" cannot be read: Is a directory"]);
+    check_failure(command(&["check-config", "no.toml"]), &["check-config: \"no.toml\" cannot be read"]);
+    check_failure(command(&["check-config", "/dev/zero"]), &["it has more than 1048576 bytes"]);
+    let file = Scratch::new("");
+    fs::write(&file.0, b"max_message = 1\nlog = \"\xff\"").unwrap();
+    check_failure(check_config(&file), &[&format!("{}:2: this is not UTF-8", file.name())]);
+}
+
+/// A flag names the file although a variable names another; an empty file is as good as none.
+#[test]
+fn one_file_is_read() {
+    let (one, other) = (Scratch::new("shards = 3"), Scratch::new(""));
+    let shards = |configure: fn(&mut Command, &Scratch, &Scratch), expected: &str| {
+        let mut command = command(&["check-config"]);
+        command.env_remove("RINGHUB_SHARDS");
+        configure(&mut command, &one, &other);
+        let shown = holds(command, "shards");
+        assert!(shown.1.starts_with(expected), "{shown:?}");
+    };
+    shards(|command, one, _| drop(command.env("RINGHUB_CONFIG", &one.0)), &one.name());
+    shards(|command, one, other| drop(command.env("RINGHUB_CONFIG", &one.0).arg("--config").arg(&other.0)), "default");
+    shards(|command, one, other| drop(command.env("RINGHUB_CONFIG", &other.0).arg(&one.0)), &one.name());
+    shards(|_, _, _| {}, "default");
+    let mut both = command(&["check-config", "a.toml"]);
+    both.args(["--config", "b.toml"]);
+    check_failure(both, &["cannot be used with"]);
+}
+
+#[test]
+fn variables_are_not_misspelled() {
+    let mut command = program();
+    command.env("RINGHUB_PUBLISH_TOKEN", "hush").env("RINGHUB_CONFG", "x").env("RINGHUB_max_message", "1");
+    check_failure(
+        command,
+        &[
+            "RINGHUB_PUBLISH_TOKEN: there is no such setting; did you mean RINGHUB_PUBLISH_TOKENS?",
+            "RINGHUB_CONFG: there is no such setting; did you mean RINGHUB_CONFIG?",
+            "RINGHUB_max_message: there is no such setting; did you mean RINGHUB_MAX_MESSAGE?",
+        ],
+    );
+}
+
+/// What Kubernetes gives to every container once there is a service `ringhub`, or `ringhub-metrics`.
+#[test]
+fn variables_of_others_are_only_noted() {
+    let foreign = [
+        "RINGHUB_PORT",
+        "RINGHUB_SERVICE_HOST",
+        "RINGHUB_SERVICE_PORT",
+        "RINGHUB_PORT_6455_TCP_ADDR",
+        "RINGHUB_METRICS_PORT",
+        "RINGHUB_METRICS_SERVICE_HOST",
+    ];
+    let mut command = command(&["check-config"]);
+    command.envs(foreign.map(|name| (name, "tcp://192.0.2.1:6455")));
+    let output = run_to_end(command);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert_eq!(log.lines().count(), foreign.len(), "{log}");
+    for name in foreign {
+        assert!(log.contains(&format!("warning: the variable {name} is no setting and is ignored")), "{log}");
+    }
+    let mut command = program();
+    command.env(foreign[0], "1");
+    let mut server = Server::start_command(command);
+    let log = server.end();
+    assert!(log.contains("WARN") && log.contains("RINGHUB_PORT is no setting"), "{log}");
+}
+
+#[test]
+fn what_is_not_utf8_is_named() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let bad = OsStr::from_bytes(b"\xff");
+    let mut command = program();
+    command.env("RINGHUB_LOG", bad).arg("--publish-tokens").arg(bad);
+    check_failure(command, &["RINGHUB_LOG: this is not UTF-8", "--publish-tokens: this is not UTF-8"]);
+}
+
+/// However a token is given, right or wrong, it is not shown.
+#[test]
+fn tokens_stay_secret() {
+    let check = |mut command: Command, is_right: bool| {
+        command.env("RINGHUB_LOG", "trace");
+        let output = run_to_end(command);
+        assert_eq!(output.status.success(), is_right, "{}", String::from_utf8_lossy(&output.stderr));
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(!text.contains("hush"), "{text}");
+        }
+    };
+    let file = |text: &str, is_right: bool| {
+        let file = Scratch::new(text);
+        check(check_config(&file), is_right);
+    };
+    file("publish_tokens = [\"hush\"]\nmetrics_tokens = \"hush,hush\"", true);
+    file("publish_tokens = [\"hush hush\"]", false);
+    file("publish_tokens = [\"hush\", 1]", false);
+    file("publish_tokens = \"hush\npublish_tokens = 'hush'", false);
+    file("publish_tokens = hush", false);
+    file("publish_tokens = \"\\hush\"", false);
+    file("publish_tokens = {hush = 1}", false);
+    file("publish_tokens = \"hush\"\npublish_tokens = \"hush\"", false);
+    file("publish_token = \"hush\"", false);
+    check(command(&["check-config", "--subscribe-tokens", "hush"]), true);
+    check(command(&["check-config", "--subscribe-tokens", "hush,"]), false);
+    check(command(&["check-config", "--subscribe-token=hush"]), false);
+    for help in ["-h", "--help", "help", "example-config"] {
+        let mut command = command(&[help]);
+        command.env("RINGHUB_PUBLISH_TOKENS", "hush");
+        check(command, true);
+    }
+    let mut command = program();
+    command.env("RINGHUB_PUBLISH_TOKENS", "hush").args(["--log", "trace"]);
+    let log = Server::start_command(command).end();
+    assert!(!log.contains("hush"), "{log}");
+}
+
+/// It says what to set, before it listens. The address is of another machine, so that it does not.
+#[test]
+fn a_hub_that_is_open_to_the_world_warns() {
+    let log = |flags: &[&str]| {
+        let mut command = command(&["--listen", "192.0.2.1:6455"]);
+        command.args(flags);
+        let output = run_to_end(command);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let open = log(&[]);
+    for word in ["WARN", "192.0.2.1:6455", "publish_tokens", "subscribe_tokens", "allowed_origins"] {
+        assert!(open.contains(word), "{word} is not in: {open}");
+    }
+    assert!(!log(&["--publish-tokens", "a"]).contains("WARN"));
+    let check = run_to_end(command(&["check-config", "--listen", "192.0.2.1:6455"]));
+    assert!(check.status.success() && String::from_utf8_lossy(&check.stderr).contains("warning: whoever reaches"));
+}
+
+/// The whole of it: a file decides where and how the server serves and logs.
+#[test]
+fn a_server_by_its_file() {
+    let file = Scratch::new("listen = [\"127.0.0.1:0\"]\nlog_format = \"json\"\nshards = 2");
+    let mut command = command(&["serve"]);
+    command.env_remove("RINGHUB_SHARDS").arg("--config").arg(&file.0);
+    let mut server = Server::start_at(command);
+    server.connect("/t/x").leave();
+    let log = server.end();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+    assert!(log.contains("serving on 2 shards"), "{log}");
+}
+
+#[test]
+fn help_is_short_or_long_and_fits() {
+    let help = |arguments: &[&str]| {
+        let output = run_to_end(command(arguments));
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (short, long) = (help(&["-h"]), help(&["--help"]));
+    assert!(short.lines().count() < long.lines().count());
+    assert_eq!(help(&["help"]), long);
+    assert_eq!(help(&["help", "serve"]), help(&["serve", "--help"]));
+    for text in [&short, &long] {
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        for setting in SETTINGS {
+            assert!(text.contains(&format!("--{} ", setting.flag())), "{} is missing:\n{text}", setting.key);
+            assert!(text.contains(&format!("\n{}:\n", setting.heading)), "{} is missing:\n{text}", setting.heading);
+        }
+        assert!(text.contains("[default: 10000]") && text.contains("RINGHUB_MAX_MESSAGE"), "{text}");
+    }
+}
+
+/// What holds for one setting, and where it comes from.
+fn holds(command: Command, key: &str) -> (String, String) {
+    let output = run_to_end(command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().filter(|line| line.trim_start_matches('#').starts_with(&format!("{key} =")));
+    let lines: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once("  # ")).collect();
+    let [(what, from)] = lines[..] else {
+        panic!("{key}: {lines:?} in {text}\n{}", String::from_utf8_lossy(&output.stderr))
+    };
+    (what.trim_end().into(), from.into())
+}
+
+/// It ends with status 1 or, for a command line that is none, 2, and says all this on standard error only.
+#[track_caller]
+fn check_failure(command: Command, named: &[&str]) {
+    let Output { status, stdout, stderr } = run_to_end(command);
+    let log = String::from_utf8_lossy(&stderr);
+    assert!(matches!(status.code(), Some(1 | 2)), "{status}: {log}");
+    assert!(stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
+    assert!(!log.contains("panicked"), "{log}");
+    for words in named {
+        assert!(log.contains(words), "{words:?} is not in: {log}");
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = program();
+    command.args(arguments);
+    command
+}
+
+/// Without the settings that servers in tests have.
+fn check_config(file: &Scratch) -> Command {
+    let mut command = command(&["check-config"]);
+    for name in ["RINGHUB_SHARDS", "RINGHUB_PIN", "RINGHUB_DRAIN_TIMEOUT"] {
+        command.env_remove(name);
+    }
+    command.arg(&file.0);
+    command
+}
+
+/// A file that is gone with its test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(text: &str) -> Scratch {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("config-{}-{number}.toml", std::process::id());
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&path, text).unwrap();
+        Scratch(path)
+    }
+
+    fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).expect("nobody else removes it");
+    }
+}
