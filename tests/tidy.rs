@@ -9,7 +9,10 @@ use std::{
     process::Command,
 };
 
-use ringhub::metrics::Counter;
+use ringhub::{
+    config::{Preset, SETTINGS, Setting},
+    metrics::Counter,
+};
 
 /// What each part of `src` may name by `crate::`. A part that is not listed may name everything but `shard` and `sys`.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -187,23 +190,29 @@ fn every_file_is_used() {
     assert_none(&files.keys().filter(|path| !used.contains(*path)).map(|path| path.display()).collect::<Vec<_>>());
 }
 
+/// Each flag of the help is a setting, so a variable and a key too, and the README has its row and its default.
 #[test]
 fn the_readme_knows_every_flag() {
-    let Ok(readme) = fs::read_to_string(root().join("README.md")) else { return };
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let output = Command::new(support::binary_path()).args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    let flags = |text: &str| -> BTreeSet<String> {
-        let is_flag = |letter: char| letter.is_ascii_lowercase() || letter == '-';
-        let flags = text.split(|letter| !is_flag(letter)).filter(|word| word.starts_with("--") && word.len() > 3);
-        flags.map(String::from).collect()
-    };
-    let mut existing = flags(&help);
-    assert!(existing.contains("--listen"), "{help}");
-    existing.retain(|flag| flag != "--help" && flag != "--version");
-    assert_none(&existing.difference(&flags(&readme)).collect::<Vec<_>>());
-    // And its table of settings has none that is gone.
-    let table: String = readme.lines().filter(|line| line.starts_with("| `--")).collect();
-    assert_none(&flags(&table).difference(&existing).collect::<Vec<_>>());
+    let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let flags = flags.filter(|flag| flag.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-'));
+    let mut flags: BTreeSet<String> = flags.map(String::from).collect();
+    for no_setting in ["help", "config"] {
+        assert!(flags.remove(no_setting), "{help}");
+        assert!(readme.contains(&format!("--{no_setting}")));
+    }
+    assert_eq!(flags, SETTINGS.iter().map(Setting::flag).collect());
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let expected = SETTINGS.iter().map(|setting| match setting.preset {
+        Preset::Value(value) => format!("| `--{}` | `{value}` |", setting.flag()),
+        Preset::Otherwise { words, .. } => format!("| `--{}` | {words} |", setting.flag()),
+    });
+    let expected: Vec<String> = expected.collect();
+    let has_row = |expected: &&String| rows.iter().any(|row| row.starts_with(&**expected));
+    assert_none(&expected.iter().filter(|expected| !has_row(expected)).collect::<Vec<_>>());
+    assert_eq!(rows.len(), expected.len());
 }
 
 /// The reader of sources that the checks above stand on.

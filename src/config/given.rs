@@ -90,8 +90,8 @@ pub struct Given {
 impl Given {
     /// Reads all sources. Every value must be right, also one that another source overrides.
     ///
-    /// A variable that begins with `RINGHUB_` and is no setting is an error if it looks like a misspelled one, and else a
-    /// warning: Kubernetes, for one, gives every container a `RINGHUB_PORT` and more once a service is called `ringhub`.
+    /// A variable that begins with `RINGHUB_` and is no setting is an error if it looks like a misspelled one, and else
+    /// a warning: Kubernetes gives every container a `RINGHUB_PORT` and more once there is a service `ringhub`.
     #[must_use]
     pub fn read(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
         let mut given =

@@ -1,7 +1,7 @@
 //! What is given becomes [`Settings`], and these a [`Config`] that cannot be wrong; afterwards nobody checks again.
 //!
-//! [`SETTINGS`] is the table that everything follows from; [`Given`] reads flags, variables and a file into the settings
-//! and remembers which came from where.
+//! [`SETTINGS`] is the table that everything follows from; [`Given`] reads flags, variables and a file into the
+//! settings and remembers which came from where.
 
 mod file;
 mod given;

@@ -210,8 +210,8 @@ settings! {
     }
 
     "CPUs" {
-        /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a cgroup
-        /// quota.
+        /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a
+        /// cgroup quota.
         shards: Option<usize>, COUNT,
         Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
 

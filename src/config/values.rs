@@ -186,8 +186,8 @@ impl fmt::Display for Time {
         match seconds {
             _ if self.0.is_zero() => f.write_str("0"),
             _ if self.0.subsec_millis() != 0 => write!(f, "{}ms", self.0.as_millis()),
-            3_600.. if seconds % 3_600 == 0 => write!(f, "{}h", seconds / 3_600),
-            120.. if seconds % 60 == 0 => write!(f, "{}m", seconds / 60),
+            3_600.. if seconds.is_multiple_of(3_600) => write!(f, "{}h", seconds / 3_600),
+            120.. if seconds.is_multiple_of(60) => write!(f, "{}m", seconds / 60),
             _ => write!(f, "{seconds}s"),
         }
     }
