@@ -4,12 +4,15 @@ use std::{
     env, fmt,
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
-use clap::Parser;
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue},
+};
 use ringhub::{
-    config::{self, Config, Flags, Given, LogFormat, Settings},
+    config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings},
     metrics,
     server::{Running, Server},
     sys,
@@ -55,7 +58,7 @@ max_message. Flags win over variables, variables over the file; --config is RING
 `ringhub example-config` prints a file with all of them.";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = parse();
     let outcome = match arguments.command {
         None => serve(&arguments.flags),
         Some(Command::Serve(flags)) => serve(&flags),
@@ -72,6 +75,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A word that belongs to nothing would be shown; beside a flag for tokens it may be one of them.
+fn parse() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        let is_word = |kind| matches!(error.get(kind), Some(ContextValue::String(word)) if !word.starts_with('-'));
+        let is_stray_word = is_word(ContextKind::InvalidArg) || is_word(ContextKind::InvalidSubcommand);
+        let secrets: Vec<String> = SETTINGS.iter().filter(|row| row.is_secret).map(|row| row.flag()).collect();
+        let is_secret = |argument: &str| secrets.iter().any(|flag| argument.trim_start_matches('-').starts_with(flag));
+        if !is_stray_word || !env::args_os().any(|argument| is_secret(&argument.to_string_lossy())) {
+            error.exit();
+        }
+        complain(
+            &"a word belongs to no flag; it is not shown, since it may be a token (commas between them, no spaces)",
+        );
+        process::exit(2)
+    })
 }
 
 /// What goes to the terminal goes there as well as it can; there is nobody to tell if it cannot.

@@ -287,6 +287,9 @@ fn tokens_stay_secret() {
     check(command(&["check-config", "--subscribe-tokens", "hush"]), true);
     check(command(&["check-config", "--subscribe-tokens", "hush,"]), false);
     check(command(&["check-config", "--subscribe-token=hush"]), false);
+    check(command(&["--subscribe-tokens", "a,", "hush"]), false);
+    check(command(&["serve", "--subscribe-tokens=a", "hush"]), false);
+    check(command(&["check-config", "no-such-file", "hush", "--metrics-tokens", "a"]), false);
     for help in ["-h", "--help", "help", "example-config"] {
         let mut command = command(&[help]);
         command.env("RINGHUB_PUBLISH_TOKENS", "hush");

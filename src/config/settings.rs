@@ -20,6 +20,8 @@ pub struct Setting {
     pub preset: Preset,
     /// May it have several values?
     pub is_list: bool,
+    /// May nobody see its values?
+    pub is_secret: bool,
     /// May a file write a value as a plain integer?
     pub(super) takes_integers: bool,
     /// What a value is, for whoever wrote something of another type.
@@ -148,6 +150,7 @@ macro_rules! settings {
             value_name: stringify!($value),
             preset: $preset,
             is_list: <$type as Value>::IS_LIST,
+            is_secret: <$type as Value>::IS_SECRET,
             takes_integers: <$type as Value>::TAKES_INTEGERS,
             expected: <$type as Value>::EXPECTED,
             read: |settings, items| {

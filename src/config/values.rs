@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 pub(super) trait Value: Sized {
     /// May there be several items, or none?
     const IS_LIST: bool = false;
+    /// May nobody see it?
+    const IS_SECRET: bool = false;
     /// May a file have an item as a plain integer?
     const TAKES_INTEGERS: bool;
     /// What an item is, for whoever wrote something of another type.
@@ -91,6 +93,7 @@ impl fmt::Debug for Secrets {
 
 impl Value for Secrets {
     const IS_LIST: bool = true;
+    const IS_SECRET: bool = true;
     const TAKES_INTEGERS: bool = false;
     const EXPECTED: &'static str = "a token in quotes";
 
