@@ -333,6 +333,18 @@ fn a_server_by_its_file() {
     assert!(log.contains("serving on 2 shards"), "{log}");
 }
 
+/// The README's example holds.
+#[test]
+fn the_file_of_the_readme() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let file = Scratch::new(example);
+    let output = run_to_end(check_config(&file));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && log.is_empty(), "{log}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches(&file.name()).count(), example.lines().count());
+}
+
 #[test]
 fn help_is_short_or_long_and_fits() {
     let help = |arguments: &[&str]| {

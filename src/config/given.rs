@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{Config, SETTINGS, Setting, Settings, VARIABLE_PREFIX, file};
+use super::{Config, SETTINGS, Setting, Settings, file, settings::VARIABLE_PREFIX};
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.

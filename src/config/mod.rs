@@ -12,7 +12,7 @@ mod values;
 use std::{fmt, net::SocketAddr, time::Duration};
 
 pub use given::{Flags, Given};
-pub use settings::{Preset, SETTINGS, Setting, Settings, VARIABLE_PREFIX};
+pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time};
 

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use Preset::{Otherwise, Value as Is};
+
 use super::{
     Config,
     values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Size, Time, Value},
@@ -125,9 +127,7 @@ impl Preset {
 }
 
 /// What the names of all variables begin with.
-pub const VARIABLE_PREFIX: &str = "RINGHUB_";
-
-use Preset::{Otherwise, Value as Is};
+pub(super) const VARIABLE_PREFIX: &str = "RINGHUB_";
 
 /// Not given means not there: nothing to show.
 const UNSET: fn(&Config) -> Vec<String> = |_| Vec::new();
@@ -170,6 +170,7 @@ macro_rules! settings {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(rustdoc::bare_urls, reason = "the same text is shown on terminals")]
         pub struct Settings {
             $($($(#[doc = $doc])+ pub $key: $type,)+)+
         }
