@@ -133,7 +133,7 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                say(format_args!("{}", metrics::table(running.counters())));
+                say(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",

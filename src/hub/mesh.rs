@@ -377,7 +377,14 @@ struct LaneIn<T> {
 fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
     let bytes = Arc::new(AtomicUsize::new(0));
-    let out = LaneOut { producer, bytes: Arc::clone(&bytes), bytes_max, overflow: VecDeque::new(), overflow_bytes: 0, overflowed: 0 };
+    let out = LaneOut {
+        producer,
+        bytes: Arc::clone(&bytes),
+        bytes_max,
+        overflow: VecDeque::new(),
+        overflow_bytes: 0,
+        overflowed: 0,
+    };
     (out, LaneIn { consumer, bytes })
 }
 
