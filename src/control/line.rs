@@ -1,4 +1,4 @@
-//! A connection as hyper sees it: what a shard has read of it comes first, and it keeps the deadlines that hyper has not.
+//! A connection as hyper sees it: what a shard has read of it comes first, and it keeps the deadlines hyper has not.
 
 use std::{
     future::Future,

@@ -278,9 +278,9 @@ pub(super) type Returned = (std::os::fd::OwnedFd, BytesMut, Bytes);
 
 /// A request that asks for a WebSocket on a connection that was kept alive.
 ///
-/// A shard is to answer it, since nobody may be told that it subscribes before it does. So hyper is made to believe that
-/// it was answered 101, which it writes into the line's capture and not to the peer; it then gives the connection up,
-/// and the shard gets the head as it would have read it.
+/// A shard is to answer it, since nobody may be told that it subscribes before it does. So hyper is made to believe
+/// that it was answered 101, which it writes into the line's capture and not to the peer; it then gives the connection
+/// up, and the shard gets the head as it would have read it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Upgrade(Arc<Mutex<Option<(BytesMut, OnUpgrade)>>>);
 
