@@ -1,5 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
+mod health;
+
 use std::{
     fmt,
     io::{self, IsTerminal as _, Write as _},
@@ -29,7 +31,9 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Serve, which is also what happens without a command.
-    Serve(Serve),
+    Serve(Box<Serve>),
+    /// Ask a server whether it is alive: status 0 if it is, 1 and a message if not.
+    Health(health::Health),
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,11 +60,12 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let serve = match arguments.command {
-        Some(Command::Serve(serve)) => serve,
-        None => arguments.serve,
+    let outcome = match arguments.command {
+        Some(Command::Health(health)) => health::check(&health).map_err(Into::into),
+        Some(Command::Serve(serve)) => run(&serve),
+        None => run(&arguments.serve),
     };
-    match run(&serve) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The last word goes to the terminal as well as it can; there is nobody to tell if it cannot.
