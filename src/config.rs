@@ -27,7 +27,7 @@ pub struct Settings {
     #[arg(long, env = "RINGHUB_METRICS_LISTEN", value_name = "ADDRESS", help_heading = "Network")]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// Origins whose pages may use the hub, such as https://example.org, with commas between them [default: any].
+    /// Origins whose pages may use the hub, such as `https://example.org`, with commas between them [default: any].
     #[arg(
         long,
         env = "RINGHUB_ALLOWED_ORIGINS",
