@@ -124,6 +124,8 @@ pub enum StartError {
     Listen(SocketAddr, io::Error),
     /// A shard could not be set up.
     Shard(io::Error),
+    /// The control thread could not be set up.
+    Control(io::Error),
     /// A shard has ended on its own, which is a bug; there is nothing left to serve with.
     ShardDied(String),
 }
@@ -149,6 +151,7 @@ impl fmt::Display for StartError {
                 _ => write!(f, "{address} cannot be listened on: {error}"),
             },
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
+            StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),
         }
     }

@@ -2,7 +2,9 @@
 
 pub mod auth;
 pub mod config;
+mod control;
 pub mod error;
+mod handover;
 #[doc(hidden)]
 pub mod hub;
 pub mod metrics;

@@ -1,5 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
+mod health;
+
 use std::{
     env, fmt,
     io::{self, IsTerminal as _, Write as _},
@@ -41,6 +43,8 @@ enum Command {
     CheckConfig(CheckConfig),
     /// Print a file of settings, each with its default and what it means.
     ExampleConfig,
+    /// Ask a server whether it is alive: status 0 if it is, 1 and a message if not.
+    Health(health::Health),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
             say(format_args!("{}", config::example().trim_end()));
             Ok(())
         }
+        Some(Command::Health(health)) => health::check(&health).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -183,7 +188,7 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
         let name = tokio::select! {
             outcome = running.wait() => return Ok(outcome?),
             _ = report.recv() => {
-                say(format_args!("{}", metrics::table(running.counters())));
+                say(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",

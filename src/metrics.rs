@@ -1,15 +1,19 @@
-//! What the hub counts: one table, and one array of numbers for each shard.
+//! What the hub counts: one table, and one array of numbers for each shard and for the control thread.
 //!
-//! Each counter has a single writer, its shard's thread; everybody else only reads. So an increment is a plain load and
+//! Each counter has a single writer, its own thread; everybody else only reads. So an increment is a plain load and
 //! store, and a reader sees each number a moment late, never torn.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt::{self, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 macro_rules! counters {
-    ($($(#[doc = $help:literal])+ $variant:ident $name:literal $unit:literal $kind:ident;)+) => {
+    ($($(#[doc = $help:literal])+ $variant:ident $name:literal $unit:literal $kind:ident $place:ident;)+) => {
         /// One row of the table of counters.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Counter {
@@ -20,7 +24,7 @@ macro_rules! counters {
             /// Every row, in the order of the table.
             pub const ALL: &[Counter] = &[$(Counter::$variant,)+];
 
-            /// Its name, in Prometheus' style.
+            /// Its name, in Prometheus' style, with the label that tells it from others of its family if there are any.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$variant => $name,)+ }
@@ -30,6 +34,12 @@ macro_rules! counters {
             #[must_use]
             pub fn unit(self) -> &'static str {
                 match self { $(Counter::$variant => $unit,)+ }
+            }
+
+            /// Who counts it.
+            #[must_use]
+            pub fn place(self) -> Place {
+                match self { $(Counter::$variant => Place::$place,)+ }
             }
 
             /// Whether it only ever grows.
@@ -47,6 +57,14 @@ macro_rules! counters {
     };
 }
 
+const PREFIX: &str = "ringhub_";
+
+/// What the members of a family have in common.
+const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
+
+/// Upper bounds of the classes of turns by length, in microseconds.
+pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
+
 /// How a counter moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -56,97 +74,249 @@ pub enum Kind {
     Gauge,
 }
 
-counters! {
-    /// Connections that are established now.
-    ConnectionsOpen "connections_open" "connections" Gauge;
-    /// Sockets accepted.
-    Accepted "accepted_total" "connections" Counter;
-    /// Opening handshakes accepted.
-    Opened "opened_total" "connections" Counter;
-    /// Established connections that have ended, for whatever reason.
-    Ended "ended_total" "connections" Counter;
-    /// Opening requests refused because they were no acceptable WebSocket upgrade.
-    RefusedRequest "refused_request_total" "connections" Counter;
-    /// Connections refused because there were as many as allowed.
-    RefusedLimit "refused_limit_total" "connections" Counter;
-    /// Connections dropped because their opening request did not arrive in time.
-    HandshakeOverdue "handshake_overdue_total" "connections" Counter;
-    /// Times accepting paused because descriptors or memory were used up.
-    AcceptPaused "accept_paused_total" "pauses" Counter;
-    /// Messages received from clients.
-    MessagesIn "messages_in_total" "messages" Counter;
-    /// Bytes received on established connections.
-    BytesIn "bytes_in_total" "bytes" Counter;
-    /// Messages handed to subscribers, one for each recipient.
-    Deliveries "deliveries_total" "messages" Counter;
-    /// Bytes handed to sockets.
-    BytesOut "bytes_out_total" "bytes" Counter;
-    /// Sends that carried them; deliveries divided by sends is how many messages ride in one.
-    Sends "sends_total" "sends" Counter;
-    /// Sends that a socket took in part or not at all, which made or kept a backlog.
-    ShortSends "short_sends_total" "sends" Counter;
-    /// Connections that have a backlog now.
-    Laggards "laggards" "connections" Gauge;
-    /// Connections closed with 1008 because their backlog went beyond its limit.
-    SlowClosed "slow_closed_total" "connections" Counter;
-    /// Messages that slow consumers were owed when they were closed.
-    SlowDropped "slow_dropped_total" "messages" Counter;
-    /// Connections failed because the client broke the protocol or a limit.
-    ProtocolErrors "protocol_errors_total" "connections" Counter;
-    /// Connections closed with 1008 because a receive-only client sent a message.
-    PolicyClosed "policy_closed_total" "connections" Counter;
-    /// Pings sent to silent clients.
-    PingsSent "pings_sent_total" "pings" Counter;
-    /// Connections given up because no sign of life followed a ping.
-    PongOverdue "pong_overdue_total" "connections" Counter;
-    /// Connections given up because the closing handshake did not end in time.
-    CloseOverdue "close_overdue_total" "connections" Counter;
-    /// Connections that ended without a closing handshake.
-    Aborted "aborted_total" "connections" Counter;
-    /// Turns in which receiving paused because too much waited to be sent.
-    ReceivePaused "receive_paused_total" "turns" Counter;
-    /// Turns.
-    Turns "turns_total" "turns" Counter;
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
 }
 
-/// The counters of one shard.
+/// Who counts something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Each shard.
+    Shard,
+    /// The control thread.
+    Control,
+    /// All of them.
+    Both,
+}
+
+counters! {
+    /// Connections that are established now.
+    ConnectionsOpen "connections_open" "connections" Gauge Shard;
+    /// Sockets accepted.
+    Accepted "accepted_total" "connections" Counter Shard;
+    /// Opening handshakes accepted.
+    Opened "opened_total" "connections" Counter Shard;
+    /// Established connections that have ended, for whatever reason.
+    Ended "ended_total" "connections" Counter Shard;
+    /// Requests refused because there were as many connections as allowed (503).
+    RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
+    /// Requests refused because the server is leaving (503).
+    RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
+    /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 505).
+    RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter Both;
+    /// Requests refused because they showed no valid token (401).
+    RefusedToken "refused_total{cause=\"token\"}" "requests" Counter Both;
+    /// Requests refused because of their origin, or because their token is for something else (403).
+    RefusedForbidden "refused_total{cause=\"forbidden\"}" "requests" Counter Both;
+    /// Requests refused because nothing is at their path (404).
+    RefusedNotFound "refused_total{cause=\"not_found\"}" "requests" Counter Both;
+    /// Requests refused because their method is not for their path (405).
+    RefusedMethod "refused_total{cause=\"method\"}" "requests" Counter Both;
+    /// Requests refused because their body took too long (408).
+    RefusedOverdue "refused_total{cause=\"overdue\"}" "requests" Counter Both;
+    /// Requests refused because their body was too large (413).
+    RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter Both;
+    /// Requests refused because they asked for no upgrade where one is needed, or for another (426).
+    RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter Both;
+    /// Requests refused for any other reason.
+    RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
+    /// Connections dropped because their opening request did not arrive in time.
+    HandshakeOverdue "handshake_overdue_total" "connections" Counter Shard;
+    /// Times accepting paused because descriptors or memory were used up.
+    AcceptPaused "accept_paused_total" "pauses" Counter Shard;
+    /// HTTP connections that are open now: those that did not become WebSockets.
+    HttpConnectionsOpen "http_connections_open" "connections" Gauge Control;
+    /// HTTP connections that the control thread has taken over.
+    HttpConnections "http_connections_total" "connections" Counter Control;
+    /// Requests answered by the control thread, whatever the answer.
+    HttpRequests "http_requests_total" "requests" Counter Control;
+    /// Connections that the control thread gave back to a shard, for a WebSocket.
+    HttpReturned "http_returned_total" "connections" Counter Control;
+    /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
+    MessagesIn "messages_in_total" "messages" Counter Both;
+    /// Bytes received on established connections, and of bodies that were published.
+    BytesIn "bytes_in_total" "bytes" Counter Both;
+    /// Messages handed to subscribers, one for each recipient.
+    Deliveries "deliveries_total" "messages" Counter Shard;
+    /// Bytes handed to sockets.
+    BytesOut "bytes_out_total" "bytes" Counter Shard;
+    /// Sends that carried them; deliveries divided by sends is how many messages ride in one.
+    Sends "sends_total" "sends" Counter Shard;
+    /// Sends that a socket took in part or not at all, which made or kept a backlog.
+    ShortSends "short_sends_total" "sends" Counter Shard;
+    /// Connections that have a backlog now.
+    Laggards "laggards" "connections" Gauge Shard;
+    /// Connections closed with 1008 because their backlog went beyond its limit.
+    SlowClosed "slow_closed_total" "connections" Counter Shard;
+    /// Messages that slow consumers were owed when they were closed.
+    SlowDropped "slow_dropped_total" "messages" Counter Shard;
+    /// Connections failed because the client broke the protocol or a limit.
+    ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
+    /// Connections closed with 1008 because a receive-only client sent a message.
+    PolicyClosed "policy_closed_total" "connections" Counter Shard;
+    /// Pings sent to silent clients.
+    PingsSent "pings_sent_total" "pings" Counter Shard;
+    /// Connections given up because no sign of life followed a ping.
+    PongOverdue "pong_overdue_total" "connections" Counter Shard;
+    /// Connections given up because the closing handshake did not end in time.
+    CloseOverdue "close_overdue_total" "connections" Counter Shard;
+    /// Connections that ended without a closing handshake.
+    Aborted "aborted_total" "connections" Counter Shard;
+    /// Turns in which receiving paused because too much waited to be sent.
+    ReceivePaused "receive_paused_total" "turns" Counter Shard;
+    /// Requests and deliveries between threads that found no room in their lane and waited beside it.
+    LaneOverflow "lane_overflow_total" "entries" Counter Both;
+    /// Turns.
+    Turns "turns_total" "turns" Counter Shard;
+}
+
+impl Counter {
+    /// The name without its label: what all of a family have in common.
+    #[must_use]
+    pub fn family(self) -> &'static str {
+        self.name().split('{').next().unwrap_or_default()
+    }
+
+    /// The label within its family, such as `cause="limit"`; empty for a family of one.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        self.name().split_once('{').map_or("", |(_, label)| label.trim_end_matches('}'))
+    }
+
+    /// What counts a request refused with this status.
+    #[must_use]
+    pub fn refused(status: u16) -> Counter {
+        match status {
+            400 | 431 | 505 => Counter::RefusedMalformed,
+            401 => Counter::RefusedToken,
+            403 => Counter::RefusedForbidden,
+            404 => Counter::RefusedNotFound,
+            405 => Counter::RefusedMethod,
+            408 => Counter::RefusedOverdue,
+            413 => Counter::RefusedTooLarge,
+            426 => Counter::RefusedUpgrade,
+            503 => Counter::RefusedLeaving,
+            _ => Counter::RefusedOther,
+        }
+    }
+}
+
+/// The counters of one thread.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; Counter::ALL.len()]);
+pub struct Counters {
+    numbers: [AtomicU64; Counter::ALL.len()],
+    /// How many turns took at most as long as each of [`TURN_BOUNDS_US`], and how many longer.
+    turns: [AtomicU64; TURN_BOUNDS_US.len() + 1],
+    turns_ns: AtomicU64,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters([const { AtomicU64::new(0) }; Counter::ALL.len()])
+        Counters {
+            numbers: [const { AtomicU64::new(0) }; Counter::ALL.len()],
+            turns: [const { AtomicU64::new(0) }; TURN_BOUNDS_US.len() + 1],
+            turns_ns: AtomicU64::new(0),
+        }
     }
 }
 
 impl Counters {
-    /// Adds to a counter. Only the shard's own thread may call this.
+    /// Adds to a counter. Only their own thread may call this.
     pub fn add(&self, counter: Counter, count: u64) {
         self.set(counter, self.get(counter).wrapping_add(count));
     }
 
-    /// Sets a gauge. Only the shard's own thread may call this.
+    /// Sets a gauge. Only their own thread may call this.
     pub fn set(&self, counter: Counter, value: u64) {
         // Relaxed: the number stands for itself, no other memory is read on its word.
-        self.0[counter as usize].store(value, Ordering::Relaxed);
+        self.numbers[counter as usize].store(value, Ordering::Relaxed);
     }
 
     /// The present number.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        self.numbers[counter as usize].load(Ordering::Relaxed)
     }
 }
 
-/// The table of counters as text: a line for each, with the sum over all shards, its unit, and each shard's part.
+impl Counters {
+    /// Counts a turn by its length. Only their own thread may call this.
+    pub fn turn(&self, length: Duration) {
+        let ns = length.as_nanos() as u64;
+        let bucket = TURN_BOUNDS_US.iter().position(|bound| ns <= bound * 1_000).unwrap_or(TURN_BOUNDS_US.len());
+        // Relaxed, as above.
+        let add = |number: &AtomicU64, count| number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+        add(&self.turns[bucket], 1);
+        add(&self.turns_ns, ns);
+    }
+}
+
+/// Everything in the text format of Prometheus, version 0.0.4. Each sample says which thread it is from:
+/// `shard="0"` and so on, or `shard="control"`.
 #[must_use]
-pub fn table(shards: &[Arc<Counters>]) -> String {
+pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
+    let mut text = String::with_capacity(16 * 1_024);
+    let mut family = "";
+    let mut line = |line: fmt::Arguments<'_>| text.write_fmt(format_args!("{line}\n")).unwrap_or_default();
+    for &counter in Counter::ALL {
+        if counter.family() != family {
+            family = counter.family();
+            let family_help = FAMILIES.iter().find(|(name, _)| *name == family).map(|(_, help)| *help);
+            head(&mut line, family, family_help.unwrap_or(counter.help()), counter.kind().name());
+        }
+        let comma = if counter.label().is_empty() { "" } else { "," };
+        let label = counter.label();
+        if counter.place() != Place::Control {
+            for (number, shard) in shards.iter().enumerate() {
+                line(format_args!("{PREFIX}{family}{{shard=\"{number}\"{comma}{label}}} {}", shard.get(counter)));
+            }
+        }
+        if counter.place() != Place::Shard {
+            line(format_args!("{PREFIX}{family}{{shard=\"control\"{comma}{label}}} {}", control.get(counter)));
+        }
+    }
+    head(&mut line, "deliveries_per_send", "Messages that rode in one send, on average since the start.", "gauge");
+    for (number, shard) in shards.iter().enumerate() {
+        let ratio = shard.get(Counter::Deliveries) as f64 / shard.get(Counter::Sends).max(1) as f64;
+        line(format_args!("{PREFIX}deliveries_per_send{{shard=\"{number}\"}} {ratio}"));
+    }
+    head(&mut line, "turn_seconds", "How long turns took.", "histogram");
+    for (number, shard) in shards.iter().enumerate() {
+        let mut count = 0;
+        for (bucket, turns) in shard.turns.iter().enumerate() {
+            count += turns.load(Ordering::Relaxed);
+            let bound = TURN_BOUNDS_US.get(bucket).map_or("+Inf".into(), |&us| (us as f64 / 1e6).to_string());
+            line(format_args!("{PREFIX}turn_seconds_bucket{{shard=\"{number}\",le=\"{bound}\"}} {count}"));
+        }
+        let sum = shard.turns_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        line(format_args!("{PREFIX}turn_seconds_sum{{shard=\"{number}\"}} {sum}"));
+        line(format_args!("{PREFIX}turn_seconds_count{{shard=\"{number}\"}} {count}"));
+    }
+    head(&mut line, "build_info", "Which hub this is.", "gauge");
+    line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    text
+}
+
+fn head(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kind: &str) {
+    line(format_args!("# HELP {PREFIX}{family} {help}"));
+    line(format_args!("# TYPE {PREFIX}{family} {kind}"));
+}
+
+/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each shard's part.
+#[must_use]
+pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut table = String::new();
     for &counter in Counter::ALL {
         let parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
-        let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
+        let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum::<u64>() + control.get(counter);
         let line = format!("{} {sum}", counter.name());
-        let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
+        let is_parted = parts.len() > 1 && counter.place() != Place::Control;
+        let parts = if is_parted { format!("  = {}", parts.join(" + ")) } else { String::new() };
         table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
         table.push('\n');
     }
@@ -165,8 +335,38 @@ mod tests {
         assert_eq!(names.len(), Counter::ALL.len());
         for &counter in Counter::ALL {
             assert!(counter.help().ends_with('.'), "{counter:?}");
-            assert_eq!(counter.name().ends_with("_total"), counter.kind() == Kind::Counter, "{counter:?}");
+            assert_eq!(counter.family().ends_with("_total"), counter.kind() == Kind::Counter, "{counter:?}");
+            let same = Counter::ALL.iter().filter(|other| other.family() == counter.family()).count();
+            assert_eq!(same > 1, FAMILIES.iter().any(|(name, _)| *name == counter.family()), "{counter:?}");
+            assert_eq!(same > 1, !counter.label().is_empty(), "{counter:?}");
         }
+    }
+
+    #[test]
+    fn prometheus_text() {
+        let (shards, control) = ([Arc::new(Counters::default()), Arc::default()], Counters::default());
+        shards[1].add(Counter::Deliveries, 6);
+        shards[1].add(Counter::Sends, 4);
+        shards[0].turn(Duration::from_micros(10));
+        shards[0].turn(Duration::from_secs(1));
+        control.add(Counter::refused(413), 2);
+        let text = prometheus(&shards, &control);
+        for line in [
+            "# TYPE ringhub_deliveries_total counter",
+            "ringhub_deliveries_total{shard=\"1\"} 6",
+            "ringhub_deliveries_per_send{shard=\"1\"} 1.5",
+            "# HELP ringhub_refused_total Requests refused, by cause.",
+            "ringhub_refused_total{shard=\"control\",cause=\"too_large\"} 2",
+            "ringhub_turn_seconds_bucket{shard=\"0\",le=\"0.00001\"} 1",
+            "ringhub_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 2",
+            "ringhub_turn_seconds_sum{shard=\"0\"} 1.00001",
+            "ringhub_turn_seconds_count{shard=\"0\"} 2",
+        ] {
+            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
+        }
+        assert!(!text.contains("http_requests_total{shard=\"0\"}") && !text.contains("turns_total{shard=\"control\"}"));
+        let types = text.lines().filter(|line| line.starts_with("# TYPE")).collect::<HashSet<_>>().len();
+        assert_eq!(types, text.lines().filter(|line| line.starts_with("# TYPE")).count());
     }
 
     #[test]
@@ -178,7 +378,7 @@ mod tests {
         assert_eq!((counters.get(Counter::Sends), counters.get(Counter::Laggards)), (5, 1));
         let other = Counters::default();
         other.add(Counter::Sends, 1);
-        let table = table(&[Arc::new(counters), Arc::new(other)]);
+        let table = table(&[Arc::new(counters), Arc::new(other)], &Counters::default());
         let line = table.lines().find(|line| line.starts_with("sends_total ")).unwrap();
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["sends_total", "6", "sends", "=", "5", "+", "1"]);
     }

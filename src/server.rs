@@ -2,10 +2,13 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     panic,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,8 +17,10 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
+    control,
     error::StartError,
-    hub::{MeshEnd, MeshLimits, Wake},
+    handover::{ControlDoor, Count},
+    hub::{MeshEnd, MeshLimits, Outside, Wake},
     metrics::Counters,
     shard::{self, Command},
     sys::{self, net},
@@ -39,6 +44,7 @@ pub struct Server {
     /// For each address, one for each shard.
     listeners: Vec<Vec<OwnedFd>>,
     addresses: Vec<SocketAddr>,
+    metrics_listener: Option<TcpListener>,
 }
 
 impl Server {
@@ -56,7 +62,15 @@ impl Server {
             listeners.push(sockets);
             addresses.push(address);
         }
-        Ok(Server { config, listeners, addresses })
+        let metrics_listener = config.metrics_listen.map(|address| {
+            let listen = TcpListener::bind(address).and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            });
+            listen.map_err(|error| StartError::Listen(address, error))
+        });
+        let metrics_listener = metrics_listener.transpose()?;
+        Ok(Server { config, listeners, addresses, metrics_listener })
     }
 
     /// The addresses it listens on, with the port that was chosen where 0 was asked for.
@@ -65,36 +79,51 @@ impl Server {
         &self.addresses
     }
 
-    /// Starts a thread for each shard and returns once all of them accept connections.
+    /// The address of `/metrics`, if that is one of its own.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref()?.local_addr().ok()
+    }
+
+    /// Starts a thread for each shard and one for control, and returns once all of them accept connections.
     ///
     /// # Errors
     ///
     /// [`StartError::Shard`] if one cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses } = self;
+        let Server { config, mut listeners, addresses, metrics_listener } = self;
         let config = Arc::new(config);
         let count = config.shards;
-        let woken: Vec<Arc<Notify>> = (0..count).map(|_| Arc::default()).collect();
+        // The last is control's.
+        let woken: Vec<Arc<Notify>> = (0..=count).map(|_| Arc::default()).collect();
         let wake = woken.iter().map(|woken| {
             let woken = Arc::clone(woken);
             Arc::new(move || woken.notify_one()) as Wake
         });
-        let mesh = MeshEnd::connect(wake.collect(), &MeshLimits::default());
-        let occupancy: Arc<AtomicUsize> = Arc::default();
+        let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
+        let outside = Outside::new(mesh.pop().expect("one end more than shards"));
+        let (door, arrivals) = ControlDoor::new(config.http.connections_max);
+        let occupancy = Count::default();
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let (started, is_started) = std::sync::mpsc::channel();
-        let (ended, mut ends) = mpsc::channel(count);
+        let control_counters: Arc<Counters> = Arc::default();
+        let leaving: Arc<AtomicBool> = Arc::default();
+        let (ended, mut ends) = mpsc::channel(count + 1);
         let epoch_first = epoch_first();
-        let mut commands = Vec::new();
-        for (number, (mesh, woken)) in mesh.into_iter().zip(woken).enumerate() {
+        let (mut commands, mut returns) = (Vec::new(), Vec::new());
+        for (number, (mesh, woken)) in mesh.into_iter().zip(&woken).enumerate() {
             let (command, receiver) = mpsc::channel(COMMANDS_MAX);
             commands.push(command);
+            let (back, returned) = mpsc::channel(RETURNS_MAX);
+            returns.push(back);
             let start = shard::Start {
                 mesh,
-                woken,
+                woken: Arc::clone(woken),
                 occupied: Arc::clone(&occupied),
-                occupancy: Arc::clone(&occupancy),
+                occupancy: occupancy.clone(),
+                control: door.clone(),
+                returns: returned,
                 cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
                 config: Arc::clone(&config),
                 listeners: listeners.iter_mut().filter_map(Vec::pop).collect(),
@@ -108,7 +137,22 @@ impl Server {
             let spawned = thread.spawn(move || watch(run, &ended));
             spawned.map_err(StartError::Shard)?;
         }
-        drop((started, ended));
+        let start = control::Start {
+            outside,
+            woken: Arc::clone(&woken[count]),
+            config: Arc::clone(&config),
+            arrivals,
+            returns,
+            metrics_listener,
+            shards: counters.clone(),
+            counters: Arc::clone(&control_counters),
+            leaving: Arc::clone(&leaving),
+        };
+        let thread = thread::Builder::new().name("ringhub-control".into());
+        let (watched, run) = (ended.clone(), move || control::run(start));
+        thread.spawn(move || watch(run, &watched)).map_err(StartError::Control)?;
+        // The doors of the shards are the last: when they have ended, control ends.
+        drop((started, ended, door));
         for _ in 0..count {
             if is_started.recv().is_err() {
                 // One has ended before it started, and has said why before that.
@@ -118,7 +162,7 @@ impl Server {
                 return Err(StartError::ShardDied("before it started".into()));
             }
         }
-        Ok(Running { addresses, commands, counters, ends, running: count })
+        Ok(Running { addresses, commands, counters, control_counters, leaving, ends, running: count + 1 })
     }
 }
 
@@ -139,8 +183,10 @@ pub struct Running {
     addresses: Vec<SocketAddr>,
     commands: Vec<mpsc::Sender<Command>>,
     counters: Vec<Arc<Counters>>,
+    control_counters: Arc<Counters>,
+    leaving: Arc<AtomicBool>,
     ends: mpsc::Receiver<Result<(), StartError>>,
-    /// Shards that have not ended.
+    /// Threads that have not ended.
     running: usize,
 }
 
@@ -163,9 +209,17 @@ impl Running {
         &self.counters
     }
 
+    /// What the control thread has counted so far.
+    #[must_use]
+    pub fn control_counters(&self) -> &Arc<Counters> {
+        &self.control_counters
+    }
+
     /// Begins to leave: no new connections, each client is told with close code 1001, and after
     /// [`Config::drain_timeout`] at the latest nothing is left.
     pub fn stop(&self) {
+        // Relaxed: it only says what to answer.
+        self.leaving.store(true, Ordering::Relaxed);
         for commands in &self.commands {
             // Full or closed: it is stopping already.
             drop(commands.try_send(Command::Drain));
@@ -214,6 +268,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
 
+/// Connections on their way back to a shard.
+const RETURNS_MAX: usize = 64;
+
 /// There is one command, and saying it twice changes nothing.
 const COMMANDS_MAX: usize = 4;
 
@@ -228,8 +285,15 @@ mod tests {
             let (ended, ends) = mpsc::channel(2);
             watch(end, &ended);
             drop(ended);
-            let running =
-                Running { addresses: Vec::new(), commands: Vec::new(), counters: Vec::new(), ends, running: 2 };
+            let running = Running {
+                addresses: Vec::new(),
+                commands: Vec::new(),
+                counters: Vec::new(),
+                control_counters: Arc::default(),
+                leaving: Arc::default(),
+                ends,
+                running: 2,
+            };
             let error = running.wait_blocking().expect_err("one of two has died").to_string();
             assert!(error.contains(expected), "{error}");
         };

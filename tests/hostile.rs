@@ -48,7 +48,7 @@ fn slow_heads() {
         assert!(rest.is_empty(), "{rest:?}");
     }
     trickler.join().unwrap();
-    server.expect_counts(&[("handshake_overdue_total", 31), ("refused_limit_total", 0)]);
+    server.expect_counts(&[("handshake_overdue_total", 31), ("refused_total{cause=\"limit\"}", 0)]);
     let filled: Vec<Client> = (0..60 - Broadcast::CONNECTIONS).map(|_| server.connect("/t/x")).collect();
     drop(filled);
     broadcast.finish();
@@ -245,7 +245,7 @@ fn connections_without_a_byte() {
     let broadcast = Broadcast::start(&server);
     let silent: Vec<TcpStream> = (0..count).map(|_| dial(server.address())).collect();
     let all = (count + Broadcast::CONNECTIONS) as u64;
-    server.expect_counts(&[("accepted_total", all), ("refused_limit_total", 0)]);
+    server.expect_counts(&[("accepted_total", all), ("refused_total{cause=\"limit\"}", 0)]);
     server.connect("/t/x").leave();
     drop(silent);
     let mut clients: Vec<Client> = Vec::new();
@@ -386,7 +386,7 @@ fn a_crowd_beyond_the_limit() {
     let broadcast = Broadcast::start(&server);
     let filling: Vec<Client> = (0..30 - Broadcast::CONNECTIONS).map(|_| server.connect("/t/x")).collect();
     let crowd: Vec<TcpStream> = (0..1_000).map(|_| dial(server.address())).collect();
-    server.expect_counts(&[("refused_limit_total", 1_000)]);
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 1_000)]);
     let mut closed = 0;
     for mut stream in &crowd {
         stream.set_nonblocking(true).unwrap();

@@ -159,8 +159,10 @@ fn the_counters_tell_what_happened() {
         ("opened_total", 6),
         ("ended_total", 4),
         ("connections_open", 2),
-        ("refused_request_total", 2),
-        ("refused_limit_total", 1),
+        ("refused_total{cause=\"upgrade\"}", 1),
+        ("refused_total{cause=\"not_found\"}", 1),
+        ("http_requests_total", 3),
+        ("refused_total{cause=\"limit\"}", 1),
         ("handshake_overdue_total", 0),
         ("accept_paused_total", 0),
         // What a receive-only client sends is no message of the topic.

@@ -202,7 +202,7 @@ fn names_and_queries_that_cannot_be_are_refused() {
         assert!(response.error().contains(named), "{target}: {}", response.error());
     }
     let counts = server.counts();
-    assert_eq!(counts.get("refused_request_total"), bad.len() as u64);
+    assert_eq!(counts.refused(), bad.len() as u64);
     assert_eq!(counts.get("opened_total"), 0);
 }
 

@@ -2,6 +2,8 @@
 
 use clap::Parser;
 use ringhub_loadgen::{Options, Outcome, run};
+use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// Exit status when the run could not take place: bad flags, no server, a refused handshake.
@@ -18,20 +20,23 @@ fn main() -> ExitCode {
     let json = options.json;
     match options.plan().and_then(|plan| run(&plan)) {
         Ok(report) => {
-            if json {
-                println!("{}", report.to_json());
-            } else {
-                print!("{report}");
+            let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
+            match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+                // Whoever has read enough, such as `head`, still learns the verdict from the status.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("the report: {error}")),
+                _ => ExitCode::from(match report.outcome {
+                    Outcome::Exact => 0,
+                    Outcome::Broken => 2,
+                    Outcome::Void => 3,
+                }),
             }
-            ExitCode::from(match report.outcome {
-                Outcome::Exact => 0,
-                Outcome::Broken => 2,
-                Outcome::Void => 3,
-            })
         }
-        Err(error) => {
-            eprintln!("ringhub-loadgen: {error}");
-            ExitCode::from(EXIT_ERROR)
-        }
+        Err(error) => fail(format_args!("{error}")),
     }
+}
+
+fn fail(why: fmt::Arguments<'_>) -> ExitCode {
+    // There is nobody to tell if standard error is closed too.
+    drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
+    ExitCode::from(EXIT_ERROR)
 }

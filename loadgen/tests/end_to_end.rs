@@ -2,7 +2,7 @@
 
 use ringhub_loadgen::{Counts, Outcome, Report};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -121,13 +121,48 @@ fn what_cannot_run_is_status_one() {
     assert_eq!(generator(&format!("--rate 1 --url ws://{free}/t/x")).0, 1);
 }
 
+/// `ringhub-loadgen ... | head -1`, where `head` is done before the report begins; and where the disk is full.
+#[test]
+fn a_report_that_nobody_reads_is_no_panic() {
+    let check = |flags: &str, stdout: Stdio, status: i32, complaint: &str| {
+        let address = start(Fault::None);
+        let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
+            .args(["--url", &format!("ws://{address}/t/x"), "--in-flight", "1", "--messages", "5"])
+            .args(flags.split_ascii_whitespace())
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*stderr), (Some(status), complaint), "{flags}");
+    };
+    let closed = || {
+        let (_, writer) = std::io::pipe().unwrap();
+        Stdio::from(writer)
+    };
+    check("", closed(), 0, "");
+    check("--json", closed(), 0, "");
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let complaint = "ringhub-loadgen: the report: No space left on device (os error 28)\n";
+    check("", full.into(), 1, complaint);
+}
+
 /// Runs the generator, four subscribers unless `flags` say otherwise, against a fresh server.
 fn run(fault: Fault, flags: &str) -> (i32, Option<Report>) {
+    let address = start(fault);
+    let subscribers = if flags.contains("--subscribers") { "" } else { "--subscribers 4" };
+    generator(&format!("--url ws://{address}/t/x {subscribers} {flags}"))
+}
+
+/// A fresh server.
+fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || serve(&listener, fault));
-    let subscribers = if flags.contains("--subscribers") { "" } else { "--subscribers 4" };
-    generator(&format!("--url ws://{address}/t/x {subscribers} {flags}"))
+    address
 }
 
 fn generator(flags: &str) -> (i32, Option<Report>) {

@@ -80,7 +80,7 @@ impl Hub {
     pub fn new(mesh: MeshEnd, topics_idle_max: usize, epoch_first: u64) -> Self {
         Hub {
             connections: Connections::new(mesh.number()),
-            topics: Topics::new(topics_idle_max, epoch_first, mesh.ends() as u16),
+            topics: Topics::new(topics_idle_max, epoch_first, mesh.shards()),
             dirty: Vec::new(),
             gathered_bytes: 0,
             spare: Vec::new(),

@@ -35,6 +35,15 @@ pub enum Request {
         /// The message.
         message: PreparedMessage,
     },
+    /// The same for an end that is no shard and wants to know the message's place.
+    Submit {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        message: PreparedMessage,
+        /// What the answer is told apart by.
+        ticket: u64,
+    },
     /// From now on deliver the topic's messages to this shard, or no more.
     Interest {
         /// The topic.
@@ -59,6 +68,13 @@ pub enum Delivery {
         published: Published,
         /// The message.
         message: PreparedMessage,
+    },
+    /// What was submitted has this place in the topic's order.
+    Submitted {
+        /// The number of the [`Request::Submit`] that is answered.
+        ticket: u64,
+        /// The message's place.
+        published: Published,
     },
     /// Every message of the topic from here on comes down this lane.
     Acknowledged {
@@ -116,6 +132,8 @@ impl Default for MeshLimits {
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
+    /// Ends with a lower number are shards, which are homes of topics; the others only ask.
+    shards: u16,
     /// By the other end's number; none to itself.
     links: Vec<Option<Link>>,
     signals: Arc<[Signal]>,
@@ -138,9 +156,16 @@ struct Link {
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 impl MeshEnd {
-    /// Connects as many ends as there are ways to wake one.
+    /// Connects as many shards as there are ways to wake one.
     #[must_use]
     pub fn connect(wake: Vec<Wake>, limits: &MeshLimits) -> Vec<MeshEnd> {
+        let shards = wake.len();
+        Self::connect_with(wake, shards, limits)
+    }
+
+    /// Connects as many ends as there are ways to wake one. The first so many are shards.
+    #[must_use]
+    pub fn connect_with(wake: Vec<Wake>, shards: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
         let count = wake.len();
         let entries = limits.lane_entries(count);
         let bytes_max = limits.message_bytes_max / (2 * count * count.saturating_sub(1)).max(1);
@@ -148,6 +173,7 @@ impl MeshEnd {
         let mut ends: Vec<MeshEnd> = (0..count)
             .map(|number| MeshEnd {
                 number: number as u16,
+                shards: shards as u16,
                 links: (0..count).map(|_| None).collect(),
                 signals: Arc::clone(&signals),
                 next: 0,
@@ -177,10 +203,10 @@ impl MeshEnd {
         self.number
     }
 
-    /// How many ends there are.
+    /// How many ends are shards: they have the lowest numbers.
     #[must_use]
-    pub fn ends(&self) -> usize {
-        self.links.len()
+    pub fn shards(&self) -> u16 {
+        self.shards
     }
 
     /// Sends a request to another end.
@@ -271,6 +297,12 @@ impl MeshEnd {
         self.links().map(|link| link.deliveries_out.overflow_bytes).sum()
     }
 
+    /// How many requests and deliveries have found no room in their lane so far.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.links().map(|link| link.requests_out.overflowed + link.deliveries_out.overflowed).sum()
+    }
+
     /// Does nothing wait for room?
     #[cfg(test)]
     pub(super) fn has_sent_all(&self) -> bool {
@@ -331,6 +363,8 @@ struct LaneOut<T> {
     bytes_max: usize,
     overflow: VecDeque<T>,
     overflow_bytes: usize,
+    /// How many have ever had to wait.
+    overflowed: u64,
 }
 
 /// The consuming end of a lane.
@@ -343,7 +377,14 @@ struct LaneIn<T> {
 fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
     let bytes = Arc::new(AtomicUsize::new(0));
-    let out = LaneOut { producer, bytes: Arc::clone(&bytes), bytes_max, overflow: VecDeque::new(), overflow_bytes: 0 };
+    let out = LaneOut {
+        producer,
+        bytes: Arc::clone(&bytes),
+        bytes_max,
+        overflow: VecDeque::new(),
+        overflow_bytes: 0,
+        overflowed: 0,
+    };
     (out, LaneIn { consumer, bytes })
 }
 
@@ -353,6 +394,7 @@ impl<T: Weight> LaneOut<T> {
             self.push(item);
         } else {
             self.overflow_bytes += item.weight();
+            self.overflowed += 1;
             self.overflow.push_back(item);
         }
     }
@@ -400,7 +442,7 @@ trait Weight {
 impl Weight for Request {
     fn weight(&self) -> usize {
         match self {
-            Request::Publish { message, .. } => message.frame().len(),
+            Request::Publish { message, .. } | Request::Submit { message, .. } => message.frame().len(),
             Request::Interest { .. } => size_of::<Self>(),
         }
     }
@@ -410,7 +452,7 @@ impl Weight for Delivery {
     fn weight(&self) -> usize {
         match self {
             Delivery::Message { message, .. } => message.frame().len(),
-            Delivery::Acknowledged { .. } => size_of::<Self>(),
+            Delivery::Submitted { .. } | Delivery::Acknowledged { .. } => size_of::<Self>(),
         }
     }
 }
@@ -446,7 +488,7 @@ mod tests {
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
             (from, Request::Publish { message, .. }) => Some((from, message.as_text()?.into())),
-            (_, Request::Interest { .. }) => None,
+            (_, Request::Submit { .. } | Request::Interest { .. }) => None,
         }
     }
 

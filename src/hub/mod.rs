@@ -7,6 +7,7 @@ mod broadcast;
 mod connections;
 mod mesh;
 mod order;
+mod outside;
 mod run;
 mod signal;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub use backlog::Backlog;
 pub use broadcast::{Hub, Published, Scope, Walk};
 pub use connections::{Connection, ConnectionId, Connections, Output};
 pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
+pub use outside::Outside;
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
 pub use topics::{TopicId, TopicName, TopicNameError};

@@ -25,6 +25,8 @@ impl Hub {
                     self.gather(id, source, &message);
                 }
             }
+            // Only who is no shard submits.
+            Some(Delivery::Submitted { .. }) => {}
             Some(Delivery::Acknowledged { topic, number }) => {
                 if let Some(id) = self.topics.find(&topic) {
                     self.go_live(id, number, joined);
@@ -41,6 +43,12 @@ impl Hub {
             Some((_, Request::Publish { topic, source, message })) => {
                 let id = self.topics.find_or_add(&topic);
                 self.order(id, source, &message);
+                self.topics.notice_unused(id);
+            }
+            Some((end, Request::Submit { topic, message, ticket })) => {
+                let id = self.topics.find_or_add(&topic);
+                let published = self.order(id, None, &message);
+                self.mesh.deliver(end, Delivery::Submitted { ticket, published });
                 self.topics.notice_unused(id);
             }
             Some((shard, Request::Interest { topic, number, wanted })) => {
@@ -65,10 +73,16 @@ impl Hub {
         self.mesh.send_out();
     }
 
+    /// How many requests and deliveries have found no room in a lane so far.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.mesh.overflowed()
+    }
+
     /// Is this the only shard?
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.mesh.ends() == 1
+        self.mesh.shards() == 1
     }
 
     /// Must receiving from connections pause, because what they send could not go on?

@@ -169,6 +169,13 @@ impl Topic {
     }
 }
 
+/// The shard that orders the messages of the topic of that name, of so many shards.
+pub(super) fn home(name: &TopicName, shards: u16) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    (hasher.finish() % u64::from(shards)) as u16
+}
+
 /// The topics of one shard.
 #[derive(Debug)]
 pub(super) struct Topics {
@@ -198,9 +205,7 @@ impl Topics {
 
     /// The shard that orders the messages of that name.
     pub(super) fn home(&self, name: &TopicName) -> u16 {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        (hasher.finish() % u64::from(self.shards)) as u16
+        home(name, self.shards)
     }
 
     /// The topic of that name, made if there is none, with one more connection attached.

@@ -1,15 +1,27 @@
-//! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake.
+//! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake; and taking in those
+//! who come back from the control thread.
 
 use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
+use tokio::sync::mpsc;
+
 use super::{
-    handshake,
+    handshake::{self, Opening},
     lobby::{Admission, Lobby},
 };
 use crate::{
+    handover::Visit,
     metrics::Counter,
     sys::{net, oneshot},
 };
+
+/// Takes in what comes back from the control thread, until that ends.
+pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visit>) {
+    while let Some(Visit { socket, received, owed, place }) = returns.recv().await {
+        let place = lobby.take_in(place);
+        tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received, owed }, place));
+    }
+}
 
 /// Accepts until the listener is shut down.
 pub(super) fn start(lobby: &Rc<Lobby>, listener: &Rc<OwnedFd>) {
@@ -45,8 +57,12 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
         return;
     }
     match admission {
-        Admission::Admitted(place) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), socket, place))),
-        Admission::Refused(place) => drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), socket, place))),
+        Admission::Admitted(place) => {
+            drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place)))
+        }
+        Admission::Refused(place) => {
+            drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), Opening::new(socket), place)))
+        }
         Admission::Dropped => {}
     }
 }

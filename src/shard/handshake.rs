@@ -17,66 +17,104 @@ use super::{
     turn::Arrival,
 };
 use crate::{
+    handover::Visit,
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead, Upgrade},
-    surface::{page, raw::RawRequest},
+    surface::raw::{RawRequest, asks_for_websocket},
     sys::{net, oneshot},
 };
 
-/// Serves the opening request of one socket. `_place` counts it until it is established or gone.
-pub(super) async fn serve(lobby: Rc<Lobby>, socket: OwnedFd, _place: Place) {
-    let socket = Rc::new(socket);
-    let Some(head) = read_in_time(&lobby, &socket).await else { return };
-    let (head, leftover) = match head {
-        Ok(read) => read,
-        Err(error) => return answer(&lobby, &socket, error.refusal().encode()).await,
-    };
-    if let Some(page) = page::answer(&head) {
-        return say_and_close(&socket, page).await;
-    }
-    match open(&lobby, &head) {
-        Ok((request, upgrade)) => match Rc::try_unwrap(socket) {
-            Ok(socket) => {
-                lobby.enter(Arrival { socket, request, answer: upgrade.response(None, &[]), leftover });
-            }
-            Err(_) => tracing::error!("an operation of the opening handshake outlived it"),
-        },
-        Err(refusal) => answer(&lobby, &socket, refusal.encode_for(head.method())).await,
+/// A socket whose opening request is to be read.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) socket: OwnedFd,
+    /// What has been received of it.
+    pub(super) received: BytesMut,
+    /// What is still to be sent before any answer.
+    pub(super) owed: Bytes,
+}
+
+impl Opening {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Opening { socket, received: BytesMut::new(), owed: Bytes::new() }
     }
 }
 
-/// Tells a client that there is no room for it.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: OwnedFd, _place: Place) {
+/// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
+/// it asks for no WebSocket. `place` counts it until then.
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
+    let Opening { socket, mut received, owed } = opening;
     let socket = Rc::new(socket);
-    if read_in_time(&lobby, &socket).await.is_some() {
+    let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
+    let refusal = match head {
+        Err(error) => (error.refusal(), "GET".into()),
+        Ok((head, _)) if !asks_for_websocket(&head) => {
+            return hand_over(&lobby, socket, received, owed, place).await;
+        }
+        Ok((head, length)) => match open(&lobby, &head) {
+            Ok((request, upgrade)) => {
+                let Some(socket) = sole_owner(socket) else { return };
+                let answer = join(&owed, &upgrade.response(None, &[]));
+                lobby.enter(Arrival { socket, request, answer, leftover: received.split_off(length) });
+                return;
+            }
+            Err(refusal) => (refusal, head.method().to_string()),
+        },
+    };
+    let (refusal, method) = refusal;
+    lobby.counters.add(Counter::refused(refusal.status), 1);
+    say_and_close(&socket, join(&owed, &refusal.encode_for(&method))).await;
+}
+
+/// Tells a client that there is no room for it.
+pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
+    let Opening { socket, mut received, .. } = opening;
+    let socket = Rc::new(socket);
+    if read_in_time(&lobby, &socket, &mut received).await.is_some() {
         say_and_close(&socket, no_room("as many connections as this server allows").encode()).await;
     }
 }
 
 /// Whether an opening request is acceptable.
 fn open(lobby: &Lobby, head: &RequestHead) -> Result<(RawRequest, Upgrade), Refusal> {
-    let request = RawRequest::from_head(head)?;
-    let upgrade = Upgrade::from_request(head).map_err(|error| error.refusal())?;
-    if lobby.is_leaving() {
-        return Err(no_room("this server is going away"));
+    let opened = RawRequest::open(head, &lobby.config.access)?;
+    if lobby.is_leaving() { Err(no_room("this server is going away")) } else { Ok(opened) }
+}
+
+/// Gives a connection that speaks HTTP to the control thread.
+async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, owed: Bytes, place: Place) {
+    let Some(socket) = sole_owner(socket) else { return };
+    let place = lobby.let_go(place);
+    if let Err(visit) = lobby.control.enter(Visit { socket, received, owed, place }) {
+        lobby.counters.add(Counter::RefusedLimit, 1);
+        let refusal = no_room("as many HTTP connections as this server allows");
+        say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
     }
-    Ok((request, upgrade))
+}
+
+/// Every operation on the socket has ended, and so has every other reference to it.
+fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
+    let socket = Rc::try_unwrap(socket).ok();
+    if socket.is_none() {
+        tracing::error!("an operation of the opening handshake outlived it");
+    }
+    socket
+}
+
+fn join(first: &Bytes, second: &Bytes) -> Bytes {
+    if first.is_empty() { second.clone() } else { [&first[..], &second[..]].concat().into() }
 }
 
 fn no_room(why: &str) -> Refusal {
     Refusal::new(503, why).header("Retry-After", "1")
 }
 
-async fn answer(lobby: &Lobby, socket: &Rc<OwnedFd>, response: Bytes) {
-    lobby.counters.add(Counter::RefusedRequest, 1);
-    say_and_close(socket, response).await;
-}
+/// A head and its length.
+type Head = Result<(RequestHead, usize), HttpError>;
 
-type Head = Result<(RequestHead, BytesMut), HttpError>;
-
-/// The head and what came behind it, or what is wrong with it. `None` if the client left or took too long.
-async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>) -> Option<Head> {
-    match within(lobby.config.handshake_timeout, socket, pin!(read_head(socket))).await {
+/// The head at the front of `received`, or what is wrong with it. `None` if the client left or took too long.
+async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> Option<Head> {
+    match within(lobby.config.handshake_timeout, socket, pin!(read_head(socket, received))).await {
         Some(Ok(head)) => Some(head),
         Some(Err(error)) => {
             tracing::debug!(%error, "the client left in its opening handshake");
@@ -89,15 +127,13 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>) -> Option<Head> {
     }
 }
 
-async fn read_head(socket: &Rc<OwnedFd>) -> io::Result<Head> {
+async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<Head> {
     let mut scan = HeadScan::default();
-    let mut received = BytesMut::new();
     loop {
-        // A socket that never sends costs this task, not a buffer.
-        receive_more(socket, &mut received).await?;
-        match RequestHead::decode_with(&mut scan, &received) {
-            Ok(None) => {}
-            Ok(Some((head, length))) => return Ok(Ok((head, received.split_off(length)))),
+        match RequestHead::decode_with(&mut scan, received) {
+            // A socket that never sends costs this task, not a buffer.
+            Ok(None) => receive_more(socket, received).await?,
+            Ok(Some(found)) => return Ok(Ok(found)),
             Err(error) => return Ok(Err(error)),
         }
     }

@@ -5,10 +5,7 @@ use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use tokio::sync::Notify;
@@ -16,6 +13,7 @@ use tokio::sync::Notify;
 use super::turn::Arrival;
 use crate::{
     config::Config,
+    handover::{ControlDoor, Count, Counted},
     metrics::{Counter, Counters},
 };
 
@@ -24,6 +22,8 @@ use crate::{
 pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
+    /// Where those go who want no WebSocket.
+    pub(super) control: ControlDoor,
     arrivals: RefCell<VecDeque<Arrival<OwnedFd>>>,
     arrived: Notify,
     /// Connections established, as the turn last said.
@@ -31,7 +31,7 @@ pub(super) struct Lobby {
     /// Opening handshakes under way.
     pending: Cell<usize>,
     /// How many sockets all shards have together, and this one's part of it.
-    occupancy: Arc<AtomicUsize>,
+    occupancy: Count,
     occupied: Cell<usize>,
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
@@ -57,10 +57,11 @@ pub(super) struct Place {
 }
 
 impl Lobby {
-    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>, occupancy: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>, occupancy: Count, control: ControlDoor) -> Self {
         Lobby {
             config,
             counters,
+            control,
             occupancy,
             occupied: Cell::new(0),
             arrivals: RefCell::default(),
@@ -75,20 +76,29 @@ impl Lobby {
     /// A connection was accepted.
     pub(super) fn admit(self: &Rc<Self>) -> Admission {
         self.counters.add(Counter::Accepted, 1);
-        // Relaxed: the count stands for itself. Taken first and given back, so that two shards cannot both take the
-        // last.
-        let is_refusal = self.occupancy.fetch_add(1, Ordering::Relaxed) >= self.config.limits.connections_max;
-        let place = Place { lobby: Rc::clone(self), is_refusal };
-        if !is_refusal {
-            self.occupied.update(|count| count + 1);
-            self.pending.update(|count| count + 1);
-            return Admission::Admitted(place);
+        if let Some(counted) = self.occupancy.admit(self.config.limits.connections_max) {
+            return Admission::Admitted(self.take_in(counted));
         }
-        self.occupancy.fetch_sub(1, Ordering::Relaxed);
+        let place = Place { lobby: Rc::clone(self), is_refusal: true };
         self.counters.add(Counter::RefusedLimit, 1);
         self.refusals.update(|count| count + 1);
         let most = (REFUSALS_MAX / self.config.shards).max(1);
         if self.refusals.get() <= most { Admission::Refused(place) } else { Admission::Dropped }
+    }
+
+    /// A connection that is counted already begins an opening handshake here.
+    pub(super) fn take_in(self: &Rc<Self>, counted: Counted) -> Place {
+        counted.keep();
+        self.occupied.update(|count| count + 1);
+        self.pending.update(|count| count + 1);
+        Place { lobby: Rc::clone(self), is_refusal: false }
+    }
+
+    /// The connection goes elsewhere, and goes on being counted.
+    pub(super) fn let_go(&self, place: Place) -> Counted {
+        self.occupied.update(|count| count - 1);
+        drop(place);
+        self.occupancy.counted()
     }
 
     /// Hands a connection to the turn.
@@ -124,7 +134,7 @@ impl Lobby {
         // More only for a moment: one who has just entered is counted until its task ends.
         let left = self.occupied.get().saturating_sub(own);
         self.occupied.update(|count| count - left);
-        self.occupancy.fetch_sub(left, Ordering::Relaxed);
+        self.occupancy.give_back(left);
     }
 
     /// Has nobody arrived?

@@ -32,6 +32,7 @@ use tokio::sync::{Notify, mpsc};
 use self::{lobby::Lobby, turn::Shard};
 use crate::{
     config::{Config, TICK},
+    handover::{ControlDoor, Count, Visit},
     hub::MeshEnd,
     metrics::Counters,
     proto::Tick,
@@ -58,8 +59,11 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<OwnedFd>,
-    /// How many sockets all shards have: the limit is for all of them.
-    pub(crate) occupancy: Arc<AtomicUsize>,
+    /// How many sockets all threads have: the limit is for all of them.
+    pub(crate) occupancy: Count,
+    /// Where connections go that want no WebSocket, and where they come back from if they do later.
+    pub(crate) control: ControlDoor,
+    pub(crate) returns: mpsc::Receiver<Visit>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) epoch_first: u64,
@@ -84,22 +88,25 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
 }
 
 async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
-    let Start { mesh, woken, occupied, occupancy, config, listeners, counters, mut commands, epoch_first, .. } = start;
+    let Start { mesh, woken, occupied, config, listeners, counters, mut commands, epoch_first, .. } = start;
     let clock = Clock::new();
     let ring = HotRing::new()?;
     let watched = ring.watch()?;
     let mut shard = Shard::new(mesh, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
-    let lobby = Rc::new(Lobby::new(Arc::clone(&config), counters, occupancy));
+    let lobby = Rc::new(Lobby::new(Arc::clone(&config), Arc::clone(&counters), start.occupancy, start.control));
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
         accept::start(&lobby, listener);
     }
+    tokio_uring::spawn(accept::take_back(Rc::clone(&lobby), start.returns));
     started();
 
     let (mut is_told, mut is_occupied) = (false, true);
     let mut ends_by: Option<Instant> = None;
     loop {
+        let begun = Instant::now();
         let more = shard.turn(clock.now());
+        counters.turn(begun.elapsed());
         lobby.set_open(shard.open());
         if let Some(ends_by) = ends_by {
             // A shard whose connections have left is still the home of topics that others publish to.

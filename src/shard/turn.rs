@@ -139,6 +139,7 @@ impl<I: Io> Shard<I> {
         self.hub.send_out();
         self.io.submit();
         self.count(Counter::Turns, 1);
+        self.counters.set(Counter::LaneOverflow, self.hub.overflowed());
         self.has_work()
     }
 

@@ -2,5 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod page;
 pub mod raw;

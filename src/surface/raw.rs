@@ -4,9 +4,11 @@
 //! more: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
 //! `scope=local` stays within the shard.
 
+use super::access::{Right, Shown, TOKEN_KEY};
 use crate::{
+    config::Access,
     hub::{Scope, TopicName},
-    proto::{Refusal, RequestHead},
+    proto::{Refusal, RequestHead, Upgrade},
 };
 
 /// What an opening request asks for.
@@ -31,11 +33,7 @@ impl RawRequest {
     ///
     /// 404 for a path that is no topic, 400 for a name or a query that cannot be.
     pub fn new(path: &str, query: Option<&str>) -> Result<RawRequest, Refusal> {
-        let Some(encoded) = path.strip_prefix(TOPIC_PREFIX) else {
-            return Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
-        };
-        let topic = percent_decode(encoded).ok_or_else(|| bad("the topic's name is not percent-encoded UTF-8"))?;
-        let topic = TopicName::new(&topic).map_err(|error| bad(&error.to_string()))?;
+        let topic = topic(path)?;
         let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
         let mut seen: Vec<&str> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -52,27 +50,56 @@ impl RawRequest {
                 ("mode", "pub") => request.subscribes = false,
                 ("scope", "local") => request.scope = Scope::Local,
                 ("scope", "global") => request.scope = Scope::Global,
+                // Read by `access`.
+                (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
                 ("mode", _) => return Err(bad(&format!("mode is {value:?}, not both, sub or pub"))),
                 ("scope", _) => return Err(bad(&format!("scope is {value:?}, not local or global"))),
-                _ => return Err(bad(&format!("{key:?} is not known; echo, mode and scope are"))),
+                _ => return Err(bad(&format!("{key:?} is not known; echo, mode, scope and access_token are"))),
             }
         }
         Ok(request)
     }
 
-    /// Reads the target of a parsed head.
+    /// Reads a request that asks for a WebSocket, and judges whether it may have what it asks for.
     ///
     /// # Errors
     ///
-    /// See [`RawRequest::new`].
-    pub fn from_head(head: &RequestHead) -> Result<RawRequest, Refusal> {
-        Self::new(head.path(), head.query())
+    /// See [`RawRequest::new`], [`Upgrade::from_request`] and [`Shown::check`].
+    pub fn open(head: &RequestHead, access: &Access) -> Result<(RawRequest, Upgrade), Refusal> {
+        let request = Self::new(head.path(), head.query())?;
+        let upgrade = Upgrade::from_request(head).map_err(|error| error.refusal())?;
+        let rights: &[Right] = match (request.subscribes, request.publishes) {
+            (true, true) => &[Right::Subscribe, Right::Publish],
+            (true, false) => &[Right::Subscribe],
+            (false, _) => &[Right::Publish],
+        };
+        Shown::of(head).check(access, rights)?;
+        Ok((request, upgrade))
     }
 }
 
+/// Does this head ask for a WebSocket, acceptably or not?
+#[must_use]
+pub fn asks_for_websocket(head: &RequestHead) -> bool {
+    head.headers().list_contains("upgrade", "websocket")
+}
+
+/// The topic at a path.
+///
+/// # Errors
+///
+/// 404 for a path that is no topic, 400 for a name that cannot be.
+pub fn topic(path: &str) -> Result<TopicName, Refusal> {
+    let Some(encoded) = path.strip_prefix(TOPIC_PREFIX) else {
+        return Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
+    };
+    let topic = percent_decode(encoded).ok_or_else(|| bad("the topic's name is not percent-encoded UTF-8"))?;
+    TopicName::new(&topic).map_err(|error| bad(&error.to_string()))
+}
+
 /// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
-fn percent_decode(text: &str) -> Option<String> {
+pub(super) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -140,6 +167,7 @@ mod tests {
         check("echo=true", Ok((true, true, true, Scope::Global)));
         check("mode=sub&echo=false", Ok((true, false, false, Scope::Global)));
         check("mode=pub&scope=local", Ok((false, true, false, Scope::Local)));
+        check("access_token=x", Ok((true, true, false, Scope::Global)));
         for bad in ["echo=1", "echo", "mode=", "mode=PUB", "scope=x", "x=1", "echo=true&echo=true", "Echo=true"] {
             check(bad, Err(400));
         }

@@ -9,7 +9,7 @@ use ringhub::proto::ResponseHead;
 
 use super::dial;
 
-/// A response that was complete: its body has exactly the announced length, and nothing but the end came after it.
+/// A response that was complete: its body has exactly the announced length.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) head: ResponseHead,
@@ -44,24 +44,43 @@ pub(crate) fn exchange(address: SocketAddr, request: &str) -> Response {
     read_response(&mut stream, &[], !request.starts_with("HEAD "))
 }
 
-/// Reads a response up to the end of the connection; `begin` is what was read of it before.
+/// Reads a response, and the end of the connection if that is what it announces; `begin` is what was read of it before.
+/// Nothing may follow it.
 pub(crate) fn read_response(stream: &mut TcpStream, begin: &[u8], has_body: bool) -> Response {
-    let mut bytes = begin.to_vec();
-    stream.read_to_end(&mut bytes).expect("the connection ends in an orderly way");
-    let (head, length) = ResponseHead::decode(&bytes)
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| panic!("no response: {:?}", String::from_utf8_lossy(&bytes)));
-    let body = String::from_utf8(bytes.split_off(length)).expect("bodies here are text");
-    let response = Response { head, body };
-    assert!(response.head.headers().list_contains("connection", "close"), "{response:?}");
-    let announced: usize = response.header("content-length").expect("it has a length").parse().unwrap();
-    if has_body {
-        assert_eq!(response.body.len(), announced, "{response:?}");
-    } else {
-        assert_eq!(response.body, "", "{response:?}");
+    let (response, rest) = take_response(stream, begin.to_vec(), has_body);
+    assert!(rest.is_empty(), "{response:?} is followed by {:?}", String::from_utf8_lossy(&rest));
+    if response.head.headers().list_contains("connection", "close") {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the connection ends in an orderly way");
+        assert!(rest.is_empty(), "{response:?} is followed by {:?}", String::from_utf8_lossy(&rest));
     }
     response
+}
+
+/// Reads one response of several, and returns what has come behind it; `bytes` is what was read of it before.
+pub(crate) fn take_response(stream: &mut TcpStream, mut bytes: Vec<u8>, has_body: bool) -> (Response, Vec<u8>) {
+    loop {
+        let decoded = ResponseHead::decode(&bytes).unwrap_or_else(|error| panic!("{error}: {}", lossy(&bytes)));
+        if let Some((head, length)) = decoded {
+            let announced = head.headers().get("content-length").map(|value| str::from_utf8(value).unwrap());
+            let announced: usize = announced.expect("it has a length").parse().unwrap();
+            let body = if has_body { announced } else { 0 };
+            if bytes.len() >= length + body {
+                let rest = bytes.split_off(length + body);
+                let body = String::from_utf8(bytes.split_off(length)).expect("bodies here are text");
+                return (Response { head, body }, rest);
+            }
+        }
+        let mut chunk = [0; 16 * 1_024];
+        match stream.read(&mut chunk).unwrap_or_else(|error| panic!("{error} after {}", lossy(&bytes))) {
+            0 => panic!("no response, or not all of it: {}", lossy(&bytes)),
+            count => bytes.extend_from_slice(&chunk[..count]),
+        }
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(bytes))
 }
 
 /// An acceptable opening request for the target, without the sub-protocols and extensions nobody here asks for.

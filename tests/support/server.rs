@@ -162,6 +162,12 @@ impl Counts {
         self.numbers(name)[0]
     }
 
+    /// The sum of all requests refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let refused = self.0.iter().filter(|(name, _)| name.starts_with("refused_total{"));
+        refused.map(|(_, numbers)| numbers.iter().sum::<u64>()).sum()
+    }
+
     /// Of each shard, where there are several.
     pub(crate) fn by_shard(&self, name: &str) -> &[u64] {
         &self.numbers(name)[1..]

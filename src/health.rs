@@ -1,0 +1,144 @@
+//! `ringhub health`: asks a server whether it is alive, for a container's health check, which then needs no other tool.
+
+use std::{
+    fmt,
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// Which server to ask.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Health {
+    /// The server's address. The first of several counts, and one that stands for all addresses means the loopback.
+    #[arg(
+        long,
+        env = "RINGHUB_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:6455",
+        value_delimiter = ',',
+        num_args = 1
+    )]
+    address: Vec<SocketAddr>,
+}
+
+/// Why a server does not count as alive.
+#[derive(Debug)]
+pub(crate) struct Sick {
+    address: SocketAddr,
+    symptom: Symptom,
+}
+
+#[derive(Debug)]
+enum Symptom {
+    /// Nobody listens, or the connection broke.
+    Unreachable(io::Error),
+    /// It did not answer within [`TIMEOUT`].
+    Silent,
+    /// It answered, with this status instead of 200.
+    Status(String),
+    /// It speaks something else.
+    NotHttp(String),
+}
+
+/// Asks for `/healthz`.
+///
+/// # Errors
+///
+/// Anything but an answer 200 within [`TIMEOUT`].
+pub(crate) fn check(health: &Health) -> Result<(), Sick> {
+    let address = reachable(health.address[0]);
+    ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })
+}
+
+/// The address under which one process of a machine reaches another that listens there.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+fn ask(address: SocketAddr, deadline: Instant) -> Result<(), Symptom> {
+    let mut stream = TcpStream::connect_timeout(&address, remaining(deadline)?)?;
+    stream.set_write_timeout(Some(remaining(deadline)?))?;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let line = status_line(&mut stream, deadline)?;
+    let mut words = line.split(' ');
+    match (words.next(), words.next()) {
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some("200")) => Ok(()),
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some(status)) => Err(Symptom::Status(status.into())),
+        _ => Err(Symptom::NotHttp(line)),
+    }
+}
+
+/// The first line of what comes, or as much of it as there is.
+fn status_line(stream: &mut TcpStream, deadline: Instant) -> Result<String, Symptom> {
+    let mut line = [0; LINE_BYTES_MAX];
+    let mut length = 0;
+    while length < line.len() && !line[..length].contains(&b'\n') {
+        // Of the whole answer: one that trickles must not keep the check.
+        stream.set_read_timeout(Some(remaining(deadline)?))?;
+        match stream.read(&mut line[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let end = line[..length].iter().position(|byte| b"\r\n".contains(byte)).unwrap_or(length);
+    Ok(String::from_utf8_lossy(&line[..end]).into_owned())
+}
+
+/// What is left until the deadline, which is never zero: that would be no time-out.
+fn remaining(deadline: Instant) -> Result<Duration, Symptom> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(Symptom::Silent) } else { Ok(left) }
+}
+
+impl From<io::Error> for Symptom {
+    fn from(error: io::Error) -> Symptom {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Symptom::Silent,
+            _ => Symptom::Unreachable(error),
+        }
+    }
+}
+
+impl fmt::Display for Sick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sick { address, symptom } = self;
+        match symptom {
+            Symptom::Unreachable(error) => write!(f, "{address} cannot be asked: {error}"),
+            Symptom::Silent => write!(f, "{address} has not answered within {TIMEOUT:?}"),
+            Symptom::Status(status) => write!(f, "{address} answered {status} to GET /healthz"),
+            Symptom::NotHttp(line) => write!(f, "{address} does not answer in HTTP: {line:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Sick {}
+
+/// For everything: a server that is alive needs a millisecond.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// More than any status line that is one.
+const LINE_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_mean_the_loopback() {
+        let check = |listens: &str, asked: &str| {
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse().unwrap(), "{listens}");
+        };
+        check("0.0.0.0:6455", "127.0.0.1:6455");
+        check("[::]:80", "[::1]:80");
+        check("127.0.0.1:6455", "127.0.0.1:6455");
+        check("192.0.2.7:1", "192.0.2.7:1");
+        check("[2001:db8::1]:1", "[2001:db8::1]:1");
+    }
+}

@@ -1,0 +1,111 @@
+//! An end of the mesh that is no shard: it publishes, and is told where its messages stand.
+
+use super::{Delivery, MeshEnd, Published, Request, TopicName, topics};
+use crate::proto::PreparedMessage;
+
+/// Publishes from outside the shards. It has no connections and no topics.
+///
+/// Its owner calls [`Outside::submit`] unless [`Outside::is_congested`], then [`Outside::send_out`]; takes the answers
+/// by [`Outside::next_answer`]; and before it sleeps calls [`Outside::may_sleep`].
+#[derive(Debug)]
+pub struct Outside {
+    mesh: MeshEnd,
+}
+
+impl Outside {
+    /// Takes over an end that is no shard.
+    ///
+    /// # Panics
+    ///
+    /// If it is one.
+    #[must_use]
+    pub fn new(mesh: MeshEnd) -> Self {
+        assert!(mesh.number() >= mesh.shards(), "a shard has a hub");
+        Outside { mesh }
+    }
+
+    /// Publishes a message to all subscribers of the topic. Its place comes back with the ticket.
+    pub fn submit(&mut self, topic: TopicName, message: PreparedMessage, ticket: u64) {
+        let home = topics::home(&topic, self.mesh.shards());
+        self.mesh.request(home, Request::Submit { topic, message, ticket });
+    }
+
+    /// The ticket of a message that has got its place, and the place.
+    pub fn next_answer(&mut self) -> Option<(u64, Published)> {
+        loop {
+            match self.mesh.next_delivery()? {
+                Delivery::Submitted { ticket, published } => return Some((ticket, published)),
+                Delivery::Message { .. } | Delivery::Acknowledged { .. } => {}
+            }
+        }
+    }
+
+    /// Must submitting pause, because what was submitted waits for room?
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.mesh.is_congested()
+    }
+
+    /// How many messages have found no room in a lane so far.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.mesh.overflowed()
+    }
+
+    /// Sends what has waited for room, and wakes the shards that have something to take.
+    pub fn send_out(&mut self) {
+        self.mesh.send_out();
+    }
+
+    /// The owner is about to sleep. Returns whether it may: an answer may have come just now.
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.mesh.about_to_sleep();
+        !self.mesh.has_mail()
+    }
+
+    /// The owner is awake.
+    pub fn awake(&self) {
+        self.mesh.awake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hub::{Hub, MeshLimits, Wake};
+
+    /// However short the lanes: every message gets the next place of its topic, in the order of submission.
+    #[test]
+    fn what_is_submitted_is_told_its_place() {
+        let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
+        let wake = (0..3).map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, 2, &limits);
+        let mut outside = Outside::new(ends.pop().unwrap());
+        let mut hubs: Vec<Hub> = ends.into_iter().map(|mesh| Hub::new(mesh, 1_000, 7)).collect();
+        assert!(!hubs[0].is_alone());
+        let names: Vec<TopicName> = (0..6).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
+        let homes: Vec<u16> = names.iter().map(|name| topics::home(name, 2)).collect();
+        assert!(homes.contains(&0) && homes.contains(&1), "{homes:?}");
+        for ticket in 0..60 {
+            outside.submit(names[ticket % 6].clone(), PreparedMessage::text("x"), ticket as u64);
+        }
+        assert!(outside.is_congested() && outside.overflowed() > 0);
+        let mut answers = Vec::new();
+        while answers.len() < 60 {
+            outside.send_out();
+            hubs.iter_mut().for_each(|hub| while hub.take_request() {});
+            hubs.iter_mut().for_each(Hub::send_out);
+            answers.extend(std::iter::from_fn(|| outside.next_answer()));
+        }
+        assert!(!outside.is_congested() && outside.may_sleep());
+        outside.awake();
+        answers.sort_unstable_by_key(|(ticket, _)| *ticket);
+        for (at, (ticket, published)) in answers.iter().enumerate() {
+            assert_eq!((*ticket, published.offset), (at as u64, at as u64 / 6 + 1));
+            assert!(published.epoch >= 7);
+        }
+    }
+}

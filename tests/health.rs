@@ -1,0 +1,133 @@
+//! `ringhub health`: what a container's health check asks, and every answer that is none.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use support::{program, run_to_end};
+
+#[test]
+fn a_server_that_says_200_is_alive() {
+    for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200 \r\n\r\n", "HTTP/1.1 200 OK\n\n"] {
+        let address = answering(move |stream| stream.write_all(answer.as_bytes()));
+        check(address, 0, "");
+    }
+}
+
+/// The request is one that any HTTP server takes, however the answer is cut.
+#[test]
+fn the_request_is_whole_and_the_answer_may_come_in_pieces() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = read_head(&mut stream);
+        for piece in "HTTP/1.1 200 OK\r\n\r\n".split_inclusive(' ') {
+            stream.write_all(piece.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        head
+    });
+    check(address, 0, "");
+    let head = server.join().unwrap();
+    assert_eq!(head, format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
+}
+
+#[test]
+fn every_other_answer_is_refused_by_name() {
+    let refused = |answer: &'static [u8], complaint: &str| {
+        let address = answering(move |stream| stream.write_all(answer));
+        check(address, 1, &format!("ringhub: {address} {complaint}\n"));
+    };
+    refused(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "answered 503 to GET /healthz");
+    refused(b"HTTP/1.1 404 Not Found\r\n\r\n", "answered 404 to GET /healthz");
+    refused(b"HTTP/1.1 2000\r\n\r\n", "answered 2000 to GET /healthz");
+    refused(b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer in HTTP: \"SSH-2.0-OpenSSH_9.2\"");
+    refused(b"\x15\x03\xff\n200", "does not answer in HTTP: \"\\u{15}\\u{3}\u{fffd}\"");
+    refused(b"HTTP/1.1", "does not answer in HTTP: \"HTTP/1.1\"");
+    refused(b"", "does not answer in HTTP: \"\"");
+    refused(&[b'x'; 5_000], &format!("does not answer in HTTP: \"{}\"", "x".repeat(256)));
+}
+
+#[test]
+fn nobody_listens() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    check(free, 1, &format!("ringhub: {free} cannot be asked: Connection refused (os error 111)\n"));
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_not_waited_for() {
+    let silent = answering(|stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    check(silent, 1, &format!("ringhub: {silent} has not answered within 2s\n"));
+    // Nor one that always begins to.
+    let trickling = answering(|stream| {
+        loop {
+            stream.write_all(b"H")?;
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    check(trickling, 1, &format!("ringhub: {trickling} has not answered within 2s\n"));
+}
+
+/// The settings of the container's server say where to ask.
+#[test]
+fn the_address_follows_from_where_the_server_listens() {
+    let asked = |listen: &str, loopback: &str| {
+        let listener = TcpListener::bind(loopback).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            read_head(&mut stream);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        });
+        let mut command = program();
+        command.arg("health").env("RINGHUB_LISTEN", listen.replace("PORT", &port.to_string()));
+        let output = run_to_end(command);
+        assert!(output.status.success(), "{listen}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    asked("0.0.0.0:PORT", "127.0.0.1:0");
+    asked("127.0.0.1:PORT", "127.0.0.1:0");
+    asked("[::]:PORT", "[::1]:0");
+    asked("127.0.0.1:PORT,192.0.2.1:1", "127.0.0.1:0");
+}
+
+/// Runs `ringhub health` and expects this status and standard error.
+fn check(address: SocketAddr, status: i32, complaint: &str) {
+    let mut command = program();
+    command.args(["health", "--address", &address.to_string()]);
+    let output = run_to_end(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*stderr), (Some(status), complaint));
+    assert!(output.stdout.is_empty());
+}
+
+/// A listener that reads one request and answers in its own way.
+fn answering<F>(answer: F) -> SocketAddr
+where
+    F: FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        read_head(&mut stream);
+        // Whoever has read enough hangs up, which is no failure here.
+        drop(answer(&mut stream));
+    });
+    address
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
