@@ -10,16 +10,10 @@ use std::{
 /// Which server to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Health {
-    /// The server's address. The first of several counts, and one that stands for all addresses means the loopback.
-    #[arg(
-        long,
-        env = "RINGHUB_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:6455",
-        value_delimiter = ',',
-        num_args = 1
-    )]
-    address: Vec<SocketAddr>,
+    /// The server's address [default: where the settings of variables and the file say]. One that stands for all
+    /// addresses means the loopback.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<SocketAddr>,
 }
 
 /// Why a server does not count as alive.
@@ -41,13 +35,13 @@ enum Symptom {
     NotHttp(String),
 }
 
-/// Asks for `/healthz`.
+/// Asks for `/healthz`, where the server listens first if no address is named.
 ///
 /// # Errors
 ///
 /// Anything but an answer 200 within [`TIMEOUT`].
-pub(crate) fn check(health: &Health) -> Result<(), Sick> {
-    let address = reachable(health.address[0]);
+pub(crate) fn check(health: &Health, listen: SocketAddr) -> Result<(), Sick> {
+    let address = reachable(health.address.unwrap_or(listen));
     ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })
 }
 

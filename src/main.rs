@@ -71,7 +71,12 @@ fn main() -> ExitCode {
             say(format_args!("{}", config::example().trim_end()));
             Ok(())
         }
-        Some(Command::Health(health)) => health::check(&health).map_err(Into::into),
+        Some(Command::Health(health)) => {
+            let listen = Given::read(&Flags::default(), env::vars_os()).settings.listen;
+            // Without any the server has not started, and nobody answers at the default.
+            let listen = listen.first().copied().unwrap_or_else(|| Settings::default().listen[0]);
+            health::check(&health, listen).map_err(Into::into)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,8 +3,10 @@
 mod support;
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -94,6 +96,19 @@ fn the_address_follows_from_where_the_server_listens() {
     asked("127.0.0.1:PORT", "127.0.0.1:0");
     asked("[::]:PORT", "[::1]:0");
     asked("127.0.0.1:PORT,192.0.2.1:1", "127.0.0.1:0");
+}
+
+/// As the server reads them, so by its file too.
+#[test]
+fn a_file_says_where_the_server_listens() {
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-{}.toml", std::process::id()));
+    fs::write(&file, format!("listen = \"{address}\"")).unwrap();
+    let mut command = program();
+    command.arg("health").env("RINGHUB_CONFIG", &file);
+    let output = run_to_end(command);
+    fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Runs `ringhub health` and expects this status and standard error.
