@@ -1,8 +1,46 @@
-//! Who may do what: bearer tokens, and the origins of browsers' pages.
+//! Who may do what: authenticators, bearer tokens, and the origins of browsers' pages.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use subtle::{Choice, ConstantTimeEq};
+
+use crate::proto::{Refusal, RequestHead};
+
+/// Who somebody is, as an authenticator has found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The name: a user, a token's owner, a network.
+    pub name: String,
+}
+
+impl Identity {
+    /// Somebody of that name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Identity { name: name.into() }
+    }
+}
+
+/// What a request shows of who sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct Credentials<'a> {
+    /// Its head.
+    pub head: &'a RequestHead,
+    /// The address it comes from; nothing if the client has gone meanwhile.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Finds out who sent a request.
+///
+/// It is asked on a shard's thread and must answer at once; what takes longer belongs into
+/// [`Handler::opening`](crate::handler::Handler::opening).
+pub trait Authenticator: Send + Sync + 'static {
+    /// Who it is, or what to answer instead: 401 with a challenge (`WWW-Authenticate`, RFC 9110 11.6.1), or 403.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
+}
 
 /// Bearer tokens (RFC 6750) of which one must be shown. Without any, nobody has to show one.
 ///
