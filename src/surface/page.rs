@@ -13,7 +13,8 @@ pub fn answer(head: &RequestHead) -> Option<Bytes> {
     let mut response = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
          Cache-Control: no-cache\r\nContent-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; \
-         style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; form-action 'none'\r\n\
+         style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'\r\n\
          X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
         PAGE.len()
     );
