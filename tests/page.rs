@@ -6,14 +6,17 @@
 mod support;
 
 use std::{
-    env,
+    env, fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    time::{Duration, Instant},
 };
 
+use ringhub::metrics::Counter;
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Answer, Browser, Page, Server, program, text};
+use support::{Answer, Browser, Page, Server, binary_path, program, text};
 
 type Test = (&'static str, fn(&mut Browser));
 
@@ -208,9 +211,15 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     page.until_says("state", "Refused with 401: a token is needed");
     // Asking again would not help.
     assert_eq!(page.eval("document.getElementById('now').hidden"), true);
+    // The token went with the request, and stays out of the page's own address.
     let seen = page.take_seen();
-    let requests = format!("{:?}", seen.requests.iter().map(|request| &request["url"]).collect::<Vec<_>>());
-    assert!(requests.contains("/t/x") && !requests.contains("wrong"), "{requests}");
+    let has_shown = |begin: &str, end: &str| {
+        let mut urls = seen.requests.iter().map(|request| request["url"].as_str().unwrap());
+        urls.any(|url| url.starts_with(begin) && url.ends_with(end))
+    };
+    assert!(has_shown("ws://", "/t/x?echo=true&access_token=wrong"), "{:#?}", seen.requests);
+    assert!(has_shown("http://", "/t/x?echo=true"), "{:#?}", seen.requests);
+    assert!(!page.eval("location.href").as_str().unwrap().contains("wrong"));
 }
 
 fn the_topic_stands_in_the_address(browser: &mut Browser) {
@@ -282,8 +291,8 @@ fn lines_for_a_shell(browser: &mut Browser) {
     let server = Server::start(&[]);
     let mut page = watch(browser, &server, "a'b");
     let address = server.address();
-    page.until_says("curl", &format!("curl --data-raw 'hello' 'http://{address}/t/a%27b'"));
-    page.until_says("wscat", &format!("npx wscat -c 'ws://{address}/t/a%27b?echo=true'"));
+    page.until_says("curl", &format!("curl --data-raw 'hello' \\\n  'http://{address}/t/a%27b'"));
+    page.until_says("wscat", &format!("npx wscat -c \\\n  'ws://{address}/t/a%27b?echo=true'"));
     page.type_into("body", "it's");
     page.type_into("token", "secret");
     page.until_says("curl", r#"curl -H "Authorization: Bearer $TOKEN" --data-raw 'it'\''s' "#);
@@ -391,8 +400,93 @@ fn is_quiet(page: &mut Page, server: &Server) {
     }
 }
 
+/// Pictures of the page while a server has something to do; `docs/screenshot` says how to ask for them.
+fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
+    let server = Server::start(&[]);
+    let mut page = watch(browser, &server, "orders/eu");
+    page.screen(1_200, 720, "light");
+    page.type_into("body", r#"{"order":48211,"state":"paid"}"#);
+    page.choose("kind", "json");
+    let mut publisher = server.connect("/t/orders/eu?mode=pub");
+    let mut load = vec![Load::start(&server, 400, 25, seconds)];
+    let begin = Instant::now();
+    let mut number = 48_211_u64;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        let second = begin.elapsed().as_secs();
+        let waves = [(seconds / 4, 200, 60), (seconds * 6 / 10, 300, 90)];
+        if let Some(&(_, subscribers, rate)) = waves.get(load.len() - 1).filter(|(start, ..)| second >= *start) {
+            load.push(Load::start(&server, subscribers, rate, seconds / 6));
+        }
+        page.answer("GET /metrics", answer(200, &prometheus(&server)));
+        publisher.send_text(&order(number));
+        if number.is_multiple_of(9) {
+            publisher.send_binary(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        }
+        number += 1;
+        page.until(&format!("new Promise(done => setTimeout(() => done(true), {}))", 180 + number * 7 % 140));
+    }
+    page.answer("POST /t/orders/eu", answer(202, &format!(r#"{{"topic":"orders/eu","epoch":1,"offset":{number}}}"#)));
+    page.choose("way", "post");
+    page.click("#publish button");
+    page.until_says("answer", "offset");
+    page.eval("document.activeElement.blur()");
+    for (name, width, height, scheme) in [
+        ("page-light.png", 1_200, 720, "light"),
+        ("page-dark.png", 1_200, 720, "dark"),
+        ("phone-light.png", 390, 1_700, "light"),
+        ("phone-dark.png", 390, 844, "dark"),
+    ] {
+        page.screen(width, height, scheme);
+        page.until("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))");
+        fs::write(folder.join(name), page.screenshot()).unwrap();
+    }
+}
+
+/// What a shop might publish.
+fn order(number: u64) -> String {
+    let state = ["placed", "paid", "packed", "shipped"][(number * 7 % 11 % 4) as usize];
+    let city = ["Lisbon", "Kraków", "Gent", "Aarhus", "Torino"][(number * 5 % 7 % 5) as usize];
+    let cents = number * 7_919 % 20_000;
+    json!({"order": number, "state": state, "city": city, "total": cents as f64 / 100.0}).to_string()
+}
+
+/// The server's counters as `/metrics` has them.
+fn prometheus(server: &Server) -> String {
+    let counts = server.counts();
+    let names = Counter::ALL.iter().map(|counter| counter.name());
+    names.map(|name| format!("ringhub_{name} {}\n", counts.get(name))).collect()
+}
+
+/// A load generator that ends by itself, or when this is dropped.
+struct Load(Child);
+
+impl Load {
+    fn start(server: &Server, subscribers: u32, rate: u32, seconds: u64) -> Load {
+        let program = Path::new(binary_path()).with_file_name("ringhub-loadgen");
+        let mut command = Command::new(&program);
+        command.args(["--sleep", "--url", &format!("ws://{}/t/load", server.address())]);
+        command.args(["--subscribers", &subscribers.to_string(), "--rate", &rate.to_string()]);
+        command.args(["--duration", &format!("{seconds}s")]);
+        Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the load generator is built"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [flag, folder, seconds] = &arguments[..]
+        && flag == "--screenshots"
+    {
+        let mut browser = Browser::start(Browser::find().expect("there is no Chromium"));
+        screenshots(&mut browser, Path::new(folder), seconds.parse().expect("a number of seconds"));
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let is_chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
     let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| is_chosen(name)).collect();
