@@ -291,11 +291,11 @@ fn lines_for_a_shell(browser: &mut Browser) {
     let server = Server::start(&[]);
     let mut page = watch(browser, &server, "a'b");
     let address = server.address();
-    page.until_says("curl", &format!("curl --data-raw 'hello' \\\n  'http://{address}/t/a%27b'"));
-    page.until_says("wscat", &format!("npx wscat -c \\\n  'ws://{address}/t/a%27b?echo=true'"));
+    page.until_says("curl", &format!("curl 'http://{address}/t/a%27b' \\\n  --data-raw 'hello'"));
+    page.until_says("wscat", &format!("npx wscat -c 'ws://{address}/t/a%27b?echo=true'"));
     page.type_into("body", "it's");
     page.type_into("token", "secret");
-    page.until_says("curl", r#"curl -H "Authorization: Bearer $TOKEN" --data-raw 'it'\''s' "#);
+    page.until_says("curl", " \\\n  -H \"Authorization: Bearer $TOKEN\" \\\n  --data-raw 'it'\\''s'");
     assert!(!page.eval("document.body.innerText").as_str().unwrap().contains("secret"));
     is_quiet(&mut page, &server);
 }
@@ -430,15 +430,10 @@ fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
     page.click("#publish button");
     page.until_says("answer", "offset");
     page.eval("document.activeElement.blur()");
-    for (name, width, height, scheme) in [
-        ("page-light.png", 1_200, 720, "light"),
-        ("page-dark.png", 1_200, 720, "dark"),
-        ("phone-light.png", 390, 1_700, "light"),
-        ("phone-dark.png", 390, 844, "dark"),
-    ] {
-        page.screen(width, height, scheme);
+    for scheme in ["light", "dark"] {
+        page.screen(1_200, 760, scheme);
         page.until("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))");
-        fs::write(folder.join(name), page.screenshot()).unwrap();
+        fs::write(folder.join(format!("page-{scheme}.png")), page.screenshot()).unwrap();
     }
 }
 
