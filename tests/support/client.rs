@@ -78,7 +78,8 @@ impl Client {
 
     fn handshake(mut stream: TcpStream, target: &str, behind: &[u8]) -> io::Result<Result<Client, Response>> {
         let mut handshake = ClientHandshake::new(unique());
-        let mut request = handshake.request("hub.example", target, &[], &[]).to_vec();
+        let host = stream.peer_addr()?.to_string();
+        let mut request = handshake.request(&host, target, &[], &[]).to_vec();
         request.extend_from_slice(behind);
         stream.write_all(&request)?;
         let mut input = BytesMut::new();
