@@ -223,8 +223,10 @@ impl<I: Io> Shard<I> {
     #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call"))]
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic, self.flush.walks.iter());
-        self.owe_behind_outbox(id, owed);
-        self.check_backlog(id);
+        if !owed.is_empty() {
+            self.owe_behind_outbox(id, owed);
+            self.check_backlog(id);
+        }
         self.release(id);
     }
 

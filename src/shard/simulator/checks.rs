@@ -53,10 +53,12 @@ impl Simulation {
                         bytes: backlog.bytes(),
                         messages: backlog.messages(),
                         unsent: backlog.unsent(usize::MAX).map(|piece| piece.len() as u64).sum(),
+                        was_refused: backlog.was_refused(),
                         taken: line.stream.taken(),
                     };
                     assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
-                    let is_new = client.backlog.is_none_or(|before| seen.taken - before.taken >= before.unsent);
+                    let is_sent = |before: BacklogSeen| seen.taken - before.taken >= before.unsent;
+                    let is_new = client.backlog.is_none_or(|before| !before.was_refused || is_sent(before));
                     let before = client.backlog.map_or((0, 0), |before| (before.bytes, before.messages));
                     let may_be = limits.backlog_bytes_max.max(before.0) + OUTBOX_MOST >= seen.bytes
                         && limits.backlog_messages_max.max(before.1) >= seen.messages;

@@ -66,6 +66,7 @@ pub(super) struct BacklogSeen {
     pub(super) bytes: usize,
     pub(super) messages: u64,
     pub(super) unsent: u64,
+    pub(super) was_refused: bool,
     /// What the socket had taken when it was so.
     pub(super) taken: u64,
 }
