@@ -309,7 +309,7 @@ impl Hub {
         if let Some(topic) = self.topics.find(name) {
             return self.publish(topic, source, message, scope);
         }
-        let home = self.topics.home(name);
+        let home = self.home(name);
         match scope {
             Scope::Local => None,
             Scope::Global if home == self.mesh.number() => {
@@ -452,6 +452,12 @@ impl Hub {
             self.spare.push(buffer);
         }
         self.topics.forget_idle();
+    }
+
+    /// The shard that orders the topic's messages.
+    #[must_use]
+    pub fn home(&self, name: &TopicName) -> u16 {
+        self.topics.home(name)
     }
 
     /// How many subscribers the topic has on this shard.

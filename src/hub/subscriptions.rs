@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn subscription(topic: u32) -> Subscription {
-        Subscription { topic: TopicId(topic), standing: Standing::Member(10 * topic), echo: topic % 2 == 0 }
+        Subscription { topic: TopicId(topic), standing: Standing::Member(10 * topic), echo: topic.is_multiple_of(2) }
     }
 
     #[test]

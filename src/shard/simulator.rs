@@ -28,6 +28,7 @@ mod plan;
 mod random;
 mod seen;
 mod stream;
+mod topics;
 
 use std::{cell::RefCell, env, fmt::Arguments, panic, rc::Rc, sync::Arc};
 
