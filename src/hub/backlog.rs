@@ -15,6 +15,7 @@ pub struct Backlog {
     sent: usize,
     bytes: usize,
     messages: u64,
+    was_refused: bool,
 }
 
 impl Backlog {
@@ -45,6 +46,19 @@ impl Backlog {
             self.pieces.pop_front();
         }
         assert_eq!(self.sent, 0, "more was sent than was owed");
+        self.was_refused = false;
+    }
+
+    /// The socket did not take all that it was offered.
+    pub fn refuse(&mut self) {
+        self.was_refused = true;
+    }
+
+    /// Has the socket refused any of it? If not, its owner has kept up until now: it holds the shares of topics that
+    /// were left before their walks came.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     /// What to send next, at most `pieces_max` pieces.
@@ -120,6 +134,17 @@ mod tests {
         }
         assert!(backlog.is_empty());
         assert_eq!((backlog.bytes(), backlog.messages()), (0, 0));
+    }
+
+    #[test]
+    fn it_is_new_until_it_has_been_refused() {
+        let mut backlog = backlog(&["ab", "cd"]);
+        backlog.advance(3);
+        assert!(!backlog.was_refused());
+        backlog.refuse();
+        assert!(backlog.was_refused());
+        backlog.advance(1);
+        assert!(!backlog.was_refused(), "what comes now begins a new one");
     }
 
     #[test]

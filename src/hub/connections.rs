@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::BytesMut;
 
-use super::{Backlog, Scope, TopicId};
+use super::{Backlog, Door, Scope, TopicId, subscriptions::Subscriptions};
 use crate::proto::{Tick, WebSocket};
 
 /// Names one connection of the whole hub: the shard that owns it, its slot there, and which of the slot's owners is
@@ -68,20 +68,13 @@ pub struct Connection {
     pub partial: Option<Box<BytesMut>>,
     /// What waits to be sent to this connection alone, and what it is still owed.
     pub output: Option<Box<Output>>,
-    /// The topic it publishes to.
-    pub topic: TopicId,
-    /// Where it stands among the topic's subscribers, if it is one.
-    pub(super) member: Option<super::topics::Member>,
-    /// Has asked to be a subscriber, and waits for the word of the topic's home.
-    pub(super) is_waiting: bool,
-    /// Nothing may be sent to it yet: its opening answer waits until it is a subscriber.
+    /// The topics it receives.
+    pub(super) subscriptions: Subscriptions,
+    /// Where its client's messages go. If nowhere, one closes the connection with 1008.
+    pub publishes: Option<Publishing>,
+    /// Nothing may be sent to it yet: its opening answer waits until all that it subscribes to can go live, which they
+    /// do together. [`Hub::release`](super::Hub::release) ends this.
     pub is_held: bool,
-    /// How far its messages go.
-    pub scope: Scope,
-    /// May its client send messages? If not, one closes the connection with 1008.
-    pub may_publish: bool,
-    /// Does it receive its own messages?
-    pub echo: bool,
     /// Stands in the shard's queue of connections to receive from.
     pub is_ready: bool,
     /// Stands in the shard's list of connections with something in their outbox.
@@ -100,6 +93,15 @@ pub struct Connection {
     pub ends_by: Option<Tick>,
 }
 
+/// Where a client's messages go as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publishing {
+    /// To this topic.
+    pub topic: TopicId,
+    /// To these of its subscribers.
+    pub scope: Scope,
+}
+
 /// What a connection that is not on the fast path owns.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -110,20 +112,16 @@ pub struct Output {
 }
 
 impl Connection {
-    /// A connection that has just been established.
+    /// A connection that has just been established: without topics.
     #[must_use]
-    pub fn new(websocket: WebSocket, topic: TopicId, may_publish: bool, echo: bool) -> Self {
+    pub fn new(websocket: WebSocket) -> Self {
         Connection {
             websocket,
             partial: None,
             output: None,
-            topic,
-            member: None,
-            is_waiting: false,
+            subscriptions: Subscriptions::None,
+            publishes: None,
             is_held: false,
-            scope: Scope::Global,
-            may_publish,
-            echo,
             is_ready: false,
             is_dirty: false,
             hung_up: false,
@@ -147,10 +145,9 @@ impl Connection {
         self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
     }
 
-    /// Is it a subscriber of its topic?
-    #[must_use]
-    pub fn is_subscribed(&self) -> bool {
-        self.member.is_some()
+    /// The entry of a batch that it leaves by, if it may be in several walks of one.
+    pub fn door(&mut self) -> Option<&mut Door> {
+        self.subscriptions.door()
     }
 
     /// Gives up the output's memory once nothing is in it.
@@ -176,7 +173,7 @@ struct Slot {
     connection: Option<Connection>,
 }
 
-const _: () = assert!(size_of::<Slot>() == 104, "ARCHITECTURE.md adds up what an idle connection costs");
+const _: () = assert!(size_of::<Slot>() == 112, "ARCHITECTURE.md adds up what an idle connection costs");
 
 impl Connections {
     /// No connections yet.
@@ -273,7 +270,7 @@ mod tests {
     use crate::proto::Role;
 
     fn connection() -> Connection {
-        Connection::new(WebSocket::new(Role::Server, Tick(0)), TopicId(0), true, false)
+        Connection::new(WebSocket::new(Role::Server, Tick(0)))
     }
 
     #[test]

@@ -10,14 +10,16 @@ mod order;
 mod outside;
 mod run;
 mod signal;
+mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod topics;
 
 pub use backlog::Backlog;
-pub use broadcast::{Hub, Published, Scope, Walk};
-pub use connections::{Connection, ConnectionId, Connections, Output};
+pub use broadcast::{Hub, HubLimits, Joined, Published, Scope, Subscribed, Walk};
+pub use connections::{Connection, ConnectionId, Connections, Output, Publishing};
 pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use outside::Outside;
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
+pub use subscriptions::Door;
 pub use topics::{TopicId, TopicName, TopicNameError};

@@ -10,13 +10,16 @@
 //!
 //! A subscriber is told that it is one only after the acknowledgement. So "subscribed" means: from here on, all of it.
 
-use super::{ConnectionId, Delivery, Hub, Published, Request, TopicId, topics::Interest};
+use super::{
+    ConnectionId, Connections, Delivery, Hub, Joined, Published, Request, TopicId, subscriptions::Standing,
+    topics::Interest,
+};
 use crate::proto::PreparedMessage;
 
 impl Hub {
-    /// Handles the next delivery of the mesh. Subscribers who may now be told so are added to `joined`. Returns whether
+    /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
     /// there was one.
-    pub fn take_delivery(&mut self, joined: &mut Vec<ConnectionId>) -> bool {
+    pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
         match self.mesh.next_delivery() {
             None => return false,
             Some(Delivery::Message { topic, source, message, .. }) => {
@@ -158,23 +161,70 @@ impl Hub {
         has_room
     }
 
+    /// Enters a subscription among those that wait for the word of the topic's home.
+    pub(super) fn wait(&mut self, id: ConnectionId, topic_id: TopicId) {
+        let topic = &mut self.topics[topic_id];
+        // One who comes and goes while it waits stands there each time.
+        if topic.waiting.len() >= 2 * topic.subscribed as usize + WAITING_SLACK {
+            topic.waiting.sort_unstable();
+            topic.waiting.dedup();
+            topic.waiting.retain(|&other| other != id && is_waiting(&self.connections, other, topic_id));
+        }
+        topic.waiting.push(id);
+        if topic.interest == Interest::None {
+            self.announce(topic_id, Interest::Asked);
+        }
+    }
+
     /// The home has acknowledged; those who wait become subscribers if it answers the latest wish.
-    fn go_live(&mut self, id: TopicId, number: u64, joined: &mut Vec<ConnectionId>) {
-        let topic = &mut self.topics[id];
+    fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
+        let topic = &mut self.topics[topic_id];
         if topic.interest != Interest::Asked || topic.number != number {
             return;
         }
         topic.interest = Interest::Live;
-        for waiting in std::mem::take(&mut topic.waiting) {
-            if let Some(connection) = self.connections.get_mut(waiting)
-                && std::mem::take(&mut connection.is_waiting)
-            {
-                self.join(waiting);
-                joined.push(waiting);
+        for id in std::mem::take(&mut topic.waiting) {
+            if !is_waiting(&self.connections, id, topic_id) {
+                continue;
+            }
+            if self.connections.get(id).is_some_and(|connection| connection.is_held) {
+                self.release(id, joined);
+            } else {
+                self.join(id, topic_id);
+                joined.push(Joined { id, topic: self.topics[topic_id].name.clone() });
             }
         }
     }
+
+    /// Ends the holding of a connection if all it subscribes to can go live, which they do now, and are added to
+    /// `joined`. Until then none of them is owed anything: nothing gathers for a client that cannot be sent to.
+    ///
+    /// Returns whether its opening answer may leave.
+    pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        let shard = self.mesh.number();
+        let subscriptions = connection.subscriptions.as_slice();
+        if !connection.is_held || !subscriptions.iter().all(|own| self.topics[own.topic].is_live(shard)) {
+            return false;
+        }
+        let topics: Vec<TopicId> = subscriptions.iter().map(|subscription| subscription.topic).collect();
+        connection.is_held = false;
+        for topic in topics {
+            self.join(id, topic);
+            joined.push(Joined { id, topic: self.topics[topic].name.clone() });
+        }
+        true
+    }
 }
+
+/// Does the connection wait to be a subscriber of the topic?
+fn is_waiting(connections: &Connections, id: ConnectionId, topic: TopicId) -> bool {
+    let subscription = connections.get(id).and_then(|connection| connection.subscriptions.get(topic));
+    subscription.is_some_and(|subscription| subscription.standing == Standing::Waiting)
+}
+
+/// Entries of those who have left that a list of waiting ones may have beyond one for each who has not.
+const WAITING_SLACK: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -182,7 +232,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Connection, MeshEnd, MeshLimits, Scope, TopicName, Wake, Walk, testing::texts},
+        hub::{
+            Connection, HubLimits, MeshEnd, MeshLimits, Piece, Scope, Subscribed, TopicName, Wake, Walk, testing::texts,
+        },
         proto::{Role, Tick, WebSocket},
     };
 
@@ -191,8 +243,10 @@ mod tests {
         random: u64,
         hubs: Vec<Hub>,
         walks: Vec<Vec<Walk>>,
-        members: HashMap<ConnectionId, Subscriber>,
-        /// Of those who have left, what they had seen by then.
+        connections: Vec<ConnectionId>,
+        /// Of each connection by topic.
+        members: HashMap<(ConnectionId, usize), Subscriber>,
+        /// Of subscriptions that are over, what they had brought by then.
         gone: Vec<Subscriber>,
         published: u32,
     }
@@ -223,15 +277,27 @@ mod tests {
                 ..MeshLimits::default()
             };
             let wake = (0..shards).map(|_| Arc::new(|| {}) as Wake).collect();
-            let hubs: Vec<Hub> =
-                MeshEnd::connect(wake, &limits).into_iter().map(|mesh| Hub::new(mesh, 1, 1_000)).collect();
+            let hubs: Vec<Hub> = {
+                let limits_of_hub = HubLimits { topics_idle_max: 1, ..HubLimits::default() };
+                MeshEnd::connect(wake, &limits).into_iter().map(|mesh| Hub::new(mesh, limits_of_hub, 1_000)).collect()
+            };
             let walks = (0..shards).map(|_| Vec::new()).collect();
-            let mut world = World { random, hubs, walks, members: HashMap::new(), gone: Vec::new(), published: 0 };
+            let mut world = World {
+                random,
+                hubs,
+                walks,
+                connections: Vec::new(),
+                members: HashMap::new(),
+                gone: Vec::new(),
+                published: 0,
+            };
             // An observer at each topic's home sees the one order.
             for number in 0..TOPICS {
                 let home = world.home(number);
-                let observer = world.join(home, number, true);
-                assert_eq!(world.members[&observer].told_at, Some(0));
+                let observer = world.connect(home, &[(number, true)]);
+                let observer = world.members.get_mut(&(observer, number)).unwrap();
+                assert_eq!(observer.told_at, Some(0));
+                observer.is_observer = true;
             }
             world
         }
@@ -248,35 +314,81 @@ mod tests {
             next(&mut self.random, below)
         }
 
-        fn join(&mut self, shard: usize, number: usize, echo: bool) -> ConnectionId {
+        /// A connection that is held until all of these topics are live.
+        fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
             let hub = &mut self.hubs[shard];
-            let topic_id = hub.attach(&topic(number));
-            let websocket = WebSocket::new(Role::Server, Tick(0));
-            let id = hub.connections.insert(Connection::new(websocket, topic_id, true, echo)).unwrap();
-            let is_told = hub.subscribe(id);
-            let told_at = is_told.then(|| self.ordered(number));
-            let is_observer = self.published == 0 && self.home(number) == shard && id.slot() < TOPICS as u32;
-            self.members.insert(id, Subscriber { id, topic: number, echo, is_observer, told_at, seen: Vec::new() });
+            let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)));
+            connection.is_held = true;
+            let id = hub.connections.insert(connection).unwrap();
+            self.connections.push(id);
+            for &(number, echo) in topics {
+                assert_ne!(self.subscribe(id, number, echo), Subscribed::Live, "it is held");
+            }
+            self.release(id);
             id
         }
 
-        fn some_member(&mut self) -> Option<ConnectionId> {
-            let mut ids: Vec<ConnectionId> = self.members.keys().copied().collect();
-            ids.sort_unstable();
-            let at = self.pick(ids.len());
-            ids.get(at).copied()
+        fn release(&mut self, id: ConnectionId) {
+            let mut joined = Vec::new();
+            let hub = &mut self.hubs[usize::from(id.shard())];
+            hub.release(id, &mut joined);
+            self.tell(joined);
+        }
+
+        fn tell(&mut self, joined: Vec<Joined>) {
+            for Joined { id, topic: name } in joined {
+                let number = (0..TOPICS).find(|&number| topic(number) == name).unwrap();
+                let ordered = self.ordered(number);
+                let subscriber = self.members.get_mut(&(id, number)).expect("who is told has subscribed");
+                assert_eq!(subscriber.told_at.replace(ordered), None, "told once");
+            }
+        }
+
+        fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
+            let outcome = self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), echo);
+            assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
+            if outcome != Subscribed::Already {
+                let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));
+                let new = Subscriber { id, topic: number, echo, is_observer: false, told_at, seen: Vec::new() };
+                self.members.insert((id, number), new);
+            }
+            outcome
+        }
+
+        fn unsubscribe(&mut self, id: ConnectionId, number: usize) {
+            let shard = usize::from(id.shard());
+            let owed = self.hubs[shard].unsubscribe(id, &topic(number), self.walks[shard].iter());
+            self.see(id, &owed);
+            self.gone.extend(self.members.remove(&(id, number)));
+            self.release(id);
+        }
+
+        /// One of those who observe nothing.
+        fn someone(&mut self) -> Option<ConnectionId> {
+            let at = self.pick(self.connections.len() - TOPICS);
+            self.connections.get(TOPICS + at).copied()
         }
 
         fn leave(&mut self, id: ConnectionId) {
             let shard = usize::from(id.shard());
             let owed = self.hubs[shard].leave(id, self.walks[shard].iter());
             self.hubs[shard].remove(id);
-            let mut subscriber = self.members.remove(&id).unwrap();
-            subscriber.seen.extend(texts(&owed));
-            self.gone.push(subscriber);
+            self.see(id, &owed);
+            self.connections.retain(|&other| other != id);
+            for number in 0..TOPICS {
+                self.gone.extend(self.members.remove(&(id, number)));
+            }
         }
 
-        fn publish(&mut self, id: ConnectionId, scope: Scope) {
+        fn see(&mut self, id: ConnectionId, pieces: &[Piece]) {
+            for text in texts(pieces) {
+                let number = text.split(' ').next_back().unwrap().parse().unwrap();
+                let subscriber = self.members.get_mut(&(id, number));
+                subscriber.expect("nothing of what it is not subscribed to").seen.push(text);
+            }
+        }
+
+        fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
             let hub = &mut self.hubs[usize::from(id.shard())];
             // The shard would have paused.
             if hub.is_congested() {
@@ -284,9 +396,8 @@ mod tests {
             }
             self.published += 1;
             let local = if scope == Scope::Local { "local " } else { "" };
-            let message = PreparedMessage::text(&format!("{local}{id} {}", self.published));
-            let topic = hub.connections.get(id).unwrap().topic;
-            hub.publish(topic, Some(id), &message, scope);
+            let message = PreparedMessage::text(&format!("{local}{id} {} {number}", self.published));
+            hub.publish_by_name(&topic(number), Some(id), &message, scope);
         }
 
         fn step_shard(&mut self, shard: usize, what: usize) {
@@ -298,40 +409,52 @@ mod tests {
                 2 => hub.send_out(),
                 3 => hub.begin_walks(&mut self.walks[shard]),
                 _ => {
-                    if let Some(walk) = self.walks[shard].last_mut() {
+                    let at = next(&mut self.random, self.walks[shard].len());
+                    if let Some(walk) = self.walks[shard].get_mut(at) {
                         match hub.next_member(walk) {
                             Some(slot) => {
                                 let id = hub.connections.id_at(slot).unwrap();
-                                let texts = texts(&walk.run.owed(slot));
-                                self.members.get_mut(&id).unwrap().seen.extend(texts);
+                                let owed = walk.run.owed(slot);
+                                self.see(id, &owed);
                             }
-                            None => hub.end_walk(self.walks[shard].pop().unwrap()),
+                            None => hub.end_walk(self.walks[shard].remove(at)),
                         }
                     }
                 }
             }
-            for id in joined {
-                let ordered = self.ordered(self.members[&id].topic);
-                self.members.get_mut(&id).unwrap().told_at = Some(ordered);
-            }
+            self.tell(joined);
         }
 
         fn step(&mut self) {
             let shard = self.pick(self.hubs.len());
-            match self.pick(12) {
+            match self.pick(14) {
                 0 => {
-                    let (number, echo) = (self.pick(TOPICS), self.pick(2) == 0);
-                    self.join(shard, number, echo);
+                    let topics: Vec<(usize, bool)> = (0..TOPICS).map(|number| (number, self.pick(2) == 0)).collect();
+                    let first = self.pick(TOPICS);
+                    let last = first + self.pick(TOPICS + 1 - first);
+                    self.connect(shard, &topics[first..last]);
                 }
                 1 => {
-                    if let Some(id) = self.some_member().filter(|id| !self.members[id].is_observer) {
+                    if let Some(id) = self.someone() {
                         self.leave(id);
                     }
                 }
                 2..=4 => {
-                    if let Some(id) = self.some_member() {
-                        let scope = if self.pick(8) == 0 { Scope::Local } else { Scope::Global };
-                        self.publish(id, scope);
+                    let at = self.pick(self.connections.len());
+                    let (number, scope) =
+                        (self.pick(TOPICS), if self.pick(8) == 0 { Scope::Local } else { Scope::Global });
+                    self.publish(self.connections[at], number, scope);
+                }
+                12 => {
+                    let (number, echo) = (self.pick(TOPICS), self.pick(2) == 0);
+                    if let Some(id) = self.someone() {
+                        self.subscribe(id, number, echo);
+                    }
+                }
+                13 => {
+                    let number = self.pick(TOPICS);
+                    if let Some(id) = self.someone() {
+                        self.unsubscribe(id, number);
                     }
                 }
                 what => {
@@ -359,13 +482,16 @@ mod tests {
 
         fn check(&self) {
             for number in 0..TOPICS {
-                let observer = self.members.values().find(|s| s.topic == number && s.is_observer && s.echo);
+                let mut observers = self.members.values();
+                let observer = observers.find(|s| s.topic == number && s.is_observer).unwrap();
                 let is_global = |text: &&String| !text.starts_with("local ");
-                let order: Vec<&String> = observer.unwrap().seen.iter().filter(is_global).collect();
+                let order: Vec<&String> = observer.seen.iter().filter(is_global).collect();
                 assert_eq!(order.len() as u64, self.ordered(number));
                 let position: HashMap<&String, usize> =
                     order.iter().enumerate().map(|(at, text)| (*text, at)).collect();
-                for subscriber in self.members.values().chain(&self.gone).filter(|s| s.topic == number) {
+                let present = self.members.values().map(|subscriber| (subscriber, true));
+                let all = present.chain(self.gone.iter().map(|subscriber| (subscriber, false)));
+                for (subscriber, is_live) in all.filter(|(subscriber, _)| subscriber.topic == number) {
                     let Subscriber { id, echo, told_at, .. } = subscriber;
                     let is_own =
                         |text: &str| text.trim_start_matches("local ").split(' ').next() == Some(&id.to_string());
@@ -374,7 +500,6 @@ mod tests {
                         assert!(seen.is_empty(), "{id} has seen something before it was told");
                         continue;
                     };
-                    let is_live = self.members.contains_key(id);
                     let first = seen.first().map_or(order.len(), |text| position[text]);
                     let last = if is_live { order.len() } else { seen.last().map_or(first, |text| position[text] + 1) };
                     // Between being told and the first it has seen there is nothing but its own.
@@ -391,6 +516,58 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// One who comes and goes while another waits for the home's word takes no more room than that.
+    #[test]
+    fn coming_and_going_while_waiting_takes_no_room() {
+        let mut world = World::new(7);
+        let shard = (world.home(0) + 1) % world.hubs.len();
+        let (patient, fickle) = (world.connect(shard, &[]), world.connect(shard, &[]));
+        assert_eq!(world.subscribe(patient, 0, false), Subscribed::Waiting);
+        for _ in 0..1_000 {
+            assert_eq!(world.subscribe(fickle, 0, false), Subscribed::Waiting);
+            world.unsubscribe(fickle, 0);
+        }
+        world.subscribe(fickle, 0, false);
+        let hub = &world.hubs[shard];
+        let waiting = hub.topics[hub.topics.find(&topic(0)).unwrap()].waiting.len();
+        assert!(waiting <= WAITING_SLACK + 6, "{waiting}");
+        world.settle();
+        assert!([patient, fickle].iter().all(|&id| world.hubs[shard].is_subscribed(id, &topic(0))));
+        world.check();
+    }
+
+    /// Nothing of a topic that could go live reaches a connection whose other topics cannot yet.
+    #[test]
+    fn who_is_held_joins_all_its_topics_at_once() {
+        let mut world = World::new(7);
+        let (near, far) = (0, (1..TOPICS).find(|&far| world.home(far) != world.home(0)).expect("several homes"));
+        let shard = world.home(near);
+        let id = world.connect(shard, &[(near, true), (far, true)]);
+        let is_subscribed = |world: &World, number| world.hubs[shard].is_subscribed(id, &topic(number));
+        world.publish(id, near, Scope::Global);
+        assert!(!is_subscribed(&world, near) && !is_subscribed(&world, far));
+        world.settle();
+        assert!(is_subscribed(&world, near) && is_subscribed(&world, far));
+        assert!(world.members[&(id, near)].seen.is_empty(), "that was before it was told");
+        world.publish(id, near, Scope::Global);
+        world.settle();
+        assert_eq!(world.members[&(id, near)].seen.len(), 1);
+        world.check();
+    }
+
+    /// Giving up what has been waited for ends the holding too.
+    #[test]
+    fn who_gives_up_the_topic_it_is_held_for_is_released() {
+        let mut world = World::new(7);
+        let (near, far) = (0, (1..TOPICS).find(|&far| world.home(far) != world.home(0)).expect("several homes"));
+        let shard = world.home(near);
+        let id = world.connect(shard, &[(near, true), (far, true)]);
+        world.unsubscribe(id, far);
+        assert_eq!(world.members[&(id, near)].told_at, Some(0));
+        world.settle();
+        world.check();
     }
 
     fn next(random: &mut u64, below: usize) -> usize {
@@ -432,16 +609,16 @@ mod tests {
     #[test]
     fn floods_both_ways_neither_deadlock_nor_grow() {
         let mut world = World::new(7);
-        let subscribers: Vec<ConnectionId> = (0..world.hubs.len())
+        let subscribers: Vec<(ConnectionId, usize)> = (0..world.hubs.len())
             .flat_map(|shard| (0..TOPICS).map(move |number| (shard, number)))
-            .map(|(shard, number)| world.join(shard, number, true))
+            .map(|(shard, number)| (world.connect(shard, &[(number, true)]), number))
             .collect();
         world.settle();
         let most_before = world.hubs.iter().map(|hub| hub.mesh.overflow_bytes()).max();
         assert_eq!(most_before, Some(0));
         for round in 0..3_000 {
-            for &id in &subscribers {
-                world.publish(id, Scope::Global);
+            for &(id, number) in &subscribers {
+                world.publish(id, number, Scope::Global);
             }
             for shard in 0..world.hubs.len() {
                 for what in [2, 0, 1, 3, 4, 4, 4, 4] {

@@ -75,7 +75,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::{Hub, MeshLimits, Wake};
+    use crate::hub::{Hub, HubLimits, MeshLimits, Wake};
 
     /// However short the lanes: every message gets the next place of its topic, in the order of submission.
     #[test]
@@ -84,7 +84,7 @@ mod tests {
         let wake = (0..3).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 2, &limits);
         let mut outside = Outside::new(ends.pop().unwrap());
-        let mut hubs: Vec<Hub> = ends.into_iter().map(|mesh| Hub::new(mesh, 1_000, 7)).collect();
+        let mut hubs: Vec<Hub> = ends.into_iter().map(|mesh| Hub::new(mesh, HubLimits::default(), 7)).collect();
         assert!(!hubs[0].is_alone());
         let names: Vec<TopicName> = (0..6).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
         let homes: Vec<u16> = names.iter().map(|name| topics::home(name, 2)).collect();

@@ -86,15 +86,8 @@ impl fmt::Display for TopicNameError {
 impl std::error::Error for TopicNameError {}
 
 /// A topic of one shard. Means something as long as the topic is attached or has messages on their way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub(crate) u32);
-
-/// Where a subscriber stands: in the dense array, or in the side list of those who joined during a walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Member {
-    Index(u32),
-    Joiner(u32),
-}
 
 /// One topic as its shard knows it.
 #[derive(Debug)]
@@ -114,9 +107,9 @@ pub(super) struct Topic {
     pub(super) is_walking: bool,
     /// What has been gathered and not yet begun to be sent.
     pub(super) run: Option<Box<Run>>,
-    /// How many connections name it, as subscribers or publishers.
+    /// How many connections name it: once as subscribers, once more if that is where their messages go.
     pub(super) attached: u32,
-    /// How many of them are subscribers, those who wait for the home's word among them.
+    /// How many of these are subscriptions, those that wait for the home's word among them.
     pub(super) subscribed: u32,
     /// The shard that orders its messages.
     pub(super) home: u16,
@@ -128,7 +121,7 @@ pub(super) struct Topic {
     pub(super) number: u64,
     /// Elsewhere: the home has not been asked yet, for want of room in the lane.
     pub(super) is_due: bool,
-    /// Elsewhere: subscribers who wait for the home's word, and some who have left since.
+    /// Elsewhere: who waits for the home's word. Some have left since, and may have come back.
     pub(super) waiting: Vec<ConnectionId>,
     /// Where the next walk begins, so that no subscriber is always the last.
     pub(super) rotation: u32,
@@ -161,6 +154,11 @@ impl Topic {
     /// May it be forgotten as soon as there are too many like it?
     fn is_unused(&self) -> bool {
         self.attached == 0 && self.interested.is_empty()
+    }
+
+    /// Would a subscriber who joins this shard's members now be owed every message from here on?
+    pub(super) fn is_live(&self, shard: u16) -> bool {
+        self.home == shard || self.interest == Interest::Live
     }
 
     /// Is something of it still on its way?

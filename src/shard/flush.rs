@@ -4,6 +4,8 @@
 //!
 //! - **One door.** What a connection is owed alone (outbox) and with others (its share of a run) leaves as one entry,
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
+//!   Who is in several walks of a batch has its later shares put behind the first, in the entry that its [`Door`]
+//!   names; if that is full, the batch ends before the share.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on
@@ -14,7 +16,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    mem,
+    iter, mem,
 };
 
 use super::{
@@ -22,7 +24,7 @@ use super::{
     turn::{Shard, key},
 };
 use crate::{
-    hub::{Connection, ConnectionId, Output, Piece, Share, Walk},
+    hub::{Connection, ConnectionId, Door, Output, Piece, Share, TopicName, Walk},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::{Io, Refused, Send},
@@ -36,6 +38,8 @@ pub(super) struct Flush {
     dirty: VecDeque<ConnectionId>,
     /// The last flush left some of them waiting.
     dirty_first: bool,
+    /// The number of the batch being planned; the first is 1.
+    batch: u64,
     /// Scratch, empty between batches.
     plan: Vec<Planned>,
     refused: Vec<Refused>,
@@ -45,17 +49,26 @@ pub(super) struct Flush {
 #[derive(Debug)]
 struct Planned {
     id: ConnectionId,
-    what: What,
+    part: Part,
+    /// Shares of further walks. None for a connection with one subscription, which is in one walk.
+    more: Vec<Part>,
 }
 
+/// What an entry sends, or a part of it.
 #[derive(Debug)]
-enum What {
+enum Part {
     /// The whole run of the walk at this index.
     Run(usize),
     /// Its outbox, and its share of the walk at this index.
     Pieces(Vec<Piece>, Option<usize>),
     /// The front of its backlog.
     Backlog,
+}
+
+impl Planned {
+    fn new(id: ConnectionId, part: Part) -> Self {
+        Planned { id, part, more: Vec::new() }
+    }
 }
 
 impl Flush {
@@ -101,15 +114,17 @@ impl<I: Io> Shard<I> {
     fn plan_batch(&mut self) -> (usize, usize) {
         let Pace { send_batch, .. } = self.pace;
         let (mut visited, mut ended) = (0, 0);
+        self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {
             while let Some(walk) = self.flush.walks.get_mut(ended) {
                 if visited >= send_batch {
                     return (visited, ended);
                 }
                 match self.hub.next_member(walk) {
-                    Some(slot) => {
-                        visited += 1;
-                        self.plan_member(slot, ended);
+                    Some(slot) if self.plan_member(slot, ended) => visited += 1,
+                    Some(_) => {
+                        self.flush.walks[ended].step_back();
+                        return (visited, ended);
                     }
                     None => ended += 1,
                 }
@@ -124,36 +139,56 @@ impl<I: Io> Shard<I> {
         (visited, ended)
     }
 
-    /// Plans what a subscriber is owed of a walk's run, behind what waits in its outbox.
-    fn plan_member(&mut self, slot: u32, walk: usize) {
-        let Some(id) = self.hub.connections.id_at(slot) else { return };
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+    /// Plans what a subscriber is owed of a walk's run, behind what waits in its outbox. Returns whether there was room
+    /// for it in the connection's entry of this batch.
+    fn plan_member(&mut self, slot: u32, walk: usize) -> bool {
+        let Some(id) = self.hub.connections.id_at(slot) else { return true };
+        let Some(connection) = self.hub.connections.get_mut(id) else { return true };
         let run = &self.flush.walks[walk].run;
-        let Some(output) = &mut connection.output else {
-            let what = match run.share(slot) {
-                Share::Whole => What::Run(walk),
-                Share::Part(pieces) => What::Pieces(bounded(pieces), Some(walk)),
-                Share::Nothing => return,
+        let part = match &mut connection.output {
+            None => match run.share(slot) {
+                Share::Whole => Part::Run(walk),
+                Share::Part(pieces) => Part::Pieces(bounded(pieces), Some(walk)),
+                Share::Nothing => return true,
+            },
+            Some(output) if !output.backlog.is_empty() => {
+                let owed = run.owed(slot);
+                self.owe(id, owed);
+                self.check_backlog(id);
+                return true;
+            }
+            Some(output) => {
+                let pieces = match run.share(slot) {
+                    Share::Whole => run.pieces().to_vec(),
+                    Share::Part(pieces) => bounded(pieces),
+                    Share::Nothing => Vec::new(),
+                };
+                let pieces: Vec<Piece> = outbox(output).into_iter().chain(pieces).collect();
+                connection.output = None;
+                if pieces.is_empty() {
+                    return true;
+                }
+                Part::Pieces(pieces, Some(walk))
+            }
+        };
+        let plan = &mut self.flush.plan;
+        if let Some(door) = connection.door() {
+            let pieces = match &part {
+                Part::Pieces(pieces, _) => pieces.len(),
+                _ => run.pieces().len(),
             };
-            self.flush.plan.push(Planned { id, what });
-            return;
-        };
-        if !output.backlog.is_empty() {
-            let owed = run.owed(slot);
-            self.owe(id, owed);
-            self.check_backlog(id);
-            return;
+            if door.batch == self.flush.batch {
+                if door.pieces as usize + pieces > self.pace.entry_pieces {
+                    return false;
+                }
+                door.pieces += pieces as u32;
+                plan[door.entry as usize].more.push(part);
+                return true;
+            }
+            *door = Door { batch: self.flush.batch, entry: plan.len() as u32, pieces: pieces as u32 };
         }
-        let pieces = match run.share(slot) {
-            Share::Whole => run.pieces().to_vec(),
-            Share::Part(pieces) => bounded(pieces),
-            Share::Nothing => Vec::new(),
-        };
-        let pieces: Vec<Piece> = outbox(output).into_iter().chain(pieces).collect();
-        connection.output = None;
-        if !pieces.is_empty() {
-            self.flush.plan.push(Planned { id, what: What::Pieces(pieces, Some(walk)) });
-        }
+        plan.push(Planned::new(id, part));
+        true
     }
 
     /// Plans what waits for one connection alone: its backlog if there is room, or its outbox.
@@ -164,7 +199,7 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             let outbox = outbox(output);
             connection.output = None;
-            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(vec![outbox], None) }));
+            self.flush.plan.extend(outbox.map(|outbox| Planned::new(id, Part::Pieces(vec![outbox], None))));
             return;
         }
         if connection.awaits_room {
@@ -175,12 +210,28 @@ impl<I: Io> Shard<I> {
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox);
         }
-        self.flush.plan.push(Planned { id, what: What::Backlog });
+        self.flush.plan.push(Planned::new(id, Part::Backlog));
     }
 
     /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
-    pub(super) fn leave_topic(&mut self, id: ConnectionId) {
+    pub(super) fn leave_topics(&mut self, id: ConnectionId) {
         let owed = self.hub.leave(id, self.flush.walks.iter());
+        self.owe_behind_outbox(id, owed);
+    }
+
+    /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call"))]
+    pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
+        let owed = self.hub.unsubscribe(id, topic, self.flush.walks.iter());
+        if !owed.is_empty() {
+            self.owe_behind_outbox(id, owed);
+            self.check_backlog(id);
+        }
+        self.release(id);
+    }
+
+    /// Appends to the connection's backlog, behind what waits in its outbox.
+    fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
         if owed.is_empty() {
             return;
         }
@@ -218,21 +269,19 @@ impl<I: Io> Shard<I> {
         let mut deliveries = 0;
         let entries = plan.len();
         let mut plan = plan;
-        for (index, Planned { id, what }) in plan.drain(..).enumerate() {
+        for (index, Planned { id, part, more }) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
-            match (what, refusal) {
-                (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
+            match (part, refusal) {
+                (Part::Backlog, sent) => unsent += self.settle_backlog(id, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
-                (What::Run(walk), None) => deliveries += u64::from(self.flush.walks[walk].run.messages()),
-                (What::Pieces(pieces, _), None) => {
-                    deliveries += pieces.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
+                (Part::Run(walk), None) if more.is_empty() => {
+                    deliveries += u64::from(self.flush.walks[walk].run.messages());
+                }
+                (part, None) => {
+                    deliveries += iter::once(&part).chain(&more).map(|part| self.messages(part)).sum::<u64>();
                     self.end_if_done(id);
                 }
-                (What::Run(walk), Some(sent)) => {
-                    let pieces = self.flush.walks[walk].run.pieces().to_vec();
-                    unsent += self.settle_refused(id, pieces, Some(walk), sent);
-                }
-                (What::Pieces(pieces, walk), Some(sent)) => unsent += self.settle_refused(id, pieces, walk, sent),
+                (part, Some(sent)) => unsent += self.settle_refused(id, iter::once(part).chain(more), sent),
             }
         }
         drop(refusals);
@@ -251,25 +300,32 @@ impl<I: Io> Shard<I> {
         let mut walk_slices = vec![0..0; walks.len()];
         let mut ranges = Vec::with_capacity(plan.len());
         let mut bytes = 0;
-        for Planned { id, what } in plan {
+        for Planned { id, part, more } in plan {
             let begin = slices.len();
-            match what {
-                What::Run(walk) => {
-                    let run = &walks[*walk].run;
-                    bytes += run.bytes();
-                    if walk_slices[*walk].is_empty() {
-                        slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
-                        walk_slices[*walk] = begin..slices.len();
+            if let Part::Run(walk) = part
+                && more.is_empty()
+            {
+                let run = &walks[*walk].run;
+                bytes += run.bytes();
+                if walk_slices[*walk].is_empty() {
+                    slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
+                    walk_slices[*walk] = begin..slices.len();
+                }
+                ranges.push(walk_slices[*walk].clone());
+                continue;
+            }
+            for part in iter::once(part).chain(more) {
+                let pieces = match part {
+                    Part::Run(walk) => walks[*walk].run.pieces(),
+                    Part::Pieces(pieces, _) => pieces,
+                    Part::Backlog => {
+                        let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
+                        let backlog = &output.expect("planned because it has a backlog").backlog;
+                        slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
+                        continue;
                     }
-                    ranges.push(walk_slices[*walk].clone());
-                    continue;
-                }
-                What::Pieces(pieces, _) => slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes))),
-                What::Backlog => {
-                    let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
-                    let backlog = &output.expect("planned because it has a backlog").backlog;
-                    slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
-                }
+                };
+                slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes)));
             }
             bytes += slices[begin..].iter().map(|slice| slice.len()).sum::<usize>();
             ranges.push(begin..slices.len());
@@ -286,21 +342,44 @@ impl<I: Io> Shard<I> {
         bytes
     }
 
+    /// How many messages a part of an entry carries.
+    fn messages(&self, part: &Part) -> u64 {
+        match part {
+            Part::Run(walk) => u64::from(self.flush.walks[*walk].run.messages()),
+            Part::Pieces(pieces, _) => pieces.iter().map(|piece| u64::from(piece.messages)).sum(),
+            Part::Backlog => 0,
+        }
+    }
+
     /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
     ///
     /// One run, however large, closes nobody who had kept up until then.
     fn settle_refused(
         &mut self,
         id: ConnectionId,
-        mut pieces: Vec<Piece>,
-        walk: Option<usize>,
+        parts: impl Iterator<Item = Part>,
         sent: io::Result<usize>,
     ) -> usize {
-        let offered: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
-        if let Some(walk) = walk {
-            self.flush.walks[walk].run.keep(&mut pieces);
+        let mut offered = 0;
+        for part in parts {
+            let pieces = match part {
+                Part::Run(walk) => {
+                    let run = &self.flush.walks[walk].run;
+                    let mut pieces = run.pieces().to_vec();
+                    run.keep(&mut pieces);
+                    pieces
+                }
+                Part::Pieces(mut pieces, walk) => {
+                    if let Some(walk) = walk {
+                        self.flush.walks[walk].run.keep(&mut pieces);
+                    }
+                    pieces
+                }
+                Part::Backlog => Vec::new(),
+            };
+            offered += pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
+            self.owe(id, pieces);
         }
-        self.owe(id, pieces);
         self.advance(id, offered, sent)
     }
 
@@ -336,6 +415,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
         if let Some(output) = &mut connection.output {
             output.backlog.advance(sent);
+            output.backlog.refuse();
         }
         if sent > 0 {
             // Room in the socket is the peer's doing: it lives, though our ping may stand behind megabytes.
@@ -357,7 +437,8 @@ impl<I: Io> Shard<I> {
         }
         let Some(output) = &mut connection.output else { return };
         let (bytes, messages) = (output.backlog.bytes() + output.outbox.len(), output.backlog.messages());
-        if bytes <= self.limits.backlog_bytes_max && messages <= self.limits.backlog_messages_max {
+        let is_within = bytes <= self.limits.backlog_bytes_max && messages <= self.limits.backlog_messages_max;
+        if is_within || !output.backlog.was_refused() {
             return;
         }
         let mut dropped = output.backlog.truncate();

@@ -1,5 +1,7 @@
 //! How much a turn does of each kind of work before the next kind has its turn.
 
+use crate::sys::Send;
+
 /// The sizes of a turn's portions. They bound latency and decide which work is interleaved with which; the result is
 /// the same with any of them, which the simulator proves by drawing them.
 #[derive(Debug, Clone, Copy)]
@@ -10,6 +12,8 @@ pub(super) struct Pace {
     pub(super) receive_batches: usize,
     /// Sends in one system call.
     pub(super) send_batch: usize,
+    /// Pieces up to which the shares of further walks join an entry of a batch.
+    pub(super) entry_pieces: usize,
     /// Sends after which a flush lets the rest of the turn go first.
     pub(super) flush_entries: usize,
     /// Pieces of a backlog offered at once.
@@ -24,6 +28,7 @@ impl Pace {
         receive_batch: 64,
         receive_batches: 4,
         send_batch: 256,
+        entry_pieces: Send::<()>::PIECES_MAX,
         flush_entries: 512,
         backlog_pieces: 256,
         mail: 1_024,

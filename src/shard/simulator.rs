@@ -13,9 +13,10 @@
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
 //! - after every turn ([`Simulation::check_turn`]): limits kept, gauges true, nobody waits for what will not come;
 //! - at the end ([`Simulation::check_end`]): on each topic an observer, which has all the room it needs and never
-//!   leaves, has seen the one order. What any other client has seen is a piece of it without gap or repetition, from
-//!   the message after its joining, less its own if it asked for no echo, to its leaving; each client's messages stand
-//!   in it in the order it sent them; and the counters agree with what happened.
+//!   leaves, has seen the one order. What any other client has seen of a topic are pieces of it without gap or
+//!   repetition, each from the message after it subscribed, less its own if it asked for no echo, to where it gave the
+//!   topic up or left; each client's messages stand in it in the order it sent them; and the counters agree with what
+//!   happened.
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and tells what happens in it; `RINGHUB_SEEDS`
 //! says how many to run.
@@ -27,13 +28,14 @@ mod plan;
 mod random;
 mod seen;
 mod stream;
+mod topics;
 
 use std::{cell::RefCell, env, fmt::Arguments, panic, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use self::{
-    client::{Client, Leaving},
+    client::{Client, Leaving, Subscription},
     network::{End, Network, SimulatedIo, Weather},
     plan::Plan,
     random::Random,
@@ -41,11 +43,11 @@ use self::{
 };
 use super::{
     pace::Pace,
-    turn::{Arrival, Shard},
+    turn::{Arrival, Opening, Shard},
 };
 use crate::{
     config::{Config, Settings},
-    hub::{MeshEnd, Scope, TopicName},
+    hub::{MeshEnd, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
     surface::raw::RawRequest,
@@ -84,6 +86,7 @@ impl Simulation {
         let io = SimulatedIo(Rc::clone(&network));
         let mut shard = Shard::new(MeshEnd::alone(), config, io, Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
+        shard.hub.limits.subscriptions_max = plan.subscriptions_max;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
             shard,
@@ -130,6 +133,7 @@ impl Simulation {
             35..=59 => self.move_bytes(),
             60..=69 => self.look(),
             70 => self.pass(1),
+            72..=79 => self.embed(),
             71 if self.shard.keep_alive.ping_interval > 0 && self.random.chance(300) => self.jump(),
             _ => drop(self.serve()),
         }
@@ -147,44 +151,60 @@ impl Simulation {
         let answer = format!("HTTP/1.1 101 {number}\r\n{}\r\n", "x".repeat(random.within(0..=60)));
         let mut client = Client::new(number, topic, answer.as_bytes(), random);
         let mut room = usize::MAX;
+        let subscribes = observes.is_some() || !random.chance(100);
+        let has_more = observes.is_none() && random.chance(400);
         if observes.is_some() {
             client.publishes = false;
         } else {
             room = random.within(8..=self.plan.room_max);
             client.echo = random.chance(400);
-            client.subscribes = !random.chance(100);
-            let only_receives = client.subscribes && random.chance(150);
+            let only_receives = subscribes && random.chance(150);
             client.publishes = !self.is_draining && !only_receives;
             client.deaf = random.chance(30);
             client.mute = random.chance(50);
         }
         let socket = Network::connect(&self.network, answer.as_bytes(), room);
         let leftover = self.speak_early(&mut client);
-        client.joined_at = self.shard.hub.offset(&self.topics[topic]);
-        client.open_until = client.joined_at;
-        let request = RawRequest {
-            topic: self.topics[topic].clone(),
-            subscribes: client.subscribes,
-            publishes: client.publishes,
-            echo: client.echo,
-            scope: Scope::Global,
+        let offsets: Vec<u64> = self.topics.iter().map(|name| self.shard.hub.offset(name)).collect();
+        let mut subscribe = |topic, echo| {
+            client.subscriptions.push(Subscription { topic, echo, from: offsets[topic], until: None });
         };
+        if subscribes {
+            subscribe(topic, client.echo);
+        }
+        if has_more {
+            let others = (0..self.topics.len()).filter(|&other| other != topic);
+            for other in others.take(self.plan.subscriptions_max - 1) {
+                if self.random.chance(700) {
+                    subscribe(other, self.random.chance(500));
+                }
+            }
+        }
+        client.open_until = offsets;
+        client.spoken = vec![0; self.topics.len()];
         let told = format!(
-            "client {number} joins topic {topic} behind {} (echo {}, subscribes {}, publishes {}, deaf {}, mute {}), \
-             room {room}, {} bytes left over",
-            client.joined_at,
-            client.echo,
-            client.subscribes,
+            "client {number} of topic {topic} joins {:?} (publishes {}, deaf {}, mute {}), room {room}, \
+             {} bytes left over",
+            client.subscriptions,
             client.publishes,
             client.deaf,
             client.mute,
             leftover.len()
         );
+        let name = |topic: usize| self.topics[topic].clone();
+        let answer = Bytes::from(answer.into_bytes());
         self.clients.push(client);
         self.tell(format_args!("{told}"));
-        let answer = Bytes::from(answer.into_bytes());
-        let arrival = Arrival { socket, request, answer, leftover };
-        let id = self.shard.adopt(self.now, arrival);
+        let client = &self.clients[number];
+        let id = if has_more {
+            let subscriptions = client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect();
+            let publishes = client.publishes.then(|| (name(topic), Scope::Global));
+            self.shard.establish(self.now, Opening { socket, subscriptions, publishes, answer, leftover })
+        } else {
+            let (publishes, echo) = (client.publishes, client.echo);
+            let request = RawRequest { topic: name(topic), subscribes, publishes, echo, scope: Scope::Global };
+            self.shard.adopt(self.now, Arrival { socket, request, answer, leftover })
+        };
         self.tell(format_args!("client {number} is {id:?}"));
         self.clients[number].id = id;
         self.more = true;
@@ -249,6 +269,59 @@ impl Simulation {
             _ => return,
         };
         self.tell(format_args!("client {number} {what}"));
+    }
+
+    /// What a handler may do: a connection subscribes, gives a topic up, or publishes, in mid-life.
+    fn embed(&mut self) {
+        let Some(number) = self.any_client().filter(|&number| number >= self.topics.len()) else { return };
+        let topic = self.random.within(0..=self.topics.len() - 1);
+        let (client, name) = (&mut self.clients[number], &self.topics[topic]);
+        let Some(id) = client.id else { return };
+        let offset = self.shard.hub.offset(name);
+        let count = client.subscriptions.iter().filter(|subscription| subscription.until.is_none()).count();
+        let connection = self.shard.hub.connections.get(id);
+        let is_open = connection.is_some_and(|connection| connection.websocket.state() == State::Open);
+        let told = match self.random.within(0..=9) {
+            0..=3 => {
+                let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
+                let outcome = self.shard.subscribe(id, name, echo);
+                let expected = match client.subscription(topic) {
+                    _ if !is_open => Subscribed::Closed,
+                    Some(_) => Subscribed::Already,
+                    None if count >= self.plan.subscriptions_max => Subscribed::TooMany,
+                    None => Subscribed::Live,
+                };
+                assert_eq!(outcome, expected, "client {number} and topic {topic}");
+                if outcome == Subscribed::Live {
+                    client.subscriptions.push(Subscription { topic, echo, from: offset, until: None });
+                }
+                format!("subscribes to topic {topic} behind {offset} (echo {echo}): {outcome:?}")
+            }
+            4 | 5 => {
+                self.shard.unsubscribe(id, name);
+                if is_open && let Some(subscription) = client.subscription(topic) {
+                    subscription.until = Some(offset);
+                    // What it is still owed may make a backlog of any size: it had kept up.
+                    client.backlog = None;
+                    // Or it had not, and that was too much.
+                    let connection = self.shard.hub.connections.get(id);
+                    if connection.is_none_or(|connection| connection.websocket.state() != State::Open) {
+                        let offsets = self.topics.iter().map(|name| self.shard.hub.offset(name));
+                        client.closed_at = Some(offsets.collect());
+                    }
+                }
+                format!("gives up topic {topic} at {offset}")
+            }
+            _ if topic != client.topic && connection.is_some() && !self.is_draining => {
+                let most = self.random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
+                let (message_name, message) = client.speak(topic, self.random.within(0..=most));
+                self.shard.publish(id, name, &message, Scope::Global);
+                format!("publishes {message_name:x} to topic {topic}")
+            }
+            _ => return,
+        };
+        self.more = true;
+        self.tell(format_args!("client {number} {told}"));
     }
 
     /// The network carries something.
@@ -430,14 +503,22 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     config.limits.gathered_bytes_max = 1;
     config.keep_alive = KeepAlive { ping_interval: 50, pong_timeout: 20, close_timeout: 50 };
-    let pace =
-        Pace { receive_batch: 1, receive_batches: 1, send_batch: 1, flush_entries: 1, backlog_pieces: 1, mail: 1 };
+    let pace = Pace {
+        receive_batch: 1,
+        receive_batches: 1,
+        send_batch: 1,
+        entry_pieces: 1,
+        flush_entries: 1,
+        backlog_pieces: 1,
+        mail: 1,
+    };
     let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
         simulation.join(None);
     }
     simulation.settle();
-    let is_plain = |client: &&Client| client.publishes && client.subscribes && !client.mute && !client.deaf;
+    let is_plain =
+        |client: &&Client| client.publishes && !client.subscriptions.is_empty() && !client.mute && !client.deaf;
     let plain: Vec<usize> = simulation.clients.iter().filter(is_plain).map(|client| client.number).collect();
     let [first, second, ..] = plain[..] else { panic!("chance made too few plain clients") };
     let speak = |simulation: &mut Simulation, number: usize| {

@@ -7,9 +7,12 @@ use bytes::{Bytes, BytesMut};
 use super::{drain::Drain, flush::Flush, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
-    hub::{Connection, ConnectionId, Hub, LARGE_PIECE_PINS, MeshEnd},
+    hub::{
+        Connection, ConnectionId, Hub, HubLimits, Joined, LARGE_PIECE_PINS, MeshEnd, Published, Publishing, Scope,
+        Subscribed, TopicName,
+    },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Event, Input, KeepAlive, Role, State, Tick, Timeout, WebSocket},
+    proto::{CloseCode, Event, Input, KeepAlive, PreparedMessage, Role, State, Tick, Timeout, WebSocket},
     surface::raw::RawRequest,
     sys::{Io, Key, Readiness, Receive},
 };
@@ -20,8 +23,8 @@ use crate::{
 /// by the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
 ///
 /// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
-/// - inputs: [`Shard::adopt`], [`Shard::turn`]
-/// - commands: [`Shard::drain`]
+/// - inputs: [`Shard::adopt`], [`Shard::establish`], [`Shard::turn`]
+/// - commands: [`Shard::subscribe`], [`Shard::unsubscribe`], [`Shard::drain`]
 #[derive(Debug)]
 pub(crate) struct Shard<I: Io> {
     pub(super) io: I,
@@ -44,7 +47,7 @@ pub(crate) struct Shard<I: Io> {
     readiness: Vec<Readiness>,
     replies: Vec<u8>,
     due: Vec<(Tick, ConnectionId)>,
-    joined: Vec<ConnectionId>,
+    joined: Vec<Joined>,
 }
 
 /// An accepted opening handshake on its way to become a connection.
@@ -58,6 +61,28 @@ pub(crate) struct Arrival<S> {
     pub(crate) leftover: BytesMut,
 }
 
+/// A connection about to be made, and what it begins with.
+#[derive(Debug)]
+pub(crate) struct Opening<S> {
+    pub(crate) socket: S,
+    /// The topics it subscribes to from the beginning, and whether with echo. Its answer is held until all are live.
+    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    /// Where its client's messages go, if that may send any.
+    pub(crate) publishes: Option<(TopicName, Scope)>,
+    /// See [`Arrival::answer`].
+    pub(crate) answer: Bytes,
+    /// See [`Arrival::leftover`].
+    pub(crate) leftover: BytesMut,
+}
+
+impl<S> From<Arrival<S>> for Opening<S> {
+    fn from(Arrival { socket, request, answer, leftover }: Arrival<S>) -> Self {
+        let RawRequest { topic, subscribes, publishes, echo, scope } = request;
+        let subscriptions = if subscribes { vec![(topic.clone(), echo)] } else { Vec::new() };
+        Opening { socket, subscriptions, publishes: publishes.then_some((topic, scope)), answer, leftover }
+    }
+}
+
 impl<I: Io> Shard<I> {
     pub(crate) fn new(
         mesh: MeshEnd,
@@ -67,9 +92,10 @@ impl<I: Io> Shard<I> {
         epoch_first: u64,
         now: Tick,
     ) -> Self {
+        let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
         Shard {
             io,
-            hub: Hub::new(mesh, config.limits.topics_idle_max, epoch_first),
+            hub: Hub::new(mesh, hub_limits, epoch_first),
             sockets: Vec::new(),
             limits: config.limits.clone(),
             keep_alive: config.keep_alive,
@@ -88,33 +114,41 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
+    /// Takes over a connection whose opening handshake is accepted.
     pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, request, answer, leftover } = arrival;
+        self.establish(now, arrival.into())
+    }
+
+    /// Makes a connection: it is subscribed, then told so.
+    pub(crate) fn establish(&mut self, now: Tick, opening: Opening<I::Socket>) -> Option<ConnectionId> {
+        let Opening { socket, subscriptions, publishes, answer, leftover } = opening;
         self.now = now;
-        let topic = self.hub.attach(&request.topic);
-        let websocket = WebSocket::new(Role::Server, now);
-        let mut connection = Connection::new(websocket, topic, request.publishes, request.echo);
-        connection.scope = request.scope;
-        let Ok(id) = self.hub.connections.insert(connection) else {
-            self.hub.detach(topic);
-            return None;
-        };
+        let mut connection = Connection::new(WebSocket::new(Role::Server, now));
+        // Who is told that it subscribes is owed everything from then on.
+        connection.is_held = true;
+        let id = self.hub.connections.insert(connection).ok()?;
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);
-        // Who is told that it subscribes is owed everything from then on.
-        let is_held = request.subscribes && !self.hub.subscribe(id);
-        if let Some(connection) = self.hub.connections.get_mut(id) {
-            connection.is_held = is_held;
+        if let Some((topic, scope)) = publishes {
+            self.hub.publish_to(id, &topic, scope);
         }
+        let mut is_refused = false;
+        for (topic, echo) in subscriptions {
+            is_refused |= self.hub.subscribe(id, &topic, echo) == Subscribed::TooMany;
+        }
+        self.release(id);
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
         self.reply(id, &answer);
         self.schedule(id);
+        if is_refused {
+            self.count(Counter::PolicyClosed, 1);
+            self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
+        }
         if !leftover.is_empty() {
             self.input(id, Buffer { bytes: leftover, is_own: true, is_consumed: false });
         }
@@ -122,6 +156,25 @@ impl<I: Io> Shard<I> {
             drain.add(id);
         }
         Some(id)
+    }
+
+    /// Subscribes a connection in mid-life. Nothing that it is sent waits for that.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call; raw topics need it at the opening"))]
+    pub(crate) fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Subscribed {
+        self.hub.subscribe(id, topic, echo)
+    }
+
+    /// Publishes a message from a connection, which needs no subscription for it. It does not come back to the
+    /// connection unless that has subscribed with echo.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call"))]
+    pub(crate) fn publish(
+        &mut self,
+        id: ConnectionId,
+        topic: &TopicName,
+        message: &PreparedMessage,
+        scope: Scope,
+    ) -> Option<Published> {
+        self.hub.publish_by_name(topic, Some(id), message, scope)
     }
 
     /// One turn. Returns whether there is more to do at once; if not, the next turn is due when the ring has something,
@@ -194,17 +247,30 @@ impl<I: Io> Shard<I> {
                 break;
             }
         }
-        for id in joined.drain(..) {
-            self.release(id);
-        }
-        self.joined = joined;
+        self.tell_joined(joined);
     }
 
-    /// What has been held back from the connection may leave.
-    fn release(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        connection.is_held = false;
-        self.flush.mark_dirty(connection, id);
+    /// What has been held back from the connection leaves if it has nothing to wait for any more.
+    pub(super) fn release(&mut self, id: ConnectionId) {
+        let mut joined = mem::take(&mut self.joined);
+        let is_released = self.hub.release(id, &mut joined);
+        self.tell_joined(joined);
+        if is_released && let Some(connection) = self.hub.connections.get_mut(id) {
+            self.flush.mark_dirty(connection, id);
+        }
+    }
+
+    /// Subscriptions that had to wait have gone live. Opening answers that waited for them may leave.
+    fn tell_joined(&mut self, mut joined: Vec<Joined>) {
+        for Joined { id, topic } in joined.drain(..) {
+            tracing::trace!(connection = %id, %topic, "subscribed");
+            if let Some(connection) = self.hub.connections.get_mut(id)
+                && connection.owes_output()
+            {
+                self.flush.mark_dirty(connection, id);
+            }
+        }
+        self.joined = joined;
     }
 
     /// Notes what has become ready.
@@ -310,17 +376,18 @@ impl<I: Io> Shard<I> {
         while let Some(connection) = self.hub.connections.get_mut(id) {
             match connection.websocket.receive(self.now, &mut input, &self.limits.message, &mut replies) {
                 Ok(None) => break,
-                Ok(Some(Event::Message(message))) if connection.may_publish => {
-                    let (topic, scope) = (connection.topic, connection.scope);
-                    let message = message.prepare();
-                    self.hub.publish(topic, Some(id), &message, scope);
-                    self.count(Counter::MessagesIn, 1);
-                }
-                Ok(Some(Event::Message(_))) => {
-                    let reason = "this connection only receives";
-                    connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, reason, &mut replies);
-                    self.count(Counter::PolicyClosed, 1);
-                }
+                Ok(Some(Event::Message(message))) => match connection.publishes {
+                    Some(Publishing { topic, scope }) => {
+                        let message = message.prepare();
+                        self.hub.publish(topic, Some(id), &message, scope);
+                        self.count(Counter::MessagesIn, 1);
+                    }
+                    None => {
+                        let reason = "this connection only receives";
+                        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, reason, &mut replies);
+                        self.count(Counter::PolicyClosed, 1);
+                    }
+                },
                 Ok(Some(Event::Ping(_) | Event::Pong(_) | Event::Close(_))) => {}
                 Err(error) => {
                     tracing::debug!(connection = %id, %error, "the client broke the protocol");
@@ -348,7 +415,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
-            self.leave_topic(id);
+            self.leave_topics(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.output.get_or_insert_default().outbox.extend_from_slice(frames);
@@ -370,7 +437,7 @@ impl<I: Io> Shard<I> {
         if connection.websocket.state() == State::Closed && connection.ends_by.is_none() {
             connection.ends_by = Some(self.now.after(self.keep_alive.close_timeout));
         }
-        self.hub.unsubscribe(id);
+        self.hub.unsubscribe_all(id);
         self.schedule(id);
         self.end_if_done(id);
     }

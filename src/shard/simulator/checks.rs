@@ -2,7 +2,7 @@
 
 use super::{
     Simulation,
-    client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender},
+    client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
 };
 use crate::{
     metrics::Counter,
@@ -18,14 +18,14 @@ impl Simulation {
     pub(super) fn check_turn(&mut self, (close_overdue, cut_off): (u64, u64)) {
         let network = &mut *self.network.borrow_mut();
         let limits = &self.shard.limits;
+        let offsets: Vec<u64> = self.topics.iter().map(|name| self.shard.hub.offset(name)).collect();
         let (mut alive, mut laggards) = (0, 0);
         for &number in &network.active {
             let (client, line) = (&mut self.clients[number], &network.lines[number]);
-            let offset = self.shard.hub.offset(&self.topics[client.topic]);
             let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
             let Some(connection) = connection else {
                 client.gone = true;
-                client.closed_at.get_or_insert(offset);
+                client.closed_at.get_or_insert_with(|| offsets.clone());
                 assert!(line.dropped, "client {number} is gone and its socket is not");
                 continue;
             };
@@ -33,11 +33,15 @@ impl Simulation {
             laggards += u64::from(connection.is_laggard());
             let is_open = connection.websocket.state() == State::Open;
             if is_open {
-                client.open_until = offset;
+                client.open_until.clone_from(&offsets);
             } else {
-                client.closed_at.get_or_insert(offset);
+                client.closed_at.get_or_insert_with(|| offsets.clone());
             }
-            assert_eq!(connection.is_subscribed(), is_open && client.subscribes, "the subscription of client {number}");
+            for (topic, name) in self.topics.iter().enumerate() {
+                let is_subscribed = client.id.is_some_and(|id| self.shard.hub.is_subscribed(id, name));
+                let expected = is_open && client.subscription(topic).is_some();
+                assert_eq!(is_subscribed, expected, "client {number} and topic {topic}");
+            }
             match &connection.output {
                 None => {
                     client.backlog = None;
@@ -49,10 +53,12 @@ impl Simulation {
                         bytes: backlog.bytes(),
                         messages: backlog.messages(),
                         unsent: backlog.unsent(usize::MAX).map(|piece| piece.len() as u64).sum(),
+                        was_refused: backlog.was_refused(),
                         taken: line.stream.taken(),
                     };
                     assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
-                    let is_new = client.backlog.is_none_or(|before| seen.taken - before.taken >= before.unsent);
+                    let is_sent = |before: BacklogSeen| seen.taken - before.taken >= before.unsent;
+                    let is_new = client.backlog.is_none_or(|before| !before.was_refused || is_sent(before));
                     let before = client.backlog.map_or((0, 0), |before| (before.bytes, before.messages));
                     let may_be = limits.backlog_bytes_max.max(before.0) + OUTBOX_MOST >= seen.bytes
                         && limits.backlog_messages_max.max(before.1) >= seen.messages;
@@ -93,8 +99,8 @@ impl Simulation {
             if client.mute {
                 continue;
             }
-            let expected: Vec<Name> = self.expected(client, u64::MAX).collect();
-            assert_eq!(client.received.len(), expected.len(), "client {number} has everything");
+            let expected = self.expected_of_all(client, &vec![u64::MAX; self.topics.len()]);
+            assert_eq!(client.received.len(), expected, "client {number} has everything");
             assert!(client.has_sent_all() && client.has_all_pongs(), "client {number} was answered");
             let order = &self.clients[client.topic].received;
             let published = order.iter().filter(|&&name| sender(name) == Some(number)).count();
@@ -104,13 +110,22 @@ impl Simulation {
         }
     }
 
-    /// The messages that a client is owed of its topic's first `until`.
-    fn expected(&self, client: &Client, until: u64) -> impl Iterator<Item = Name> {
-        let order = &self.clients[client.topic].received;
+    /// The messages that a client is owed of a topic's first `until`.
+    fn expected(&self, client: &Client, topic: usize, until: u64) -> impl Iterator<Item = Name> {
+        let order = &self.clients[topic].received;
         let end = until.min(order.len() as u64);
-        let begin = if client.subscribes { client.joined_at.min(end) } else { end };
-        let (own, echo) = (client.number, client.echo);
-        order[begin as usize..end as usize].iter().copied().filter(move |&name| echo || sender(name) != Some(own))
+        let subscriptions = client.subscriptions.iter().filter(move |subscription| subscription.topic == topic);
+        subscriptions.flat_map(move |subscription| {
+            let end = subscription.until.unwrap_or(end).min(end);
+            let begin = subscription.from.min(end);
+            let (own, echo) = (client.number, subscription.echo);
+            order[begin as usize..end as usize].iter().copied().filter(move |&name| echo || sender(name) != Some(own))
+        })
+    }
+
+    /// How many messages a client is owed if so many of each topic count.
+    fn expected_of_all(&self, client: &Client, until: &[u64]) -> usize {
+        until.iter().enumerate().map(|(topic, &until)| self.expected(client, topic, until).count()).sum()
     }
 
     /// What holds when everybody has left.
@@ -139,7 +154,8 @@ impl Simulation {
             published += order.len() as u64;
             self.check_order(topic, order);
         }
-        assert_eq!(counted(Counter::MessagesIn), published, "messages in");
+        let spoken: u64 = self.clients.iter().flat_map(|client| &client.spoken).copied().map(u64::from).sum();
+        assert_eq!(counted(Counter::MessagesIn) + spoken, published, "messages in");
         if !self.plan.backlog_is_limited {
             assert_eq!(counted(Counter::SlowClosed), 0, "slow consumers below the limit");
         }
@@ -159,7 +175,7 @@ impl Simulation {
     fn check_dropped(&self) {
         let (mut slow, mut dropped) = (0, 0);
         for client in self.clients.iter().filter(|client| client.is_slow()) {
-            let owed = self.expected(client, client.closed_at.expect("it is closed")).count();
+            let owed = self.expected_of_all(client, client.closed_at.as_ref().expect("it is closed"));
             slow += 1;
             dropped += (owed - client.received.len()) as u64;
         }
@@ -175,10 +191,14 @@ impl Simulation {
         for &name in order.iter().filter(|&&name| name != EMPTY) {
             let number = sender(name).expect("a named message has a sender");
             assert_eq!(name as u32, next[number], "the messages of client {number} in their order");
-            assert_eq!(self.clients[number].topic, topic, "messages stay in their topic");
+            assert_eq!(topic_of(name), topic, "messages stay in their topic");
             next[number] += 1;
         }
-        for (client, next) in self.clients.iter().zip(next).filter(|(client, _)| client.topic == topic) {
+        for (client, next) in self.clients.iter().zip(next) {
+            if client.topic != topic {
+                assert_eq!(next, client.spoken[topic], "what was published for client {}", client.number);
+                continue;
+            }
             assert!(next <= client.sent, "client {} did not send so many", client.number);
             let said_goodbye = client.leaving == Some(Leaving::Handshake)
                 && client.close.as_ref().is_some_and(|(code, _)| *code == CloseCode::NORMAL);
@@ -194,11 +214,14 @@ impl Simulation {
     /// Returns whether the client must have seen all that was delivered to it.
     fn check_client(&self, client: &Client, was_short: bool) -> bool {
         let number = client.number;
-        let until = client.closed_at.expect("everybody has left");
-        let mut expected = self.expected(client, until);
-        for (index, &name) in client.received.iter().enumerate() {
-            let owed = expected.next();
-            assert_eq!(Some(name), owed, "message {index} of client {number}, which joined at {}", client.joined_at);
+        let until = client.closed_at.as_ref().expect("everybody has left");
+        for (topic, &until) in until.iter().enumerate() {
+            let mut expected = self.expected(client, topic, until);
+            for (index, &name) in client.received.iter().filter(|&&name| topic_of(name) == topic).enumerate() {
+                let owed = expected.next();
+                let subscriptions = &client.subscriptions;
+                assert_eq!(Some(name), owed, "message {index} of client {number}, topic {topic}: {subscriptions:?}");
+            }
         }
         let Some((code, reason)) = &client.close else { return false };
         let KeepAlive { ping_interval, pong_timeout, .. } = self.shard.keep_alive;
@@ -213,7 +236,7 @@ impl Simulation {
             _ => false,
         };
         assert!(is_explained, "client {number} is closed with {code} {reason:?}");
-        let (owed, received) = (self.expected(client, client.open_until).count(), client.received.len());
+        let (owed, received) = (self.expected_of_all(client, &client.open_until), client.received.len());
         assert!(
             is_slow || received >= owed,
             "client {number} was closed after {received} messages of {owed}: {client:x?}"

@@ -10,18 +10,41 @@ use super::{
 };
 use crate::{
     hub::ConnectionId,
-    proto::{CloseCode, Event, Input, MessageLimits, MessageType, OpCode, Role, State, Tick, WebSocket, encode_masked},
+    proto::{
+        CloseCode, Event, Input, MessageLimits, MessageType, OpCode, PreparedMessage, Role, State, Tick, WebSocket,
+        encode_masked,
+    },
 };
 
-/// Names a message by who sent it and the how-manieth of its own it is; or [`EMPTY`].
+/// Names a message by who sent it, to which topic, and the how-manieth of its own there it is; or [`EMPTY`].
 pub(super) type Name = u64;
 
-/// A message without payload says nothing about itself. Only clients that would not miss their own send it.
+/// A message without payload says nothing about itself. It is always of the first topic, and only sent by clients that
+/// receive their own there.
 pub(super) const EMPTY: Name = u64::MAX;
+
+fn name(sender: usize, topic: usize, number: u32) -> Name {
+    (sender as u64) << 40 | (topic as u64) << 32 | u64::from(number)
+}
 
 /// Who sent the message of that name.
 pub(super) fn sender(name: Name) -> Option<usize> {
-    (name != EMPTY).then_some((name >> 32) as usize)
+    (name != EMPTY).then_some((name >> 40) as usize)
+}
+
+/// The topic of the message of that name.
+pub(super) fn topic_of(name: Name) -> usize {
+    if name == EMPTY { 0 } else { (name >> 32) as usize & 0xff }
+}
+
+/// What a client received of a topic for a while.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subscription {
+    pub(super) topic: usize,
+    pub(super) echo: bool,
+    /// Messages of the topic before it began, and before it ended, if it did before the connection.
+    pub(super) from: u64,
+    pub(super) until: Option<u64>,
 }
 
 /// How a client ends its connection, if it does before the server.
@@ -43,6 +66,7 @@ pub(super) struct BacklogSeen {
     pub(super) bytes: usize,
     pub(super) messages: u64,
     pub(super) unsent: u64,
+    pub(super) was_refused: bool,
     /// What the socket had taken when it was so.
     pub(super) taken: u64,
 }
@@ -50,10 +74,15 @@ pub(super) struct BacklogSeen {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
+    /// Where the messages go that it sends.
     pub(super) topic: usize,
-    pub(super) subscribes: bool,
     pub(super) publishes: bool,
+    /// Whether it receives those too if it subscribes there.
     pub(super) echo: bool,
+    /// All of them there have been.
+    pub(super) subscriptions: Vec<Subscription>,
+    /// How many messages its handler has published, by topic. To its own it does not.
+    pub(super) spoken: Vec<u32>,
     /// Neither reads nor writes.
     pub(super) mute: bool,
     /// Answers neither pings nor close frames, but reads.
@@ -61,11 +90,9 @@ pub(super) struct Client {
     pub(super) leaving: Option<Leaving>,
     /// The connection on the server's side.
     pub(super) id: Option<ConnectionId>,
-    /// Messages of its topic before it joined.
-    pub(super) joined_at: u64,
-    /// Messages of its topic when it was last seen open, and when it was first seen not to be.
-    pub(super) open_until: u64,
-    pub(super) closed_at: Option<u64>,
+    /// Messages of each topic when it was last seen open, and when it was first seen not to be.
+    pub(super) open_until: Vec<u64>,
+    pub(super) closed_at: Option<Vec<u64>>,
     /// Its backlog after the last turn.
     pub(super) backlog: Option<BacklogSeen>,
     /// Its connection is no more.
@@ -92,15 +119,15 @@ impl Client {
         Client {
             number,
             topic,
-            subscribes: true,
             publishes: true,
             echo: false,
+            subscriptions: Vec::new(),
+            spoken: Vec::new(),
             mute: false,
             deaf: false,
             leaving: None,
             id: None,
-            joined_at: 0,
-            open_until: 0,
+            open_until: Vec::new(),
             closed_at: None,
             backlog: None,
             gone: false,
@@ -116,6 +143,24 @@ impl Client {
             pings: 0,
             pongs: 0,
         }
+    }
+
+    /// Its subscription to that topic, if it has one now.
+    pub(super) fn subscription(&mut self, topic: usize) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic && subscription.until.is_none())
+    }
+
+    /// A message that its handler publishes to a topic that is not its own.
+    pub(super) fn speak(&mut self, topic: usize, size: usize) -> (Name, PreparedMessage) {
+        assert_ne!(topic, self.topic, "what it sends itself arrives later, and would be out of order");
+        let name = name(self.number, topic, self.spoken[topic]);
+        self.spoken[topic] += 1;
+        let payload = payload(name, size);
+        let message = match message_type(name) {
+            MessageType::Text => PreparedMessage::text(std::str::from_utf8(&payload).expect("a payload is UTF-8")),
+            MessageType::Binary => PreparedMessage::binary(&payload),
+        };
+        (name, message)
     }
 
     /// May it still send frames?
@@ -141,11 +186,11 @@ impl Client {
 
     /// Makes a message of about `size` bytes, in one frame or several, and returns its name.
     pub(super) fn compose(&mut self, size: usize, random: &mut Random) -> Name {
-        let may_be_empty = self.echo || !self.subscribes;
+        let may_be_empty = self.echo && self.topic == 0;
         let (name, opcode, payload) = if size == 0 && may_be_empty {
             (EMPTY, OpCode::Text, Vec::new())
         } else {
-            let name = (self.number as u64) << 32 | u64::from(self.begun);
+            let name = name(self.number, self.topic, self.begun);
             self.begun += 1;
             let message_type = message_type(name);
             (name, message_type.opcode(), payload(name, size))

@@ -12,6 +12,8 @@ pub(super) struct Plan {
     pub(super) start: Tick,
     pub(super) steps: usize,
     pub(super) topics: usize,
+    /// Topics of one client.
+    pub(super) subscriptions_max: usize,
     pub(super) clients_max: usize,
     /// Largest message; few runs have large ones.
     pub(super) message_max: usize,
@@ -30,6 +32,7 @@ impl Plan {
         start: Tick(0),
         steps: 0,
         topics: 1,
+        subscriptions_max: 1_024,
         clients_max: 100,
         message_max: 100,
         room_max: 100_000,
@@ -58,7 +61,8 @@ impl Plan {
         Plan {
             start: Tick(random.within(0..=2_000) as u32),
             steps: random.within(100..=1_500),
-            topics: random.within(1..=3),
+            topics: random.pick(&[1, 2, 3, 6]),
+            subscriptions_max: random.pick(&[2, 4, 1_024]),
             clients_max: random.within(2..=14),
             message_max: if random.chance(60) { 200_000 } else { random.pick(&[30, 300, 3_000]) },
             room_max: random.pick(&[30, 300, 3_000, 100_000]),
@@ -83,6 +87,7 @@ impl Plan {
             receive_batch: portion(),
             receive_batches: portion(),
             send_batch: portion(),
+            entry_pieces: portion(),
             flush_entries: portion(),
             backlog_pieces: portion(),
             mail: portion(),

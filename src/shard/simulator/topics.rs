@@ -1,0 +1,234 @@
+//! Connections with several topics, some of which have their home on another shard: tests that say themselves what
+//! happens.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    network::{Network, SimulatedIo, Weather},
+    random::Random,
+};
+use crate::{
+    config::{Config, Settings},
+    hub::{ConnectionId, Hub, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
+    metrics::{Counter, Counters},
+    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick},
+    shard::turn::{Opening, Shard},
+};
+
+/// A shard, and the hub of another one, which does what it is told to.
+struct World {
+    shard: Shard<SimulatedIo>,
+    counters: Arc<Counters>,
+    network: Rc<RefCell<Network>>,
+    other: Hub,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
+        let counters = Arc::new(Counters::default());
+        let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut mesh = MeshEnd::connect(wake, &MeshLimits::default());
+        let other = Hub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
+        let mesh = mesh.pop().expect("two ends");
+        let io = SimulatedIo(Rc::clone(&network));
+        World { shard: Shard::new(mesh, &config, io, Arc::clone(&counters), 1, Tick(0)), counters, network, other }
+    }
+
+    /// So many topics whose home is the shard, or the other one.
+    fn topics(&self, is_near: bool, count: usize) -> Vec<TopicName> {
+        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).expect("a name"));
+        names.filter(|name| (self.other.home(name) == 0) == is_near).take(count).collect()
+    }
+
+    /// Publishes at the topic's home.
+    fn publish(&mut self, topic: &TopicName, text: &str) {
+        let hub = if self.other.home(topic) == 0 { &mut self.shard.hub } else { &mut self.other };
+        let published = hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Global);
+        assert!(published.is_some(), "at home");
+    }
+
+    fn connect(&mut self, subscriptions: &[&TopicName]) -> ConnectionId {
+        let socket = Network::connect(&self.network, ANSWER, usize::MAX);
+        let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
+        let answer = Bytes::from_static(ANSWER);
+        let opening = Opening { socket, subscriptions, publishes: None, answer, leftover: BytesMut::new() };
+        self.shard.establish(Tick(0), opening).expect("there is room")
+    }
+
+    /// The shard's turns until it rests, while the other one stands still.
+    fn turn(&mut self) {
+        while self.shard.turn(Tick(0)) {}
+    }
+
+    /// The other shard answers what it is asked.
+    fn answer(&mut self) {
+        while self.other.take_request() {}
+        self.other.send_out();
+        self.turn();
+    }
+
+    /// What the only client has been sent since the last call: the answer, texts, and the code of a close frame.
+    fn sent(&mut self) -> Vec<String> {
+        let mut network = self.network.borrow_mut();
+        let bytes: Vec<u8> = network.lines[0].sent.drain(..).collect();
+        let (mut sent, mut rest) = (Vec::new(), bytes.as_slice());
+        if let Some(behind) = rest.strip_prefix(ANSWER) {
+            sent.push("answer".to_owned());
+            rest = behind;
+        }
+        while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
+            let end = length + header.payload_len as usize;
+            let payload = &rest[length..end];
+            sent.push(match header.opcode {
+                OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
+                _ => String::from_utf8_lossy(&payload[..payload.len().min(20)]).into_owned(),
+            });
+            rest = &rest[end..];
+        }
+        sent
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.network.borrow_mut().is_over = true;
+    }
+}
+
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+#[test]
+fn an_answer_waits_until_all_topics_are_live() {
+    let mut world = World::new();
+    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    world.connect(&[&near, &far]);
+    world.publish(&near, "before");
+    world.turn();
+    assert!(world.sent().is_empty(), "one of its topics is not live");
+    world.answer();
+    assert_eq!(world.sent(), ["answer"], "what was published before is not for it");
+    world.publish(&near, "near");
+    world.publish(&far, "far");
+    world.answer();
+    let mut sent = world.sent();
+    sent.sort_unstable();
+    assert_eq!(sent, ["far", "near"]);
+}
+
+#[test]
+fn a_later_subscription_holds_nothing() {
+    let mut world = World::new();
+    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let id = world.connect(&[&near]);
+    assert_eq!(world.shard.subscribe(id, &far, true), Subscribed::Waiting);
+    world.publish(&near, "1");
+    world.publish(&far, "before");
+    world.turn();
+    assert_eq!(world.sent(), ["answer", "1"]);
+    world.answer();
+    assert!(world.shard.hub.is_subscribed(id, &far));
+    world.publish(&far, "2");
+    world.answer();
+    assert_eq!(world.sent(), ["2"]);
+}
+
+#[test]
+fn whoever_gives_up_what_it_waits_for_is_answered() {
+    let mut world = World::new();
+    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let id = world.connect(&[&near, &far]);
+    world.turn();
+    world.shard.unsubscribe(id, &far);
+    world.publish(&near, "1");
+    world.turn();
+    assert_eq!(world.sent(), ["answer", "1"]);
+}
+
+#[test]
+fn whoever_is_closed_while_it_waits_is_answered_first() {
+    let mut world = World::new();
+    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let id = world.connect(&[&near, &far]);
+    world.publish(&near, "1");
+    world.shard.close(id, CloseCode::GOING_AWAY, "");
+    world.answer();
+    assert_eq!(world.sent(), ["answer", "close 1001"]);
+    assert_eq!(world.shard.subscribe(id, &near, true), Subscribed::Closed);
+}
+
+/// A share of each topic in one send, and what the connection is owed of each before its close frame.
+#[test]
+fn topics_share_an_entry() {
+    let mut world = World::new();
+    let topics = world.topics(true, 3);
+    let id = world.connect(&topics.iter().collect::<Vec<_>>());
+    world.turn();
+    world.sent();
+    let sends = world.counters.get(Counter::Sends);
+    let publish = |world: &mut World, texts: [&str; 3]| {
+        for (topic, text) in topics.iter().zip(texts) {
+            world.publish(topic, text);
+        }
+    };
+    publish(&mut world, ["1", "2", "3"]);
+    world.turn();
+    assert_eq!(world.sent(), ["1", "2", "3"]);
+    assert_eq!(world.counters.get(Counter::Sends) - sends, 1);
+    publish(&mut world, ["4", "5", "6"]);
+    world.shard.unsubscribe(id, &topics[1]);
+    publish(&mut world, ["7", "8", "9"]);
+    world.shard.close(id, CloseCode::GOING_AWAY, "");
+    publish(&mut world, ["no", "no", "no"]);
+    world.turn();
+    let sent = world.sent();
+    assert_eq!(sent.last().map(String::as_str), Some("close 1001"));
+    let mut before = sent[..sent.len() - 1].to_vec();
+    before.sort_unstable();
+    assert_eq!(before, ["4", "5", "6", "7", "9"]);
+}
+
+/// Shares with more pieces than one send takes leave in several, whole and in order.
+#[test]
+fn a_full_entry_ends_the_batch() {
+    let mut world = World::new();
+    let topics = world.topics(true, 5);
+    world.connect(&topics.iter().collect::<Vec<_>>());
+    world.turn();
+    world.sent();
+    let sends = world.counters.get(Counter::Sends);
+    let large = "x".repeat(crate::proto::LARGE_FRAME);
+    for (number, topic) in topics.iter().enumerate() {
+        for count in 0..200 {
+            world.publish(topic, &format!("{number} {count}"));
+            world.publish(topic, &format!("{number} {count} {large}"));
+        }
+    }
+    world.turn();
+    let sent = world.sent();
+    assert_eq!(sent.len(), 5 * 400);
+    for number in 0..topics.len() {
+        let of_topic: Vec<&String> = sent.iter().filter(|text| text.starts_with(&format!("{number} "))).collect();
+        assert_eq!(of_topic.len(), 400);
+        for (at, text) in of_topic.iter().enumerate() {
+            assert_eq!(text.split(' ').nth(1), Some(&*(at / 2).to_string()), "{text}");
+        }
+    }
+    // Two runs of 400 pieces fit into one send.
+    assert_eq!(world.counters.get(Counter::Sends) - sends, 3);
+}
+
+#[test]
+fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
+    let mut world = World::new();
+    world.shard.hub.limits.subscriptions_max = 2;
+    let topics = world.topics(true, 3);
+    world.connect(&topics.iter().collect::<Vec<_>>());
+    world.turn();
+    assert_eq!(world.sent(), ["answer", "close 1008"]);
+    assert_eq!(world.counters.get(Counter::PolicyClosed), 1);
+    assert!(topics.iter().all(|topic| world.shard.hub.subscribers(topic) == 0));
+}
