@@ -4,6 +4,7 @@ pub mod auth;
 pub mod config;
 mod control;
 pub mod error;
+pub mod handler;
 mod handover;
 #[doc(hidden)]
 pub mod hub;

@@ -141,7 +141,7 @@ fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         let _context = runtime.enter();
         Signals::new()?
     };
-    let running = Server::bind(config)?.start()?;
+    let running = Server::builder().config(config).topics().page().build()?.start()?;
     tracing::info!("{report}");
     let addresses = running.local_addrs();
     let address = addresses[0];

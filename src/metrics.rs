@@ -157,7 +157,9 @@ counters! {
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
-    /// Connections closed with 1008 because a receive-only client sent a message.
+    /// Panics of handlers, each of which has closed its connection with 1011.
+    HandlerPanics "handler_panics_total" "panics" Counter Shard;
+    /// Connections closed with 1008 by their handler: a receive-only client has sent a message.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;

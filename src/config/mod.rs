@@ -254,6 +254,7 @@ fn check_limits(settings: &Settings, descriptors: u64, faults: &mut Faults) -> O
             frame_bytes_max: frame? as u32,
             message_bytes_max: message as u32,
             fragments_max: fragments_max?,
+            ..MessageLimits::DEFAULT
         },
         backlog_bytes_max: backlog?,
         backlog_messages_max: settings.max_backlog_messages,

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod line;
-mod publisher;
+pub(crate) mod publisher;
 mod service;
 
 use std::{
@@ -26,9 +26,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{line::Line, publisher::Publisher, service::Service};
+use self::{
+    line::Line,
+    publisher::{Publisher, Requests},
+    service::Service,
+};
 use crate::{
     config::Config,
+    handler::Routes,
     handover::{Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
@@ -36,10 +41,15 @@ use crate::{
 };
 
 /// What the control thread is started with.
-#[derive(Debug)]
 pub(crate) struct Start {
     /// Its end of the mesh, and what a shard notifies it by.
     pub(crate) outside: Outside,
+    /// What is asked of the shards, and the way to ask.
+    pub(crate) requests: Requests,
+    pub(crate) publisher: Publisher,
+    /// Who serves which path.
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) endpoints: Endpoints,
     pub(crate) woken: Arc<Notify>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
@@ -54,6 +64,17 @@ pub(crate) struct Start {
     pub(crate) leaving: Arc<AtomicBool>,
 }
 
+/// What it serves of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Endpoints {
+    /// `POST /t/{topic}`.
+    pub(crate) topics: bool,
+    /// The page at `/`.
+    pub(crate) page: bool,
+    /// `/healthz`, `/readyz`, `/metrics`.
+    pub(crate) operations: bool,
+}
+
 /// Runs the control thread until all shards have ended.
 ///
 /// # Errors
@@ -65,10 +86,10 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 }
 
 async fn serve(start: Start) -> io::Result<()> {
-    let Start { outside, woken, config, mut arrivals, returns, metrics_listener, shards, counters, leaving } = start;
-    let (publisher, publishing) = publisher::start(outside, woken, Arc::clone(&counters));
+    let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, publisher, routes, .. } = start;
+    let publishing = publisher::serve(start.outside, start.woken, Arc::clone(&counters), start.requests);
     let publishing = tokio::spawn(publishing);
-    let shared = Arc::new(Shared { config, publisher, returns, shards, counters, leaving });
+    let shared = Arc::new(Shared { config, publisher, routes, endpoints: start.endpoints, returns, shards, counters, leaving });
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -102,6 +123,8 @@ async fn serve(start: Start) -> io::Result<()> {
 pub(crate) struct Shared {
     config: Arc<Config>,
     publisher: Publisher,
+    routes: Arc<Routes>,
+    endpoints: Endpoints,
     returns: Vec<mpsc::Sender<Visit>>,
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,

@@ -1,91 +1,118 @@
-//! The one task that speaks with the shards: what is published goes out by it, and the answers come in.
+//! The one task that speaks with the shards: what others ask goes out by it, and the answers come in.
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
-    hub::{Outside, Published, TopicName},
+    hub::{Command, ConnectionId, Outside, Published, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::PreparedMessage,
 };
 
-/// Publishes from any task of any thread. A clone is another handle to the same task.
+/// Asks shards from any task of any thread. A clone is another handle to the same task.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
-    requests: mpsc::Sender<Publish>,
+    requests: mpsc::Sender<Asked>,
 }
 
 #[derive(Debug)]
-struct Publish {
-    topic: TopicName,
-    message: PreparedMessage,
-    answer: oneshot::Sender<Published>,
+struct Asked {
+    what: What,
+    answer: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug)]
+enum What {
+    Publish { topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage },
+    Command { shard: u16, command: Command },
 }
 
 impl Publisher {
+    /// A publisher whose task nobody runs yet.
+    pub(crate) fn new() -> (Publisher, Requests) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        (Publisher { requests }, Requests(receiver))
+    }
+
     /// Publishes a message and waits for its place in the topic's order. `None` if the server has ended meanwhile.
-    pub(crate) async fn publish(&self, topic: TopicName, message: PreparedMessage) -> Option<Published> {
-        let (answer, published) = oneshot::channel();
-        self.requests.send(Publish { topic, message, answer }).await.ok()?;
-        published.await.ok()
+    pub(crate) async fn publish(
+        &self,
+        topic: TopicName,
+        source: Option<ConnectionId>,
+        message: PreparedMessage,
+    ) -> Option<Published> {
+        match self.ask(What::Publish { topic, source, message }).await? {
+            Reply::Published(published) => Some(published),
+            _ => None,
+        }
+    }
+
+    /// Asks a shard to do something. `None` if the server has ended meanwhile.
+    pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
+        self.ask(What::Command { shard, command }).await
+    }
+
+    async fn ask(&self, what: What) -> Option<Reply> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Asked { what, answer }).await.ok()?;
+        answered.await.ok()
     }
 }
 
-/// A publisher, and the task that it speaks with. `woken` is notified when a shard has put something into a lane.
-pub(super) fn start(
-    outside: Outside,
-    woken: Arc<Notify>,
-    counters: Arc<Counters>,
-) -> (Publisher, impl Future<Output = ()> + Send) {
-    let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    (Publisher { requests }, serve(outside, woken, counters, receiver))
-}
+/// What publishers ask.
+#[derive(Debug)]
+pub(crate) struct Requests(mpsc::Receiver<Asked>);
 
-async fn serve(
+/// The task that publishers speak with. `woken` is notified when a shard has put something into a lane.
+pub(super) fn serve(
     mut outside: Outside,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
-    mut requests: mpsc::Receiver<Publish>,
-) {
-    let mut waiting: HashMap<u64, oneshot::Sender<Published>> = HashMap::new();
-    let mut ticket = 0;
-    let mut submit = |outside: &mut Outside, waiting: &mut HashMap<_, _>, publish: Publish| {
-        let Publish { topic, message, answer } = publish;
-        ticket += 1;
-        waiting.insert(ticket, answer);
-        outside.submit(topic, message, ticket);
-    };
-    loop {
-        // The mesh counts what finds no room: while something waits nothing is added to it.
-        while !outside.is_congested()
-            && let Ok(publish) = requests.try_recv()
-        {
-            submit(&mut outside, &mut waiting, publish);
-        }
-        outside.send_out();
-        while let Some((ticket, published)) = outside.next_answer() {
-            if let Some(answer) = waiting.remove(&ticket) {
-                // Who asked may have gone meanwhile.
-                _ = answer.send(published);
+    Requests(mut requests): Requests,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
+        let mut ticket = 0;
+        let mut submit = |outside: &mut Outside, waiting: &mut HashMap<_, _>, Asked { what, answer }: Asked| {
+            ticket += 1;
+            waiting.insert(ticket, answer);
+            match what {
+                What::Publish { topic, source, message } => outside.submit(topic, source, message, ticket),
+                What::Command { shard, command } => outside.command(shard, command, ticket),
             }
-        }
-        counters.set(Counter::LaneOverflow, outside.overflowed());
-        if outside.may_sleep() {
-            tokio::select! {
-                () = woken.notified() => {}
-                publish = requests.recv(), if !outside.is_congested() => {
-                    let Some(publish) = publish else { return };
-                    submit(&mut outside, &mut waiting, publish);
+        };
+        loop {
+            // The mesh counts what finds no room: while something waits nothing is added to it.
+            while !outside.is_congested()
+                && let Ok(asked) = requests.try_recv()
+            {
+                submit(&mut outside, &mut waiting, asked);
+            }
+            outside.send_out();
+            while let Some((ticket, reply)) = outside.next_answer() {
+                if let Some(answer) = waiting.remove(&ticket) {
+                    // Who asked may have gone meanwhile.
+                    _ = answer.send(reply);
                 }
             }
-        } else {
-            // Others have their turn, who may want to publish too.
-            tokio::task::yield_now().await;
+            counters.set(Counter::LaneOverflow, outside.overflowed());
+            if outside.may_sleep() {
+                tokio::select! {
+                    () = woken.notified() => {}
+                    asked = requests.recv(), if !outside.is_congested() => {
+                        let Some(asked) = asked else { return };
+                        submit(&mut outside, &mut waiting, asked);
+                    }
+                }
+            } else {
+                // Others have their turn, who may want to publish too.
+                tokio::task::yield_now().await;
+            }
+            outside.awake();
         }
-        outside.awake();
     }
 }
 
-/// What waits to be published, over all connections. Beyond it publishers wait.
+/// What waits to be asked, over all connections and handles. Beyond it publishers wait.
 const REQUESTS_MAX: usize = 1_024;

@@ -20,17 +20,17 @@ use hyper::{
 };
 
 use super::{
-    Shared,
+    Endpoints, Shared,
     line::{Line, Phase},
 };
 use crate::{
     handover::Visit,
     metrics::{self, Counter},
-    proto::{HandshakeError, PreparedMessage, Refusal, RequestHead},
+    proto::{self, HandshakeError, PreparedMessage, Refusal, RequestHead},
     surface::{
         access::{Right, Shown, TOKEN_KEY},
         page,
-        raw::{self, RawRequest, TOPIC_PREFIX},
+        raw::{self, TOPIC_PREFIX},
     },
 };
 
@@ -111,32 +111,33 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
 async fn answer(shared: &Shared, request: Request<Incoming>, only_metrics: bool) -> Result<Answer, Refusal> {
     let path = request.uri().path();
+    let Endpoints { topics, page, operations } = shared.endpoints;
     let is_metrics = path == "/metrics" && (only_metrics || shared.config.metrics_listen.is_none());
     match path {
-        _ if is_metrics => {
+        _ if is_metrics && operations => {
             only(&request, &[Method::GET, Method::HEAD])?;
             shown(&request).check(&shared.config.access, &[Right::Metrics])?;
             let text = metrics::prometheus(&shared.shards, &shared.counters);
             Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
-        "/metrics" => Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)")),
+        "/metrics" if operations => Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)")),
         _ if only_metrics => Err(Refusal::new(404, format!("nothing is at {path:?}; /metrics is here"))),
-        "/healthz" => {
+        "/healthz" if operations => {
             only(&request, &[Method::GET, Method::HEAD])?;
             Ok(response(StatusCode::OK, TEXT, "alive\n"))
         }
-        "/readyz" => {
+        "/readyz" if operations => {
             only(&request, &[Method::GET, Method::HEAD])?;
             if shared.is_leaving() { Err(leaving()) } else { Ok(response(StatusCode::OK, TEXT, "ready\n")) }
         }
-        "/" => {
+        "/" if page => {
             only(&request, &[Method::GET, Method::HEAD])?;
             let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
             let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
             answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
             Ok(answer)
         }
-        path if path.starts_with(TOPIC_PREFIX) => match *request.method() {
+        path if topics && path.starts_with(TOPIC_PREFIX) => match *request.method() {
             Method::POST => publish(shared, request).await,
             Method::OPTIONS => Ok(preflight()),
             Method::GET | Method::HEAD => {
@@ -147,7 +148,12 @@ async fn answer(shared: &Shared, request: Request<Incoming>, only_metrics: bool)
             }
             _ => Err(not_allowed("GET, POST, OPTIONS")),
         },
-        _ => Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}"))),
+        path if shared.routes.find(path).is_some() => {
+            only(&request, &[Method::GET, Method::HEAD])?;
+            Err(HandshakeError::Upgrade.refusal())
+        }
+        _ if topics => Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}"))),
+        _ => Err(Refusal::new(404, format!("nothing is at {path:?}"))),
     }
 }
 
@@ -175,7 +181,7 @@ async fn publish(shared: &Shared, request: Request<Incoming>) -> Result<Answer, 
     };
     shared.counters.add(Counter::MessagesIn, 1);
     shared.counters.add(Counter::BytesIn, body.len() as u64);
-    let published = shared.publisher.publish(topic.clone(), message).await.ok_or_else(leaving)?;
+    let published = shared.publisher.publish(topic.clone(), None, message).await.ok_or_else(leaving)?;
     let answer = serde_json::json!({
         "topic": topic.as_str(),
         "epoch": published.epoch,
@@ -287,12 +293,15 @@ pub(super) type Returned = (std::os::fd::OwnedFd, BytesMut, Bytes);
 pub(super) struct Upgrade(Arc<Mutex<Option<(BytesMut, OnUpgrade)>>>);
 
 impl Upgrade {
-    /// Judges the request as a shard would.
+    /// Takes a request that may become a WebSocket: whether it does a shard will judge.
     fn begin(&self, shared: &Shared, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         let bytes = head_of(request);
         let malformed = || Refusal::new(400, "the head of this request is malformed");
         let (head, _) = RequestHead::decode(&bytes).map_err(|error| error.refusal())?.ok_or_else(malformed)?;
-        RawRequest::open(&head, &shared.config.access)?;
+        if shared.routes.find(head.path()).is_none() {
+            return Err(Refusal::new(404, format!("no WebSocket is at {:?}", head.path())));
+        }
+        proto::Upgrade::from_request(&head).map_err(|error| error.refusal())?;
         if shared.is_leaving() {
             return Err(leaving());
         }

@@ -197,6 +197,14 @@ impl Hub {
         owed
     }
 
+    /// The topics that the connection has subscribed to, waiting ones included.
+    #[must_use]
+    pub fn subscriptions(&self, id: ConnectionId) -> Vec<TopicName> {
+        let connection = self.connections.get(id);
+        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
+        subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
+    }
+
     /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its
     /// share of the walk under way if that has not come to it yet, and of what has been gathered since.
     pub fn leave<'a>(&mut self, id: ConnectionId, walks: impl Iterator<Item = &'a Walk>) -> Vec<Piece> {

@@ -20,7 +20,7 @@ use std::{
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{ConnectionId, Published, TopicName, signal::Signal};
+use super::{Command, ConnectionId, Published, Reply, TopicName, signal::Signal};
 use crate::proto::PreparedMessage;
 
 /// What a shard asks of a topic's home.
@@ -39,8 +39,17 @@ pub enum Request {
     Submit {
         /// The topic.
         topic: TopicName,
+        /// Who does not receive it.
+        source: Option<ConnectionId>,
         /// The message.
         message: PreparedMessage,
+        /// What the answer is told apart by.
+        ticket: u64,
+    },
+    /// Do something with connections, for an end that is no shard.
+    Command {
+        /// What to do.
+        command: Command,
         /// What the answer is told apart by.
         ticket: u64,
     },
@@ -69,12 +78,12 @@ pub enum Delivery {
         /// The message.
         message: PreparedMessage,
     },
-    /// What was submitted has this place in the topic's order.
-    Submitted {
-        /// The number of the [`Request::Submit`] that is answered.
+    /// The answer to a [`Request::Submit`] or a [`Request::Command`].
+    Reply {
+        /// Its number.
         ticket: u64,
-        /// The message's place.
-        published: Published,
+        /// The answer.
+        reply: Reply,
     },
     /// Every message of the topic from here on comes down this lane.
     Acknowledged {
@@ -442,8 +451,10 @@ trait Weight {
 impl Weight for Request {
     fn weight(&self) -> usize {
         match self {
-            Request::Publish { message, .. } | Request::Submit { message, .. } => message.frame().len(),
-            Request::Interest { .. } => size_of::<Self>(),
+            Request::Publish { message, .. }
+            | Request::Submit { message, .. }
+            | Request::Command { command: Command::Send { message, .. }, .. } => message.frame().len(),
+            Request::Command { .. } | Request::Interest { .. } => size_of::<Self>(),
         }
     }
 }
@@ -452,7 +463,8 @@ impl Weight for Delivery {
     fn weight(&self) -> usize {
         match self {
             Delivery::Message { message, .. } => message.frame().len(),
-            Delivery::Submitted { .. } | Delivery::Acknowledged { .. } => size_of::<Self>(),
+            Delivery::Reply { reply: Reply::Connections(ids), .. } => size_of_val(&**ids) + size_of::<Self>(),
+            Delivery::Reply { .. } | Delivery::Acknowledged { .. } => size_of::<Self>(),
         }
     }
 }
@@ -488,7 +500,7 @@ mod tests {
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
             (from, Request::Publish { message, .. }) => Some((from, message.as_text()?.into())),
-            (_, Request::Submit { .. } | Request::Interest { .. }) => None,
+            (_, Request::Submit { .. } | Request::Command { .. } | Request::Interest { .. }) => None,
         }
     }
 

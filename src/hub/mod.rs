@@ -4,6 +4,7 @@
 
 mod backlog;
 mod broadcast;
+mod command;
 mod connections;
 mod mesh;
 mod order;
@@ -17,6 +18,7 @@ mod topics;
 
 pub use backlog::Backlog;
 pub use broadcast::{Hub, HubLimits, Joined, Published, Scope, Subscribed, Walk};
+pub use command::{Command, Commanded, Refused, Reply, Sent};
 pub use connections::{Connection, ConnectionId, Connections, Output, Publishing};
 pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use outside::Outside;

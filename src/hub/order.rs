@@ -11,7 +11,7 @@
 //! A subscriber is told that it is one only after the acknowledgement. So "subscribed" means: from here on, all of it.
 
 use super::{
-    ConnectionId, Connections, Delivery, Hub, Joined, Published, Request, TopicId, subscriptions::Standing,
+    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Published, Reply, Request, TopicId, subscriptions::Standing,
     topics::Interest,
 };
 use crate::proto::PreparedMessage;
@@ -28,8 +28,8 @@ impl Hub {
                     self.gather(id, source, &message);
                 }
             }
-            // Only who is no shard submits.
-            Some(Delivery::Submitted { .. }) => {}
+            // Only who is no shard is replied to.
+            Some(Delivery::Reply { .. }) => {}
             Some(Delivery::Acknowledged { topic, number }) => {
                 if let Some(id) = self.topics.find(&topic) {
                     self.go_live(id, number, joined);
@@ -39,8 +39,9 @@ impl Hub {
         true
     }
 
-    /// Handles the next request of the mesh. Returns whether there was one.
-    pub fn take_request(&mut self) -> bool {
+    /// Handles the next request of the mesh; what the shard is to do about single connections is added to `commands`.
+    /// Returns whether there was one.
+    pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
         match self.mesh.next_request() {
             None => return false,
             Some((_, Request::Publish { topic, source, message })) => {
@@ -48,10 +49,11 @@ impl Hub {
                 self.order(id, source, &message);
                 self.topics.notice_unused(id);
             }
-            Some((end, Request::Submit { topic, message, ticket })) => {
+            Some((end, Request::Command { command, ticket })) => commands.push(Commanded { end, ticket, command }),
+            Some((end, Request::Submit { topic, source, message, ticket })) => {
                 let id = self.topics.find_or_add(&topic);
-                let published = self.order(id, None, &message);
-                self.mesh.deliver(end, Delivery::Submitted { ticket, published });
+                let published = self.order(id, source, &message);
+                self.mesh.deliver(end, Delivery::Reply { ticket, reply: Reply::Published(published) });
                 self.topics.notice_unused(id);
             }
             Some((shard, Request::Interest { topic, number, wanted })) => {
@@ -66,6 +68,11 @@ impl Hub {
             }
         }
         true
+    }
+
+    /// Answers a command.
+    pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
+        self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
 
     /// Sends what has waited for room in a lane, and wakes those who have something to take.
@@ -405,7 +412,7 @@ mod tests {
             let mut joined = Vec::new();
             match what {
                 0 => drop(hub.take_delivery(&mut joined)),
-                1 => drop(hub.take_request()),
+                1 => drop(hub.take_request(&mut Vec::new())),
                 2 => hub.send_out(),
                 3 => hub.begin_walks(&mut self.walks[shard]),
                 _ => {

@@ -1,6 +1,6 @@
-//! An end of the mesh that is no shard: it publishes, and is told where its messages stand.
+//! An end of the mesh that is no shard: it publishes and commands, and is answered.
 
-use super::{Delivery, MeshEnd, Published, Request, TopicName, topics};
+use super::{Command, ConnectionId, Delivery, MeshEnd, Reply, Request, TopicName, topics};
 use crate::proto::PreparedMessage;
 
 /// Publishes from outside the shards. It has no connections and no topics.
@@ -24,17 +24,39 @@ impl Outside {
         Outside { mesh }
     }
 
-    /// Publishes a message to all subscribers of the topic. Its place comes back with the ticket.
-    pub fn submit(&mut self, topic: TopicName, message: PreparedMessage, ticket: u64) {
+    /// Publishes a message to all subscribers of the topic, except `source`. Its place comes back with the ticket.
+    pub fn submit(
+        &mut self,
+        topic: TopicName,
+        source: Option<ConnectionId>,
+        message: PreparedMessage,
+        ticket: u64,
+    ) {
         let home = topics::home(&topic, self.mesh.shards());
-        self.mesh.request(home, Request::Submit { topic, message, ticket });
+        self.mesh.request(home, Request::Submit { topic, source, message, ticket });
     }
 
-    /// The ticket of a message that has got its place, and the place.
-    pub fn next_answer(&mut self) -> Option<(u64, Published)> {
+    /// Asks a shard to do something. The answer comes back with the ticket.
+    ///
+    /// # Panics
+    ///
+    /// If it is no shard.
+    pub fn command(&mut self, shard: u16, command: Command, ticket: u64) {
+        assert!(shard < self.mesh.shards(), "{shard} is no shard");
+        self.mesh.request(shard, Request::Command { command, ticket });
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.mesh.shards()
+    }
+
+    /// The next answer, and its ticket.
+    pub fn next_answer(&mut self) -> Option<(u64, Reply)> {
         loop {
             match self.mesh.next_delivery()? {
-                Delivery::Submitted { ticket, published } => return Some((ticket, published)),
+                Delivery::Reply { ticket, reply } => return Some((ticket, reply)),
                 Delivery::Message { .. } | Delivery::Acknowledged { .. } => {}
             }
         }
@@ -75,7 +97,26 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::{Hub, HubLimits, MeshLimits, Wake};
+    use crate::hub::{Commanded, Hub, HubLimits, MeshLimits, Wake};
+
+    /// A command reaches the shard it is for, and its answer who has asked.
+    #[test]
+    fn commands_are_answered() {
+        let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let mut outside = Outside::new(ends.pop().unwrap());
+        let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 7);
+        outside.command(0, Command::List, 5);
+        outside.send_out();
+        let mut commands = Vec::new();
+        assert!(hub.take_request(&mut commands) && !hub.take_request(&mut commands));
+        let [Commanded { end: 1, ticket: 5, command: Command::List }] = commands[..] else { panic!("{commands:?}") };
+        hub.reply(1, 5, Reply::Connections([ConnectionId::new(0, 1, 2)].into()));
+        hub.send_out();
+        let Some((5, Reply::Connections(ids))) = outside.next_answer() else { panic!("no answer") };
+        assert_eq!(*ids, [ConnectionId::new(0, 1, 2)]);
+        assert!(outside.next_answer().is_none());
+    }
 
     /// However short the lanes: every message gets the next place of its topic, in the order of submission.
     #[test]
@@ -90,20 +131,21 @@ mod tests {
         let homes: Vec<u16> = names.iter().map(|name| topics::home(name, 2)).collect();
         assert!(homes.contains(&0) && homes.contains(&1), "{homes:?}");
         for ticket in 0..60 {
-            outside.submit(names[ticket % 6].clone(), PreparedMessage::text("x"), ticket as u64);
+            outside.submit(names[ticket % 6].clone(), None, PreparedMessage::text("x"), ticket as u64);
         }
         assert!(outside.is_congested() && outside.overflowed() > 0);
         let mut answers = Vec::new();
         while answers.len() < 60 {
             outside.send_out();
-            hubs.iter_mut().for_each(|hub| while hub.take_request() {});
+            hubs.iter_mut().for_each(|hub| while hub.take_request(&mut Vec::new()) {});
             hubs.iter_mut().for_each(Hub::send_out);
             answers.extend(std::iter::from_fn(|| outside.next_answer()));
         }
         assert!(!outside.is_congested() && outside.may_sleep());
         outside.awake();
         answers.sort_unstable_by_key(|(ticket, _)| *ticket);
-        for (at, (ticket, published)) in answers.iter().enumerate() {
+        for (at, (ticket, reply)) in answers.iter().enumerate() {
+            let Reply::Published(published) = reply else { panic!("{reply:?}") };
             assert_eq!((*ticket, published.offset), (at as u64, at as u64 / 6 + 1));
             assert!(published.epoch >= 7);
         }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use super::{ConnectionId, Run};
@@ -39,6 +39,19 @@ impl TopicName {
             return Err(TopicNameError::ControlCharacter);
         }
         Ok(TopicName(name.into()))
+    }
+
+    /// The topic of all connections, which nobody can name.
+    #[must_use]
+    pub(crate) fn everyone() -> Self {
+        static EVERYONE: LazyLock<TopicName> = LazyLock::new(|| TopicName("\0everyone".into()));
+        EVERYONE.clone()
+    }
+
+    /// Is it [`TopicName::everyone`]?
+    #[must_use]
+    pub(crate) fn is_everyone(&self) -> bool {
+        self.0.starts_with('\0')
     }
 
     /// The name.

@@ -220,7 +220,6 @@ impl<I: Io> Shard<I> {
     }
 
     /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call"))]
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic, self.flush.walks.iter());
         if !owed.is_empty() {

@@ -14,13 +14,15 @@ use tokio::time::timeout;
 
 use super::{
     lobby::{Lobby, Place},
+    opening::{Accepted, judge},
     turn::Arrival,
 };
 use crate::{
+    handler::Opened,
     handover::Visit,
     metrics::Counter,
-    proto::{HeadScan, HttpError, Refusal, RequestHead, Upgrade},
-    surface::raw::{RawRequest, asks_for_websocket},
+    proto::{HeadScan, HttpError, Refusal, RequestHead},
+    surface::raw::asks_for_websocket,
     sys::{net, oneshot},
 };
 
@@ -46,24 +48,29 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
     let Opening { socket, mut received, owed } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
-    let refusal = match head {
-        Err(error) => (error.refusal(), "GET".into()),
+    let (response, has_body) = match head {
+        Err(error) => (error.refusal().into(), true),
         Ok((head, _)) if !asks_for_websocket(&head) => {
             return hand_over(&lobby, socket, received, owed, place).await;
         }
-        Ok((head, length)) => match open(&lobby, &head) {
-            Ok((request, upgrade)) => {
-                let Some(socket) = sole_owner(socket) else { return };
-                let answer = join(&owed, &upgrade.response(None, &[]));
-                lobby.enter(Arrival { socket, request, answer, leftover: received.split_off(length) });
-                return;
+        Ok((head, length)) => {
+            let has_body = head.method() != "HEAD";
+            match judge(&lobby, &socket, head).await {
+                Ok(Accepted { route, opened, profile, answer }) => {
+                    let Some(socket) = sole_owner(socket) else { return };
+                    let Opened { state, subscriptions, forwards, .. } = opened;
+                    let (answer, leftover) = (join(&owed, &answer), received.split_off(length));
+                    let arrival =
+                        Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
+                    lobby.enter(arrival);
+                    return;
+                }
+                Err(response) => (response, has_body),
             }
-            Err(refusal) => (refusal, head.method().to_string()),
-        },
+        }
     };
-    let (refusal, method) = refusal;
-    lobby.counters.add(Counter::refused(refusal.status), 1);
-    say_and_close(&socket, join(&owed, &refusal.encode_for(&method))).await;
+    lobby.counters.add(Counter::refused(response.status()), 1);
+    say_and_close(&socket, join(&owed, &response.encode(has_body))).await;
 }
 
 /// Tells a client that there is no room for it.
@@ -73,12 +80,6 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
     if read_in_time(&lobby, &socket, &mut received).await.is_some() {
         say_and_close(&socket, no_room("as many connections as this server allows").encode()).await;
     }
-}
-
-/// Whether an opening request is acceptable.
-fn open(lobby: &Lobby, head: &RequestHead) -> Result<(RawRequest, Upgrade), Refusal> {
-    let opened = RawRequest::open(head, &lobby.config.access)?;
-    if lobby.is_leaving() { Err(no_room("this server is going away")) } else { Ok(opened) }
 }
 
 /// Gives a connection that speaks HTTP to the control thread.

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    net::SocketAddr,
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
@@ -13,17 +14,22 @@ use tokio::sync::Notify;
 use super::turn::Arrival;
 use crate::{
     config::Config,
+    handler::{Routes, ShardRoute},
     handover::{ControlDoor, Count, Counted},
     metrics::{Counter, Counters},
 };
 
 /// What the shard's tasks share. All of them run on its thread.
-#[derive(Debug)]
 pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
     /// Where those go who want no WebSocket.
     pub(super) control: ControlDoor,
+    /// Who serves which path, and each of them on this shard.
+    pub(super) routes: Arc<Routes>,
+    pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
+    /// What the server listens on.
+    pub(super) addresses: Vec<SocketAddr>,
     arrivals: RefCell<VecDeque<Arrival<OwnedFd>>>,
     arrived: Notify,
     /// Connections established, as the turn last said.
@@ -39,7 +45,6 @@ pub(super) struct Lobby {
 }
 
 /// Whether there is room for one more connection.
-#[derive(Debug)]
 pub(super) enum Admission {
     /// It may do its opening handshake.
     Admitted(Place),
@@ -50,18 +55,28 @@ pub(super) enum Admission {
 }
 
 /// Counts a socket for as long as its task lasts.
-#[derive(Debug)]
 pub(super) struct Place {
     lobby: Rc<Lobby>,
     is_refusal: bool,
 }
 
 impl Lobby {
-    pub(super) fn new(config: Arc<Config>, counters: Arc<Counters>, occupancy: Count, control: ControlDoor) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        counters: Arc<Counters>,
+        occupancy: Count,
+        control: ControlDoor,
+        routes: Arc<Routes>,
+        handlers: Rc<[Rc<dyn ShardRoute>]>,
+        addresses: Vec<SocketAddr>,
+    ) -> Self {
         Lobby {
             config,
             counters,
             control,
+            routes,
+            handlers,
+            addresses,
             occupancy,
             occupied: Cell::new(0),
             arrivals: RefCell::default(),

@@ -8,16 +8,20 @@
 mod accept;
 mod drain;
 mod flush;
+mod handlers;
 mod handshake;
 mod lobby;
+mod opening;
 mod pace;
 #[cfg(test)]
 mod simulator;
+mod spawned;
 mod timers;
 mod turn;
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
@@ -29,9 +33,10 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use self::{lobby::Lobby, turn::Shard};
+use self::{handlers::Handlers, lobby::Lobby, turn::Shard};
 use crate::{
     config::{Config, TICK},
+    handler::{Routes, ShardRoute, Tasks},
     handover::{ControlDoor, Count, Visit},
     hub::MeshEnd,
     metrics::Counters,
@@ -47,7 +52,6 @@ pub(crate) enum Command {
 }
 
 /// What a shard's thread is started with.
-#[derive(Debug)]
 pub(crate) struct Start {
     /// Its end of the lanes between shards; the end's number is the shard's.
     pub(crate) mesh: MeshEnd,
@@ -59,6 +63,10 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<OwnedFd>,
+    /// Who serves which path.
+    pub(crate) routes: Arc<Routes>,
+    /// What the server listens on.
+    pub(crate) addresses: Vec<SocketAddr>,
     /// How many sockets all threads have: the limit is for all of them.
     pub(crate) occupancy: Count,
     /// Where connections go that want no WebSocket, and where they come back from if they do later.
@@ -92,8 +100,21 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let clock = Clock::new();
     let ring = HotRing::new()?;
     let watched = ring.watch()?;
-    let mut shard = Shard::new(mesh, &config, ring, Arc::clone(&counters), epoch_first, clock.now());
-    let lobby = Rc::new(Lobby::new(Arc::clone(&config), Arc::clone(&counters), start.occupancy, start.control));
+    let routes: Rc<[Rc<dyn ShardRoute>]> = start.routes.iter().map(|route| route.factory.on_shard()).collect();
+    let tasks = Tasks::default();
+    let handlers = Handlers::new(&start.routes, &routes, &config, tasks.clone());
+    let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
+    let lobby = Lobby::new(
+        Arc::clone(&config),
+        Arc::clone(&counters),
+        start.occupancy,
+        start.control,
+        start.routes,
+        routes,
+        start.addresses,
+    );
+    let lobby = Rc::new(lobby);
+    let mut spawned = spawned::Spawned::new(tasks.clone(), Arc::clone(&counters));
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
         accept::start(&lobby, listener);
@@ -128,6 +149,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
                 () = woken.notified() => {}
                 ready = watched.readable() => ready?.clear_ready(),
                 () = lobby.arrived() => {}
+                () = tasks.added() => {}
                 // A server that is gone without a word wants what it would have said.
                 _ = commands.recv(), if ends_by.is_none() => is_told = true,
                 () = tokio::time::sleep(wait) => {}
@@ -142,6 +164,11 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
             shard.drain(clock.now(), ticks(config.drain_timeout));
             ends_by = Some(Instant::now() + config.drain_timeout);
         }
+        while let Some(call) = tasks.next_call() {
+            shard.call_back(clock.now(), call);
+        }
+        spawned.start();
+        spawned.end(shard.take_abandoned());
         while let Some(arrival) = lobby.take() {
             if shard.adopt(clock.now(), arrival).is_none() {
                 tracing::error!("no slot is left for a connection");
@@ -150,6 +177,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     }
     if !shard.is_empty() {
         tracing::warn!(connections = shard.open(), "did not leave in time and are dropped");
+        shard.drop_all();
     }
     Ok(())
 }

@@ -42,15 +42,17 @@ use self::{
     seen::Seen,
 };
 use super::{
+    handlers::Handlers,
     pace::Pace,
-    turn::{Arrival, Opening, Shard},
+    turn::{Arrival, Shard},
 };
 use crate::{
     config::{Config, Settings},
+    handler::{Pattern, Route, RouteOptions, Routes, Tasks, Typed},
     hub::{MeshEnd, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
-    surface::raw::RawRequest,
+    surface::raw::{RawTopics, TOPIC_PATTERN},
 };
 
 struct Simulation {
@@ -62,6 +64,7 @@ struct Simulation {
     clients: Vec<Client>,
     topics: Vec<TopicName>,
     plan: Plan,
+    keep_alive: KeepAlive,
     now: Tick,
     /// Ticks since the observers were last brought up to date.
     ticks_restless: u32,
@@ -69,6 +72,27 @@ struct Simulation {
     more: bool,
     is_draining: bool,
     is_told: bool,
+}
+
+/// The only route: topics as they are.
+fn raw_topics(config: &Config) -> Handlers {
+    let options = RouteOptions::new().forget_request().no_broadcast();
+    let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
+    let route = Route { pattern, options, factory: Arc::new(Typed(Arc::new(RawTopics::default()))) };
+    let routes = Routes::new(vec![route]).expect("one route");
+    let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
+    Handlers::new(&routes, &handlers, config, Tasks::default())
+}
+
+/// An opening request that the route has accepted.
+fn arrival<S>(
+    socket: S,
+    subscriptions: Vec<(TopicName, bool)>,
+    forwards: Option<(TopicName, Scope)>,
+    answer: Bytes,
+    leftover: BytesMut,
+) -> Arrival<S> {
+    Arrival { socket, route: 0, state: Box::new(()), profile: None, subscriptions, forwards, answer, leftover }
 }
 
 impl Simulation {
@@ -84,11 +108,12 @@ impl Simulation {
         let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
-        let mut shard = Shard::new(MeshEnd::alone(), config, io, Arc::clone(&counters), 1, plan.start);
+        let mut shard = Shard::new(MeshEnd::alone(), config, io, raw_topics(config), Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
+            keep_alive: config.keep_alive,
             shard,
             counters,
             network,
@@ -116,7 +141,7 @@ impl Simulation {
         if self.plan.settles {
             self.settle();
             self.check_settled();
-            if self.shard.keep_alive.ping_interval > 0 {
+            if self.keep_alive.ping_interval > 0 {
                 self.let_time_pass();
             }
         }
@@ -134,7 +159,7 @@ impl Simulation {
             60..=69 => self.look(),
             70 => self.pass(1),
             72..=79 => self.embed(),
-            71 if self.shard.keep_alive.ping_interval > 0 && self.random.chance(300) => self.jump(),
+            71 if self.keep_alive.ping_interval > 0 && self.random.chance(300) => self.jump(),
             _ => drop(self.serve()),
         }
     }
@@ -196,15 +221,15 @@ impl Simulation {
         self.clients.push(client);
         self.tell(format_args!("{told}"));
         let client = &self.clients[number];
-        let id = if has_more {
-            let subscriptions = client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect();
-            let publishes = client.publishes.then(|| (name(topic), Scope::Global));
-            self.shard.establish(self.now, Opening { socket, subscriptions, publishes, answer, leftover })
+        let subscriptions = if has_more {
+            client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect()
+        } else if subscribes {
+            vec![(name(topic), client.echo)]
         } else {
-            let (publishes, echo) = (client.publishes, client.echo);
-            let request = RawRequest { topic: name(topic), subscribes, publishes, echo, scope: Scope::Global };
-            self.shard.adopt(self.now, Arrival { socket, request, answer, leftover })
+            Vec::new()
         };
+        let forwards = client.publishes.then(|| (name(topic), Scope::Global));
+        let id = self.shard.adopt(self.now, arrival(socket, subscriptions, forwards, answer, leftover));
         self.tell(format_args!("client {number} is {id:?}"));
         self.clients[number].id = id;
         self.more = true;
@@ -284,7 +309,7 @@ impl Simulation {
         let told = match self.random.within(0..=9) {
             0..=3 => {
                 let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
-                let outcome = self.shard.subscribe(id, name, echo);
+                let outcome = self.shard.hub.subscribe(id, name, echo);
                 let expected = match client.subscription(topic) {
                     _ if !is_open => Subscribed::Closed,
                     Some(_) => Subscribed::Already,
@@ -315,7 +340,7 @@ impl Simulation {
             _ if topic != client.topic && connection.is_some() && !self.is_draining => {
                 let most = self.random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
                 let (message_name, message) = client.speak(topic, self.random.within(0..=most));
-                self.shard.publish(id, name, &message, Scope::Global);
+                self.shard.hub.publish_by_name(name, Some(id), &message, Scope::Global);
                 format!("publishes {message_name:x} to topic {topic}")
             }
             _ => return,

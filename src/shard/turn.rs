@@ -1,19 +1,19 @@
 //! The turn: everything that happens between one wake-up of a shard and the flush that ends it.
 
-use std::{collections::VecDeque, io, mem, sync::Arc};
+use std::{any::Any, collections::VecDeque, fmt, io, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, pace::Pace, timers::Wheel};
+use super::{drain::Drain, flush::Flush, handlers::Handlers, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
+    handler::Profile,
     hub::{
-        Connection, ConnectionId, Hub, HubLimits, Joined, LARGE_PIECE_PINS, MeshEnd, Published, Publishing, Scope,
+        Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, LARGE_PIECE_PINS, MeshEnd, Publishing, Scope,
         Subscribed, TopicName,
     },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Event, Input, KeepAlive, PreparedMessage, Role, State, Tick, Timeout, WebSocket},
-    surface::raw::RawRequest,
+    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, Role, State, Tick, Timeout, Verdict, WebSocket},
     sys::{Io, Key, Readiness, Receive},
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Shard<I: Io> {
     /// By slot.
     pub(super) sockets: Vec<Option<I::Socket>>,
     pub(super) limits: Limits,
-    pub(super) keep_alive: KeepAlive,
+    pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
     pub(super) now: Tick,
     pub(super) flush: Flush,
@@ -48,38 +48,29 @@ pub(crate) struct Shard<I: Io> {
     replies: Vec<u8>,
     due: Vec<(Tick, ConnectionId)>,
     joined: Vec<Joined>,
+    commands: Vec<Commanded>,
 }
 
 /// An accepted opening handshake on its way to become a connection.
-#[derive(Debug)]
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
-    pub(crate) request: RawRequest,
+    /// Which route it is for, and what that keeps of it.
+    pub(crate) route: u16,
+    pub(crate) state: Box<dyn Any>,
+    pub(crate) profile: Option<Box<Profile>>,
+    /// The topics it subscribes to from the beginning, and whether with echo. Its answer is held until all are live.
+    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    /// Where its client's messages go, if its handler is not to see them.
+    pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The head that tells the client so (RFC 6455 4.2.2). No frame may overtake it.
     pub(crate) answer: Bytes,
     /// What the client sent behind its own head.
     pub(crate) leftover: BytesMut,
 }
 
-/// A connection about to be made, and what it begins with.
-#[derive(Debug)]
-pub(crate) struct Opening<S> {
-    pub(crate) socket: S,
-    /// The topics it subscribes to from the beginning, and whether with echo. Its answer is held until all are live.
-    pub(crate) subscriptions: Vec<(TopicName, bool)>,
-    /// Where its client's messages go, if that may send any.
-    pub(crate) publishes: Option<(TopicName, Scope)>,
-    /// See [`Arrival::answer`].
-    pub(crate) answer: Bytes,
-    /// See [`Arrival::leftover`].
-    pub(crate) leftover: BytesMut,
-}
-
-impl<S> From<Arrival<S>> for Opening<S> {
-    fn from(Arrival { socket, request, answer, leftover }: Arrival<S>) -> Self {
-        let RawRequest { topic, subscribes, publishes, echo, scope } = request;
-        let subscriptions = if subscribes { vec![(topic.clone(), echo)] } else { Vec::new() };
-        Opening { socket, subscriptions, publishes: publishes.then_some((topic, scope)), answer, leftover }
+impl<S: fmt::Debug> fmt::Debug for Arrival<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("socket", &self.socket).field("route", &self.route).finish_non_exhaustive()
     }
 }
 
@@ -88,6 +79,7 @@ impl<I: Io> Shard<I> {
         mesh: MeshEnd,
         config: &Config,
         io: I,
+        handlers: Handlers,
         counters: Arc<Counters>,
         epoch_first: u64,
         now: Tick,
@@ -98,7 +90,7 @@ impl<I: Io> Shard<I> {
             hub: Hub::new(mesh, hub_limits, epoch_first),
             sockets: Vec::new(),
             limits: config.limits.clone(),
-            keep_alive: config.keep_alive,
+            handlers,
             counters,
             now,
             flush: Flush::default(),
@@ -111,29 +103,26 @@ impl<I: Io> Shard<I> {
             replies: Vec::new(),
             due: Vec::new(),
             joined: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
-    /// Takes over a connection whose opening handshake is accepted.
-    pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        self.establish(now, arrival.into())
-    }
-
-    /// Makes a connection: it is subscribed, then told so.
-    pub(crate) fn establish(&mut self, now: Tick, opening: Opening<I::Socket>) -> Option<ConnectionId> {
-        let Opening { socket, subscriptions, publishes, answer, leftover } = opening;
+    /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
+    pub(crate) fn adopt(&mut self, now: Tick, mut arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         self.now = now;
         let mut connection = Connection::new(WebSocket::new(Role::Server, now));
         // Who is told that it subscribes is owed everything from then on.
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;
+        self.seat(id, &mut arrival);
+        let Arrival { socket, subscriptions, forwards, answer, leftover, .. } = arrival;
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);
-        if let Some((topic, scope)) = publishes {
+        if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }
         let mut is_refused = false;
@@ -145,6 +134,7 @@ impl<I: Io> Shard<I> {
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
         self.reply(id, &answer);
         self.schedule(id);
+        self.call(id, |handler, door, seat| handler.on_open(door, seat));
         if is_refused {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
@@ -158,25 +148,6 @@ impl<I: Io> Shard<I> {
         Some(id)
     }
 
-    /// Subscribes a connection in mid-life. Nothing that it is sent waits for that.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call; raw topics need it at the opening"))]
-    pub(crate) fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Subscribed {
-        self.hub.subscribe(id, topic, echo)
-    }
-
-    /// Publishes a message from a connection, which needs no subscription for it. It does not come back to the
-    /// connection unless that has subscribed with echo.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what handlers will call"))]
-    pub(crate) fn publish(
-        &mut self,
-        id: ConnectionId,
-        topic: &TopicName,
-        message: &PreparedMessage,
-        scope: Scope,
-    ) -> Option<Published> {
-        self.hub.publish_by_name(topic, Some(id), message, scope)
-    }
-
     /// One turn. Returns whether there is more to do at once; if not, the next turn is due when the ring has something,
     /// at [`Shard::next_deadline`], or after [`Shard::adopt`].
     pub(crate) fn turn(&mut self, now: Tick) -> bool {
@@ -186,9 +157,12 @@ impl<I: Io> Shard<I> {
         self.take_mail();
         self.expire_timers();
         self.pace_drain();
+        self.tell_ended();
         // Before the flush: the other shards can begin while this one sends.
         self.hub.send_out();
         self.flush();
+        self.tell_drained();
+        self.tell_ended();
         self.hub.send_out();
         self.io.submit();
         self.count(Counter::Turns, 1);
@@ -243,11 +217,14 @@ impl<I: Io> Shard<I> {
             }
         }
         for _ in 0..self.pace.mail {
-            if !may_gather(&self.hub) || !self.hub.take_request() {
+            if !may_gather(&self.hub) || !self.hub.take_request(&mut self.commands) {
                 break;
             }
         }
         self.tell_joined(joined);
+        let mut commands = mem::take(&mut self.commands);
+        commands.drain(..).for_each(|command| self.obey(command));
+        self.commands = commands;
     }
 
     /// What has been held back from the connection leaves if it has nothing to wait for any more.
@@ -268,6 +245,9 @@ impl<I: Io> Shard<I> {
                 && connection.owes_output()
             {
                 self.flush.mark_dirty(connection, id);
+            }
+            if !topic.is_everyone() && self.hub.connections.get(id).is_some() {
+                self.call(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
             }
         }
         self.joined = joined;
@@ -373,25 +353,29 @@ impl<I: Io> Shard<I> {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         let mut replies = mem::take(&mut self.replies);
-        while let Some(connection) = self.hub.connections.get_mut(id) {
-            match connection.websocket.receive(self.now, &mut input, &self.limits.message, &mut replies) {
+        while self.hub.connections.get(id).is_some() {
+            let limits = self.handlers.limits(id);
+            match self.next_event(id, &mut input, &limits, &mut replies) {
                 Ok(None) => break,
-                Ok(Some(Event::Message(message))) => match connection.publishes {
-                    Some(Publishing { topic, scope }) => {
-                        let message = message.prepare();
-                        self.hub.publish(topic, Some(id), &message, scope);
-                        self.count(Counter::MessagesIn, 1);
+                Ok(Some(Event::Message(message))) => {
+                    self.count(Counter::MessagesIn, 1);
+                    let forwards = self.hub.connections.get(id).and_then(|connection| connection.publishes);
+                    if let Some(Publishing { topic, scope }) = forwards {
+                        self.hub.publish(topic, Some(id), &message.prepare(), scope);
+                        continue;
                     }
-                    None => {
-                        let reason = "this connection only receives";
-                        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, reason, &mut replies);
-                        self.count(Counter::PolicyClosed, 1);
-                    }
-                },
-                Ok(Some(Event::Ping(_) | Event::Pong(_) | Event::Close(_))) => {}
+                    self.say(id, &mut replies);
+                    self.tell(id, Event::Message(message));
+                }
+                Ok(Some(event)) => {
+                    // What the protocol has said before goes before what a handler says: it may close.
+                    self.say(id, &mut replies);
+                    self.tell(id, event);
+                }
                 Err(error) => {
                     tracing::debug!(connection = %id, %error, "the client broke the protocol");
                     self.count(Counter::ProtocolErrors, 1);
+                    self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
                 }
             }
         }
@@ -400,6 +384,42 @@ impl<I: Io> Shard<I> {
         let is_consumed = bytes.len() < length;
         self.keep_rest(id, Buffer { bytes, is_own: received.is_own, is_consumed });
         self.notice_close(id);
+    }
+
+    /// The next event of what has arrived, after the handler has looked at its frames if it wants to.
+    #[inline]
+    fn next_event<'a>(
+        &mut self,
+        id: ConnectionId,
+        input: &'a mut Input,
+        limits: &MessageLimits,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let hook = self.looks_at_frames(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
+        let Some((handler, seat)) = hook else {
+            return connection.websocket.receive(self.now, input, limits, replies);
+        };
+        let mut panicked = None;
+        let event = connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
+            handler.on_frame(seat, header, payload).unwrap_or_else(|panic| {
+                panicked = Some(panic);
+                Verdict::Fail(CloseCode::INTERNAL_ERROR)
+            })
+        });
+        if let Some(panicked) = panicked {
+            self.fail_for_panic(id, &panicked);
+        }
+        event
+    }
+
+    /// Appends what the protocol has said so far.
+    #[inline]
+    fn say(&mut self, id: ConnectionId, replies: &mut Vec<u8>) {
+        if !replies.is_empty() {
+            self.reply(id, replies);
+            replies.clear();
+        }
     }
 
     /// Sends what the protocol wants sent, and gives the scratch back.
@@ -435,7 +455,7 @@ impl<I: Io> Shard<I> {
             self.flush.mark_dirty(connection, id);
         }
         if connection.websocket.state() == State::Closed && connection.ends_by.is_none() {
-            connection.ends_by = Some(self.now.after(self.keep_alive.close_timeout));
+            connection.ends_by = Some(self.now.after(self.handlers.keep_alive(id).close_timeout));
         }
         self.hub.unsubscribe_all(id);
         self.schedule(id);
@@ -482,8 +502,9 @@ impl<I: Io> Shard<I> {
     }
 
     /// Ends a connection at once. Every end comes through here.
-    fn remove(&mut self, id: ConnectionId) {
+    pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.remove(id) else { return };
+        self.handlers.notice_ended(id);
         if connection.is_laggard() {
             let laggards = self.counters.get(Counter::Laggards) - 1;
             self.counters.set(Counter::Laggards, laggards);
@@ -498,12 +519,13 @@ impl<I: Io> Shard<I> {
     ///
     /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
     /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
-    fn schedule(&mut self, id: ConnectionId) {
+    pub(super) fn schedule(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let interval = self.keep_alive.ping_interval;
+        let keep_alive = self.handlers.keep_alive(id);
+        let interval = keep_alive.ping_interval;
         let pings = connection.websocket.state() == State::Open && interval > 0;
         let look = pings.then(|| self.now.after(interval));
-        let deadline = connection.websocket.deadline(&self.keep_alive);
+        let deadline = connection.websocket.deadline(&keep_alive);
         if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).min()
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
@@ -538,7 +560,9 @@ impl<I: Io> Shard<I> {
             connection.websocket.excuse_silence(self.now);
         }
         let mut replies = mem::take(&mut self.replies);
-        let timeout = connection.websocket.handle_timeout(self.now, &self.keep_alive, &mut replies);
+        let keep_alive = self.handlers.keep_alive(id);
+        let ping = self.handlers.ping_payload(id);
+        let timeout = connection.websocket.handle_timeout(self.now, &keep_alive, ping, &mut replies);
         self.finish_replies(id, replies);
         match timeout {
             Timeout::Nothing => {}

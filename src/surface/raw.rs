@@ -7,8 +7,9 @@
 use super::access::{Right, Shown, TOKEN_KEY};
 use crate::{
     config::Access,
+    handler::{Accept, Connection, Handler, OpeningRequest, Response},
     hub::{Scope, TopicName},
-    proto::{Refusal, RequestHead, Upgrade},
+    proto::{CloseCode, Message, Refusal, RequestHead},
 };
 
 /// What an opening request asks for.
@@ -61,23 +62,54 @@ impl RawRequest {
         Ok(request)
     }
 
-    /// Reads a request that asks for a WebSocket, and judges whether it may have what it asks for.
-    ///
-    /// # Errors
-    ///
-    /// See [`RawRequest::new`], [`Upgrade::from_request`] and [`Shown::check`].
-    pub fn open(head: &RequestHead, access: &Access) -> Result<(RawRequest, Upgrade), Refusal> {
-        let request = Self::new(head.path(), head.query())?;
-        let upgrade = Upgrade::from_request(head).map_err(|error| error.refusal())?;
-        let rights: &[Right] = match (request.subscribes, request.publishes) {
+    /// What the client needs a token for, if one is needed.
+    fn rights(&self) -> &'static [Right] {
+        match (self.subscribes, self.publishes) {
             (true, true) => &[Right::Subscribe, Right::Publish],
             (true, false) => &[Right::Subscribe],
             (false, _) => &[Right::Publish],
-        };
-        Shown::of(head).check(access, rights)?;
-        Ok((request, upgrade))
+        }
     }
 }
+
+/// Serves topics as they are: the server's handler `hub`.
+#[derive(Debug, Clone, Default)]
+pub struct RawTopics {
+    access: Access,
+}
+
+impl RawTopics {
+    /// With these tokens. Origins are the route's business.
+    #[must_use]
+    pub fn new(access: Access) -> Self {
+        RawTopics { access }
+    }
+}
+
+impl Handler for RawTopics {
+    type State = ();
+
+    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
+        let raw = RawRequest::new(request.path(), request.raw_query())?;
+        let shown = Shown::new(None, request.headers().get("authorization"), request.raw_query());
+        shown.check(&self.access, raw.rights())?;
+        let RawRequest { topic, subscribes, publishes, echo, scope } = raw;
+        let mut accept = Accept::default();
+        if subscribes {
+            accept = accept.subscribe(topic.clone(), echo);
+        }
+        Ok(if publishes { accept.forward(topic, scope) } else { accept })
+    }
+
+    /// Only of a client that asked for `mode=sub`: those of the others are forwarded.
+    fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
+        // It may be closing already.
+        _ = connection.close(CloseCode::POLICY_VIOLATION, "this connection only receives");
+    }
+}
+
+/// The pattern of topics.
+pub const TOPIC_PATTERN: &str = "/t/{topic...}";
 
 /// Does this head ask for a WebSocket, acceptably or not?
 #[must_use]

@@ -16,6 +16,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -24,7 +25,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::io::{Io, Key, Readiness, Receive, Refused, Send};
+use super::{
+    io::{Io, Key, Readiness, Receive, Refused, Send},
+    net,
+};
 
 /// A private `io_uring` for the sockets of one shard, used by the thread that made it.
 pub struct HotRing {
@@ -265,6 +269,10 @@ impl Io for HotRing {
         for (number, part) in batch.chunks(Self::BATCH_MAX).enumerate() {
             self.send_part(part, number * Self::BATCH_MAX, refused);
         }
+    }
+
+    fn addresses(&self, socket: &OwnedFd) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        (net::peer(socket), net::local(socket))
     }
 
     fn finish(&mut self, socket: &OwnedFd) {

@@ -1,6 +1,9 @@
 //! What a shard asks of the outside world.
 
-use std::io::{self, IoSlice};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+};
 
 use bytes::BytesMut;
 
@@ -35,6 +38,9 @@ pub trait Io {
     ///
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
     fn send(&mut self, batch: &[Send<'_, Self::Socket>], refused: &mut Vec<Refused>);
+
+    /// The addresses of both ends, the peer's first; nothing where they cannot be told any more.
+    fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
 
     /// Tells the peer that nothing more will be sent (TCP FIN after what is queued).
     fn finish(&mut self, socket: &Self::Socket);

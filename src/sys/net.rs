@@ -78,6 +78,12 @@ pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
 }
 
+/// The address of this side.
+#[must_use]
+pub fn local(socket: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(socket).local_addr().ok()?.as_socket()
+}
+
 /// Receives what is there, without waiting.
 ///
 /// # Errors

@@ -224,7 +224,7 @@ impl Simulation {
             }
         }
         let Some((code, reason)) = &client.close else { return false };
-        let KeepAlive { ping_interval, pong_timeout, .. } = self.shard.keep_alive;
+        let KeepAlive { ping_interval, pong_timeout, .. } = self.keep_alive;
         let is_slow = client.is_slow();
         let is_explained = match *code {
             _ if is_slow => self.plan.backlog_is_limited && was_short,

@@ -10,6 +10,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
     rc::Rc,
+    net::SocketAddr,
 };
 
 use super::{random::Random, stream::Stream};
@@ -494,6 +495,10 @@ impl Io for SimulatedIo {
         if network.random.chance(300) {
             refused.reverse();
         }
+    }
+
+    fn addresses(&self, _socket: &SimulatedSocket) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        (None, None)
     }
 
     fn finish(&mut self, socket: &SimulatedSocket) {

@@ -27,6 +27,7 @@ impl Seen {
             Counter::HandshakeOverdue,
             Counter::AcceptPaused,
             Counter::LaneOverflow,
+            Counter::HandlerPanics,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter) || counter.family() == "refused_total" || counter.place() == Place::Control

@@ -6,15 +6,17 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    arrival,
     network::{Network, SimulatedIo, Weather},
     random::Random,
+    raw_topics,
 };
 use crate::{
     config::{Config, Settings},
     hub::{ConnectionId, Hub, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
     proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick},
-    shard::turn::{Opening, Shard},
+    shard::turn::Shard,
 };
 
 /// A shard, and the hub of another one, which does what it is told to.
@@ -35,7 +37,8 @@ impl World {
         let other = Hub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
         let mesh = mesh.pop().expect("two ends");
         let io = SimulatedIo(Rc::clone(&network));
-        World { shard: Shard::new(mesh, &config, io, Arc::clone(&counters), 1, Tick(0)), counters, network, other }
+        let shard = Shard::new(mesh, &config, io, raw_topics(&config), Arc::clone(&counters), 1, Tick(0));
+        World { shard, counters, network, other }
     }
 
     /// So many topics whose home is the shard, or the other one.
@@ -55,8 +58,8 @@ impl World {
         let socket = Network::connect(&self.network, ANSWER, usize::MAX);
         let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
         let answer = Bytes::from_static(ANSWER);
-        let opening = Opening { socket, subscriptions, publishes: None, answer, leftover: BytesMut::new() };
-        self.shard.establish(Tick(0), opening).expect("there is room")
+        let arrival = arrival(socket, subscriptions, None, answer, BytesMut::new());
+        self.shard.adopt(Tick(0), arrival).expect("there is room")
     }
 
     /// The shard's turns until it rests, while the other one stands still.
@@ -66,7 +69,7 @@ impl World {
 
     /// The other shard answers what it is asked.
     fn answer(&mut self) {
-        while self.other.take_request() {}
+        while self.other.take_request(&mut Vec::new()) {}
         self.other.send_out();
         self.turn();
     }
@@ -124,7 +127,7 @@ fn a_later_subscription_holds_nothing() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near]);
-    assert_eq!(world.shard.subscribe(id, &far, true), Subscribed::Waiting);
+    assert_eq!(world.shard.hub.subscribe(id, &far, true), Subscribed::Waiting);
     world.publish(&near, "1");
     world.publish(&far, "before");
     world.turn();
@@ -157,7 +160,7 @@ fn whoever_is_closed_while_it_waits_is_answered_first() {
     world.shard.close(id, CloseCode::GOING_AWAY, "");
     world.answer();
     assert_eq!(world.sent(), ["answer", "close 1001"]);
-    assert_eq!(world.shard.subscribe(id, &near, true), Subscribed::Closed);
+    assert_eq!(world.shard.hub.subscribe(id, &near, true), Subscribed::Closed);
 }
 
 /// A share of each topic in one send, and what the connection is owed of each before its close frame.

@@ -1,5 +1,8 @@
 //! A server: its listeners, its shards, and what can be told to them from outside.
 
+mod builder;
+mod hub;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -17,8 +20,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
-    control,
+    control::{self, Endpoints, publisher::Publisher},
     error::StartError,
+    handler::Routes,
     handover::{ControlDoor, Count},
     hub::{MeshEnd, MeshLimits, Outside, Wake},
     metrics::Counters,
@@ -26,13 +30,15 @@ use crate::{
     sys::{self, net},
 };
 
+pub use builder::{BuildError, Builder};
+pub use hub::{Hub, HubError};
+
 /// A server that listens and does not yet serve.
 ///
 /// ```no_run
-/// use ringhub::{config::{Config, Settings}, server::Server};
+/// use ringhub::server::Server;
 ///
-/// let config = Config::new(&Settings::default(), 20_000)?;
-/// let running = Server::bind(config)?.start()?;
+/// let running = Server::builder().listen(["127.0.0.1:0".parse()?]).topics().build()?.start()?;
 /// println!("ws://{}/t/hello", running.local_addr());
 /// running.stop();
 /// running.wait_blocking()?;
@@ -45,15 +51,23 @@ pub struct Server {
     listeners: Vec<Vec<OwnedFd>>,
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
+    routes: Routes,
+    endpoints: Endpoints,
 }
 
 impl Server {
+    /// A server without routes, on 127.0.0.1:6455.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
     /// Checks what this kernel allows, then listens.
     ///
     /// # Errors
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] if the address cannot be had.
-    pub fn bind(config: Config) -> Result<Server, StartError> {
+    fn bind(config: Config, routes: Routes, endpoints: Endpoints) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for &address in &config.listen {
@@ -70,7 +84,7 @@ impl Server {
             listen.map_err(|error| StartError::Listen(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
-        Ok(Server { config, listeners, addresses, metrics_listener })
+        Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints })
     }
 
     /// The addresses it listens on, with the port that was chosen where 0 was asked for.
@@ -85,13 +99,24 @@ impl Server {
         self.metrics_listener.as_ref()?.local_addr().ok()
     }
 
+    /// Starts, and serves until it is stopped by nobody: for a program that is nothing but this server.
+    ///
+    /// # Errors
+    ///
+    /// See [`Server::start`] and [`Running::wait`].
+    pub async fn run(self) -> Result<(), StartError> {
+        self.start()?.wait().await
+    }
+
     /// Starts a thread for each shard and one for control, and returns once all of them accept connections.
     ///
     /// # Errors
     ///
     /// [`StartError::Shard`] if one cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses, metrics_listener } = self;
+        let Server { config, mut listeners, addresses, metrics_listener, routes, endpoints } = self;
+        let routes = Arc::new(routes);
+        let (publisher, requests) = Publisher::new();
         let config = Arc::new(config);
         let count = config.shards;
         // The last is control's.
@@ -126,6 +151,8 @@ impl Server {
                 returns: returned,
                 cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
                 config: Arc::clone(&config),
+                routes: Arc::clone(&routes),
+                addresses: addresses.clone(),
                 listeners: listeners.iter_mut().filter_map(Vec::pop).collect(),
                 counters: Arc::clone(&counters[number]),
                 commands: receiver,
@@ -139,6 +166,10 @@ impl Server {
         }
         let start = control::Start {
             outside,
+            requests,
+            publisher: publisher.clone(),
+            routes,
+            endpoints,
             woken: Arc::clone(&woken[count]),
             config: Arc::clone(&config),
             arrivals,
@@ -162,7 +193,8 @@ impl Server {
                 return Err(StartError::ShardDied("before it started".into()));
             }
         }
-        Ok(Running { addresses, commands, counters, control_counters, leaving, ends, running: count + 1 })
+        let hub = Hub { publisher, counters: counters.clone().into() };
+        Ok(Running { addresses, commands, counters, control_counters, hub, leaving, ends, running: count + 1 })
     }
 }
 
@@ -184,6 +216,7 @@ pub struct Running {
     commands: Vec<mpsc::Sender<Command>>,
     counters: Vec<Arc<Counters>>,
     control_counters: Arc<Counters>,
+    hub: Hub,
     leaving: Arc<AtomicBool>,
     ends: mpsc::Receiver<Result<(), StartError>>,
     /// Threads that have not ended.
@@ -201,6 +234,12 @@ impl Running {
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// A handle to all connections, for any thread.
+    #[must_use]
+    pub fn hub(&self) -> Hub {
+        self.hub.clone()
     }
 
     /// What each shard has counted so far.
@@ -224,6 +263,16 @@ impl Running {
             // Full or closed: it is stopping already.
             drop(commands.try_send(Command::Drain));
         }
+    }
+
+    /// Begins to leave, as [`Running::stop`] does, and waits until the server has ended.
+    ///
+    /// # Errors
+    ///
+    /// If a shard has ended on its own.
+    pub async fn shutdown(mut self) -> Result<(), StartError> {
+        self.stop();
+        self.wait().await
     }
 
     /// Waits until the server has ended.
@@ -290,6 +339,7 @@ mod tests {
                 commands: Vec::new(),
                 counters: Vec::new(),
                 control_counters: Arc::default(),
+                hub: Hub { publisher: Publisher::new().0, counters: Arc::default() },
                 leaving: Arc::default(),
                 ends,
                 running: 2,

@@ -1,0 +1,141 @@
+//! What an opening request is answered.
+
+use bytes::Bytes;
+
+use crate::{
+    auth::Identity,
+    hub::{Scope, TopicName},
+    proto::{Refusal, encode_response},
+};
+
+/// Accepts an opening request.
+///
+/// ```
+/// use ringhub::{handler::Accept, hub::TopicName};
+/// let accept = Accept::with(7).header("X-Served-By", "me").subscribe(TopicName::new("news")?, false);
+/// # let _: Accept<i32> = accept;
+/// # Ok::<(), ringhub::hub::TopicNameError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Accept<S> {
+    pub(crate) state: S,
+    pub(crate) protocol: Option<Option<String>>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    pub(crate) forwards: Option<(TopicName, Scope)>,
+}
+
+impl<S> Accept<S> {
+    /// With this state.
+    pub fn with(state: S) -> Self {
+        Accept { state, protocol: None, headers: Vec::new(), identity: None, subscriptions: Vec::new(), forwards: None }
+    }
+
+    /// With this sub-protocol, or none, instead of the one that the route's list prefers. One that the client has not
+    /// offered is answered 500 and logged, since a client would have to fail the connection (RFC 6455 4.1).
+    #[must_use]
+    pub fn protocol(mut self, protocol: Option<&str>) -> Self {
+        self.protocol = Some(protocol.map(Into::into));
+        self
+    }
+
+    /// With one more header line. Control characters in the value become spaces.
+    ///
+    /// # Panics
+    ///
+    /// If the name is no token (RFC 9110 5.1), or one that the handshake itself sets.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let is_token = !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&octet));
+        assert!(is_token, "{name:?} is no header name");
+        let is_ours = ["upgrade", "connection"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
+            || name.to_ascii_lowercase().starts_with("sec-websocket-");
+        assert!(!is_ours, "{name} belongs to the handshake");
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// As this one, instead of whom the route's authenticator has found.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// As a subscriber of that topic. The client is told that it is connected when it is one, and sees every message
+    /// from then on; its own only with `echo`.
+    #[must_use]
+    pub fn subscribe(mut self, topic: TopicName, echo: bool) -> Self {
+        self.subscriptions.push((topic, echo));
+        self
+    }
+
+    /// What the client sends is published to that topic as it is, a large frame from the memory it was received into,
+    /// and the handler is not asked: `on_message` is not called. For whole messages only.
+    #[must_use]
+    pub fn forward(mut self, topic: TopicName, scope: Scope) -> Self {
+        self.forwards = Some((topic, scope));
+        self
+    }
+}
+
+/// A whole HTTP response instead of a WebSocket, after which the connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl Response {
+    /// With a body of that type.
+    ///
+    /// # Panics
+    ///
+    /// If the status is not between 200 and 599.
+    ///
+    /// ```
+    /// use ringhub::handler::Response;
+    /// let response = Response::new(402, "text/plain", "pay first").header("Retry-After", "60");
+    /// ```
+    pub fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        assert!((200..=599).contains(&status), "{status} is no status of an answer");
+        Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
+    }
+
+    /// With a JSON body `{"error": "…"}`, as the server's own refusals have.
+    ///
+    /// # Panics
+    ///
+    /// If the status is not between 200 and 599.
+    pub fn error(status: u16, error: &str) -> Self {
+        Refusal::new(status, error).into()
+    }
+
+    /// The same with one more header line.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The whole response, after which the connection ends.
+    pub(crate) fn encode(&self, has_body: bool) -> Bytes {
+        encode_response(self.status, &self.headers, &self.body, has_body)
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        let body = refusal.body();
+        let response = Response::new(refusal.status, "application/json", body);
+        refusal.headers.iter().fold(response, |response, (name, value)| response.header(name, value))
+    }
+}

@@ -1,0 +1,455 @@
+//! A connection in a handler's hands.
+
+use std::{fmt, future::Future, net::SocketAddr, rc::Rc};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{
+    Closed, Door, OpeningRequest,
+    door::Tasks,
+    typed::{Profile, States},
+};
+use crate::{
+    auth::Identity,
+    hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName},
+    proto::{
+        CLOSE_REASON_MAX, CONTROL_PAYLOAD_MAX, CloseCode, CloseError as FrameCloseError, CloseFrame, KeepAlive,
+        MessageLimits, MessageType, OpCode, PrepareError, PreparedMessage, ProtocolError, State, encode_frame,
+    },
+};
+
+/// One connection, for as long as a handler is called about it. What it sends leaves with the flush at the end of the
+/// turn, in order, together with everything else that the connection is owed.
+pub struct Connection<'a, S> {
+    pub(super) door: &'a mut dyn Door,
+    pub(super) id: ConnectionId,
+    pub(super) key: u32,
+    pub(super) state: &'a mut S,
+    pub(super) profile: &'a mut Profile,
+    pub(super) states: &'a Rc<States<S>>,
+}
+
+/// Why a connection is not closed as asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseError {
+    /// There is no such close frame.
+    Frame(FrameCloseError),
+    /// It is closing already, or has ended.
+    NotOpen,
+}
+
+impl From<FrameCloseError> for CloseError {
+    fn from(error: FrameCloseError) -> Self {
+        CloseError::Frame(error)
+    }
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseError::Frame(error) => error.fmt(f),
+            CloseError::NotOpen => f.write_str("the connection is not open"),
+        }
+    }
+}
+
+impl std::error::Error for CloseError {}
+
+/// Why a connection does not become a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeError {
+    /// It is closing or has ended.
+    NotOpen,
+    /// It has as many subscriptions as allowed.
+    TooMany,
+    /// It is a subscriber of that topic.
+    Already,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SubscribeError::NotOpen => "the connection is not open",
+            SubscribeError::TooMany => "the connection has as many subscriptions as allowed",
+            SubscribeError::Already => "the connection is a subscriber of this topic",
+        })
+    }
+}
+
+impl std::error::Error for SubscribeError {}
+
+/// A fragment to be sent (RFC 6455 5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Begins a message of that type.
+    First(MessageType),
+    /// Goes on with it.
+    Next,
+    /// Ends it.
+    Last,
+}
+
+impl<S: 'static> Connection<'_, S> {
+    /// Its id, the only one of the server for a long time.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        self.state
+    }
+
+    /// Its state, to be changed.
+    pub fn state_mut(&mut self) -> &mut S {
+        self.state
+    }
+
+    /// The request it was opened with, unless the route forgets them.
+    #[must_use]
+    pub fn request(&self) -> Option<&OpeningRequest> {
+        self.profile.request.as_ref()
+    }
+
+    /// Who it is, if an authenticator or the handler has said so.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.profile.identity.as_ref()
+    }
+
+    /// The sub-protocol that was chosen.
+    #[must_use]
+    pub fn protocol(&self) -> Option<&str> {
+        self.profile.protocol.as_deref()
+    }
+
+    /// The client's address; nothing once the connection has ended, unless the request is kept.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.door.addresses(self.id).0.or_else(|| self.profile.request.as_ref()?.peer())
+    }
+
+    /// The address it has reached.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.door.addresses(self.id).1.or_else(|| self.profile.request.as_ref()?.local())
+    }
+
+    /// How far the closing handshake is; closed once the connection has ended.
+    #[must_use]
+    pub fn websocket_state(&self) -> State {
+        self.door.facts(self.id).map_or(State::Closed, |facts| facts.state)
+    }
+
+    /// Bytes so far of a message that has not arrived whole.
+    #[must_use]
+    pub fn message_length(&self) -> usize {
+        self.door.facts(self.id).map_or(0, |facts| facts.message_length)
+    }
+
+    /// Bytes that the client's socket has not taken.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> usize {
+        self.door.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
+    }
+
+    /// What the client has done wrong, if it has.
+    #[must_use]
+    pub fn last_error(&self) -> Option<ProtocolError> {
+        self.profile.error
+    }
+
+    /// The close code and reason of the client, and whether the end was clean; once it has sent a close frame or the
+    /// connection has ended.
+    #[must_use]
+    pub fn closed(&self) -> Option<&Closed> {
+        self.profile.closed.as_ref()
+    }
+
+    /// Sends text.
+    pub fn send_text(&mut self, text: impl AsRef<str>) -> Sent {
+        self.send_data(OpCode::Text, text.as_ref().as_bytes())
+    }
+
+    /// Sends bytes.
+    pub fn send_binary(&mut self, bytes: impl AsRef<[u8]>) -> Sent {
+        self.send_data(OpCode::Binary, bytes.as_ref())
+    }
+
+    /// Sends a value as JSON text.
+    ///
+    /// # Errors
+    ///
+    /// What `serde_json` says of a value that cannot be JSON.
+    pub fn send_json(&mut self, value: &impl Serialize) -> Result<Sent, serde_json::Error> {
+        Ok(self.send_text(serde_json::to_string(value)?))
+    }
+
+    /// Sends a ping (RFC 6455 5.5.2), beside those that keep the connection alive.
+    pub fn send_ping(&mut self, payload: &[u8]) -> Sent {
+        self.send(OpCode::Ping, payload)
+    }
+
+    /// Sends a pong that nobody has asked for (RFC 6455 5.5.3). Pings are answered without this.
+    pub fn send_pong(&mut self, payload: &[u8]) -> Sent {
+        self.send(OpCode::Pong, payload)
+    }
+
+    /// Sends a frame: text, binary, ping or pong.
+    pub fn send(&mut self, opcode: OpCode, payload: &[u8]) -> Sent {
+        match opcode {
+            OpCode::Close | OpCode::Continuation => Sent::Refused(Refused::OpCode),
+            OpCode::Text if simdutf8::basic::from_utf8(payload).is_err() => Sent::Refused(Refused::NotText),
+            OpCode::Ping | OpCode::Pong if payload.len() > CONTROL_PAYLOAD_MAX => {
+                Sent::Refused(Refused::ControlTooLong)
+            }
+            OpCode::Ping | OpCode::Pong => {
+                let mut frame = Vec::with_capacity(payload.len() + 2);
+                encode_frame(opcode, true, payload, &mut frame);
+                self.door.send(self.id, &frame)
+            }
+            OpCode::Text | OpCode::Binary => self.send_data(opcode, payload),
+        }
+    }
+
+    /// Sends what was encoded before, for this connection or for many.
+    pub fn send_prepared(&mut self, message: &PreparedMessage) -> Sent {
+        if self.profile.fragments.is_some() {
+            return Sent::Refused(Refused::Fragment);
+        }
+        self.door.send(self.id, message.frame())
+    }
+
+    /// Sends a message in frames of at most so many bytes each (RFC 6455 5.4).
+    ///
+    /// # Errors
+    ///
+    /// Frames of 0 bytes, and text that is not UTF-8.
+    pub fn send_split(
+        &mut self,
+        message_type: MessageType,
+        payload: &[u8],
+        frame_bytes_max: usize,
+    ) -> Result<Sent, PrepareError> {
+        let message = PreparedMessage::fragments(message_type, payload, frame_bytes_max)?;
+        Ok(self.send_prepared(&message))
+    }
+
+    /// Sends a fragment of a message. They leave together with the last, since nothing else may come between them (RFC
+    /// 6455 5.4) and a subscriber may be sent something at any time. Until then no other message of yours is accepted.
+    pub fn send_fragment(&mut self, part: Part, payload: &[u8]) -> Sent {
+        let Some(facts) = self.door.facts(self.id).filter(|facts| facts.state == State::Open) else {
+            return Sent::Refused(Refused::NotOpen);
+        };
+        let (opcode, mut frames) = match (part, self.profile.fragments.take()) {
+            (Part::First(message_type), None) => (message_type.opcode(), Vec::new()),
+            (Part::Next | Part::Last, Some(frames)) => (OpCode::Continuation, frames),
+            (_, fragments) => {
+                self.profile.fragments = fragments;
+                return Sent::Refused(Refused::Fragment);
+            }
+        };
+        if frames.len() + payload.len() > facts.backlog_bytes_max {
+            self.profile.fragments = Some(frames);
+            return Sent::Refused(Refused::Full);
+        }
+        encode_frame(opcode, part == Part::Last, payload, &mut frames);
+        if part == Part::Last {
+            return self.door.send(self.id, &frames);
+        }
+        let bytes = frames.len();
+        self.profile.fragments = Some(frames);
+        Sent::Queued { bytes }
+    }
+
+    fn send_data(&mut self, opcode: OpCode, payload: &[u8]) -> Sent {
+        if self.profile.fragments.is_some() {
+            return Sent::Refused(Refused::Fragment);
+        }
+        let mut frame = Vec::with_capacity(payload.len() + 10);
+        encode_frame(opcode, true, payload, &mut frame);
+        self.door.send(self.id, &frame)
+    }
+
+    /// Begins the closing handshake (RFC 6455 7.1.2). What was sent before goes first; nothing follows.
+    ///
+    /// # Errors
+    ///
+    /// See [`CloseError`]; the connection is as it was. [`cut_reason`] makes any reason short enough.
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+        CloseFrame::new(code.0, reason)?;
+        if self.websocket_state() != State::Open {
+            return Err(CloseError::NotOpen);
+        }
+        self.door.close(self.id, code, reason);
+        Ok(())
+    }
+
+    /// Becomes a subscriber of a topic, and sees every message from then on; its own only with `echo`. Returns whether
+    /// it is one already; if not, [`Handler::on_subscribed`](super::Handler::on_subscribed) will say when it is.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe(&mut self, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError> {
+        self.door.subscribe(self.id, topic, echo)
+    }
+
+    /// Is no subscriber of that topic any more. Returns whether it was one.
+    pub fn unsubscribe(&mut self, topic: &TopicName) -> bool {
+        self.door.unsubscribe(self.id, topic)
+    }
+
+    /// The topics it has subscribed to.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicName> {
+        self.door.topics(self.id)
+    }
+
+    /// Publishes to a topic's subscribers, of which this connection need not be one. If it is, it does not see the
+    /// message itself unless it has asked for the echo. Returns the message's place if this shard is the topic's home.
+    pub fn publish(&mut self, topic: &TopicName, message: &PreparedMessage, scope: Scope) -> Option<Published> {
+        self.door.publish(Some(self.id), topic, message, scope)
+    }
+
+    /// Sends to all connections of the server, or of this shard, except `source`. Each gets it once, in one order with
+    /// all other broadcasts of global scope.
+    pub fn broadcast(&mut self, source: Option<ConnectionId>, message: &PreparedMessage, scope: Scope) {
+        self.door.publish(source, &TopicName::everyone(), message, scope);
+    }
+
+    /// From now on its client is pinged and given up as this says.
+    pub fn set_keep_alive(&mut self, keep_alive: KeepAlive) {
+        self.door.set_keep_alive(self.id, keep_alive);
+    }
+
+    /// When its client is pinged and given up.
+    #[must_use]
+    pub fn keep_alive(&self) -> Option<KeepAlive> {
+        self.door.facts(self.id).map(|facts| facts.keep_alive)
+    }
+
+    /// From the next message on its client's messages have these limits.
+    pub fn set_limits(&mut self, limits: MessageLimits) {
+        self.door.set_limits(self.id, limits);
+    }
+
+    /// The limits of its client's messages.
+    #[must_use]
+    pub fn limits(&self) -> Option<MessageLimits> {
+        self.door.facts(self.id).map(|facts| facts.limits)
+    }
+
+    /// All open connections of this shard.
+    #[must_use]
+    pub fn neighbours(&self) -> Vec<ConnectionId> {
+        self.door.connections()
+    }
+
+    /// A handle for asynchronous work on this shard.
+    #[must_use]
+    pub fn handle(&self) -> Handle<S> {
+        Handle { id: self.id, key: self.key, states: Rc::clone(self.states), tasks: self.door.tasks().clone() }
+    }
+
+    /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
+    /// dropped when the connection ends. A panic in it closes the connection with 1011.
+    pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) {
+        let future = work(self.handle());
+        self.door.tasks().spawn(self.id, Box::pin(future));
+    }
+}
+
+impl<S> fmt::Debug for Connection<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A connection in the hands of asynchronous work on its shard. See [`Connection::spawn`].
+pub struct Handle<S> {
+    id: ConnectionId,
+    key: u32,
+    states: Rc<States<S>>,
+    tasks: Tasks,
+}
+
+impl<S> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        Handle { id: self.id, key: self.key, states: Rc::clone(&self.states), tasks: self.tasks.clone() }
+    }
+}
+
+impl<S> fmt::Debug for Handle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.id).finish()
+    }
+}
+
+impl<S: 'static> Handle<S> {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Does something with the connection in the shard's next turn. `None` if it has ended.
+    pub async fn with<T: 'static>(&self, work: impl FnOnce(&mut Connection<'_, S>) -> T + 'static) -> Option<T> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (id, key, states) = (self.id, self.key, Rc::clone(&self.states));
+        self.tasks.call(Box::new(move |door| {
+            let outcome = states.with(door, id, key, work);
+            if let Some(outcome) = outcome {
+                // Who asked may have been dropped meanwhile.
+                _ = answer.send(outcome);
+            }
+        }));
+        answered.await.ok()
+    }
+
+    /// Sends text. Refused if the connection has ended.
+    pub async fn send_text(&self, text: impl Into<String>) -> Sent {
+        let text = text.into();
+        self.with(move |connection| connection.send_text(text)).await.unwrap_or(Sent::Refused(Refused::NotOpen))
+    }
+
+    /// Sends bytes. Refused if the connection has ended.
+    pub async fn send_binary(&self, bytes: impl Into<Bytes>) -> Sent {
+        let bytes = bytes.into();
+        self.with(move |connection| connection.send_binary(bytes)).await.unwrap_or(Sent::Refused(Refused::NotOpen))
+    }
+
+    /// Begins the closing handshake.
+    ///
+    /// # Errors
+    ///
+    /// See [`CloseError`].
+    pub async fn close(&self, code: CloseCode, reason: impl Into<String>) -> Result<(), CloseError> {
+        let reason = reason.into();
+        let closed = self.with(move |connection| connection.close(code, &reason)).await;
+        closed.unwrap_or(Err(CloseError::NotOpen))
+    }
+
+    /// Waits until the client's socket has taken everything that it is owed, or the connection has ended.
+    pub async fn drained(&self) {
+        let (waiter, drained) = tokio::sync::oneshot::channel();
+        let id = self.id;
+        self.tasks.call(Box::new(move |door| door.when_drained(id, waiter)));
+        // An error means that it has ended.
+        _ = drained.await;
+    }
+}
+
+/// As much of a reason as a close frame can hold, 123 bytes, cut at a character (RFC 6455 5.5).
+///
+/// ```
+/// use ringhub::handler::cut_reason;
+/// assert_eq!(cut_reason(&"é".repeat(62)), "é".repeat(61));
+/// ```
+#[must_use]
+pub fn cut_reason(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(CLOSE_REASON_MAX)]
+}

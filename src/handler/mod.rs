@@ -1,0 +1,136 @@
+//! What an embedder writes: a [`Handler`] for each route.
+//!
+//! A handler is shared by all shards. Everything it is told of a connection, from [`Handler::opening`] to
+//! [`Handler::on_close`], happens on the thread of that connection's shard, so its state need not be `Send`. It acts on
+//! the connection through a [`Connection`]; on the whole server, from any thread, through a
+//! [`Hub`](crate::server::Hub).
+//!
+//! ```no_run
+//! use ringhub::{
+//!     handler::{Connection, Handler},
+//!     proto::Message,
+//!     server::Server,
+//! };
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type State = ();
+//!
+//!     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
+//!         connection.send_prepared(&message.prepare());
+//!     }
+//! }
+//!
+//! let running = Server::builder().listen(["127.0.0.1:8080".parse()?]).route("/echo", Echo).build()?.start()?;
+//! running.wait_blocking()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod connection;
+mod door;
+mod request;
+mod route;
+mod typed;
+
+use std::future::{Future, ready};
+
+pub use answer::{Accept, Response};
+pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
+pub(crate) use door::{Call, Door, Facts, Tasks};
+pub use request::OpeningRequest;
+pub use route::{Pattern, PatternError, RouteOptions};
+pub(crate) use route::{Route, Routes};
+pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
+pub use crate::hub::{Refused, Sent};
+
+use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Verdict};
+
+/// Serves the connections of a route. Every method has a default, so write those you need.
+///
+/// A panic in one of them closes that connection with 1011 and is logged; the shard goes on. A slow one keeps all
+/// connections of the shard waiting: give what takes long to [`Connection::spawn`].
+///
+/// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
+/// or the client leaves while it decides, nothing follows.
+pub trait Handler: Send + Sync + 'static {
+    /// What belongs to one connection. Made when it is accepted, dropped when it has ended.
+    type State: Default + 'static;
+
+    /// Decides on an opening request: accept it, with a sub-protocol, headers, an identity and a state, or answer any
+    /// HTTP response. Origins, authenticators and sub-protocols of the route have been judged before.
+    fn opening(
+        &self,
+        request: &OpeningRequest,
+    ) -> impl Future<Output = Result<Accept<Self::State>, Response>> {
+        _ = request;
+        ready(Ok(Accept::default()))
+    }
+
+    /// The connection is established; what is sent now follows the opening answer.
+    fn on_open(&self, connection: &mut Connection<'_, Self::State>) {
+        _ = connection;
+    }
+
+    /// A whole message has arrived (RFC 6455 5.6).
+    fn on_message(&self, connection: &mut Connection<'_, Self::State>, message: Message<'_>) {
+        _ = (connection, message);
+    }
+
+    /// A fragment has arrived, where [`RouteOptions::deliver`] asks for them instead of whole messages.
+    fn on_fragment(&self, connection: &mut Connection<'_, Self::State>, fragment: Fragment<'_>) {
+        _ = (connection, fragment);
+    }
+
+    /// A whole frame has arrived and has not been acted on, where [`RouteOptions::frames`] asks for it: let it pass,
+    /// swallow it, or fail the connection.
+    fn on_frame(&self, state: &mut Self::State, header: &FrameHeader, payload: &[u8]) -> Verdict {
+        _ = (state, header, payload);
+        Verdict::Pass
+    }
+
+    /// A ping has arrived and is answered (RFC 6455 5.5.2).
+    fn on_ping(&self, connection: &mut Connection<'_, Self::State>, payload: &[u8]) {
+        _ = (connection, payload);
+    }
+
+    /// A pong has arrived, asked for or not (RFC 6455 5.5.3).
+    fn on_pong(&self, connection: &mut Connection<'_, Self::State>, payload: &[u8]) {
+        _ = (connection, payload);
+    }
+
+    /// The connection is now a subscriber of a topic whose home is another shard, and sees every message from here on.
+    fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &crate::hub::TopicName) {
+        _ = (connection, topic);
+    }
+
+    /// The client broke the protocol or a limit. It is told why and closed; `on_close` follows.
+    fn on_error(&self, connection: &mut Connection<'_, Self::State>, error: &ProtocolError) {
+        _ = (connection, error);
+    }
+
+    /// The connection has ended, however it did. Called exactly once; nothing can be sent any more.
+    fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
+        _ = (connection, closed);
+    }
+}
+
+/// How a connection has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The code that the peer sent (RFC 6455 7.1.5), 1005 if its close frame had none, 1006 if it sent no close frame.
+    pub code: CloseCode,
+    /// The reason that came with it.
+    pub reason: String,
+    /// Did both sides finish the closing handshake (RFC 6455 7.1.4)?
+    pub is_clean: bool,
+}
+
+impl Default for Closed {
+    fn default() -> Self {
+        Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false }
+    }
+}

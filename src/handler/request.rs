@@ -1,0 +1,114 @@
+//! An opening request as a handler sees it.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use crate::{
+    auth::Identity,
+    proto::{Headers, RequestHead},
+};
+
+/// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known of who sent it.
+#[derive(Debug, Clone)]
+pub struct OpeningRequest {
+    pub(crate) head: RequestHead,
+    pub(crate) parameters: Vec<(String, String)>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) listener: usize,
+    pub(crate) protocols: Vec<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) identity: Option<Identity>,
+}
+
+impl OpeningRequest {
+    /// The method; GET, as RFC 6455 4.1 has it.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.head.method()
+    }
+
+    /// The path, not percent-decoded.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.head.path()
+    }
+
+    /// What a parameter of the route's pattern stands for in the path, percent-decoded: of `/chat/{room}` and
+    /// `/chat/a%20b`, `room` is `a b`.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
+    }
+
+    /// The query as it was sent.
+    #[must_use]
+    pub fn raw_query(&self) -> Option<&str> {
+        self.head.query()
+    }
+
+    /// The query's pairs in order, decoded as a form (`+` is a space).
+    pub fn query(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        form_urlencoded::parse(self.head.query().unwrap_or_default().as_bytes())
+    }
+
+    /// The first value of a query's key, decoded.
+    #[must_use]
+    pub fn query_value(&self, key: &str) -> Option<Cow<'_, str>> {
+        self.query().find(|(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// The header lines.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        self.head.headers()
+    }
+
+    /// The value of the first header line of that name, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name).and_then(|value| str::from_utf8(value).ok())
+    }
+
+    /// The client's address; nothing if the client has gone meanwhile.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The address it has reached.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Which of the server's addresses that is, by its place in the list of those it listens on.
+    #[must_use]
+    pub fn listener(&self) -> usize {
+        self.listener
+    }
+
+    /// The page it comes from, if it is a browser's (RFC 6455 10.2).
+    #[must_use]
+    pub fn origin(&self) -> Option<&str> {
+        self.header("origin")
+    }
+
+    /// The sub-protocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    #[must_use]
+    pub fn protocols(&self) -> &[String] {
+        &self.protocols
+    }
+
+    /// The one that the route's list prefers among them; [`Accept::protocol`](super::Accept::protocol) may choose
+    /// another.
+    #[must_use]
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// Who the route's authenticator says it is.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+}

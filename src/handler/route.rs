@@ -1,0 +1,403 @@
+//! Which handler serves which path, and under which rules.
+
+use std::{fmt, sync::Arc};
+
+use super::Factory;
+use crate::{
+    auth::{Authenticator, Origins},
+    proto::{Deliver, KeepAlive, MessageLimits},
+};
+
+/// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest.
+///
+/// ```
+/// use ringhub::handler::Pattern;
+/// let pattern = Pattern::new("/chat/{room}")?;
+/// assert_eq!(pattern.parameters("/chat/a%20b"), Some(vec![("room".into(), "a b".into())]));
+/// assert_eq!(pattern.parameters("/chat/a/b"), None);
+/// # Ok::<(), ringhub::handler::PatternError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Fixed(String),
+    Parameter(String),
+    Rest(String),
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    ///
+    /// See [`PatternError`].
+    pub fn new(text: &str) -> Result<Pattern, PatternError> {
+        let error = |what: &str| PatternError { pattern: text.into(), what: what.into() };
+        let Some(path) = text.strip_prefix('/') else { return Err(error("does not begin with /")) };
+        if text.bytes().any(|octet| !octet.is_ascii_graphic() || b"?#".contains(&octet)) {
+            return Err(error("has a character that a path has not; percent-encode it"));
+        }
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
+        for part in path.split('/') {
+            if let Some(Segment::Rest(name)) = segments.last() {
+                return Err(error(&format!("has something behind {{{name}...}}, which takes the rest")));
+            }
+            let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
+                if part.contains(['{', '}']) {
+                    return Err(error("has a brace within a segment; a parameter is a whole one"));
+                }
+                segments.push(Segment::Fixed(part.into()));
+                continue;
+            };
+            let (name, is_rest) = match inner.strip_suffix("...") {
+                Some(name) => (name, true),
+                None => (inner, false),
+            };
+            if name.is_empty() || !name.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'_') {
+                return Err(error("has a parameter without a name of letters, digits and _"));
+            }
+            if names.contains(&name) {
+                return Err(error(&format!("has {{{name}}} twice")));
+            }
+            names.push(name);
+            segments.push(if is_rest { Segment::Rest(name.into()) } else { Segment::Parameter(name.into()) });
+        }
+        Ok(Pattern { text: text.into(), segments })
+    }
+
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match. A parameter is never
+    /// empty, and what does not decode to UTF-8 does not match.
+    #[must_use]
+    pub fn parameters(&self, path: &str) -> Option<Vec<(String, String)>> {
+        let mut rest = Some(path.strip_prefix('/')?);
+        let mut parameters = Vec::new();
+        for segment in &self.segments {
+            let here = rest?;
+            let (part, behind) = match here.split_once('/') {
+                Some((part, behind)) => (part, Some(behind)),
+                None => (here, None),
+            };
+            let (name, value) = match segment {
+                Segment::Fixed(fixed) if fixed == part => {
+                    rest = behind;
+                    continue;
+                }
+                Segment::Fixed(_) => return None,
+                Segment::Parameter(name) => (name, part),
+                Segment::Rest(name) => (name, here),
+            };
+            rest = if matches!(segment, Segment::Rest(_)) { None } else { behind };
+            let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
+            if value.is_empty() {
+                return None;
+            }
+            parameters.push((name.clone(), value.into_owned()));
+        }
+        rest.is_none().then_some(parameters)
+    }
+
+    /// Is there a path that both serve, neither more precisely than the other?
+    fn clashes_with(&self, other: &Pattern) -> bool {
+        let shape = |pattern: &Pattern| -> Vec<Option<String>> {
+            let segments = pattern.segments.iter().map(|segment| match segment {
+                Segment::Fixed(text) => Some(text.clone()),
+                Segment::Parameter(_) => None,
+                // No segment has a slash.
+                Segment::Rest(_) => Some("/".into()),
+            });
+            segments.collect()
+        };
+        shape(self) == shape(other)
+    }
+
+    /// What makes a pattern more precise than another: fixed before one segment before the rest, from the front.
+    fn precision(&self) -> Vec<u8> {
+        let precision = self.segments.iter().map(|segment| match segment {
+            Segment::Fixed(_) => 2,
+            Segment::Parameter(_) => 1,
+            Segment::Rest(_) => 0,
+        });
+        precision.collect()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A pattern that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatternError {
+    pattern: String,
+    what: String,
+}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the route {:?} {}", self.pattern, self.what)
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+/// The rules of a route. What is not set is as the server has it.
+///
+/// ```
+/// use ringhub::handler::RouteOptions;
+/// let options = RouteOptions::new().protocols(["v2.chat", "v1.chat"]).max_message(64 * 1024);
+/// ```
+#[derive(Clone, Default)]
+pub struct RouteOptions {
+    pub(crate) origins: Option<Origins>,
+    pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+    pub(crate) protocols: Vec<String>,
+    pub(crate) needs_protocol: bool,
+    pub(crate) max_message: Option<u32>,
+    pub(crate) max_frame: Option<u32>,
+    pub(crate) max_fragments: Option<u32>,
+    pub(crate) check_utf8: Option<bool>,
+    pub(crate) deliver: Deliver,
+    pub(crate) frames: bool,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    pub(crate) ping_payload: Vec<u8>,
+    pub(crate) forgets_request: bool,
+    pub(crate) no_broadcast: bool,
+}
+
+impl RouteOptions {
+    /// Everything as the server has it.
+    #[must_use]
+    pub fn new() -> Self {
+        RouteOptions::default()
+    }
+
+    /// Only pages of these origins may open it; others are answered 403.
+    #[must_use]
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Only whom this admits may open it.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// Sub-protocols, the best first. The first of them that a client offers is chosen; a client that offers none of
+    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::needs_protocol`].
+    #[must_use]
+    pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
+        self.protocols = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A client that offers none of the sub-protocols is answered 400.
+    #[must_use]
+    pub fn needs_protocol(mut self) -> Self {
+        self.needs_protocol = true;
+        self
+    }
+
+    /// Largest message from a client, in bytes: 1 to 1 GiB. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_message(mut self, bytes: u32) -> Self {
+        self.max_message = Some(bytes);
+        self
+    }
+
+    /// Largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_frame(mut self, bytes: u32) -> Self {
+        self.max_frame = Some(bytes);
+        self
+    }
+
+    /// Fragments of one message, at least 1. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_fragments(mut self, count: u32) -> Self {
+        self.max_fragments = Some(count);
+        self
+    }
+
+    /// Whether text is checked to be UTF-8 (RFC 6455 8.1), which it is by default.
+    #[must_use]
+    pub fn check_utf8(mut self, is_checked: bool) -> Self {
+        self.check_utf8 = Some(is_checked);
+        self
+    }
+
+    /// Whole messages, or each fragment as it comes.
+    #[must_use]
+    pub fn deliver(mut self, deliver: Deliver) -> Self {
+        self.deliver = deliver;
+        self
+    }
+
+    /// Show every whole frame to [`Handler::on_frame`](super::Handler::on_frame) first.
+    #[must_use]
+    pub fn frames(mut self) -> Self {
+        self.frames = true;
+        self
+    }
+
+    /// When silent clients are pinged and given up.
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.keep_alive = Some(keep_alive);
+        self
+    }
+
+    /// What pings carry, at most 125 bytes (RFC 6455 5.5); nothing by default.
+    #[must_use]
+    pub fn ping_payload(mut self, payload: &[u8]) -> Self {
+        self.ping_payload = payload.to_vec();
+        self
+    }
+
+    /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
+    /// bytes for each connection.
+    #[must_use]
+    pub fn forget_request(mut self) -> Self {
+        self.forgets_request = true;
+        self
+    }
+
+    /// Its connections are not reached by [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty
+    /// bytes for each.
+    #[must_use]
+    pub fn no_broadcast(mut self) -> Self {
+        self.no_broadcast = true;
+        self
+    }
+
+    /// The limits of messages, where `default` are the server's.
+    pub(crate) fn message_limits(&self, default: &MessageLimits) -> MessageLimits {
+        let message = self.max_message.unwrap_or(default.message_bytes_max);
+        MessageLimits {
+            message_bytes_max: message,
+            frame_bytes_max: self.max_frame.unwrap_or(default.frame_bytes_max.min(message)),
+            fragments_max: self.max_fragments.unwrap_or(default.fragments_max),
+            check_utf8: self.check_utf8.unwrap_or(default.check_utf8),
+            deliver: self.deliver,
+        }
+    }
+}
+
+impl fmt::Debug for RouteOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authenticator = self.authenticator.as_ref().map(|_| "an authenticator");
+        f.debug_struct("RouteOptions")
+            .field("origins", &self.origins)
+            .field("authenticator", &authenticator)
+            .field("protocols", &self.protocols)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One route of a server.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) pattern: Pattern,
+    pub(crate) options: RouteOptions,
+    pub(crate) factory: Arc<dyn Factory>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("pattern", &self.pattern).field("options", &self.options).finish()
+    }
+}
+
+/// All routes of a server, the most precise first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes(Vec<Route>);
+
+impl Routes {
+    /// Orders them.
+    ///
+    /// # Errors
+    ///
+    /// Two patterns that serve the same paths.
+    pub(crate) fn new(mut routes: Vec<Route>) -> Result<Routes, (Pattern, Pattern)> {
+        for (at, route) in routes.iter().enumerate() {
+            if let Some(other) = routes[..at].iter().find(|other| other.pattern.clashes_with(&route.pattern)) {
+                return Err((other.pattern.clone(), route.pattern.clone()));
+            }
+        }
+        routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
+        Ok(Routes(routes))
+    }
+
+    /// The route that serves a path: its number, and what the parameters stand for.
+    pub(crate) fn find(&self, path: &str) -> Option<(usize, Vec<(String, String)>)> {
+        self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.parameters(path)?)))
+    }
+
+    pub(crate) fn get(&self, at: usize) -> &Route {
+        &self.0[at]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pattern: &str, path: &str, expected: Option<&[(&str, &str)]>) {
+        let found = Pattern::new(pattern).unwrap().parameters(path);
+        let expected = expected.map(|pairs| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect());
+        assert_eq!(found, expected, "{pattern} {path}");
+    }
+
+    #[test]
+    fn patterns() {
+        check("/", "/", Some(&[]));
+        check("/", "/a", None);
+        check("/a/b", "/a/b", Some(&[]));
+        check("/a/b", "/a/b/", None);
+        check("/a/{x}/c", "/a/1%2F2/c", Some(&[("x", "1/2")]));
+        check("/a/{x}", "/a/", None);
+        check("/a/{x}", "/a/%ff", None);
+        check("/t/{topic...}", "/t/a/b%20c", Some(&[("topic", "a/b c")]));
+        check("/t/{topic...}", "/t/", None);
+        check("/t/{topic...}", "/t", None);
+        check("/{a}/{b}", "/1/2", Some(&[("a", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn patterns_that_cannot_be() {
+        for (pattern, what) in [
+            ("a", "begin with /"),
+            ("", "begin with /"),
+            ("/a b", "percent-encode"),
+            ("/a?b", "percent-encode"),
+            ("/{a...}/b", "takes the rest"),
+            ("/x{a}", "whole one"),
+            ("/{}", "without a name"),
+            ("/{a-b}", "without a name"),
+            ("/{a}/{a}", "twice"),
+        ] {
+            let error = Pattern::new(pattern).expect_err(pattern).to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}

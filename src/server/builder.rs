@@ -1,0 +1,239 @@
+//! What a server is made of, before it listens.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use super::Server;
+use crate::{
+    config::{Config, CpuList, Pin, Settings},
+    control::Endpoints,
+    error::{ConfigErrors, StartError},
+    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Routes, Typed},
+    proto::{CONTROL_PAYLOAD_MAX, MessageLimits},
+    surface::raw::{RawTopics, TOPIC_PATTERN},
+    sys::net,
+};
+
+/// Builds a [`Server`]: what it listens on, its shards, its limits, and who serves which path.
+///
+/// ```no_run
+/// use ringhub::{handler::{Connection, Handler, RouteOptions}, server::Server};
+///
+/// struct Greeter;
+///
+/// impl Handler for Greeter {
+///     type State = ();
+///
+///     fn on_open(&self, connection: &mut Connection<'_, ()>) {
+///         connection.send_text("welcome");
+///     }
+/// }
+///
+/// let server = Server::builder()
+///     .listen(["127.0.0.1:0".parse()?])
+///     .shards(1)
+///     .settings(|settings| settings.max_connections = Some(1_000))
+///     .route_with("/greet/{name}", Greeter, RouteOptions::new().max_message(4_096))
+///     .topics()
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Builder {
+    base: Base,
+    routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
+    endpoints: Endpoints,
+    topics: bool,
+}
+
+#[derive(Debug)]
+enum Base {
+    Settings(Box<Settings>),
+    Config(Box<Config>),
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            base: Base::Settings(Box::default()),
+            routes: Vec::new(),
+            endpoints: Endpoints { operations: true, ..Endpoints::default() },
+            topics: false,
+        }
+    }
+}
+
+impl Builder {
+    /// Changes settings: everything that the server's command line has.
+    ///
+    /// # Panics
+    ///
+    /// After [`Builder::config`], whose settings have been checked already.
+    #[must_use]
+    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        match &mut self.base {
+            Base::Settings(settings) => change(settings),
+            Base::Config(_) => panic!("settings were checked when the configuration was made"),
+        }
+        self
+    }
+
+    /// Takes settings that have been checked, instead of all those set before.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.base = Base::Config(Box::new(config));
+        self
+    }
+
+    /// Listens on these addresses, instead of 127.0.0.1:6455; port 0 takes a free one.
+    #[must_use]
+    pub fn listen(self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let addresses = addresses.into_iter().collect();
+        self.settings(|settings| settings.listen = addresses)
+    }
+
+    /// Runs so many shards, instead of one for each CPU.
+    #[must_use]
+    pub fn shards(self, count: usize) -> Self {
+        self.settings(|settings| settings.shards = Some(count))
+    }
+
+    /// Runs them on these CPUs, which they take in turn.
+    #[must_use]
+    pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        let mut cpus: Vec<usize> = cpus.into_iter().collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+        self.settings(|settings| settings.cpus = Some(CpuList(cpus)))
+    }
+
+    /// Whether each shard stays on its CPU.
+    #[must_use]
+    pub fn pin(self, pin: Pin) -> Self {
+        self.settings(|settings| settings.pin = pin)
+    }
+
+    /// A handler for all paths that match the pattern; see [`Pattern`].
+    #[must_use]
+    pub fn route(self, pattern: &str, handler: impl Handler) -> Self {
+        self.route_with(pattern, handler, RouteOptions::new())
+    }
+
+    /// The same under rules of its own.
+    #[must_use]
+    pub fn route_with(mut self, pattern: &str, handler: impl Handler, options: RouteOptions) -> Self {
+        self.routes.push((pattern.into(), options, Arc::new(Typed(Arc::new(handler)))));
+        self
+    }
+
+    /// Serves topics at `/t/{topic}` as the server does: by WebSocket, and by POST.
+    #[must_use]
+    pub fn topics(mut self) -> Self {
+        self.topics = true;
+        self.endpoints.topics = true;
+        self
+    }
+
+    /// Serves the page at `/`, which watches topics.
+    #[must_use]
+    pub fn page(mut self) -> Self {
+        self.endpoints.page = true;
+        self
+    }
+
+    /// Does not serve `/healthz`, `/readyz` and `/metrics`.
+    #[must_use]
+    pub fn without_operations(mut self) -> Self {
+        self.endpoints.operations = false;
+        self
+    }
+
+    /// Checks everything, then listens. Connections are accepted from [`Server::start`] on.
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`].
+    pub fn build(self) -> Result<Server, BuildError> {
+        let config = match self.base {
+            Base::Settings(settings) => {
+                Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
+            }
+            Base::Config(config) => *config,
+        };
+        let mut routes = Vec::new();
+        for (pattern, options, factory) in self.routes {
+            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
+            check(&pattern, &options, &config.limits.message)?;
+            routes.push(Route { pattern, options, factory });
+        }
+        if self.topics {
+            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
+            let handler = RawTopics::new(config.access.clone());
+            // A topic's subscriber costs nothing beside its slot.
+            let options = RouteOptions::new().forget_request().no_broadcast();
+            routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(handler))) });
+        }
+        let routes = Routes::new(routes).map_err(|(first, second)| BuildError::Clash(first, second))?;
+        Server::bind(config, routes, self.endpoints).map_err(BuildError::Start)
+    }
+}
+
+/// Are a route's rules possible?
+fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> Result<(), BuildError> {
+    let error = |what: String| Err(BuildError::Options(pattern.clone(), what));
+    let limits = options.message_limits(default);
+    if limits.message_bytes_max == 0 || u64::from(limits.message_bytes_max) > crate::config::Limits::MESSAGE_BYTES_MAX {
+        return error(format!("max_message of {} bytes is not between 1 and 1 GiB", limits.message_bytes_max));
+    }
+    if limits.frame_bytes_max == 0 || limits.frame_bytes_max > limits.message_bytes_max {
+        let (frame, message) = (limits.frame_bytes_max, limits.message_bytes_max);
+        return error(format!("max_frame of {frame} bytes is not between 1 and max_message, {message} bytes"));
+    }
+    if limits.fragments_max == 0 {
+        return error("max_fragments is 0, and a message has at least one frame".into());
+    }
+    if options.ping_payload.len() > CONTROL_PAYLOAD_MAX {
+        let bytes = options.ping_payload.len();
+        return error(format!("a ping payload of {bytes} bytes is longer than {CONTROL_PAYLOAD_MAX}"));
+    }
+    if options.needs_protocol && options.protocols.is_empty() {
+        return error("a sub-protocol is needed and none is named".into());
+    }
+    let is_token = |name: &String| {
+        !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&octet))
+    };
+    match options.protocols.iter().find(|name| !is_token(name)) {
+        Some(name) => error(format!("{name:?} is no name of a sub-protocol")),
+        None => Ok(()),
+    }
+}
+
+/// Why there is no such server.
+#[derive(Debug)]
+pub enum BuildError {
+    /// Settings that cannot be.
+    Config(ConfigErrors),
+    /// A pattern that cannot be.
+    Pattern(PatternError),
+    /// Two routes for the same paths.
+    Clash(Pattern, Pattern),
+    /// A route's rules that cannot be.
+    Options(Pattern, String),
+    /// It cannot listen, or run here.
+    Start(StartError),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Config(error) => error.fmt(f),
+            BuildError::Pattern(error) => error.fmt(f),
+            BuildError::Clash(first, second) => {
+                write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
+            }
+            BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
+            BuildError::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,184 @@
+//! The whole server in anybody's hands.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use crate::{
+    control::publisher::Publisher,
+    handler::{CloseError, Sent},
+    hub::{Command, ConnectionId, Published, Reply, TopicName},
+    metrics::{Counter, Counters},
+    proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
+};
+
+/// Acts on all connections of a server, from any thread and any runtime; a clone is another handle to the same server.
+///
+/// Where there is no runtime, [`Hub::wait`] waits for an answer.
+///
+/// ```no_run
+/// # use ringhub::{hub::TopicName, proto::PreparedMessage, server::{Hub, Server}};
+/// # let running = Server::builder().topics().build()?.start()?;
+/// let hub = running.hub();
+/// let published = Hub::wait(hub.publish(&TopicName::new("news")?, &PreparedMessage::text("good news")))?;
+/// println!("message {} of the topic", published.offset);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Hub {
+    pub(super) publisher: Publisher,
+    pub(super) counters: Arc<[Arc<Counters>]>,
+}
+
+impl Hub {
+    /// Publishes to all subscribers of a topic and waits for the message's place in it.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`]; whether the message has reached anybody is not known then.
+    pub async fn publish(&self, topic: &TopicName, message: &PreparedMessage) -> Result<Published, HubError> {
+        self.publisher.publish(topic.clone(), None, message.clone()).await.ok_or(HubError::Ended)
+    }
+
+    /// Sends to all connections, except those of routes that forgo it. Each gets it once, in one order with all other
+    /// broadcasts; `source`, if it is one of them, does not.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`].
+    pub async fn broadcast(&self, source: Option<ConnectionId>, message: &PreparedMessage) -> Result<(), HubError> {
+        let published = self.publisher.publish(TopicName::everyone(), source, message.clone()).await;
+        published.map(drop).ok_or(HubError::Ended)
+    }
+
+    /// Sends to all connections, as [`Hub::broadcast`] from nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`].
+    pub async fn send_all(&self, message: &PreparedMessage) -> Result<(), HubError> {
+        self.broadcast(None, message).await
+    }
+
+    /// Sends to one connection, and says what became of it.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::NoConnection`] if it has ended or never was; [`HubError::Ended`].
+    pub async fn send_one(&self, id: ConnectionId, message: &PreparedMessage) -> Result<Sent, HubError> {
+        match self.command(id, Command::Send { id, message: message.clone() }).await? {
+            Reply::Sent(Sent::Refused(crate::hub::Refused::NotOpen)) => Err(HubError::NoConnection(id)),
+            Reply::Sent(sent) => Ok(sent),
+            _ => Err(HubError::Ended),
+        }
+    }
+
+    /// Begins the closing handshake of one connection.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Close`] for a code that may not be sent or a reason that is too long; [`HubError::NoConnection`] if
+    /// it is closing or has ended; [`HubError::Ended`].
+    pub async fn disconnect(&self, id: ConnectionId, code: CloseCode, reason: &str) -> Result<(), HubError> {
+        CloseFrame::new(code.0, reason).map_err(|error| HubError::Close(error.into()))?;
+        match self.command(id, Command::Close { id, code, reason: reason.into() }).await? {
+            Reply::Done(true) => Ok(()),
+            Reply::Done(false) => Err(HubError::NoConnection(id)),
+            _ => Err(HubError::Ended),
+        }
+    }
+
+    /// The ids of all connections that are open, shard by shard.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`].
+    pub async fn connections(&self) -> Result<Vec<ConnectionId>, HubError> {
+        let mut all = Vec::new();
+        for shard in 0..self.counters.len() as u16 {
+            match self.publisher.command(shard, Command::List).await {
+                Some(Reply::Connections(ids)) => all.extend_from_slice(&ids),
+                _ => return Err(HubError::Ended),
+            }
+        }
+        Ok(all)
+    }
+
+    /// From now on one connection, or all and those to come, are pinged and given up as this says.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::NoConnection`] if it has ended; [`HubError::Ended`].
+    pub async fn set_keep_alive(&self, id: Option<ConnectionId>, keep_alive: KeepAlive) -> Result<(), HubError> {
+        let command = Command::KeepAlive { id, keep_alive };
+        if let Some(id) = id {
+            return match self.command(id, command).await? {
+                Reply::Done(true) => Ok(()),
+                _ => Err(HubError::NoConnection(id)),
+            };
+        }
+        for shard in 0..self.counters.len() as u16 {
+            self.publisher.command(shard, command.clone()).await.ok_or(HubError::Ended)?;
+        }
+        Ok(())
+    }
+
+    /// The sum of a counter over all shards. Gauges too: `count(Counter::ConnectionsOpen)` is how many there are now.
+    #[must_use]
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.counters.iter().map(|counters| counters.get(counter)).sum()
+    }
+
+    async fn command(&self, id: ConnectionId, command: Command) -> Result<Reply, HubError> {
+        if usize::from(id.shard()) >= self.counters.len() {
+            return Err(HubError::NoConnection(id));
+        }
+        self.publisher.command(id.shard(), command).await.ok_or(HubError::Ended)
+    }
+
+    /// Waits for an answer on a thread that has no runtime.
+    pub fn wait<T>(answer: impl Future<Output = T>) -> T {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut answer = pin!(answer);
+        loop {
+            match answer.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(outcome) => return outcome,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+}
+
+/// Why a hub does not do what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubError {
+    /// There is no open connection of that id.
+    NoConnection(ConnectionId),
+    /// There is no such close frame.
+    Close(CloseError),
+    /// The server has ended.
+    Ended,
+}
+
+impl fmt::Display for HubError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HubError::NoConnection(id) => write!(f, "there is no open connection {id}"),
+            HubError::Close(error) => error.fmt(f),
+            HubError::Ended => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl std::error::Error for HubError {}
