@@ -347,6 +347,7 @@ impl Config {
                     frame_bytes_max: frame as u32,
                     message_bytes_max: message as u32,
                     fragments_max: settings.max_fragments,
+                    ..MessageLimits::DEFAULT
                 },
                 backlog_bytes_max: backlog,
                 backlog_messages_max: settings.max_backlog_messages,

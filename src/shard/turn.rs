@@ -321,6 +321,7 @@ impl<I: Io> Shard<I> {
                     connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, reason, &mut replies);
                     self.count(Counter::PolicyClosed, 1);
                 }
+                Ok(Some(Event::Fragment(_))) => unreachable!("whole messages were asked for"),
                 Ok(Some(Event::Ping(_) | Event::Pong(_) | Event::Close(_))) => {}
                 Err(error) => {
                     tracing::debug!(connection = %id, %error, "the client broke the protocol");
@@ -471,7 +472,7 @@ impl<I: Io> Shard<I> {
             connection.websocket.excuse_silence(self.now);
         }
         let mut replies = mem::take(&mut self.replies);
-        let timeout = connection.websocket.handle_timeout(self.now, &self.keep_alive, &mut replies);
+        let timeout = connection.websocket.handle_timeout(self.now, &self.keep_alive, &[], &mut replies);
         self.finish_replies(id, replies);
         match timeout {
             Timeout::Nothing => {}

@@ -21,7 +21,7 @@ impl Peer {
     }
 
     fn expect(&mut self, now: u32, keep_alive: &KeepAlive, timeout: Timeout, deadline: Option<u32>) {
-        assert_eq!(self.websocket.handle_timeout(Tick(now), keep_alive, &mut self.sent), timeout, "at {now}");
+        assert_eq!(self.websocket.handle_timeout(Tick(now), keep_alive, b"", &mut self.sent), timeout, "at {now}");
         assert_eq!(self.websocket.deadline(keep_alive), deadline.map(Tick), "after {now}");
     }
 }

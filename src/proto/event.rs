@@ -1,0 +1,54 @@
+//! What the peer sent, and what a hook says of a frame before that.
+
+use super::{CloseCode, CloseFrame, Fragment, Message};
+
+/// What the peer sent.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A whole message (RFC 6455 5.6).
+    Message(Message<'a>),
+    /// A data frame of its own, where [`Deliver::Fragments`](super::Deliver::Fragments) asks for it (RFC 6455 5.4).
+    Fragment(Fragment<'a>),
+    /// A ping, already answered (RFC 6455 5.5.2).
+    Ping(&'a [u8]),
+    /// A pong, whether we asked for it or not (RFC 6455 5.5.3).
+    Pong(&'a [u8]),
+    /// A close frame with the peer's code and reason, already answered unless it is itself the answer (RFC 6455 5.5.1).
+    /// The last event. It comes only in a closing handshake that is whole, so
+    /// [`WebSocket::closed_cleanly`](super::WebSocket::closed_cleanly) is true from here on; a connection that ends
+    /// without this event ends uncleanly.
+    Close(CloseFrame<'a>),
+}
+
+/// What a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) wants done with a frame.
+///
+/// ```
+/// use ringhub::proto::{CloseCode, Input, MessageLimits, OpCode, ProtocolError, Role, Tick, Verdict, WebSocket};
+///
+/// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+/// let received = b"\x89\x80\x37\xfa\x21\x3d\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+/// let (mut input, mut replies) = (Input::new(received[..].into()), Vec::new());
+/// let event = websocket.receive_with(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut replies, |header, _| {
+///     match header.opcode {
+///         OpCode::Ping => Verdict::Swallow,
+///         _ => Verdict::Fail(CloseCode::UNSUPPORTED),
+///     }
+/// });
+/// assert_eq!(event.unwrap_err(), ProtocolError::Refused(CloseCode::UNSUPPORTED));
+/// assert_eq!(replies[..4], *b"\x88\x17\x03\xeb"); // and no pong
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The protocol goes on with it.
+    Pass,
+    /// As if the frame had not come: a ping is not answered, a close frame does not close, a message in one frame is
+    /// none. Of a fragment only the payload is dropped, and the message goes on: its first fragment still begins it and
+    /// says what it is, its last one still ends it, and each counts towards `fragments_max`. The fragments that are
+    /// left are the message, and text must be UTF-8 without what was dropped. Where they are delivered one by one, the
+    /// first that is left is marked as first; in place of a swallowed last one comes an empty one. A message of which
+    /// every frame was swallowed does not come at all.
+    Swallow,
+    /// Fail the connection with this code (RFC 6455 7.1.7): [`ProtocolError::Refused`](super::ProtocolError::Refused).
+    /// [`CloseCode::NO_STATUS`] sends an empty close frame.
+    Fail(CloseCode),
+}

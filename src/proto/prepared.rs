@@ -1,0 +1,327 @@
+//! What a server sends, encoded once for everybody who gets it.
+
+use super::message::HEADER_ROOM;
+use super::{CONTROL_PAYLOAD_MAX, FrameHeader, MessageType, OpCode, encode_frame};
+use bytes::{Buf, Bytes, BytesMut};
+use std::{fmt, iter};
+
+/// Unmasked frames, immutable; a clone is a reference (RFC 6455 5.1: a server does not mask, so one encoding serves
+/// all). Everything a server may send to many: a message in one frame or split over several, a fragment, a ping or a
+/// pong. A close frame is not among them: it belongs to one connection, whose state it changes
+/// ([`WebSocket::close`](super::WebSocket::close)).
+///
+/// ```
+/// use ringhub::proto::PreparedMessage;
+/// let message = PreparedMessage::text("Hello");
+/// assert_eq!(message.frame()[..], *b"\x81\x05Hello"); // RFC 6455 5.7
+/// assert_eq!(message.payload(), b"Hello");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedMessage {
+    /// At least one frame, and only whole ones.
+    frame: Bytes,
+}
+
+impl PreparedMessage {
+    /// A text message (RFC 6455 5.6).
+    pub fn text(payload: &str) -> Self {
+        Self::one(OpCode::Text, true, payload.as_bytes())
+    }
+
+    /// A binary message (RFC 6455 5.6).
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::one(OpCode::Binary, true, payload)
+    }
+
+    /// A message in frames of at most `frame_bytes_max` bytes of payload, one behind the other (RFC 6455 5.4). One that
+    /// fits into a frame is not fragmented. A cut may go through a character, which RFC 6455 5.6 allows.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::FramesTooSmall`] if `frame_bytes_max` is 0, [`PrepareError::NotUtf8`] if text is not UTF-8.
+    ///
+    /// ```
+    /// use ringhub::proto::{MessageType, PrepareError, PreparedMessage};
+    /// let message = PreparedMessage::fragments(MessageType::Text, b"Hello", 3)?;
+    /// assert_eq!(message.frame()[..], *b"\x01\x03Hel\x80\x02lo"); // RFC 6455 5.7
+    /// let refused = PreparedMessage::fragments(MessageType::Text, b"Hello", 0);
+    /// assert_eq!(refused, Err(PrepareError::FramesTooSmall));
+    /// # Ok::<(), PrepareError>(())
+    /// ```
+    pub fn fragments(message_type: MessageType, payload: &[u8], frame_bytes_max: usize) -> Result<Self, PrepareError> {
+        if frame_bytes_max == 0 {
+            return Err(PrepareError::FramesTooSmall);
+        }
+        if message_type == MessageType::Text && simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(PrepareError::NotUtf8);
+        }
+        if payload.len() <= frame_bytes_max {
+            return Ok(Self::one(message_type.opcode(), true, payload));
+        }
+        let frames = payload.len().div_ceil(frame_bytes_max);
+        let header = FrameHeader::new(OpCode::Continuation, false, frame_bytes_max);
+        let mut out = Vec::with_capacity(payload.len() + frames * header.encoded_len());
+        for (i, part) in payload.chunks(frame_bytes_max).enumerate() {
+            let opcode = if i == 0 { message_type.opcode() } else { OpCode::Continuation };
+            encode_frame(opcode, i + 1 == frames, part, &mut out);
+        }
+        Ok(Self { frame: out.into() })
+    }
+
+    /// The first frame of a message that goes on (RFC 6455 5.4). Until its [last](Self::last_fragment) one, its
+    /// recipients may get [more](Self::next_fragment) of it and control frames, and nothing else. Text may stop inside
+    /// a character; the whole must be UTF-8.
+    ///
+    /// ```
+    /// use ringhub::proto::{MessageType, PreparedMessage};
+    /// assert_eq!(PreparedMessage::first_fragment(MessageType::Text, b"Hel").frame()[..], *b"\x01\x03Hel");
+    /// assert_eq!(PreparedMessage::next_fragment(b"l").frame()[..], *b"\x00\x01l");
+    /// assert_eq!(PreparedMessage::last_fragment(b"o").frame()[..], *b"\x80\x01o");
+    /// ```
+    pub fn first_fragment(message_type: MessageType, payload: &[u8]) -> Self {
+        Self::one(message_type.opcode(), false, payload)
+    }
+
+    /// More of a message that has begun and goes on (RFC 6455 5.4).
+    pub fn next_fragment(payload: &[u8]) -> Self {
+        Self::one(OpCode::Continuation, false, payload)
+    }
+
+    /// The end of a message that has begun (RFC 6455 5.4).
+    pub fn last_fragment(payload: &[u8]) -> Self {
+        Self::one(OpCode::Continuation, true, payload)
+    }
+
+    /// A ping (RFC 6455 5.5.2).
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::ControlTooLong`] above [`CONTROL_PAYLOAD_MAX`] bytes.
+    ///
+    /// ```
+    /// use ringhub::proto::{PrepareError, PreparedMessage};
+    /// assert_eq!(PreparedMessage::ping(b"Hello")?.frame()[..], *b"\x89\x05Hello"); // RFC 6455 5.7
+    /// assert_eq!(PreparedMessage::ping(&[0; 126]), Err(PrepareError::ControlTooLong));
+    /// # Ok::<(), PrepareError>(())
+    /// ```
+    pub fn ping(payload: &[u8]) -> Result<Self, PrepareError> {
+        Self::control(OpCode::Ping, payload)
+    }
+
+    /// A pong that nobody asked for, "a unidirectional heartbeat" (RFC 6455 5.5.3). Pings are answered by
+    /// [`WebSocket`](super::WebSocket).
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::ControlTooLong`] above [`CONTROL_PAYLOAD_MAX`] bytes.
+    ///
+    /// ```
+    /// use ringhub::proto::{PrepareError, PreparedMessage};
+    /// assert_eq!(PreparedMessage::pong(b"")?.frame()[..], *b"\x8a\x00");
+    /// # Ok::<(), PrepareError>(())
+    /// ```
+    pub fn pong(payload: &[u8]) -> Result<Self, PrepareError> {
+        Self::control(OpCode::Pong, payload)
+    }
+
+    /// The bytes to send: whole frames, headers and payloads.
+    #[inline]
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Its frames one by one: more than one if [`PreparedMessage::fragments`] split it.
+    ///
+    /// ```
+    /// use ringhub::proto::{FrameHeader, MessageType, OpCode, PrepareError, PreparedMessage};
+    /// let message = PreparedMessage::fragments(MessageType::Binary, b"Hello", 3)?;
+    /// let payloads: Vec<_> = message.frames().map(|(header, payload)| (header.opcode, payload)).collect();
+    /// assert_eq!(payloads, [(OpCode::Binary, &b"Hel"[..]), (OpCode::Continuation, &b"lo"[..])]);
+    /// # Ok::<(), PrepareError>(())
+    /// ```
+    pub fn frames(&self) -> impl Iterator<Item = (FrameHeader, &[u8])> {
+        let mut rest = &self.frame[..];
+        iter::from_fn(move || {
+            let (header, header_len) = FrameHeader::decode(rest).ok()??;
+            let (payload, after) = rest[header_len..].split_at(header.payload_len as usize);
+            rest = after;
+            Some((header, payload))
+        })
+    }
+
+    /// What its first frame is.
+    ///
+    /// ```
+    /// use ringhub::proto::{OpCode, PreparedMessage};
+    /// assert_eq!(PreparedMessage::text("Hello").opcode(), OpCode::Text);
+    /// assert_eq!(PreparedMessage::last_fragment(b"").opcode(), OpCode::Continuation);
+    /// ```
+    pub fn opcode(&self) -> OpCode {
+        self.first().0.opcode
+    }
+
+    /// The payload of its first frame, which is all of it unless [`PreparedMessage::fragments`] split it.
+    pub fn payload(&self) -> &[u8] {
+        self.first().1
+    }
+
+    /// Text or binary; `None` of a control frame, and of a fragment that is not a message's first.
+    ///
+    /// ```
+    /// use ringhub::proto::{MessageType, PreparedMessage};
+    /// assert_eq!(PreparedMessage::text("Hello").message_type(), Some(MessageType::Text));
+    /// assert_eq!(PreparedMessage::next_fragment(b"lo").message_type(), None);
+    /// ```
+    pub fn message_type(&self) -> Option<MessageType> {
+        match self.opcode() {
+            OpCode::Text => Some(MessageType::Text),
+            OpCode::Binary => Some(MessageType::Binary),
+            _ => None,
+        }
+    }
+
+    /// The payload of a text message in one frame. It is scanned again; where bytes will do, take
+    /// [`PreparedMessage::payload`].
+    pub fn as_text(&self) -> Option<&str> {
+        let (header, payload) = self.first();
+        (header.opcode == OpCode::Text && header.fin).then(|| simdutf8::basic::from_utf8(payload).ok())?
+    }
+
+    /// Makes `buffer` the frame whose payload stands in it from `payload_at` to its end, with room for an unmasked
+    /// header in front.
+    pub(super) fn in_place(opcode: OpCode, fin: bool, mut buffer: BytesMut, payload_at: usize) -> Self {
+        let mut encoded = [0; FrameHeader::LEN_MAX];
+        let header_len = FrameHeader::new(opcode, fin, buffer.len() - payload_at).encode(&mut encoded);
+        debug_assert!(header_len <= HEADER_ROOM);
+        buffer.advance(payload_at - header_len);
+        buffer[..header_len].copy_from_slice(&encoded[..header_len]);
+        Self { frame: buffer.freeze() }
+    }
+
+    /// One frame that is no close frame, with a payload that such a frame may have.
+    pub(super) fn one(opcode: OpCode, fin: bool, payload: &[u8]) -> Self {
+        let header_len = FrameHeader::new(opcode, fin, payload.len()).encoded_len();
+        let mut frame = Vec::with_capacity(header_len + payload.len());
+        encode_frame(opcode, fin, payload, &mut frame);
+        Self { frame: frame.into() }
+    }
+
+    fn control(opcode: OpCode, payload: &[u8]) -> Result<Self, PrepareError> {
+        if payload.len() > CONTROL_PAYLOAD_MAX {
+            return Err(PrepareError::ControlTooLong);
+        }
+        Ok(Self::one(opcode, true, payload))
+    }
+
+    fn first(&self) -> (FrameHeader, &[u8]) {
+        self.frames().next().expect("at least one frame")
+    }
+}
+
+/// Why there is no such frame to send.
+///
+/// ```
+/// use ringhub::proto::PrepareError;
+/// assert_eq!(PrepareError::ControlTooLong.to_string(), "a control frame carries 125 bytes at most");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// A ping or pong above [`CONTROL_PAYLOAD_MAX`] bytes (RFC 6455 5.5).
+    ControlTooLong,
+    /// A message cannot be cut into frames of no payload.
+    FramesTooSmall,
+    /// A text message that is not UTF-8 (RFC 6455 5.6).
+    NotUtf8,
+}
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ControlTooLong => "a control frame carries 125 bytes at most",
+            Self::FramesTooSmall => "a message cannot be split into frames of 0 bytes",
+            Self::NotUtf8 => "a text message must be UTF-8",
+        })
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::testing::hex;
+    use proptest::prelude::*;
+
+    fn check(prepared: PreparedMessage, frame: &str, opcode: OpCode, message_type: Option<MessageType>) {
+        assert_eq!(prepared.frame()[..], hex(frame));
+        assert_eq!((prepared.opcode(), prepared.message_type()), (opcode, message_type));
+        let payloads: Vec<u8> = prepared.frames().flat_map(|(_, payload)| payload.iter().copied()).collect();
+        assert!(payloads.starts_with(prepared.payload()));
+    }
+
+    /// RFC 6455 5.7. Examples
+    #[test]
+    fn examples() {
+        let text = Some(MessageType::Text);
+        check(PreparedMessage::text("Hello"), "81 05 48656c6c6f", OpCode::Text, text);
+        check(PreparedMessage::first_fragment(MessageType::Text, b"Hel"), "01 03 48656c", OpCode::Text, text);
+        check(PreparedMessage::last_fragment(b"lo"), "80 02 6c6f", OpCode::Continuation, None);
+        check(PreparedMessage::next_fragment(b""), "00 00", OpCode::Continuation, None);
+        check(PreparedMessage::ping(b"Hello").unwrap(), "89 05 48656c6c6f", OpCode::Ping, None);
+        check(PreparedMessage::pong(b"Hello").unwrap(), "8a 05 48656c6c6f", OpCode::Pong, None);
+        check(PreparedMessage::binary(b""), "82 00", OpCode::Binary, Some(MessageType::Binary));
+    }
+
+    /// RFC 6455 5.5: control frames carry at most 125 bytes.
+    #[test]
+    fn control_frames() {
+        for prepare in [PreparedMessage::ping, PreparedMessage::pong] {
+            assert_eq!(prepare(&[7; 125]).unwrap().payload(), [7; 125]);
+            assert_eq!(prepare(&[7; 126]), Err(PrepareError::ControlTooLong));
+        }
+    }
+
+    /// RFC 6455 5.4: the first frame has the type, the last one FIN, and a cut may go through a character (5.6).
+    #[test]
+    fn split_messages() {
+        let split = |payload: &str, max| PreparedMessage::fragments(MessageType::Text, &hex(payload), max);
+        let text = Some(MessageType::Text);
+        check(split("e29aa1", 2).unwrap(), "01 02 e29a 80 01 a1", OpCode::Text, text);
+        check(split("6162 6364", 2).unwrap(), "01 02 6162 80 02 6364", OpCode::Text, text);
+        check(split("61626364", 4).unwrap(), "81 04 61626364", OpCode::Text, text);
+        check(split("61", usize::MAX).unwrap(), "81 01 61", OpCode::Text, text);
+        check(split("", 1).unwrap(), "81 00", OpCode::Text, text);
+        assert_eq!(split("61", 0), Err(PrepareError::FramesTooSmall));
+        assert_eq!(split("e29a", 1), Err(PrepareError::NotUtf8));
+        assert!(PreparedMessage::fragments(MessageType::Binary, &hex("e29a"), 1).is_ok());
+    }
+
+    /// Only a whole text message in one frame is a text to read.
+    #[test]
+    fn prepared_text() {
+        assert_eq!(PreparedMessage::text("⚡").as_text(), Some("⚡"));
+        assert_eq!(PreparedMessage::binary("⚡".as_bytes()).as_text(), None);
+        assert_eq!(PreparedMessage::first_fragment(MessageType::Text, b"a").as_text(), None);
+        assert_eq!(PreparedMessage::fragments(MessageType::Text, b"ab", 1).unwrap().as_text(), None);
+    }
+
+    proptest! {
+        /// Headers of every length; all frames but the last are full.
+        #[test]
+        fn any_split(len in 0usize..200_000, frame_bytes_max in 1usize..100_000) {
+            let frame_bytes_max = frame_bytes_max.max(len / 1000);
+            let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let prepared = PreparedMessage::fragments(MessageType::Binary, &payload, frame_bytes_max).unwrap();
+            let frames: Vec<_> = prepared.frames().collect();
+            prop_assert_eq!(frames.len(), len.div_ceil(frame_bytes_max).max(1));
+            for (i, (header, part)) in frames.iter().enumerate() {
+                let opcode = if i == 0 { OpCode::Binary } else { OpCode::Continuation };
+                let fin = i + 1 == frames.len();
+                prop_assert_eq!(*header, FrameHeader::new(opcode, fin, part.len()));
+                prop_assert!(part.len() == frame_bytes_max || (fin && part.len() < frame_bytes_max));
+            }
+            prop_assert_eq!(frames.iter().map(|(_, part)| *part).collect::<Vec<_>>().concat(), payload);
+        }
+    }
+}
