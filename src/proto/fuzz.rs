@@ -41,6 +41,7 @@ pub fn receive(bytes: &[u8]) {
     let whole = script.run(&stream, usize::MAX);
     assert_eq!(script.run(&stream, 1), whole);
     assert_eq!(script.run(&stream, 2 + usize::from(*seed)), whole);
+    assert_eq!(script.run_at_random(&stream, *seed), whole);
 
     let other = match deliver {
         Deliver::Messages => Deliver::Fragments,
@@ -143,19 +144,33 @@ pub type Hook = fn(&FrameHeader, &[u8]) -> Verdict;
 impl Script {
     /// Lets `stream` arrive in pieces of up to `piece_bytes`.
     pub fn run(&self, stream: &[u8], piece_bytes: usize) -> History {
+        self.run_in_pieces(stream, || piece_bytes)
+    }
+
+    /// Lets `stream` arrive in pieces of any length, many of them short.
+    pub fn run_at_random(&self, stream: &[u8], seed: u8) -> History {
+        let mut random = u32::from(seed) + 1;
+        self.run_in_pieces(stream, || {
+            random = random.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            1 + ((random >> 8) as usize >> (random >> 28)) % stream.len().max(1)
+        })
+    }
+
+    fn run_in_pieces(&self, stream: &[u8], mut piece_bytes: impl FnMut() -> usize) -> History {
         let mut websocket = WebSocket::new(self.role, Tick(0));
         let state = State::Open;
         let mut history = History { events: Vec::new(), frames: Vec::new(), replies: Vec::new(), error: None, state };
         let mut kept = BytesMut::new();
         let (before, after) = stream.split_at(self.close_at.unwrap_or(stream.len()));
-        for piece in before.chunks(piece_bytes) {
-            self.receive(&mut websocket, piece, &mut kept, &mut history);
-        }
-        if self.close_at.is_some() {
-            websocket.close(Tick(0), CloseCode::GOING_AWAY, "", &mut history.replies);
-        }
-        for piece in after.chunks(piece_bytes) {
-            self.receive(&mut websocket, piece, &mut kept, &mut history);
+        for (mut rest, closes) in [(before, self.close_at.is_some()), (after, false)] {
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(piece_bytes().min(rest.len()));
+                self.receive(&mut websocket, piece, &mut kept, &mut history);
+                rest = later;
+            }
+            if closes {
+                websocket.close(Tick(0), CloseCode::GOING_AWAY, "", &mut history.replies);
+            }
         }
         history.state = websocket.state();
         let was_closed = matches!(history.events.last(), Some(Seen::Close(..)));

@@ -5,9 +5,12 @@ use crate::proto::{LARGE_FRAME, encode_frame, encode_masked};
 use bytes::BytesMut;
 use proptest::prelude::*;
 
+mod endings;
 mod fragments;
+mod hook;
 mod in_place;
 mod keep_alive;
+mod one_by_one;
 mod utf8;
 
 const SERVER: Script = Script { role: Role::Server, limits: LIMITS, close_at: None, hook: None };
@@ -36,6 +39,9 @@ fn run(script: Script, stream: &[u8]) -> History {
         if stream.len() / piece_bytes < 10_000 {
             assert_eq!(script.run(stream, piece_bytes), history, "in pieces of {piece_bytes}");
         }
+    }
+    for seed in 0..if stream.len() < 10_000 { 8 } else { 1 } {
+        assert_eq!(script.run_at_random(stream, seed), history, "in pieces of seed {seed}");
     }
     history
 }

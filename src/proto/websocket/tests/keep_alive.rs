@@ -40,6 +40,23 @@ fn silence_is_pinged_and_then_failed() {
     peer.expect(9999, &KEEP_ALIVE, Timeout::Nothing, None);
 }
 
+/// RFC 6455 5.5.2: a ping may carry application data, as much as a control frame can.
+#[test]
+fn pings_with_a_payload() {
+    for payload in [&b"Hello"[..], &[7; 125]] {
+        let mut peer = Peer::new();
+        let timeout = peer.websocket.handle_timeout(Tick(1300), &KEEP_ALIVE, payload, &mut peer.sent);
+        assert_eq!((timeout, peer.sent), (Timeout::PingSent, unmasked(OpCode::Ping, payload)));
+    }
+}
+
+#[test]
+#[should_panic(expected = "5.5 on control frames")]
+fn a_ping_too_long() {
+    let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    websocket.handle_timeout(Tick(0), &KEEP_ALIVE, &[7; 126], &mut Vec::new());
+}
+
 /// A pong, part of a header, part of a payload: whoever sends lives.
 #[test]
 fn any_byte_is_life() {
