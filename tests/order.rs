@@ -395,6 +395,7 @@ impl<'a> Crowd<'a> {
                     self.awaiting_last -= usize::from(Some(message) == last_word);
                 }
                 Event::Close(frame) => assert!(client.is_leaving, "client {number} is closed: {frame:?}"),
+                Event::Fragment(_) => unreachable!("whole messages were asked for"),
                 Event::Ping(_) | Event::Pong(_) => panic!("nobody has pinged"),
             }
         }
@@ -474,4 +475,4 @@ const CHURN: usize = 200;
 /// Opening handshakes at the same time.
 const PENDING_MAX: usize = 100;
 
-const LIMITS: MessageLimits = MessageLimits { frame_bytes_max: 1 << 20, message_bytes_max: 1 << 20, fragments_max: 1 };
+const LIMITS: MessageLimits = MessageLimits { fragments_max: 1, ..MessageLimits::DEFAULT };

@@ -1,48 +1,83 @@
-//! A fragmented message under way (RFC 6455 5.4), and UTF-8 as it arrives (RFC 6455 8.1).
+//! A fragmented message under way (RFC 6455 5.4).
 
-use super::message::HEADER_ROOM;
-use super::{FrameHeader, Message, MessageLimits, MessageType, ProtocolError, masking};
+use super::message::{HEADER_ROOM, Place};
+use super::utf8::Utf8;
+use super::{Deliver, FrameHeader, Message, MessageLimits, MessageType, ProtocolError, masking};
 use bytes::BytesMut;
 
-/// The fragments received so far, behind room for the header of the one frame that they become.
+/// What is known of a message whose last fragment has not come: the fragments received so far, behind room for the
+/// header of the one frame that they become; or, where fragments are handed on as they come, only their sums.
 ///
-/// The payload of a fragment is taken as it arrives, so that a message in large fragments needs no second buffer and
-/// grows by what was received, never by what was announced.
+/// A fragment's payload either comes in pieces ([`begin`](Self::begin), [`append`](Self::append)), so that a message in
+/// large fragments needs no second buffer and grows by what was received, never by what was announced. Or it was held
+/// until it was whole, unmasked, and comes at once ([`whole`](Self::whole), [`swallow`](Self::swallow)).
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,
+    deliver: Deliver,
+    /// `None` where nobody asks.
+    utf8: Option<Utf8>,
+    /// Stays empty where fragments are handed on.
     buffer: BytesMut,
-    /// Everything in `buffer` before this is known to be UTF-8, if the message is text.
-    utf8_end: usize,
+    /// Bytes of payload so far.
+    length: u32,
     /// The fragments begun so far.
     fragments: u32,
+    /// A fragment was kept or handed on, not only swallowed.
+    has_begun: bool,
     /// The fragment whose payload stands at the front of the input; `None` between fragments.
-    fragment: Option<Fragment>,
+    fragment: Option<Incoming>,
 }
 
 impl Assembly {
     /// A message of which no fragment has begun.
-    pub(super) fn new(message_type: MessageType) -> Self {
-        let buffer = BytesMut::zeroed(HEADER_ROOM);
-        Self { message_type, buffer, utf8_end: HEADER_ROOM, fragments: 0, fragment: None }
+    pub(super) fn new(message_type: MessageType, limits: &MessageLimits) -> Self {
+        Self {
+            message_type,
+            deliver: limits.deliver,
+            utf8: (message_type == MessageType::Text && limits.check_utf8).then(Utf8::default),
+            buffer: match limits.deliver {
+                Deliver::Messages => BytesMut::zeroed(HEADER_ROOM),
+                Deliver::Fragments => BytesMut::new(),
+            },
+            length: 0,
+            fragments: 0,
+            has_begun: false,
+            fragment: None,
+        }
+    }
+
+    /// May this fragment come next, or first?
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::MessageTooBig`] or [`ProtocolError::TooManyFragments`].
+    pub(super) fn check_limits(
+        under_way: Option<&Self>,
+        header: &FrameHeader,
+        limits: &MessageLimits,
+    ) -> Result<(), ProtocolError> {
+        let (length, fragments) = under_way.map_or((0, 0), |message| (message.length, message.fragments));
+        if u64::from(length) + header.payload_len > u64::from(limits.message_bytes_max) {
+            return Err(ProtocolError::MessageTooBig);
+        }
+        if fragments >= limits.fragments_max {
+            return Err(ProtocolError::TooManyFragments);
+        }
+        Ok(())
     }
 
     /// Begins the fragment whose header has just been consumed.
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::MessageTooBig`] or [`ProtocolError::TooManyFragments`].
+    /// As [`Assembly::check_limits`].
     pub(super) fn begin(&mut self, header: &FrameHeader, limits: &MessageLimits) -> Result<(), ProtocolError> {
         debug_assert!(self.fragment.is_none());
-        let received = (self.buffer.len() - HEADER_ROOM) as u64;
-        if received + header.payload_len > u64::from(limits.message_bytes_max) {
-            return Err(ProtocolError::MessageTooBig);
-        }
+        Self::check_limits(Some(self), header, limits)?;
         self.fragments += 1;
-        if self.fragments > limits.fragments_max {
-            return Err(ProtocolError::TooManyFragments);
-        }
-        self.fragment = Some(Fragment { missing: header.payload_len as u32, key: header.mask, fin: header.fin });
+        self.has_begun = true;
+        self.fragment = Some(Incoming { missing: header.payload_len as u32, key: header.mask, fin: header.fin });
         Ok(())
     }
 
@@ -65,18 +100,64 @@ impl Assembly {
             masking::apply(&mut self.buffer[piece_at..], *key, 0);
             *key = masking::rotate(*key, taken);
         }
+        self.length += taken as u32;
         fragment.missing -= taken as u32;
         let end = (fragment.missing == 0).then_some(if fragment.fin { End::Message } else { End::Fragment });
         if end.is_some() {
             self.fragment = None;
         }
-        if self.message_type == MessageType::Text {
-            self.utf8_end += utf8_prefix(&self.buffer[self.utf8_end..])?;
-            if end == Some(End::Message) && self.utf8_end != self.buffer.len() {
-                return Err(ProtocolError::InvalidUtf8);
+        if let Some(utf8) = &mut self.utf8 {
+            utf8.append(&self.buffer[piece_at..])?;
+            if end == Some(End::Message) {
+                utf8.end()?;
             }
         }
         Ok(Progress { taken, end })
+    }
+
+    /// Checks the next bytes of the message, if they are text to check.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::InvalidUtf8`].
+    pub(super) fn check_utf8(&mut self, piece: &[u8]) -> Result<(), ProtocolError> {
+        self.utf8.as_mut().map_or(Ok(()), |utf8| utf8.append(piece))
+    }
+
+    /// Takes a whole fragment, unmasked and checked, and says where it stands.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::InvalidUtf8`] if it is the last and stops inside a character.
+    pub(super) fn whole(&mut self, payload: &[u8], fin: bool) -> Result<Place, ProtocolError> {
+        if fin && let Some(utf8) = &self.utf8 {
+            utf8.end()?;
+        }
+        if self.deliver == Deliver::Messages {
+            self.buffer.extend_from_slice(payload);
+        }
+        self.length += payload.len() as u32;
+        self.fragments += 1;
+        let is_first = !self.has_begun;
+        self.has_begun = true;
+        let (message_type, message_length) = (self.message_type, self.length);
+        Ok(Place { message_type, is_first, is_last: fin, message_length })
+    }
+
+    /// Lets a fragment fall. Returns whether there is something for it to end: if it is the last and another was not
+    /// swallowed.
+    pub(super) fn swallow(&mut self, fin: bool) -> bool {
+        self.fragments += u32::from(!fin);
+        fin && self.has_begun
+    }
+
+    pub(super) fn deliver(&self) -> Deliver {
+        self.deliver
+    }
+
+    /// Bytes of payload so far.
+    pub(super) fn length(&self) -> u32 {
+        self.length
     }
 
     #[cfg(test)]
@@ -103,22 +184,8 @@ pub(super) enum End {
     Message,
 }
 
-/// How many bytes at the front are whole characters; the up to three behind them may become one.
-///
-/// # Errors
-///
-/// [`ProtocolError::InvalidUtf8`] when no continuation can make them UTF-8.
-#[inline]
-pub(super) fn utf8_prefix(bytes: &[u8]) -> Result<usize, ProtocolError> {
-    match simdutf8::compat::from_utf8(bytes) {
-        Ok(_) => Ok(bytes.len()),
-        Err(error) if error.error_len().is_none() => Ok(error.valid_up_to()),
-        Err(_) => Err(ProtocolError::InvalidUtf8),
-    }
-}
-
 #[derive(Debug)]
-struct Fragment {
+struct Incoming {
     missing: u32,
     /// As it stands for the next byte.
     key: Option<[u8; 4]>,

@@ -35,6 +35,21 @@ impl CloseCode {
     /// The server is overloaded; try another address or later (IANA registry of RFC 6455 11.7).
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
+    /// A code for a close frame.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError::CodeNotSendable`] unless [`CloseCode::is_sendable`].
+    ///
+    /// ```
+    /// use ringhub::proto::{CloseCode, CloseError};
+    /// assert_eq!(CloseCode::new(4000), Ok(CloseCode(4000)));
+    /// assert_eq!(CloseCode::new(1006), Err(CloseError::CodeNotSendable(1006)));
+    /// ```
+    pub const fn new(code: u16) -> Result<Self, CloseError> {
+        if Self(code).is_sendable() { Ok(Self(code)) } else { Err(CloseError::CodeNotSendable(code)) }
+    }
+
     /// Whether a close frame may carry this code: 1000-1003 and 1007-1014 are defined, 3000-4999 belong to libraries
     /// and applications (RFC 6455 7.4.1, 7.4.2, and the IANA registry).
     ///
@@ -64,6 +79,27 @@ pub struct CloseFrame<'a> {
 }
 
 impl<'a> CloseFrame<'a> {
+    /// A close frame that can be sent as it is, the reason uncut.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError::CodeNotSendable`], or [`CloseError::ReasonTooLong`] above [`CLOSE_REASON_MAX`] bytes.
+    ///
+    /// ```
+    /// use ringhub::proto::{CloseError, CloseFrame};
+    /// assert_eq!(CloseFrame::new(1000, "bye")?.reason, "bye");
+    /// assert_eq!(CloseFrame::new(1005, "bye"), Err(CloseError::CodeNotSendable(1005)));
+    /// assert_eq!(CloseFrame::new(1000, &"é".repeat(62)), Err(CloseError::ReasonTooLong(124)));
+    /// # Ok::<(), CloseError>(())
+    /// ```
+    pub const fn new(code: u16, reason: &'a str) -> Result<Self, CloseError> {
+        match CloseCode::new(code) {
+            Err(error) => Err(error),
+            Ok(_) if reason.len() > CLOSE_REASON_MAX => Err(CloseError::ReasonTooLong(reason.len())),
+            Ok(code) => Ok(Self { code: Some(code), reason }),
+        }
+    }
+
     /// Reads an unmasked payload.
     ///
     /// # Errors
@@ -82,11 +118,18 @@ impl<'a> CloseFrame<'a> {
         Ok(Self { code: Some(code), reason })
     }
 
-    /// Appends the payload: nothing without a code, else the code and as much of the reason as a control frame has room
-    /// for, cut between two characters.
+    /// Appends the payload: nothing without a code, else the code and as much of the reason as there is room for,
+    /// [`CLOSE_REASON_MAX`] bytes, cut between two characters.
+    ///
+    /// ```
+    /// use ringhub::proto::{CloseCode, CloseFrame};
+    /// let mut payload = Vec::new();
+    /// CloseFrame { code: Some(CloseCode::NORMAL), reason: &"é".repeat(100) }.encode(&mut payload);
+    /// assert_eq!(payload.len(), 2 + 122);
+    /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         let Some(code) = self.code else { return };
-        let mut end = self.reason.len().min(REASON_BYTES_MAX);
+        let mut end = self.reason.len().min(CLOSE_REASON_MAX);
         while !self.reason.is_char_boundary(end) {
             end -= 1;
         }
@@ -95,7 +138,37 @@ impl<'a> CloseFrame<'a> {
     }
 }
 
-const REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_MAX - 2;
+/// The longest reason in a close frame, in bytes: what the code leaves of a control frame's payload (RFC 6455 5.5,
+/// 5.5.1).
+pub const CLOSE_REASON_MAX: usize = CONTROL_PAYLOAD_MAX - 2;
+
+/// Why a close frame cannot be sent as it is.
+///
+/// ```
+/// use ringhub::proto::CloseError;
+/// assert_eq!(CloseError::ReasonTooLong(124).to_string(), "a close reason of 124 bytes is longer than 123");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// A code that must not appear on the wire (RFC 6455 7.4).
+    CodeNotSendable(u16),
+    /// A reason of so many bytes, above [`CLOSE_REASON_MAX`] (RFC 6455 5.5).
+    ReasonTooLong(usize),
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CodeNotSendable(code) => write!(f, "close code {code} must not be sent"),
+            Self::ReasonTooLong(bytes) => {
+                write!(f, "a close reason of {bytes} bytes is longer than {CLOSE_REASON_MAX}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CloseError {}
 
 #[cfg(test)]
 mod tests {
@@ -135,6 +208,17 @@ mod tests {
             };
             assert_eq!(CloseFrame::parse(&code.to_be_bytes()), expected);
         }
+    }
+
+    /// RFC 6455 7.4, 5.5: what is accepted for sending is what a peer accepts.
+    #[test]
+    fn checked_before_sending() {
+        for code in 0..=u16::MAX {
+            assert_eq!(CloseCode::new(code).is_ok(), CloseFrame::parse(&code.to_be_bytes()).is_ok());
+        }
+        assert_eq!(CloseFrame::new(1000, &"x".repeat(123)).map(|frame| frame.reason.len()), Ok(123));
+        assert_eq!(CloseFrame::new(1000, &"x".repeat(124)), Err(CloseError::ReasonTooLong(124)));
+        assert_eq!(CloseFrame::new(1006, &"x".repeat(124)), Err(CloseError::CodeNotSendable(1006)));
     }
 
     /// RFC 6455 5.5: 125 bytes hold a code and 123 bytes of reason.

@@ -3,7 +3,7 @@
 use super::CloseCode;
 use std::fmt;
 
-/// A violation of RFC 6455, or of our limits, by the peer: the connection must be failed (RFC 6455 7.1.7).
+/// A violation of RFC 6455, or of our limits and rules, by the peer: the connection must be failed (RFC 6455 7.1.7).
 ///
 /// ```
 /// use ringhub::proto::{CloseCode, ProtocolError};
@@ -46,6 +46,9 @@ pub enum ProtocolError {
     MessageTooBig,
     /// A message in more fragments than [`MessageLimits::fragments_max`](super::MessageLimits) (RFC 6455 10.4).
     TooManyFragments,
+    /// A hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) failed the connection with this code (RFC
+    /// 6455 7.1.7).
+    Refused(CloseCode),
 }
 
 impl ProtocolError {
@@ -66,6 +69,7 @@ impl ProtocolError {
             | Self::CloseCodeInvalid(_) => CloseCode::PROTOCOL_ERROR,
             Self::CloseReasonNotUtf8 | Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
             Self::FrameTooBig | Self::MessageTooBig | Self::TooManyFragments => CloseCode::MESSAGE_TOO_BIG,
+            Self::Refused(code) => code,
         }
     }
 }
@@ -90,6 +94,7 @@ impl fmt::Display for ProtocolError {
             Self::FrameTooBig => "a frame is too big",
             Self::MessageTooBig => "a message is too big",
             Self::TooManyFragments => "a message has too many fragments",
+            Self::Refused(_) => "the frame was refused",
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics on a broken invariant. Tests run them too.
 
 use super::{
-    CloseCode, Event, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits, MessageType, OpCode, ProtocolError,
-    RequestHead, ResponseHead, Role, State, Tick, Upgrade, WebSocket, encode_frame, encode_masked,
+    CloseCode, CloseFrame, Deliver, Event, Fragment, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits,
+    MessageType, OpCode, PreparedMessage, ProtocolError, RequestHead, ResponseHead, Role, State, Tick, Upgrade,
+    Verdict, WebSocket, encode_frame, encode_masked, masking,
 };
 use bytes::BytesMut;
 
@@ -24,17 +25,45 @@ pub fn frame_header(bytes: &[u8]) {
     }
 }
 
-/// Any split of the input gives the same events and replies. The first two bytes choose the role, whether the rest are
-/// frames as they stand or the recipe for some, where it is split, and whether we close the connection on the way.
+/// Any split of the input gives the same events, replies and frames for a hook; fragments delivered one by one make the
+/// messages that are delivered whole; and a hook that lets everything pass changes nothing. The first two bytes choose
+/// the role, whether the rest are frames as they stand or the recipe for some, where it is split, whether we close the
+/// connection on the way, whether text is checked, how messages are delivered, and whether there is a hook.
 pub fn receive(bytes: &[u8]) {
     let [choice, seed, rest @ ..] = bytes else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };
     let stream = if choice & 2 == 0 { rest.to_vec() } else { bake(role, rest) };
     let close_at = (choice & 4 != 0).then(|| usize::from(*seed) * stream.len() / 256);
-    let script = Script { role, limits: TIGHT_LIMITS, close_at };
+    let check_utf8 = choice & 8 == 0;
+    let deliver = if choice & 16 == 0 { Deliver::Messages } else { Deliver::Fragments };
+    let hook = (choice & 32 != 0).then_some(judge as Hook);
+    let script = Script { role, limits: MessageLimits { check_utf8, deliver, ..TIGHT_LIMITS }, close_at, hook };
     let whole = script.run(&stream, usize::MAX);
     assert_eq!(script.run(&stream, 1), whole);
     assert_eq!(script.run(&stream, 2 + usize::from(*seed)), whole);
+    assert_eq!(script.run_at_random(&stream, *seed), whole);
+
+    let other = match deliver {
+        Deliver::Messages => Deliver::Fragments,
+        Deliver::Fragments => Deliver::Messages,
+    };
+    let delivered_otherwise = Script { limits: MessageLimits { deliver: other, ..script.limits }, ..script };
+    assert_eq!(delivered_otherwise.run(&stream, usize::MAX).assembled(), whole.clone().assembled());
+
+    // A hook is shown whole frames, so bad text is refused later.
+    if hook.is_none() && whole.error != Some(ProtocolError::InvalidUtf8) {
+        let passed = Script { hook: Some(|_, _| Verdict::Pass), ..script }.run(&stream, usize::MAX);
+        assert_eq!(History { frames: Vec::new(), ..passed }, whole);
+    }
+}
+
+/// Lets most frames pass.
+fn judge(_: &FrameHeader, payload: &[u8]) -> Verdict {
+    match payload.len() % 16 {
+        2 | 7 => Verdict::Swallow,
+        13 => Verdict::Fail(CloseCode(4013)),
+        _ => Verdict::Pass,
+    }
 }
 
 /// A head is read the same however it trickles in, and every head is answered: with a refusal that is itself a whole
@@ -63,10 +92,12 @@ pub fn handshake(bytes: &[u8]) {
 }
 
 /// What the peer's bytes led to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
     /// What was received.
     pub events: Vec<Seen>,
+    /// What the hook was shown: opcode, FIN and payload.
+    pub frames: Vec<(OpCode, bool, Vec<u8>)>,
     /// What was answered.
     pub replies: Vec<u8>,
     /// Why the connection failed.
@@ -82,6 +113,10 @@ pub enum Seen {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
+    /// A text message that is not UTF-8, where that is not checked.
+    Unchecked(Vec<u8>),
+    /// A fragment: its message's type, is it first, is it last, its payload.
+    Fragment(MessageType, bool, bool, Vec<u8>),
     /// A ping.
     Ping(Vec<u8>),
     /// A pong.
@@ -99,26 +134,48 @@ pub struct Script {
     pub limits: MessageLimits,
     /// After so many received bytes we close.
     pub close_at: Option<usize>,
+    /// Receive with this.
+    pub hook: Option<Hook>,
 }
+
+/// A hook without a memory.
+pub type Hook = fn(&FrameHeader, &[u8]) -> Verdict;
 
 impl Script {
     /// Lets `stream` arrive in pieces of up to `piece_bytes`.
     pub fn run(&self, stream: &[u8], piece_bytes: usize) -> History {
+        self.run_in_pieces(stream, || piece_bytes)
+    }
+
+    /// Lets `stream` arrive in pieces of any length, many of them short.
+    pub fn run_at_random(&self, stream: &[u8], seed: u8) -> History {
+        let mut random = u32::from(seed) + 1;
+        self.run_in_pieces(stream, || {
+            random = random.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            1 + ((random >> 8) as usize >> (random >> 28)) % stream.len().max(1)
+        })
+    }
+
+    fn run_in_pieces(&self, stream: &[u8], mut piece_bytes: impl FnMut() -> usize) -> History {
         let mut websocket = WebSocket::new(self.role, Tick(0));
-        let mut history = History { events: Vec::new(), replies: Vec::new(), error: None, state: State::Open };
+        let state = State::Open;
+        let mut history = History { events: Vec::new(), frames: Vec::new(), replies: Vec::new(), error: None, state };
         let mut kept = BytesMut::new();
         let (before, after) = stream.split_at(self.close_at.unwrap_or(stream.len()));
-        for piece in before.chunks(piece_bytes) {
-            self.receive(&mut websocket, piece, &mut kept, &mut history);
-        }
-        if self.close_at.is_some() {
-            websocket.close(Tick(0), CloseCode::GOING_AWAY, "", &mut history.replies);
-        }
-        for piece in after.chunks(piece_bytes) {
-            self.receive(&mut websocket, piece, &mut kept, &mut history);
+        for (mut rest, closes) in [(before, self.close_at.is_some()), (after, false)] {
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(piece_bytes().min(rest.len()));
+                self.receive(&mut websocket, piece, &mut kept, &mut history);
+                rest = later;
+            }
+            if closes {
+                websocket.close(Tick(0), CloseCode::GOING_AWAY, "", &mut history.replies);
+            }
         }
         history.state = websocket.state();
-        self.check_replies(&history);
+        let was_closed = matches!(history.events.last(), Some(Seen::Close(..)));
+        assert_eq!(websocket.closed_cleanly(), was_closed);
+        assert_eq!(websocket.sent_close_code(), self.check_replies(&history));
         history
     }
 
@@ -127,7 +184,15 @@ impl Script {
         kept.extend_from_slice(piece);
         let (mut input, seen) = (Input::new(std::mem::take(kept)), history.events.len());
         loop {
-            match websocket.receive(Tick(1), &mut input, &self.limits, &mut history.replies) {
+            let (limits, replies) = (&self.limits, &mut history.replies);
+            let event = match self.hook {
+                None => websocket.receive(Tick(1), &mut input, limits, replies),
+                Some(hook) => websocket.receive_with(Tick(1), &mut input, limits, replies, |header, payload| {
+                    history.frames.push((header.opcode, header.fin, payload.into()));
+                    hook(header, payload)
+                }),
+            };
+            match event {
                 Ok(Some(event)) => history.events.push(Seen::new(event, &self.limits)),
                 Ok(None) => break,
                 Err(error) => {
@@ -139,18 +204,52 @@ impl Script {
         *kept = input.into_rest();
         assert!(kept.is_empty() || websocket.state() != State::Closed, "a closed connection keeps nothing");
         assert_eq!(kept.is_empty(), websocket.missing(kept) == 0, "what is kept lacks something");
+        let most = if websocket.state() == State::Open { self.limits.message_bytes_max as usize } else { 0 };
+        assert!(websocket.message_length() <= most);
         assert!(seen == history.events.len() || piece.len() >= missing, "no event before all of it was there");
     }
 
-    /// We send whole frames, masked in the client's role only, and nothing after a close frame.
-    fn check_replies(&self, history: &History) {
+    /// We send whole frames, masked in the client's role only, and nothing after a close frame, whose code this
+    /// returns.
+    fn check_replies(&self, history: &History) -> CloseCode {
+        let mut code = CloseCode::ABNORMAL;
         let mut rest = &history.replies[..];
         while !rest.is_empty() {
             let Ok(Some((header, header_len))) = FrameHeader::decode(rest) else { panic!("{rest:x?} is no frame") };
             assert_eq!((header.mask.is_some(), header.fin, header.rsv), (self.role != Role::Server, true, 0));
-            rest = &rest[header_len + header.payload_len as usize..];
-            assert!(header.opcode != OpCode::Close || rest.is_empty(), "a close frame is the last");
+            let (payload, after) = rest[header_len..].split_at(header.payload_len as usize);
+            rest = after;
+            if header.opcode == OpCode::Close {
+                assert!(rest.is_empty(), "a close frame is the last");
+                let mut payload = payload.to_vec();
+                masking::apply(&mut payload, header.mask.unwrap_or_default(), 0);
+                code = CloseFrame::parse(&payload).expect("a close frame").code.unwrap_or(CloseCode::NO_STATUS);
+            }
         }
+        code
+    }
+}
+
+impl History {
+    /// With whole messages in place of fragments, wherever the last one has come.
+    fn assembled(self) -> Self {
+        let (mut events, mut message) = (Vec::new(), None);
+        for event in self.events {
+            let Seen::Fragment(message_type, is_first, is_last, part) = event else {
+                events.push(event);
+                continue;
+            };
+            assert_eq!(is_first, message.is_none());
+            let (begun_as, mut payload) = message.take().unwrap_or((message_type, Vec::new()));
+            assert_eq!(message_type, begun_as);
+            payload.extend(part);
+            if is_last {
+                events.push(Seen::message(message_type, payload));
+            } else {
+                message = Some((message_type, payload));
+            }
+        }
+        Self { events, ..self }
     }
 }
 
@@ -158,23 +257,46 @@ impl Seen {
     fn new(event: Event<'_>, limits: &MessageLimits) -> Self {
         match event {
             Event::Message(message) => {
-                let payload = message.payload().to_vec();
+                let (message_type, payload) = (message.message_type(), message.payload().to_vec());
                 assert!(payload.len() <= limits.message_bytes_max as usize);
-                let prepared = message.prepare();
-                let header = FrameHeader::new(prepared.message_type().opcode(), true, payload.len());
-                assert_eq!(FrameHeader::decode(prepared.frame()), Ok(Some((header, header.encoded_len()))));
-                assert_eq!(prepared.frame()[header.encoded_len()..], payload);
-                assert_eq!(prepared.payload(), payload);
-                match prepared.message_type() {
-                    MessageType::Text => Self::Text(String::from_utf8(payload).expect("text is UTF-8")),
-                    MessageType::Binary => Self::Binary(payload),
-                }
+                check_prepared(&message.prepare(), message_type.opcode(), true, &payload);
+                let seen = Self::message(message_type, payload);
+                assert!(!limits.check_utf8 || !matches!(seen, Self::Unchecked(_)), "text is UTF-8");
+                seen
             }
+            Event::Fragment(fragment) => Self::fragment(fragment, limits),
             Event::Ping(payload) => Self::Ping(payload.into()),
             Event::Pong(payload) => Self::Pong(payload.into()),
             Event::Close(close) => Self::Close(close.code.map(|code| code.0), close.reason.into()),
         }
     }
+
+    fn message(message_type: MessageType, payload: Vec<u8>) -> Self {
+        match message_type {
+            MessageType::Text => match String::from_utf8(payload) {
+                Ok(text) => Self::Text(text),
+                Err(error) => Self::Unchecked(error.into_bytes()),
+            },
+            MessageType::Binary => Self::Binary(payload),
+        }
+    }
+
+    fn fragment(fragment: Fragment<'_>, limits: &MessageLimits) -> Self {
+        let (message_type, payload) = (fragment.message_type(), fragment.payload().to_vec());
+        let (is_first, is_last, length) = (fragment.is_first(), fragment.is_last(), fragment.message_length());
+        assert!(length <= limits.message_bytes_max as usize && length >= payload.len());
+        assert!(!is_first || length == payload.len());
+        let opcode = if is_first { message_type.opcode() } else { OpCode::Continuation };
+        check_prepared(&fragment.prepare(), opcode, is_last, &payload);
+        Self::Fragment(message_type, is_first, is_last, payload)
+    }
+}
+
+fn check_prepared(prepared: &PreparedMessage, opcode: OpCode, fin: bool, payload: &[u8]) {
+    let header = FrameHeader::new(opcode, fin, payload.len());
+    assert_eq!(FrameHeader::decode(prepared.frame()), Ok(Some((header, header.encoded_len()))));
+    assert_eq!(prepared.frame()[header.encoded_len()..], *payload);
+    assert_eq!(prepared.payload(), payload);
 }
 
 /// Frames from a recipe, most of them in order, since random bytes rarely are: per frame a first byte, a length and so
@@ -195,7 +317,8 @@ fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
 }
 
 /// So that few bytes reach them.
-const TIGHT_LIMITS: MessageLimits = MessageLimits { frame_bytes_max: 1000, message_bytes_max: 1500, fragments_max: 5 };
+const TIGHT_LIMITS: MessageLimits =
+    MessageLimits { frame_bytes_max: 1000, message_bytes_max: 1500, fragments_max: 5, ..MessageLimits::DEFAULT };
 
 #[cfg(test)]
 mod tests {
@@ -218,7 +341,7 @@ mod tests {
         /// Mostly legal frames of mostly legal text.
         #[test]
         fn frames(
-            choice in 0u8..8,
+            choice in 0u8..64,
             seed: u8,
             frames in prop::collection::vec((prop::sample::select(&FIRST_OCTETS[..]), ".{0,20}"), 0..12),
         ) {

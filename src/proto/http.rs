@@ -9,6 +9,7 @@ mod scan;
 pub use head::{RequestHead, ResponseHead};
 pub use headers::Headers;
 pub use refusal::Refusal;
+pub(crate) use refusal::encode_response;
 pub use scan::HeadScan;
 
 pub(super) use headers::{is_token, push_header};

@@ -24,6 +24,7 @@
 mod assembly;
 mod close;
 mod error;
+mod event;
 mod frame;
 #[doc(hidden)]
 pub mod fuzz;
@@ -33,16 +34,21 @@ mod input;
 mod keep_alive;
 mod masking;
 mod message;
+mod prepared;
 #[cfg(test)]
 mod testing;
+mod utf8;
 mod websocket;
 
-pub use close::{CloseCode, CloseFrame};
+pub use close::{CLOSE_REASON_MAX, CloseCode, CloseError, CloseFrame};
 pub use error::ProtocolError;
+pub use event::{Event, Verdict};
 pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead};
+pub(crate) use http::encode_response;
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Tick, Timeout};
-pub use message::{LARGE_FRAME, Message, MessageLimits, MessageType, PreparedMessage};
-pub use websocket::{Event, Role, State, WebSocket};
+pub use message::{Deliver, Fragment, LARGE_FRAME, Message, MessageLimits, MessageType};
+pub use prepared::{PrepareError, PreparedMessage};
+pub use websocket::{Role, State, WebSocket};

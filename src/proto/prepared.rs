@@ -48,11 +48,7 @@ impl PreparedMessage {
     /// assert_eq!(refused, Err(PrepareError::FramesTooSmall));
     /// # Ok::<(), PrepareError>(())
     /// ```
-    pub fn fragments(
-        message_type: MessageType,
-        payload: &[u8],
-        frame_bytes_max: usize,
-    ) -> Result<Self, PrepareError> {
+    pub fn fragments(message_type: MessageType, payload: &[u8], frame_bytes_max: usize) -> Result<Self, PrepareError> {
         if frame_bytes_max == 0 {
             return Err(PrepareError::FramesTooSmall);
         }

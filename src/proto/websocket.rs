@@ -7,7 +7,7 @@
 //! | --- | --- | --- | --- |
 //! | `Open` | [`WebSocket::close`] | our close frame | `Closing` |
 //! | `Open` | the peer's close frame | its echo | `Closed` |
-//! | `Open` | a protocol error | a close frame that names it | `Closed` |
+//! | `Open` | a protocol error, a hook's refusal | a close frame that names it | `Closed` |
 //! | `Open` | no sign of life after a ping | a close frame | `Closed` |
 //! | `Closing` | the peer's close frame, a protocol error, no answer in time | nothing | `Closed` |
 //!
@@ -19,26 +19,45 @@
 //! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is
 //! unmasked in place and its text checked at once, and only the two positions are kept here, so nothing is scanned
 //! twice and bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
-//! arrives. A payload to be dropped is skipped as it arrives.
+//! arrives; one that is an event of its own stays in the input like an unfragmented frame. A payload to be dropped is
+//! skipped as it arrives.
+//!
+//! A hook judges whole frames, so with one every frame stays in the input until then, and its text is checked behind
+//! the verdict: what is swallowed need not be text. What receives is generic over whether there is a hook
+//! ([`WebSocket::advance`]); without one no trace of it is left.
 
-use super::assembly::{Assembly, End, utf8_prefix};
+use super::assembly::{Assembly, End};
 use super::frame::{self, MASK, decode_first, header_len_at_least};
 use super::masking::{self, MaskingKeys};
+use super::message::Place;
+use super::utf8::utf8_prefix;
 use super::{
-    CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, FrameHeader, Input, KeepAlive, Message, MessageLimits, MessageType,
-    OpCode, ProtocolError, Tick, Timeout,
+    CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Deliver, Event, Fragment, FrameHeader, Input, KeepAlive, Message,
+    MessageLimits, MessageType, OpCode, ProtocolError, Tick, Timeout, Verdict,
 };
 use std::ops::Range;
 
 /// One established connection.
 ///
-/// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`missing`](Self::missing) and
+/// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`sent_close_code`](Self::sent_close_code),
+///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length), [`missing`](Self::missing) and
 ///   [`deadline`](Self::deadline)
-/// - inputs: [`receive`](Self::receive) until it returns `None`, and [`handle_timeout`](Self::handle_timeout) at the
-///   deadline
+/// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
+///   [`handle_timeout`](Self::handle_timeout) at the deadline
 /// - commands: [`send`](Self::send), [`close`](Self::close) and [`excuse_silence`](Self::excuse_silence)
 ///
 /// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
+///
+/// What is known of a connection that has ended (RFC 6455 7.1.4, 7.1.5):
+///
+/// | ending | told by | `close_code` | `sent_close_code` | `closed_cleanly` |
+/// | --- | --- | --- | --- | --- |
+/// | the peer closes | [`Event::Close`] in `Open`, with its reason | the peer's | the same | true |
+/// | we close, the peer answers | [`Event::Close`] in `Closing`, with its reason | the peer's | ours | true |
+/// | we close, no answer | [`Timeout::CloseOverdue`], or the socket | 1006 | ours | false |
+/// | a protocol error | [`ProtocolError`], which says why | 1006 | the error's, or ours before it | false |
+/// | silence | [`Timeout::PongOverdue`] | 1006 | 1011 | false |
+/// | the socket is lost | the socket | 1006 | 1006 | false |
 #[derive(Debug)]
 pub struct WebSocket {
     /// Of a client; a server masks nothing (RFC 6455 5.1).
@@ -49,6 +68,7 @@ pub struct WebSocket {
     /// `Open`: when the last ping was sent. `Closing`: when our close frame was.
     waiting_since: Tick,
     close_code: CloseCode,
+    sent_close_code: CloseCode,
     state: State,
     awaiting_pong: bool,
 }
@@ -78,19 +98,6 @@ pub enum State {
     Closed,
 }
 
-/// What the peer sent.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A whole message (RFC 6455 5.6).
-    Message(Message<'a>),
-    /// A ping, already answered (RFC 6455 5.5.2).
-    Ping(&'a [u8]),
-    /// A pong, whether we asked for it or not (RFC 6455 5.5.3).
-    Pong(&'a [u8]),
-    /// A close frame, already answered unless it is itself the answer (RFC 6455 5.5.1). The last event.
-    Close(CloseFrame<'a>),
-}
-
 impl WebSocket {
     /// A connection whose opening handshake has just ended (RFC 6455 4).
     pub fn new(role: Role, now: Tick) -> Self {
@@ -105,6 +112,7 @@ impl WebSocket {
             last_received: now,
             waiting_since: now,
             close_code: CloseCode::ABNORMAL,
+            sent_close_code: CloseCode::ABNORMAL,
             state: State::Open,
             awaiting_pong: false,
         }
@@ -121,6 +129,50 @@ impl WebSocket {
     #[inline]
     pub fn close_code(&self) -> CloseCode {
         self.close_code
+    }
+
+    /// The code of our close frame, as [`WebSocket::close_code`] is that of the peer's: [`CloseCode::NO_STATUS`] if it
+    /// had none, [`CloseCode::ABNORMAL`] while we have sent no close frame.
+    #[inline]
+    pub fn sent_close_code(&self) -> CloseCode {
+        self.sent_close_code
+    }
+
+    /// Whether both sides have sent their close frames: the WebSocket connection is closed *cleanly* (RFC 6455 7.1.4)
+    /// once its socket is too.
+    ///
+    /// ```
+    /// use ringhub::proto::{CloseCode, Event, Input, MessageLimits, Role, Tick, WebSocket};
+    /// let (mut websocket, mut replies) = (WebSocket::new(Role::Server, Tick(0)), Vec::new());
+    /// websocket.close(Tick(1), CloseCode::GOING_AWAY, "", &mut replies);
+    /// assert!(!websocket.closed_cleanly());
+    /// let mut input = Input::new(b"\x88\x82\0\0\0\0\x03\xe8"[..].into());
+    /// let event = websocket.receive(Tick(2), &mut input, &MessageLimits::DEFAULT, &mut replies)?;
+    /// assert!(matches!(event, Some(Event::Close(_))) && websocket.closed_cleanly());
+    /// assert_eq!(websocket.close_code(), CloseCode::NORMAL);
+    /// assert_eq!(websocket.sent_close_code(), CloseCode::GOING_AWAY);
+    /// # Ok::<(), ringhub::proto::ProtocolError>(())
+    /// ```
+    #[inline]
+    pub fn closed_cleanly(&self) -> bool {
+        // No close frame carries this code, and whichever comes second ends the handshake.
+        self.close_code != CloseCode::ABNORMAL
+    }
+
+    /// The payload bytes so far of the data message that is under way; 0 if there is none.
+    ///
+    /// ```
+    /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
+    /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    /// let mut input = Input::new(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d"[..].into());
+    /// let event = websocket.receive(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut Vec::new())?;
+    /// assert!(event.is_none());
+    /// assert_eq!(websocket.message_length(), 3);
+    /// # Ok::<(), ringhub::proto::ProtocolError>(())
+    /// ```
+    pub fn message_length(&self) -> usize {
+        let fragments = self.assembly.as_ref().map_or(0, |assembly| assembly.length());
+        fragments as usize + self.front.held().0
     }
 
     /// The next event in `input`; `None` when it takes more bytes. Pongs and the answer to a close frame are appended
@@ -141,37 +193,36 @@ impl WebSocket {
         limits: &MessageLimits,
         replies: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        if !input.rest().is_empty() {
-            self.last_received = now;
-            self.awaiting_pong = false;
-        }
-        if self.state == State::Closed {
-            input.consume_all();
-            return Ok(None);
-        }
-        let step = loop {
-            match self.step(input, limits) {
-                Ok(Step::Again) => {}
-                Ok(step) => break step,
-                Err(error) => {
-                    input.consume_all();
-                    return Err(self.fail(error, replies));
-                }
-            }
-        };
-        match step {
-            Step::Again | Step::Starved => Ok(None),
-            Step::Whole(message_type, payload) => {
-                Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))
-            }
-            Step::Assembled(assembly) => Ok(Some(Event::Message(assembly.finish()))),
-            Step::Control(opcode, payload) => {
-                if opcode == OpCode::Close {
-                    input.consume_all();
-                }
-                self.control(opcode, &input.bytes[payload], replies).map(Some)
-            }
-        }
+        self.advance::<false>(now, input, limits, replies, |_, _| Verdict::Pass)
+    }
+
+    /// [`WebSocket::receive`] with a hook, which is called once for each frame, data or control, when it is whole, with
+    /// its header and its unmasked payload, before the protocol acts on it. See [`Verdict`] for an example.
+    ///
+    /// What a header shows to be wrong (RSV bits, opcode, mask, order of fragments, sizes) fails the connection before
+    /// the hook; what only the payload shows (UTF-8, the content of a close frame) is looked at behind it. So every
+    /// frame is held in the input until it is whole, and bad UTF-8 is refused with its frame instead of at its first
+    /// bad octet. After our close frame the hook sees only the peer's: everything else is dropped unseen.
+    ///
+    /// A connection uses either this or [`WebSocket::receive`], always the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`WebSocket::receive`], and [`ProtocolError::Refused`].
+    ///
+    /// # Panics
+    ///
+    /// If the hook fails the connection with a code that is neither [`CloseCode::is_sendable`] nor
+    /// [`CloseCode::NO_STATUS`].
+    pub fn receive_with<'a>(
+        &mut self,
+        now: Tick,
+        input: &'a mut Input,
+        limits: &MessageLimits,
+        replies: &mut Vec<u8>,
+        hook: impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        self.advance::<true>(now, input, limits, replies, hook)
     }
 
     /// How many more bytes complete what stands at the front of `input`, so far as it tells: its header, or a control
@@ -213,7 +264,8 @@ impl WebSocket {
     }
 
     /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// 123 bytes. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent before.
+    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters;
+    /// [`CloseFrame::new`] says whether a reason fits. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent before.
     ///
     /// # Panics
     ///
@@ -227,11 +279,11 @@ impl WebSocket {
     /// assert_eq!(websocket.state(), State::Closing);
     /// ```
     pub fn close(&mut self, now: Tick, code: CloseCode, reason: &str, replies: &mut Vec<u8>) {
-        assert!(code.is_sendable() || code == CloseCode::NO_STATUS, "close code {code} must not be sent");
+        assert_may_send(code);
         if self.state != State::Open {
             return;
         }
-        self.put_close(Some(code).filter(|&code| code != CloseCode::NO_STATUS), reason, replies);
+        self.put_close(code, reason, replies);
         self.state = State::Closing;
         self.waiting_since = now;
         // What is under way will be dropped: a fragment's payload from where it stands, a whole frame from its header.
@@ -255,8 +307,22 @@ impl WebSocket {
         (ticks > 0).then(|| since.after(ticks))
     }
 
-    /// Does what is due: pings a silent peer (RFC 6455 5.5.2), or gives up one that answers neither ping nor close.
-    pub fn handle_timeout(&mut self, now: Tick, keep_alive: &KeepAlive, replies: &mut Vec<u8>) -> Timeout {
+    /// Does what is due: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or gives up one that answers
+    /// neither ping nor close.
+    ///
+    /// # Panics
+    ///
+    /// If `ping` is longer than [`CONTROL_PAYLOAD_MAX`].
+    ///
+    /// ```
+    /// use ringhub::proto::{KeepAlive, Role, Tick, Timeout, WebSocket};
+    /// let (mut websocket, mut replies) = (WebSocket::new(Role::Server, Tick(0)), Vec::new());
+    /// let timeout = websocket.handle_timeout(Tick(300), &KeepAlive::default(), b"Hello", &mut replies);
+    /// assert_eq!(timeout, Timeout::PingSent);
+    /// assert_eq!(replies, b"\x89\x05Hello"); // RFC 6455 5.7
+    /// ```
+    pub fn handle_timeout(&mut self, now: Tick, keep_alive: &KeepAlive, ping: &[u8], replies: &mut Vec<u8>) -> Timeout {
+        assert!(ping.len() <= CONTROL_PAYLOAD_MAX, "RFC 6455 5.5 on control frames");
         if self.deadline(keep_alive).is_none_or(|deadline| now < deadline) {
             return Timeout::Nothing;
         }
@@ -265,11 +331,11 @@ impl WebSocket {
             return Timeout::CloseOverdue;
         }
         if self.awaiting_pong && keep_alive.pong_timeout > 0 {
-            self.put_close(Some(CloseCode::INTERNAL_ERROR), "no answer to a ping", replies);
+            self.put_close(CloseCode::INTERNAL_ERROR, "no answer to a ping", replies);
             self.end();
             return Timeout::PongOverdue;
         }
-        self.put(OpCode::Ping, true, &[], replies);
+        self.put(OpCode::Ping, true, ping, replies);
         self.awaiting_pong = true;
         self.waiting_since = now;
         Timeout::PingSent
@@ -281,9 +347,58 @@ impl WebSocket {
         self.awaiting_pong = false;
     }
 
+    /// What both ways to receive do.
+    #[inline]
+    fn advance<'a, const HOOKED: bool>(
+        &mut self,
+        now: Tick,
+        input: &'a mut Input,
+        limits: &MessageLimits,
+        replies: &mut Vec<u8>,
+        mut hook: impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if !input.rest().is_empty() {
+            self.last_received = now;
+            self.awaiting_pong = false;
+        }
+        if self.state == State::Closed {
+            input.consume_all();
+            return Ok(None);
+        }
+        let step = loop {
+            match self.step::<HOOKED>(input, limits, &mut hook) {
+                Ok(Step::Again) => {}
+                Ok(step) => break step,
+                Err(error) => {
+                    input.consume_all();
+                    return Err(self.fail(error, replies));
+                }
+            }
+        };
+        match step {
+            Step::Again | Step::Starved => Ok(None),
+            Step::Whole(message_type, payload) => {
+                Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))
+            }
+            Step::Assembled(assembly) => Ok(Some(Event::Message(assembly.finish()))),
+            Step::Fragment(place, payload) => Ok(Some(Event::Fragment(Fragment::new(place, input, payload)))),
+            Step::Control(opcode, payload) => {
+                if opcode == OpCode::Close {
+                    input.consume_all();
+                }
+                self.control(opcode, &input.bytes[payload], replies).map(Some)
+            }
+        }
+    }
+
     /// Consumes what stands at the front of the input, as far as it has arrived.
     #[inline]
-    fn step(&mut self, input: &mut Input, limits: &MessageLimits) -> Result<Step, ProtocolError> {
+    fn step<const HOOKED: bool>(
+        &mut self,
+        input: &mut Input,
+        limits: &MessageLimits,
+        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Step, ProtocolError> {
         if let Some(assembly) = &mut self.assembly
             && assembly.missing().is_some()
         {
@@ -306,7 +421,7 @@ impl WebSocket {
         self.check_start(input.rest())?;
         let Some((header, header_len)) = FrameHeader::decode(input.rest())? else { return Ok(Step::Starved) };
         if header.opcode.is_control() {
-            return Ok(self.step_control(&header, header_len, input));
+            return self.step_control::<HOOKED>(&header, header_len, input, hook);
         }
         if header.payload_len > u64::from(limits.frame_bytes_max) {
             return Err(ProtocolError::FrameTooBig);
@@ -321,10 +436,14 @@ impl WebSocket {
             _ => MessageType::Binary,
         };
         if header.fin && header.opcode != OpCode::Continuation {
-            return self.step_whole(message_type, &header, header_len, input, limits);
+            return self.step_whole::<HOOKED>(message_type, &header, header_len, input, limits, hook);
+        }
+        let deliver = self.assembly.as_ref().map_or(limits.deliver, |assembly| assembly.deliver());
+        if HOOKED || deliver == Deliver::Fragments {
+            return self.step_fragment::<HOOKED>(message_type, &header, header_len, input, limits, hook);
         }
         input.consume(header_len);
-        self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type))).begin(&header, limits)?;
+        self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits))).begin(&header, limits)?;
         Ok(Step::Again)
     }
 
@@ -352,15 +471,16 @@ impl WebSocket {
         }
     }
 
-    /// An unfragmented message: unmasks and checks what has arrived since the last time.
+    /// An unfragmented message.
     #[inline]
-    fn step_whole(
+    fn step_whole<const HOOKED: bool>(
         &mut self,
         message_type: MessageType,
         header: &FrameHeader,
         header_len: usize,
         input: &mut Input,
         limits: &MessageLimits,
+        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
     ) -> Result<Step, ProtocolError> {
         if header.payload_len > u64::from(limits.message_bytes_max) {
             return Err(ProtocolError::MessageTooBig);
@@ -368,10 +488,90 @@ impl WebSocket {
         if limits.fragments_max == 0 {
             return Err(ProtocolError::TooManyFragments);
         }
-        let (unmasked, utf8_tail) = match self.front {
-            Front::Payload { unmasked, utf8_tail } => (unmasked as usize, usize::from(utf8_tail)),
-            Front::Skip(_) => (0, 0),
+        let is_checked = message_type == MessageType::Text && limits.check_utf8;
+        let Some((payload, utf8_tail)) = self.hold(is_checked && !HOOKED, header, header_len, input)? else {
+            return Ok(Step::Starved);
         };
+        let mut is_cut = utf8_tail != 0;
+        if HOOKED {
+            let payload = &input.bytes[payload.clone()];
+            if is_swallowed(hook(header, payload))? {
+                return Ok(Step::Again);
+            }
+            is_cut = is_checked && utf8_prefix(payload)? != payload.len();
+        }
+        if is_cut {
+            return Err(ProtocolError::InvalidUtf8);
+        }
+        Ok(match limits.deliver {
+            Deliver::Messages => Step::Whole(message_type, payload),
+            Deliver::Fragments => {
+                let message_length = payload.len() as u32;
+                Step::Fragment(Place { message_type, is_first: true, is_last: true, message_length }, payload)
+            }
+        })
+    }
+
+    /// A fragment that is an event of its own, or that a hook is to see first. Out of line, so that it costs nothing
+    /// where it is not used.
+    #[inline(never)]
+    fn step_fragment<const HOOKED: bool>(
+        &mut self,
+        message_type: MessageType,
+        header: &FrameHeader,
+        header_len: usize,
+        input: &mut Input,
+        limits: &MessageLimits,
+        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Step, ProtocolError> {
+        Assembly::check_limits(self.assembly.as_deref(), header, limits)?;
+        let (seen, payload_at) = (self.front.held().0, input.at + header_len);
+        // The first one's text is its own beginning; what continues it is checked with what came before.
+        let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.check_utf8;
+        let held = self.hold(is_checked && !HOOKED, header, header_len, input)?;
+        if let Some(assembly) = &mut self.assembly
+            && !HOOKED
+        {
+            let end = held.as_ref().map_or(input.bytes.len(), |(payload, _)| payload.end);
+            assembly.check_utf8(&input.bytes[payload_at + seen..end])?;
+        }
+        let Some((mut range, utf8_tail)) = held else { return Ok(Step::Starved) };
+        let mut payload = &input.bytes[range.clone()];
+        let is_swallowed = HOOKED && is_swallowed(hook(header, payload))?;
+        let assembly = self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits)));
+        if is_swallowed {
+            if !assembly.swallow(header.fin) {
+                self.assembly = self.assembly.take().filter(|_| !header.fin);
+                return Ok(Step::Again);
+            }
+            // Nothing of it is left but that it ends the message.
+            (range, payload) = (range.end..range.end, &[]);
+        } else {
+            assembly.check_utf8(if HOOKED { payload } else { &payload[payload.len() - utf8_tail..] })?;
+        }
+        let place = assembly.whole(payload, header.fin)?;
+        Ok(match assembly.deliver() {
+            Deliver::Messages if !place.is_last => Step::Again,
+            Deliver::Messages => self.assembly.take().map_or(Step::Again, Step::Assembled),
+            Deliver::Fragments => {
+                self.assembly = self.assembly.take().filter(|_| !place.is_last);
+                Step::Fragment(place, range)
+            }
+        })
+    }
+
+    /// Unmasks what has arrived of the data frame at the front since the last time, and checks it if it is the text of
+    /// a whole message or its beginning. When all of it is there, consumes it and returns where its payload stands, and
+    /// how many bytes at its end begin a character.
+    #[inline]
+    fn hold(
+        &mut self,
+        is_checked: bool,
+        header: &FrameHeader,
+        header_len: usize,
+        input: &mut Input,
+    ) -> Result<Option<(Range<usize>, usize)>, ProtocolError> {
+        let (unmasked, utf8_tail) = self.front.held();
         let payload_len = header.payload_len as usize;
         let received = &mut input.rest_mut()[header_len..];
         let available = received.len().min(payload_len);
@@ -380,36 +580,39 @@ impl WebSocket {
             masking::apply(&mut received[unmasked..], key, unmasked);
         }
         let unchecked = &received[unmasked - utf8_tail..];
-        let utf8_tail = match message_type {
-            MessageType::Text => unchecked.len() - utf8_prefix(unchecked)?,
-            MessageType::Binary => 0,
-        };
+        let utf8_tail = if is_checked { unchecked.len() - utf8_prefix(unchecked)? } else { 0 };
         if available < payload_len {
             self.front = Front::Payload { unmasked: available as u32, utf8_tail: utf8_tail as u8 };
-            return Ok(Step::Starved);
-        }
-        if utf8_tail != 0 {
-            return Err(ProtocolError::InvalidUtf8);
+            return Ok(None);
         }
         self.front = Front::FRESH;
         input.consume(header_len + payload_len);
-        Ok(Step::Whole(message_type, input.at - payload_len..input.at))
+        Ok(Some((input.at - payload_len..input.at, utf8_tail)))
     }
 
     /// A control frame, once it is whole. After our close frame only the peer's is of interest.
-    fn step_control(&self, header: &FrameHeader, header_len: usize, input: &mut Input) -> Step {
+    #[inline]
+    fn step_control<const HOOKED: bool>(
+        &self,
+        header: &FrameHeader,
+        header_len: usize,
+        input: &mut Input,
+        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Step, ProtocolError> {
         let payload_len = header.payload_len as usize;
         let Some(payload) = input.rest_mut().get_mut(header_len..header_len + payload_len) else {
-            return Step::Starved;
+            return Ok(Step::Starved);
         };
         if let Some(key) = header.mask {
             masking::apply(payload, key, 0);
         }
+        let is_ignored = self.state == State::Closing && header.opcode != OpCode::Close;
+        let is_ignored = is_ignored || (HOOKED && is_swallowed(hook(header, payload))?);
         input.consume(header_len + payload_len);
-        if self.state == State::Closing && header.opcode != OpCode::Close {
-            return Step::Again;
+        if is_ignored {
+            return Ok(Step::Again);
         }
-        Step::Control(header.opcode, input.at - payload_len..input.at)
+        Ok(Step::Control(header.opcode, input.at - payload_len..input.at))
     }
 
     fn control<'a>(
@@ -427,7 +630,7 @@ impl WebSocket {
                 let frame = CloseFrame::parse(payload).map_err(|error| self.fail(error, replies))?;
                 self.close_code = frame.code.unwrap_or(CloseCode::NO_STATUS);
                 if self.state == State::Open {
-                    self.put_close(frame.code, "", replies);
+                    self.put_close(self.close_code, "", replies);
                 }
                 self.end();
                 Ok(Event::Close(frame))
@@ -440,7 +643,7 @@ impl WebSocket {
     #[cold]
     fn fail(&mut self, error: ProtocolError, replies: &mut Vec<u8>) -> ProtocolError {
         if self.state == State::Open {
-            self.put_close(Some(error.close_code()), &error.to_string(), replies);
+            self.put_close(error.close_code(), &error.to_string(), replies);
         }
         self.end();
         error
@@ -452,8 +655,9 @@ impl WebSocket {
         self.assembly = None;
     }
 
-    fn put_close(&mut self, code: Option<CloseCode>, reason: &str, replies: &mut Vec<u8>) {
-        let mut payload = Vec::new();
+    fn put_close(&mut self, code: CloseCode, reason: &str, replies: &mut Vec<u8>) {
+        self.sent_close_code = code;
+        let (code, mut payload) = (Some(code).filter(|&code| code != CloseCode::NO_STATUS), Vec::new());
         CloseFrame { code, reason }.encode(&mut payload);
         self.put(OpCode::Close, true, &payload, replies);
     }
@@ -468,6 +672,27 @@ impl WebSocket {
 
 /// A hundred thousand idle connections should cost megabytes.
 const _: () = assert!(size_of::<WebSocket>() == 40);
+
+/// # Panics
+///
+/// If `code` can stand neither in a close frame nor for one without a code.
+fn assert_may_send(code: CloseCode) {
+    assert!(code.is_sendable() || code == CloseCode::NO_STATUS, "close code {code} must not be sent");
+}
+
+/// # Errors
+///
+/// [`ProtocolError::Refused`].
+fn is_swallowed(verdict: Verdict) -> Result<bool, ProtocolError> {
+    match verdict {
+        Verdict::Pass => Ok(false),
+        Verdict::Swallow => Ok(true),
+        Verdict::Fail(code) => {
+            assert_may_send(code);
+            Err(ProtocolError::Refused(code))
+        }
+    }
+}
 
 /// How far the frame at the front of the input has been worked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -485,6 +710,15 @@ impl Front {
     fn skip(missing: u32) -> Self {
         if missing == 0 { Self::FRESH } else { Self::Skip(missing) }
     }
+
+    /// How many bytes of the payload at the front are unmasked, and how many of them begin a character.
+    #[inline]
+    fn held(self) -> (usize, usize) {
+        match self {
+            Self::Payload { unmasked, utf8_tail } => (unmasked as usize, usize::from(utf8_tail)),
+            Self::Skip(_) => (0, 0),
+        }
+    }
 }
 
 /// What one look at the input came to. Ranges are positions in its buffer.
@@ -495,6 +729,7 @@ enum Step {
     Starved,
     Whole(MessageType, Range<usize>),
     Assembled(Box<Assembly>),
+    Fragment(Place, Range<usize>),
     Control(OpCode, Range<usize>),
 }
 

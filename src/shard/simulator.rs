@@ -397,7 +397,7 @@ impl Simulation {
 
     fn pass(&mut self, ticks: u32) {
         self.ticks_restless += ticks;
-        if self.ticks_restless > self.shard.keep_alive.pong_timeout / 2 {
+        if self.ticks_restless > self.keep_alive.pong_timeout / 2 {
             self.calm_observers();
         }
         self.now = self.now.after(ticks);
@@ -406,7 +406,7 @@ impl Simulation {
 
     /// Much time passes at once.
     fn jump(&mut self) {
-        let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.shard.keep_alive;
+        let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.keep_alive;
         let ticks = self.random.pick(&[ping_interval, ping_interval + 1, pong_timeout, close_timeout, 600]);
         self.calm_observers();
         self.now = self.now.after(ticks);
@@ -470,7 +470,7 @@ impl Simulation {
 
     /// Time passes, with nothing but the keep-alive happening.
     fn let_time_pass(&mut self) {
-        let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.shard.keep_alive;
+        let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.keep_alive;
         let end = self.now.after(3 * (ping_interval + pong_timeout + close_timeout));
         let open: Vec<usize> =
             self.open_clients().filter(|client| !client.mute && !client.deaf).map(|c| c.number).collect();
@@ -506,7 +506,7 @@ impl Simulation {
             self.join(None);
         }
         self.settle();
-        let end = self.now.after(ticks + self.shard.keep_alive.close_timeout + 2);
+        let end = self.now.after(ticks + self.keep_alive.close_timeout + 2);
         while self.now < end && !self.shard.is_empty() {
             let due = self.shard.next_deadline().unwrap_or(end);
             self.now = due.max(self.now.after(1)).min(end);

@@ -183,6 +183,7 @@ impl Client {
                 MessageType::Text => Received::Text(message.as_text().unwrap().into()),
                 MessageType::Binary => Received::Binary(message.payload().into()),
             },
+            Event::Fragment(_) => unreachable!("whole messages were asked for"),
             Event::Ping(payload) => Received::Ping(payload.into()),
             Event::Pong(payload) => Received::Pong(payload.into()),
             Event::Close(frame) => Received::Close(frame.code.map(|code| code.0), frame.reason.into()),
@@ -258,5 +259,9 @@ fn unique() -> [u8; 16] {
 }
 
 /// The server's own limits are tested by what it refuses, not by what this client would.
-const LIMITS: MessageLimits =
-    MessageLimits { frame_bytes_max: 64 << 20, message_bytes_max: 64 << 20, fragments_max: u32::MAX };
+const LIMITS: MessageLimits = MessageLimits {
+    frame_bytes_max: 64 << 20,
+    message_bytes_max: 64 << 20,
+    fragments_max: u32::MAX,
+    ..MessageLimits::DEFAULT
+};

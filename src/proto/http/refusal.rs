@@ -11,7 +11,7 @@ use std::fmt::Write;
 /// let response = Refusal::new(405, "only GET").header("Allow", "GET").encode();
 /// assert_eq!(
 ///     response,
-///     "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nConnection: close\r\nContent-Type: application/json\r\n\
+///     "HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET\r\nContent-Type: application/json\r\n\
 ///      Content-Length: 20\r\n\r\n{\"error\":\"only GET\"}"
 /// );
 /// ```
@@ -67,23 +67,33 @@ impl Refusal {
     ///
     /// If the name of a header is not a token.
     pub fn encode_for(&self, method: &str) -> Bytes {
-        let body = self.body();
-        let mut out = Vec::with_capacity(RESPONSE_BYTES_USUAL + body.len());
-        out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status)).as_bytes());
-        for (name, value) in &self.headers {
-            push_header(&mut out, name, value);
-        }
-        // RFC 9110 7.8: who sends Upgrade also names it in Connection.
-        let upgrade = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
-        push_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
-        push_header(&mut out, "Content-Type", "application/json");
-        push_header(&mut out, "Content-Length", &body.len().to_string());
-        out.extend_from_slice(b"\r\n");
-        if method != "HEAD" {
-            out.extend_from_slice(body.as_bytes());
-        }
-        out.into()
+        let mut headers = self.headers.clone();
+        headers.push(("Content-Type".into(), "application/json".into()));
+        encode_response(self.status, &headers, self.body().as_bytes(), method != "HEAD")
     }
+}
+
+/// A whole response after which the connection ends; without `has_body` one to HEAD, which says how long its body would
+/// be and does not send it (RFC 9110 9.3.2).
+///
+/// # Panics
+///
+/// If the name of a header is not a token. Control characters in values become spaces.
+pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &[u8], has_body: bool) -> Bytes {
+    let mut out = Vec::with_capacity(RESPONSE_BYTES_USUAL + body.len());
+    out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).as_bytes());
+    // RFC 9110 7.8: who sends Upgrade also names it in Connection.
+    let upgrade = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+    push_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
+    for (name, value) in headers {
+        push_header(&mut out, name, value);
+    }
+    push_header(&mut out, "Content-Length", &body.len().to_string());
+    out.extend_from_slice(b"\r\n");
+    if has_body {
+        out.extend_from_slice(body);
+    }
+    out.into()
 }
 
 /// RFC 9110 15: for people only; empty is allowed.

@@ -5,15 +5,17 @@ use crate::proto::{LARGE_FRAME, encode_frame, encode_masked};
 use bytes::BytesMut;
 use proptest::prelude::*;
 
+mod endings;
 mod fragments;
+mod hook;
 mod in_place;
 mod keep_alive;
+mod one_by_one;
 mod utf8;
 
-const SERVER: Script = Script { role: Role::Server, limits: LIMITS, close_at: None };
-const CLIENT: Script = Script { role: Role::Client { masking_seed: [7; 16] }, limits: LIMITS, close_at: None };
-const LIMITS: MessageLimits =
-    MessageLimits { frame_bytes_max: 1 << 20, message_bytes_max: 1 << 20, fragments_max: 100 };
+const SERVER: Script = Script { role: Role::Server, limits: LIMITS, close_at: None, hook: None };
+const CLIENT: Script = Script { role: Role::Client { masking_seed: [7; 16] }, ..SERVER };
+const LIMITS: MessageLimits = MessageLimits { fragments_max: 100, ..MessageLimits::DEFAULT };
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 /// A client's frame.
@@ -38,12 +40,16 @@ fn run(script: Script, stream: &[u8]) -> History {
             assert_eq!(script.run(stream, piece_bytes), history, "in pieces of {piece_bytes}");
         }
     }
+    for seed in 0..if stream.len() < 10_000 { 8 } else { 1 } {
+        assert_eq!(script.run_at_random(stream, seed), history, "in pieces of seed {seed}");
+    }
     history
 }
 
 fn check(script: Script, stream: &[u8], events: &[Seen], replies: &[u8], state: State) {
-    let expected = History { events: events.to_vec(), replies: replies.to_vec(), error: None, state };
-    assert_eq!(run(script, stream), expected);
+    let history = run(script, stream);
+    assert_eq!((&history.events[..], &history.replies[..]), (events, replies));
+    assert_eq!((history.error, history.state), (None, state));
 }
 
 /// The peer's bytes fail the connection (RFC 6455 7.1.7) after these events, with the error's close code, and at the
@@ -172,8 +178,8 @@ fn limits_of_a_frame() {
     check_header(MessageLimits { frame_bytes_max: 70_000, ..LIMITS }, 70_001, ProtocolError::FrameTooBig);
     let huge = hex("82 ff 7fffffffffffffff 37fa213d");
     check_failing(SERVER, &huge, &[], ProtocolError::FrameTooBig, CloseCode::MESSAGE_TOO_BIG);
-    let whole =
-        Script { limits: MessageLimits { frame_bytes_max: 5, message_bytes_max: 5, fragments_max: 1 }, ..SERVER };
+    let limits = MessageLimits { frame_bytes_max: 5, message_bytes_max: 5, fragments_max: 1, ..LIMITS };
+    let whole = Script { limits, ..SERVER };
     let stream = [masked(OpCode::Ping, true, [0; 125]), masked(OpCode::Text, true, "Hello")].concat();
     assert_eq!(run(whole, &stream).error, None, "control frames have their own limit");
 }

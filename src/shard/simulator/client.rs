@@ -282,6 +282,7 @@ impl Client {
                     assert_eq!(message.message_type(), expected, "the type of {name:x}");
                     self.received.push(name);
                 }
+                Ok(Some(Event::Fragment(_))) => unreachable!("whole messages were asked for"),
                 Ok(Some(Event::Ping(_))) => {}
                 Ok(Some(Event::Pong(payload))) => {
                     assert_eq!(payload, self.pongs.to_string().as_bytes(), "pings are answered in order");

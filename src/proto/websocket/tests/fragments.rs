@@ -81,6 +81,32 @@ fn fragments_leave_the_input() {
     assert!(websocket.assembly.as_ref().unwrap().buffer_bytes() < 10_000);
 }
 
+/// The bytes so far, whichever way they are kept.
+#[test]
+fn the_length_of_a_message_under_way() {
+    let frames = [
+        masked(OpCode::Text, false, "Hel"),
+        masked(OpCode::Ping, true, "?"),
+        masked(OpCode::Continuation, false, ""),
+        masked(OpCode::Continuation, true, "lo"),
+        masked(OpCode::Binary, true, "12"),
+    ];
+    // After each octet: headers of six, then the payload.
+    let expected = [&[0; 6][..], &[1, 2, 3], &[3; 7], &[3; 6], &[3; 6], &[4, 0], &[0; 6], &[1, 0]].concat();
+    for deliver in [Deliver::Messages, Deliver::Fragments] {
+        let limits = MessageLimits { deliver, ..LIMITS };
+        let (mut websocket, mut kept, mut seen) = (WebSocket::new(Role::Server, Tick(0)), BytesMut::new(), Vec::new());
+        for octet in frames.concat() {
+            kept.extend_from_slice(&[octet]);
+            let mut input = Input::new(kept);
+            while websocket.receive(Tick(0), &mut input, &limits, &mut Vec::new()).unwrap().is_some() {}
+            kept = input.into_rest();
+            seen.push(websocket.message_length());
+        }
+        assert_eq!(seen, expected, "{deliver:?}");
+    }
+}
+
 proptest! {
     /// Messages in any fragments, with pings between them, arrive as they were.
     #[test]

@@ -21,7 +21,7 @@ impl Peer {
     }
 
     fn expect(&mut self, now: u32, keep_alive: &KeepAlive, timeout: Timeout, deadline: Option<u32>) {
-        assert_eq!(self.websocket.handle_timeout(Tick(now), keep_alive, &mut self.sent), timeout, "at {now}");
+        assert_eq!(self.websocket.handle_timeout(Tick(now), keep_alive, b"", &mut self.sent), timeout, "at {now}");
         assert_eq!(self.websocket.deadline(keep_alive), deadline.map(Tick), "after {now}");
     }
 }
@@ -38,6 +38,23 @@ fn silence_is_pinged_and_then_failed() {
     assert_eq!(peer.sent[2..6], hex("88 15 03f3"));
     assert_eq!(peer.websocket.state(), State::Closed);
     peer.expect(9999, &KEEP_ALIVE, Timeout::Nothing, None);
+}
+
+/// RFC 6455 5.5.2: a ping may carry application data, as much as a control frame can.
+#[test]
+fn pings_with_a_payload() {
+    for payload in [&b"Hello"[..], &[7; 125]] {
+        let mut peer = Peer::new();
+        let timeout = peer.websocket.handle_timeout(Tick(1300), &KEEP_ALIVE, payload, &mut peer.sent);
+        assert_eq!((timeout, peer.sent), (Timeout::PingSent, unmasked(OpCode::Ping, payload)));
+    }
+}
+
+#[test]
+#[should_panic(expected = "5.5 on control frames")]
+fn a_ping_too_long() {
+    let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    websocket.handle_timeout(Tick(0), &KEEP_ALIVE, &[7; 126], &mut Vec::new());
 }
 
 /// A pong, part of a header, part of a payload: whoever sends lives.

@@ -78,8 +78,25 @@ proptest! {
     }
 }
 
+/// Unchecked, text is any bytes; a close reason is not (RFC 6455 5.5.1).
+#[test]
+fn text_that_nobody_checks() {
+    let script = Script { limits: MessageLimits { check_utf8: false, ..LIMITS }, ..SERVER };
+    let bad = b"a\xFFb\xC3";
+    for script in [script, Script { hook: Some(|_, _| Verdict::Pass), ..script }] {
+        check(script, &masked(OpCode::Text, true, bad), &[Seen::Unchecked(bad.into())], &[], State::Open);
+        let fragments = [masked(OpCode::Text, false, bad), masked(OpCode::Continuation, true, bad)].concat();
+        check(script, &fragments, &[Seen::Unchecked(bad.repeat(2))], &[], State::Open);
+        let limits = MessageLimits { deliver: Deliver::Fragments, ..script.limits };
+        assert_eq!(run(Script { limits, ..script }, &fragments).error, None);
+        let close = masked(OpCode::Close, true, hex("03e8 c3"));
+        let (error, code) = (ProtocolError::CloseReasonNotUtf8, CloseCode::INVALID_PAYLOAD);
+        check_failing(script, &close, &[], error, code);
+    }
+}
+
 /// The text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive check
-/// names.
+/// names; the same whether it is assembled or delivered one by one, and with its frame if a hook waits for that.
 fn check_text(payload: &[u8], fragments: &[usize]) {
     let (mut stream, mut at, mut arrived_with) = (Vec::new(), 0, Vec::new());
     for (i, &len) in fragments.iter().enumerate() {
@@ -90,6 +107,16 @@ fn check_text(payload: &[u8], fragments: &[usize]) {
         at += len;
     }
     assert_eq!(at, payload.len());
+    let error = naive_error_at(payload).map(|_| ProtocolError::InvalidUtf8);
+    let one_by_one = Script { limits: MessageLimits { deliver: Deliver::Fragments, ..LIMITS }, ..SERVER };
+    for script in [SERVER, one_by_one] {
+        assert_eq!(run(Script { hook: Some(|_, _| Verdict::Pass), ..script }, &stream).error, error);
+    }
+    assert_eq!(run(one_by_one, &stream).error, error);
+    if let Some(bad) = naive_error_at(payload).filter(|&bad| bad < payload.len()) {
+        assert_eq!(run(one_by_one, &stream[..arrived_with[bad]]).error, error);
+        assert_eq!(run(one_by_one, &stream[..arrived_with[bad] - 1]).error, None, "not an octet before");
+    }
     match naive_error_at(payload) {
         None => check(SERVER, &stream, &[text(str::from_utf8(payload).unwrap())], &[], State::Open),
         Some(bad) if bad == payload.len() => assert_eq!(run(SERVER, &stream).error, Some(ProtocolError::InvalidUtf8)),
