@@ -72,11 +72,11 @@ fn offers_are_declined() {
 fn what_is_not_there() {
     let get = |target: &str| upgrade_request(target);
     check_refused(&[
-        (get("/topic"), 404, "topics are at"),
-        (get("/t"), 404, "topics are at"),
-        (get("/T/x"), 404, "topics are at"),
-        (get("//t/x"), 404, "topics are at"),
-        (get("*"), 404, "topics are at"),
+        (get("/topic"), 404, "/t/{topic...}"),
+        (get("/t"), 404, "/t/{topic...}"),
+        (get("/T/x"), 404, "/t/{topic...}"),
+        (get("//t/x"), 404, "/t/{topic...}"),
+        (get("*"), 404, "/t/{topic...}"),
         ("GET /favicon.ico HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "topics are at"),
         ("HEAD /favicon.ico HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "topics are at"),
     ]);

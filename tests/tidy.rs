@@ -18,16 +18,26 @@ use ringhub::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &["proto"]),
     ("hub", &["hub", "proto"]),
-    ("surface", &["surface", "auth", "config", "hub", "proto"]),
+    ("surface", &["surface", "auth", "config", "handler", "hub", "proto"]),
     ("sys", &["sys"]),
     ("metrics", &["metrics"]),
     ("handover", &["handover"]),
     ("error", &["error", "sys"]),
     ("auth", &["auth", "hub", "proto"]),
     ("config", &["auth", "config", "error", "hub", "proto", "sys"]),
-    ("control", &["control", "auth", "config", "error", "handover", "hub", "metrics", "proto", "surface"]),
-    ("shard", &["shard", "auth", "config", "error", "handover", "hub", "metrics", "proto", "surface", "sys"]),
-    ("server", &["server", "config", "control", "error", "handover", "hub", "metrics", "shard", "surface", "sys"]),
+    ("handler", &["handler", "auth", "hub", "proto"]),
+    ("control", &["control", "auth", "config", "error", "handler", "handover", "hub", "metrics", "proto", "surface"]),
+    (
+        "shard",
+        &["shard", "auth", "config", "error", "handler", "handover", "hub", "metrics", "proto", "surface", "sys"],
+    ),
+    (
+        "server",
+        &[
+            "server", "config", "control", "error", "handler", "handover", "hub", "proto", "metrics", "shard",
+            "surface", "sys",
+        ],
+    ),
 ];
 
 /// What of `sys` is seen from outside `server` and `shard`.

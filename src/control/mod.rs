@@ -86,10 +86,12 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 }
 
 async fn serve(start: Start) -> io::Result<()> {
-    let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, publisher, routes, .. } = start;
+    let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
+    let Start { publisher, routes, endpoints, .. } = start;
     let publishing = publisher::serve(start.outside, start.woken, Arc::clone(&counters), start.requests);
     let publishing = tokio::spawn(publishing);
-    let shared = Arc::new(Shared { config, publisher, routes, endpoints: start.endpoints, returns, shards, counters, leaving });
+    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving };
+    let shared = Arc::new(shared);
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
     let mut connections = JoinSet::new();

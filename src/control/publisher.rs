@@ -1,6 +1,6 @@
 //! The one task that speaks with the shards: what others ask goes out by it, and the answers come in.
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -65,52 +65,50 @@ impl Publisher {
 pub(crate) struct Requests(mpsc::Receiver<Asked>);
 
 /// The task that publishers speak with. `woken` is notified when a shard has put something into a lane.
-pub(super) fn serve(
+pub(super) async fn serve(
     mut outside: Outside,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     Requests(mut requests): Requests,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
-        let mut ticket = 0;
-        let mut submit = |outside: &mut Outside, waiting: &mut HashMap<_, _>, Asked { what, answer }: Asked| {
-            ticket += 1;
-            waiting.insert(ticket, answer);
-            match what {
-                What::Publish { topic, source, message } => outside.submit(topic, source, message, ticket),
-                What::Command { shard, command } => outside.command(shard, command, ticket),
-            }
-        };
-        loop {
-            // The mesh counts what finds no room: while something waits nothing is added to it.
-            while !outside.is_congested()
-                && let Ok(asked) = requests.try_recv()
-            {
-                submit(&mut outside, &mut waiting, asked);
-            }
-            outside.send_out();
-            while let Some((ticket, reply)) = outside.next_answer() {
-                if let Some(answer) = waiting.remove(&ticket) {
-                    // Who asked may have gone meanwhile.
-                    _ = answer.send(reply);
-                }
-            }
-            counters.set(Counter::LaneOverflow, outside.overflowed());
-            if outside.may_sleep() {
-                tokio::select! {
-                    () = woken.notified() => {}
-                    asked = requests.recv(), if !outside.is_congested() => {
-                        let Some(asked) = asked else { return };
-                        submit(&mut outside, &mut waiting, asked);
-                    }
-                }
-            } else {
-                // Others have their turn, who may want to publish too.
-                tokio::task::yield_now().await;
-            }
-            outside.awake();
+) {
+    let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
+    let mut ticket = 0;
+    let mut submit = |outside: &mut Outside, waiting: &mut HashMap<_, _>, Asked { what, answer }: Asked| {
+        ticket += 1;
+        waiting.insert(ticket, answer);
+        match what {
+            What::Publish { topic, source, message } => outside.submit(topic, source, message, ticket),
+            What::Command { shard, command } => outside.command(shard, command, ticket),
         }
+    };
+    loop {
+        // The mesh counts what finds no room: while something waits nothing is added to it.
+        while !outside.is_congested()
+            && let Ok(asked) = requests.try_recv()
+        {
+            submit(&mut outside, &mut waiting, asked);
+        }
+        outside.send_out();
+        while let Some((ticket, reply)) = outside.next_answer() {
+            if let Some(answer) = waiting.remove(&ticket) {
+                // Who asked may have gone meanwhile.
+                _ = answer.send(reply);
+            }
+        }
+        counters.set(Counter::LaneOverflow, outside.overflowed());
+        if outside.may_sleep() {
+            tokio::select! {
+                () = woken.notified() => {}
+                asked = requests.recv(), if !outside.is_congested() => {
+                    let Some(asked) = asked else { return };
+                    submit(&mut outside, &mut waiting, asked);
+                }
+            }
+        } else {
+            // Others have their turn, who may want to publish too.
+            tokio::task::yield_now().await;
+        }
+        outside.awake();
     }
 }
 

@@ -120,7 +120,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>, only_metrics: bool)
             let text = metrics::prometheus(&shared.shards, &shared.counters);
             Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
-        "/metrics" if operations => Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)")),
+        "/metrics" if operations => {
+            Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
+        }
         _ if only_metrics => Err(Refusal::new(404, format!("nothing is at {path:?}; /metrics is here"))),
         "/healthz" if operations => {
             only(&request, &[Method::GET, Method::HEAD])?;
@@ -299,7 +301,7 @@ impl Upgrade {
         let malformed = || Refusal::new(400, "the head of this request is malformed");
         let (head, _) = RequestHead::decode(&bytes).map_err(|error| error.refusal())?.ok_or_else(malformed)?;
         if shared.routes.find(head.path()).is_none() {
-            return Err(Refusal::new(404, format!("no WebSocket is at {:?}", head.path())));
+            return Err(shared.routes.nothing_at(head.path()));
         }
         proto::Upgrade::from_request(&head).map_err(|error| error.refusal())?;
         if shared.is_leaving() {

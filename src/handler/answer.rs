@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     auth::Identity,
     hub::{Scope, TopicName},
-    proto::{Refusal, encode_response},
+    proto::{Refusal, encode_response, is_token},
 };
 
 /// Accepts an opening request.
@@ -47,8 +47,7 @@ impl<S> Accept<S> {
     /// If the name is no token (RFC 9110 5.1), or one that the handshake itself sets.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        let is_token = !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&octet));
-        assert!(is_token, "{name:?} is no header name");
+        assert!(is_token(name), "{name:?} is no header name");
         let is_ours = ["upgrade", "connection"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
             || name.to_ascii_lowercase().starts_with("sec-websocket-");
         assert!(!is_ours, "{name} belongs to the handshake");

@@ -38,6 +38,7 @@ mod typed;
 
 use std::future::{Future, ready};
 
+pub use crate::hub::{Refused, Sent};
 pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
@@ -45,7 +46,6 @@ pub use request::OpeningRequest;
 pub use route::{Pattern, PatternError, RouteOptions};
 pub(crate) use route::{Route, Routes};
 pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
-pub use crate::hub::{Refused, Sent};
 
 use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
@@ -62,10 +62,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Decides on an opening request: accept it, with a sub-protocol, headers, an identity and a state, or answer any
     /// HTTP response. Origins, authenticators and sub-protocols of the route have been judged before.
-    fn opening(
-        &self,
-        request: &OpeningRequest,
-    ) -> impl Future<Output = Result<Accept<Self::State>, Response>> {
+    fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<Self::State>, Response>> {
         _ = request;
         ready(Ok(Accept::default()))
     }

@@ -5,10 +5,11 @@ use std::{fmt, sync::Arc};
 use super::Factory;
 use crate::{
     auth::{Authenticator, Origins},
-    proto::{Deliver, KeepAlive, MessageLimits},
+    proto::{Deliver, KeepAlive, MessageLimits, Refusal},
 };
 
-/// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest.
+/// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest, which
+/// may be empty.
 ///
 /// ```
 /// use ringhub::handler::Pattern;
@@ -77,8 +78,8 @@ impl Pattern {
         &self.text
     }
 
-    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match. A parameter is never
-    /// empty, and what does not decode to UTF-8 does not match.
+    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match. One segment is never
+    /// empty. What is not UTF-8 is replaced by U+FFFD; a broken escape stands for itself.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Vec<(String, String)>> {
         let mut rest = Some(path.strip_prefix('/')?);
@@ -99,10 +100,10 @@ impl Pattern {
                 Segment::Rest(name) => (name, here),
             };
             rest = if matches!(segment, Segment::Rest(_)) { None } else { behind };
-            let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
-            if value.is_empty() {
+            if value.is_empty() && matches!(segment, Segment::Parameter(_)) {
                 return None;
             }
+            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
             parameters.push((name.clone(), value.into_owned()));
         }
         rest.is_none().then_some(parameters)
@@ -349,6 +350,13 @@ impl Routes {
         self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.parameters(path)?)))
     }
 
+    /// What a path without a route is answered.
+    pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
+        let patterns: Vec<&str> = self.0.iter().map(|route| route.pattern.as_str()).collect();
+        let where_else = if patterns.is_empty() { "nowhere".into() } else { patterns.join(", ") };
+        Refusal::new(404, format!("no WebSocket is at {path:?}; there are some at {where_else}"))
+    }
+
     pub(crate) fn get(&self, at: usize) -> &Route {
         &self.0[at]
     }
@@ -376,11 +384,38 @@ mod tests {
         check("/a/b", "/a/b/", None);
         check("/a/{x}/c", "/a/1%2F2/c", Some(&[("x", "1/2")]));
         check("/a/{x}", "/a/", None);
-        check("/a/{x}", "/a/%ff", None);
+        check("/a/{x}", "/a/%ff", Some(&[("x", "\u{fffd}")]));
         check("/t/{topic...}", "/t/a/b%20c", Some(&[("topic", "a/b c")]));
-        check("/t/{topic...}", "/t/", None);
+        check("/t/{topic...}", "/t/", Some(&[("topic", "")]));
         check("/t/{topic...}", "/t", None);
         check("/{a}/{b}", "/1/2", Some(&[("a", "1"), ("b", "2")]));
+    }
+
+    /// The more precise route serves; two for the same paths clash.
+    #[test]
+    fn precision_and_clashes() {
+        struct Nobody;
+        impl crate::handler::Handler for Nobody {
+            type State = ();
+        }
+        let routes = |patterns: &[&str]| {
+            let route = |pattern: &&str| Route {
+                pattern: Pattern::new(pattern).unwrap(),
+                options: RouteOptions::new(),
+                factory: Arc::new(crate::handler::Typed(Arc::new(Nobody))),
+            };
+            Routes::new(patterns.iter().map(route).collect())
+        };
+        let all = routes(&["/{rest...}", "/a/{x}", "/a/b", "/{x}/b"]).unwrap();
+        let serves = |path: &str| all.get(all.find(path).unwrap().0).pattern.to_string();
+        for (path, pattern) in
+            [("/a/b", "/a/b"), ("/a/c", "/a/{x}"), ("/c/b", "/{x}/b"), ("/c/d", "/{rest...}"), ("/", "/{rest...}")]
+        {
+            assert_eq!(serves(path), pattern, "{path}");
+        }
+        for clash in [["/a/{x}", "/a/{y}"], ["/", "/"], ["/{a...}", "/{b...}"]] {
+            assert!(routes(&clash).is_err(), "{clash:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub(crate) trait Factory: fmt::Debug + Send + Sync {
 /// A route's part of a shard: the handler, and the states of its connections there. Every call ends without a panic;
 /// what panicked is told by `Err`.
 pub(crate) trait ShardRoute {
-    fn opening<'a>(&'a self, request: &'a OpeningRequest) -> Pin<Box<dyn Future<Output = Result<Opened, Response>> + 'a>>;
+    fn opening<'a>(
+        &'a self,
+        request: &'a OpeningRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Opened, Response>> + 'a>>;
 
     /// Keeps what an accepted request has brought, under a key.
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32;

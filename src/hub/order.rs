@@ -11,8 +11,8 @@
 //! A subscriber is told that it is one only after the acknowledgement. So "subscribed" means: from here on, all of it.
 
 use super::{
-    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Published, Reply, Request, TopicId, subscriptions::Standing,
-    topics::Interest,
+    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Published, Reply, Request, TopicId,
+    subscriptions::Standing, topics::Interest,
 };
 use crate::proto::PreparedMessage;
 

@@ -25,13 +25,7 @@ impl Outside {
     }
 
     /// Publishes a message to all subscribers of the topic, except `source`. Its place comes back with the ticket.
-    pub fn submit(
-        &mut self,
-        topic: TopicName,
-        source: Option<ConnectionId>,
-        message: PreparedMessage,
-        ticket: u64,
-    ) {
+    pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage, ticket: u64) {
         let home = topics::home(&topic, self.mesh.shards());
         self.mesh.request(home, Request::Submit { topic, source, message, ticket });
     }

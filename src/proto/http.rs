@@ -12,7 +12,8 @@ pub use refusal::Refusal;
 pub(crate) use refusal::encode_response;
 pub use scan::HeadScan;
 
-pub(super) use headers::{is_token, push_header};
+pub(crate) use headers::is_token;
+pub(super) use headers::push_header;
 
 use std::fmt;
 

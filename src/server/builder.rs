@@ -8,7 +8,7 @@ use crate::{
     control::Endpoints,
     error::{ConfigErrors, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Routes, Typed},
-    proto::{CONTROL_PAYLOAD_MAX, MessageLimits},
+    proto::{CONTROL_PAYLOAD_MAX, MessageLimits, is_token},
     surface::raw::{RawTopics, TOPIC_PATTERN},
     sys::net,
 };
@@ -198,9 +198,6 @@ fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> 
     if options.needs_protocol && options.protocols.is_empty() {
         return error("a sub-protocol is needed and none is named".into());
     }
-    let is_token = |name: &String| {
-        !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&octet))
-    };
     match options.protocols.iter().find(|name| !is_token(name)) {
         Some(name) => error(format!("{name:?} is no name of a sub-protocol")),
         None => Ok(()),

@@ -11,9 +11,7 @@ use super::turn::{Arrival, Shard};
 use crate::{
     config::Config,
     handler::{Call, Closed, Door, Facts, Panicked, Routes, Seat, ShardRoute, SubscribeError, Tasks},
-    hub::{
-        Command, Commanded, ConnectionId, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName,
-    },
+    hub::{Command, Commanded, ConnectionId, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State},
     sys::Io,
@@ -279,10 +277,8 @@ impl<I: Io> Door for Shard<I> {
         if connection.websocket.state() != State::Open {
             return Sent::Refused(Refused::NotOpen);
         }
-        let (backlog, outbox) = connection
-            .output
-            .as_ref()
-            .map_or((0, 0), |output| (output.backlog.bytes(), output.outbox.len()));
+        let (backlog, outbox) =
+            connection.output.as_ref().map_or((0, 0), |output| (output.backlog.bytes(), output.outbox.len()));
         // One message, however large, is refused to nobody who is owed nothing.
         if backlog + outbox > 0 && backlog + outbox + frames.len() > self.limits.backlog_bytes_max {
             return Sent::Refused(Refused::Full);

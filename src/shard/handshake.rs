@@ -60,8 +60,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                     let Some(socket) = sole_owner(socket) else { return };
                     let Opened { state, subscriptions, forwards, .. } = opened;
                     let (answer, leftover) = (join(&owed, &answer), received.split_off(length));
-                    let arrival =
-                        Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
+                    let arrival = Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
                     lobby.enter(arrival);
                     return;
                 }

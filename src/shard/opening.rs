@@ -32,8 +32,7 @@ pub(super) struct Accepted {
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, Response> {
     let Some((at, parameters)) = lobby.routes.find(head.path()) else {
-        let path = head.path();
-        return Err(Refusal::new(404, format!("no WebSocket is at {path:?}")).into());
+        return Err(lobby.routes.nothing_at(head.path()).into());
     };
     let route = lobby.routes.get(at);
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;

@@ -108,7 +108,8 @@ impl Simulation {
         let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
-        let mut shard = Shard::new(MeshEnd::alone(), config, io, raw_topics(config), Arc::clone(&counters), 1, plan.start);
+        let mut shard =
+            Shard::new(MeshEnd::alone(), config, io, raw_topics(config), Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");

@@ -9,8 +9,8 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet, VecDeque},
     io,
-    rc::Rc,
     net::SocketAddr,
+    rc::Rc,
 };
 
 use super::{random::Random, stream::Stream};
