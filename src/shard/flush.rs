@@ -78,8 +78,8 @@ impl Flush {
         self.walks.is_empty() && self.dirty.is_empty()
     }
 
-    /// Plans a share of one of possibly several walks of the batch: in the entry that the connection has already, or in one of its
-    /// own, which is then its door. Returns whether there was room.
+    /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
+    /// one of its own, which is its door from then on. Returns whether there was room.
     fn plan_share(&mut self, door: &mut Door, entry_pieces: usize, Planned { id, what }: Planned) -> bool {
         let pieces = self.pieces(&what).len();
         if door.batch != self.batch {
