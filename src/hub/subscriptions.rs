@@ -17,7 +17,7 @@ pub enum Subscribed {
     Waiting,
     /// It was one before this call, or waits to be. Nothing has changed, the echo neither.
     Already,
-    /// Refused: it has [`HubLimits::subscriptions_max`] of them.
+    /// Refused: it has [`HubLimits::subscriptions_max`](super::HubLimits::subscriptions_max) of them.
     TooMany,
     /// Refused: the connection is closing, or is gone.
     Closed,

@@ -145,14 +145,16 @@ impl<I: Io> Shard<I> {
                 if visited >= send_batch {
                     return (visited, ended);
                 }
-                match self.hub.next_member(walk) {
-                    Some(slot) if self.plan_member(slot, ended) => visited += 1,
-                    Some(_) => {
-                        self.flush.walks[ended].step_back();
-                        return (visited, ended);
-                    }
-                    None => ended += 1,
+                let Some(slot) = self.hub.next_member(walk) else {
+                    ended += 1;
+                    continue;
+                };
+                if !self.plan_member(slot, ended) {
+                    // It will be the first share of the next batch.
+                    self.flush.walks[ended].step_back();
+                    return (visited, ended);
                 }
+                visited += 1;
             }
         }
         while visited < send_batch
