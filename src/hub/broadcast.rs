@@ -5,11 +5,11 @@ use std::mem;
 use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publishing, Request, Run, TopicId, TopicName,
-    subscriptions::{Standing, Subscription, Subscriptions},
-    topics::{Interest, Topics, VACANT},
+    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Publishing, Request, Run, TopicId, TopicName,
+    subscriptions::Standing,
+    topics::{Topics, VACANT},
 };
-use crate::proto::{PreparedMessage, State};
+use crate::proto::PreparedMessage;
 
 /// Which subscribers a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,31 +28,6 @@ pub struct Published {
     pub epoch: u64,
     /// The message's number within it, from 1.
     pub offset: u64,
-}
-
-/// What became of the wish to subscribe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subscribed {
-    /// The connection is a subscriber, and owed every message published from here on.
-    Live,
-    /// It will be one when [`Hub::take_delivery`] or [`Hub::release`] says so, and must not be told before.
-    Waiting,
-    /// It was one before this call, or waits to be. Nothing has changed, the echo neither.
-    Already,
-    /// Refused: it has [`HubLimits::subscriptions_max`] of them.
-    TooMany,
-    /// Refused: the connection is closing, or is gone.
-    Closed,
-}
-
-/// A subscription that has gone live after it had to wait: the connection may be told, and is owed every message
-/// published from here on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
-    /// Who subscribed.
-    pub id: ConnectionId,
-    /// The topic.
-    pub topic: TopicName,
 }
 
 /// What a hub refuses or forgets beyond.
@@ -117,7 +92,7 @@ impl Walk {
     }
 
     /// Is the member at this index still to be visited?
-    fn is_ahead_of(&self, index: u32) -> bool {
+    pub(super) fn is_ahead_of(&self, index: u32) -> bool {
         let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
         position >= self.visited
     }
@@ -148,78 +123,6 @@ impl Hub {
         connection.publishes = Some(Publishing { topic: self.topics.attach(name), scope });
     }
 
-    /// Makes the connection a subscriber of the topic. With `echo` it receives its own messages too.
-    pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, echo: bool) -> Subscribed {
-        let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
-        if connection.websocket.state() != State::Open {
-            return Subscribed::Closed;
-        }
-        let subscriptions = &mut connection.subscriptions;
-        if self.topics.find(name).is_some_and(|topic| subscriptions.get(topic).is_some()) {
-            return Subscribed::Already;
-        }
-        if subscriptions.len() >= self.limits.subscriptions_max {
-            return Subscribed::TooMany;
-        }
-        let topic_id = self.topics.attach(name);
-        subscriptions.insert(Subscription { topic: topic_id, standing: Standing::Waiting, echo });
-        let is_held = connection.is_held;
-        let topic = &mut self.topics[topic_id];
-        topic.subscribed += 1;
-        if topic.is_live(self.mesh.number()) {
-            if is_held {
-                return Subscribed::Waiting;
-            }
-            self.join(id, topic_id);
-            return Subscribed::Live;
-        }
-        self.wait(id, topic_id);
-        Subscribed::Waiting
-    }
-
-    /// Ends a subscription. Returns what the connection is still owed of the topic: what was gathered before this call
-    /// and has not come to it yet. Of `walks` those that are under way.
-    ///
-    /// If it was held for the topic, [`Hub::release`] must follow.
-    pub fn unsubscribe<'a>(
-        &mut self,
-        id: ConnectionId,
-        name: &TopicName,
-        walks: impl Iterator<Item = &'a Walk>,
-    ) -> Vec<Piece> {
-        let Some(topic) = self.topics.find(name) else { return Vec::new() };
-        let connection = self.connections.get_mut(id);
-        let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) else {
-            return Vec::new();
-        };
-        let owed = self.owed(id, &[subscription], walks);
-        self.forget(&subscription);
-        owed
-    }
-
-    /// The topics that the connection has subscribed to, waiting ones included.
-    #[must_use]
-    pub fn subscriptions(&self, id: ConnectionId) -> Vec<TopicName> {
-        let connection = self.connections.get(id);
-        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
-        subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
-    }
-
-    /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its
-    /// share of the walk under way if that has not come to it yet, and of what has been gathered since.
-    pub fn leave<'a>(&mut self, id: ConnectionId, walks: impl Iterator<Item = &'a Walk>) -> Vec<Piece> {
-        let subscriptions = self.take_subscriptions(id);
-        let owed = self.owed(id, subscriptions.as_slice(), walks);
-        subscriptions.as_slice().iter().for_each(|subscription| self.forget(subscription));
-        owed
-    }
-
-    /// Ends all of the connection's subscriptions. It is owed nothing more.
-    pub fn unsubscribe_all(&mut self, id: ConnectionId) {
-        let subscriptions = self.take_subscriptions(id);
-        subscriptions.as_slice().iter().for_each(|subscription| self.forget(subscription));
-    }
-
     /// Takes the connection out of everything.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.unsubscribe_all(id);
@@ -228,82 +131,6 @@ impl Hub {
             self.topics.detach(topic);
         }
         Some(connection)
-    }
-
-    /// From here on the connection is owed every message of the topic.
-    pub(super) fn join(&mut self, id: ConnectionId, topic_id: TopicId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(subscription) = connection.subscriptions.get_mut(topic_id) else { return };
-        debug_assert_eq!(subscription.standing, Standing::Waiting, "who joins is not there yet");
-        let topic = &mut self.topics[topic_id];
-        if let Some(run) = &mut topic.run {
-            run.join(id.slot());
-        }
-        let list = if topic.is_walking { &mut topic.joiners } else { &mut topic.members };
-        let index = list.len() as u32;
-        list.push(id.slot());
-        subscription.standing = if topic.is_walking { Standing::Joiner(index) } else { Standing::Member(index) };
-    }
-
-    /// What the subscriptions of a connection are owed and has not come to it.
-    fn owed<'a>(
-        &mut self,
-        id: ConnectionId,
-        subscriptions: &[Subscription],
-        walks: impl Iterator<Item = &'a Walk>,
-    ) -> Vec<Piece> {
-        let mut owed = Vec::new();
-        if subscriptions.is_empty() {
-            return owed;
-        }
-        for walk in walks {
-            let of_walk = subscriptions.binary_search_by_key(&walk.topic, |subscription| subscription.topic);
-            if let Ok(index) = of_walk
-                && let Standing::Member(index) = subscriptions[index].standing
-                && walk.is_ahead_of(index)
-            {
-                owed.extend(walk.run.owed(id.slot()));
-            }
-        }
-        for subscription in subscriptions.iter().filter(|subscription| subscription.standing != Standing::Waiting) {
-            if let Some(run) = &mut self.topics[subscription.topic].run {
-                owed.extend(run.owed(id.slot()));
-            }
-        }
-        owed
-    }
-
-    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions {
-        self.connections.get_mut(id).map(|connection| mem::take(&mut connection.subscriptions)).unwrap_or_default()
-    }
-
-    /// The topic's side of a subscription that its connection has given up.
-    fn forget(&mut self, &Subscription { topic: topic_id, standing, .. }: &Subscription) {
-        let topic = &mut self.topics[topic_id];
-        topic.subscribed -= 1;
-        match standing {
-            Standing::Waiting => {}
-            Standing::Joiner(index) => {
-                topic.joiners.swap_remove(index as usize);
-                if let Some(&moved) = topic.joiners.get(index as usize) {
-                    Self::moved(&mut self.connections, moved, topic_id, standing);
-                }
-            }
-            Standing::Member(index) if topic.is_walking => {
-                topic.members[index as usize] = VACANT;
-                topic.vacant += 1;
-            }
-            Standing::Member(index) => {
-                topic.members.swap_remove(index as usize);
-                if let Some(&moved) = topic.members.get(index as usize) {
-                    Self::moved(&mut self.connections, moved, topic_id, standing);
-                }
-            }
-        }
-        if topic.subscribed == 0 && topic.interest != Interest::None {
-            self.announce(topic_id, Interest::None);
-        }
-        self.topics.detach(topic_id);
     }
 
     /// [`Hub::publish`] to the topic of that name, which nobody needs to have subscribed to.
@@ -479,18 +306,6 @@ impl Hub {
     pub fn offset(&self, name: &TopicName) -> u64 {
         self.topics.find(name).map_or(0, |id| self.topics[id].offset)
     }
-
-    fn moved(connections: &mut Connections, slot: u32, topic: TopicId, standing: Standing) {
-        let connection = connections.at_mut(slot).expect("a subscriber is a connection");
-        connection.subscriptions.get_mut(topic).expect("and knows that it is one").standing = standing;
-    }
-
-    /// Is the connection a subscriber of the topic, and owed its messages?
-    #[must_use]
-    pub fn is_subscribed(&self, id: ConnectionId, name: &TopicName) -> bool {
-        let subscription = self.topics.find(name).and_then(|topic| self.connections.get(id)?.subscriptions.get(topic));
-        subscription.is_some_and(|subscription| subscription.standing != Standing::Waiting)
-    }
 }
 
 /// About the golden ratio of 2³², and odd.
@@ -511,7 +326,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::testing,
+        hub::{Piece, Subscribed, testing},
         proto::{Role, Tick, WebSocket},
     };
 
@@ -804,7 +619,8 @@ mod tests {
                 let subscribers = model.owed.keys().filter(|&&(_, of)| of == number).count();
                 prop_assert_eq!(hub.subscribers(&name(topic)), subscribers);
                 for id in &model.live {
-                    prop_assert_eq!(hub.is_subscribed(*id, &name(topic)), model.owed.contains_key(&(id.slot(), number)));
+                    let expected = model.owed.contains_key(&(id.slot(), number));
+                    prop_assert_eq!(hub.is_subscribed(*id, &name(topic)), expected);
                 }
             }
             for id in model.live {

@@ -17,11 +17,11 @@ mod testing;
 mod topics;
 
 pub use backlog::Backlog;
-pub use broadcast::{Hub, HubLimits, Joined, Published, Scope, Subscribed, Walk};
+pub use broadcast::{Hub, HubLimits, Published, Scope, Walk};
 pub use command::{Command, Commanded, Refused, Reply, Sent};
 pub use connections::{Connection, ConnectionId, Connections, Output, Publishing};
 pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use outside::Outside;
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};
-pub use subscriptions::Door;
+pub use subscriptions::{Door, Joined, Subscribed};
 pub use topics::{TopicId, TopicName, TopicNameError};

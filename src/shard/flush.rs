@@ -16,7 +16,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    iter, mem,
+    mem,
 };
 
 use super::{
@@ -49,26 +49,19 @@ pub(super) struct Flush {
 #[derive(Debug)]
 struct Planned {
     id: ConnectionId,
-    part: Part,
-    /// Shares of further walks. None for a connection with one subscription, which is in one walk.
-    more: Vec<Part>,
+    what: What,
 }
 
-/// What an entry sends, or a part of it.
 #[derive(Debug)]
-enum Part {
+enum What {
     /// The whole run of the walk at this index.
     Run(usize),
     /// Its outbox, and its share of the walk at this index.
     Pieces(Vec<Piece>, Option<usize>),
+    /// Its shares of several walks, each one of the two above.
+    Several(Vec<What>),
     /// The front of its backlog.
     Backlog,
-}
-
-impl Planned {
-    fn new(id: ConnectionId, part: Part) -> Self {
-        Planned { id, part, more: Vec::new() }
-    }
 }
 
 impl Flush {
@@ -83,6 +76,38 @@ impl Flush {
     /// Is nothing left to be sent?
     pub(super) fn is_idle(&self) -> bool {
         self.walks.is_empty() && self.dirty.is_empty()
+    }
+
+    /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
+    /// one of its own, which is its door from then on. Returns whether there was room.
+    fn plan_share(&mut self, door: &mut Door, entry_pieces: usize, Planned { id, what }: Planned) -> bool {
+        let pieces = self.pieces(&what).len();
+        if door.batch != self.batch {
+            *door = Door { batch: self.batch, entry: self.plan.len() as u32, pieces: pieces as u32 };
+            self.plan.push(Planned { id, what });
+            return true;
+        }
+        if door.pieces as usize + pieces > entry_pieces {
+            return false;
+        }
+        door.pieces += pieces as u32;
+        match &mut self.plan[door.entry as usize].what {
+            What::Several(shares) => shares.push(what),
+            first => {
+                let first_share = mem::replace(first, What::Backlog);
+                *first = What::Several(vec![first_share, what]);
+            }
+        }
+        true
+    }
+
+    /// The pieces of one share.
+    fn pieces<'a>(&'a self, what: &'a What) -> &'a [Piece] {
+        match what {
+            What::Run(walk) => self.walks[*walk].run.pieces(),
+            What::Pieces(pieces, _) => pieces,
+            What::Several(_) | What::Backlog => &[],
+        }
     }
 }
 
@@ -120,14 +145,16 @@ impl<I: Io> Shard<I> {
                 if visited >= send_batch {
                     return (visited, ended);
                 }
-                match self.hub.next_member(walk) {
-                    Some(slot) if self.plan_member(slot, ended) => visited += 1,
-                    Some(_) => {
-                        self.flush.walks[ended].step_back();
-                        return (visited, ended);
-                    }
-                    None => ended += 1,
+                let Some(slot) = self.hub.next_member(walk) else {
+                    ended += 1;
+                    continue;
+                };
+                if !self.plan_member(slot, ended) {
+                    // It will be the first share of the next batch.
+                    self.flush.walks[ended].step_back();
+                    return (visited, ended);
                 }
+                visited += 1;
             }
         }
         while visited < send_batch
@@ -145,10 +172,10 @@ impl<I: Io> Shard<I> {
         let Some(id) = self.hub.connections.id_at(slot) else { return true };
         let Some(connection) = self.hub.connections.get_mut(id) else { return true };
         let run = &self.flush.walks[walk].run;
-        let part = match &mut connection.output {
+        let what = match &mut connection.output {
             None => match run.share(slot) {
-                Share::Whole => Part::Run(walk),
-                Share::Part(pieces) => Part::Pieces(bounded(pieces), Some(walk)),
+                Share::Whole => What::Run(walk),
+                Share::Part(pieces) => What::Pieces(bounded(pieces), Some(walk)),
                 Share::Nothing => return true,
             },
             Some(output) if !output.backlog.is_empty() => {
@@ -168,26 +195,14 @@ impl<I: Io> Shard<I> {
                 if pieces.is_empty() {
                     return true;
                 }
-                Part::Pieces(pieces, Some(walk))
+                What::Pieces(pieces, Some(walk))
             }
         };
-        let plan = &mut self.flush.plan;
+        let planned = Planned { id, what };
         if let Some(door) = connection.door() {
-            let pieces = match &part {
-                Part::Pieces(pieces, _) => pieces.len(),
-                _ => run.pieces().len(),
-            };
-            if door.batch == self.flush.batch {
-                if door.pieces as usize + pieces > self.pace.entry_pieces {
-                    return false;
-                }
-                door.pieces += pieces as u32;
-                plan[door.entry as usize].more.push(part);
-                return true;
-            }
-            *door = Door { batch: self.flush.batch, entry: plan.len() as u32, pieces: pieces as u32 };
+            return self.flush.plan_share(door, self.pace.entry_pieces, planned);
         }
-        plan.push(Planned::new(id, part));
+        self.flush.plan.push(planned);
         true
     }
 
@@ -199,7 +214,7 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             let outbox = outbox(output);
             connection.output = None;
-            self.flush.plan.extend(outbox.map(|outbox| Planned::new(id, Part::Pieces(vec![outbox], None))));
+            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(vec![outbox], None) }));
             return;
         }
         if connection.awaits_room {
@@ -210,7 +225,7 @@ impl<I: Io> Shard<I> {
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox);
         }
-        self.flush.plan.push(Planned::new(id, Part::Backlog));
+        self.flush.plan.push(Planned { id, what: What::Backlog });
     }
 
     /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
@@ -268,19 +283,21 @@ impl<I: Io> Shard<I> {
         let mut deliveries = 0;
         let entries = plan.len();
         let mut plan = plan;
-        for (index, Planned { id, part, more }) in plan.drain(..).enumerate() {
+        for (index, Planned { id, what }) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
-            match (part, refusal) {
-                (Part::Backlog, sent) => unsent += self.settle_backlog(id, sent),
+            match (what, refusal) {
+                (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
-                (Part::Run(walk), None) if more.is_empty() => {
-                    deliveries += u64::from(self.flush.walks[walk].run.messages());
-                }
-                (part, None) => {
-                    deliveries += iter::once(&part).chain(&more).map(|part| self.messages(part)).sum::<u64>();
+                (What::Run(walk), None) => deliveries += u64::from(self.flush.walks[walk].run.messages()),
+                (What::Pieces(pieces, _), None) => {
+                    deliveries += messages(&pieces);
                     self.end_if_done(id);
                 }
-                (part, Some(sent)) => unsent += self.settle_refused(id, iter::once(part).chain(more), sent),
+                (What::Several(shares), None) => {
+                    deliveries += shares.iter().map(|share| messages(self.flush.pieces(share))).sum::<u64>();
+                }
+                (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, sent),
+                (share, Some(sent)) => unsent += self.settle_refused(id, [share], sent),
             }
         }
         drop(refusals);
@@ -299,32 +316,29 @@ impl<I: Io> Shard<I> {
         let mut walk_slices = vec![0..0; walks.len()];
         let mut ranges = Vec::with_capacity(plan.len());
         let mut bytes = 0;
-        for Planned { id, part, more } in plan {
+        for Planned { id, what } in plan {
             let begin = slices.len();
-            if let Part::Run(walk) = part
-                && more.is_empty()
-            {
-                let run = &walks[*walk].run;
-                bytes += run.bytes();
-                if walk_slices[*walk].is_empty() {
-                    slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
-                    walk_slices[*walk] = begin..slices.len();
-                }
-                ranges.push(walk_slices[*walk].clone());
-                continue;
-            }
-            for part in iter::once(part).chain(more) {
-                let pieces = match part {
-                    Part::Run(walk) => walks[*walk].run.pieces(),
-                    Part::Pieces(pieces, _) => pieces,
-                    Part::Backlog => {
-                        let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
-                        let backlog = &output.expect("planned because it has a backlog").backlog;
-                        slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
-                        continue;
+            match what {
+                What::Run(walk) => {
+                    let run = &walks[*walk].run;
+                    bytes += run.bytes();
+                    if walk_slices[*walk].is_empty() {
+                        slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
+                        walk_slices[*walk] = begin..slices.len();
                     }
-                };
-                slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes)));
+                    ranges.push(walk_slices[*walk].clone());
+                    continue;
+                }
+                What::Pieces(pieces, _) => slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes))),
+                What::Several(shares) => {
+                    let pieces = shares.iter().flat_map(|share| self.flush.pieces(share));
+                    slices.extend(pieces.map(|piece| IoSlice::new(&piece.bytes)));
+                }
+                What::Backlog => {
+                    let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
+                    let backlog = &output.expect("planned because it has a backlog").backlog;
+                    slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
+                }
             }
             bytes += slices[begin..].iter().map(|slice| slice.len()).sum::<usize>();
             ranges.push(begin..slices.len());
@@ -341,42 +355,26 @@ impl<I: Io> Shard<I> {
         bytes
     }
 
-    /// How many messages a part of an entry carries.
-    fn messages(&self, part: &Part) -> u64 {
-        match part {
-            Part::Run(walk) => u64::from(self.flush.walks[*walk].run.messages()),
-            Part::Pieces(pieces, _) => pieces.iter().map(|piece| u64::from(piece.messages)).sum(),
-            Part::Backlog => 0,
-        }
-    }
-
     /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
     ///
     /// One run, however large, closes nobody who had kept up until then.
     fn settle_refused(
         &mut self,
         id: ConnectionId,
-        parts: impl Iterator<Item = Part>,
+        shares: impl IntoIterator<Item = What>,
         sent: io::Result<usize>,
     ) -> usize {
         let mut offered = 0;
-        for part in parts {
-            let pieces = match part {
-                Part::Run(walk) => {
-                    let run = &self.flush.walks[walk].run;
-                    let mut pieces = run.pieces().to_vec();
-                    run.keep(&mut pieces);
-                    pieces
-                }
-                Part::Pieces(mut pieces, walk) => {
-                    if let Some(walk) = walk {
-                        self.flush.walks[walk].run.keep(&mut pieces);
-                    }
-                    pieces
-                }
-                Part::Backlog => Vec::new(),
+        for share in shares {
+            let (mut pieces, walk) = match share {
+                What::Run(walk) => (self.flush.walks[walk].run.pieces().to_vec(), Some(walk)),
+                What::Pieces(pieces, walk) => (pieces, walk),
+                What::Several(_) | What::Backlog => continue,
             };
             offered += pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
+            if let Some(walk) = walk {
+                self.flush.walks[walk].run.keep(&mut pieces);
+            }
             self.owe(id, pieces);
         }
         self.advance(id, offered, sent)
@@ -457,6 +455,10 @@ fn outbox(output: &mut Output) -> Option<Piece> {
     let outbox = mem::take(&mut output.outbox);
     let charge = outbox.capacity();
     (!outbox.is_empty()).then(|| Piece { bytes: outbox.into(), messages: 0, charge })
+}
+
+fn messages(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| u64::from(piece.messages)).sum()
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.
