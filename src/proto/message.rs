@@ -44,7 +44,8 @@ pub struct MessageLimits {
     /// Frames of one message, empty ones included.
     pub fragments_max: u32,
     /// Whether text must be UTF-8 (RFC 6455 8.1); if not, the connection is failed with 1007. Without it that MUST is
-    /// the caller's business: text may be any bytes, and [`Message::as_text`] tells. Close reasons are always checked.
+    /// the caller's business: text may be any bytes, goes out again as it came, and [`Message::as_text`] tells. Close
+    /// reasons are always checked.
     pub check_utf8: bool,
     /// What data frames become.
     pub deliver: Deliver,
@@ -79,7 +80,8 @@ pub enum Deliver {
     Fragments,
 }
 
-/// A whole message, unmasked, and checked to be UTF-8 if it is text (RFC 6455 5.4, 8.1).
+/// A whole message, unmasked, and checked to be UTF-8 if it is text (RFC 6455 5.4, 8.1) and
+/// [`MessageLimits::check_utf8`] asks for that.
 #[derive(Debug)]
 pub struct Message<'a> {
     message_type: MessageType,

@@ -1,7 +1,8 @@
 //! The state machine of one established connection: bytes and time in; events, replies and the next deadline out.
 //!
-//! Everything that changes the state of a connection stands in this file. "Connecting" does not exist here: a
-//! [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). What is left are the states of RFC 6455 7:
+//! Everything that changes the state of a connection stands in this file; `front.rs` works through what it receives.
+//! "Connecting" does not exist here: a [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). What is
+//! left are the states of RFC 6455 7:
 //!
 //! | state | on | appends | next |
 //! | --- | --- | --- | --- |
@@ -13,29 +14,17 @@
 //!
 //! In `Closing` data, pings and pongs are parsed and dropped. In `Closed` nothing is sent and whatever arrives is
 //! ignored.
-//!
-//! # What stands at the front of the input
-//!
-//! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is
-//! unmasked in place and its text checked at once, and only the two positions are kept here, so nothing is scanned
-//! twice and bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
-//! arrives; one that is an event of its own stays in the input like an unfragmented frame. A payload to be dropped is
-//! skipped as it arrives.
-//!
-//! A hook judges whole frames, so with one every frame stays in the input until then, and its text is checked behind
-//! the verdict: what is swallowed need not be text. What receives is generic over whether there is a hook
-//! ([`WebSocket::advance`]); without one no trace of it is left.
 
-use super::assembly::{Assembly, End};
-use super::frame::{self, MASK, decode_first, header_len_at_least};
-use super::masking::{self, MaskingKeys};
-use super::message::Place;
-use super::utf8::utf8_prefix;
+mod front;
+
+use super::assembly::Assembly;
+use super::frame::{self, header_len_at_least};
+use super::masking::MaskingKeys;
 use super::{
-    CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Deliver, Event, Fragment, FrameHeader, Input, KeepAlive, Message,
-    MessageLimits, MessageType, OpCode, ProtocolError, Tick, Timeout, Verdict,
+    CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Event, Fragment, FrameHeader, Input, KeepAlive, Message, MessageLimits,
+    OpCode, ProtocolError, Tick, Timeout, Verdict,
 };
-use std::ops::Range;
+use front::{Front, Step};
 
 /// One established connection.
 ///
@@ -264,8 +253,9 @@ impl WebSocket {
     }
 
     /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters;
-    /// [`CloseFrame::new`] says whether a reason fits. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent before.
+    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
+    /// whether a reason fits. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent
+    /// before.
     ///
     /// # Panics
     ///
@@ -391,230 +381,6 @@ impl WebSocket {
         }
     }
 
-    /// Consumes what stands at the front of the input, as far as it has arrived.
-    #[inline]
-    fn step<const HOOKED: bool>(
-        &mut self,
-        input: &mut Input,
-        limits: &MessageLimits,
-        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
-    ) -> Result<Step, ProtocolError> {
-        if let Some(assembly) = &mut self.assembly
-            && assembly.missing().is_some()
-        {
-            let progress = assembly.append(input.rest())?;
-            input.consume(progress.taken);
-            return Ok(match progress.end {
-                None => Step::Starved,
-                Some(End::Fragment) => Step::Again,
-                Some(End::Message) => self.assembly.take().map_or(Step::Again, Step::Assembled),
-            });
-        }
-        if let Front::Skip(missing) = self.front {
-            let skipped = input.rest().len().min(missing as usize);
-            input.consume(skipped);
-            self.front = Front::skip(missing - skipped as u32);
-            if self.front != Front::FRESH {
-                return Ok(Step::Starved);
-            }
-        }
-        self.check_start(input.rest())?;
-        let Some((header, header_len)) = FrameHeader::decode(input.rest())? else { return Ok(Step::Starved) };
-        if header.opcode.is_control() {
-            return self.step_control::<HOOKED>(&header, header_len, input, hook);
-        }
-        if header.payload_len > u64::from(limits.frame_bytes_max) {
-            return Err(ProtocolError::FrameTooBig);
-        }
-        if self.state == State::Closing {
-            input.consume(header_len);
-            self.front = Front::skip(header.payload_len as u32);
-            return Ok(Step::Again);
-        }
-        let message_type = match header.opcode {
-            OpCode::Text => MessageType::Text,
-            _ => MessageType::Binary,
-        };
-        if header.fin && header.opcode != OpCode::Continuation {
-            return self.step_whole::<HOOKED>(message_type, &header, header_len, input, limits, hook);
-        }
-        let deliver = self.assembly.as_ref().map_or(limits.deliver, |assembly| assembly.deliver());
-        if HOOKED || deliver == Deliver::Fragments {
-            return self.step_fragment::<HOOKED>(message_type, &header, header_len, input, limits, hook);
-        }
-        input.consume(header_len);
-        self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits))).begin(&header, limits)?;
-        Ok(Step::Again)
-    }
-
-    /// What the first two bytes of a frame show to be wrong on this connection. The order of the checks is the order of
-    /// the bytes, here and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes
-    /// arrive.
-    #[inline]
-    fn check_start(&self, bytes: &[u8]) -> Result<(), ProtocolError> {
-        let Some(&first) = bytes.first() else { return Ok(()) };
-        let (_, rsv, opcode) = decode_first(first)?;
-        if rsv != 0 {
-            return Err(ProtocolError::ReservedBits);
-        }
-        if self.state == State::Open && !opcode.is_control() {
-            match (opcode == OpCode::Continuation, self.assembly.is_some()) {
-                (true, false) => return Err(ProtocolError::NothingToContinue),
-                (false, true) => return Err(ProtocolError::MessageInterrupted),
-                _ => {}
-            }
-        }
-        match (bytes.get(1).map(|second| second & MASK != 0), self.masking.is_some()) {
-            (Some(false), false) => Err(ProtocolError::MaskMissing),
-            (Some(true), true) => Err(ProtocolError::MaskUnexpected),
-            _ => Ok(()),
-        }
-    }
-
-    /// An unfragmented message.
-    #[inline]
-    fn step_whole<const HOOKED: bool>(
-        &mut self,
-        message_type: MessageType,
-        header: &FrameHeader,
-        header_len: usize,
-        input: &mut Input,
-        limits: &MessageLimits,
-        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
-    ) -> Result<Step, ProtocolError> {
-        if header.payload_len > u64::from(limits.message_bytes_max) {
-            return Err(ProtocolError::MessageTooBig);
-        }
-        if limits.fragments_max == 0 {
-            return Err(ProtocolError::TooManyFragments);
-        }
-        let is_checked = message_type == MessageType::Text && limits.check_utf8;
-        let Some((payload, utf8_tail)) = self.hold(is_checked && !HOOKED, header, header_len, input)? else {
-            return Ok(Step::Starved);
-        };
-        let mut is_cut = utf8_tail != 0;
-        if HOOKED {
-            let payload = &input.bytes[payload.clone()];
-            if is_swallowed(hook(header, payload))? {
-                return Ok(Step::Again);
-            }
-            is_cut = is_checked && utf8_prefix(payload)? != payload.len();
-        }
-        if is_cut {
-            return Err(ProtocolError::InvalidUtf8);
-        }
-        Ok(match limits.deliver {
-            Deliver::Messages => Step::Whole(message_type, payload),
-            Deliver::Fragments => {
-                let message_length = payload.len() as u32;
-                Step::Fragment(Place { message_type, is_first: true, is_last: true, message_length }, payload)
-            }
-        })
-    }
-
-    /// A fragment that is an event of its own, or that a hook is to see first. Out of line, so that it costs nothing
-    /// where it is not used.
-    #[inline(never)]
-    fn step_fragment<const HOOKED: bool>(
-        &mut self,
-        message_type: MessageType,
-        header: &FrameHeader,
-        header_len: usize,
-        input: &mut Input,
-        limits: &MessageLimits,
-        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
-    ) -> Result<Step, ProtocolError> {
-        Assembly::check_limits(self.assembly.as_deref(), header, limits)?;
-        let (seen, payload_at) = (self.front.held().0, input.at + header_len);
-        // The first one's text is its own beginning; what continues it is checked with what came before.
-        let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.check_utf8;
-        let held = self.hold(is_checked && !HOOKED, header, header_len, input)?;
-        if let Some(assembly) = &mut self.assembly
-            && !HOOKED
-        {
-            let end = held.as_ref().map_or(input.bytes.len(), |(payload, _)| payload.end);
-            assembly.check_utf8(&input.bytes[payload_at + seen..end])?;
-        }
-        let Some((mut range, utf8_tail)) = held else { return Ok(Step::Starved) };
-        let mut payload = &input.bytes[range.clone()];
-        let is_swallowed = HOOKED && is_swallowed(hook(header, payload))?;
-        let assembly = self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits)));
-        if is_swallowed {
-            if !assembly.swallow(header.fin) {
-                self.assembly = self.assembly.take().filter(|_| !header.fin);
-                return Ok(Step::Again);
-            }
-            // Nothing of it is left but that it ends the message.
-            (range, payload) = (range.end..range.end, &[]);
-        } else {
-            assembly.check_utf8(if HOOKED { payload } else { &payload[payload.len() - utf8_tail..] })?;
-        }
-        let place = assembly.whole(payload, header.fin)?;
-        Ok(match assembly.deliver() {
-            Deliver::Messages if !place.is_last => Step::Again,
-            Deliver::Messages => self.assembly.take().map_or(Step::Again, Step::Assembled),
-            Deliver::Fragments => {
-                self.assembly = self.assembly.take().filter(|_| !place.is_last);
-                Step::Fragment(place, range)
-            }
-        })
-    }
-
-    /// Unmasks what has arrived of the data frame at the front since the last time, and checks it if it is the text of
-    /// a whole message or its beginning. When all of it is there, consumes it and returns where its payload stands, and
-    /// how many bytes at its end begin a character.
-    #[inline]
-    fn hold(
-        &mut self,
-        is_checked: bool,
-        header: &FrameHeader,
-        header_len: usize,
-        input: &mut Input,
-    ) -> Result<Option<(Range<usize>, usize)>, ProtocolError> {
-        let (unmasked, utf8_tail) = self.front.held();
-        let payload_len = header.payload_len as usize;
-        let received = &mut input.rest_mut()[header_len..];
-        let available = received.len().min(payload_len);
-        let received = &mut received[..available];
-        if let Some(key) = header.mask {
-            masking::apply(&mut received[unmasked..], key, unmasked);
-        }
-        let unchecked = &received[unmasked - utf8_tail..];
-        let utf8_tail = if is_checked { unchecked.len() - utf8_prefix(unchecked)? } else { 0 };
-        if available < payload_len {
-            self.front = Front::Payload { unmasked: available as u32, utf8_tail: utf8_tail as u8 };
-            return Ok(None);
-        }
-        self.front = Front::FRESH;
-        input.consume(header_len + payload_len);
-        Ok(Some((input.at - payload_len..input.at, utf8_tail)))
-    }
-
-    /// A control frame, once it is whole. After our close frame only the peer's is of interest.
-    #[inline]
-    fn step_control<const HOOKED: bool>(
-        &self,
-        header: &FrameHeader,
-        header_len: usize,
-        input: &mut Input,
-        hook: &mut impl FnMut(&FrameHeader, &[u8]) -> Verdict,
-    ) -> Result<Step, ProtocolError> {
-        let payload_len = header.payload_len as usize;
-        let Some(payload) = input.rest_mut().get_mut(header_len..header_len + payload_len) else {
-            return Ok(Step::Starved);
-        };
-        if let Some(key) = header.mask {
-            masking::apply(payload, key, 0);
-        }
-        let is_ignored = self.state == State::Closing && header.opcode != OpCode::Close;
-        let is_ignored = is_ignored || (HOOKED && is_swallowed(hook(header, payload))?);
-        input.consume(header_len + payload_len);
-        if is_ignored {
-            return Ok(Step::Again);
-        }
-        Ok(Step::Control(header.opcode, input.at - payload_len..input.at))
-    }
-
     fn control<'a>(
         &mut self,
         opcode: OpCode,
@@ -678,59 +444,6 @@ const _: () = assert!(size_of::<WebSocket>() == 40);
 /// If `code` can stand neither in a close frame nor for one without a code.
 fn assert_may_send(code: CloseCode) {
     assert!(code.is_sendable() || code == CloseCode::NO_STATUS, "close code {code} must not be sent");
-}
-
-/// # Errors
-///
-/// [`ProtocolError::Refused`].
-fn is_swallowed(verdict: Verdict) -> Result<bool, ProtocolError> {
-    match verdict {
-        Verdict::Pass => Ok(false),
-        Verdict::Swallow => Ok(true),
-        Verdict::Fail(code) => {
-            assert_may_send(code);
-            Err(ProtocolError::Refused(code))
-        }
-    }
-}
-
-/// How far the frame at the front of the input has been worked through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Front {
-    /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a
-    /// character.
-    Payload { unmasked: u32, utf8_tail: u8 },
-    /// Its header is consumed, and so many bytes of its payload are to be dropped. Never 0.
-    Skip(u32),
-}
-
-impl Front {
-    const FRESH: Self = Self::Payload { unmasked: 0, utf8_tail: 0 };
-
-    fn skip(missing: u32) -> Self {
-        if missing == 0 { Self::FRESH } else { Self::Skip(missing) }
-    }
-
-    /// How many bytes of the payload at the front are unmasked, and how many of them begin a character.
-    #[inline]
-    fn held(self) -> (usize, usize) {
-        match self {
-            Self::Payload { unmasked, utf8_tail } => (unmasked as usize, usize::from(utf8_tail)),
-            Self::Skip(_) => (0, 0),
-        }
-    }
-}
-
-/// What one look at the input came to. Ranges are positions in its buffer.
-enum Step {
-    /// Something was consumed that is no event.
-    Again,
-    /// It takes more bytes.
-    Starved,
-    Whole(MessageType, Range<usize>),
-    Assembled(Box<Assembly>),
-    Fragment(Place, Range<usize>),
-    Control(OpCode, Range<usize>),
 }
 
 #[cfg(test)]

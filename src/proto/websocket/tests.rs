@@ -1,7 +1,7 @@
 use super::*;
 use crate::proto::fuzz::{History, Script, Seen};
 use crate::proto::testing::hex;
-use crate::proto::{LARGE_FRAME, encode_frame, encode_masked};
+use crate::proto::{Deliver, LARGE_FRAME, MessageType, encode_frame, encode_masked};
 use bytes::BytesMut;
 use proptest::prelude::*;
 
