@@ -140,9 +140,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>, only_metrics: bool)
             Method::POST => publish(shared, request).await,
             Method::OPTIONS => Ok(preflight()),
             Method::GET | Method::HEAD => {
-                raw::topic(path)?;
                 // A browser's page cannot see why its WebSocket was refused, and asks by this.
-                shown(&request).check(&shared.config.access, &[Right::Subscribe])?;
+                RawRequest::new(path, request.uri().query())?.check(&shown(&request), &shared.config.access)?;
                 Err(HandshakeError::Upgrade.refusal())
             }
             _ => Err(not_allowed("GET, POST, OPTIONS")),

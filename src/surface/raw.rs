@@ -65,17 +65,26 @@ impl RawRequest {
     ///
     /// # Errors
     ///
-    /// See [`RawRequest::new`], [`Upgrade::from_request`] and [`Shown::check`].
+    /// See [`RawRequest::new`], [`Upgrade::from_request`] and [`RawRequest::check`].
     pub fn open(head: &RequestHead, access: &Access) -> Result<(RawRequest, Upgrade), Refusal> {
         let request = Self::new(head.path(), head.query())?;
         let upgrade = Upgrade::from_request(head).map_err(|error| error.refusal())?;
-        let rights: &[Right] = match (request.subscribes, request.publishes) {
+        request.check(&Shown::of(head), access)?;
+        Ok((request, upgrade))
+    }
+
+    /// May whoever shows this have what the request asks for?
+    ///
+    /// # Errors
+    ///
+    /// See [`Shown::check`].
+    pub fn check(&self, shown: &Shown<'_>, access: &Access) -> Result<(), Refusal> {
+        let rights: &[Right] = match (self.subscribes, self.publishes) {
             (true, true) => &[Right::Subscribe, Right::Publish],
             (true, false) => &[Right::Subscribe],
             (false, _) => &[Right::Publish],
         };
-        Shown::of(head).check(access, rights)?;
-        Ok((request, upgrade))
+        shown.check(access, rights)
     }
 }
 
