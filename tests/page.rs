@@ -343,15 +343,12 @@ fn figures(browser: &mut Browser) {
 }
 
 fn figures_elsewhere_or_locked(browser: &mut Browser) {
-    let mut server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
-    let address = server.address().to_string();
+    let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
     let mut page = watch(browser, &server, "x");
     page.until_says("metrics", "not served at this address");
-    server.end();
-    let mut command = program();
-    command.args(["--listen", &address, "--metrics-tokens", "right"]);
-    let _server = Server::start_at(command);
-    page.click("#retry");
+    assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, true]));
+    let server = Server::start(&["--metrics-tokens", "right"]);
+    let mut page = watch(browser, &server, "x");
     page.until_says("metrics", "need a token");
     page.type_into("access_token", "wrong");
     page.click("#access button");
@@ -360,7 +357,7 @@ fn figures_elsewhere_or_locked(browser: &mut Browser) {
     page.click("#access button");
     page.until_says("metrics", "live");
     page.until_says("stats", "Laggards0");
-    page.until("ui.access.hidden && ui.retry.hidden");
+    assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, false]));
 }
 
 fn lines_for_a_shell(browser: &mut Browser) {
