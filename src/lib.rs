@@ -1,5 +1,6 @@
 //! A WebSocket broadcast hub for Linux on io_uring.
 
+pub mod client;
 pub mod config;
 pub mod error;
 #[doc(hidden)]
