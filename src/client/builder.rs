@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::{
     BuildError, Client, Event, Events, Reconnect, SlowOperation,
     config::{ClientLimits, Config, Raw},
-    event::{Callback, Delivery},
+    event::Delivery,
     handle::Slow,
 };
 
@@ -174,17 +174,26 @@ impl ClientBuilder {
         Ok((Client::new(config, delivery, self.slow), events))
     }
 
-    /// A client that gives its events to a callback, one after the other, on a task of the runtime. The callback must
-    /// not block: nothing is received or sent on this client meanwhile. If it panics, its connection is dropped. A
-    /// handle that it holds keeps the client alive.
+    /// A client that gives its events to a callback, one after the other, with a handle to answer by. The callback must
+    /// not block: nothing is received or sent on this client meanwhile. If it panics, its connection is dropped.
+    ///
+    /// ```
+    /// use ringhub::client::{Client, Event};
+    ///
+    /// let client = Client::builder().url("ws://127.0.0.1:6455/t/echo").build_with(|client, event| match event {
+    ///     Event::Text(text) if client.try_send_text(text).is_err() => println!("too much to answer"),
+    ///     Event::Closed(closed) => println!("{closed}"),
+    ///     _ => {}
+    /// })?;
+    /// # Ok::<(), ringhub::client::BuildError>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// The first setting that cannot be used.
-    pub fn build_with(self, on_event: impl FnMut(Event) + Send + 'static) -> Result<Client, BuildError> {
+    pub fn build_with(self, on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
         let config = Config::new(self.raw, self.limits)?;
-        let callback: Callback = Box::new(on_event);
-        Ok(Client::new(config, Delivery::callback(callback), self.slow))
+        Ok(Client::new(config, Delivery::callback(Box::new(on_event)), self.slow))
     }
 }
 

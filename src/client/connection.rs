@@ -43,7 +43,12 @@ use super::{
 use crate::proto::{CloseCode, CloseFrame, LARGE_FRAME, ProtocolError};
 
 /// Runs it to its end.
-pub(super) async fn run(shared: &Shared, life: &Life, connected: Connected, queue: mpsc::Receiver<Outgoing>) -> Closed {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    life: &Life,
+    connected: Connected,
+    queue: mpsc::Receiver<Outgoing>,
+) -> Closed {
     let (read, write) = tokio::io::split(connected.stream);
     let (pulse, urgent) = (Arc::new(Pulse::new()), Urgent::default());
     let reader = Reader::new(shared, life, &urgent, io::Cursor::new(connected.received).chain(read), pulse);
@@ -172,7 +177,7 @@ enum Said {
 type Input = tokio::io::Chain<io::Cursor<Bytes>, ReadHalf<Stream>>;
 
 struct Reader<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     life: &'a Life,
     urgent: &'a Urgent,
     pulse: Arc<Pulse>,
@@ -185,7 +190,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, life: &'a Life, urgent: &'a Urgent, input: Input, pulse: Arc<Pulse>) -> Self {
+    fn new(shared: &'a Arc<Shared>, life: &'a Life, urgent: &'a Urgent, input: Input, pulse: Arc<Pulse>) -> Self {
         let limits = shared.config.limits.message;
         let input = Inspect::new(input, limits, pulse.clone());
         let mut socket = WebSocket::after_handshake(join(input, sink()), Role::Client);
@@ -293,7 +298,7 @@ impl<'a> Reader<'a> {
 }
 
 struct Writer<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     life: &'a Life,
     urgent: &'a Urgent,
     queue: mpsc::Receiver<Outgoing>,
@@ -303,7 +308,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         life: &'a Life,
         urgent: &'a Urgent,
         output: WriteHalf<Stream>,
@@ -323,11 +328,10 @@ impl<'a> Writer<'a> {
         let mut is_closing = false;
         loop {
             while let Some((opcode, payload)) = self.urgent.pop() {
-                self.frame(opcode, payload).await?;
                 if opcode == OpCode::Close {
-                    self.flush().await?;
-                    return Ok(Said::Answer);
+                    return self.answer(payload).await;
                 }
+                self.frame(opcode, payload).await?;
             }
             if !is_closing && self.life.close_request().is_some() {
                 // Takes nothing more; what was taken before still comes out.
@@ -366,6 +370,17 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// RFC 6455 5.5.1: what was accepted before the server closed, or broke the protocol, still goes before the answer.
+    async fn answer(&mut self, close: BytesMut) -> io::Result<Said> {
+        self.queue.close();
+        while let Ok(outgoing) = self.queue.try_recv() {
+            self.outgoing(outgoing).await?;
+        }
+        self.frame(OpCode::Close, close).await?;
+        self.flush().await?;
+        Ok(Said::Answer)
     }
 
     async fn close(&mut self) -> io::Result<Said> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
-use super::{ConnectError, Opened};
+use super::{Client, ConnectError, Opened, handle::Shared};
 use crate::proto::{CloseCode, ProtocolError};
 
 /// What happens on a connection, in its order. After [`connect`](super::Client::connect) has succeeded there are
@@ -141,13 +141,13 @@ impl Stream for Events {
 }
 
 /// Where events go.
-#[derive(Clone)]
 pub(super) enum Delivery {
     Queue(mpsc::Sender<Event>),
-    Callback(Arc<Mutex<Callback>>),
+    /// Called by one task at a time: two connections of a client do not live at once.
+    Callback(Mutex<Callback>),
 }
 
-pub(super) type Callback = Box<dyn FnMut(Event) + Send>;
+pub(super) type Callback = Box<dyn FnMut(&Client, Event) + Send>;
 
 impl Delivery {
     pub(super) fn queue(events_max: usize) -> (Self, Events) {
@@ -156,29 +156,32 @@ impl Delivery {
     }
 
     pub(super) fn callback(callback: Callback) -> Self {
-        Self::Callback(Arc::new(Mutex::new(callback)))
+        Self::Callback(Mutex::new(callback))
     }
 
     /// Waits for room. Dropping the future drops the event.
-    pub(super) async fn deliver(&self, event: Event) {
+    pub(super) async fn deliver(&self, shared: &Arc<Shared>, event: Event) {
         match self {
             // Nobody may be listening any more.
             Self::Queue(sender) => drop(sender.send(event).await),
-            Self::Callback(callback) => callback.lock().unwrap_or_else(PoisonError::into_inner)(event),
+            Self::Callback(callback) => call(callback, shared, event),
         }
     }
 
     /// Without waiting; the event comes back if there is no room.
-    pub(super) fn try_deliver(&self, event: Event) -> Result<(), Box<Event>> {
+    pub(super) fn try_deliver(&self, shared: &Arc<Shared>, event: Event) -> Result<(), Box<Event>> {
         match self {
             Self::Queue(sender) => match sender.try_send(event) {
-                Err(mpsc::error::TrySendError::Full(event)) => Err(Box::new(event)),
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+                Err(mpsc::error::TrySendError::Full(event)) => return Err(Box::new(event)),
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             },
-            Self::Callback(callback) => {
-                callback.lock().unwrap_or_else(PoisonError::into_inner)(event);
-                Ok(())
-            }
+            Self::Callback(callback) => call(callback, shared, event),
         }
+        Ok(())
     }
+}
+
+fn call(callback: &Mutex<Callback>, shared: &Arc<Shared>, event: Event) {
+    let client = Client::lent(shared.clone());
+    callback.lock().unwrap_or_else(PoisonError::into_inner)(&client, event);
 }

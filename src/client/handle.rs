@@ -25,16 +25,12 @@ use crate::proto::{CONTROL_PAYLOAD_MAX, CloseCode};
 /// A WebSocket client: a handle that any number of tasks may share. It works within a tokio runtime whose I/O and time
 /// are enabled.
 ///
-/// Dropping the last handle closes the connection with 1001, after what was accepted before has been sent.
+/// Dropping the last handle closes the connection with 1001, after what was accepted before has been sent. Handles that
+/// a callback is given do not count.
 #[derive(Clone)]
-pub struct Client(Arc<Handle>);
-
-/// What all clones of a handle share. Dropping it ends everything.
-struct Handle {
+pub struct Client {
     shared: Arc<Shared>,
-    life: Mutex<Option<Arc<Life>>>,
-    /// One `connect` at a time.
-    connecting: tokio::sync::Mutex<()>,
+    _keeper: Option<Arc<Keeper>>,
 }
 
 /// What handles and tasks share.
@@ -43,7 +39,13 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) delivery: Delivery,
     slow: Option<Slow>,
+    life: Mutex<Option<Arc<Life>>>,
+    /// One `connect` at a time.
+    connecting: tokio::sync::Mutex<()>,
 }
+
+/// What the caller's handles share. Dropping it ends everything.
+struct Keeper(Arc<Shared>);
 
 pub(super) struct Slow {
     pub(super) threshold: Duration,
@@ -57,8 +59,14 @@ impl Client {
     }
 
     pub(super) fn new(config: Config, delivery: Delivery, slow: Option<Slow>) -> Self {
-        let shared = Arc::new(Shared { config, counters: Counters::default(), delivery, slow });
-        Self(Arc::new(Handle { shared, life: Mutex::new(None), connecting: tokio::sync::Mutex::new(()) }))
+        let (counters, life, connecting) = Default::default();
+        let shared = Arc::new(Shared { config, counters, delivery, slow, life, connecting });
+        Self { _keeper: Some(Arc::new(Keeper(shared.clone()))), shared }
+    }
+
+    /// A handle for a callback.
+    pub(super) fn lent(shared: Arc<Shared>) -> Self {
+        Self { shared, _keeper: None }
     }
 
     /// Opens a connection, and returns what the server said and how it came about. A connection that is open already is
@@ -73,42 +81,42 @@ impl Client {
     ///
     /// Outside a tokio runtime.
     pub async fn connect(&self) -> Result<Opened, ConnectError> {
-        self.0.end(Requester::Replaced).await;
-        let _turn = self.0.connecting.lock().await;
-        self.0.end(Requester::Replaced).await;
+        self.shared.end(Requester::Replaced).await;
+        let _turn = self.shared.connecting.lock().await;
+        self.shared.end(Requester::Replaced).await;
         let life = Arc::new(Life::new());
-        *self.0.lock() = Some(life.clone());
+        *self.shared.lock() = Some(life.clone());
         let tenure = Tenure::new(life.clone());
-        let connected = session::open(&self.0.shared, &life).await?;
+        let connected = session::open(&self.shared, &life).await?;
         let opened = connected.opened.clone();
-        let linked = session::link(&self.0.shared, &life, connected);
-        tokio::spawn(session::run(self.0.shared.clone(), tenure, linked));
+        let linked = session::link(&self.shared, &life, connected);
+        tokio::spawn(session::run(self.shared.clone(), tenure, linked));
         Ok(opened)
     }
 
     /// Whether messages can be sent: the connection is open and not being closed.
     pub fn is_open(&self) -> bool {
-        self.0.current().is_some_and(|life| life.link().is_some())
+        self.shared.current().is_some_and(|life| life.link().is_some())
     }
 
     /// Whether a connection was lost and the client is about to open it again.
     pub fn is_reconnecting(&self) -> bool {
-        self.0.current().is_some_and(|life| life.is_reconnecting())
+        self.shared.current().is_some_and(|life| life.is_reconnecting())
     }
 
     /// The number of the open connection, see [`Opened::connection_id`].
     pub fn connection_id(&self) -> Option<u64> {
-        self.0.current()?.link().map(|link| link.connection_id())
+        self.shared.current()?.link().map(|link| link.connection_id())
     }
 
     /// Where it connects to, without the query, in which there may be a secret. An address with credentials is refused.
     pub fn url(&self) -> String {
-        self.0.shared.config.url.to_string()
+        self.shared.config.url.to_string()
     }
 
     /// What it has counted since it was built.
     pub fn stats(&self) -> Stats {
-        self.0.shared.counters.read()
+        self.shared.counters.read()
     }
 
     /// Sends a text message, when there is room among what waits to be sent; see [`Client::flush`].
@@ -173,7 +181,7 @@ impl Client {
     ///
     /// [`SendError::NotOpen`], also if the connection ends before.
     pub async fn flush(&self) -> Result<(), SendError> {
-        self.0.link()?.flush().await
+        self.shared.link()?.flush().await
     }
 
     /// Closes with 1001 and no reason; otherwise [`Client::close_with`].
@@ -207,7 +215,7 @@ impl Client {
         if !code.is_sendable() {
             return Err(CloseError::Code(code));
         }
-        if let Some(life) = self.0.current() {
+        if let Some(life) = self.shared.current() {
             life.request_close(CloseRequest { code, reason: reason.into(), requester: Requester::Caller });
         }
         Ok(())
@@ -215,20 +223,20 @@ impl Client {
 
     /// Waits until there is no connection, and none is being opened.
     pub async fn closed(&self) {
-        if let Some(life) = self.0.current() {
+        if let Some(life) = self.shared.current() {
             life.over().await;
         }
     }
 
     async fn send(&self, opcode: OpCode, payload: BytesMut) -> Result<(), SendError> {
-        let link = self.0.link()?;
+        let link = self.shared.link()?;
         link.send(Outgoing::new(opcode, payload)).await?;
         self.count_accepted(opcode);
         Ok(())
     }
 
     fn try_send(&self, opcode: OpCode, payload: BytesMut) -> Result<(), SendError> {
-        self.0.link()?.try_send(Outgoing::new(opcode, payload))?;
+        self.shared.link()?.try_send(Outgoing::new(opcode, payload))?;
         self.count_accepted(opcode);
         Ok(())
     }
@@ -242,7 +250,7 @@ impl Client {
 
     fn count_accepted(&self, opcode: OpCode) {
         if matches!(opcode, OpCode::Text | OpCode::Binary) {
-            self.0.shared.counters.messages_accepted.add(1);
+            self.shared.counters.messages_accepted.add(1);
         }
     }
 }
@@ -257,7 +265,17 @@ impl fmt::Debug for Client {
     }
 }
 
-impl Handle {
+impl Shared {
+    /// Tells of what began at `begin`, if that is long ago.
+    pub(super) fn measure(&self, operation: Operation, begin: Instant) {
+        let Some(slow) = &self.slow else { return };
+        let took = begin.elapsed();
+        if took >= slow.threshold {
+            self.counters.slow_operations.add(1);
+            (slow.told)(SlowOperation { operation, took });
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Life>>> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -278,22 +296,10 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        if let Some(life) = self.current() {
+        if let Some(life) = self.0.current() {
             life.request_close(CloseRequest::going_away(Requester::Dropped));
-        }
-    }
-}
-
-impl Shared {
-    /// Tells of what began at `begin`, if that is long ago.
-    pub(super) fn measure(&self, operation: Operation, begin: Instant) {
-        let Some(slow) = &self.slow else { return };
-        let took = begin.elapsed();
-        if took >= slow.threshold {
-            self.counters.slow_operations.add(1);
-            (slow.told)(SlowOperation { operation, took });
         }
     }
 }

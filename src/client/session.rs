@@ -34,7 +34,7 @@ impl Drop for Tenure {
 }
 
 /// Opens a connection, unless the wish to close comes first.
-pub(super) async fn open(shared: &Shared, life: &Life) -> Result<Connected, ConnectError> {
+pub(super) async fn open(shared: &Arc<Shared>, life: &Life) -> Result<Connected, ConnectError> {
     let begin = Instant::now();
     let connected = tokio::select! {
         biased;
@@ -56,7 +56,7 @@ pub(super) async fn open(shared: &Shared, life: &Life) -> Result<Connected, Conn
 }
 
 /// From here on there is something to send to.
-pub(super) fn link(shared: &Shared, life: &Life, connected: Connected) -> Linked {
+pub(super) fn link(shared: &Arc<Shared>, life: &Life, connected: Connected) -> Linked {
     let (link, queue) = Link::new(connected.opened.connection_id, &shared.config.limits);
     let link = Arc::new(link);
     life.set_open(link.clone());
@@ -75,13 +75,13 @@ pub(super) async fn run(shared: Arc<Shared>, tenure: Tenure, linked: Linked) {
     let closed = live(&shared, &tenure.0, linked).await;
     tracing::debug!(url = %shared.config.url, %closed, "closed");
     // Who waits for the end finds the event there, but does not wait for its being taken.
-    if let Err(event) = shared.delivery.try_deliver(Event::Closed(closed)) {
+    if let Err(event) = shared.delivery.try_deliver(&shared, Event::Closed(closed)) {
         drop(tenure);
-        shared.delivery.deliver(*event).await;
+        shared.delivery.deliver(&shared, *event).await;
     }
 }
 
-async fn live(shared: &Shared, life: &Life, first: Linked) -> Closed {
+async fn live(shared: &Arc<Shared>, life: &Life, first: Linked) -> Closed {
     let (mut linked, mut attempt) = (first, 0);
     loop {
         let begin = Instant::now();
@@ -107,7 +107,12 @@ async fn live(shared: &Shared, life: &Life, first: Linked) -> Closed {
 }
 
 /// Tries until there is a connection again, or a reason not to try any more.
-async fn reopen(shared: &Shared, life: &Life, reconnect: &Reconnect, attempt: &mut u32) -> Result<Connected, Cause> {
+async fn reopen(
+    shared: &Arc<Shared>,
+    life: &Life,
+    reconnect: &Reconnect,
+    attempt: &mut u32,
+) -> Result<Connected, Cause> {
     let mut error = None;
     loop {
         *attempt = attempt.saturating_add(1);
@@ -133,11 +138,11 @@ async fn reopen(shared: &Shared, life: &Life, reconnect: &Reconnect, attempt: &m
 }
 
 /// Waits for room, but not beyond the wish to close.
-pub(super) async fn deliver(shared: &Shared, life: &Life, event: Event) {
+pub(super) async fn deliver(shared: &Arc<Shared>, life: &Life, event: Event) {
     let begin = Instant::now();
     tokio::select! {
         biased;
-        () = shared.delivery.deliver(event) => {}
+        () = shared.delivery.deliver(shared, event) => {}
         () = life.close_requested() => shared.counters.events_dropped.add(1),
     }
     shared.measure(Operation::Deliver, begin);
