@@ -48,10 +48,9 @@ async fn print(events: &mut Events) -> Result<(), Box<dyn Error>> {
             }
             Event::Reconnected(opened) => eprintln!("connected again to {}", opened.url),
             Event::Closed(closed) => {
-                return match closed.cause {
-                    Cause::Server if closed.clean => Ok(eprintln!("{closed}")),
-                    _ => Err(closed.to_string().into()),
-                };
+                eprintln!("{closed}");
+                let is_orderly = closed.clean && matches!(closed.cause, Cause::Server);
+                return if is_orderly { Ok(()) } else { Err("the connection is gone".into()) };
             }
             _ => {}
         }

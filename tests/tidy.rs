@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hub", &["hub", "proto"]),
     ("surface", &["surface", "hub", "proto"]),
     ("sys", &["sys"]),
+    ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),
     ("error", &["error", "sys"]),
     ("config", &["config", "error", "hub", "proto", "sys"]),

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! The first thing that ends the connection (a wish to close, a close frame, a violation, silence, a failed write)
-//! starts one deadline for all the rest: both close frames, and the server's end of the socket, which a client waits for
+//! starts one deadline for all the rest: both close frames, and the server's end of the socket, which comes before ours
 //! (RFC 6455 7.1.1).
 
 use std::{io, pin::pin, sync::Arc};

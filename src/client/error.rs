@@ -23,7 +23,7 @@ pub enum BuildError {
     HeaderValue(String),
     /// The opening handshake, or HTTP, sets the header of this name itself.
     HeaderReserved(String),
-    /// All headers together would make a head that servers refuse; see [`HEAD_BYTES_MAX`](crate::proto::HEAD_BYTES_MAX).
+    /// All headers together make a head that servers refuse, see [`HEAD_BYTES_MAX`](crate::proto::HEAD_BYTES_MAX).
     HeadTooLong,
     /// More than one of [`basic_auth`](super::ClientBuilder::basic_auth),
     /// [`bearer_auth`](super::ClientBuilder::bearer_auth) and a header `Authorization`.

@@ -1,8 +1,8 @@
 //! A WebSocket client (RFC 6455) for any tokio runtime: `ws` and `wss`, through a proxy if need be, as callback or
 //! stream, that comes back when its connection is lost.
 //!
-//! A [`Client`] is built once, with all settings checked, and then connected. It is a handle: clones of it send from any
-//! number of tasks, and the last one dropped closes the connection. What arrives comes as [`Event`]s, either from
+//! A [`Client`] is built once, with all settings checked, and then connected. It is a handle: clones of it send from
+//! any number of tasks, and the last one dropped closes the connection. What arrives comes as [`Event`]s, either from
 //! [`Events`] ([`ClientBuilder::build`]) or to a callback ([`ClientBuilder::build_with`]).
 //!
 //! ```no_run
@@ -22,7 +22,10 @@
 //!         Event::Text(text) => println!("{text}"),
 //!         Event::Lost(closed) => println!("lost: {closed}"),
 //!         Event::Reconnected(_) => client.send_text("hello again").await?,
-//!         Event::Closed(closed) => return Ok(println!("closed: {closed}")),
+//!         Event::Closed(closed) => {
+//!             println!("closed: {closed}");
+//!             break;
+//!         }
 //!         _ => {}
 //!     }
 //! }
@@ -30,8 +33,8 @@
 //! # }
 //! ```
 //!
-//! The frames are fastwebsockets'; the opening handshake, and what of the protocol must be seen before a frame is whole,
-//! are [`proto`](crate::proto)'s. There are no extensions.
+//! The frames are fastwebsockets'; the opening handshake, and what of the protocol must be seen before a frame is
+//! whole, are [`proto`](crate::proto)'s. There are no extensions.
 
 mod builder;
 mod config;

@@ -206,7 +206,7 @@ fn the_server_ends_the_socket() {
 fn silence() {
     on_tokio(async {
         let peer = Peer::listen().await;
-        let builder = peer.client().ping_interval(SOON / 4).idle_timeout(SOON);
+        let builder = peer.client().ping_interval(SOON / 4).idle_timeout(SOON * 5);
         let (client, mut events, mut side) = peer.connected(builder).await;
         let (opcode, payload) = side.frame().await;
         assert_eq!(opcode, OpCode::Ping);
@@ -350,13 +350,14 @@ fn a_callback_hears_of_the_end() {
 #[test]
 fn with_the_hub() {
     on_tokio(async {
-        let server = Server::start(&[]);
+        let mut server = Server::start(&[]);
         let (client, mut events) = super::client(&format!("ws://{}/t/x", server.address())).build().unwrap();
         client.connect().await.unwrap();
         client.close_with(CloseCode(3001), "bye").await.unwrap();
         assert_cause(&expect_closed(&mut events).await, 3001, true, |cause| matches!(cause, Cause::Caller));
         client.connect().await.unwrap();
-        server.signal(rustix::process::Signal::TERM);
+        let ended = tokio::task::spawn_blocking(move || server.end());
         assert_cause(&expect_closed(&mut events).await, 1001, true, |cause| matches!(cause, Cause::Server));
+        ended.await.unwrap();
     });
 }

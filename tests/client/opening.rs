@@ -238,10 +238,20 @@ fn deadlines() {
         let full = FullListener::new();
         let (client, _events) = client(&format!("ws://{}/", full.address)).connect_timeout(SOON).build().unwrap();
         assert_failure!(client.connect().await.unwrap_err(), ConnectError::Timeout(Stage::Connect));
-        let builder = super::client("ws://localhost:1/").connect_timeout(Duration::from_nanos(1));
-        let (client, _events) = builder.build().unwrap();
+    });
+}
+
+/// Names are resolved on the runtime's threads for what blocks, of which this one has none free.
+#[test]
+fn a_name_that_takes_too_long() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let (done, until_done) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        tokio::task::spawn_blocking(move || until_done.recv());
+        let (client, _events) = client("ws://localhost:1/").connect_timeout(SOON).build().unwrap();
         assert_failure!(client.connect().await.unwrap_err(), ConnectError::Timeout(Stage::Resolve));
     });
+    drop(done);
 }
 
 /// Listens, but has no room for a connection, so that the kernel ignores attempts.
