@@ -181,7 +181,7 @@ impl ClientBuilder {
     /// use ringhub::client::{Client, Event};
     ///
     /// let client = Client::builder().url("ws://127.0.0.1:6455/t/echo").build_with(|client, event| match event {
-    ///     Event::Text(text) if client.try_send_text(text).is_err() => println!("too much to answer"),
+    ///     Event::Text(text) => client.try_send_text(text).unwrap_or_else(|error| println!("no answer: {error}")),
     ///     Event::Closed(closed) => println!("{closed}"),
     ///     _ => {}
     /// })?;

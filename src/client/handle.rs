@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,8 @@ pub(super) struct Shared {
     life: Mutex<Option<Arc<Life>>>,
     /// One `connect` at a time.
     connecting: tokio::sync::Mutex<()>,
+    /// No handle of the caller's is left.
+    is_abandoned: AtomicBool,
 }
 
 /// What the caller's handles share. Dropping it ends everything.
@@ -59,8 +64,8 @@ impl Client {
     }
 
     pub(super) fn new(config: Config, delivery: Delivery, slow: Option<Slow>) -> Self {
-        let (counters, life, connecting) = Default::default();
-        let shared = Arc::new(Shared { config, counters, delivery, slow, life, connecting });
+        let (counters, life, connecting, is_abandoned) = Default::default();
+        let shared = Arc::new(Shared { config, counters, delivery, slow, life, connecting, is_abandoned });
         Self { _keeper: Some(Arc::new(Keeper(shared.clone()))), shared }
     }
 
@@ -87,6 +92,10 @@ impl Client {
         let life = Arc::new(Life::new());
         *self.shared.lock() = Some(life.clone());
         let tenure = Tenure::new(life.clone());
+        // A handle that a callback was given; nobody would ever close its connection.
+        if self.shared.is_abandoned.load(Ordering::Relaxed) {
+            return Err(ConnectError::Cancelled);
+        }
         let connected = session::open(&self.shared, &life).await?;
         let opened = connected.opened.clone();
         let linked = session::link(&self.shared, &life, connected);
@@ -298,6 +307,8 @@ impl Shared {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // Before the lock of `life`, as `connect` looks at it after that lock: one of the two sees the other.
+        self.0.is_abandoned.store(true, Ordering::Relaxed);
         if let Some(life) = self.0.current() {
             life.request_close(CloseRequest::going_away(Requester::Dropped));
         }

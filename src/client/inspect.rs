@@ -133,8 +133,10 @@ impl Frames {
     fn header_byte(&mut self, byte: u8) -> Result<(), ProtocolError> {
         self.header[self.header_len] = byte;
         self.header_len += 1;
-        if self.header[0] & RSV_BITS != 0 {
-            return Err(ProtocolError::ReservedBits);
+        match self.header_len {
+            1 => self.first_byte(byte)?,
+            2 if byte & MASK_BIT != 0 => return Err(ProtocolError::MaskUnexpected),
+            _ => {}
         }
         let Some((header, _)) = FrameHeader::decode(&self.header[..self.header_len])? else { return Ok(()) };
         self.header_len = 0;
@@ -142,28 +144,34 @@ impl Frames {
         self.end_if_whole()
     }
 
-    fn begin(&mut self, header: &FrameHeader) -> Result<(), ProtocolError> {
-        if header.mask.is_some() {
-            return Err(ProtocolError::MaskUnexpected);
+    /// RFC 6455 5.2 and 5.4.
+    fn first_byte(&self, byte: u8) -> Result<(), ProtocolError> {
+        FrameHeader::decode(&[byte])?;
+        if byte & RSV_BITS != 0 {
+            return Err(ProtocolError::ReservedBits);
         }
+        let opcode = OpCode::from_bits(byte)?;
+        match (opcode.is_control(), opcode == OpCode::Continuation, self.message.is_some()) {
+            (false, true, false) => Err(ProtocolError::NothingToContinue),
+            (false, false, true) => Err(ProtocolError::MessageInterrupted),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, header: &FrameHeader) -> Result<(), ProtocolError> {
         let is_data = !header.opcode.is_control();
         self.frame = Some(Frame { missing: header.payload_len, is_data, fin: header.fin });
         if !is_data {
             return Ok(());
         }
-        match (header.opcode, &self.message) {
-            (OpCode::Continuation, None) => return Err(ProtocolError::NothingToContinue),
-            (OpCode::Continuation, Some(_)) => {}
-            (_, Some(_)) => return Err(ProtocolError::MessageInterrupted),
-            (opcode, None) => {
-                let utf8 = (opcode == OpCode::Text).then(Utf8::default);
-                self.message = Some(Message { utf8, bytes: 0, fragments: 0 });
-            }
-        }
         if header.payload_len > u64::from(self.limits.frame_bytes_max) {
             return Err(ProtocolError::FrameTooBig);
         }
-        let Some(message) = &mut self.message else { return Ok(()) };
+        let message = self.message.get_or_insert_with(|| Message {
+            utf8: (header.opcode == OpCode::Text).then(Utf8::default),
+            bytes: 0,
+            fragments: 0,
+        });
         message.bytes += header.payload_len;
         message.fragments += 1;
         if message.bytes > u64::from(self.limits.message_bytes_max) {
@@ -241,10 +249,15 @@ fn incomplete_tail(bytes: &[u8]) -> Result<usize, ProtocolError> {
 /// RFC 6455 5.2: no extension is negotiated that would give these a meaning.
 const RSV_BITS: u8 = 0x70;
 
+/// RFC 6455 5.1: a server sets it never.
+const MASK_BIT: u8 = 0x80;
+
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
-    use crate::proto::encode_frame;
+    use crate::proto::{Input, Role, Tick, WebSocket, encode_frame};
 
     const LIMITS: MessageLimits = MessageLimits { frame_bytes_max: 200, message_bytes_max: 300, fragments_max: 4 };
 
@@ -314,6 +327,53 @@ mod tests {
         check(b"\x01\x01\xe2\x80\x01\x41", Err(ProtocolError::InvalidUtf8));
         // The first byte of a code point beyond U+10FFFF, whose rest has not come.
         check(b"\x01\x02\xf4\x90", Err(ProtocolError::InvalidUtf8));
+    }
+
+    /// The client of `proto`, which shares no code with this but the header's, finds the same first violation.
+    fn check_against_proto(bytes: &[u8]) {
+        let mut websocket = WebSocket::new(Role::Client { masking_seed: [0; 16] }, Tick(0));
+        let (mut input, mut replies, mut found) = (Input::new(bytes.into()), Vec::new(), Ok(()));
+        loop {
+            match websocket.receive(Tick(0), &mut input, &LIMITS, &mut replies) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(violation) => {
+                    found = Err(violation);
+                    break;
+                }
+            }
+        }
+        let followed = Frames::new(LIMITS).follow(bytes).map_err(|(_, violation)| violation);
+        assert_eq!(followed, found, "{bytes:x?}");
+    }
+
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let opcode = prop_oneof![Just(0_u8), Just(1), Just(2), Just(9), Just(10)];
+        let text = prop_oneof!["[a-zé⚡😀]{0,40}".prop_map(String::into_bytes), vec(any::<u8>(), 0..4)];
+        (opcode, any::<bool>(), text, 0_usize..3).prop_map(|(opcode, fin, payload, cut)| {
+            let payload = &payload[..payload.len().saturating_sub(cut)];
+            let mut bytes = vec![opcode | u8::from(fin) << 7, payload.len() as u8];
+            bytes.extend_from_slice(payload);
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn frames_as_proto_sees_them(
+            frames in vec(any_frame(), 0..8),
+            flip in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let mut bytes = frames.concat();
+            if let Some((at, mask)) = flip.filter(|_| !bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] ^= mask;
+            }
+            // A close would be the end for `proto`, and is not for this.
+            if !bytes.iter().any(|byte| byte & 0x0F == 8) {
+                check_against_proto(&bytes);
+            }
+        }
     }
 
     /// What came before a violation arrives, and no frame is completed by it.

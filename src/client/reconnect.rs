@@ -8,7 +8,8 @@ use crate::proto::CloseCode;
 /// How a client comes back after a connection was lost.
 ///
 /// Before attempt *n* since the last stable connection it waits a random time between nothing and
-/// `delay_min` · 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once.
+/// `delay_min` · 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once. If a server
+/// refuses with `Retry-After` in seconds, it waits at least that long, but not beyond `delay_max` either.
 ///
 /// These ends are final: one that the caller asked for, a close with 1008 or 4000-4999, and an answer to an attempt
 /// with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404.
@@ -72,6 +73,13 @@ pub(super) fn is_refusal_final(error: &ConnectError) -> bool {
             ![408, 425, 429].contains(&refused.head.status())),
         _ => false,
     }
+}
+
+/// How long the server wants to be left alone (RFC 9110 10.2.3). A date is not looked at.
+pub(super) fn retry_after(error: &ConnectError) -> Option<Duration> {
+    let ConnectError::Refused(refused) = error else { return None };
+    let seconds = str::from_utf8(refused.head.headers().get("retry-after")?).ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]

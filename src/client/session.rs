@@ -13,7 +13,7 @@ use super::{
     life::Life,
     link::{Link, Outgoing},
     open::{self, Connected, random},
-    reconnect::{is_final, is_refusal_final},
+    reconnect::{is_final, is_refusal_final, retry_after},
 };
 use crate::proto::CloseCode;
 
@@ -119,7 +119,8 @@ async fn reopen(
         if !reconnect.may_attempt(*attempt) {
             return Err(Cause::GaveUp(error));
         }
-        let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random()));
+        let wished = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
+        let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(wished);
         deliver(shared, life, Event::Reconnecting { attempt: *attempt, delay, error }).await;
         let attempted = tokio::select! {
             biased;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ringhub::{
-    client::{Cause, ClientLimits, CloseError, Closed, Event, SendError},
+    client::{Cause, ClientLimits, CloseError, Closed, ConnectError, Event, SendError},
     proto::{CloseCode, MessageLimits, OpCode, ProtocolError},
 };
 use tokio::sync::oneshot;
@@ -344,6 +344,30 @@ fn a_callback_hears_of_the_end() {
         answer_close!(side, 1000, "enough").await;
         assert_cause(&told.await.unwrap(), 1000, true, |cause| matches!(cause, Cause::Caller));
         client.closed().await;
+    });
+}
+
+/// A handle of a callback outlives the caller's, but opens nothing that nobody would close.
+#[test]
+fn a_lent_handle_does_not_connect() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let (lend, lent) = oneshot::channel();
+        let mut lend = Some(lend);
+        let client = peer.client().build_with(move |client, _| {
+            lend.take().map(|lend| lend.send(client.clone()));
+        });
+        let client = client.unwrap();
+        let mut side = peer.connect(&client).await;
+        side.send_text("lend").await;
+        let lent = lent.await.unwrap();
+        lent.send_text("lent").await.unwrap();
+        side.expect_text("lent").await;
+        drop(client);
+        answer_close!(side, 1001, "").await;
+        lent.closed().await;
+        assert!(matches!(lent.connect().await, Err(ConnectError::Cancelled)));
+        lent.closed().await;
     });
 }
 

@@ -15,9 +15,11 @@ use ringhub::{
     proto::OpCode,
 };
 
+use tokio::io::AsyncWriteExt;
+
 use super::{
     client, expect_binary, expect_closed, expect_text, next, on_tokio,
-    peer::Peer,
+    peer::{Peer, Side},
     support::{Server, pattern, text_pattern},
 };
 
@@ -194,6 +196,27 @@ fn a_sender_that_waits_at_the_end() {
         };
         assert_eq!(tokio::join!(sending, end).0, SendError::NotOpen);
         expect_closed(&mut events).await;
+    });
+}
+
+/// A server that sends without end, faster than the client takes it.
+#[test]
+fn a_flood_does_not_hold_up_what_is_sent() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let client = peer.client().build_with(|_, _| {}).unwrap();
+        let side = peer.connect(&client).await;
+        let (read, mut write) = tokio::io::split(side.stream);
+        let flood = tokio::spawn(async move {
+            let frames = b"\x82\x01x".repeat(100_000);
+            while write.write_all(&frames).await.is_ok() {}
+        });
+        let mut answers = Side::new(tokio::io::join(read, tokio::io::sink()));
+        for number in 0..20 {
+            client.send_text(number.to_string()).await.unwrap();
+            answers.expect_text(&number.to_string()).await;
+        }
+        flood.abort();
     });
 }
 

@@ -181,6 +181,28 @@ fn it_gives_up() {
     });
 }
 
+/// RFC 9110 10.2.3, within what the caller allows.
+#[test]
+fn it_waits_as_long_as_the_server_wants() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let (_client, mut events) = lost(&peer).await;
+        expect_lost(&mut events).await;
+        expect_attempt(&mut events, 1).await;
+        for attempt in 2..=5 {
+            let mut side = peer.accept().await;
+            side.request().await;
+            side.raw(b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n").await;
+            match next(&mut events).await {
+                Event::Reconnecting { attempt: number, delay, .. } => {
+                    assert_eq!((number, delay), (attempt, QUICK.delay_max));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
 /// Connections that last for a moment are attempts, too.
 #[test]
 fn it_gives_up_on_moments() {

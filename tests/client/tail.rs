@@ -48,7 +48,7 @@ fn it_says_what_is_wrong() {
 }
 
 /// An example of this package, built as this test was.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     // target/<profile>/deps/<this>
     let profile = this.ancestors().nth(2).unwrap();

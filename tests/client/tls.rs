@@ -1,6 +1,6 @@
 //! `wss`, with certificates of our own making.
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ringhub::client::{ClientBuilder, ConnectError, Stage};
@@ -14,6 +14,8 @@ use tokio_rustls::{
 use super::{
     client, expect_closed, expect_text, on_tokio,
     peer::{Peer, Side},
+    support::Program,
+    tail::example,
 };
 
 /// A certificate authority, and a server with a certificate of its making for `localhost`.
@@ -161,6 +163,26 @@ fn nobody_to_trust() {
         let (client, _events) = peer.client().build().unwrap();
         let (opened, _) = tokio::join!(client.connect(), peer.peer.accept());
         assert!(matches!(opened, Err(ConnectError::NoCertificateAuthorities)), "{opened:?}");
+    });
+}
+
+/// Those of the system, which can be told to be ours.
+#[test]
+fn system_authorities() {
+    on_tokio(async {
+        let peer = SecurePeer::listen().await;
+        let folder = std::env::temp_dir().join(format!("ringhub-client-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("authority.pem");
+        std::fs::write(&file, &peer.authority).unwrap();
+        let mut command = Command::new(example("client_tail"));
+        command.env("SSL_CERT_FILE", &file).arg(format!("wss://localhost:{}/", peer.peer.address().port()));
+        let tail = Program::start(command);
+        let mut side = peer.open().await;
+        side.send_text("trusted").await;
+        let line = tokio::task::spawn_blocking(move || tail.line()).await.unwrap();
+        assert_eq!(line.as_deref(), Some("trusted"));
+        std::fs::remove_dir_all(&folder).unwrap();
     });
 }
 
