@@ -28,6 +28,7 @@ use tokio::{
         AsyncRead, AsyncReadExt, AsyncWriteExt, BufWriter, Empty, Join, ReadHalf, Sink, WriteHalf, empty, join, sink,
     },
     sync::mpsc,
+    task::coop::consume_budget,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -204,6 +205,8 @@ impl<'a> Reader<'a> {
 
     async fn run(mut self) -> (Heard, Input) {
         let heard = loop {
+            // A buffer full of small frames must not keep the thread to itself.
+            consume_budget().await;
             match self.frame().await {
                 Ok(frame) => {
                     if let Some(heard) = self.handle(frame).await {
