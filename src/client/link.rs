@@ -48,7 +48,8 @@ impl Link {
         self.connection_id
     }
 
-    /// Waits for room.
+    /// Waits for room. When the connection ends, what waits in the queue is dropped and makes room, so everybody comes on
+    /// as far as the queue, which is closed.
     pub(super) async fn send(&self, mut outgoing: Outgoing) -> Result<(), SendError> {
         let bytes = self.bytes(&outgoing)?;
         let room = self.room.clone().acquire_many_owned(bytes).await;
@@ -74,11 +75,6 @@ impl Link {
         let outgoing = Outgoing { what: What::Flush(done), since: Instant::now(), room: None };
         self.queue.send(outgoing).await.map_err(|_| SendError::NotOpen)?;
         flushed.await.map_err(|_| SendError::NotOpen)
-    }
-
-    /// Sends nothing any more: who waits for room hears of it.
-    pub(super) fn end(&self) {
-        self.room.close();
     }
 
     fn bytes(&self, outgoing: &Outgoing) -> Result<u32, SendError> {
@@ -147,8 +143,6 @@ mod tests {
         assert_eq!(link.try_send(message(0)), Err(SendError::QueueFull));
         drop(queue.try_recv());
         assert_eq!(link.try_send(message(6)), Ok(()));
-        link.end();
-        assert_eq!(link.try_send(message(1)), Err(SendError::NotOpen));
         drop(queue);
         assert_eq!(link.try_send(message(0)), Err(SendError::NotOpen));
     }

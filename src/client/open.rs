@@ -180,11 +180,8 @@ async fn attempt(config: &Config, url: &Url) -> Result<Answer, ConnectError> {
     Ok(Answer::Opened(Box::new(Connected { stream, received: received.freeze(), opened })))
 }
 
-/// Tries all addresses of the host in turn. Each has its share of the time that is left, so that one which swallows
-/// everything does not hide the others.
 async fn tcp_connect(config: &Config, url: &Url, timings: &mut Timings) -> Result<TcpStream, ConnectError> {
     let deadline = Instant::now() + config.connect_timeout;
-    let host = || url.host_and_port();
     let resolve = async {
         let addresses = net::lookup_host((url.host(), url.port())).await;
         let addresses = addresses.map_err(|error| ConnectError::Resolve(url.host().into(), error))?;
@@ -193,20 +190,27 @@ async fn tcp_connect(config: &Config, url: &Url, timings: &mut Timings) -> Resul
     let (addresses, took) = within(deadline, Stage::Resolve, resolve).await?;
     timings.resolve = took;
     let begin = Instant::now();
-    let mut last = ConnectError::Resolve(url.host().into(), io::ErrorKind::NotFound.into());
+    let stream = dial(&addresses, deadline).await.map_err(|error| match error {
+        None => ConnectError::Timeout(Stage::Connect),
+        Some(error) => ConnectError::Connect(url.host_and_port(), error),
+    })?;
+    timings.connect = begin.elapsed();
+    // Small messages must not wait for the answers to others. Where it is not possible, they do.
+    drop(stream.set_nodelay(true));
+    Ok(stream)
+}
+
+/// Tries all addresses in turn. Each has its share of the time that is left, so that one which swallows everything does
+/// not hide the others. The error is that of the last, `None` for a deadline.
+async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Option<io::Error>> {
+    let mut last = Some(io::ErrorKind::AddrNotAvailable.into());
     for (index, address) in addresses.iter().enumerate() {
-        let others = (addresses.len() - index - 1) as u32;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = Instant::now() + left / (others + 1);
-        match timeout_at(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Small messages must not wait for the answers to others. Where it is not possible, they do.
-                drop(stream.set_nodelay(true));
-                timings.connect = begin.elapsed();
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = ConnectError::Connect(host(), error),
-            Err(_) => last = ConnectError::Timeout(Stage::Connect),
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / (addresses.len() - index) as u32;
+        match timeout_at(now + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = None,
         }
     }
     Err(last)
@@ -317,3 +321,44 @@ const ADDRESSES_MAX: usize = 16;
 
 /// How many responses may announce another one before they count as the answer.
 const INTERIM_RESPONSES_MAX: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    fn socket() -> Socket {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket
+    }
+
+    fn address(socket: &Socket) -> SocketAddr {
+        socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// One address refuses, the next swallows every attempt since nobody accepts, the last is there.
+    #[test]
+    fn the_first_address_that_accepts() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (refusing, full, good) = (socket(), socket(), socket());
+            full.listen(0).unwrap();
+            good.listen(1).unwrap();
+            let mut waiting = Vec::new();
+            for _ in 0..4 {
+                let attempt = socket();
+                attempt.set_nonblocking(true).unwrap();
+                drop(attempt.connect(&full.local_addr().unwrap()));
+                waiting.push(attempt);
+            }
+            let soon = || Instant::now() + Duration::from_millis(600);
+            let dialled = dial(&[address(&refusing), address(&full), address(&good)], soon()).await.unwrap();
+            assert_eq!(dialled.peer_addr().unwrap(), address(&good));
+            assert!(dial(&[address(&refusing), address(&full)], soon()).await.unwrap_err().is_none());
+            let refused = dial(&[address(&full), address(&refusing)], soon()).await.unwrap_err().unwrap();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        });
+    }
+}

@@ -58,15 +58,13 @@ pub(super) async fn open(shared: &Arc<Shared>, life: &Life) -> Result<Connected,
 /// From here on there is something to send to.
 pub(super) fn link(shared: &Arc<Shared>, life: &Life, connected: Connected) -> Linked {
     let (link, queue) = Link::new(connected.opened.connection_id, &shared.config.limits);
-    let link = Arc::new(link);
-    life.set_open(link.clone());
-    Linked { connected, link, queue }
+    life.set_open(Arc::new(link));
+    Linked { connected, queue }
 }
 
-/// An open connection and both ends of what leads there.
+/// An open connection and what handles want to send there.
 pub(super) struct Linked {
     connected: Connected,
-    link: Arc<Link>,
     queue: mpsc::Receiver<Outgoing>,
 }
 
@@ -86,7 +84,6 @@ async fn live(shared: &Arc<Shared>, life: &Life, first: Linked) -> Closed {
     loop {
         let begin = Instant::now();
         let closed = connection::run(shared, life, linked.connected, linked.queue).await;
-        linked.link.end();
         let Some(reconnect) = &shared.config.reconnect else { return closed };
         if life.close_request().is_some() || is_final(&closed) {
             return closed;

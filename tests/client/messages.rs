@@ -176,6 +176,29 @@ fn limits_of_what_waits() {
     });
 }
 
+/// The same where it is bytes that there is no room for.
+#[test]
+fn a_sender_that_waits_for_bytes_at_the_end() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let limits = ClientLimits { queue_bytes_max: 1 << 20, ..ClientLimits::default() };
+        let (client, mut events, side) = peer.connected(peer.client().limits(limits)).await;
+        let sending = async {
+            loop {
+                if let Err(error) = client.send_binary(vec![0; 1 << 20]).await {
+                    return error;
+                }
+            }
+        };
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(side);
+        };
+        assert_eq!(tokio::join!(sending, end).0, SendError::NotOpen);
+        expect_closed(&mut events).await;
+    });
+}
+
 /// Who waits for room hears of the end.
 #[test]
 fn a_sender_that_waits_at_the_end() {
@@ -226,20 +249,22 @@ fn a_caller_that_is_slow() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let limits = ClientLimits { events_max: 1, ..ClientLimits::default() };
-        let builder = peer.client().limits(limits).idle_timeout(Duration::from_millis(50));
-        let (_client, mut events, mut side) = peer.connected(builder).await;
+        let (timeout, longer) = (Duration::from_millis(400), Duration::from_millis(600));
+        let (client, mut events, mut side) = peer.connected(peer.client().limits(limits).idle_timeout(timeout)).await;
         side.send_text("first").await;
         side.send_text("second, for which there is no room").await;
-        // Longer than it would wait for the server.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        // That is not the server's silence.
+        tokio::time::sleep(longer).await;
+        expect_text(&mut events, "first").await;
+        expect_text(&mut events, "second, for which there is no room").await;
+        client.send_text("still there").await.unwrap();
+        side.expect_text("still there").await;
         let send = async {
             for number in 0..1000 {
                 side.send_text(&number.to_string()).await;
             }
         };
         let take = async {
-            expect_text(&mut events, "first").await;
-            expect_text(&mut events, "second, for which there is no room").await;
             for number in 0..1000 {
                 expect_text(&mut events, &number.to_string()).await;
             }

@@ -227,6 +227,23 @@ fn it_gives_up_on_moments() {
 const NEVER: Reconnect =
     Reconnect { delay_min: Duration::from_secs(1 << 40), delay_max: Duration::from_secs(1 << 40), ..QUICK };
 
+/// What the caller closes does not come back, nor is it lost.
+#[test]
+fn the_caller_closes() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let (client, mut events, mut side) = peer.connected(returning(&peer)).await;
+        let answer = async {
+            side.expect_close(1001, "").await;
+            side.send_close(1001, "").await;
+            side.end().await;
+        };
+        let (closed, ()) = tokio::join!(client.close(), answer);
+        closed.unwrap();
+        assert!(matches!(expect_closed(&mut events).await.cause, Cause::Caller));
+    });
+}
+
 /// A close ends the wait for the next attempt.
 #[test]
 fn the_caller_closes_meanwhile() {
