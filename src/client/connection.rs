@@ -58,8 +58,8 @@ pub(super) async fn run(
     let (mut heard, mut said) = (None, None);
     let mut deadline = None;
     loop {
-        // In no fixed order: a server that never stops sending uses up all the time that the runtime gives to a task, so
-        // the writing half must sometimes come first.
+        // In no fixed order: a server that never stops sending uses up all the time that the runtime gives to a task,
+        // so the writing half must sometimes come first.
         tokio::select! {
             (end, socket) = &mut reading, if heard.is_none() => {
                 end.answer(&urgent);

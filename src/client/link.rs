@@ -48,8 +48,8 @@ impl Link {
         self.connection_id
     }
 
-    /// Waits for room. When the connection ends, what waits in the queue is dropped and makes room, so everybody comes on
-    /// as far as the queue, which is closed.
+    /// Waits for room. When the connection ends, what waits in the queue is dropped and makes room, so everybody comes
+    /// as far as the queue, which is closed then.
     pub(super) async fn send(&self, mut outgoing: Outgoing) -> Result<(), SendError> {
         let bytes = self.bytes(&outgoing)?;
         let room = self.room.clone().acquire_many_owned(bytes).await;
