@@ -314,10 +314,10 @@ fn through_a_proxy() {
 #[test]
 fn a_proxy_that_does_not() {
     on_tokio(async {
-        let check = async |answer: &str| {
+        let check = async |answer: &str, settings: fn(ClientBuilder) -> ClientBuilder| {
             let proxy = Peer::listen().await;
             let builder = client("ws://hub.example/").proxy(format!("http://{}", proxy.address()));
-            let (client, _events) = builder.handshake_timeout(SOON).build().unwrap();
+            let (client, _events) = settings(builder).build().unwrap();
             let accept = async {
                 let mut side = proxy.accept().await;
                 side.request().await;
@@ -326,11 +326,17 @@ fn a_proxy_that_does_not() {
             };
             tokio::join!(client.connect(), accept).0.unwrap_err()
         };
-        assert_failure!(check("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await,
+        assert_failure!(check("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", |builder| builder).await,
             ConnectError::ProxyRefused(head) if head.status() == 407);
-        assert_failure!(check("HTTP/1.1 200 OK\r\n\r\nmore").await, ConnectError::Http(Stage::Proxy, _));
-        assert_failure!(check("garbage\r\n\r\n").await, ConnectError::Http(Stage::Proxy, _));
-        assert_failure!(check("HTTP/1.1 200").await, ConnectError::Timeout(Stage::Proxy));
+        assert_failure!(
+            check("HTTP/1.1 200 OK\r\n\r\nmore", |builder| builder).await,
+            ConnectError::Http(Stage::Proxy, _)
+        );
+        assert_failure!(check("garbage\r\n\r\n", |builder| builder).await, ConnectError::Http(Stage::Proxy, _));
+        assert_failure!(
+            check("HTTP/1.1 200", |builder| builder.handshake_timeout(SOON)).await,
+            ConnectError::Timeout(Stage::Proxy)
+        );
     });
 }
 
