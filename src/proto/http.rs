@@ -11,7 +11,8 @@ pub use headers::Headers;
 pub use refusal::Refusal;
 pub use scan::HeadScan;
 
-pub(super) use headers::{is_token, push_header};
+pub(crate) use headers::is_token;
+pub(super) use headers::push_header;
 
 use std::fmt;
 

@@ -87,7 +87,7 @@ pub(super) fn header_error(error: httparse::Error) -> HttpError {
 }
 
 /// RFC 9110 5.6.2.
-pub(in crate::proto) fn is_token(bytes: &[u8]) -> bool {
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet))
 }
 
