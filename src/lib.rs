@@ -1,6 +1,7 @@
 //! A WebSocket broadcast hub for Linux on io_uring.
 
 pub mod auth;
+pub mod client;
 pub mod config;
 mod control;
 pub mod error;

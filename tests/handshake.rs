@@ -153,6 +153,35 @@ fn requests_for_no_upgrade_or_another_version() {
     }
 }
 
+/// A browser's page cannot see why its WebSocket was refused; the same request without the upgrade tells it.
+#[test]
+fn without_an_upgrade_the_refusal_is_the_same() {
+    let server = Server::start(&["--subscribe-tokens", "s,both", "--publish-tokens", "p,both"]);
+    let check = |target: &str, refusal: Option<(u16, &str)>| {
+        let plain = exchange(server.address(), &format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let Some((status, reason)) = refusal else {
+            assert_eq!(plain.status(), 426, "{target}");
+            return server.connect(target).leave();
+        };
+        let upgrade = exchange(server.address(), &upgrade_request(target));
+        assert_eq!((plain.status(), upgrade.status()), (status, status), "{target}");
+        assert!(plain.error().contains(reason), "{plain:?}");
+        assert_eq!(plain.body, upgrade.body, "{target}");
+        assert_eq!(plain.header("www-authenticate"), upgrade.header("www-authenticate"), "{target}");
+    };
+    check("/t/x", Some((401, "subscribing needs a bearer token")));
+    check("/t/x?mode=pub", Some((401, "publishing needs a bearer token")));
+    check("/t/x?access_token=x", Some((401, "not valid")));
+    check("/t/x?access_token=s", Some((403, "not for publishing")));
+    check("/t/x?access_token=p", Some((403, "not for subscribing")));
+    check("/t/x?access_token=s&mode=pub", Some((403, "not for publishing")));
+    check("/t/x?access_token=s&mode=no", Some((400, "mode is")));
+    check("/t/%ff?access_token=both", Some((400, "UTF-8")));
+    check("/t/x?access_token=both", None);
+    check("/t/x?access_token=s&mode=sub", None);
+    check("/t/x?access_token=p&mode=pub", None);
+}
+
 /// RFC 6455 4.2.1: the names of headers and their keywords have no case, and lists may hold more.
 #[test]
 fn what_browsers_and_proxies_send_is_accepted() {

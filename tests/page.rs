@@ -13,10 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringhub::metrics::Counter;
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Answer, Browser, Page, Server, binary_path, program, text};
+use support::{Browser, Page, Server, binary_path, program, text};
 
 type Test = (&'static str, fn(&mut Browser));
 
@@ -30,6 +29,8 @@ const TESTS: &[Test] = &[
     ("a_close_is_shown_and_mended", a_close_is_shown_and_mended),
     ("a_close_code_in_words", a_close_code_in_words),
     ("a_refusal_is_explained", a_refusal_is_explained),
+    ("tokens_for_one_way_only", tokens_for_one_way_only),
+    ("an_origin_that_is_not_allowed", an_origin_that_is_not_allowed),
     ("the_topic_stands_in_the_address", the_topic_stands_in_the_address),
     ("figures", figures),
     ("figures_elsewhere_or_locked", figures_elsewhere_or_locked),
@@ -141,6 +142,8 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
     other.expect(text("[1]"));
     page.choose("mode", "sub");
     page.until_says("state", "Watching");
+    assert_eq!(page.eval("ui.way.value"), "post");
+    page.choose("way", "socket");
     page.click("#publish button");
     page.until_says("answer", "only receives");
     page.click("#stop");
@@ -151,24 +154,33 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
 }
 
 fn publishing_by_post(browser: &mut Browser) {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--max-message", "20"]);
     let mut page = watch(browser, &server, "a b/c");
+    let mut other = server.connect("/t/a%20b/c");
     page.choose("way", "post");
+    page.type_into("body", "é");
+    page.click("#publish button");
+    other.expect(text("é"));
+    page.until_says("answer", "Published: offset 1, epoch ");
     page.choose("kind", "json");
-    page.type_into("token", "secret");
     page.type_into("body", r#"{"a":1}"#);
-    page.answer("POST /t/a%20b/c", answer(202, r#"{"topic":"a b/c","epoch":7,"offset":41}"#));
-    page.take_seen();
     page.click("#publish button");
-    page.until_says("answer", "offset 41, epoch 7");
-    let seen = page.take_seen();
-    let post = seen.requests.iter().find(|request| request["method"] == "POST").expect("a request");
-    assert_eq!(post["postData"], r#"{"a":1}"#);
-    assert_eq!(post["headers"]["Content-Type"], "application/json");
-    assert_eq!(post["headers"]["Authorization"], "Bearer secret");
-    page.answer("POST /t/a%20b/c", answer(413, r#"{"error":"the message is too big"}"#));
+    other.expect(text(r#"{"a":1}"#));
+    page.until_says("answer", "Published: offset 2, epoch ");
+    // To the topic in the field, which need not be the one that is watched; a WebSocket could not.
+    let mut elsewhere = server.connect("/t/elsewhere");
+    page.type_into("topic", "elsewhere");
     page.click("#publish button");
-    page.until_says("answer", "Refused with 413: the message is too big");
+    elsewhere.expect(text(r#"{"a":1}"#));
+    page.until_says("answer", "Published: offset 1, epoch ");
+    page.choose("way", "socket");
+    page.click("#publish button");
+    page.until_says("answer", "Not connected");
+    is_quiet(&mut page, &server);
+    page.choose("way", "post");
+    page.type_into("body", r#"["more than 20 bytes"]"#);
+    page.click("#publish button");
+    page.until_says("answer", "Refused with 413: the body is larger than the largest message, 20 bytes");
 }
 
 fn a_close_is_shown_and_mended(browser: &mut Browser) {
@@ -180,6 +192,8 @@ fn a_close_is_shown_and_mended(browser: &mut Browser) {
     server.wait();
     page.until_says("state", "The hub does not answer");
     page.until("!document.getElementById('now').hidden");
+    // What is typed meanwhile is not yet to be watched.
+    page.type_into("topic", "y");
     let mut command = program();
     command.args(["--listen", &address.to_string()]);
     let server = Server::start_at(command);
@@ -201,16 +215,14 @@ fn a_close_code_in_words(browser: &mut Browser) {
 }
 
 fn a_refusal_is_explained(browser: &mut Browser) {
-    let server = Server::start(&["--subscribe-tokens", "right"]);
-    let mut page = browser.page();
-    page.answer("GET /metrics", answer(404, ""));
-    page.answer("GET /t/x", answer(401, r#"{"error":"a token is needed"}"#));
-    page.open(&format!("http://{}/#x", server.address()));
+    let server = Server::start(&["--subscribe-tokens", "right", "--publish-tokens", "right"]);
+    let mut page = open(browser, &server, "x");
+    page.until_says("state", "Refused with 401: subscribing needs a bearer token");
     page.type_into("token", "wrong");
     page.click("#watch button");
-    page.until_says("state", "Refused with 401: a token is needed");
-    // Asking again would not help.
-    assert_eq!(page.eval("document.getElementById('now').hidden"), true);
+    page.until_says("state", "Refused with 401: the bearer token is not valid");
+    // Asking again would not help, nor would another mode.
+    assert_eq!(page.eval("[ui.now.hidden, ui.instead.hidden, ui.again.textContent]"), json!([true, true, ""]));
     // The token went with the request, and stays out of the page's own address.
     let seen = page.take_seen();
     let has_shown = |begin: &str, end: &str| {
@@ -220,6 +232,59 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     assert!(has_shown("ws://", "/t/x?echo=true&access_token=wrong"), "{:#?}", seen.requests);
     assert!(has_shown("http://", "/t/x?echo=true"), "{:#?}", seen.requests);
     assert!(!page.eval("location.href").as_str().unwrap().contains("wrong"));
+    page.type_into("token", "right");
+    page.click("#watch button");
+    page.until_says("state", "Watching x");
+    page.type_into("body", "both ways");
+    page.click("#publish button");
+    page.until_says("list", "both ways");
+}
+
+fn tokens_for_one_way_only(browser: &mut Browser) {
+    let server = Server::start(&["--subscribe-tokens", "s,both", "--publish-tokens", "p,both"]);
+    let mut page = open(browser, &server, "x");
+    page.type_into("token", "s");
+    page.click("#watch button");
+    page.until_says("state", "Refused with 403: this token is not for publishing");
+    page.until_says("instead", "Only receive");
+    page.click("#instead");
+    page.until_says("state", "Watching x");
+    assert_eq!(page.eval("[ui.mode.value, ui.way.value, ui.instead.hidden]"), json!(["sub", "post", true]));
+    assert_eq!(page.eval("ui.other_token.hidden"), true);
+    page.type_into("body", "hello");
+    page.click("#publish button");
+    page.until_says("answer", "Refused with 403: this token is not for publishing");
+    assert_eq!(page.eval("document.activeElement.id"), "publish_token");
+    page.type_into("publish_token", "p");
+    page.until_says("curl", "Bearer $PUBLISH_TOKEN");
+    page.until_says("wscat", "Bearer $TOKEN");
+    page.click("#publish button.main");
+    page.until_says("list", "hello");
+    page.until_says("answer", "Published: offset 1");
+    // The other way round.
+    page.choose("mode", "pub");
+    page.until_says("state", "Connected, only to publish, to x");
+    page.type_into("publish_token", "");
+    page.choose("mode", "both");
+    page.until_says("state", "Refused with 403");
+    page.type_into("token", "p");
+    page.click("#watch button");
+    page.until_says("state", "Refused with 403: this token is not for subscribing");
+    page.until_says("instead", "Only publish");
+    page.click("#instead");
+    page.until_says("state", "Connected, only to publish, to x");
+}
+
+/// The request that would tell has no origin, so the page can only guess.
+fn an_origin_that_is_not_allowed(browser: &mut Browser) {
+    let server = Server::start(&["--allowed-origins", "https://page.example"]);
+    let mut page = open(browser, &server, "x");
+    page.until_says("state", &format!("is http://{} among its allowed_origins", server.address()));
+    page.until("!document.getElementById('now').hidden");
+    page.choose("way", "post");
+    page.click("#publish button");
+    page.until_says("answer", "Refused with 403: pages of ");
+    assert_eq!(page.eval("ui.other_token.hidden"), true);
 }
 
 fn the_topic_stands_in_the_address(browser: &mut Browser) {
@@ -247,20 +312,31 @@ fn the_topic_stands_in_the_address(browser: &mut Browser) {
 }
 
 fn figures(browser: &mut Browser) {
-    let server = Server::start(&[]);
+    const SUBSCRIBERS: usize = 10;
+    let server = Server::start(&["--shards", "2"]);
     let mut page = watch(browser, &server, "x");
-    let mut check = |deliveries: u64, shown: &str| {
-        page.answer("GET /metrics", answer(200, &metrics(deliveries)));
-        page.until_says("deliveries", shown);
-    };
-    check(0, "highest 0/s");
-    // How many in a second depends on the machine; that it is some does not.
-    check(50_000, "highest");
-    page.until("figures.samples.some(sample => sample.deliveries > 1000)");
-    page.until("document.querySelector('#deliveries [data-part=line]').getAttribute('d').includes('L')");
-    page.until("document.querySelector('#connections output').textContent === '12'");
-    page.until_says("stats", "Laggards3");
     page.until_says("metrics", "live");
+    page.until_says("deliveries", "highest 0/s");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| server.connect("/t/x?mode=sub")).collect();
+    // Over all shards, with the page and the publisher.
+    page.until("document.querySelector('#connections output').textContent === '12'");
+    for number in 0..100 {
+        publisher.send_text(&number.to_string());
+    }
+    for subscriber in &mut subscribers {
+        (0..100).for_each(|number: u32| subscriber.expect(text(&number.to_string())));
+    }
+    // How many in a second depends on the machine; how many there were does not.
+    page.until("figures.last.now.deliveries_total === 1100");
+    let sum = "figures.samples.reduce((sum, { time, deliveries }, at, all) =>
+        sum + (at ? deliveries * (time - all[at - 1].time) / 1000 : 0), 0)";
+    page.until(&format!("Math.abs({sum} - 1100) < 0.001"));
+    page.until("document.querySelector('#deliveries [data-part=line]').getAttribute('d').includes('L')");
+    for shown in ["Messages in", "Bytes out", "Deliveries per send", "Laggards0", "Slow closes0"] {
+        page.until_says("stats", shown);
+    }
+    assert!(!page.eval("document.body.innerText").as_str().unwrap().contains("NaN"));
     // What stands under the pointer, and by keys.
     page.eval("document.querySelector('#connections svg').focus()");
     page.press("ArrowLeft", 0);
@@ -269,22 +345,21 @@ fn figures(browser: &mut Browser) {
 }
 
 fn figures_elsewhere_or_locked(browser: &mut Browser) {
-    let server = Server::start(&[]);
-    let mut page = browser.page();
-    page.answer("GET /metrics", answer(404, ""));
-    page.open(&format!("http://{}/", server.address()));
+    let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
+    let mut page = watch(browser, &server, "x");
     page.until_says("metrics", "not served at this address");
-    page.answer("GET /metrics", answer(401, ""));
-    page.click("#retry");
+    assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, true]));
+    let server = Server::start(&["--metrics-tokens", "right"]);
+    let mut page = watch(browser, &server, "x");
     page.until_says("metrics", "need a token");
-    page.answer("GET /metrics", answer(200, &metrics(1)));
-    page.take_seen();
-    page.type_into("access_token", "m-token");
+    page.type_into("access_token", "wrong");
+    page.click("#access button");
+    page.until_says("metrics", "does not accept this token");
+    page.type_into("access_token", "right");
     page.click("#access button");
     page.until_says("metrics", "live");
-    page.until_says("stats", "Laggards3");
-    let seen = page.take_seen();
-    assert!(seen.requests.iter().all(|request| request["headers"]["Authorization"] == "Bearer m-token"));
+    page.until_says("stats", "Laggards0");
+    assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, false]));
 }
 
 fn lines_for_a_shell(browser: &mut Browser) {
@@ -361,29 +436,19 @@ const LEAST_CONTRAST: &str = r#"(() => {
     return texts.map(element => [contrast(element), element.textContent.slice(0, 40)]).sort((a, b) => a[0] - b[0])[0];
 })()"#;
 
-/// A page that watches a topic of the server, with figures that stand still.
+/// A page that watches a topic of the server.
 fn watch(browser: &mut Browser, server: &Server, topic: &str) -> Page {
-    let mut page = browser.page();
-    page.answer("GET /metrics", answer(200, &metrics(0)));
-    let fragment = topic.replace(' ', "%20");
-    page.open(&format!("http://{}/#{fragment}", server.address()));
+    let mut page = open(browser, server, topic);
     page.until_says("state", &format!("Watching {topic}"));
     page
 }
 
-fn answer(status: u16, body: &str) -> Answer {
-    Answer { status, body: body.into() }
-}
-
-/// What two shards report.
-fn metrics(deliveries: u64) -> String {
-    format!(
-        "# HELP ringhub_deliveries_total Messages handed to subscribers.\n# TYPE ringhub_deliveries_total counter\n\
-         ringhub_deliveries_total{{shard=\"0\"}} {deliveries}\nringhub_deliveries_total{{shard=\"1\"}} {deliveries}\n\
-         ringhub_connections_open{{shard=\"0\"}} 5\nringhub_connections_open{{shard=\"1\"}} 7\n\
-         ringhub_messages_in_total 0\nringhub_bytes_out_total 0\nringhub_sends_total 0\nringhub_laggards 3\n\
-         ringhub_slow_closed_total 0\n"
-    )
+/// A page that tries to.
+fn open(browser: &mut Browser, server: &Server, topic: &str) -> Page {
+    let mut page = browser.page();
+    let fragment = topic.replace(' ', "%20");
+    page.open(&format!("http://{}/#{fragment}", server.address()));
+    page
 }
 
 /// No error on the console, no request to anybody else.
@@ -417,7 +482,6 @@ fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
         if let Some(&(_, subscribers, rate)) = waves.get(load.len() - 1).filter(|(start, ..)| second >= *start) {
             load.push(Load::start(&server, subscribers, rate, seconds / 6));
         }
-        page.answer("GET /metrics", answer(200, &prometheus(&server)));
         publisher.send_text(&order(number));
         if number.is_multiple_of(9) {
             publisher.send_binary(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
@@ -425,7 +489,6 @@ fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
         number += 1;
         page.until(&format!("new Promise(done => setTimeout(() => done(true), {}))", 180 + number * 7 % 140));
     }
-    page.answer("POST /t/orders/eu", answer(202, &format!(r#"{{"topic":"orders/eu","epoch":1,"offset":{number}}}"#)));
     page.choose("way", "post");
     page.click("#publish button");
     page.until_says("answer", "offset");
@@ -443,13 +506,6 @@ fn order(number: u64) -> String {
     let city = ["Lisbon", "Kraków", "Gent", "Aarhus", "Torino"][(number * 5 % 7 % 5) as usize];
     let cents = number * 7_919 % 20_000;
     json!({"order": number, "state": state, "city": city, "total": cents as f64 / 100.0}).to_string()
-}
-
-/// The server's counters as `/metrics` has them.
-fn prometheus(server: &Server) -> String {
-    let counts = server.counts();
-    let names = Counter::ALL.iter().map(|counter| counter.name());
-    names.map(|name| format!("ringhub_{name} {}\n", counts.get(name))).collect()
 }
 
 /// A load generator that ends by itself, or when this is dropped.

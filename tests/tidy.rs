@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hub", &["hub", "proto"]),
     ("surface", &["surface", "auth", "config", "handler", "hub", "proto"]),
     ("sys", &["sys"]),
+    ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),
     ("handover", &["handover"]),
     ("error", &["error", "sys"]),

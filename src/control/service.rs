@@ -30,7 +30,7 @@ use crate::{
     surface::{
         access::{Right, Shown, TOKEN_KEY},
         page,
-        raw::{self, TOPIC_PREFIX},
+        raw::{self, RawRequest, TOPIC_PREFIX},
     },
 };
 
@@ -143,9 +143,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>, only_metrics: bool)
             Method::POST => publish(shared, request).await,
             Method::OPTIONS => Ok(preflight()),
             Method::GET | Method::HEAD => {
-                raw::topic(path)?;
                 // A browser's page cannot see why its WebSocket was refused, and asks by this.
-                shown(&request).check(&shared.config.access, &[Right::Subscribe])?;
+                RawRequest::new(path, request.uri().query())?.check(&shown(&request), &shared.config.access)?;
                 Err(HandshakeError::Upgrade.refusal())
             }
             _ => Err(not_allowed("GET, POST, OPTIONS")),

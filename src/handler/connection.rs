@@ -451,5 +451,9 @@ impl<S: 'static> Handle<S> {
 /// ```
 #[must_use]
 pub fn cut_reason(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(CLOSE_REASON_MAX)]
+    let mut end = reason.len().min(CLOSE_REASON_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }

@@ -402,10 +402,17 @@ impl<I: Io> Shard<I> {
         };
         let mut panicked = None;
         let event = connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
-            handler.on_frame(seat, header, payload).unwrap_or_else(|panic| {
-                panicked = Some(panic);
-                Verdict::Fail(CloseCode::INTERNAL_ERROR)
-            })
+            match handler.on_frame(seat, header, payload) {
+                Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
+                    tracing::error!(connection = %id, %code, "a handler fails a connection with a code nobody may send");
+                    Verdict::Fail(CloseCode::INTERNAL_ERROR)
+                }
+                Ok(verdict) => verdict,
+                Err(panic) => {
+                    panicked = Some(panic);
+                    Verdict::Fail(CloseCode::INTERNAL_ERROR)
+                }
+            }
         });
         if let Some(panicked) = panicked {
             self.fail_for_panic(id, &panicked);

@@ -62,13 +62,18 @@ impl RawRequest {
         Ok(request)
     }
 
-    /// What the client needs a token for, if one is needed.
-    fn rights(&self) -> &'static [Right] {
-        match (self.subscribes, self.publishes) {
+    /// May whoever shows this have what the request asks for?
+    ///
+    /// # Errors
+    ///
+    /// See [`Shown::check`].
+    pub fn check(&self, shown: &Shown<'_>, access: &Access) -> Result<(), Refusal> {
+        let rights: &[Right] = match (self.subscribes, self.publishes) {
             (true, true) => &[Right::Subscribe, Right::Publish],
             (true, false) => &[Right::Subscribe],
             (false, _) => &[Right::Publish],
-        }
+        };
+        shown.check(access, rights)
     }
 }
 
@@ -92,7 +97,7 @@ impl Handler for RawTopics {
     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
         let raw = RawRequest::new(request.path(), request.raw_query())?;
         let shown = Shown::new(None, request.headers().get("authorization"), request.raw_query());
-        shown.check(&self.access, raw.rights())?;
+        raw.check(&shown, &self.access)?;
         let RawRequest { topic, subscribes, publishes, echo, scope } = raw;
         let mut accept = Accept::default();
         if subscribes {

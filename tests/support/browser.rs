@@ -47,7 +47,7 @@ impl Browser {
     pub(crate) fn page(&mut self) -> Page {
         let (port, target) = self.endpoint();
         let client = Client::connect(([127, 0, 0, 1], port).into(), &target);
-        let mut page = Page { client, session: None, calls: 0, answers: Vec::new(), seen: Seen::default() };
+        let mut page = Page { client, session: None, calls: 0, seen: Seen::default() };
         let context = page.call("Target.createBrowserContext", json!({}))["browserContextId"].take();
         let target = page.call("Target.createTarget", json!({"url": "about:blank", "browserContextId": context}));
         let attach = json!({"targetId": target["targetId"], "flatten": true});
@@ -87,7 +87,6 @@ pub(crate) struct Page {
     client: Client,
     session: Option<Value>,
     calls: u64,
-    answers: Vec<(String, Answer)>,
     seen: Seen,
 }
 
@@ -98,13 +97,6 @@ pub(crate) struct Seen {
     pub(crate) errors: Vec<String>,
     /// Each request as the protocol describes it: `url`, `method`, `headers`, `postData`.
     pub(crate) requests: Vec<Value>,
-}
-
-/// What a request is answered with instead of being sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: String,
 }
 
 impl Page {
@@ -192,15 +184,6 @@ impl Page {
         BASE64_STANDARD.decode(image["data"].as_str().unwrap()).unwrap()
     }
 
-    /// From now on requests whose method and path begin like this, such as `GET /metrics`, are answered with this.
-    pub(crate) fn answer(&mut self, request: &str, answer: Answer) {
-        if self.answers.is_empty() {
-            self.call("Fetch.enable", json!({}));
-        }
-        self.answers.retain(|(other, _)| other != request);
-        self.answers.push((request.into(), answer));
-    }
-
     /// What happened so far; from now on anew.
     pub(crate) fn take_seen(&mut self) -> Seen {
         // Whatever has happened is reported before this is answered.
@@ -247,26 +230,7 @@ impl Page {
                 let entry = &parameters["entry"];
                 self.seen.errors.push(format!("{} {}", entry["text"], entry["url"]));
             }
-            "Fetch.requestPaused" => self.decide(&parameters),
             _ => {}
-        }
-    }
-
-    /// Answers a request that waits, or lets it go.
-    fn decide(&mut self, paused: &Value) {
-        let url = paused["request"]["url"].as_str().unwrap();
-        let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-        let request = format!("{} /{path}", paused["request"]["method"].as_str().unwrap());
-        let id = &paused["requestId"];
-        match self.answers.iter().find(|(begin, _)| request.starts_with(begin)) {
-            Some((_, answer)) => {
-                let body = BASE64_STANDARD.encode(&answer.body);
-                let fulfil = json!({"requestId": id, "responseCode": answer.status, "body": body});
-                self.send("Fetch.fulfillRequest", fulfil);
-            }
-            None => {
-                self.send("Fetch.continueRequest", json!({"requestId": id}));
-            }
         }
     }
 }

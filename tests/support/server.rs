@@ -218,6 +218,38 @@ pub(crate) fn run_to_end(command: Command) -> Output {
     Output { status, stdout, stderr: process.log().into_bytes() }
 }
 
+/// Another program of ours. Dropping it ends it.
+pub(crate) struct Program(Process);
+
+impl Program {
+    pub(crate) fn start(command: Command) -> Program {
+        Program(Process::spawn(command))
+    }
+
+    /// The next line of its standard output; `None` at the end.
+    pub(crate) fn line(&self) -> Option<String> {
+        self.0.line()
+    }
+
+    /// Waits for something in its standard error.
+    pub(crate) fn log_until(&self, what: &str) {
+        let begin = Instant::now();
+        while !self.0.log().contains(what) {
+            assert!(begin.elapsed() < DEADLINE, "no {what:?} in:\n{}", self.0.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    pub(crate) fn interrupt(&self) {
+        kill_process(self.0.pid(), Signal::INT).expect("it has ended before its time");
+    }
+
+    /// Waits for its end, which must come on its own.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.0.wait().unwrap_or_else(|| panic!("it does not end:\n{}", self.0.log()))
+    }
+}
+
 /// A child whose output is read as it comes. Dropping it ends it.
 struct Process {
     child: Child,

@@ -1,0 +1,59 @@
+//! Prints what a topic brings, and comes back when its connection is lost:
+//!
+//! ```sh
+//! cargo run --example client_tail -- ws://127.0.0.1:6455/t/news
+//! ```
+//!
+//! Messages go to standard output, one on each line; everything else goes to standard error. It ends when the server
+//! does not want it any more, or with Ctrl-C.
+
+use std::{env, error::Error, process::ExitCode};
+
+use ringhub::client::{Cause, Client, Event, Events, Reconnect};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Some(url) = env::args().nth(1) else {
+        eprintln!("usage: client_tail ws://HOST:PORT/t/TOPIC");
+        return ExitCode::from(2);
+    };
+    match tail(&url).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn tail(url: &str) -> Result<(), Box<dyn Error>> {
+    let (client, mut events) = Client::builder().url(url).reconnect(Reconnect::default()).build()?;
+    let opened = client.connect().await?;
+    eprintln!("connected to {} ({})", opened.url, opened.peer_address);
+    tokio::select! {
+        end = print(&mut events) => end,
+        _ = tokio::signal::ctrl_c() => Ok(client.close().await?),
+    }
+}
+
+async fn print(events: &mut Events) -> Result<(), Box<dyn Error>> {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Text(text) => println!("{text}"),
+            Event::Binary(bytes) => println!("{} bytes", bytes.len()),
+            Event::Lost(closed) => eprintln!("lost: {closed}"),
+            Event::Reconnecting { attempt, delay, error: None } => eprintln!("attempt {attempt} in {delay:.1?}"),
+            Event::Reconnecting { attempt, delay, error: Some(error) } => {
+                eprintln!("{error}; attempt {attempt} in {delay:.1?}");
+            }
+            Event::Reconnected(opened) => eprintln!("connected again to {}", opened.url),
+            Event::Closed(closed) => {
+                eprintln!("{closed}");
+                let is_orderly = closed.clean && matches!(closed.cause, Cause::Server);
+                return if is_orderly { Ok(()) } else { Err("the connection is gone".into()) };
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Settings, checked once: a [`Config`] cannot be wrong.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::{
+    BuildError, Reconnect,
+    tls::{self, Tls, Trust},
+    url::Url,
+};
+use crate::proto::{ClientHandshake, HEAD_BYTES_MAX, MessageLimits, is_token};
+
+/// What a server may send at once, and what may wait in a client. Each is at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Of received frames and messages; more fails the connection with 1009 (RFC 6455 7.4.1). A frame is received into
+    /// a buffer of its announced length.
+    pub message: MessageLimits,
+    /// Messages, pings and pongs that wait to be sent. Beyond it senders wait, or hear
+    /// [`SendError::QueueFull`](super::SendError::QueueFull).
+    pub queue_messages_max: usize,
+    /// The bytes of all that wait to be sent. Beyond it the same; a single message beyond it is refused.
+    pub queue_bytes_max: u32,
+    /// Events that wait to be taken from [`Events`](super::Events). Beyond it nothing is received.
+    pub events_max: usize,
+}
+
+impl Default for ClientLimits {
+    /// The default of [`MessageLimits`]; 1 024 messages and 16 MiB to be sent; 256 events.
+    fn default() -> Self {
+        Self { message: MessageLimits::default(), queue_messages_max: 1024, queue_bytes_max: 16 << 20, events_max: 256 }
+    }
+}
+
+/// What a caller has set.
+pub(super) struct Raw {
+    pub(super) url: Option<String>,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) basic: Option<(String, String)>,
+    pub(super) bearer: Option<String>,
+    pub(super) protocols: Vec<String>,
+    pub(super) proxy: Option<String>,
+    pub(super) proxy_basic: Option<(String, String)>,
+    pub(super) authorities: Vec<Vec<u8>>,
+    pub(super) system_authorities: bool,
+    pub(super) any_certificate: bool,
+    pub(super) redirects_max: u32,
+    pub(super) connect_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) ping_interval: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) auto_pong: bool,
+    pub(super) reconnect: Option<Reconnect>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            url: None,
+            headers: Vec::new(),
+            basic: None,
+            bearer: None,
+            protocols: Vec::new(),
+            proxy: None,
+            proxy_basic: None,
+            authorities: Vec::new(),
+            system_authorities: true,
+            any_certificate: false,
+            redirects_max: 5,
+            connect_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(40),
+            auto_pong: true,
+            reconnect: None,
+        }
+    }
+}
+
+/// What a client works with.
+pub(super) struct Config {
+    pub(super) url: Url,
+    headers: Vec<(String, String)>,
+    authorization: Option<String>,
+    protocols: Vec<String>,
+    pub(super) proxy: Option<Proxy>,
+    pub(super) tls: Tls,
+    pub(super) redirects_max: u32,
+    pub(super) connect_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    /// `None`: never pings.
+    pub(super) ping_interval: Option<Duration>,
+    /// `None`: waits forever.
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) auto_pong: bool,
+    pub(super) limits: ClientLimits,
+    pub(super) reconnect: Option<Reconnect>,
+}
+
+pub(super) struct Proxy {
+    pub(super) url: Url,
+    pub(super) authorization: Option<String>,
+}
+
+impl Config {
+    pub(super) fn new(raw: Raw, limits: ClientLimits) -> Result<Self, BuildError> {
+        let url = Url::websocket(&raw.url.ok_or(BuildError::UrlMissing)?).map_err(BuildError::Url)?;
+        check_headers(&raw.headers)?;
+        check_protocols(&raw.protocols)?;
+        check_limits(&limits)?;
+        raw.reconnect.as_ref().map_or(Ok(()), Reconnect::check)?;
+        let has_authorization = raw.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let credentials = [raw.basic.is_some(), raw.bearer.is_some(), has_authorization];
+        if credentials.iter().filter(|&&given| given).count() > 1 {
+            return Err(BuildError::CredentialsTwice);
+        }
+        let authorization = match (raw.basic, raw.bearer) {
+            (Some((user, password)), _) => Some(basic(&user, &password)?),
+            (None, Some(token)) if is_header_value(&token) => Some(format!("Bearer {token}")),
+            (None, Some(_)) => return Err(BuildError::Credentials),
+            (None, None) => None,
+        };
+        let proxy = match (raw.proxy, raw.proxy_basic) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(BuildError::ProxyMissing),
+            (Some(url), credentials) => Some(Proxy {
+                url: Url::proxy(&url).map_err(BuildError::Proxy)?,
+                authorization: credentials.map(|(user, password)| basic(&user, &password)).transpose()?,
+            }),
+        };
+        let own: Vec<CertificateDer<'static>> =
+            raw.authorities.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>, _>>()?.concat();
+        let trust = match raw.any_certificate {
+            true => Trust::Anybody,
+            false => Trust::Authorities { own, system: raw.system_authorities },
+        };
+        let config = Self {
+            url,
+            headers: raw.headers,
+            authorization,
+            protocols: raw.protocols,
+            proxy,
+            tls: Tls::new(trust),
+            redirects_max: raw.redirects_max,
+            connect_timeout: required("connect_timeout", raw.connect_timeout)?,
+            handshake_timeout: required("handshake_timeout", raw.handshake_timeout)?,
+            close_timeout: required("close_timeout", raw.close_timeout)?,
+            ping_interval: optional(raw.ping_interval),
+            idle_timeout: optional(raw.idle_timeout),
+            auto_pong: raw.auto_pong,
+            limits,
+            reconnect: raw.reconnect,
+        };
+        if config.opening_request(&mut ClientHandshake::new([0; 16]), &config.url).len() > HEAD_BYTES_MAX {
+            return Err(BuildError::HeadTooLong);
+        }
+        Ok(config)
+    }
+
+    /// The request for `url`, which is ours or where a redirect led; credentials are for ours only.
+    pub(super) fn opening_request(&self, handshake: &mut ClientHandshake, url: &Url) -> Bytes {
+        let is_ours = url.is_same_origin(&self.url);
+        let is_secret = |name: &str| SECRET_HEADERS.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+        let own = self.headers.iter().map(|(name, value)| (&**name, &**value));
+        let mut headers: Vec<(&str, &str)> = own.filter(|(name, _)| is_ours || !is_secret(name)).collect();
+        if let Some(authorization) = self.authorization.as_deref().filter(|_| is_ours) {
+            headers.push(("Authorization", authorization));
+        }
+        let protocols: Vec<&str> = self.protocols.iter().map(|protocol| &**protocol).collect();
+        handshake.request(&url.authority(), url.target(), &protocols, &headers)
+    }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Result<(), BuildError> {
+    for (name, value) in headers {
+        if !is_token(name.as_bytes()) {
+            return Err(BuildError::HeaderName(name.clone()));
+        }
+        let begins = name.get(..WEBSOCKET_PREFIX.len());
+        if begins.is_some_and(|begin| begin.eq_ignore_ascii_case(WEBSOCKET_PREFIX))
+            || RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+        {
+            return Err(BuildError::HeaderReserved(name.clone()));
+        }
+        if !is_header_value(value) {
+            return Err(BuildError::HeaderValue(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_protocols(protocols: &[String]) -> Result<(), BuildError> {
+    for (index, protocol) in protocols.iter().enumerate() {
+        if !is_token(protocol.as_bytes()) {
+            return Err(BuildError::SubProtocol(protocol.clone()));
+        }
+        if protocols[..index].contains(protocol) {
+            return Err(BuildError::SubProtocolTwice(protocol.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &ClientLimits) -> Result<(), BuildError> {
+    let zero = [
+        ("limits.message.frame_bytes_max", limits.message.frame_bytes_max == 0),
+        ("limits.message.message_bytes_max", limits.message.message_bytes_max == 0),
+        ("limits.message.fragments_max", limits.message.fragments_max == 0),
+        ("limits.queue_messages_max", limits.queue_messages_max == 0),
+        ("limits.queue_bytes_max", limits.queue_bytes_max == 0),
+        ("limits.events_max", limits.events_max == 0),
+    ];
+    zero.iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(name, _)| Err(BuildError::Zero(name)))
+}
+
+/// RFC 7617 2.
+fn basic(user: &str, password: &str) -> Result<String, BuildError> {
+    if user.contains(':') || !is_header_value(user) || !is_header_value(password) {
+        return Err(BuildError::Credentials);
+    }
+    Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// RFC 9110 5.5: a tab is allowed, but nobody means it.
+fn is_header_value(value: &str) -> bool {
+    !value.bytes().any(|octet| octet.is_ascii_control())
+}
+
+fn required(setting: &'static str, duration: Duration) -> Result<Duration, BuildError> {
+    optional(duration).ok_or(BuildError::Zero(setting))
+}
+
+/// 0 is off. What no clock can add is forever.
+fn optional(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then(|| duration.min(FOREVER))
+}
+
+/// Those of HTTP that decide where a message ends or what a connection is, and the handshake's own.
+const RESERVED_HEADERS: &[&str] =
+    &["Host", "Upgrade", "Connection", "Content-Length", "Transfer-Encoding", "TE", "Trailer", "Proxy-Authorization"];
+
+const WEBSOCKET_PREFIX: &str = "Sec-WebSocket-";
+
+const SECRET_HEADERS: &[&str] = &["Authorization", "Cookie"];
+
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

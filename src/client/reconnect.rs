@@ -1,0 +1,124 @@
+//! When a lost connection is opened again: exponential backoff with full jitter.
+
+use std::time::Duration;
+
+use super::{BuildError, Closed, ConnectError};
+use crate::proto::CloseCode;
+
+/// How a client comes back after a connection was lost.
+///
+/// Before attempt *n* since the last stable connection it waits a random time between nothing and
+/// `delay_min` · 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once. If a
+/// server refuses with `Retry-After` in seconds, it waits at least that long, but not beyond `delay_max` either.
+///
+/// These ends are final: one that the caller asked for, a close with 1008 or 4000-4999, and an answer to an attempt
+/// with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// The longest wait before the first attempt. 500 ms unless set.
+    pub delay_min: Duration,
+    /// The longest wait before any. 30 s unless set.
+    pub delay_max: Duration,
+    /// Attempts in a row, a short-lived connection between them or not, before it gives up; `None` never does.
+    pub attempts_max: Option<u32>,
+    /// A connection that was open for as long begins the count of attempts anew. 10 s unless set.
+    pub stable_after: Duration,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            delay_min: Duration::from_millis(500),
+            delay_max: Duration::from_secs(30),
+            attempts_max: None,
+            stable_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Reconnect {
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        if self.delay_min.is_zero() {
+            Err(BuildError::Zero("reconnect.delay_min"))
+        } else if self.delay_max < self.delay_min {
+            Err(BuildError::ReconnectDelays(self.delay_min, self.delay_max))
+        } else if self.attempts_max == Some(0) {
+            Err(BuildError::Zero("reconnect.attempts_max"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How long to wait before the attempt of that number, counted from 1.
+    pub(super) fn delay(&self, attempt: u32, random: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        let longest = self.delay_min.saturating_mul(doubled).min(self.delay_max);
+        longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+
+    pub(super) fn may_attempt(&self, attempt: u32) -> bool {
+        self.attempts_max.is_none_or(|max| attempt <= max)
+    }
+}
+
+/// The server does not want this client back.
+pub(super) fn is_final(closed: &Closed) -> bool {
+    closed.code == CloseCode::POLICY_VIOLATION || matches!(closed.code.0, 4000..=4999)
+}
+
+/// The same told by an answer to the opening handshake.
+pub(super) fn is_refusal_final(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Refused(refused) => matches!(refused.head.status(), 400..=499 if
+            ![408, 425, 429].contains(&refused.head.status())),
+        _ => false,
+    }
+}
+
+/// How long the server wants to be left alone (RFC 9110 10.2.3). A date is not looked at.
+pub(super) fn retry_after(error: &ConnectError) -> Option<Duration> {
+    let ConnectError::Refused(refused) = error else { return None };
+    let seconds = str::from_utf8(refused.head.headers().get("retry-after")?).ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECONNECT: Reconnect = Reconnect {
+        delay_min: Duration::from_secs(1),
+        delay_max: Duration::from_secs(10),
+        attempts_max: Some(3),
+        stable_after: Duration::from_secs(1),
+    };
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (6, 10), (1000, 10), (u32::MAX, 10)] {
+            assert_eq!(RECONNECT.delay(attempt, u32::MAX), Duration::from_secs(seconds), "{attempt}");
+        }
+    }
+
+    #[test]
+    fn jitter_is_full() {
+        assert_eq!(RECONNECT.delay(5, 0), Duration::ZERO);
+        let half = RECONNECT.delay(5, u32::MAX / 2);
+        assert!(half > Duration::from_millis(4_990) && half < Duration::from_millis(5_010), "{half:?}");
+    }
+
+    #[test]
+    fn attempts_are_counted() {
+        assert!(RECONNECT.may_attempt(3) && !RECONNECT.may_attempt(4));
+        assert!(Reconnect { attempts_max: None, ..RECONNECT }.may_attempt(u32::MAX));
+    }
+
+    #[test]
+    fn what_cannot_be_meant() {
+        let check = |reconnect: Reconnect, error| assert_eq!(reconnect.check(), Err(error));
+        check(Reconnect { delay_min: Duration::ZERO, ..RECONNECT }, BuildError::Zero("reconnect.delay_min"));
+        check(Reconnect { attempts_max: Some(0), ..RECONNECT }, BuildError::Zero("reconnect.attempts_max"));
+        let (min, max) = (Duration::from_secs(1), Duration::from_millis(1));
+        check(Reconnect { delay_max: max, ..RECONNECT }, BuildError::ReconnectDelays(min, max));
+    }
+}

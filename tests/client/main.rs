@@ -1,0 +1,54 @@
+//! `ringhub::client` against the hub, and against servers that do what the hub never does.
+
+mod closing;
+mod messages;
+mod opening;
+mod peer;
+mod reconnecting;
+mod settings;
+#[path = "../support/mod.rs"]
+mod support;
+mod tail;
+mod tls;
+
+use std::{future::Future, time::Duration};
+
+use ringhub::client::{Client, ClientBuilder, Closed, Event, Events};
+use support::DEADLINE;
+use tokio::time::timeout;
+
+/// Runs the test on a runtime as an embedder has one.
+fn on_tokio(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing happens any more") });
+    runtime.shutdown_timeout(Duration::ZERO);
+}
+
+fn client(url: &str) -> ClientBuilder {
+    Client::builder().url(url)
+}
+
+async fn next(events: &mut Events) -> Event {
+    events.next().await.expect("an event")
+}
+
+async fn expect_text(events: &mut Events, text: &str) {
+    match next(events).await {
+        Event::Text(received) => assert!(received == text, "{} bytes instead of {}", received.len(), text.len()),
+        other => panic!("{other:?} instead of {text:?}"),
+    }
+}
+
+async fn expect_binary(events: &mut Events, bytes: &[u8]) {
+    match next(events).await {
+        Event::Binary(received) => assert!(received == bytes, "{} bytes instead of {}", received.len(), bytes.len()),
+        other => panic!("{other:?} instead of {} bytes", bytes.len()),
+    }
+}
+
+async fn expect_closed(events: &mut Events) -> Closed {
+    match next(events).await {
+        Event::Closed(closed) => closed,
+        other => panic!("{other:?} instead of the end"),
+    }
+}

@@ -1,0 +1,162 @@
+//! A server that does what a test tells it, byte by byte if need be.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use ringhub::proto::{CloseCode, CloseFrame, FrameHeader, OpCode, RequestHead, Upgrade, encode_frame};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Client, ClientBuilder, Events, client};
+
+pub(crate) struct Peer {
+    listener: TcpListener,
+}
+
+impl Peer {
+    pub(crate) async fn listen() -> Peer {
+        Peer { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/t/x", self.address())
+    }
+
+    /// A client of it.
+    pub(crate) fn client(&self) -> ClientBuilder {
+        client(&self.url())
+    }
+
+    pub(crate) async fn accept(&self) -> Side<TcpStream> {
+        Side::new(self.listener.accept().await.unwrap().0)
+    }
+
+    /// Accepts a connection and its opening handshake.
+    pub(crate) async fn open(&self) -> Side<TcpStream> {
+        let mut side = self.accept().await;
+        side.upgrade().await;
+        side
+    }
+
+    /// An open connection, seen from both sides.
+    pub(crate) async fn connected(&self, builder: ClientBuilder) -> (Client, Events, Side<TcpStream>) {
+        let (client, events) = builder.build().unwrap();
+        let side = self.connect(&client).await;
+        (client, events, side)
+    }
+
+    pub(crate) async fn connect(&self, client: &Client) -> Side<TcpStream> {
+        let (opened, side) = tokio::join!(client.connect(), self.open());
+        opened.unwrap();
+        assert!(client.is_open());
+        side
+    }
+}
+
+/// The server's side of one connection.
+pub(crate) struct Side<S> {
+    pub(crate) stream: S,
+    received: BytesMut,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, received: BytesMut::new() }
+    }
+
+    pub(crate) async fn request(&mut self) -> RequestHead {
+        loop {
+            if let Some((head, length)) = RequestHead::decode(&self.received).unwrap() {
+                drop(self.received.split_to(length));
+                return head;
+            }
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+        }
+    }
+
+    /// The request was acceptable, and was answered with 101.
+    pub(crate) async fn upgrade(&mut self) -> RequestHead {
+        self.upgrade_with(None, b"").await
+    }
+
+    /// The same with a sub-protocol, and with `behind` in one write with the answer.
+    pub(crate) async fn upgrade_with(&mut self, protocol: Option<&str>, behind: &[u8]) -> RequestHead {
+        let head = self.request().await;
+        let mut answer = Upgrade::from_request(&head).unwrap().response(protocol, &[("X-From", "peer")]).to_vec();
+        answer.extend_from_slice(behind);
+        self.raw(&answer).await;
+        head
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    pub(crate) async fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        encode_frame(opcode, fin, payload, &mut bytes);
+        self.raw(&bytes).await;
+    }
+
+    pub(crate) async fn send_text(&mut self, text: &str) {
+        self.send(OpCode::Text, true, text.as_bytes()).await;
+    }
+
+    pub(crate) async fn send_close(&mut self, code: u16, reason: &str) {
+        let mut payload = Vec::new();
+        CloseFrame { code: Some(CloseCode(code)), reason }.encode(&mut payload);
+        self.send(OpCode::Close, true, &payload).await;
+    }
+
+    /// The next frame, which is masked and whole, as all of ours are.
+    pub(crate) async fn frame(&mut self) -> (OpCode, Vec<u8>) {
+        loop {
+            if let Some((header, length)) = FrameHeader::decode(&self.received).unwrap() {
+                let end = length + header.payload_len as usize;
+                if self.received.len() >= end {
+                    let frame = self.received.split_to(end);
+                    let key = header.mask.expect("a client masks its frames");
+                    assert!(header.fin && header.rsv == 0, "{header:?}");
+                    let payload = frame[length..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
+                    return (header.opcode, payload.collect());
+                }
+            }
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+        }
+    }
+
+    pub(crate) async fn expect(&mut self, opcode: OpCode, payload: &[u8]) {
+        let (received, bytes) = self.frame().await;
+        assert_eq!(received, opcode, "{bytes:?}");
+        assert!(bytes == payload, "{} bytes instead of {}", bytes.len(), payload.len());
+    }
+
+    pub(crate) async fn expect_text(&mut self, text: &str) {
+        self.expect(OpCode::Text, text.as_bytes()).await;
+    }
+
+    pub(crate) async fn expect_close(&mut self, code: u16, reason: &str) {
+        let (opcode, payload) = self.frame().await;
+        assert_eq!(opcode, OpCode::Close, "{payload:?}");
+        let expected = CloseFrame { code: Some(CloseCode(code)), reason };
+        assert_eq!(CloseFrame::parse(&payload), Ok(expected));
+    }
+
+    /// Ends our direction, as a server does first, and then sees the client end its own.
+    pub(crate) async fn end(mut self) {
+        self.stream.shutdown().await.unwrap();
+        self.expect_end().await;
+    }
+
+    pub(crate) async fn expect_end(&mut self) {
+        let count = self.stream.read_buf(&mut self.received).await.unwrap();
+        assert_eq!((count, self.received.len()), (0, 0), "{:?}", self.received);
+    }
+}
