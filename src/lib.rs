@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod config;
 mod control;
+pub mod documents;
 pub mod error;
 mod handover;
 #[doc(hidden)]
