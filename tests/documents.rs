@@ -34,7 +34,7 @@ impl Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("site-{}-{number}", std::process::id()));
-        let root = folder.join("root");
+        let root = folder.join("public");
         fs::create_dir_all(&root).unwrap();
         for (name, text) in files {
             let path = root.join(name);
@@ -58,7 +58,7 @@ impl Site {
     }
 
     fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.folder.join("public")
     }
 
     /// What is answered to a request with these header lines.
@@ -298,7 +298,7 @@ fn what_is_not_served_is_not_there() {
         ("folder/index.html/", ""),
     ]);
     fs::write(site.folder.join("outside"), "secret").unwrap();
-    fs::set_permissions(site.root().join("denied"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(site.root().join("denied"), fs::Permissions::from_mode(0o000)).unwrap();
     let status = std::process::Command::new("mkfifo").arg(site.root().join("pipe")).status().unwrap();
     assert!(status.success());
     let socket = std::os::unix::net::UnixListener::bind(short(&site.root()).join("socket")).unwrap();
@@ -358,7 +358,7 @@ fn links_stay_within_the_folder() {
         ("v2", "current"),
         ("../outside/secret.txt", "file.txt"),
         ("../outside", "folder"),
-        ("../root/a.txt", "round.txt"),
+        ("../public/a.txt", "round.txt"),
         ("loop", "loop"),
         ("nowhere", "broken"),
         ("/proc/self/root", "magic"),

@@ -28,8 +28,11 @@ pub struct Basic {
 enum Check {
     /// Each with the SHA-256 of the password: the password itself is not kept, and all comparisons take the same time.
     Users(Vec<(String, [u8; 32])>),
-    By(Arc<dyn Fn(&str, &str) -> bool + Send + Sync>),
+    By(Arc<Judge>),
 }
+
+/// Says whether that user has that password.
+type Judge = dyn Fn(&str, &str) -> bool + Send + Sync;
 
 impl Basic {
     /// These users, at least one, each with a password or its SHA-256 as `sha256:` and 64 hexadecimal digits.

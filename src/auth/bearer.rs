@@ -29,8 +29,11 @@ pub struct Bearer(Check);
 #[derive(Clone)]
 enum Check {
     Named(Vec<(String, String)>),
-    By(Arc<dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync>),
+    By(Arc<Judge>),
 }
+
+/// Finds the owner of a token.
+type Judge = dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync;
 
 /// What is wrong with a token (RFC 6750 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -72,7 +72,7 @@ impl Authenticator for Network {
 fn network(text: &str) -> Result<IpNet, String> {
     let is_none = |example: &str| format!("{text:?} is no network; write it like {example}");
     let network = match text.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().into(),
+        Ok(address) => address.into(),
         Err(_) => text.parse::<IpNet>().map_err(|_| is_none("10.0.0.0/8, fd00::/8 or 192.0.2.1"))?,
     };
     if network != network.trunc() {

@@ -22,7 +22,7 @@ pub fn example() -> String {
         };
         line(text, &format!("#{} = {}", setting.key, setting.toml(&setting.split(given))));
     });
-    text
+    text + EXAMPLE_ROUTES
 }
 
 /// The settings that hold, as TOML, and where each comes from. Tokens are masked.
@@ -40,6 +40,17 @@ pub fn effective(given: &Given, config: &Config) -> String {
         let what = if items.is_empty() { format!("#{key} =") } else { format!("{key} = {}", setting.toml(&items)) };
         line(text, &format!("{what:<EFFECTIVE_WIDTH$}  # {from}"));
     });
+    line(&mut text, "\n# ---- Routes ----");
+    if given.routes.is_empty() {
+        line(
+            &mut text,
+            &format!("{:<EFFECTIVE_WIDTH$}  # default: the hub at /t/{{topic...}}, its page at /", "#[[routes]]"),
+        );
+    }
+    for route in &given.routes {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
+        text.push_str(&route.shown);
+    }
     text
 }
 
@@ -87,6 +98,56 @@ const EXAMPLE_HEAD: &str = "\
 # Times have a unit: \"500ms\", \"10s\", \"2m\", \"1h\". A list with one value may do without brackets.
 ";
 
+const EXAMPLE_ROUTES: &str = r#"
+# ---- Routes ----
+
+# What is served where. These have to stand at the end of the file, and only here: there are no
+# flags and variables for them. Without any, the hub is at /t/{topic...} and its page at /; with
+# some, they are all there is beside /healthz, /readyz and /metrics.
+#
+# match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
+# (the topic is {topic} or {topic...}), "echo", or "files" with the folder that documents names,
+# relative to this file; files are served at the path and below it.
+#
+# basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that
+# are given must admit, or one of them with admit = "any". A password may be its SHA-256, as
+# "sha256:" and 64 hexadecimal digits.
+#
+# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
+# above where they are not given. protocols are sub-protocols, the best first; ping_payload is what
+# pings carry, to 125 bytes; check_utf8 = false takes text as it comes.
+#[[routes]]
+#match = "/t/{topic...}"
+#handler = "hub"
+#[routes.bearer.tokens]
+#billing = "a-long-random-word"
+
+#[[routes]]
+#match = "/echo"
+#handler = "echo"
+#protocols = ["v1.echo"]
+#allowed_origins = ["https://example.org"]
+#max_message = "64KiB"
+#max_frame = "16KiB"
+#max_fragments = 16
+#ping_interval = "5s"
+#pong_timeout = "5s"
+#ping_payload = "are you there"
+#check_utf8 = false
+
+#[[routes]]
+#match = "/"
+#handler = "files"
+#documents = "./site"
+#admit = "any"
+#[routes.basic]
+#realm = "staff"
+#users = { alice = "a long password" }
+#[routes.network]
+#allow = ["10.0.0.0/8", "fd00::/8"]
+#deny = ["10.66.0.0/16"]
+"#;
+
 const COMMENT_WIDTH: usize = 98;
 const EFFECTIVE_WIDTH: usize = 36;
 
@@ -106,11 +167,14 @@ mod tests {
     fn with_everything_uncommented_it_holds() {
         let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
         let example = example();
-        let lines: Vec<&str> = example.lines().filter(is_setting).map(|line| &line[1..]).collect();
+        let (settings, routes) = example.split_at(example.find("#[[routes]]").unwrap());
+        let lines: Vec<&str> = settings.lines().filter(is_setting).map(|line| &line[1..]).collect();
         let table = toml::de::DeTable::parse(&lines.join("\n")).map(|table| table.get_ref().len());
         assert_eq!(table, Ok(SETTINGS.len()));
         let keys: BTreeSet<&str> = lines.iter().filter_map(|line| line.split(" = ").next()).collect();
         assert_eq!(keys, SETTINGS.iter().map(|setting| setting.key).collect());
+        let routes: Vec<&str> = routes.lines().filter(is_setting).map(|line| &line[1..]).collect();
+        assert!(toml::de::DeTable::parse(&routes.join("\n")).is_ok());
         assert!(example.lines().all(|line| line.chars().count() <= 100), "{example}");
     }
 
