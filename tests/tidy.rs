@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("auth", &["auth", "hub", "proto"]),
     ("documents", &["documents", "proto"]),
     ("config", &["auth", "config", "documents", "error", "hub", "proto", "sys"]),
-    ("control", &["control", "auth", "config", "error", "handover", "hub", "metrics", "proto", "surface"]),
+    ("control", &["control", "auth", "config", "documents", "error", "handover", "hub", "metrics", "proto", "surface"]),
     ("shard", &["shard", "auth", "config", "error", "handover", "hub", "metrics", "proto", "surface", "sys"]),
     ("server", &["server", "config", "control", "error", "handover", "hub", "metrics", "shard", "surface", "sys"]),
 ];
