@@ -272,7 +272,7 @@ deny = ["10.66.0.0/16", "10.67.0.1"]
 match = "/both"
 handler = "echo"
 network = { allow = ["10.0.0.0/8"] }
-basic = { realm = "r", users = { alice = "hush" } }
+basic = { realm = "r", users = { alice = "hush", realm = "hush" } }
 "#;
 
 #[test]
@@ -334,7 +334,7 @@ fn routes_are_shown() {
     let (routes, origins, text) = shown(&file);
     assert_eq!(origins, [4, 12, 24, 34].map(|line| format!("{}:{line}", file.name())));
     assert!(routes.contains("bearer = { tokens = { billing = [\"***\", \"***\"], \"a b\" = \"***\" } }"), "{routes}");
-    assert!(routes.contains("basic = { realm = \"r\", users = { alice = \"***\" } }"), "{routes}");
+    assert!(routes.contains("basic = { realm = \"r\", users = { alice = \"***\", realm = \"***\" } }"), "{routes}");
     // The same masks would be the same token.
     let again =
         Scratch::new(&text.replacen("[\"***\", \"***\"], \"a b\" = \"***\"", "[\"1\", \"2\"], \"a b\" = \"3\"", 1));
