@@ -35,6 +35,11 @@ impl ConfigError {
         ConfigError { against: Some((setting, Origin::Default)), ..self }
     }
 
+    /// The same where that one is known to come from there.
+    pub(crate) fn against_one(self, setting: &'static str, origin: Origin) -> Self {
+        ConfigError { against: Some((setting, origin)), ..self }
+    }
+
     /// Adds where its settings come from.
     pub(crate) fn located(self, origin: impl Fn(&str) -> Origin) -> Self {
         let against = self.against.map(|(setting, _)| (setting, origin(setting)));

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod client;
 pub mod config;
 mod control;
+pub mod documents;
 pub mod error;
 pub mod handler;
 mod handover;

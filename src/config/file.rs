@@ -9,25 +9,41 @@ use std::{
 
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeString, DeTable, DeValue},
 };
 
 use super::{
-    Setting,
+    SETTINGS, Setting,
     given::{Entry, Item, nearest_key},
+    routes::{self, GivenRoute, ROUTES},
+    values::{Shape, Value},
 };
 use crate::error::{ConfigError, Origin};
 
-/// The entries of a file, and everything that is wrong with it, by their lines.
-pub(super) fn read(path: &Path, named_by: &Origin) -> (Vec<Entry>, Vec<ConfigError>) {
+/// What a file gives, and everything that is wrong with it, by their lines.
+#[derive(Default)]
+pub(super) struct Contents {
+    pub(super) entries: Vec<Entry>,
+    pub(super) routes: Vec<GivenRoute>,
+    pub(super) errors: Vec<ConfigError>,
+}
+
+impl Contents {
+    fn only(errors: Vec<ConfigError>) -> Contents {
+        Contents { errors, ..Contents::default() }
+    }
+}
+
+/// Reads a file.
+pub(super) fn read(path: &Path, named_by: &Origin) -> Contents {
     let file = match read_whole(path) {
         Ok(bytes) => TomlFile { path: path.into(), bytes },
         Err(error) => {
             let what = format!("{path:?} cannot be read: {error}");
-            return (Vec::new(), vec![ConfigError::at(named_by.clone(), what)]);
+            return Contents::only(vec![ConfigError::at(named_by.clone(), what)]);
         }
     };
-    file.entries()
+    file.contents()
 }
 
 fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
@@ -39,39 +55,51 @@ fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-struct TomlFile {
-    path: Arc<Path>,
+pub(super) struct TomlFile {
+    pub(super) path: Arc<Path>,
     bytes: Vec<u8>,
 }
 
 impl TomlFile {
-    fn entries(&self) -> (Vec<Entry>, Vec<ConfigError>) {
+    fn contents(&self) -> Contents {
         let text = match std::str::from_utf8(&self.bytes) {
             Ok(text) => text,
             Err(error) => {
                 let origin = self.origin(error.valid_up_to());
-                return (Vec::new(), vec![ConfigError::at(origin, "this is not UTF-8".into())]);
+                return Contents::only(vec![ConfigError::at(origin, "this is not UTF-8".into())]);
             }
         };
         let (table, faults) = DeTable::parse_recoverable(text);
         if !faults.is_empty() {
             // What was understood of the rest is a guess.
-            return (Vec::new(), faults.iter().map(|fault| self.syntax_error(text, fault)).collect());
+            return Contents::only(faults.iter().map(|fault| self.syntax_error(text, fault)).collect());
         }
-        let mut keys: Vec<_> = table.get_ref().iter().collect();
-        keys.sort_by_key(|(key, _)| key.span().start);
-        let (mut entries, mut errors) = (Vec::new(), Vec::new());
-        for (key, value) in keys {
+        let mut contents = Contents::default();
+        for (key, value) in in_order(table.get_ref()) {
             let origin = self.origin(key.span().start);
+            if key.get_ref() == ROUTES {
+                contents.routes = routes::read(self, value, &mut contents.errors);
+                continue;
+            }
             match Setting::by_key(key.get_ref()) {
-                None => errors.push(ConfigError::at(origin, unknown_key(key.get_ref()))),
-                Some(setting) => match self.items(setting, value) {
-                    Ok(items) => entries.push(Entry { setting, items, origin }),
-                    Err(error) => errors.push(error),
+                None => contents.errors.push(ConfigError::at(origin, unknown_key(key.get_ref()))),
+                Some(setting) => match self.items(setting.shape(), value) {
+                    Ok(items) => contents.entries.push(Entry { setting, items, origin }),
+                    Err(error) => contents.errors.push(error),
                 },
             }
         }
-        (entries, errors)
+        contents
+    }
+
+    /// A value of that type.
+    pub(super) fn value<T: Value>(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Result<T, ConfigError> {
+        let items = self.items(Shape::of::<T>(key), value)?;
+        let texts: Vec<&str> = items.iter().map(|(text, _)| &**text).collect();
+        T::read(&texts).map_err(|fault| {
+            let origin = items.get(fault.item).map_or_else(|| self.origin(value.span().start), |(_, at)| at.clone());
+            ConfigError::of(key, fault.what).from(origin)
+        })
     }
 
     /// The parser's own text of an error would show the line, and with it perhaps a token.
@@ -84,43 +112,51 @@ impl TomlFile {
         ConfigError::at(self.origin(span.start), what)
     }
 
-    fn items(&self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
+    /// The items of a value, and where each stands.
+    pub(super) fn items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
         match value.get_ref() {
-            DeValue::Array(items) if setting.is_list => {
-                items.iter().map(|item| Ok((self.item(setting, item)?, self.origin(item.span().start)))).collect()
+            DeValue::Array(items) if shape.is_list => {
+                items.iter().map(|item| Ok((self.item(shape, item)?, self.origin(item.span().start)))).collect()
             }
             // As on a command line.
             DeValue::String(text) => {
                 let origin = self.origin(value.span().start);
-                Ok(setting.split(text).into_iter().map(|item| (item.into(), origin.clone())).collect())
+                Ok(shape.split(text).into_iter().map(|item| (item.into(), origin.clone())).collect())
             }
-            _ => Ok(vec![(self.item(setting, value)?, self.origin(value.span().start))]),
+            _ => Ok(vec![(self.item(shape, value)?, self.origin(value.span().start))]),
         }
     }
 
-    fn item(&self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+    fn item(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
         match value.get_ref() {
             DeValue::String(text) => Ok(text.to_string()),
-            DeValue::Integer(number) if setting.takes_integers => {
+            DeValue::Integer(number) if shape.takes_integers => {
                 let decimal = i128::from_str_radix(number.as_str(), number.radix());
                 Ok(decimal.map_or_else(|_| number.to_string(), |number| number.to_string()))
             }
             other => {
-                let list = if setting.is_list { ", or a list of such," } else { "" };
-                let what = format!("{}{list} is expected, not this {}", setting.expected, other.type_str());
-                Err(ConfigError::of(setting.key, what).from(self.origin(value.span().start)))
+                let list = if shape.is_list { ", or a list of such," } else { "" };
+                let what = format!("{}{list} is expected, not this {}", shape.expected, other.type_str());
+                Err(ConfigError::of(shape.key, what).from(self.origin(value.span().start)))
             }
         }
     }
 
-    fn origin(&self, at: usize) -> Origin {
+    pub(super) fn origin(&self, at: usize) -> Origin {
         let before = &self.bytes[..at.min(self.bytes.len())];
         Origin::File(Arc::clone(&self.path), 1 + before.iter().filter(|&&byte| byte == b'\n').count())
     }
 }
 
+/// The keys of a table as they were written, and their values.
+pub(super) fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut keys: Vec<_> = table.iter().collect();
+    keys.sort_by_key(|(key, _)| key.span().start);
+    keys
+}
+
 fn unknown_key(key: &str) -> String {
-    match nearest_key(key) {
+    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES])) {
         Some(nearest) => format!("unknown key {key:?}; did you mean {nearest:?}?"),
         None => format!("unknown key {key:?}; `ringhub example-config` prints them all"),
     }

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{Config, SETTINGS, Setting, Settings, file, settings::VARIABLE_PREFIX};
+use super::{Config, SETTINGS, Setting, Settings, file, routes::GivenRoute, settings::VARIABLE_PREFIX};
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.
@@ -82,6 +82,7 @@ fn argument(setting: &Setting) -> Arg {
 pub struct Given {
     /// What holds. A setting that was given wrongly keeps its default, and [`Given::config`] says why.
     pub settings: Settings,
+    pub(super) routes: Vec<GivenRoute>,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -94,8 +95,13 @@ impl Given {
     /// a warning: Kubernetes gives every container a `RINGHUB_PORT` and more once there is a service `ringhub`.
     #[must_use]
     pub fn read(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
-        let mut given =
-            Given { settings: Settings::default(), origins: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() };
+        let mut given = Given {
+            settings: Settings::default(),
+            routes: Vec::new(),
+            origins: BTreeMap::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        };
         let mut file = None;
         let mut entries = Vec::new();
         for (name, value) in variables {
@@ -114,9 +120,10 @@ impl Given {
             entries.extend(given.entry(setting, texts, Origin::Flag(format!("--{}", setting.flag()))));
         }
         if let Some((path, named_by)) = flags.file.as_ref().or(file.as_ref()) {
-            let (of_file, errors) = file::read(path, named_by);
-            given.errors.splice(0..0, errors);
-            entries.splice(0..0, of_file);
+            let contents = file::read(path, named_by);
+            given.errors.splice(0..0, contents.errors);
+            given.routes = contents.routes;
+            entries.splice(0..0, contents.entries);
         }
         for entry in entries {
             given.take(entry);
@@ -168,8 +175,18 @@ impl Given {
         let mut errors = self.errors.clone();
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
         match Config::new(&self.settings, descriptors) {
-            Ok(config) if errors.is_empty() => return Ok(config),
-            Ok(_) => {}
+            Ok(mut config) => {
+                for route in &self.routes {
+                    match route.settle(&config, |key| self.origin(key)) {
+                        Ok(route) => config.routes.push(route),
+                        Err(error) if error.settings().any(|key| failed.contains(key)) => {}
+                        Err(error) => errors.push(error),
+                    }
+                }
+                if errors.is_empty() {
+                    return Ok(config);
+                }
+            }
             Err(between) => {
                 // What holds in place of a value that was wrong proves nothing.
                 let proved = between.0.into_iter().filter(|error| error.settings().all(|key| !failed.contains(key)));
@@ -205,8 +222,8 @@ pub(super) struct Entry {
 pub(super) type Item = (String, Origin);
 
 /// The key that was probably meant, if any is near enough.
-pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
-    let (nearest, distance) = nearest(key, SETTINGS.iter().map(|setting| setting.key))?;
+pub(super) fn nearest_key(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let (nearest, distance) = nearest(key, known)?;
     (distance <= key.len().max(nearest.len()) / 2).then_some(nearest)
 }
 

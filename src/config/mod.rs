@@ -5,6 +5,7 @@
 
 mod file;
 mod given;
+mod routes;
 mod settings;
 mod show;
 mod values;
@@ -12,6 +13,7 @@ mod values;
 use std::{fmt, net::SocketAddr, time::Duration};
 
 pub use given::{Flags, Given};
+pub use routes::{RouteConfig, RouteHandler};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time};
@@ -50,6 +52,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
+    /// What is served where, in the order of the file; empty if nobody says, which means the hub and its page.
+    pub routes: Vec<RouteConfig>,
 }
 
 /// Who may do what. Without tokens and origins, everybody may do everything.
@@ -138,11 +142,17 @@ impl Config {
         }
     }
 
+    /// May anybody who reaches the port use the hub?
+    fn is_open(&self) -> bool {
+        let is_open_hub = |route: &RouteConfig| matches!(route.handler, RouteHandler::Hub) && route.is_open();
+        self.access.is_open() && (self.routes.is_empty() || self.routes.iter().any(is_open_hub))
+    }
+
     /// What an operator should hear although it can be meant so.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
-        let open = reachable.filter(|_| self.access.is_open()).map(|address| {
+        let open = reachable.filter(|_| self.is_open()).map(|address| {
             format!(
                 "whoever reaches {address} may publish and subscribe: set publish_tokens and subscribe_tokens, for \
                  browsers also allowed_origins, or listen on 127.0.0.1 only"
@@ -182,6 +192,7 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
         handshake_timeout,
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: settings.send_buffer.map(|size| size.0 as usize),
+        routes: Vec::new(),
     })
 }
 

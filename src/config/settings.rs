@@ -6,7 +6,7 @@ use Preset::{Otherwise, Value as Is};
 
 use super::{
     Config,
-    values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Size, Time, Value},
+    values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
 };
 
 /// One row of the table.
@@ -63,7 +63,13 @@ impl Setting {
 
     /// Splits text into items, as flags and variables are written.
     pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
-        if self.is_list { text.split(',').map(str::trim).collect() } else { vec![text] }
+        self.shape().split(text)
+    }
+
+    /// How its value is written.
+    pub(super) fn shape(&self) -> Shape {
+        let &Setting { key, is_list, takes_integers, expected, .. } = self;
+        Shape { key, is_list, takes_integers, expected }
     }
 
     /// Items as the value of its key in a file.
@@ -78,7 +84,7 @@ impl Setting {
 }
 
 /// A basic string (TOML 1.0, "String").
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
         match character {

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Config, Given, Preset, SETTINGS, Setting};
+use toml::de::DeValue;
+
+use super::{Config, Given, Preset, SETTINGS, Setting, file::in_order, settings::quoted};
 
 /// A file of TOML with every setting, commented out, and what it means.
 ///
@@ -22,7 +24,7 @@ pub fn example() -> String {
         };
         line(text, &format!("#{} = {}", setting.key, setting.toml(&setting.split(given))));
     });
-    text
+    text + EXAMPLE_ROUTES
 }
 
 /// The settings that hold, as TOML, and where each comes from. Tokens are masked.
@@ -40,7 +42,60 @@ pub fn effective(given: &Given, config: &Config) -> String {
         let what = if items.is_empty() { format!("#{key} =") } else { format!("{key} = {}", setting.toml(&items)) };
         line(text, &format!("{what:<EFFECTIVE_WIDTH$}  # {from}"));
     });
+    line(&mut text, "\n# ---- Routes ----");
+    if given.routes.is_empty() {
+        line(
+            &mut text,
+            &format!("{:<EFFECTIVE_WIDTH$}  # default: the hub at /t/{{topic...}}, its page at /", "#[[routes]]"),
+        );
+    }
+    for route in &given.routes {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
+        text.push_str(&route.shown);
+    }
     text
+}
+
+/// Which texts of a value are masked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Masks {
+    None,
+    All,
+    /// All but that of this key, at the first level.
+    Beside(&'static str),
+}
+
+/// A key and its value as TOML.
+pub(super) fn toml_pair(key: &str, value: &DeValue<'_>, masks: Masks) -> String {
+    let is_bare = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
+    let key = if is_bare { key.to_string() } else { quoted(key) };
+    format!("{key} = {}", toml_value(value, masks))
+}
+
+fn toml_value(value: &DeValue<'_>, masks: Masks) -> String {
+    match value {
+        DeValue::String(text) if matches!(masks, Masks::None) => quoted(text),
+        DeValue::String(_) => "\"***\"".into(),
+        DeValue::Boolean(is_so) => is_so.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| toml_value(item.get_ref(), masks)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        DeValue::Table(table) => {
+            let pairs = in_order(table).into_iter().map(|(key, value)| {
+                let below = match masks {
+                    Masks::Beside(open) if key.get_ref() == open => Masks::None,
+                    Masks::Beside(_) => Masks::All,
+                    other => other,
+                };
+                toml_pair(key.get_ref(), value.get_ref(), below)
+            });
+            format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 fn by_heading(text: &mut String, show: impl Fn(&mut String, &Setting)) {
@@ -55,7 +110,7 @@ fn by_heading(text: &mut String, show: impl Fn(&mut String, &Setting)) {
     }
 }
 
-fn line(text: &mut String, line: &str) {
+pub(super) fn line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
@@ -87,6 +142,56 @@ const EXAMPLE_HEAD: &str = "\
 # Times have a unit: \"500ms\", \"10s\", \"2m\", \"1h\". A list with one value may do without brackets.
 ";
 
+const EXAMPLE_ROUTES: &str = r#"
+# ---- Routes ----
+
+# What is served where. These have to stand at the end of the file, and only here: there are no
+# flags and variables for them. Without any, the hub is at /t/{topic...} and its page at /; with
+# some, they are all there is beside /healthz, /readyz and /metrics.
+#
+# match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
+# (the topic is {topic} or {topic...}), "echo", or "files" with the folder that documents names,
+# relative to this file; files are served at the path and below it.
+#
+# basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that
+# are given must admit, or one of them with admit = "any". A password may be its SHA-256, as
+# "sha256:" and 64 hexadecimal digits.
+#
+# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
+# above where they are not given. protocols are sub-protocols, the best first; ping_payload is what
+# pings carry, to 125 bytes; check_utf8 = false takes text as it comes.
+#[[routes]]
+#match = "/t/{topic...}"
+#handler = "hub"
+#[routes.bearer.tokens]
+#billing = "a-long-random-word"
+
+#[[routes]]
+#match = "/echo"
+#handler = "echo"
+#protocols = ["v1.echo"]
+#allowed_origins = ["https://example.org"]
+#max_message = "64KiB"
+#max_frame = "16KiB"
+#max_fragments = 16
+#ping_interval = "5s"
+#pong_timeout = "5s"
+#ping_payload = "are you there"
+#check_utf8 = false
+
+#[[routes]]
+#match = "/"
+#handler = "files"
+#documents = "./site"
+#admit = "any"
+#[routes.basic]
+#realm = "staff"
+#users = { alice = "a long password" }
+#[routes.network]
+#allow = ["10.0.0.0/8", "fd00::/8"]
+#deny = ["10.66.0.0/16"]
+"#;
+
 const COMMENT_WIDTH: usize = 98;
 const EFFECTIVE_WIDTH: usize = 36;
 
@@ -106,11 +211,14 @@ mod tests {
     fn with_everything_uncommented_it_holds() {
         let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
         let example = example();
-        let lines: Vec<&str> = example.lines().filter(is_setting).map(|line| &line[1..]).collect();
+        let (settings, routes) = example.split_at(example.find("#[[routes]]").unwrap());
+        let lines: Vec<&str> = settings.lines().filter(is_setting).map(|line| &line[1..]).collect();
         let table = toml::de::DeTable::parse(&lines.join("\n")).map(|table| table.get_ref().len());
         assert_eq!(table, Ok(SETTINGS.len()));
         let keys: BTreeSet<&str> = lines.iter().filter_map(|line| line.split(" = ").next()).collect();
         assert_eq!(keys, SETTINGS.iter().map(|setting| setting.key).collect());
+        let routes: Vec<&str> = routes.lines().filter(is_setting).map(|line| &line[1..]).collect();
+        assert!(toml::de::DeTable::parse(&routes.join("\n")).is_ok());
         assert!(example.lines().all(|line| line.chars().count() <= 100), "{example}");
     }
 

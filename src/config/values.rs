@@ -22,6 +22,27 @@ pub(super) trait Value: Sized {
     fn items(&self) -> Vec<String>;
 }
 
+/// How a value is written, for whoever reads one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) key: &'static str,
+    pub(super) is_list: bool,
+    pub(super) takes_integers: bool,
+    pub(super) expected: &'static str,
+}
+
+impl Shape {
+    /// That of a type.
+    pub(super) fn of<T: Value>(key: &'static str) -> Shape {
+        Shape { key, is_list: T::IS_LIST, takes_integers: T::TAKES_INTEGERS, expected: T::EXPECTED }
+    }
+
+    /// Splits text into items, as flags and variables are written.
+    pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        if self.is_list { text.split(',').map(str::trim).collect() } else { vec![text] }
+    }
+}
+
 /// An item that is wrong, and how.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -375,7 +396,7 @@ macro_rules! counts {
 
 counts! { u32 u64 usize }
 
-fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let choice = choices.iter().find(|(name, _)| *name == text);
     choice.map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();

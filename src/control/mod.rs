@@ -81,9 +81,13 @@ pub(crate) struct Endpoints {
 ///
 /// If its runtime cannot be set up.
 pub(crate) fn run(start: Start) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READING_THREADS_MAX).build()?;
     runtime.block_on(serve(start))
 }
+
+/// Threads that read documents while the control thread does other things. Beyond it, reads wait for each other.
+const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;

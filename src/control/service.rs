@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
@@ -24,6 +24,7 @@ use super::{
     line::{Line, Phase},
 };
 use crate::{
+    documents::{Body, whole},
     handover::Visit,
     metrics::{self, Counter},
     proto::{self, HandshakeError, PreparedMessage, Refusal, RequestHead},
@@ -43,7 +44,7 @@ pub(super) struct Service {
     only_metrics: bool,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
 impl Service {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -255,7 +256,7 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(whole(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -263,7 +264,7 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
 
 /// What a browser asks before a page of another origin may publish with a token (WHATWG Fetch, CORS).
 fn preflight() -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(whole(""));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
@@ -307,7 +308,7 @@ impl Upgrade {
             return Err(leaving());
         }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((bytes, hyper::upgrade::on(request)));
-        let mut answer = Response::new(Full::default());
+        let mut answer = Response::new(whole(""));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

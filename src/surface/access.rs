@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::raw::percent_decode;
+pub use crate::auth::TOKEN_KEY;
 use crate::{
-    auth::Tokens,
+    auth::{Tokens, shown_token},
     config::Access,
     proto::{Refusal, RequestHead},
 };
@@ -34,15 +34,7 @@ impl<'a> Shown<'a> {
     /// a header: browsers that open a WebSocket (RFC 6750 2.3).
     #[must_use]
     pub fn new(origin: Option<&'a [u8]>, authorization: Option<&'a [u8]>, query: Option<&'a str>) -> Self {
-        let bearer = authorization.and_then(|value| {
-            let (scheme, token) = value.split_at_checked(BEARER.len())?;
-            scheme.eq_ignore_ascii_case(BEARER).then(|| Cow::Borrowed(token.trim_ascii()))
-        });
-        let from_query = || {
-            let value = query?.split('&').find_map(|pair| pair.strip_prefix(TOKEN_KEY)?.strip_prefix('='))?;
-            percent_decode(value).map(|token| Cow::Owned(token.into_bytes()))
-        };
-        Shown { origin, token: bearer.or_else(from_query) }
+        Shown { origin, token: shown_token(authorization, query) }
     }
 
     /// The same of a head.
@@ -111,11 +103,6 @@ fn is_known(access: &Access, token: &[u8]) -> bool {
     let tokens = rights.map(|right| tokens(access, right));
     tokens.iter().any(|tokens| tokens.are_required() && tokens.admit(Some(token)))
 }
-
-/// The query's key for a token (RFC 6750 2.3).
-pub const TOKEN_KEY: &str = "access_token";
-
-const BEARER: &[u8] = b"Bearer ";
 
 #[cfg(test)]
 mod tests {

@@ -136,7 +136,7 @@ pub fn topic(path: &str) -> Result<TopicName, Refusal> {
 }
 
 /// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
-pub(super) fn percent_decode(text: &str) -> Option<String> {
+fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,0 +1,197 @@
+//! Bearer tokens with names (RFC 6750).
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use percent_encoding::percent_decode_str;
+use subtle::ConstantTimeEq as _;
+
+use super::{Authenticator, Credentials, Identity, Tokens, after_scheme};
+use crate::proto::Refusal;
+
+/// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.
+///
+/// Who shows none, or one that is not valid, is answered 401 with a challenge; whose token is for something else, 403.
+///
+/// ```
+/// use ringhub::auth::{Bearer, Identity, TokenFault};
+/// let bearer = Bearer::new([("billing", "a-long-random-word"), ("billing", "its-successor")])?;
+/// assert_eq!(format!("{bearer:?}"), "Bearer { tokens: 2 }");
+/// let bearer = Bearer::checked_by(|token| match token.split_once('.') {
+///     Some((name, "chat")) => Ok(Identity::new(name)),
+///     Some(_) => Err(TokenFault::InsufficientScope),
+///     None => Err(TokenFault::Invalid),
+/// });
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone)]
+pub struct Bearer(Check);
+
+#[derive(Clone)]
+enum Check {
+    Named(Vec<(String, String)>),
+    By(Arc<Judge>),
+}
+
+/// Finds the owner of a token.
+type Judge = dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync;
+
+/// What is wrong with a token (RFC 6750 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// It is unknown, expired or revoked: 401.
+    Invalid,
+    /// It is right, and for something else: 403.
+    InsufficientScope,
+}
+
+impl Bearer {
+    /// These tokens, at least one, each with the name of its owner. An owner may have several, for instance while a new
+    /// one replaces an old one.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, which repeats no token, about one that could not be sent (RFC 6750 2.1) or is there twice.
+    pub fn new<N, T>(tokens: impl IntoIterator<Item = (N, T)>) -> Result<Bearer, String>
+    where
+        N: Into<String>,
+        T: Into<String>,
+    {
+        let mut named: Vec<(String, String)> = Vec::new();
+        for (name, token) in tokens {
+            let (name, token): (String, String) = (name.into(), token.into());
+            if Tokens::new(vec![token.clone()]).is_err() {
+                let allowed = "A-Z a-z 0-9 - . _ ~ + / =";
+                return Err(format!("the token of {name:?} is empty or has characters beyond {allowed}"));
+            }
+            if let Some((other, _)) = named.iter().find(|(_, other)| *other == token) {
+                return Err(format!("{other:?} and {name:?} have the same token"));
+            }
+            named.push((name, token));
+        }
+        if named.is_empty() {
+            return Err("without tokens, nobody could be admitted".into());
+        }
+        Ok(Bearer(Check::Named(named)))
+    }
+
+    /// Whoever this finds. It is called on a shard's thread, so it must be quick.
+    #[must_use]
+    pub fn checked_by(check: impl Fn(&str) -> Result<Identity, TokenFault> + Send + Sync + 'static) -> Bearer {
+        Bearer(Check::By(Arc::new(check)))
+    }
+
+    fn owner(&self, token: &[u8]) -> Result<Identity, TokenFault> {
+        match &self.0 {
+            Check::Named(named) => {
+                // All are compared, so that the time does not tell which came close.
+                let mut owner = None;
+                for (name, known) in named {
+                    if known.as_bytes().ct_eq(token).into() {
+                        owner = Some(Identity::new(name.clone()));
+                    }
+                }
+                owner.ok_or(TokenFault::Invalid)
+            }
+            Check::By(check) => str::from_utf8(token).map_or(Err(TokenFault::Invalid), |token| check(token)),
+        }
+    }
+}
+
+impl Authenticator for Bearer {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let refusal = |status, what: &str, challenge| Refusal::new(status, what).header("WWW-Authenticate", challenge);
+        let Some(token) = shown_token(credentials.header(), credentials.head.query()) else {
+            return Err(refusal(401, "this needs a bearer token", "Bearer"));
+        };
+        self.owner(&token).map_err(|fault| match fault {
+            TokenFault::Invalid => refusal(401, "the bearer token is not valid", "Bearer error=\"invalid_token\""),
+            TokenFault::InsufficientScope => {
+                refusal(403, "the bearer token is not for this", "Bearer error=\"insufficient_scope\"")
+            }
+        })
+    }
+}
+
+/// Says how many tokens there are, never which.
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bearer = f.debug_struct("Bearer");
+        match &self.0 {
+            Check::Named(named) => bearer.field("tokens", &named.len()).finish(),
+            Check::By(_) => bearer.finish_non_exhaustive(),
+        }
+    }
+}
+
+/// The token that a request shows, from its `Authorization` or else its query (RFC 6750 2.1, 2.3).
+pub(crate) fn shown_token<'a>(authorization: Option<&'a [u8]>, query: Option<&'a str>) -> Option<Cow<'a, [u8]>> {
+    let of_header = authorization.and_then(|value| after_scheme(value, "Bearer")).map(Cow::Borrowed);
+    let of_query = || {
+        let value = query?.split('&').find_map(|pair| pair.strip_prefix(TOKEN_KEY)?.strip_prefix('='))?;
+        Some(percent_decode_str(value).into())
+    };
+    of_header.or_else(of_query)
+}
+
+/// The query's key for a token (RFC 6750 2.3).
+pub const TOKEN_KEY: &str = "access_token";
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::judge, *};
+
+    fn check(bearer: &Bearer, target: &str, lines: &[&str], expected: Result<&str, (u16, &str)>) {
+        let expected = expected.map(String::from).map_err(|(status, challenge)| (status, vec![challenge.to_string()]));
+        assert_eq!(judge(bearer, target, lines, None), expected, "{target} {lines:?}");
+    }
+
+    const NONE: Result<&str, (u16, &str)> = Err((401, "Bearer"));
+    const INVALID: Result<&str, (u16, &str)> = Err((401, "Bearer error=\"invalid_token\""));
+    const SCOPE: Result<&str, (u16, &str)> = Err((403, "Bearer error=\"insufficient_scope\""));
+
+    /// RFC 6750 2.1 and 2.3.
+    #[test]
+    fn named_tokens() {
+        let bearer = Bearer::new([("a", "old+1="), ("a", "new"), ("b", "other")]).unwrap();
+        check(&bearer, "/", &["Authorization: Bearer old+1="], Ok("a"));
+        check(&bearer, "/", &["Authorization: bearer  new "], Ok("a"));
+        check(&bearer, "/?x=1&access_token=old+1%3D", &[], Ok("a"));
+        check(&bearer, "/?access_token=other", &["Authorization: Basic eA=="], Ok("b"));
+        check(&bearer, "/", &[], NONE);
+        check(&bearer, "/?access_token", &["Authorization: Bearer"], NONE);
+        check(&bearer, "/", &["Authorization: Basic new"], NONE);
+        check(&bearer, "/", &["Authorization: Bearernew"], NONE);
+        check(&bearer, "/", &["Authorization: Bearer new", "Authorization: Bearer new"], NONE);
+        check(&bearer, "/", &["Authorization: Bearer ne"], INVALID);
+        check(&bearer, "/", &["Authorization: Bearer new other"], INVALID);
+        check(&bearer, "/?access_token=%ff", &[], INVALID);
+        check(&bearer, "/?access_token=%", &[], INVALID);
+        // The header goes first.
+        check(&bearer, "/?access_token=new", &["Authorization: Bearer x"], INVALID);
+    }
+
+    #[test]
+    fn a_closure_decides() {
+        let bearer = Bearer::checked_by(|token| match token {
+            "known" => Ok(Identity::new("k")),
+            "read-only" => Err(TokenFault::InsufficientScope),
+            _ => Err(TokenFault::Invalid),
+        });
+        check(&bearer, "/", &["Authorization: Bearer known"], Ok("k"));
+        check(&bearer, "/", &["Authorization: Bearer read-only"], SCOPE);
+        check(&bearer, "/?access_token=%ff", &[], INVALID);
+        assert_eq!(format!("{bearer:?}"), "Bearer { .. }");
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused_without_the_token() {
+        let check = |tokens: &[(&str, &str)], expected: &str| {
+            let error = Bearer::new(tokens.iter().copied()).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("hush"), "{error}");
+        };
+        check(&[], "without tokens");
+        check(&[("a", "ok"), ("b", "")], "the token of \"b\" is empty");
+        check(&[("a", "hush hush")], "the token of \"a\"");
+        check(&[("a", "hush"), ("b", "hush")], "\"a\" and \"b\" have the same token");
+    }
+}

@@ -1,0 +1,200 @@
+//! Several authenticators as one.
+
+use std::{fmt, sync::Arc};
+
+use super::{Authenticator, Credentials, Identity, after_scheme};
+use crate::proto::Refusal;
+
+/// Whom all of them admit. See [`AllOf`].
+pub fn all_of(first: impl Authenticator) -> AllOf {
+    AllOf { first: Box::new(first), others: Vec::new() }
+}
+
+/// Whom any of them admits. See [`AnyOf`].
+pub fn any_of(first: impl Authenticator) -> AnyOf {
+    AnyOf { first: Box::new(first), others: Vec::new() }
+}
+
+/// Admits whom all of them admit, as whom the last one says it is; the first that refuses gives the answer.
+///
+/// So the cheapest goes first, and the one that knows people by name last:
+///
+/// ```
+/// use ringhub::auth::{Basic, Network, all_of};
+/// let staff = all_of(Network::new(&["10.0.0.0/8"], &[])?).and(Basic::new("staff", [("alice", "secret")])?);
+/// # Ok::<(), String>(())
+/// ```
+pub struct AllOf {
+    first: Box<dyn Authenticator>,
+    others: Vec<Arc<dyn Authenticator>>,
+}
+
+impl AllOf {
+    /// And this one.
+    #[must_use]
+    pub fn and(mut self, other: impl Authenticator) -> AllOf {
+        self.others.push(Arc::new(other));
+        self
+    }
+}
+
+impl Authenticator for AllOf {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let first = self.first.authenticate(credentials)?;
+        self.others.iter().try_fold(first, |_, other| other.authenticate(credentials))
+    }
+}
+
+/// Admits whom any of them admits, as whom the first that does says it is.
+///
+/// If none does, the answer is that of the authenticator whose scheme the request has tried, or else of the first that
+/// challenges, or else of the first; with the challenges of all, each in a header line of its own.
+///
+/// ```
+/// use ringhub::auth::{Basic, Bearer, any_of};
+/// let either = any_of(Bearer::new([("ci", "a-token")])?).or(Basic::new("people", [("alice", "secret")])?);
+/// # Ok::<(), String>(())
+/// ```
+pub struct AnyOf {
+    first: Box<dyn Authenticator>,
+    others: Vec<Arc<dyn Authenticator>>,
+}
+
+impl AnyOf {
+    /// Or this one.
+    #[must_use]
+    pub fn or(mut self, other: impl Authenticator) -> AnyOf {
+        self.others.push(Arc::new(other));
+        self
+    }
+}
+
+impl Authenticator for AnyOf {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let mut refusals = match self.first.authenticate(credentials) {
+            Ok(identity) => return Ok(identity),
+            Err(refusal) => vec![refusal],
+        };
+        for other in &self.others {
+            match other.authenticate(credentials) {
+                Ok(identity) => return Ok(identity),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        let has_tried = |refusal: &Refusal| challenges(refusal).any(|challenge| answers(challenge, credentials));
+        let most_useful = (refusals.iter().position(has_tried))
+            .or_else(|| refusals.iter().position(|refusal| challenges(refusal).next().is_some()))
+            .unwrap_or(0);
+        let mut answer = refusals.remove(most_useful);
+        for refusal in &refusals {
+            for challenge in challenges(refusal) {
+                answer = answer.header(CHALLENGE, challenge);
+            }
+        }
+        Err(answer)
+    }
+}
+
+fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
+    refusal.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CHALLENGE)).map(|(_, value)| &**value)
+}
+
+/// Did the request try the scheme of this challenge? One that names an error says so itself (RFC 6750 3).
+fn answers(challenge: &str, credentials: &Credentials<'_>) -> bool {
+    let scheme = challenge.split(' ').next().unwrap_or_default();
+    challenge.contains(" error=") || credentials.header().is_some_and(|value| after_scheme(value, scheme).is_some())
+}
+
+const CHALLENGE: &str = "WWW-Authenticate";
+
+impl fmt::Debug for AllOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AllOf({})", 1 + self.others.len())
+    }
+}
+
+impl fmt::Debug for AnyOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AnyOf({})", 1 + self.others.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Basic, Bearer, Network, testing::judge},
+        *,
+    };
+
+    /// `alice:secret`.
+    const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0";
+    const EVE: &str = "Authorization: Basic ZXZlOng=";
+    const TOKEN: &str = "Authorization: Bearer word";
+    const WRONG: &str = "Authorization: Bearer guess";
+    const OF_BASIC: &str = "Basic realm=\"r\", charset=\"UTF-8\"";
+    const OF_BEARER: &str = "Bearer";
+    const INVALID: &str = "Bearer error=\"invalid_token\"";
+
+    fn basic() -> Basic {
+        Basic::new("r", [("alice", "secret")]).unwrap()
+    }
+
+    fn bearer() -> Bearer {
+        Bearer::new([("ci", "word")]).unwrap()
+    }
+
+    fn network() -> Network {
+        Network::new(&["10.0.0.0/8"], &[]).unwrap()
+    }
+
+    fn check(authenticator: &dyn Authenticator, line: &str, peer: &str, expected: Result<&str, (u16, &[&str])>) {
+        let lines = [line];
+        let lines = if line.is_empty() { &[][..] } else { &lines };
+        let expected = expected.map(String::from);
+        let expected = expected.map_err(|(status, all)| (status, all.iter().map(ToString::to_string).collect()));
+        assert_eq!(judge(authenticator, "/", lines, Some(peer)), expected, "{line} {peer}");
+    }
+
+    #[test]
+    fn all_must_admit() {
+        let all = all_of(network()).and(basic());
+        check(&all, ALICE, "10.0.0.1", Ok("alice"));
+        check(&all, ALICE, "11.0.0.1", Err((403, &[])));
+        check(&all, "", "11.0.0.1", Err((403, &[])));
+        check(&all, "", "10.0.0.1", Err((401, &[OF_BASIC])));
+        check(&all, EVE, "10.0.0.1", Err((401, &[OF_BASIC])));
+        check(&all_of(basic()), ALICE, "10.0.0.1", Ok("alice"));
+    }
+
+    #[test]
+    fn one_that_admits_is_enough() {
+        let any = any_of(basic()).or(bearer()).or(network());
+        check(&any, ALICE, "11.0.0.1", Ok("alice"));
+        check(&any, TOKEN, "11.0.0.1", Ok("ci"));
+        check(&any, WRONG, "10.0.0.1", Ok("10.0.0.0/8"));
+        check(&any_of(basic()), ALICE, "10.0.0.1", Ok("alice"));
+    }
+
+    /// RFC 9110 11.6.1: the challenges of all.
+    #[test]
+    fn the_most_useful_refusal_answers() {
+        let any = any_of(network()).or(basic()).or(bearer());
+        check(&any, "", "11.0.0.1", Err((401, &[OF_BASIC, OF_BEARER])));
+        check(&any, EVE, "11.0.0.1", Err((401, &[OF_BASIC, OF_BEARER])));
+        check(&any, WRONG, "11.0.0.1", Err((401, &[INVALID, OF_BASIC])));
+        check(&any, "Authorization: Digest x", "11.0.0.1", Err((401, &[OF_BASIC, OF_BEARER])));
+        let scoped = Bearer::checked_by(|_| Err(super::super::TokenFault::InsufficientScope));
+        let scope = "Bearer error=\"insufficient_scope\"";
+        check(&any_of(basic()).or(scoped), TOKEN, "11.0.0.1", Err((403, &[scope, OF_BASIC])));
+        check(&any_of(network()), TOKEN, "11.0.0.1", Err((403, &[])));
+    }
+
+    #[test]
+    fn chains_nest() {
+        let nested: Arc<dyn Authenticator> = Arc::new(any_of(basic()).or(bearer()));
+        let all = all_of(network()).and(nested);
+        check(&all, TOKEN, "10.0.0.1", Ok("ci"));
+        check(&all, "", "10.0.0.1", Err((401, &[OF_BASIC, OF_BEARER])));
+        assert_eq!(format!("{all:?}"), "AllOf(2)");
+    }
+}

@@ -1,0 +1,56 @@
+//! The origins of browsers' pages.
+
+/// The origins whose pages may use the hub (RFC 6454). Without any, all may.
+///
+/// A request without an `Origin` header does not come from a browser's page and is not judged by this.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins(Vec<String>);
+
+impl Origins {
+    /// Checks that each is one, such as `https://example.org` or `http://localhost:8080`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first that is none.
+    pub fn new(origins: Vec<String>) -> Result<Origins, String> {
+        for origin in &origins {
+            let host = origin.split_once("://").map(|(scheme, host)| (!scheme.is_empty()).then_some(host));
+            let is_origin = host.flatten().is_some_and(|host| {
+                !host.is_empty() && host.bytes().all(|octet| octet.is_ascii_graphic() && !b"/?#@".contains(&octet))
+            });
+            if !is_origin && origin != "null" {
+                let example = "write it as a browser does, like https://example.org, without a path";
+                return Err(format!("{origin:?} is no origin; {example}"));
+            }
+        }
+        Ok(Origins(origins.into_iter().map(|origin| origin.to_ascii_lowercase()).collect()))
+    }
+
+    /// Are all allowed?
+    #[must_use]
+    pub fn are_any(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// May a page of this origin use the hub?
+    #[must_use]
+    pub fn allow(&self, origin: &[u8]) -> bool {
+        self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins() {
+        let origins = Origins::new(vec!["https://Example.org".into(), "http://[::1]:8080".into()]).unwrap();
+        assert!(origins.allow(b"https://example.org") && origins.allow(b"http://[::1]:8080"));
+        assert!(!origins.allow(b"https://example.org:8443") && !origins.allow(b"null"));
+        assert!(Origins::default().allow(b"null"));
+        for bad in ["", "example.org", "https://", "://x", "https://a/", "https://u@a", "*"] {
+            assert!(Origins::new(vec![bad.into()]).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Whom a route lets in.
+
+use std::sync::Arc;
+
+use super::{
+    super::{file::in_order, values::one_of},
+    reader::{Reader, Value},
+};
+use crate::{
+    auth::{Authenticator, Basic, Bearer, Network, all_of, any_of},
+    error::ConfigError,
+};
+
+impl Reader<'_> {
+    pub(super) fn basic(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
+        let (mut realm, mut users, mut whole) = (String::from("ringhub"), Vec::new(), true);
+        for (key, value) in in_order(self.table("routes.basic", value)?) {
+            match &**key.get_ref() {
+                "realm" => match self.text("routes.basic.realm", "a name in quotes", value) {
+                    Some(given) => realm = given,
+                    None => whole = false,
+                },
+                "users" => {
+                    for (user, value) in in_order(self.table("routes.basic.users", value)?) {
+                        match self.text("routes.basic.users", "a password in quotes", value) {
+                            Some(password) => users.push((user.get_ref().to_string(), password)),
+                            None => whole = false,
+                        }
+                    }
+                }
+                other => self.unknown(self.file.origin(key.span().start), "routes.basic", other, &["realm", "users"]),
+            }
+        }
+        let basic = whole.then(|| self.checked("routes.basic", value, || Basic::new(&realm, users)))?;
+        basic.map(|basic| Arc::new(basic) as _)
+    }
+
+    pub(super) fn bearer(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
+        let (mut tokens, mut whole) = (Vec::new(), true);
+        for (key, value) in in_order(self.table("routes.bearer", value)?) {
+            if key.get_ref() != "tokens" {
+                self.unknown(self.file.origin(key.span().start), "routes.bearer", key.get_ref(), &["tokens"]);
+                continue;
+            }
+            for (name, value) in in_order(self.table("routes.bearer.tokens", value)?) {
+                match self.texts("routes.bearer.tokens", "a token in quotes", value) {
+                    Some(given) => {
+                        tokens.extend(given.into_iter().map(|(token, _)| (name.get_ref().to_string(), token)))
+                    }
+                    None => whole = false,
+                }
+            }
+        }
+        let bearer = whole.then(|| self.checked("routes.bearer", value, || Bearer::new(tokens)))?;
+        bearer.map(|bearer| Arc::new(bearer) as _)
+    }
+
+    pub(super) fn network(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
+        let (mut allow, mut deny) = (Vec::new(), Vec::new());
+        for (key, value) in in_order(self.table("routes.network", value)?) {
+            match &**key.get_ref() {
+                "allow" => allow = self.networks("routes.network.allow", value)?,
+                "deny" => deny = self.networks("routes.network.deny", value)?,
+                other => self.unknown(self.file.origin(key.span().start), "routes.network", other, &["allow", "deny"]),
+            }
+        }
+        let lists = [&allow, &deny].map(|list| list.iter().map(|text| &**text).collect::<Vec<&str>>());
+        let network = self.checked("routes.network", value, || Network::new(&lists[0], &lists[1]))?;
+        Some(Arc::new(network))
+    }
+
+    fn networks(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Vec<String>> {
+        let networks = self.texts(key, "a network in quotes, such as \"10.0.0.0/8\"", value)?;
+        for (network, at) in &networks {
+            let checked = Network::new(&[network], &[]).map_err(|what| ConfigError::of(key, what).from(at.clone()));
+            self.keep(checked)?;
+        }
+        Some(networks.into_iter().map(|(network, _)| network).collect())
+    }
+
+    /// Must all of them admit?
+    pub(super) fn admit(&mut self, value: Value<'_, '_>) -> Option<bool> {
+        let admit = self.text("routes.admit", "\"all\" or \"any\"", value)?;
+        self.checked("routes.admit", value, || one_of(&admit, &[("all", true), ("any", false)]))
+    }
+}
+
+/// All as one, of which all must admit or any.
+pub(super) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool) -> Option<Arc<dyn Authenticator>> {
+    let mut each = authenticators.into_iter();
+    let first = each.next()?;
+    Some(match each.len() {
+        0 => first,
+        _ if is_all => Arc::new(each.fold(all_of(first), |all, other| all.and(other))),
+        _ => Arc::new(each.fold(any_of(first), |any, other| any.or(other))),
+    })
+}

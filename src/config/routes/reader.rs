@@ -1,0 +1,324 @@
+//! A table of a file becomes a route.
+
+use std::sync::Arc;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    super::{
+        Limits, Setting, Time,
+        file::{TomlFile, in_order},
+        given::nearest_key,
+        show::{Masks, line, toml_pair},
+        size_within, ticks,
+        values::{Shape, Size, one_of},
+    },
+    GivenRoute, ROUTES, RouteHandler,
+    people::together,
+};
+use crate::{
+    auth::{Authenticator, Origins},
+    documents::Documents,
+    error::{ConfigError, Origin},
+};
+
+/// The keys of a route, and those that concern WebSockets only.
+const KEYS: &[&str] = &[
+    "match",
+    "handler",
+    "documents",
+    "basic",
+    "bearer",
+    "network",
+    "admit",
+    "protocols",
+    "allowed_origins",
+    "max_message",
+    "max_frame",
+    "max_fragments",
+    "ping_interval",
+    "pong_timeout",
+    "ping_payload",
+    "check_utf8",
+];
+const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(7).1;
+
+/// Reads one route.
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a TomlFile,
+    pub(super) errors: &'a mut Vec<ConfigError>,
+}
+
+/// What depends on each other.
+#[derive(Default)]
+struct Parts {
+    pattern: Option<(String, Origin)>,
+    name: Option<(Name, Origin)>,
+    documents: Option<(Documents, Origin)>,
+    basic: Option<Arc<dyn Authenticator>>,
+    bearer: Option<Arc<dyn Authenticator>>,
+    network: Option<Arc<dyn Authenticator>>,
+    admit: Option<(bool, Origin)>,
+}
+
+pub(super) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
+
+/// What a file calls a handler.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Hub,
+    Echo,
+    Files,
+}
+
+impl Reader<'_> {
+    /// Whatever is wrong becomes an error.
+    pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
+        let count = self.errors.len();
+        let mut route = GivenRoute::at(origin);
+        let parts = self.take(keys, &mut route);
+        // What follows would only repeat that something is missing.
+        if self.errors.len() > count {
+            return None;
+        }
+        self.fit(parts, keys, &mut route)?;
+        Some(route)
+    }
+
+    /// Reads each key: what is right in itself goes into the route.
+    fn take(&mut self, keys: &DeTable<'_>, route: &mut GivenRoute) -> Parts {
+        let mut parts = Parts::default();
+        for (key, value) in in_order(keys) {
+            let at = self.file.origin(value.span().start);
+            match &**key.get_ref() {
+                "match" => parts.pattern = self.pattern(value).map(|pattern| (pattern, at)),
+                "handler" => parts.name = self.handler(value).map(|name| (name, at)),
+                "documents" => parts.documents = self.documents(value).map(|documents| (documents, at)),
+                "basic" => parts.basic = self.basic(value),
+                "bearer" => parts.bearer = self.bearer(value),
+                "network" => parts.network = self.network(value),
+                "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
+                "protocols" => route.config.protocols = self.protocols(value).unwrap_or_default(),
+                "allowed_origins" => route.config.origins = self.origins(value),
+                "max_message" => route.max_message = self.size("routes.max_message", value).map(|size| (size, at)),
+                "max_frame" => route.max_frame = self.size("routes.max_frame", value).map(|size| (size, at)),
+                "max_fragments" => route.config.max_fragments = self.fragments(value),
+                "ping_interval" => route.ping_interval = self.ticks("routes.ping_interval", value),
+                "pong_timeout" => route.pong_timeout = self.ticks("routes.pong_timeout", value),
+                "ping_payload" => route.config.ping_payload = self.ping_payload(value).unwrap_or_default(),
+                "check_utf8" => route.config.check_utf8 = self.boolean("routes.check_utf8", value),
+                other => {
+                    self.unknown(self.file.origin(key.span().start), "a route", other, KEYS);
+                    continue;
+                }
+            }
+            let masks = match &**key.get_ref() {
+                "basic" => Masks::Beside("realm"),
+                "bearer" => Masks::All,
+                _ => Masks::None,
+            };
+            line(&mut route.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
+        }
+        parts
+    }
+
+    /// Checks what depends on each other.
+    fn fit(&mut self, parts: Parts, keys: &DeTable<'_>, route: &mut GivenRoute) -> Option<()> {
+        let origin = route.config.origin.clone();
+        let Some((pattern, pattern_at)) = parts.pattern else {
+            return self.fail("routes.match", origin, "a route needs a path, such as match = \"/chat\"");
+        };
+        let name = match (parts.name, &parts.documents) {
+            (Some(name), _) => name,
+            (None, Some((_, at))) => (Name::Files, at.clone()),
+            (None, None) => {
+                return self.fail("routes.handler", origin, "a route needs a handler: \"hub\", \"echo\" or \"files\"");
+            }
+        };
+        route.config.handler = match (name, parts.documents) {
+            ((Name::Files, _), Some((documents, _))) => RouteHandler::Files(documents),
+            ((Name::Files, at), None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
+            (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
+            ((Name::Hub, _), None) => RouteHandler::Hub,
+            ((Name::Echo, _), None) => RouteHandler::Echo,
+        };
+        let has_topic = pattern.split('/').any(|segment| ["{topic}", "{topic...}"].contains(&segment));
+        match route.config.handler {
+            RouteHandler::Hub if !has_topic => {
+                let what = format!("{pattern:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
+                return self.fail("routes.match", pattern_at, &what);
+            }
+            RouteHandler::Files(_) => {
+                if pattern.contains('{') {
+                    let what = format!("{pattern:?} has parameters; files are served at a path and below it");
+                    return self.fail("routes.match", pattern_at, &what);
+                }
+                let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
+                if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
+                    let what = format!("{key} concerns WebSockets, and a route of files opens none");
+                    return self.fail(ROUTES, origin, &what);
+                }
+            }
+            RouteHandler::Hub | RouteHandler::Echo => {}
+        }
+        route.config.pattern = pattern;
+        // The cheapest first, and by name last.
+        let authenticators: Vec<_> = [parts.network, parts.basic, parts.bearer].into_iter().flatten().collect();
+        if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
+            let what = "there is nothing to choose: it is for several of basic, bearer and network";
+            return self.fail("routes.admit", at.clone(), what);
+        }
+        route.config.authenticator = together(authenticators, parts.admit.is_none_or(|(is_all, _)| is_all));
+        Some(())
+    }
+
+    pub(super) fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    pub(super) fn fail<T>(&mut self, key: &'static str, at: Origin, what: &str) -> Option<T> {
+        self.keep(Err(ConfigError::of(key, what.into()).from(at)))
+    }
+
+    pub(super) fn unknown(&mut self, at: Origin, whose: &str, key: &str, known: &'static [&'static str]) {
+        let what = match nearest_key(key, known.iter().copied()) {
+            _ if Setting::by_key(key).is_some() => {
+                format!("{key:?} is no key of {whose} but of the server: it has to stand before the first [[{ROUTES}]]")
+            }
+            Some(nearest) => format!("unknown key {key:?} of {whose}; did you mean {nearest:?}?"),
+            None => format!("unknown key {key:?} of {whose}, which has {}", known.join(", ")),
+        };
+        self.errors.push(ConfigError::at(at, what));
+    }
+
+    /// A value that is checked by a function.
+    pub(super) fn checked<T>(
+        &mut self,
+        key: &'static str,
+        value: Value<'_, '_>,
+        check: impl FnOnce() -> Result<T, String>,
+    ) -> Option<T> {
+        let at = self.file.origin(value.span().start);
+        self.keep(check().map_err(|what| ConfigError::of(key, what).from(at)))
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, expected: &'static str, value: Value<'_, '_>) -> Option<String> {
+        let shape = Shape { key, is_list: false, takes_integers: false, expected };
+        let items = self.keep(self.file.items(shape, value))?;
+        items.into_iter().next().map(|(text, _)| text)
+    }
+
+    /// Each item with where it stands; one may do without brackets.
+    pub(super) fn texts(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        value: Value<'_, '_>,
+    ) -> Option<Vec<(String, Origin)>> {
+        let shape = Shape { key, is_list: true, takes_integers: false, expected };
+        self.keep(self.file.items(shape, value))
+    }
+
+    fn boolean(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<bool> {
+        match value.get_ref() {
+            DeValue::Boolean(is_so) => Some(*is_so),
+            other => {
+                let what = format!("true or false is expected, not this {}", other.type_str());
+                self.fail(key, self.file.origin(value.span().start), &what)
+            }
+        }
+    }
+
+    pub(super) fn table<'a, 'i>(&mut self, key: &'static str, value: Value<'a, 'i>) -> Option<&'a DeTable<'i>> {
+        match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            other => {
+                let what = format!("a table is expected, not this {}", other.type_str());
+                self.fail(key, self.file.origin(value.span().start), &what)
+            }
+        }
+    }
+
+    fn pattern(&mut self, value: Value<'_, '_>) -> Option<String> {
+        let pattern = self.text("routes.match", "a path in quotes, such as \"/chat/{room}\",", value)?;
+        self.checked("routes.match", value, || {
+            let is_path = pattern.starts_with('/')
+                && pattern.bytes().all(|octet| octet.is_ascii_graphic() && !b"?#".contains(&octet));
+            if is_path {
+                Ok(pattern)
+            } else {
+                Err(format!("{pattern:?} is no path; it begins with / and has no spaces, ? or #"))
+            }
+        })
+    }
+
+    fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
+        let name = self.text("routes.handler", "\"hub\", \"echo\" or \"files\"", value)?;
+        let names = [("hub", Name::Hub), ("echo", Name::Echo), ("files", Name::Files)];
+        self.checked("routes.handler", value, || one_of(&name, &names))
+    }
+
+    /// Relative to the folder that the settings' file is in.
+    fn documents(&mut self, value: Value<'_, '_>) -> Option<Documents> {
+        let path = self.text("routes.documents", "a folder in quotes, such as \"./site\",", value)?;
+        let folder = self.file.path.parent().map_or_else(|| path.clone().into(), |parent| parent.join(&path));
+        self.checked("routes.documents", value, || Documents::new(folder).map_err(|error| error.to_string()))
+    }
+
+    /// RFC 6455 4.1: tokens, each once.
+    fn protocols(&mut self, value: Value<'_, '_>) -> Option<Vec<String>> {
+        const KEY: &str = "routes.protocols";
+        let mut protocols = Vec::new();
+        for (protocol, at) in self.texts(KEY, "a sub-protocol in quotes", value)? {
+            let is_token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
+            if protocol.is_empty() || !protocol.bytes().all(is_token) {
+                return self.fail(
+                    KEY,
+                    at,
+                    &format!("{protocol:?} is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~"),
+                );
+            }
+            if protocols.contains(&protocol) {
+                return self.fail(KEY, at, &format!("{protocol:?} is there twice"));
+            }
+            protocols.push(protocol);
+        }
+        Some(protocols)
+    }
+
+    fn origins(&mut self, value: Value<'_, '_>) -> Option<Origins> {
+        let origins: Vec<String> = self.keep(self.file.value("routes.allowed_origins", value))?;
+        self.checked("routes.allowed_origins", value, || Origins::new(origins))
+    }
+
+    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Size> {
+        let size = self.keep(self.file.value(key, value))?;
+        let checked = size_within(key, size, 1, Limits::MESSAGE_BYTES_MAX).map(|_| size);
+        let at = self.file.origin(value.span().start);
+        self.keep(checked.map_err(|error| error.from(at)))
+    }
+
+    fn fragments(&mut self, value: Value<'_, '_>) -> Option<u32> {
+        let count: u32 = self.keep(self.file.value("routes.max_fragments", value))?;
+        let check = || if count > 0 { Ok(count) } else { Err("a message has at least one frame".into()) };
+        self.checked("routes.max_fragments", value, check)
+    }
+
+    fn ticks(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u32> {
+        let time: Time = self.keep(self.file.value(key, value))?;
+        let at = self.file.origin(value.span().start);
+        self.keep(ticks(key, time).map_err(|error| error.from(at)))
+    }
+
+    /// RFC 6455 5.5.
+    fn ping_payload(&mut self, value: Value<'_, '_>) -> Option<Vec<u8>> {
+        let payload = self.text("routes.ping_payload", "text in quotes", value)?;
+        self.checked("routes.ping_payload", value, || match payload.len() {
+            ..=125 => Ok(payload.into_bytes()),
+            count => Err(format!("{count} bytes are more than a ping carries, 125")),
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! Static documents: the files of a folder over plain HTTP.
+//!
+//! tower-http's `ServeDir` knows HTTP's side of it: content types, validators, conditions and ranges. What is opened is
+//! decided here.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fmt, fs,
+    future::Future,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use percent_encoding::percent_decode_str;
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
+use tower_http::services::{
+    ServeDir,
+    fs::{Backend, DefaultServeDirFallback, File as DocumentFile},
+};
+
+use crate::proto::Refusal;
+
+/// The body of an answer: whole, or a file that is read while it is sent.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A body that is there.
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The files of a folder, for GET and HEAD.
+///
+/// - A folder is its `index.html`; without the slash behind it, a redirect to where it has one.
+/// - Content types follow from names, and text is said to be UTF-8. Every file has a strong `ETag` and a
+///   `Last-Modified`, so `If-None-Match` and its relatives work (RFC 9110 13), and a range of bytes may be asked for
+///   (RFC 9110 14), also under `If-Range`. Several ranges at once, or more than there is from the end, are
+///   answered with everything.
+/// - `Cache-Control` is `no-cache` unless [`Documents::cache_control`] says otherwise: keep it, but ask each time.
+/// - A file is read in pieces of 64 KiB while it is sent, on threads that may wait.
+///
+/// # What is not served
+///
+/// Names that begin with a dot, other than `/.well-known/` (RFC 8615). What is no regular file. A path with an empty
+/// segment, `..`, or an encoded slash, backslash or NUL. Symbolic links are followed while they stay within the folder,
+/// which the kernel checks as it opens (`openat2` with `RESOLVE_BENEATH`): one that leads out of it, or is absolute, is
+/// not there. All of these are 404, as is what may not be read.
+///
+/// The folder is opened once: one that is renamed is still served, one put in its place is not. So replace its
+/// contents, or a link within it, and not the folder.
+///
+/// ```
+/// # let folder = std::env::temp_dir().join(format!("documents-{}", std::process::id()));
+/// # std::fs::create_dir(&folder)?;
+/// # std::fs::write(folder.join("hello.txt"), "hello")?;
+/// use hyper::Request;
+/// use ringhub::documents::Documents;
+/// let documents = Documents::new(&folder)?;
+/// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// let request = Request::get("/site/hello.txt").body(())?;
+/// let answer = runtime.block_on(documents.answer(&request, "hello.txt")).map_err(|refusal| refusal.error)?;
+/// assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
+/// let request = Request::get("/site/nothing").body(())?;
+/// assert_eq!(runtime.block_on(documents.answer(&request, "nothing")).unwrap_err().status, 404);
+/// # std::fs::remove_dir_all(folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Documents {
+    root: Arc<Path>,
+    files: ServeDir<DefaultServeDirFallback, Folder>,
+    cache_control: HeaderValue,
+}
+
+impl Documents {
+    /// The files of that folder.
+    ///
+    /// # Errors
+    ///
+    /// If it is no folder, may not be read, or cannot be opened as it must be.
+    pub fn new(root: impl AsRef<Path>) -> Result<Documents, DocumentsError> {
+        let root = root.as_ref();
+        let fail = |error: io::Error| DocumentsError { root: root.into(), error };
+        let canonical = root.canonicalize().map_err(fail)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&canonical, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+        let folder = Folder(Arc::new(folder));
+        // Says now what every request would be told.
+        drop(folder.open_beneath(Path::new(".")).map_err(fail)?);
+        let files = ServeDir::with_backend("", folder).ignore_multi_range_requests(true);
+        let cache_control = HeaderValue::from_static("no-cache");
+        Ok(Documents { root: canonical.into(), files, cache_control })
+    }
+
+    /// Sets what every answer says about how long it may be kept, such as `public, max-age=3600` (RFC 9111 5.2).
+    ///
+    /// # Errors
+    ///
+    /// A sentence about a value that cannot be sent.
+    pub fn cache_control(mut self, value: &str) -> Result<Documents, String> {
+        let is_visible = !value.is_empty() && value.bytes().all(|octet| octet.is_ascii_graphic() || octet == b' ');
+        let checked = HeaderValue::from_str(value).ok().filter(|_| is_visible);
+        self.cache_control = checked.ok_or_else(|| format!("{value:?} cannot be sent as Cache-Control"))?;
+        Ok(self)
+    }
+
+    /// The folder, without symbolic links in its path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Answers a request for what is at `path` below the place where the folder is served: percent-encoded as it came,
+    /// with or without a slash before it. It must be the end of the request's own path.
+    ///
+    /// # Errors
+    ///
+    /// 404 for what is not served, 405 for another method, 412 for a condition that does not hold, 416 for a range
+    /// beyond the end, 500 for a file that cannot be opened though it is there.
+    pub async fn answer<B>(&self, request: &Request<B>, path: &str) -> Result<Response<Body>, Refusal> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return Err(Refusal::new(405, "documents take GET and HEAD").header("Allow", "GET, HEAD"));
+        }
+        let not_found = || Refusal::new(404, format!("no document is at {:?}", request.uri().path()));
+        let path = path.strip_prefix('/').unwrap_or(path);
+        if !is_servable(path) {
+            return Err(not_found());
+        }
+        if path.is_empty() && !request.uri().path().ends_with('/') {
+            return Ok(self.redirect_into(request.uri()));
+        }
+        let inner: Uri = format!("/{path}").parse().map_err(|_| not_found())?;
+        let mut headers = request.headers().clone();
+        let if_range = headers.remove(header::IF_RANGE);
+        if request.method() == Method::HEAD || !asks_for_bytes(&headers) {
+            // RFC 9110 14.2: it means nothing then.
+            headers.remove(header::RANGE);
+        }
+        let mut answer = self.of_file(&inner, &headers).await?;
+        let is_range = [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&answer.status());
+        // RFC 9110 13.1.5: of another file than is meant. A date is no validator where there is an ETag.
+        let is_other = if_range.is_some_and(|validator| Some(&validator) != answer.headers().get(header::ETAG));
+        // RFC 9110 14.1.2: the last hundred bytes of ten are all ten, which tower-http refuses; and of none there is no
+        // range, which it answers 206.
+        let is_short = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && asks_for_last(&headers);
+        let is_empty = answer.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+        if is_range && (is_other || is_short || is_empty) {
+            headers.remove(header::RANGE);
+            answer = self.of_file(&inner, &headers).await?;
+        }
+        match answer.status() {
+            StatusCode::NOT_FOUND => Err(not_found()),
+            StatusCode::PRECONDITION_FAILED => Err(Refusal::new(412, "the document is not the one that was meant")),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                let length = answer.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let refusal = Refusal::new(416, "the document has no such range of bytes");
+                Err(length.iter().fold(refusal, |refusal, length| refusal.header("Content-Range", length)))
+            }
+            StatusCode::TEMPORARY_REDIRECT => Ok(self.redirect_into(request.uri())),
+            _ => {
+                self.complete(answer.headers_mut());
+                if request.method() == Method::HEAD {
+                    *answer.body_mut() = whole("");
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    /// HEAD is answered as GET, by a file that is opened and not read: so they never differ.
+    async fn of_file(&self, uri: &Uri, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+        let mut request = Request::get(uri.clone()).body(Full::<Bytes>::default()).expect("a path that was parsed");
+        *request.headers_mut() = headers.clone();
+        match self.files.clone().try_call(request).await {
+            Ok(answer) => Ok(answer.map(|body| body.boxed_unsync())),
+            Err(error) if is_absence(&error) => {
+                let mut answer = Response::new(whole(""));
+                *answer.status_mut() = StatusCode::NOT_FOUND;
+                Ok(answer)
+            }
+            Err(error) => {
+                tracing::warn!(%error, root = %self.root.display(), path = uri.path(), "a document cannot be opened");
+                Err(Refusal::new(500, "the document cannot be read"))
+            }
+        }
+    }
+
+    /// To the same place with a slash, so that what a page names relative to itself is found. The target is relative,
+    /// so it needs no name of the host and cannot lead to another.
+    fn redirect_into(&self, uri: &Uri) -> Response<Body> {
+        let folder = uri.path().rsplit('/').next().unwrap_or_default();
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut answer = Response::new(whole(""));
+        *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        if let Ok(location) = HeaderValue::from_str(&format!("./{folder}/{query}")) {
+            answer.headers_mut().insert(header::LOCATION, location);
+        }
+        answer.headers_mut().insert(header::CACHE_CONTROL, self.cache_control.clone());
+        answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        answer
+    }
+
+    fn complete(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CACHE_CONTROL, self.cache_control.clone());
+        headers.insert(NO_SNIFFING.0, NO_SNIFFING.1);
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if let Some(text) = content_type.filter(|value| value.starts_with("text/") && !value.contains(';'))
+            && let Ok(value) = HeaderValue::from_str(&format!("{text}; charset=utf-8"))
+        {
+            headers.insert(header::CONTENT_TYPE, value);
+        }
+    }
+}
+
+impl fmt::Debug for Documents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Documents").field(&self.root).finish()
+    }
+}
+
+/// A folder that cannot be served.
+#[derive(Debug)]
+pub struct DocumentsError {
+    root: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for DocumentsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DocumentsError { root, error } = self;
+        write!(f, "the folder {root:?} cannot be served: {error}")?;
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOSYS | Errno::PERM) => f.write_str(" (does the container's seccomp profile allow openat2?)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for DocumentsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// May something be at this path? Each document has one path only, up to percent-encoding.
+fn is_servable(path: &str) -> bool {
+    let count = path.split('/').count();
+    path.split('/').enumerate().all(|(at, segment)| {
+        let Ok(name) = percent_decode_str(segment).decode_utf8() else { return false };
+        let is_hidden = name.starts_with('.') && !(at == 0 && name == ".well-known");
+        let is_folder = name.is_empty() && at + 1 == count;
+        (!name.is_empty() || is_folder) && !is_hidden && !name.contains(['/', '\\', '\0'])
+    })
+}
+
+/// RFC 9110 14.1: other units are not known here.
+fn asks_for_bytes(headers: &HeaderMap) -> bool {
+    let mut ranges = headers.get_all(header::RANGE).iter();
+    ranges.next().is_some_and(|value| value.as_bytes().starts_with(b"bytes=")) && ranges.next().is_none()
+}
+
+/// A range from the end, of at least a byte.
+fn asks_for_last(headers: &HeaderMap) -> bool {
+    let suffix = headers.get(header::RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=-"));
+    suffix.is_some_and(|count| count.bytes().all(|c| c.is_ascii_digit()) && count.bytes().any(|c| c != b'0'))
+}
+
+/// Is it as good as not there?
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
+    [NotFound, PermissionDenied, NotADirectory, InvalidFilename].contains(&error.kind())
+}
+
+const NO_SNIFFING: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+
+/// The folder as `ServeDir` sees it.
+#[derive(Debug, Clone)]
+struct Folder(Arc<OwnedFd>);
+
+impl Folder {
+    /// Opens what is there, and waits for nobody: not for the other end of a pipe either.
+    fn open_beneath(&self, path: &Path) -> io::Result<fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..ATTEMPTS {
+            match rustix::fs::openat2(&*self.0, path, flags, Mode::empty(), resolve) {
+                Ok(file) => return Ok(file.into()),
+                // Something was renamed meanwhile, and the kernel cannot tell whether the path stays within.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // It leads out, in circles, or to a socket.
+                Err(Errno::XDEV | Errno::LOOP | Errno::NXIO) => return Err(io::ErrorKind::NotFound.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// The same on a thread that may wait.
+    async fn open_elsewhere(self, path: PathBuf) -> io::Result<fs::File> {
+        tokio::task::spawn_blocking(move || self.open_beneath(&path)).await?
+    }
+}
+
+const ATTEMPTS: usize = 16;
+
+type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
+
+impl Backend for Folder {
+    type File = Document;
+    type Metadata = fs::Metadata;
+    type OpenFuture = Opening<Document>;
+    type MetadataFuture = Opening<fs::Metadata>;
+
+    fn open(&self, path: PathBuf) -> Self::OpenFuture {
+        let folder = self.clone();
+        Box::pin(async move {
+            let file = tokio::fs::File::from_std(folder.open_elsewhere(path).await?);
+            let metadata = file.metadata().await?;
+            if !metadata.is_file() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(Document { file, metadata })
+        })
+    }
+
+    fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
+        let folder = self.clone();
+        Box::pin(async move { tokio::fs::File::from_std(folder.open_elsewhere(path).await?).metadata().await })
+    }
+}
+
+/// An open file, and what was known of it when it was opened.
+struct Document {
+    file: tokio::fs::File,
+    metadata: fs::Metadata,
+}
+
+impl DocumentFile for Document {
+    type Metadata = fs::Metadata;
+    type MetadataFuture<'a> = std::future::Ready<io::Result<fs::Metadata>>;
+
+    fn metadata(&self) -> Self::MetadataFuture<'_> {
+        std::future::ready(Ok(self.metadata.clone()))
+    }
+}
+
+impl AsyncRead for Document {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncSeek for Document {
+    fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
+        Pin::new(&mut self.file).start_seek(position)
+    }
+
+    fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        Pin::new(&mut self.file).poll_complete(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for path in ["", "a", "a/", "a/b.html", "a%20b", "%C3%BC", "a..b", "a.", ".well-known/x", "a:b", "~", "a%25"] {
+            assert!(is_servable(path), "{path}");
+        }
+        let bad =
+            "/ a//b // .. a/.. ../a %2e%2e/a %2E./a . a/./b .git .git/config a/.b %2egit a%2fb a%5cb a\\b a%00 %ff";
+        for path in bad.split(' ').chain(["a/.well-known/x", ".well-known2", ".well-known/.x", "..%2f", "a/%2e%2e/b"]) {
+            assert!(!is_servable(path), "{path}");
+        }
+    }
+}
