@@ -107,7 +107,7 @@ counters! {
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
-    /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 505).
+    /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
     RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter Both;
     /// Requests refused because they showed no valid token (401).
     RefusedToken "refused_total{cause=\"token\"}" "requests" Counter Both;
@@ -126,7 +126,7 @@ counters! {
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
     /// Connections dropped because their opening request did not arrive in time.
-    HandshakeOverdue "handshake_overdue_total" "connections" Counter Shard;
+    HandshakeOverdue "handshake_overdue_total" "connections" Counter Both;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;
     /// HTTP connections that are open now: those that did not become WebSockets.
@@ -192,7 +192,7 @@ impl Counter {
     #[must_use]
     pub fn refused(status: u16) -> Counter {
         match status {
-            400 | 431 | 505 => Counter::RefusedMalformed,
+            400 | 431 | 501 | 505 => Counter::RefusedMalformed,
             401 => Counter::RefusedToken,
             403 => Counter::RefusedForbidden,
             404 => Counter::RefusedNotFound,

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod judge;
 mod line;
 mod publisher;
 mod service;
@@ -14,25 +15,30 @@ use std::{
     net::TcpListener,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use hyper_util::rt::TokioTimer;
+use bytes::BytesMut;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
-use self::{line::Line, publisher::Publisher, service::Service};
+use self::{
+    judge::Judge,
+    line::{Ending, Line},
+    publisher::{Publisher, Publishing},
+    service::Service,
+};
 use crate::{
     config::Config,
-    handover::{Counted, Visit},
+    handover::{Bodies, Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
-    proto::HEADERS_MAX,
+    proto::{HEADERS_MAX, Refusal},
 };
 
 /// What the control thread is started with.
@@ -66,11 +72,12 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { outside, woken, config, mut arrivals, returns, metrics_listener, shards, counters, leaving } = start;
-    let (publisher, publishing) = publisher::start(outside, woken, Arc::clone(&counters));
-    let publishing = tokio::spawn(publishing);
-    let shared = Arc::new(Shared { config, publisher, returns, shards, counters, leaving });
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
+    let (publisher, publishing) = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving));
+    tokio::spawn(publishing.run(finishing.clone()));
+    let bodies = Bodies::new(BODIES_BYTES_MAX.max(4 * config.limits.message.message_bytes_max as usize));
+    let shared = Arc::new(Shared { config, publisher, returns, shards, counters, leaving, bodies });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -90,10 +97,9 @@ async fn serve(start: Start) -> io::Result<()> {
         }
     }
     drop(finish);
-    // Nobody is left to publish to; what is being answered may be finished.
+    // Nobody is left to publish to: what was not published is answered so.
     let rest = async { while connections.join_next().await.is_some() {} };
     drop(tokio::time::timeout(FINISH, rest).await);
-    publishing.abort();
     Ok(())
 }
 
@@ -106,6 +112,7 @@ pub(crate) struct Shared {
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,
     leaving: Arc<AtomicBool>,
+    bodies: Bodies,
 }
 
 impl Shared {
@@ -113,60 +120,98 @@ impl Shared {
         // Relaxed: it only says what to answer.
         self.leaving.load(Ordering::Relaxed)
     }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        let is_limit = refusal.status == 503 && !self.is_leaving();
+        self.counters.add(if is_limit { Counter::RefusedLimit } else { Counter::refused(refusal.status) }, 1);
+    }
+
+    /// Gives a connection to a shard, each in turn.
+    async fn hand_back(&self, visit: Visit) {
+        // Relaxed: any shard will do.
+        let at = NEXT.fetch_add(1, Ordering::Relaxed) % self.returns.len();
+        self.counters.add(Counter::HttpReturned, 1);
+        if self.returns[at].send(visit).await.is_err() {
+            tracing::debug!("a shard has ended before it took a connection back");
+        }
+    }
+}
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn leaving() -> Refusal {
+    Refusal::new(503, "this server is going away").header("Retry-After", "1")
+}
+
+/// Counts an open connection, however it ends.
+struct Open<'a>(&'a Counters);
+
+impl<'a> Open<'a> {
+    fn new(counters: &'a Counters) -> Self {
+        counters.add(Counter::HttpConnections, 1);
+        counters.set(Counter::HttpConnectionsOpen, counters.get(Counter::HttpConnectionsOpen) + 1);
+        Open(counters)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.set(Counter::HttpConnectionsOpen, self.0.get(Counter::HttpConnectionsOpen) - 1);
+    }
 }
 
 async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, owed, place } = visit;
+    let Visit { socket, received, place } = visit;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
-    shared.counters.add(Counter::HttpConnections, 1);
-    let open = shared.counters.get(Counter::HttpConnectionsOpen) + 1;
-    shared.counters.set(Counter::HttpConnectionsOpen, open);
-    let line = Line::new(stream, received.freeze(), owed, &shared.config.http);
-    let returned = serve_line(&shared, line, Service::new(Arc::clone(&shared)), finishing).await;
-    drop(counted);
-    let open = shared.counters.get(Counter::HttpConnectionsOpen) - 1;
-    shared.counters.set(Counter::HttpConnectionsOpen, open);
-    if let Some((socket, received, owed)) = returned {
-        service::hand_back(&shared, Visit { socket, received, owed, place }).await;
+    let open = Open::new(&shared.counters);
+    let judge = Arc::new(Judge::new(Arc::clone(&shared), true));
+    let line = Line::new(stream, received, judge.clone(), &shared.config.http);
+    let service = Service { shared: Arc::clone(&shared), judge, only_metrics: false };
+    let returned = serve_line(&shared, line, service, finishing).await;
+    drop((open, counted));
+    if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
+        shared.hand_back(Visit { socket, received, place }).await;
     }
 }
 
 /// Serves a connection to its end. Returns it if it is to become a WebSocket.
-async fn serve_line(
-    shared: &Shared,
-    line: Line,
-    service: Service,
-    mut finishing: watch::Receiver<()>,
-) -> Option<service::Returned> {
-    let phase = line.phase();
-    let service = service.on(Arc::clone(&phase));
-    let upgrade = service.upgrade();
+async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing: watch::Receiver<()>) -> Option<Line> {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // Who has finished sending is still waiting for its answer.
         .half_close(true)
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.config.http.idle_timeout)
+        // The line keeps the time.
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(line, service).with_upgrades());
+    let mut connection = builder.serve_connection(line, service);
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = &mut connection => outcome,
         _ = finishing.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
+    let line = connection.into_parts().io;
     if let Err(error) = outcome {
-        if phase.is_in_head() {
-            shared.counters.add(Counter::HandshakeOverdue, 1);
-        }
+        // Whatever is still to be sent, nobody takes it.
         tracing::debug!(%error, "an HTTP connection has ended");
+        return None;
     }
-    upgrade.take().await
+    match line.ending() {
+        Some(Ending::WebSocket) => return Some(line),
+        Some(Ending::Malformed(error)) => {
+            let refusal = error.refusal();
+            shared.count_refusal(&refusal);
+            line.refuse(&refusal).await;
+        }
+        Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
+        Some(Ending::Quiet) | None => line.finish().await,
+    }
+    None
 }
 
 /// Accepts on the address that is for `/metrics` alone.
@@ -191,8 +236,9 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
         }
         let (shared, finishing) = (Arc::clone(&shared), finishing.clone());
         connections.spawn(async move {
-            let line = Line::new(stream, bytes::Bytes::new(), bytes::Bytes::new(), &shared.config.http);
-            let service = Service::only_metrics(Arc::clone(&shared));
+            let judge = Arc::new(Judge::new(Arc::clone(&shared), false));
+            let line = Line::new(stream, BytesMut::new(), judge.clone(), &shared.config.http);
+            let service = Service { shared: Arc::clone(&shared), judge, only_metrics: true };
             serve_line(&shared, line, service, finishing).await;
         });
     }
@@ -200,6 +246,10 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
 
 /// How long answers under way may take when the shards have ended.
 const FINISH: Duration = Duration::from_secs(1);
+
+/// Bytes of bodies that may be read at the same time over all connections, and never less than four of the largest
+/// messages. Beyond it: 503. Each is there twice while it is made a message.
+const BODIES_BYTES_MAX: usize = 64 << 20;
 
 /// What hyper may keep of a head that is not whole, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;

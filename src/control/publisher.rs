@@ -1,8 +1,14 @@
 //! The one task that speaks with the shards: what is published goes out by it, and the answers come in.
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     hub::{Outside, Published, TopicName},
@@ -10,7 +16,7 @@ use crate::{
     proto::PreparedMessage,
 };
 
-/// Publishes from any task of any thread. A clone is another handle to the same task.
+/// Publishes from any task of any thread. A clone is another handle to the same [`Publishing`].
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     requests: mpsc::Sender<Publish>,
@@ -24,7 +30,8 @@ struct Publish {
 }
 
 impl Publisher {
-    /// Publishes a message and waits for its place in the topic's order. `None` if the server has ended meanwhile.
+    /// Publishes a message and waits for its place in the topic's order. `None` if the server leaves and has not
+    /// published it.
     pub(crate) async fn publish(&self, topic: TopicName, message: PreparedMessage) -> Option<Published> {
         let (answer, published) = oneshot::channel();
         self.requests.send(Publish { topic, message, answer }).await.ok()?;
@@ -32,58 +39,82 @@ impl Publisher {
     }
 }
 
-/// A publisher, and the task that it speaks with. `woken` is notified when a shard has put something into a lane.
-pub(super) fn start(
+/// The other side of all [`Publisher`]s.
+#[derive(Debug)]
+pub(super) struct Publishing {
     outside: Outside,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
-) -> (Publisher, impl Future<Output = ()> + Send) {
-    let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    (Publisher { requests }, serve(outside, woken, counters, receiver))
+    leaving: Arc<AtomicBool>,
+    requests: mpsc::Receiver<Publish>,
+    /// Who waits for an answer, by ticket.
+    waiting: HashMap<u64, oneshot::Sender<Published>>,
+    ticket: u64,
 }
 
-async fn serve(
-    mut outside: Outside,
-    woken: Arc<Notify>,
-    counters: Arc<Counters>,
-    mut requests: mpsc::Receiver<Publish>,
-) {
-    let mut waiting: HashMap<u64, oneshot::Sender<Published>> = HashMap::new();
-    let mut ticket = 0;
-    let mut submit = |outside: &mut Outside, waiting: &mut HashMap<_, _>, publish: Publish| {
-        let Publish { topic, message, answer } = publish;
-        ticket += 1;
-        waiting.insert(ticket, answer);
-        outside.submit(topic, message, ticket);
-    };
-    loop {
-        // The mesh counts what finds no room: while something waits nothing is added to it.
-        while !outside.is_congested()
-            && let Ok(publish) = requests.try_recv()
-        {
-            submit(&mut outside, &mut waiting, publish);
+impl Publishing {
+    /// `woken` is notified when a shard has put something into a lane.
+    pub(super) fn new(
+        outside: Outside,
+        woken: Arc<Notify>,
+        counters: Arc<Counters>,
+        leaving: Arc<AtomicBool>,
+    ) -> (Publisher, Publishing) {
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let waiting = HashMap::new();
+        let publishing = Publishing { outside, woken, counters, leaving, requests, waiting, ticket: 0 };
+        (Publisher { requests: sender }, publishing)
+    }
+
+    /// Works until it is told that all shards have ended.
+    pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
+        loop {
+            // The mesh counts what finds no room: while something waits nothing is added to it.
+            while !self.outside.is_congested()
+                && let Ok(publish) = self.requests.try_recv()
+            {
+                self.submit(publish);
+            }
+            self.outside.send_out();
+            self.take_answers();
+            self.counters.set(Counter::LaneOverflow, self.outside.overflowed());
+            if self.outside.may_sleep() {
+                tokio::select! {
+                    () = self.woken.notified() => {}
+                    publish = self.requests.recv(), if !self.outside.is_congested() => {
+                        let Some(publish) = publish else { return };
+                        self.submit(publish);
+                    }
+                    // What they have answered is in the lanes, and who is not among those is told by being dropped.
+                    _ = finishing.changed() => return self.take_answers(),
+                }
+            } else {
+                // Others have their turn, who may want to publish too.
+                tokio::task::yield_now().await;
+            }
+            self.outside.awake();
         }
-        outside.send_out();
-        while let Some((ticket, published)) = outside.next_answer() {
-            if let Some(answer) = waiting.remove(&ticket) {
+    }
+
+    fn submit(&mut self, publish: Publish) {
+        // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is the
+        // last moment at which it can be said truly that the message was not published.
+        if self.leaving.load(Ordering::Relaxed) {
+            return;
+        }
+        let Publish { topic, message, answer } = publish;
+        self.ticket += 1;
+        self.waiting.insert(self.ticket, answer);
+        self.outside.submit(topic, message, self.ticket);
+    }
+
+    fn take_answers(&mut self) {
+        while let Some((ticket, published)) = self.outside.next_answer() {
+            if let Some(answer) = self.waiting.remove(&ticket) {
                 // Who asked may have gone meanwhile.
                 _ = answer.send(published);
             }
         }
-        counters.set(Counter::LaneOverflow, outside.overflowed());
-        if outside.may_sleep() {
-            tokio::select! {
-                () = woken.notified() => {}
-                publish = requests.recv(), if !outside.is_congested() => {
-                    let Some(publish) = publish else { return };
-                    submit(&mut outside, &mut waiting, publish);
-                }
-            }
-        } else {
-            // Others have their turn, who may want to publish too.
-            tokio::task::yield_now().await;
-        }
-        outside.awake();
     }
 }
 

@@ -41,7 +41,9 @@ pub use close::{CloseCode, CloseFrame};
 pub use error::ProtocolError;
 pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
-pub use http::{HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead};
+pub use http::{
+    BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead,
+};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Tick, Timeout};
 pub use message::{LARGE_FRAME, Message, MessageLimits, MessageType, PreparedMessage};
