@@ -307,16 +307,20 @@ fn head(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kin
     line(format_args!("# TYPE {PREFIX}{family} {kind}"));
 }
 
-/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each shard's part.
+/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each thread's part.
 #[must_use]
 pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut table = String::new();
     for &counter in Counter::ALL {
-        let parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
+        let mut parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
+        match counter.place() {
+            Place::Shard => {}
+            Place::Control => parts.clear(),
+            Place::Both => parts.push(format!("{} (control)", control.get(counter))),
+        }
         let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum::<u64>() + control.get(counter);
         let line = format!("{} {sum}", counter.name());
-        let is_parted = parts.len() > 1 && counter.place() != Place::Control;
-        let parts = if is_parted { format!("  = {}", parts.join(" + ")) } else { String::new() };
+        let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
         table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
         table.push('\n');
     }
@@ -378,8 +382,18 @@ mod tests {
         assert_eq!((counters.get(Counter::Sends), counters.get(Counter::Laggards)), (5, 1));
         let other = Counters::default();
         other.add(Counter::Sends, 1);
-        let table = table(&[Arc::new(counters), Arc::new(other)], &Counters::default());
-        let line = table.lines().find(|line| line.starts_with("sends_total ")).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["sends_total", "6", "sends", "=", "5", "+", "1"]);
+        let control = Counters::default();
+        control.add(Counter::MessagesIn, 2);
+        control.add(Counter::HttpRequests, 3);
+        let table = table(&[Arc::new(counters), Arc::new(other)], &control);
+        let lines: Vec<String> =
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for line in [
+            "sends_total 6 sends = 5 + 1",
+            "messages_in_total 2 messages = 0 + 0 + 2 (control)",
+            "http_requests_total 3 requests",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line}\n{table}");
+        }
     }
 }

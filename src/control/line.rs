@@ -162,10 +162,6 @@ impl Line {
 
     fn take_head(&mut self, head: &RequestHead, length: usize) {
         self.is_set_for_rest = None;
-        let body = match BodyScan::of(head) {
-            Ok(body) => body,
-            Err(error) => return self.end(Ending::Malformed(error)),
-        };
         match self.judge.verdict(head) {
             Verdict::WebSocket => return self.end(Ending::WebSocket),
             // What hyper would refuse without a word.
@@ -175,6 +171,7 @@ impl Line {
             }
             Verdict::Http => {}
         }
+        let body = head.body();
         self.released = length;
         self.next = if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) };
     }

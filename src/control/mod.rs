@@ -191,7 +191,7 @@ async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
         _ = finishing.changed() => {
-            Pin::new(&mut connection).graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };
@@ -205,6 +205,7 @@ async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing
         Some(Ending::WebSocket) => return Some(line),
         Some(Ending::Malformed(error)) => {
             let refusal = error.refusal();
+            shared.counters.add(Counter::HttpRequests, 1);
             shared.count_refusal(&refusal);
             line.refuse(&refusal).await;
         }

@@ -129,9 +129,9 @@ async fn publish(shared: &Shared, request: Request<Incoming>) -> Result<Answer, 
     } else {
         PreparedMessage::binary(&body)
     };
+    let published = shared.publisher.publish(topic.clone(), message).await.ok_or_else(leaving)?;
     shared.counters.add(Counter::MessagesIn, 1);
     shared.counters.add(Counter::BytesIn, body.len() as u64);
-    let published = shared.publisher.publish(topic.clone(), message).await.ok_or_else(leaving)?;
     let answer = serde_json::json!({
         "topic": topic.as_str(),
         "epoch": published.epoch,

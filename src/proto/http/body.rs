@@ -1,20 +1,20 @@
 //! The end of a body, found while it trickles in.
 
-use super::{HEAD_BYTES_MAX, HttpError, RequestHead};
+use super::{HEAD_BYTES_MAX, Headers, HttpError};
 
 /// Where the body behind a head has come to (RFC 9112 6.3), so that what follows it is never taken for a part of it, nor
 /// a part of it for what follows.
 ///
 /// ```
-/// use ringhub::proto::{BodyScan, RequestHead};
+/// use ringhub::proto::RequestHead;
 /// let request = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nGET ";
 /// let (head, head_len) = RequestHead::decode(request)?.expect("whole");
-/// let mut scan = BodyScan::of(&head)?;
+/// let mut scan = head.body();
 /// assert_eq!(scan.take(&request[head_len..])?, 12);
 /// assert!(scan.is_whole());
 /// # Ok::<(), ringhub::proto::HttpError>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyScan {
     at: At,
     /// Bytes that are missing of the body, or of its current chunk.
@@ -40,19 +40,13 @@ enum At {
 }
 
 impl BodyScan {
-    /// The body that the head announces.
-    ///
-    /// # Errors
-    ///
-    /// [`HttpError::ContentLength`] for one that is not below 2^64; [`HttpError::TransferEncoding`] for any but `chunked`
-    /// alone, or in HTTP/1.0.
-    pub fn of(head: &RequestHead) -> Result<Self, HttpError> {
-        let headers = head.headers();
+    /// The body that a head with these lines announces: no `Transfer-Encoding` but `chunked` alone, and not in HTTP/1.0; no
+    /// `Content-Length` beyond 2^64.
+    pub(super) fn new(headers: &Headers, minor_version: u8) -> Result<Self, HttpError> {
         let body = |at, left| BodyScan { at, left, aside: 0 };
         if headers.get("transfer-encoding").is_some() {
-            let mut encodings = headers.get_all("transfer-encoding");
-            let is_chunked = encodings.next().is_some_and(|encoding| encoding.eq_ignore_ascii_case(b"chunked"));
-            let is_understood = is_chunked && encodings.next().is_none() && head.minor_version() > 0;
+            let is_chunked = headers.only("transfer-encoding").is_ok_and(|it| it.eq_ignore_ascii_case(b"chunked"));
+            let is_understood = is_chunked && minor_version > 0;
             return if is_understood { Ok(body(SIZE, 0)) } else { Err(HttpError::TransferEncoding) };
         }
         let length = headers.get("content-length").map_or(Some(0), |length| str::from_utf8(length).ok()?.parse().ok());
@@ -123,13 +117,14 @@ const SIZE_DIGITS_MAX: u8 = 15;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::RequestHead;
 
     /// `body` is behind a head with this line; so much of it belongs to it, whole or one byte at a time.
     fn check(line: &str, body: &str, expected: Result<Option<usize>, HttpError>) {
         let head = format!("POST / HTTP/1.1\r\n{line}\r\n\r\n");
-        let (head, _) = RequestHead::decode(head.as_bytes()).unwrap().unwrap();
+        let scan = RequestHead::decode(head.as_bytes()).map(|head| head.expect("it is whole").0.body());
         let whole = |mut scan: BodyScan| scan.take(body.as_bytes()).map(|count| scan.is_whole().then_some(count));
-        assert_eq!(BodyScan::of(&head).and_then(whole), expected, "{line} {body:?}");
+        assert_eq!(scan.and_then(whole), expected, "{line} {body:?}");
         let in_bytes = |mut scan: BodyScan| {
             let mut count = 0;
             for byte in body.as_bytes().chunks(1) {
@@ -137,7 +132,7 @@ mod tests {
             }
             Ok(scan.is_whole().then_some(count))
         };
-        assert_eq!(BodyScan::of(&head).and_then(in_bytes), expected, "{line} {body:?} in bytes");
+        assert_eq!(scan.and_then(in_bytes), expected, "{line} {body:?} in bytes");
     }
 
     /// RFC 9112 6.2.
@@ -191,7 +186,7 @@ mod tests {
         for bad in ["gzip", "chunked, chunked", "gzip, chunked", "chunked\r\nTransfer-Encoding: chunked", ", chunked"] {
             check(&format!("Transfer-Encoding: {bad}"), "", Err(HttpError::TransferEncoding));
         }
-        let (old, _) = RequestHead::decode(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap();
-        assert_eq!(BodyScan::of(&old).err(), Some(HttpError::TransferEncoding));
+        let old = RequestHead::decode(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert_eq!(old.err(), Some(HttpError::TransferEncoding));
     }
 }
