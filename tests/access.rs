@@ -26,8 +26,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
-/// The response to a request on a connection of its own, and on one that was kept alive, which must agree; `None` where it
-/// was answered by the WebSocket it asked for.
+/// The response to a request on a connection of its own, and on one that was kept alive, which must agree.
 fn ask(address: SocketAddr, request: &str) -> Response {
     let mut kept = dial(address);
     kept.write_all(get("/healthz").as_bytes()).unwrap();

@@ -310,8 +310,8 @@ fn leaving() {
     assert!(server.wait().success());
 }
 
-/// Whatever is answered 202 while the server leaves was delivered before the farewell, in order; everything else is told
-/// that it was not.
+/// Whatever is answered 202 while the server leaves was delivered before the farewell; everything else is told that it
+/// was not.
 #[test]
 fn leaving_with_posts_in_flight() {
     for shards in ["1", "3"] {

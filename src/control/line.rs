@@ -1,8 +1,8 @@
 //! A connection as hyper sees it: one request that is for it after the other, and then the end.
 //!
-//! Whatever two readers could understand differently, or where the next request begins, is not left to a second parser:
-//! a line finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no further.
-//! The first head that is not for hyper looks to it like the end of the connection, after everything before was answered.
+//! Where a request begins and ends is not left to a second parser, which could understand it differently: a line finds
+//! each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The first head
+//! that is not for hyper looks to it like the end of the connection, after everything before was answered.
 
 use std::{
     future::Future,

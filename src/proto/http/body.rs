@@ -2,8 +2,8 @@
 
 use super::{HEAD_BYTES_MAX, Headers, HttpError};
 
-/// Where the body behind a head has come to (RFC 9112 6.3), so that what follows it is never taken for a part of it, nor
-/// a part of it for what follows.
+/// Where the body behind a head has come to (RFC 9112 6.3), so that what follows it is never taken for a part of it,
+/// nor a part of it for what follows.
 ///
 /// ```
 /// use ringhub::proto::RequestHead;
@@ -40,8 +40,8 @@ enum At {
 }
 
 impl BodyScan {
-    /// The body that a head with these lines announces: no `Transfer-Encoding` but `chunked` alone, and not in HTTP/1.0; no
-    /// `Content-Length` beyond 2^64.
+    /// The body that a head with these lines announces: no `Transfer-Encoding` but `chunked` alone, and not in HTTP/1.0;
+    /// no `Content-Length` beyond 2^64.
     pub(super) fn new(headers: &Headers, minor_version: u8) -> Result<Self, HttpError> {
         let body = |at, left| BodyScan { at, left, aside: 0 };
         if headers.get("transfer-encoding").is_some() {
