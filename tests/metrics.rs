@@ -14,8 +14,8 @@ use support::{Client, Server, close, dial, dial_with, exchange, post, published,
 /// Samples by name and labels, as they were written.
 type Samples = BTreeMap<String, f64>;
 
-/// Reads the text format of Prometheus 0.0.4, strictly: every family has one HELP and one TYPE, in front of its samples,
-/// which stand together; no series comes twice; and buckets add up.
+/// Reads the text format of Prometheus 0.0.4, strictly: every family has one HELP and one TYPE, in front of its
+/// samples, which stand together; no series comes twice; and buckets add up.
 fn parse(text: &str) -> Samples {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut helped, mut types) = (HashSet::new(), HashMap::new());

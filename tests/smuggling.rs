@@ -1,5 +1,5 @@
-//! Requests that two readers could understand differently, on a connection of their own and behind another request: none
-//! becomes a WebSocket, and what was meant as a body is never taken for a request or for frames.
+//! Requests that two readers could understand differently, on a connection of their own and behind another request:
+//! none becomes a WebSocket, and what was meant as a body is never taken for a request or for frames.
 
 mod support;
 

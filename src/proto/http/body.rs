@@ -40,8 +40,8 @@ enum At {
 }
 
 impl BodyScan {
-    /// The body that a head with these lines announces: no `Transfer-Encoding` but `chunked` alone, and not in HTTP/1.0;
-    /// no `Content-Length` beyond 2^64.
+    /// The body that a head with these lines announces. No `Transfer-Encoding` but `chunked` alone, and that not in
+    /// HTTP/1.0; no `Content-Length` beyond 2^64.
     pub(super) fn new(headers: &Headers, minor_version: u8) -> Result<Self, HttpError> {
         let body = |at, left| BodyScan { at, left, aside: 0 };
         if headers.get("transfer-encoding").is_some() {
@@ -49,7 +49,8 @@ impl BodyScan {
             let is_understood = is_chunked && minor_version > 0;
             return if is_understood { Ok(body(SIZE, 0)) } else { Err(HttpError::TransferEncoding) };
         }
-        let length = headers.get("content-length").map_or(Some(0), |length| str::from_utf8(length).ok()?.parse().ok());
+        let length = headers.get("content-length");
+        let length = length.map_or(Some(0), |length| str::from_utf8(length).ok()?.parse().ok());
         Ok(body(At::Length, length.ok_or(HttpError::ContentLength)?))
     }
 
