@@ -6,9 +6,9 @@
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     os::fd::OwnedFd,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,7 +20,7 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -37,6 +37,7 @@ pub(super) struct Line {
     stream: TcpStream,
     judge: Arc<Judge>,
     received: BytesMut,
+    has_large_buffer: bool,
     /// How many of the first bytes received hyper may read.
     released: usize,
     /// What stands behind them.
@@ -78,6 +79,7 @@ impl Line {
             stream,
             judge,
             received,
+            has_large_buffer: false,
             released: 0,
             next: Next::Head(HeadScan::default()),
             header_timeout: http.header_timeout,
@@ -121,15 +123,13 @@ impl Line {
         }
         let rest = async {
             let mut most = LINGER_BYTES_MAX;
-            while most > 0 && self.stream.readable().await.is_ok() {
+            self.received.clear();
+            while most > 0
+                && let Ok(count @ 1..) = self.stream.read_buf(&mut self.received).await
+            {
+                most = most.saturating_sub(count);
                 self.received.clear();
-                self.received.reserve(READ_BYTES);
-                match self.stream.try_read_buf(&mut self.received) {
-                    Ok(0) => return,
-                    Ok(count) => most = most.saturating_sub(count),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
-                }
+                self.received.reserve(BODY_READ_BYTES);
             }
         };
         // Whoever has not taken it by then has had the time.
@@ -150,7 +150,7 @@ impl Line {
                     self.released = body.take(&self.received).map_err(broken)?;
                     if body.is_whole() {
                         self.next = Next::Head(HeadScan::default());
-                    } else if self.released == 0 && ready!(self.fill(cx))? == 0 {
+                    } else if self.released == 0 && ready!(self.fill_body(cx))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -182,15 +182,15 @@ impl Line {
 
     /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(count) = self.fill(cx)? {
+        if let Poll::Ready(count) = self.fill(cx, HEAD_READ_BYTES)? {
             if count == 0 {
                 self.end(Ending::Quiet);
             }
             return Poll::Ready(Ok(()));
         }
         let is_rest = !self.received.is_empty();
-        if !is_rest {
-            // Who is silent keeps no buffer.
+        if !is_rest && mem::take(&mut self.has_large_buffer) {
+            // Who is silent keeps none.
             self.received = BytesMut::new();
         }
         let time = if is_rest { self.header_timeout } else { self.idle_timeout };
@@ -203,16 +203,15 @@ impl Line {
         Poll::Ready(Ok(()))
     }
 
-    /// Appends what comes next. Nothing appended means that the peer has finished.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            self.received.reserve(READ_BYTES);
-            match self.stream.try_read_buf(&mut self.received) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
+    fn fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.has_large_buffer = true;
+        self.fill(cx, BODY_READ_BYTES)
+    }
+
+    /// Appends what comes next, up to a number of bytes. Nothing appended means that the peer has finished.
+    fn fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.received.reserve(most);
+        pin!(self.stream.read_buf(&mut self.received)).poll(cx)
     }
 }
 
@@ -255,7 +254,8 @@ impl Write for Line {
     }
 }
 
-const READ_BYTES: usize = 16 * 1_024;
+const HEAD_READ_BYTES: usize = 4 * 1_024;
+const BODY_READ_BYTES: usize = 32 * 1_024;
 
 /// How long a client that was answered for good may take to read it, and how much it may still send.
 const LINGER: Duration = Duration::from_secs(2);

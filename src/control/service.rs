@@ -13,6 +13,7 @@ use hyper::{
 use super::{Shared, judge::Judge, leaving};
 use crate::{
     handover::Held,
+    hub::Published,
     metrics::{self, Counter},
     proto::{HandshakeError, PreparedMessage, Refusal},
     surface::{
@@ -132,12 +133,10 @@ async fn publish(shared: &Shared, request: Request<Incoming>) -> Result<Answer, 
     let published = shared.publisher.publish(topic.clone(), message).await.ok_or_else(leaving)?;
     shared.counters.add(Counter::MessagesIn, 1);
     shared.counters.add(Counter::BytesIn, body.len() as u64);
-    let answer = serde_json::json!({
-        "topic": topic.as_str(),
-        "epoch": published.epoch,
-        "offset": published.offset,
-    });
-    Ok(response(StatusCode::ACCEPTED, JSON, answer.to_string()))
+    let topic = serde_json::Value::from(topic.as_str());
+    let Published { epoch, offset } = published;
+    let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}");
+    Ok(response(StatusCode::ACCEPTED, JSON, answer))
 }
 
 /// The whole body, within the limits of a message, of all bodies together, and of time.
