@@ -120,3 +120,39 @@ impl Publishing {
 
 /// What waits to be published, over all connections. Beyond it publishers wait.
 const REQUESTS_MAX: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Hub, MeshEnd, MeshLimits, Wake};
+
+    /// What is submitted, and taken by the topic's home or not before everything ends, is answered so.
+    #[test]
+    fn nobody_waits_for_shards_that_have_ended() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for is_taken in [true, false] {
+            let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
+            let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+            let outside = Outside::new(ends.pop().unwrap());
+            let mut hub = Hub::new(ends.pop().unwrap(), 1_000, 1);
+            let (publisher, publishing) = Publishing::new(outside, Arc::default(), Arc::default(), Arc::default());
+            runtime.block_on(async {
+                let (finish, finishing) = watch::channel(());
+                let publishing = tokio::spawn(publishing.run(finishing));
+                let topic = TopicName::new("x").unwrap();
+                let waiting = async move { publisher.publish(topic, PreparedMessage::text("x")).await };
+                let waiting = tokio::spawn(waiting);
+                while !hub.has_mail() {
+                    tokio::task::yield_now().await;
+                }
+                if is_taken {
+                    assert!(hub.take_request());
+                    hub.send_out();
+                }
+                drop(finish);
+                assert_eq!(waiting.await.unwrap().map(|published| published.offset), is_taken.then_some(1));
+                publishing.await.unwrap();
+            });
+        }
+    }
+}
