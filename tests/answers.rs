@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    sync::mpsc::channel,
     thread,
 };
 
@@ -194,6 +195,23 @@ fn half_closed_clients() {
     server.expect_counts(&[("http_connections_open", 0), ("messages_in_total", 4)]);
 }
 
+/// RFC 9110 7.8: who offers another protocol gets the answer in this one.
+#[test]
+fn other_protocols_and_versions() {
+    let server = Server::start(&[]);
+    let mut stream = dial(server.address());
+    let offer = "\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
+    for _ in 0..2 {
+        assert_eq!(ask(&mut stream, &request("GET", "/healthz").replace("\r\n\r\n", offer)).status(), 200);
+        published(&ask(&mut stream, &post("/t/x", "", "x").replacen("\r\n\r\n", offer, 1)));
+    }
+    // The simplest health checks have no Host, and end the connection.
+    let response = exchange(server.address(), "GET /healthz HTTP/1.0\r\n\r\n");
+    assert_eq!((response.status(), &*response.body), (200, "alive\n"));
+    let response = exchange(server.address(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(response.status(), 505);
+}
+
 /// An opening request that is refused on a connection that was kept alive leaves it to the next request.
 #[test]
 fn a_refused_upgrade_leaves_the_connection() {
@@ -247,36 +265,36 @@ fn a_client_that_does_not_read_its_answers() {
     assert_eq!(exchange(server.address(), &request("GET", "/healthz")).status(), 200);
 }
 
-/// Bodies that are in memory at the same time have a limit together.
+/// Bodies that are in memory at the same time have a limit together: of eight of the largest messages whose last bytes
+/// are missing, four stay.
 #[test]
 fn bodies_of_many_clients_together() {
-    let server = Server::start(&["--max-message", "30MiB", "--body-timeout", "30s"]);
-    // Four of the largest messages fit, less their last bytes.
-    let length = 30 << 20;
-    let head = post("/t/x", "", "").replace("Length: 0", &format!("Length: {length}"));
-    let body = vec![b'x'; length];
-    let mut streams: Vec<TcpStream> = (0..4).map(|_| dial(server.address())).collect();
+    const LARGEST: usize = 16 << 20;
+    let server = Server::start(&["--max-message", "16MiB", "--body-timeout", "60s"]);
+    let head = post("/t/x", "", "").replace("Length: 0", &format!("Length: {LARGEST}"));
+    let begin = [head.as_bytes(), &vec![b'x'; LARGEST - 1]].concat();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| dial(server.address())).collect();
+    let (answered, answers) = channel();
     thread::scope(|scope| {
-        for stream in &mut streams {
-            scope.spawn(|| {
-                stream.write_all(head.as_bytes()).unwrap();
-                stream.write_all(&body[1..]).unwrap();
-            });
+        for (number, stream) in streams.iter().enumerate() {
+            // Who is refused need not take all of it.
+            scope.spawn(|| drop((&*stream).write_all(&begin)));
+            let (mut reader, answered) = (stream.try_clone().unwrap(), answered.clone());
+            scope.spawn(move || answered.send((number, take_response(&mut reader, Vec::new(), true).0)).unwrap());
         }
+        let mut refused = Vec::new();
+        for (number, response) in answers.iter().take(4) {
+            assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
+            assert!(response.error().contains("bytes of bodies"), "{}", response.error());
+            refused.push(number);
+        }
+        for number in (0..8).filter(|number| !refused.contains(number)) {
+            (&streams[number]).write_all(b"x").unwrap();
+        }
+        answers.iter().take(4).for_each(|(_, response)| drop(published(&response)));
     });
-    // What was written has been read but for the sockets' buffers: the fifth finds the rest of the limit too small.
-    let mut fifth = dial(server.address());
-    fifth.write_all(head.as_bytes()).unwrap();
-    let mut writer = fifth.try_clone().unwrap();
-    let writing = thread::spawn(move || drop(writer.write_all(&body)));
-    let response = read_response(&mut fifth, &[], true);
-    writing.join().unwrap();
-    assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
-    assert!(response.error().contains("bytes of bodies"), "{}", response.error());
-    for stream in &mut streams {
-        published(&ask(stream, "x"));
-    }
-    server.expect_counts(&[("refused_total{cause=\"limit\"}", 1), ("messages_in_total", 4)]);
+    streams.clear();
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 4), ("messages_in_total", 4)]);
 }
 
 /// A client that is being told keeps the server for a while, in which it serves kept connections and no new messages.

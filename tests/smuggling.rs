@@ -120,6 +120,11 @@ fn lines() {
             (request.replacen("HTTP/1.1", "HTTP/2.0", 1), 505, "version"),
         ]);
     }
+    let publish = post("/t/watched", "text/plain", "hello");
+    cases.extend([
+        (publish.replace("Host: a\r\n", ""), 400, "Host is missing"),
+        (publish.replace("HTTP/1.1", "HTTP/1.2"), 505, "version"),
+    ]);
     check(&cases);
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
 //! the project's bars; `idle` does the same for the memory of idle connections; `post` measures publishing by HTTP;
-//! `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it from the repository
-//! root; `bench/run` builds what is needed.
+//! `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it from the
+//! repository root; `bench/run` builds what is needed.
 
 mod compare;
 mod distance;

@@ -162,14 +162,11 @@ impl Line {
 
     fn take_head(&mut self, head: &RequestHead, length: usize) {
         self.is_set_for_rest = None;
-        match self.judge.verdict(head) {
-            Verdict::WebSocket => return self.end(Ending::WebSocket),
-            // What hyper would refuse without a word.
-            Verdict::Http if head.minor_version() > 1 => return self.end(Ending::Malformed(HttpError::Version)),
-            Verdict::Http if head.target().parse::<Uri>().is_err() => {
-                return self.end(Ending::Malformed(HttpError::RequestLine));
-            }
-            Verdict::Http => {}
+        if self.judge.verdict(head) == Verdict::WebSocket {
+            return self.end(Ending::WebSocket);
+        }
+        if let Err(error) = check(head) {
+            return self.end(Ending::Malformed(error));
         }
         let body = head.body();
         self.released = length;
@@ -213,6 +210,17 @@ impl Line {
         self.received.reserve(most);
         pin!(self.stream.read_buf(&mut self.received)).poll(cx)
     }
+}
+
+/// What hyper would refuse without a word, or not at all.
+fn check(head: &RequestHead) -> Result<(), HttpError> {
+    match head.minor_version() {
+        0 => {}
+        1 if head.headers().get("host").is_some() => {}
+        1 => return Err(HttpError::MissingHost),
+        _ => return Err(HttpError::Version),
+    }
+    head.target().parse::<Uri>().map_or(Err(HttpError::RequestLine), |_| Ok(()))
 }
 
 impl Read for Line {

@@ -45,6 +45,8 @@ pub enum HttpError {
     Chunk,
     /// More than one `Host` (RFC 9112 3.2).
     DuplicateHost,
+    /// No `Host` in HTTP/1.1, where one is needed whatever is asked for (RFC 9112 3.2).
+    MissingHost,
     /// No end within [`HEAD_BYTES_MAX`] (RFC 6585 5).
     HeadTooLong,
     /// More than [`HEADERS_MAX`] header lines (RFC 6585 5).
@@ -67,7 +69,8 @@ impl HttpError {
             | Self::ContentLength
             | Self::LengthAndEncoding
             | Self::Chunk
-            | Self::DuplicateHost => 400,
+            | Self::DuplicateHost
+            | Self::MissingHost => 400,
         }
     }
 
@@ -92,6 +95,7 @@ impl fmt::Display for HttpError {
             Self::TransferEncoding => "Transfer-Encoding is not chunked",
             Self::Chunk => "a chunk of the body is malformed",
             Self::DuplicateHost => "more than one Host is present",
+            Self::MissingHost => "Host is missing",
             Self::HeadTooLong => "the head is longer than 8 KiB",
             Self::TooManyHeaders => "the head has more than 64 header lines",
         })
