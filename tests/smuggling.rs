@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{io::Write as _, net::TcpStream};
+use std::{io::Write as _, net::TcpStream, thread};
 
 use ringhub::proto::OpCode;
 use support::{
@@ -221,4 +221,57 @@ fn two_upgrades_in_one_write() {
     }
     watcher.expect_nothing();
     server.expect_counts(&[("opened_total", 3), ("protocol_errors_total", 2)]);
+}
+
+/// Many requests on one connection, with lengths and with chunks of any size, in pieces of any size: each body is its
+/// own message, in order, and each gets its answer.
+#[test]
+fn any_pieces() {
+    const COUNT: usize = 400;
+    let server = Server::start(&["--shards", "2"]);
+    let mut watcher = server.connect("/t/watched");
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let bodies: Vec<String> = (0..COUNT).map(|number| format!("{number} {}", "\r\n0".repeat(random(3_000)))).collect();
+    let mut bytes = Vec::new();
+    for body in &bodies {
+        if random(2) == 0 {
+            bytes.extend_from_slice(post("/t/watched", "text/plain", body).as_bytes());
+            continue;
+        }
+        let head = post("/t/watched", "text/plain", "").replace("Content-Length: 0", "Transfer-Encoding: chunked");
+        bytes.extend_from_slice(head.as_bytes());
+        let mut rest = body.as_str();
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(1 + random(rest.len()));
+            let extension = [";a=b", ""][random(2)];
+            bytes.extend_from_slice(format!("{:X}{extension}\r\n{chunk}\r\n", chunk.len()).as_bytes());
+            rest = behind;
+        }
+        bytes.extend_from_slice(["0\r\n\r\n", "000\r\nA: b\r\n\r\n"][random(2)].as_bytes());
+    }
+    let mut stream = dial(server.address());
+    let mut writer = stream.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let most = [1, 10, 1_000, 100_000][random(4)];
+            let (piece, behind) = rest.split_at((1 + random(most)).min(rest.len()));
+            writer.write_all(piece).unwrap();
+            rest = behind;
+        }
+    });
+    let mut rest = Vec::new();
+    for (number, body) in bodies.iter().enumerate() {
+        let (response, behind) = take_response(&mut stream, rest, true);
+        rest = behind;
+        assert_eq!(published(&response).2, number as u64 + 1);
+        watcher.expect(text(body));
+    }
+    writing.join().unwrap();
+    assert!(rest.is_empty());
+    watcher.expect_nothing();
 }
