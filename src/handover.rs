@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 /// One connection and all that is known of it.
@@ -21,8 +21,6 @@ pub(crate) struct Visit {
     pub(crate) socket: OwnedFd,
     /// What has been received and is to be read first.
     pub(crate) received: BytesMut,
-    /// What is owed from before and is to be sent first.
-    pub(crate) owed: Bytes,
     /// Its part in the number of sockets.
     pub(crate) place: Counted,
 }
@@ -81,6 +79,48 @@ impl fmt::Debug for Counted {
     }
 }
 
+/// Bytes of bodies that are in memory, and how many there may be.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+/// One body's part of it, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    all: Arc<AtomicUsize>,
+    all_max: usize,
+    own: usize,
+}
+
+impl Bodies {
+    pub(crate) fn new(bytes_max: usize) -> Bodies {
+        Bodies { bytes: Arc::default(), bytes_max }
+    }
+
+    pub(crate) fn hold(&self) -> Held {
+        Held { all: Arc::clone(&self.bytes), all_max: self.bytes_max, own: 0 }
+    }
+}
+
+impl Held {
+    /// Holds so many more, unless that would be too many.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        // Relaxed: the number stands for itself.
+        let room = |all: usize| (all + bytes <= self.all_max).then_some(all + bytes);
+        let is_held = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        self.own += if is_held { bytes } else { 0 };
+        is_held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 /// A shard's way to the control thread.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlDoor {
@@ -115,6 +155,15 @@ const VISITS_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_have_a_limit_together() {
+        let bodies = Bodies::new(10);
+        let (mut one, mut other) = (bodies.hold(), bodies.hold());
+        assert!(one.grow(4) && other.grow(5) && !one.grow(2) && one.grow(1) && !other.grow(1));
+        drop(one);
+        assert!(other.grow(5) && !other.grow(1));
+    }
 
     #[test]
     fn a_count_has_a_limit() {

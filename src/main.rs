@@ -141,7 +141,8 @@ fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         let _context = runtime.enter();
         Signals::new()?
     };
-    let running = Server::builder().config(config).topics().page().build()?.start()?;
+    let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
+    let running = builder.config(config).build()?.start()?;
     tracing::info!("{report}");
     let addresses = running.local_addrs();
     let address = addresses[0];

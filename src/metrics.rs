@@ -107,7 +107,7 @@ counters! {
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
-    /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 505).
+    /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
     RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter Both;
     /// Requests refused because they showed no valid token (401).
     RefusedToken "refused_total{cause=\"token\"}" "requests" Counter Both;
@@ -126,7 +126,7 @@ counters! {
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
     /// Connections dropped because their opening request did not arrive in time.
-    HandshakeOverdue "handshake_overdue_total" "connections" Counter Shard;
+    HandshakeOverdue "handshake_overdue_total" "connections" Counter Both;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;
     /// HTTP connections that are open now: those that did not become WebSockets.
@@ -194,7 +194,7 @@ impl Counter {
     #[must_use]
     pub fn refused(status: u16) -> Counter {
         match status {
-            400 | 431 | 505 => Counter::RefusedMalformed,
+            400 | 431 | 501 | 505 => Counter::RefusedMalformed,
             401 => Counter::RefusedToken,
             403 => Counter::RefusedForbidden,
             404 => Counter::RefusedNotFound,
@@ -309,16 +309,20 @@ fn head(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kin
     line(format_args!("# TYPE {PREFIX}{family} {kind}"));
 }
 
-/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each shard's part.
+/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each thread's part.
 #[must_use]
 pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut table = String::new();
     for &counter in Counter::ALL {
-        let parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
+        let mut parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
+        match counter.place() {
+            Place::Shard => {}
+            Place::Control => parts.clear(),
+            Place::Both => parts.push(format!("{} (control)", control.get(counter))),
+        }
         let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum::<u64>() + control.get(counter);
         let line = format!("{} {sum}", counter.name());
-        let is_parted = parts.len() > 1 && counter.place() != Place::Control;
-        let parts = if is_parted { format!("  = {}", parts.join(" + ")) } else { String::new() };
+        let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
         table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());
         table.push('\n');
     }
@@ -380,8 +384,18 @@ mod tests {
         assert_eq!((counters.get(Counter::Sends), counters.get(Counter::Laggards)), (5, 1));
         let other = Counters::default();
         other.add(Counter::Sends, 1);
-        let table = table(&[Arc::new(counters), Arc::new(other)], &Counters::default());
-        let line = table.lines().find(|line| line.starts_with("sends_total ")).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["sends_total", "6", "sends", "=", "5", "+", "1"]);
+        let control = Counters::default();
+        control.add(Counter::MessagesIn, 2);
+        control.add(Counter::HttpRequests, 3);
+        let table = table(&[Arc::new(counters), Arc::new(other)], &control);
+        let lines: Vec<String> =
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for line in [
+            "sends_total 6 sends = 5 + 1",
+            "messages_in_total 2 messages = 0 + 0 + 2 (control)",
+            "http_requests_total 3 requests",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line}\n{table}");
+        }
     }
 }

@@ -8,21 +8,9 @@ use std::{
 };
 
 use ringhub::proto::OpCode;
-use support::{Client, Response, Server, binary, dial, exchange, read_response, take_response, text, upgrade_request};
-
-fn post(target: &str, content_type: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-fn published(response: &Response) -> (String, u64, u64) {
-    assert_eq!((response.status(), response.header("content-type")), (202, Some("application/json")), "{response:?}");
-    let answer: serde_json::Value = serde_json::from_str(&response.body).unwrap();
-    let number = |key: &str| answer[key].as_u64().unwrap_or_else(|| panic!("{response:?}"));
-    (answer["topic"].as_str().unwrap().into(), number("epoch"), number("offset"))
-}
+use support::{
+    Client, Server, binary, dial, exchange, post, published, read_response, take_response, text, upgrade_request,
+};
 
 #[test]
 fn what_is_posted_is_published() {

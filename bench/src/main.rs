@@ -1,15 +1,16 @@
 //! Compares the hub with its peers on one machine, the server on one CPU and the load on another.
 //!
 //! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
-//! the project's bars; `idle` does the same for the memory of idle connections; `k2` is the peer that shows what the
-//! hub's own system calls cost with nothing around them. Run it from the repository root; `bench/run` builds what is
-//! needed.
+//! the project's bars; `idle` does the same for the memory of idle connections; `post` measures publishing by HTTP;
+//! `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it from the
+//! repository root; `bench/run` builds what is needed.
 
 mod compare;
 mod distance;
 mod idle;
 mod k2;
 mod peers;
+mod post;
 mod record;
 mod scenario;
 mod statistics;
@@ -33,6 +34,8 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
+    /// Publishing by HTTP: requests per second, what each costs, how long it takes.
+    Post(post::Options),
     /// The bare batched-send loop, as a server.
     K2 {
         /// Where to listen.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let done: Result<bool, Box<dyn Error>> = match Cli::parse().command {
         Command::Compare(options) => compare::compare(&options),
         Command::Idle(options) => idle::idle(&options),
+        Command::Post(options) => post::post(&options),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
     match done {

@@ -22,6 +22,7 @@
 mod basic;
 mod bearer;
 mod chain;
+mod gate;
 mod network;
 mod origins;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use basic::Basic;
 pub(crate) use bearer::shown_token;
 pub use bearer::{Bearer, TOKEN_KEY, TokenFault};
 pub use chain::{AllOf, AnyOf, all_of, any_of};
+pub(crate) use gate::Gate;
 pub use network::Network;
 pub use origins::Origins;
 pub use tokens::Tokens;

@@ -1,135 +1,226 @@
-//! A connection as hyper sees it: what a shard has read of it comes first, and it keeps the deadlines hyper has not.
+//! A connection as hyper sees it: one request that is for it after the other, and then the end.
+//!
+//! Where a request begins and ends is not left to a second parser, which could understand it differently: a line finds
+//! each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The first head
+//! that is not for hyper looks to it like the end of the connection, after everything before was answered.
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     os::fd::OwnedFd,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::{Buf, BytesMut};
+use hyper::{
+    Uri,
+    rt::{Read, ReadBufCursor, Write},
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
-use crate::config::Http;
+use super::judge::{Judge, Verdict};
+use crate::{
+    config::Http,
+    proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
+};
 
-/// Where a connection is between two requests.
-///
-/// hyper counts its time for a head from the end of the last request, which is right for a connection that is kept
-/// alive and says nothing, and far too long for a head that has begun. So the line looks itself: the first byte it
-/// reads while nothing is being answered begins a head.
-#[derive(Debug, Default)]
-pub(super) struct Phase(AtomicU8);
-
-impl Phase {
-    /// A request is being answered; what is read now is its body.
-    pub(super) fn begin_answer(&self) {
-        self.0.store(ANSWER, Ordering::Relaxed);
-    }
-
-    /// What is read from now on is the next head.
-    pub(super) fn end_answer(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
-    }
-
-    /// What is written from now on is not for the peer: a shard will answer.
-    pub(super) fn capture(&self) {
-        self.0.store(CAPTURE, Ordering::Relaxed);
-    }
-
-    /// Has a head begun that is not whole?
-    pub(super) fn is_in_head(&self) -> bool {
-        self.is(HEAD)
-    }
-
-    fn begin_head(&self) {
-        self.0.store(HEAD, Ordering::Relaxed);
-    }
-
-    // Relaxed, here and above: all of it is one task's.
-    fn is(&self, phase: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == phase
-    }
-}
-
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const ANSWER: u8 = 2;
-const CAPTURE: u8 = 3;
-
-/// A socket, what is to be read from it first, and what is to be sent first.
+/// A socket and how far it was read.
 #[derive(Debug)]
 pub(super) struct Line {
     stream: TcpStream,
-    begun: Bytes,
-    owed: Bytes,
-    captured: Vec<u8>,
-    phase: Arc<Phase>,
+    judge: Arc<Judge>,
+    received: BytesMut,
+    has_large_buffer: bool,
+    /// How many of the first bytes received hyper may read.
+    released: usize,
+    /// What stands behind them.
+    next: Next,
     header_timeout: Duration,
+    idle_timeout: Duration,
     write_timeout: Duration,
+    /// Runs while a head is awaited, or its end.
     head_ends: Option<Pin<Box<Sleep>>>,
+    /// Which of the two it was set for.
+    is_set_for_rest: Option<bool>,
     write_ends: Option<Pin<Box<Sleep>>>,
-    /// While it lingers: until when, and how much more it takes.
-    linger: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+#[derive(Debug)]
+enum Next {
+    Head(HeadScan),
+    Body(BodyScan),
+    Nothing(Ending),
+}
+
+/// Why hyper reads no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The peer has finished, or was silent for too long.
+    Quiet,
+    /// A head took too long.
+    Overdue,
+    /// A request that a shard is to answer is what comes next.
+    WebSocket,
+    /// A head that is refused.
+    Malformed(HttpError),
 }
 
 impl Line {
-    pub(super) fn new(stream: TcpStream, begun: Bytes, owed: Bytes, http: &Http) -> Self {
+    /// `received` is read before what the socket still has.
+    pub(super) fn new(stream: TcpStream, received: BytesMut, judge: Arc<Judge>, http: &Http) -> Self {
         Line {
             stream,
-            begun,
-            owed,
-            captured: Vec::new(),
-            phase: Arc::default(),
+            judge,
+            received,
+            has_large_buffer: false,
+            released: 0,
+            next: Next::Head(HeadScan::default()),
             header_timeout: http.header_timeout,
+            idle_timeout: http.idle_timeout,
             write_timeout: http.body_timeout,
             head_ends: None,
+            is_set_for_rest: None,
             write_ends: None,
-            linger: None,
         }
     }
 
-    pub(super) fn phase(&self) -> Arc<Phase> {
-        Arc::clone(&self.phase)
+    /// Why hyper has come to an end, if not on its own.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        match self.next {
+            Next::Nothing(ending) => Some(ending),
+            Next::Head(_) | Next::Body(_) => None,
+        }
     }
 
-    /// The socket, and what was captured of what hyper wrote.
+    /// The socket, and what was received and not read.
     ///
     /// # Errors
     ///
     /// If the runtime cannot give the socket up.
-    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, Vec<u8>)> {
-        Ok((self.stream.into_std()?.into(), self.captured))
+    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut)> {
+        Ok((self.stream.into_std()?.into(), self.received))
     }
 
-    /// Appends what comes next. Nothing appended means that the peer has finished.
-    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let count = self.begun.len().min(buffer.remaining());
-            buffer.put_slice(&self.begun[..count]);
-            self.begun.advance(count);
+    /// Sends the last answer, and ends the connection.
+    pub(super) async fn refuse(mut self, refusal: &Refusal) {
+        if let Ok(Ok(())) = timeout(self.write_timeout, self.stream.write_all(&refusal.encode())).await {
+            self.finish().await;
+        }
+    }
+
+    /// Finishes our side, then takes what still comes for a moment: closing at once could destroy the answer on its way
+    /// (RFC 9112 9.6).
+    pub(super) async fn finish(mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let rest = async {
+            let mut most = LINGER_BYTES_MAX;
+            self.received.clear();
+            while most > 0
+                && let Ok(count @ 1..) = self.stream.read_buf(&mut self.received).await
+            {
+                most = most.saturating_sub(count);
+                self.received.clear();
+                self.received.reserve(BODY_READ_BYTES);
+            }
+        };
+        // Whoever has not taken it by then has had the time.
+        drop(timeout(LINGER, rest).await);
+    }
+
+    /// Waits until hyper may read something, or nothing more.
+    fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.released == 0 {
+            match &mut self.next {
+                Next::Head(scan) => match RequestHead::decode_with(scan, &self.received) {
+                    Ok(Some((head, length))) => self.take_head(&head, length),
+                    Ok(None) => ready!(self.await_head(cx))?,
+                    Err(error) => self.end(Ending::Malformed(error)),
+                },
+                Next::Body(body) => {
+                    let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+                    self.released = body.take(&self.received).map_err(broken)?;
+                    if body.is_whole() {
+                        self.next = Next::Head(HeadScan::default());
+                    } else if self.released == 0 && ready!(self.fill_body(cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Next::Nothing(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take_head(&mut self, head: &RequestHead, length: usize) {
+        self.is_set_for_rest = None;
+        if self.judge.verdict(head) == Verdict::WebSocket {
+            return self.end(Ending::WebSocket);
+        }
+        if let Err(error) = check(head) {
+            return self.end(Ending::Malformed(error));
+        }
+        let body = head.body();
+        self.released = length;
+        self.next = if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) };
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.next = Next::Nothing(ending);
+    }
+
+    /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
+    fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(count) = self.fill(cx, HEAD_READ_BYTES)? {
+            if count == 0 {
+                self.end(Ending::Quiet);
+            }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let is_rest = !self.received.is_empty();
+        if !is_rest && mem::take(&mut self.has_large_buffer) {
+            // Who is silent keeps none.
+            self.received = BytesMut::new();
+        }
+        let time = if is_rest { self.header_timeout } else { self.idle_timeout };
+        let ends = self.head_ends.get_or_insert_with(|| Box::pin(sleep(time)));
+        if self.is_set_for_rest.replace(is_rest) != Some(is_rest) {
+            ends.as_mut().reset(Instant::now() + time);
+        }
+        ready!(ends.as_mut().poll(cx));
+        self.end(if is_rest { Ending::Overdue } else { Ending::Quiet });
+        Poll::Ready(Ok(()))
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        while !self.owed.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.owed))?;
-            self.owed.advance(count);
-        }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    fn fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.has_large_buffer = true;
+        self.fill(cx, BODY_READ_BYTES)
     }
+
+    /// Appends what comes next, up to a number of bytes. Nothing appended means that the peer has finished.
+    fn fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.received.reserve(most);
+        pin!(self.stream.read_buf(&mut self.received)).poll(cx)
+    }
+}
+
+/// What hyper would refuse without a word, or not at all.
+fn check(head: &RequestHead) -> Result<(), HttpError> {
+    match head.minor_version() {
+        0 => {}
+        1 if head.headers().get("host").is_some() => {}
+        1 => return Err(HttpError::MissingHost),
+        _ => return Err(HttpError::Version),
+    }
+    head.target().parse::<Uri>().map_or(Err(HttpError::RequestLine), |_| Ok(()))
 }
 
 impl Read for Line {
@@ -138,43 +229,25 @@ impl Read for Line {
         cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut chunk = [0; READ_BYTES];
-        let most = chunk.len().min(cursor.remaining());
-        let mut buffer = ReadBuf::new(&mut chunk[..most]);
-        let outcome = self.read(cx, &mut buffer);
-        if outcome.is_ready() {
-            let count = buffer.filled().len();
-            cursor.put_slice(buffer.filled());
-            if count > 0 && self.phase.is(IDLE) {
-                self.phase.begin_head();
-                self.head_ends = Some(Box::pin(sleep(self.header_timeout)));
-            }
-            return outcome;
-        }
-        if self.phase.is_in_head()
-            && let Some(ends) = &mut self.head_ends
-        {
-            ready!(ends.as_mut().poll(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
+        ready!(self.release(cx))?;
+        let count = self.released.min(cursor.remaining());
+        cursor.put_slice(&self.received[..count]);
+        self.received.advance(count);
+        self.released -= count;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Write for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.phase.is(CAPTURE) {
-            self.captured.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let outcome = self.write(cx, bytes);
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if outcome.is_ready() {
             self.write_ends = None;
             return outcome;
         }
         // A peer that takes no answers must not keep them, and us, for ever.
-        let timeout = self.write_timeout;
-        let ends = self.write_ends.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        let time = self.write_timeout;
+        let ends = self.write_ends.get_or_insert_with(|| Box::pin(sleep(time)));
         ready!(ends.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -183,32 +256,14 @@ impl Write for Line {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Finishes our side, then takes what still comes for a moment: closing at once could destroy the answer on its way
-    /// (RFC 9112 9.6).
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.linger.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        }
-        let (mut ends, mut bytes) = self.linger.take().unwrap_or_else(|| (Box::pin(sleep(LINGER)), LINGER_BYTES_MAX));
-        let mut chunk = [0; READ_BYTES];
-        while bytes > 0 && ends.as_mut().poll(cx).is_pending() {
-            let mut buffer = ReadBuf::new(&mut chunk);
-            match self.read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    bytes = bytes.saturating_sub(buffer.filled().len());
-                }
-                Poll::Ready(_) => break,
-                Poll::Pending => {
-                    self.linger = Some((ends, bytes));
-                    return Poll::Pending;
-                }
-            }
-        }
+    /// Everything is sent. What becomes of the socket is not for hyper to say.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }
 
-const READ_BYTES: usize = 16 * 1_024;
+const HEAD_READ_BYTES: usize = 4 * 1_024;
+const BODY_READ_BYTES: usize = 32 * 1_024;
 
 /// How long a client that was answered for good may take to read it, and how much it may still send.
 const LINGER: Duration = Duration::from_secs(2);

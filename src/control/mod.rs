@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod judge;
 mod line;
 pub(crate) mod publisher;
 mod service;
@@ -14,12 +15,12 @@ use std::{
     net::TcpListener,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use hyper_util::rt::TokioTimer;
+use bytes::BytesMut;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, watch},
@@ -27,30 +28,34 @@ use tokio::{
 };
 
 use self::{
-    line::Line,
-    publisher::{Publisher, Requests},
+    judge::Judge,
+    line::{Ending, Line},
+    publisher::{Publisher, Publishing, Requests},
     service::Service,
 };
 use crate::{
+    auth::Gate,
     config::Config,
+    documents::Documents,
     handler::Routes,
-    handover::{Counted, Visit},
+    handover::{Bodies, Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
-    proto::HEADERS_MAX,
+    proto::{HEADERS_MAX, Refusal},
+    surface::raw::HubRoute,
 };
 
 /// What the control thread is started with.
 pub(crate) struct Start {
     /// Its end of the mesh, and what a shard notifies it by.
     pub(crate) outside: Outside,
+    pub(crate) woken: Arc<Notify>,
     /// What is asked of the shards, and the way to ask.
     pub(crate) requests: Requests,
     pub(crate) publisher: Publisher,
     /// Who serves which path.
     pub(crate) routes: Arc<Routes>,
     pub(crate) endpoints: Endpoints,
-    pub(crate) woken: Arc<Notify>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
     pub(crate) arrivals: mpsc::Receiver<(Visit, Counted)>,
@@ -65,14 +70,33 @@ pub(crate) struct Start {
 }
 
 /// What it serves of its own.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Endpoints {
-    /// `POST /t/{topic}`.
-    pub(crate) topics: bool,
+    /// Topics, by WebSocket on a shard, and by POST here.
+    pub(crate) hubs: Vec<HubRoute>,
+    /// Folders of files, the most precise first.
+    pub(crate) mounts: Vec<Mount>,
     /// The page at `/`.
     pub(crate) page: bool,
     /// `/healthz`, `/readyz`, `/metrics`.
     pub(crate) operations: bool,
+}
+
+impl Endpoints {
+    /// Must somebody see the heads of requests?
+    fn has_gates(&self) -> bool {
+        let gates = self.hubs.iter().map(|hub| &hub.gate).chain(self.mounts.iter().map(|mount| &mount.gate));
+        gates.into_iter().any(|gate| !gate.is_open())
+    }
+}
+
+/// A folder of files at a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Mount {
+    /// Begins with a slash and does not end with one: the root is empty.
+    pub(crate) path: String,
+    pub(crate) documents: Documents,
+    pub(crate) gate: Gate,
 }
 
 /// Runs the control thread until all shards have ended.
@@ -91,13 +115,14 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { publisher, routes, endpoints, .. } = start;
-    let publishing = publisher::serve(start.outside, start.woken, Arc::clone(&counters), start.requests);
-    let publishing = tokio::spawn(publishing);
-    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving };
-    let shared = Arc::new(shared);
+    let Start { outside, woken, requests, publisher, routes, endpoints, .. } = start;
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
+    let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
+    tokio::spawn(publishing.run(finishing.clone()));
+    let bodies = Bodies::new(BODIES_BYTES_MAX.max(4 * config.limits.message.message_bytes_max as usize));
+    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving, bodies };
+    let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -117,10 +142,9 @@ async fn serve(start: Start) -> io::Result<()> {
         }
     }
     drop(finish);
-    // Nobody is left to publish to; what is being answered may be finished.
+    // Nobody is left to publish to: what was not published is answered so.
     let rest = async { while connections.join_next().await.is_some() {} };
     drop(tokio::time::timeout(FINISH, rest).await);
-    publishing.abort();
     Ok(())
 }
 
@@ -135,6 +159,7 @@ pub(crate) struct Shared {
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,
     leaving: Arc<AtomicBool>,
+    bodies: Bodies,
 }
 
 impl Shared {
@@ -142,60 +167,107 @@ impl Shared {
         // Relaxed: it only says what to answer.
         self.leaving.load(Ordering::Relaxed)
     }
+
+    /// What a path is answered at which nothing is.
+    fn nothing_at(&self, path: &str) -> Refusal {
+        match self.endpoints.hubs.first() {
+            Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
+            None => Refusal::new(404, format!("nothing is at {path:?}")),
+        }
+    }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        let is_limit = refusal.status == 503 && !self.is_leaving();
+        self.counters.add(if is_limit { Counter::RefusedLimit } else { Counter::refused(refusal.status) }, 1);
+    }
+
+    /// Gives a connection to a shard, each in turn.
+    async fn hand_back(&self, visit: Visit) {
+        // Relaxed: any shard will do.
+        let at = NEXT.fetch_add(1, Ordering::Relaxed) % self.returns.len();
+        self.counters.add(Counter::HttpReturned, 1);
+        if self.returns[at].send(visit).await.is_err() {
+            tracing::debug!("a shard has ended before it took a connection back");
+        }
+    }
+}
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn leaving() -> Refusal {
+    Refusal::new(503, "this server is going away").header("Retry-After", "1")
+}
+
+/// Counts an open connection, however it ends.
+struct Open<'a>(&'a Counters);
+
+impl<'a> Open<'a> {
+    fn new(counters: &'a Counters) -> Self {
+        counters.add(Counter::HttpConnections, 1);
+        counters.set(Counter::HttpConnectionsOpen, counters.get(Counter::HttpConnectionsOpen) + 1);
+        Open(counters)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.set(Counter::HttpConnectionsOpen, self.0.get(Counter::HttpConnectionsOpen) - 1);
+    }
 }
 
 async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, owed, place } = visit;
+    let Visit { socket, received, place } = visit;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
-    shared.counters.add(Counter::HttpConnections, 1);
-    let open = shared.counters.get(Counter::HttpConnectionsOpen) + 1;
-    shared.counters.set(Counter::HttpConnectionsOpen, open);
-    let line = Line::new(stream, received.freeze(), owed, &shared.config.http);
-    let returned = serve_line(&shared, line, Service::new(Arc::clone(&shared)), finishing).await;
-    drop(counted);
-    let open = shared.counters.get(Counter::HttpConnectionsOpen) - 1;
-    shared.counters.set(Counter::HttpConnectionsOpen, open);
-    if let Some((socket, received, owed)) = returned {
-        service::hand_back(&shared, Visit { socket, received, owed, place }).await;
+    let open = Open::new(&shared.counters);
+    let judge = Arc::new(Judge::new(Arc::clone(&shared), true, stream.peer_addr().ok()));
+    let line = Line::new(stream, received, judge.clone(), &shared.config.http);
+    let service = Service { shared: Arc::clone(&shared), judge, only_metrics: false };
+    let returned = serve_line(&shared, line, service, finishing).await;
+    drop((open, counted));
+    if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
+        shared.hand_back(Visit { socket, received, place }).await;
     }
 }
 
 /// Serves a connection to its end. Returns it if it is to become a WebSocket.
-async fn serve_line(
-    shared: &Shared,
-    line: Line,
-    service: Service,
-    mut finishing: watch::Receiver<()>,
-) -> Option<service::Returned> {
-    let phase = line.phase();
-    let service = service.on(Arc::clone(&phase));
-    let upgrade = service.upgrade();
+async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing: watch::Receiver<()>) -> Option<Line> {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // Who has finished sending is still waiting for its answer.
         .half_close(true)
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.config.http.idle_timeout)
+        // The line keeps the time.
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(line, service).with_upgrades());
+    let mut connection = builder.serve_connection(line, service);
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = &mut connection => outcome,
         _ = finishing.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
+    let line = connection.into_parts().io;
     if let Err(error) = outcome {
-        if phase.is_in_head() {
-            shared.counters.add(Counter::HandshakeOverdue, 1);
-        }
+        // Whatever is still to be sent, nobody takes it.
         tracing::debug!(%error, "an HTTP connection has ended");
+        return None;
     }
-    upgrade.take().await
+    match line.ending() {
+        Some(Ending::WebSocket) => return Some(line),
+        Some(Ending::Malformed(error)) => {
+            let refusal = error.refusal();
+            shared.counters.add(Counter::HttpRequests, 1);
+            shared.count_refusal(&refusal);
+            line.refuse(&refusal).await;
+        }
+        Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
+        Some(Ending::Quiet) | None => line.finish().await,
+    }
+    None
 }
 
 /// Accepts on the address that is for `/metrics` alone.
@@ -220,8 +292,9 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
         }
         let (shared, finishing) = (Arc::clone(&shared), finishing.clone());
         connections.spawn(async move {
-            let line = Line::new(stream, bytes::Bytes::new(), bytes::Bytes::new(), &shared.config.http);
-            let service = Service::only_metrics(Arc::clone(&shared));
+            let judge = Arc::new(Judge::new(Arc::clone(&shared), false, stream.peer_addr().ok()));
+            let line = Line::new(stream, BytesMut::new(), judge.clone(), &shared.config.http);
+            let service = Service { shared: Arc::clone(&shared), judge, only_metrics: true };
             serve_line(&shared, line, service, finishing).await;
         });
     }
@@ -229,6 +302,10 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
 
 /// How long answers under way may take when the shards have ended.
 const FINISH: Duration = Duration::from_secs(1);
+
+/// Bytes of bodies that may be read at the same time over all connections, and never less than four of the largest
+/// messages. Beyond it: 503. Each is there twice while it is made a message.
+const BODIES_BYTES_MAX: usize = 64 << 20;
 
 /// What hyper may keep of a head that is not whole, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;

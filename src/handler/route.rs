@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use super::Factory;
 use crate::{
-    auth::{Authenticator, Origins},
-    proto::{Deliver, KeepAlive, MessageLimits, Refusal},
+    auth::{Authenticator, Gate, Origins},
+    proto::{Deliver, KeepAlive, MessageLimits, Refusal, percent_decode},
 };
 
 /// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest, which
@@ -53,7 +53,8 @@ impl Pattern {
                 if part.contains(['{', '}']) {
                     return Err(error("has a brace within a segment; a parameter is a whole one"));
                 }
-                segments.push(Segment::Fixed(part.into()));
+                let Some(fixed) = percent_decode(part) else { return Err(error("is not percent-encoded UTF-8")) };
+                segments.push(Segment::Fixed(fixed));
                 continue;
             };
             let (name, is_rest) = match inner.strip_suffix("...") {
@@ -78,10 +79,15 @@ impl Pattern {
         &self.text
     }
 
-    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match. One segment is never
-    /// empty. What is not UTF-8 is replaced by U+FFFD; a broken escape stands for itself.
+    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match, or is not
+    /// percent-encoded UTF-8. One segment is never empty.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Vec<(String, String)>> {
+        self.find(path)?.ok()
+    }
+
+    /// The same, or 400 for a parameter that is not percent-encoded UTF-8.
+    pub(crate) fn find(&self, path: &str) -> Option<Result<Vec<(String, String)>, Refusal>> {
         let mut rest = Some(path.strip_prefix('/')?);
         let mut parameters = Vec::new();
         for segment in &self.segments {
@@ -91,22 +97,36 @@ impl Pattern {
                 None => (here, None),
             };
             let (name, value) = match segment {
-                Segment::Fixed(fixed) if fixed == part => {
+                // What is encoded although it need not be is the same path (RFC 3986 6.2.2.2).
+                Segment::Fixed(fixed) if percent_decode(part).as_ref() == Some(fixed) => {
                     rest = behind;
                     continue;
                 }
                 Segment::Fixed(_) => return None,
+                Segment::Parameter(_) if part.is_empty() => return None,
                 Segment::Parameter(name) => (name, part),
                 Segment::Rest(name) => (name, here),
             };
             rest = if matches!(segment, Segment::Rest(_)) { None } else { behind };
-            if value.is_empty() && matches!(segment, Segment::Parameter(_)) {
-                return None;
-            }
-            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
-            parameters.push((name.clone(), value.into_owned()));
+            parameters.push((name, value));
         }
-        rest.is_none().then_some(parameters)
+        if rest.is_some() {
+            return None;
+        }
+        let decoded = parameters.into_iter().map(|(name, value)| match percent_decode(value) {
+            Some(value) => Ok((name.clone(), value)),
+            None => Err(Refusal::new(400, format!("{name} in the path is not percent-encoded UTF-8"))),
+        });
+        Some(decoded.collect())
+    }
+
+    /// Is there such a parameter?
+    #[must_use]
+    pub fn has_parameter(&self, name: &str) -> bool {
+        self.segments.iter().any(|segment| match segment {
+            Segment::Fixed(_) => false,
+            Segment::Parameter(other) | Segment::Rest(other) => other == name,
+        })
     }
 
     /// Is there a path that both serve, neither more precisely than the other?
@@ -163,8 +183,7 @@ impl std::error::Error for PatternError {}
 /// ```
 #[derive(Clone, Default)]
 pub struct RouteOptions {
-    pub(crate) origins: Option<Origins>,
-    pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+    pub(crate) gate: Gate,
     pub(crate) protocols: Vec<String>,
     pub(crate) needs_protocol: bool,
     pub(crate) max_message: Option<u32>,
@@ -189,14 +208,14 @@ impl RouteOptions {
     /// Only pages of these origins may open it; others are answered 403.
     #[must_use]
     pub fn origins(mut self, origins: Origins) -> Self {
-        self.origins = Some(origins);
+        self.gate.origins = Some(origins);
         self
     }
 
     /// Only whom this admits may open it.
     #[must_use]
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
-        self.authenticator = Some(Arc::new(authenticator));
+        self.gate.authenticator = Some(Arc::new(authenticator));
         self
     }
 
@@ -302,10 +321,8 @@ impl RouteOptions {
 
 impl fmt::Debug for RouteOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authenticator = self.authenticator.as_ref().map(|_| "an authenticator");
         f.debug_struct("RouteOptions")
-            .field("origins", &self.origins)
-            .field("authenticator", &authenticator)
+            .field("gate", &self.gate)
             .field("protocols", &self.protocols)
             .finish_non_exhaustive()
     }
@@ -346,8 +363,8 @@ impl Routes {
     }
 
     /// The route that serves a path: its number, and what the parameters stand for.
-    pub(crate) fn find(&self, path: &str) -> Option<(usize, Vec<(String, String)>)> {
-        self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.parameters(path)?)))
+    pub(crate) fn find(&self, path: &str) -> Option<(usize, Result<Vec<(String, String)>, Refusal>)> {
+        self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.find(path)?)))
     }
 
     /// What a path without a route is answered.
@@ -384,7 +401,10 @@ mod tests {
         check("/a/b", "/a/b/", None);
         check("/a/{x}/c", "/a/1%2F2/c", Some(&[("x", "1/2")]));
         check("/a/{x}", "/a/", None);
-        check("/a/{x}", "/a/%ff", Some(&[("x", "\u{fffd}")]));
+        check("/a/{x}", "/a/%ff", None);
+        check("/a/{x}", "/a/%4", None);
+        check("/a%20b/{x}", "/%61%20b/c", Some(&[("x", "c")]));
+        check("/%61b/{x}", "/a%62/c", Some(&[("x", "c")]));
         check("/t/{topic...}", "/t/a/b%20c", Some(&[("topic", "a/b c")]));
         check("/t/{topic...}", "/t/", Some(&[("topic", "")]));
         check("/t/{topic...}", "/t", None);
@@ -430,6 +450,7 @@ mod tests {
             ("/{}", "without a name"),
             ("/{a-b}", "without a name"),
             ("/{a}/{a}", "twice"),
+            ("/%f", "percent-encoded"),
         ] {
             let error = Pattern::new(pattern).expect_err(pattern).to_string();
             assert!(error.contains(what), "{error}");

@@ -1,19 +1,21 @@
 //! Heads of HTTP/1.1 requests and responses (RFC 9112), as far as an opening handshake needs them (RFC 6455 4), and
 //! refusals.
 
+mod body;
 mod head;
 mod headers;
 mod refusal;
 mod scan;
 
+pub use body::BodyScan;
 pub use head::{RequestHead, ResponseHead};
 pub use headers::Headers;
 pub use refusal::Refusal;
 pub(crate) use refusal::encode_response;
 pub use scan::HeadScan;
 
-pub(crate) use headers::is_token;
 pub(super) use headers::push_header;
+pub(crate) use headers::{is_token, percent_decode};
 
 use std::fmt;
 
@@ -39,8 +41,14 @@ pub enum HttpError {
     ContentLength,
     /// Both `Content-Length` and `Transfer-Encoding` (RFC 9112 6.3).
     LengthAndEncoding,
+    /// A `Transfer-Encoding` other than `chunked` alone, or in HTTP/1.0 (RFC 9112 6.1).
+    TransferEncoding,
+    /// A chunked body that is malformed (RFC 9112 7.1).
+    Chunk,
     /// More than one `Host` (RFC 9112 3.2).
     DuplicateHost,
+    /// No `Host` in HTTP/1.1, where one is needed whatever is asked for (RFC 9112 3.2).
+    MissingHost,
     /// No end within [`HEAD_BYTES_MAX`] (RFC 6585 5).
     HeadTooLong,
     /// More than [`HEADERS_MAX`] header lines (RFC 6585 5).
@@ -48,10 +56,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The status of the response that tells a client (RFC 9110 15.5.1, 15.6.6; RFC 6585 5).
+    /// The status of the response that tells a client (RFC 9110 15.5.1, 15.6.2, 15.6.6; RFC 6585 5).
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLong | Self::TooManyHeaders => 431,
+            Self::TransferEncoding => 501,
             Self::Version => 505,
             Self::BareLineFeed
             | Self::BareCarriageReturn
@@ -61,7 +70,9 @@ impl HttpError {
             | Self::Header
             | Self::ContentLength
             | Self::LengthAndEncoding
-            | Self::DuplicateHost => 400,
+            | Self::Chunk
+            | Self::DuplicateHost
+            | Self::MissingHost => 400,
         }
     }
 
@@ -83,7 +94,10 @@ impl fmt::Display for HttpError {
             Self::Header => "a header line is malformed",
             Self::ContentLength => "Content-Length is not one decimal number",
             Self::LengthAndEncoding => "both Content-Length and Transfer-Encoding are present",
+            Self::TransferEncoding => "Transfer-Encoding is not chunked",
+            Self::Chunk => "a chunk of the body is malformed",
             Self::DuplicateHost => "more than one Host is present",
+            Self::MissingHost => "Host is missing",
             Self::HeadTooLong => "the head is longer than 8 KiB",
             Self::TooManyHeaders => "the head has more than 64 header lines",
         })

@@ -45,8 +45,10 @@ pub use error::ProtocolError;
 pub use event::{Event, Verdict};
 pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
-pub use http::{HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead};
-pub(crate) use http::{encode_response, is_token};
+pub use http::{
+    BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead,
+};
+pub(crate) use http::{encode_response, is_token, percent_decode};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Tick, Timeout};
 pub use message::{Deliver, Fragment, LARGE_FRAME, Message, MessageLimits, MessageType};

@@ -4,12 +4,17 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use super::Server;
 use crate::{
-    config::{Config, CpuList, Pin, Settings},
-    control::Endpoints,
+    auth::Gate,
+    config::{Config, CpuList, Pin, RouteConfig, RouteHandler, Settings},
+    control::{Endpoints, Mount},
+    documents::Documents,
     error::{ConfigErrors, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Routes, Typed},
     proto::{CONTROL_PAYLOAD_MAX, MessageLimits, is_token},
-    surface::raw::{RawTopics, TOPIC_PATTERN},
+    surface::{
+        echo::Echo,
+        raw::{HubRoute, RawTopics, TOPIC, TOPIC_PATTERN},
+    },
     sys::net,
 };
 
@@ -42,6 +47,7 @@ pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     endpoints: Endpoints,
+    /// Whether topics are served where they usually are.
     topics: bool,
 }
 
@@ -77,7 +83,7 @@ impl Builder {
         self
     }
 
-    /// Takes settings that have been checked, instead of all those set before.
+    /// Takes settings that have been checked, instead of all those set before, and the routes of their file.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.base = Base::Config(Box::new(config));
@@ -129,7 +135,6 @@ impl Builder {
     #[must_use]
     pub fn topics(mut self) -> Self {
         self.topics = true;
-        self.endpoints.topics = true;
         self
     }
 
@@ -137,6 +142,20 @@ impl Builder {
     #[must_use]
     pub fn page(mut self) -> Self {
         self.endpoints.page = true;
+        self
+    }
+
+    /// Serves the files of a folder to plain HTTP, at a path and below it.
+    #[must_use]
+    pub fn documents(self, path: &str, documents: Documents) -> Self {
+        self.documents_with(path, documents, RouteOptions::new())
+    }
+
+    /// The same under the rules of a route: its origins and its authenticator.
+    #[must_use]
+    pub fn documents_with(mut self, path: &str, documents: Documents, options: RouteOptions) -> Self {
+        let path = path.trim_end_matches('/').into();
+        self.endpoints.mounts.push(Mount { path, documents, gate: options.gate });
         self
     }
 
@@ -153,27 +172,71 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let config = match self.base {
+        let Builder { base, routes: given, mut endpoints, topics } = self;
+        let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };
         let mut routes = Vec::new();
-        for (pattern, options, factory) in self.routes {
+        for (pattern, options, factory) in given {
             let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
             check(&pattern, &options, &config.limits.message)?;
             routes.push(Route { pattern, options, factory });
         }
-        if self.topics {
-            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
+        let mut hubs = Vec::new();
+        if topics {
+            hubs.push((TOPIC_PATTERN.into(), RouteOptions::new()));
+        }
+        for RouteConfig { pattern, handler, .. } in &config.routes {
+            let options = of_config(&config.routes, pattern);
+            match handler {
+                RouteHandler::Hub => hubs.push((pattern.clone(), options)),
+                RouteHandler::Echo => {
+                    let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
+                    routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(Echo))) });
+                }
+                RouteHandler::Files(documents) => {
+                    let path = pattern.trim_end_matches('/').into();
+                    endpoints.mounts.push(Mount { path, documents: documents.clone(), gate: options.gate });
+                }
+            }
+        }
+        for (pattern, options) in hubs {
+            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
+            if !pattern.has_parameter(TOPIC) {
+                return Err(BuildError::Options(pattern, format!("it has no {{{TOPIC}}} to name a topic")));
+            }
+            endpoints.hubs.push(HubRoute { pattern: pattern.clone(), gate: options.gate.clone() });
             let handler = RawTopics::new(config.access.clone());
             // A topic's subscriber costs nothing beside its slot.
-            let options = RouteOptions::new().forget_request().no_broadcast();
+            let options = options.forget_request().no_broadcast();
             routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(handler))) });
         }
+        // The longest path is the most precise.
+        endpoints.mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
+        if let Some(pair) = endpoints.mounts.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            return Err(BuildError::Mount(pair[0].path.clone()));
+        }
         let routes = Routes::new(routes).map_err(|(first, second)| BuildError::Clash(first, second))?;
-        Server::bind(config, routes, self.endpoints).map_err(BuildError::Start)
+        Server::bind(config, routes, endpoints).map_err(BuildError::Start)
+    }
+}
+
+/// The rules of a route of the file, which have been checked there.
+fn of_config(routes: &[RouteConfig], pattern: &str) -> RouteOptions {
+    let Some(route) = routes.iter().find(|route| route.pattern == pattern) else { return RouteOptions::new() };
+    RouteOptions {
+        gate: Gate { origins: route.origins.clone(), authenticator: route.authenticator.clone() },
+        protocols: route.protocols.clone(),
+        max_message: route.max_message,
+        max_frame: route.max_frame,
+        max_fragments: route.max_fragments,
+        check_utf8: route.check_utf8,
+        keep_alive: route.keep_alive,
+        ping_payload: route.ping_payload.clone(),
+        ..RouteOptions::new()
     }
 }
 
@@ -213,6 +276,8 @@ pub enum BuildError {
     Pattern(PatternError),
     /// Two routes for the same paths.
     Clash(Pattern, Pattern),
+    /// Two folders of files at the same path.
+    Mount(String),
     /// A route's rules that cannot be.
     Options(Pattern, String),
     /// It cannot listen, or run here.
@@ -227,6 +292,7 @@ impl fmt::Display for BuildError {
             BuildError::Clash(first, second) => {
                 write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
             }
+            BuildError::Mount(path) => write!(f, "two folders of files are at {:?}", format!("{path}/")),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
             BuildError::Start(error) => error.fmt(f),
         }

@@ -32,26 +32,24 @@ pub(super) struct Opening {
     pub(super) socket: OwnedFd,
     /// What has been received of it.
     pub(super) received: BytesMut,
-    /// What is still to be sent before any answer.
-    pub(super) owed: Bytes,
 }
 
 impl Opening {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Opening { socket, received: BytesMut::new(), owed: Bytes::new() }
+        Opening { socket, received: BytesMut::new() }
     }
 }
 
 /// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
 /// it asks for no WebSocket. `place` counts it until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
-    let Opening { socket, mut received, owed } = opening;
+    let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let (response, has_body) = match head {
         Err(error) => (error.refusal().into(), true),
         Ok((head, _)) if !asks_for_websocket(&head) => {
-            return hand_over(&lobby, socket, received, owed, place).await;
+            return hand_over(&lobby, socket, received, place).await;
         }
         Ok((head, length)) => {
             let has_body = head.method() != "HEAD";
@@ -59,7 +57,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                 Ok(Accepted { route, opened, profile, answer }) => {
                     let Some(socket) = sole_owner(socket) else { return };
                     let Opened { state, subscriptions, forwards, .. } = opened;
-                    let (answer, leftover) = (join(&owed, &answer), received.split_off(length));
+                    let leftover = received.split_off(length);
                     let arrival = Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
                     lobby.enter(arrival);
                     return;
@@ -69,12 +67,12 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
         }
     };
     lobby.counters.add(Counter::refused(response.status()), 1);
-    say_and_close(&socket, join(&owed, &response.encode(has_body))).await;
+    say_and_close(&socket, response.encode(has_body)).await;
 }
 
 /// Tells a client that there is no room for it.
 pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
-    let Opening { socket, mut received, .. } = opening;
+    let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     if read_in_time(&lobby, &socket, &mut received).await.is_some() {
         say_and_close(&socket, no_room("as many connections as this server allows").encode()).await;
@@ -82,10 +80,10 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
-async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, owed: Bytes, place: Place) {
+async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place: Place) {
     let Some(socket) = sole_owner(socket) else { return };
     let place = lobby.let_go(place);
-    if let Err(visit) = lobby.control.enter(Visit { socket, received, owed, place }) {
+    if let Err(visit) = lobby.control.enter(Visit { socket, received, place }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         let refusal = no_room("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
@@ -99,10 +97,6 @@ fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
         tracing::error!("an operation of the opening handshake outlived it");
     }
     socket
-}
-
-fn join(first: &Bytes, second: &Bytes) -> Bytes {
-    if first.is_empty() { second.clone() } else { [&first[..], &second[..]].concat().into() }
 }
 
 fn no_room(why: &str) -> Refusal {

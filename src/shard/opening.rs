@@ -35,12 +35,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         return Err(lobby.routes.nothing_at(head.path()).into());
     };
     let route = lobby.routes.get(at);
+    let parameters = parameters?;
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     if lobby.is_leaving() {
         return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1").into());
     }
     let (peer, local) = (net::peer(socket), net::local(socket));
-    let identity = check_rules(lobby, route, &head, &upgrade, peer)?;
+    let identity = check_rules(lobby, route, &head, peer)?;
     let protocol = choose_protocol(route, &upgrade)?;
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let mut request = OpeningRequest {
@@ -83,20 +84,11 @@ fn check_rules(
     lobby: &Lobby,
     route: &Route,
     head: &RequestHead,
-    upgrade: &Upgrade,
     peer: Option<SocketAddr>,
 ) -> Result<Option<crate::auth::Identity>, Response> {
-    let origins = route.options.origins.as_ref().unwrap_or(&lobby.config.access.origins);
-    if let Some(origin) = upgrade.origin()
-        && !origins.allow(origin.as_bytes())
-    {
-        let error = format!("pages of {origin:?} may not use this route (allowed_origins)");
-        return Err(Refusal::new(403, error).into());
-    }
-    let Some(authenticator) = &route.options.authenticator else { return Ok(None) };
-    let credentials = Credentials { head, peer };
-    match catch_unwind(AssertUnwindSafe(|| authenticator.authenticate(&credentials))) {
-        Ok(identity) => Ok(Some(identity?)),
+    let (gate, credentials) = (&route.options.gate, Credentials { head, peer });
+    match catch_unwind(AssertUnwindSafe(|| gate.admit(&lobby.config.access.origins, &credentials))) {
+        Ok(identity) => Ok(identity?),
         Err(_) => Err(failed(lobby, "an authenticator")),
     }
 }

@@ -6,8 +6,9 @@
 
 use super::access::{Right, Shown, TOKEN_KEY};
 use crate::{
+    auth::Gate,
     config::Access,
-    handler::{Accept, Connection, Handler, OpeningRequest, Response},
+    handler::{Accept, Connection, Handler, OpeningRequest, Pattern, Response},
     hub::{Scope, TopicName},
     proto::{CloseCode, Message, Refusal, RequestHead},
 };
@@ -28,13 +29,12 @@ pub struct RawRequest {
 }
 
 impl RawRequest {
-    /// Reads the target of an opening request.
+    /// Reads the query of an opening request.
     ///
     /// # Errors
     ///
-    /// 404 for a path that is no topic, 400 for a name or a query that cannot be.
-    pub fn new(path: &str, query: Option<&str>) -> Result<RawRequest, Refusal> {
-        let topic = topic(path)?;
+    /// 400 for one that cannot be.
+    pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
         let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
         let mut seen: Vec<&str> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -95,7 +95,8 @@ impl Handler for RawTopics {
     type State = ();
 
     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        let raw = RawRequest::new(request.path(), request.raw_query())?;
+        let topic = topic(request.parameter(TOPIC).unwrap_or_default())?;
+        let raw = RawRequest::new(topic, request.raw_query())?;
         let shown = Shown::new(None, request.headers().get("authorization"), request.raw_query());
         raw.check(&shown, &self.access)?;
         let RawRequest { topic, subscribes, publishes, echo, scope } = raw;
@@ -122,40 +123,40 @@ pub fn asks_for_websocket(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
 }
 
-/// The topic at a path.
-///
-/// # Errors
-///
-/// 404 for a path that is no topic, 400 for a name that cannot be.
-pub fn topic(path: &str) -> Result<TopicName, Refusal> {
-    let Some(encoded) = path.strip_prefix(TOPIC_PREFIX) else {
-        return Err(Refusal::new(404, format!("nothing is at {path:?}; topics are at {TOPIC_PREFIX}{{topic}}")));
-    };
-    let topic = percent_decode(encoded).ok_or_else(|| bad("the topic's name is not percent-encoded UTF-8"))?;
-    TopicName::new(&topic).map_err(|error| bad(&error.to_string()))
+/// A path at which topics stand, for those who publish by HTTP too.
+#[derive(Debug, Clone)]
+pub struct HubRoute {
+    /// The path, with a parameter `topic`.
+    pub(crate) pattern: Pattern,
+    /// Who may use it.
+    pub(crate) gate: Gate,
 }
 
-/// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(rest.next()?).to_digit(16);
-            bytes.push((digit()? * 16 + digit()?) as u8);
-        } else {
-            bytes.push(byte);
-        }
+impl HubRoute {
+    /// The topic at a path, if it is one of these.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a name that cannot be.
+    pub fn topic(&self, path: &str) -> Option<Result<TopicName, Refusal>> {
+        let parameters = self.pattern.find(path)?;
+        Some(parameters.and_then(|parameters| {
+            let name = parameters.iter().find(|(name, _)| name == TOPIC).map(|(_, value)| &**value);
+            topic(name.unwrap_or_default())
+        }))
     }
-    String::from_utf8(bytes).ok()
 }
+
+fn topic(name: &str) -> Result<TopicName, Refusal> {
+    TopicName::new(name).map_err(|error| bad(&error.to_string()))
+}
+
+/// The parameter of a pattern that names the topic.
+pub const TOPIC: &str = "topic";
 
 fn bad(what: &str) -> Refusal {
     Refusal::new(400, what)
 }
-
-/// The path under which topics stand.
-pub const TOPIC_PREFIX: &str = "/t/";
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +167,9 @@ mod tests {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        RawRequest::new(path, query).map_err(|refusal| refusal.status)
+        let hub = HubRoute { pattern: Pattern::new(TOPIC_PATTERN).unwrap(), gate: Gate::default() };
+        let topic = hub.topic(path).unwrap_or_else(|| Err(Refusal::new(404, "")));
+        topic.and_then(|topic| RawRequest::new(topic, query)).map_err(|refusal| refusal.status)
     }
 
     #[test]

@@ -90,3 +90,20 @@ pub(crate) fn upgrade_request(target: &str) -> String {
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
 }
+
+/// A request that publishes the body.
+pub(crate) fn post(target: &str, content_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// The topic, epoch and offset that the answer to such a request tells.
+#[track_caller]
+pub(crate) fn published(response: &Response) -> (String, u64, u64) {
+    assert_eq!((response.status(), response.header("content-type")), (202, Some("application/json")), "{response:?}");
+    let answer: serde_json::Value = serde_json::from_str(&response.body).unwrap();
+    let number = |key: &str| answer[key].as_u64().unwrap_or_else(|| panic!("{response:?}"));
+    (answer["topic"].as_str().unwrap().into(), number("epoch"), number("offset"))
+}

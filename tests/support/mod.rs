@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) use browser::{Browser, Page};
 pub(crate) use client::{Client, Received, binary, close, frame, text};
-pub(crate) use http::{Response, exchange, read_response, take_response, upgrade_request};
+pub(crate) use http::{Response, exchange, post, published, read_response, take_response, upgrade_request};
 pub(crate) use server::{Counts, Program, Server, binary_path, clean, program, run_to_end};
 
 /// How long anything may take before a test gives up: long enough for a machine that is busy with other tests.

@@ -1,7 +1,7 @@
 //! The head of a request and of a response.
 
 use super::headers::header_error;
-use super::{HEADERS_MAX, HeadScan, Headers, HttpError, is_token};
+use super::{BodyScan, HEADERS_MAX, HeadScan, Headers, HttpError, is_token};
 
 /// The head of a request (RFC 9112 3), owned and independent of the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +10,7 @@ pub struct RequestHead {
     target: Box<str>,
     minor_version: u8,
     headers: Headers,
+    body: BodyScan,
 }
 
 impl RequestHead {
@@ -85,6 +86,11 @@ impl RequestHead {
         self.headers.get("transfer-encoding").is_some() || !self.headers.get_all("content-length").all(length_is_zero)
     }
 
+    /// The body that follows the head, of which nothing was taken yet.
+    pub fn body(&self) -> BodyScan {
+        self.body
+    }
+
     /// `head` ends with its empty line, and every line with CR LF.
     fn parse(head: &[u8]) -> Result<Self, HttpError> {
         let line_end = head.iter().position(|&octet| octet == b'\r').ok_or(HttpError::RequestLine)?;
@@ -106,7 +112,8 @@ impl RequestHead {
         };
         let headers = Headers::parse(&head[line_end + 2..])?;
         check_framing(&headers)?;
-        Ok(Self { method: method.into(), target: target.into(), minor_version, headers })
+        let body = BodyScan::new(&headers, minor_version)?;
+        Ok(Self { method: method.into(), target: target.into(), minor_version, headers, body })
     }
 }
 

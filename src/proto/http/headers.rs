@@ -86,6 +86,21 @@ pub(super) fn header_error(error: httparse::Error) -> HttpError {
     }
 }
 
+/// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            bytes.push((digit()? * 16 + digit()?) as u8);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// RFC 9110 5.6.2.
 pub(crate) fn is_token(bytes: impl AsRef<[u8]>) -> bool {
     let bytes = bytes.as_ref();

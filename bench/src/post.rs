@@ -1,0 +1,288 @@
+//! Publishing by HTTP: requests on connections that are kept alive, one at a time on each.
+//!
+//! The load spins over non-blocking sockets and lets the kernel drop what subscribers receive: it shall not be the
+//! bottleneck, nor shall the server pay for waking it.
+
+use crate::distance::{Placement, hop_ns};
+use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
+use crate::record::{self, Circumstances};
+use crate::statistics::Summary;
+use crate::tools::{Flags, Tools};
+use rustix::net::{RecvFlags, recv};
+use serde::Serialize;
+use std::error::Error;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Flags of `post`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds; each starts the server once for every number of subscribers.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Length of each measured window.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: u64,
+    /// Connections that publish.
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Subscribers of the topic.
+    #[arg(long, value_delimiter = ',', default_value = "0,1000")]
+    subscribers: Vec<usize>,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    #[command(flatten)]
+    tools: Flags,
+}
+
+/// One window.
+#[derive(Serialize)]
+struct Point {
+    round: usize,
+    subscribers: usize,
+    server_command: String,
+    hops_ns: [f64; 2],
+    placements: [Placement; 2],
+    requests: u64,
+    requests_per_second: f64,
+    /// Of the server, per request: on the shard and on the control thread.
+    shard_cpu_ns: f64,
+    control_cpu_ns: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    points: &'a [Point],
+}
+
+/// Measures, prints and keeps a record. A request that is not accepted, or a delivery lost or invented, is an error.
+pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let tools = Tools::prepare(&options.tools, false)?;
+    let circumstances = Circumstances::now();
+    let mut points = Vec::new();
+    for round in 0..options.rounds {
+        for &subscribers in &options.subscribers {
+            let point = measure(&tools, options, round, subscribers)?;
+            let Point { requests_per_second, shard_cpu_ns, control_cpu_ns, p50_us, p99_us, .. } = &point;
+            eprintln!(
+                "round {} {subscribers:5} subscribers: {requests_per_second:.0} requests/s, {shard_cpu_ns:.0} + \
+                 {control_cpu_ns:.0} ns, p50 {p50_us:.0} µs, p99 {p99_us:.0} µs",
+                round + 1
+            );
+            points.push(point);
+        }
+    }
+    println!("{}", circumstances.line());
+    println!(
+        "POST of {} bytes, {} connections, medians of {} rounds; shard and control thread both on CPU {SERVER_CPU}",
+        options.size, options.connections, options.rounds
+    );
+    for &subscribers in &options.subscribers {
+        let of_point = |figure: fn(&Point) -> f64| {
+            let points = points.iter().filter(|point| point.subscribers == subscribers);
+            Summary::of(points.map(figure)).map_or(f64::NAN, |summary| summary.median)
+        };
+        println!("\n{subscribers} subscribers");
+        println!("  requests/s       {:.0}", of_point(|point| point.requests_per_second));
+        println!("  CPU per request  {:.0} ns", of_point(|point| point.shard_cpu_ns + point.control_cpu_ns));
+        println!("    control thread {:.0} ns", of_point(|point| point.control_cpu_ns));
+        println!("  latency          p50 {:.0} µs, p99 {:.0} µs", of_point(|p| p.p50_us), of_point(|p| p.p99_us));
+    }
+    let record = record::write("post", &circumstances, &Record { points: &points })?;
+    println!("record: {}", record.display());
+    Ok(true)
+}
+
+fn measure(tools: &Tools, options: &Options, round: usize, subscribers: usize) -> Result<Point, Box<dyn Error>> {
+    let running = Running::start(Peer::Hub, tools)?;
+    let before = hop_ns(SERVER_CPU, LOAD_CPU);
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
+        return Err(format!("cannot pin to CPU {LOAD_CPU}").into());
+    }
+    let mut load = Load::open(running.address, options, subscribers)?;
+    load.run(Duration::from_millis(500))?;
+    load.latencies.clear();
+    let (begin, cpu) = (Instant::now(), Threads::of(running.pid())?);
+    let requests = load.run(Duration::from_secs(options.seconds))?;
+    let (elapsed, now) = (begin.elapsed(), Threads::of(running.pid())?);
+    load.check_deliveries()?;
+    let after = hop_ns(SERVER_CPU, LOAD_CPU);
+    load.latencies.sort_unstable();
+    let quantile = |q: f64| load.latencies[((load.latencies.len() - 1) as f64 * q) as usize] as f64 / 1_000.0;
+    Ok(Point {
+        round,
+        subscribers,
+        server_command: running.command_line.clone(),
+        hops_ns: [before, after],
+        placements: [before, after].map(Placement::of),
+        requests,
+        requests_per_second: requests as f64 / elapsed.as_secs_f64(),
+        shard_cpu_ns: (now.others - cpu.others) as f64 / requests as f64,
+        control_cpu_ns: (now.control - cpu.control) as f64 / requests as f64,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+    })
+}
+
+/// CPU time of a server's threads so far, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Threads {
+    control: u64,
+    others: u64,
+}
+
+impl Threads {
+    fn of(pid: u32) -> io::Result<Threads> {
+        let mut threads = Threads::default();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            let name = fs::read_to_string(task.join("comm"))?;
+            let schedstat = fs::read_to_string(task.join("schedstat"))?;
+            let ns: u64 = schedstat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default();
+            *(if name.trim() == "ringhub-control" { &mut threads.control } else { &mut threads.others }) += ns;
+        }
+        Ok(threads)
+    }
+}
+
+struct Load {
+    request: Vec<u8>,
+    /// Each with what was sent last and when, and what has come of the answer.
+    publishers: Vec<(TcpStream, Instant, Vec<u8>)>,
+    subscribers: Vec<(TcpStream, u64)>,
+    /// The subscriber to look at next.
+    next: usize,
+    /// Where the kernel would put what it drops.
+    nothing: Vec<u8>,
+    latencies: Vec<u64>,
+    accepted: u64,
+    frame_bytes: u64,
+}
+
+impl Load {
+    fn open(address: SocketAddr, options: &Options, subscribers: usize) -> Result<Load, Box<dyn Error>> {
+        let (size, length) = (options.size, options.size.to_string());
+        let mut request = format!(
+            "POST /t/bench HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+        .into_bytes();
+        request.resize(request.len() + size, b'x');
+        let header = if size < 126 { 2 } else { 4 };
+        let subscribers = (0..subscribers).map(|_| Ok((subscribe(address)?, 0)));
+        let subscribers = subscribers.collect::<io::Result<Vec<_>>>()?;
+        let publishers = (0..options.connections).map(|_| {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, Instant::now(), Vec::new()))
+        });
+        Ok(Load {
+            request,
+            publishers: publishers.collect::<io::Result<Vec<_>>>()?,
+            subscribers,
+            next: 0,
+            nothing: vec![0; DROP_BYTES],
+            latencies: Vec::new(),
+            accepted: 0,
+            frame_bytes: (header + size) as u64,
+        })
+    }
+
+    /// Keeps one request in flight on each connection for so long, and waits for the last answers. Returns how many.
+    fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
+        let (accepted, ends) = (self.accepted, Instant::now() + time);
+        for (stream, sent, _) in &mut self.publishers {
+            *sent = Instant::now();
+            stream.write_all(&self.request)?;
+        }
+        let mut waiting = self.publishers.len();
+        while waiting > 0 {
+            for (stream, sent, answer) in &mut self.publishers {
+                let mut chunk = [0; 1_024];
+                match stream.read(&mut chunk) {
+                    Ok(0) => return Err("the server has closed a connection".into()),
+                    Ok(count) => answer.extend_from_slice(&chunk[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                    Err(error) => return Err(error.into()),
+                }
+                if answer.last() != Some(&b'}') {
+                    continue;
+                }
+                if !answer.starts_with(b"HTTP/1.1 202 ") {
+                    return Err(format!("not accepted: {}", String::from_utf8_lossy(answer)).into());
+                }
+                answer.clear();
+                let now = Instant::now();
+                self.latencies.push((now - *sent).as_nanos() as u64);
+                self.accepted += 1;
+                if now < ends {
+                    *sent = now;
+                    stream.write_all(&self.request)?;
+                } else {
+                    waiting -= 1;
+                }
+            }
+            self.drop_deliveries(SUBSCRIBERS_PER_ROUND)?;
+        }
+        Ok(self.accepted - accepted)
+    }
+
+    /// Lets the kernel drop what some of the subscribers have received.
+    fn drop_deliveries(&mut self, count: usize) -> io::Result<()> {
+        for _ in 0..count.min(self.subscribers.len()) {
+            self.next = (self.next + 1) % self.subscribers.len();
+            let (stream, bytes) = &mut self.subscribers[self.next];
+            match recv(&*stream, &mut self.nothing[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                Ok((_, count)) => *bytes += count as u64,
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every subscriber has received every message that was accepted, and nothing else.
+    fn check_deliveries(&mut self) -> Result<(), Box<dyn Error>> {
+        let (expected, deadline) = (self.accepted * self.frame_bytes, Instant::now() + DELIVERY_DEADLINE);
+        while self.subscribers.iter().any(|(_, bytes)| *bytes != expected) {
+            if Instant::now() > deadline {
+                let counts: Vec<u64> = self.subscribers.iter().map(|(_, bytes)| *bytes).collect();
+                return Err(format!("{expected} bytes were to be delivered to each: {counts:?}").into());
+            }
+            self.drop_deliveries(self.subscribers.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// A subscriber that was answered.
+fn subscribe(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    let request = format!(
+        "GET /t/bench?mode=sub HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    if head.starts_with(b"HTTP/1.1 101 ") { Ok(stream) } else { Err(io::Error::other("not opened")) }
+}
+
+/// Subscribers looked at between two looks at the publishers.
+const SUBSCRIBERS_PER_ROUND: usize = 32;
+
+/// What is dropped at once.
+const DROP_BYTES: usize = 256 * 1_024;
+
+/// How long the last deliveries may take.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,0 +1,45 @@
+//! The rules of a route about who may use it.
+
+use std::{fmt, sync::Arc};
+
+use super::{Authenticator, Credentials, Identity, Origins};
+use crate::proto::Refusal;
+
+/// Whose pages may use a route, and who may.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    /// If not those of the server.
+    pub(crate) origins: Option<Origins>,
+    /// If not everybody.
+    pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+impl Gate {
+    /// Lets a request in, and says who sent it if somebody knows; `origins` are the server's.
+    ///
+    /// # Errors
+    ///
+    /// 403 for a page of another origin; what the authenticator answers.
+    pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
+        let origins = self.origins.as_ref().unwrap_or(origins);
+        if let Some(origin) = credentials.head.headers().get("origin")
+            && !origins.allow(origin)
+        {
+            let origin = String::from_utf8_lossy(origin).into_owned();
+            return Err(Refusal::new(403, format!("pages of {origin:?} may not use this (allowed_origins)")));
+        }
+        self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
+    }
+
+    /// Does it say anything that the server does not?
+    pub(crate) fn is_open(&self) -> bool {
+        self.origins.is_none() && self.authenticator.is_none()
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authenticator = self.authenticator.as_ref().map(|_| "an authenticator");
+        f.debug_struct("Gate").field("origins", &self.origins).field("authenticator", &authenticator).finish()
+    }
+}
