@@ -146,10 +146,10 @@ fn a_route_says_what_is_wrong_and_where() {
         "[[routes]]\nmatch = 1",
         "2: routes.match: a path in quotes, such as \"/chat/{room}\", is expected, not this",
     );
-    for bad in ["", "chat", "/a b", "/a?b", "/a#", "/ü"] {
+    for bad in ["", "chat", "/a b", "/a?b", "/a#", "/ü", "/{a}/{a}", "/x{a}", "/%zz"] {
         check(
             &format!("[[routes]]\nmatch = {bad:?}\nhandler = \"echo\""),
-            &format!("2: routes.match: {bad:?} is no path"),
+            &format!("2: routes.match: the route {bad:?} "),
         );
     }
     check("[[routes]]\nhandler = \"ech\"\nmatch = \"/\"", "2: routes.handler: \"ech\" is none of hub, echo, files");

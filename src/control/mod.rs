@@ -41,7 +41,7 @@ use crate::{
     handover::{Bodies, Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
-    proto::{HEADERS_MAX, Refusal},
+    proto::{HEADERS_MAX, Refusal, percent_decode},
     surface::raw::HubRoute,
 };
 
@@ -93,10 +93,36 @@ impl Endpoints {
 /// A folder of files at a path.
 #[derive(Debug, Clone)]
 pub(crate) struct Mount {
-    /// Begins with a slash and does not end with one: the root is empty.
-    pub(crate) path: String,
+    /// The segments of the path, percent-decoded.
+    pub(crate) segments: Vec<String>,
     pub(crate) documents: Documents,
     pub(crate) gate: Gate,
+}
+
+impl Mount {
+    /// At a path such as `/site` or `/`. `None` if it is not percent-encoded UTF-8.
+    pub(crate) fn new(path: &str, documents: Documents, gate: Gate) -> Option<Mount> {
+        let path = path.trim_matches('/');
+        let segments = path.split('/').filter(|_| !path.is_empty()).map(percent_decode);
+        Some(Mount { segments: segments.collect::<Option<_>>()?, documents, gate })
+    }
+
+    /// What stands below it: of `/site` and `/site/a` it is nothing and `a`; `/sitemap` is not below it. A segment that
+    /// is encoded although it need not be is the same (RFC 3986 6.2.2.2).
+    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let mut rest = path.strip_prefix('/')?;
+        for (at, segment) in self.segments.iter().enumerate() {
+            let (part, behind) = rest.split_once('/').map_or((rest, None), |(part, behind)| (part, Some(behind)));
+            if percent_decode(part).as_ref() != Some(segment) {
+                return None;
+            }
+            match behind {
+                Some(behind) => rest = behind,
+                None => return (at + 1 == self.segments.len()).then_some(""),
+            }
+        }
+        Some(rest)
+    }
 }
 
 /// Runs the control thread until all shards have ended.

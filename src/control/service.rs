@@ -10,7 +10,7 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::{Endpoints, Mount, Shared, judge::Judge, leaving};
+use super::{Endpoints, Shared, judge::Judge, leaving};
 use crate::{
     auth::{Credentials, Gate},
     documents::{Body, whole},
@@ -115,20 +115,13 @@ async fn answer(
                 only(&request, &[Method::GET, Method::HEAD])?;
                 return Err(HandshakeError::Upgrade.refusal());
             }
-            for Mount { path: at, documents, gate } in mounts {
-                if let Some(below) = path.strip_prefix(&**at).and_then(below) {
-                    admit(gate)?;
-                    return documents.answer(&request, below).await;
-                }
-            }
-            Err(shared.nothing_at(path))
+            let Some((mount, below)) = mounts.iter().find_map(|mount| Some((mount, mount.below(path)?))) else {
+                return Err(shared.nothing_at(path));
+            };
+            admit(&mount.gate)?;
+            mount.documents.answer(&request, below).await
         }
     }
-}
-
-/// What stands below a mount: of `/site` and `/site/a` it is nothing and `a`; `/sitemap` is not below it.
-fn below(rest: &str) -> Option<&str> {
-    if rest.is_empty() { Some("") } else { rest.strip_prefix('/') }
 }
 
 /// A request at a topic that asks for no WebSocket.

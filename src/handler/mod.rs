@@ -43,7 +43,7 @@ pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
 pub use request::OpeningRequest;
-pub use route::{Pattern, PatternError, RouteOptions};
+pub use route::{Parameters, Pattern, PatternError, RouteOptions};
 pub(crate) use route::{Route, Routes};
 pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
 

@@ -8,6 +8,9 @@ use crate::{
     proto::{Deliver, KeepAlive, MessageLimits, Refusal, percent_decode},
 };
 
+/// What the parameters of a pattern stand for, by name.
+pub type Parameters = Vec<(String, String)>;
+
 /// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest, which
 /// may be empty.
 ///
@@ -82,12 +85,12 @@ impl Pattern {
     /// What the parameters stand for in that path, percent-decoded; `None` if it does not match, or is not
     /// percent-encoded UTF-8. One segment is never empty.
     #[must_use]
-    pub fn parameters(&self, path: &str) -> Option<Vec<(String, String)>> {
+    pub fn parameters(&self, path: &str) -> Option<Parameters> {
         self.find(path)?.ok()
     }
 
     /// The same, or 400 for a parameter that is not percent-encoded UTF-8.
-    pub(crate) fn find(&self, path: &str) -> Option<Result<Vec<(String, String)>, Refusal>> {
+    pub(crate) fn find(&self, path: &str) -> Option<Result<Parameters, Refusal>> {
         let mut rest = Some(path.strip_prefix('/')?);
         let mut parameters = Vec::new();
         for segment in &self.segments {
@@ -363,7 +366,7 @@ impl Routes {
     }
 
     /// The route that serves a path: its number, and what the parameters stand for.
-    pub(crate) fn find(&self, path: &str) -> Option<(usize, Result<Vec<(String, String)>, Refusal>)> {
+    pub(crate) fn find(&self, path: &str) -> Option<(usize, Result<Parameters, Refusal>)> {
         self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.find(path)?)))
     }
 

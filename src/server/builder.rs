@@ -46,6 +46,7 @@ use crate::{
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
+    documents: Vec<(String, Documents, Gate)>,
     endpoints: Endpoints,
     /// Whether topics are served where they usually are.
     topics: bool,
@@ -62,6 +63,7 @@ impl Default for Builder {
         Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
+            documents: Vec::new(),
             endpoints: Endpoints { operations: true, ..Endpoints::default() },
             topics: false,
         }
@@ -154,8 +156,7 @@ impl Builder {
     /// The same under the rules of a route: its origins and its authenticator.
     #[must_use]
     pub fn documents_with(mut self, path: &str, documents: Documents, options: RouteOptions) -> Self {
-        let path = path.trim_end_matches('/').into();
-        self.endpoints.mounts.push(Mount { path, documents, gate: options.gate });
+        self.documents.push((path.into(), documents, options.gate));
         self
     }
 
@@ -172,7 +173,7 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes: given, mut endpoints, topics } = self;
+        let Builder { base, routes: given, mut documents, mut endpoints, topics } = self;
         let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
@@ -197,10 +198,7 @@ impl Builder {
                     let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
                     routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(Echo))) });
                 }
-                RouteHandler::Files(documents) => {
-                    let path = pattern.trim_end_matches('/').into();
-                    endpoints.mounts.push(Mount { path, documents: documents.clone(), gate: options.gate });
-                }
+                RouteHandler::Files(folder) => documents.push((pattern.clone(), folder.clone(), options.gate)),
             }
         }
         for (pattern, options) in hubs {
@@ -214,10 +212,18 @@ impl Builder {
             let options = options.forget_request().no_broadcast();
             routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(handler))) });
         }
-        // The longest path is the most precise.
-        endpoints.mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
-        if let Some(pair) = endpoints.mounts.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            return Err(BuildError::Mount(pair[0].path.clone()));
+        for (path, documents, gate) in documents {
+            let mount = Mount::new(&path, documents, gate).ok_or_else(|| BuildError::Mount(path.clone()))?;
+            if endpoints.mounts.iter().any(|other| other.segments == mount.segments) {
+                return Err(BuildError::Mount(path));
+            }
+            endpoints.mounts.push(mount);
+        }
+        endpoints.mounts.sort_by_key(|mount| std::cmp::Reverse(mount.segments.len()));
+        let is_at = |pattern: &str| endpoints.hubs.iter().any(|hub| hub.pattern.as_str() == pattern);
+        if !config.routes.is_empty() && is_at(TOPIC_PATTERN) {
+            // A file's routes say nothing of the page, which watches the topics there.
+            endpoints.page = !endpoints.mounts.iter().any(|mount| mount.segments.is_empty());
         }
         let routes = Routes::new(routes).map_err(|(first, second)| BuildError::Clash(first, second))?;
         Server::bind(config, routes, endpoints).map_err(BuildError::Start)
@@ -276,7 +282,7 @@ pub enum BuildError {
     Pattern(PatternError),
     /// Two routes for the same paths.
     Clash(Pattern, Pattern),
-    /// Two folders of files at the same path.
+    /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
     /// A route's rules that cannot be.
     Options(Pattern, String),
@@ -292,7 +298,7 @@ impl fmt::Display for BuildError {
             BuildError::Clash(first, second) => {
                 write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
             }
-            BuildError::Mount(path) => write!(f, "two folders of files are at {:?}", format!("{path}/")),
+            BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or one for two folders"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
             BuildError::Start(error) => error.fmt(f),
         }

@@ -401,10 +401,14 @@ impl<I: Io> Shard<I> {
             return connection.websocket.receive(self.now, input, limits, replies);
         };
         let mut panicked = None;
-        let event = connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
-            match handler.on_frame(seat, header, payload) {
+        let event = connection.websocket.receive_with(
+            self.now,
+            input,
+            limits,
+            replies,
+            |header, payload| match handler.on_frame(seat, header, payload) {
                 Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
-                    tracing::error!(connection = %id, %code, "a handler fails a connection with a code nobody may send");
+                    tracing::error!(connection = %id, %code, "a handler wants to fail it with a code nobody may send");
                     Verdict::Fail(CloseCode::INTERNAL_ERROR)
                 }
                 Ok(verdict) => verdict,
@@ -412,8 +416,8 @@ impl<I: Io> Shard<I> {
                     panicked = Some(panic);
                     Verdict::Fail(CloseCode::INTERNAL_ERROR)
                 }
-            }
-        });
+            },
+        );
         if let Some(panicked) = panicked {
             self.fail_for_panic(id, &panicked);
         }

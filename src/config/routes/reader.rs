@@ -23,6 +23,7 @@ use crate::{
     auth::{Authenticator, Origins},
     documents::Documents,
     error::{ConfigError, Origin},
+    handler::Pattern,
 };
 
 /// The keys of a route, and those that concern WebSockets only.
@@ -244,14 +245,9 @@ impl Reader<'_> {
 
     fn pattern(&mut self, value: Value<'_, '_>) -> Option<String> {
         let pattern = self.text("routes.match", "a path in quotes, such as \"/chat/{room}\",", value)?;
-        self.checked("routes.match", value, || {
-            let is_path = pattern.starts_with('/')
-                && pattern.bytes().all(|octet| octet.is_ascii_graphic() && !b"?#".contains(&octet));
-            if is_path {
-                Ok(pattern)
-            } else {
-                Err(format!("{pattern:?} is no path; it begins with / and has no spaces, ? or #"))
-            }
+        self.checked("routes.match", value, || match Pattern::new(&pattern) {
+            Ok(_) => Ok(pattern),
+            Err(error) => Err(error.to_string()),
         })
     }
 

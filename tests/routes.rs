@@ -1,0 +1,135 @@
+//! The routes of a file of settings, served.
+
+mod support;
+
+use std::{fs, path::PathBuf};
+
+use support::{Ask, Client, Server, clean, dial, exchange, post, program, published, text, upgrade_request};
+
+/// A folder for one test, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ringhub-routes-{name}-{}", std::process::id()));
+        fs::create_dir_all(path.join("site/private")).unwrap();
+        fs::write(path.join("site/index.html"), "<!doctype html>home").unwrap();
+        fs::write(path.join("site/private/plan.txt"), "secret plan").unwrap();
+        Folder(path)
+    }
+
+    fn serve(&self, settings: &str) -> Server {
+        let file = self.0.join("ringhub.toml");
+        fs::write(&file, settings).unwrap();
+        let mut command = clean(program());
+        command.args(["serve", "--config"]).arg(file);
+        Server::start_command(command)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn get(server: &Server, target: &str, headers: &str) -> support::Response {
+    exchange(server.address(), &format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n"))
+}
+
+const SETTINGS: &str = r#"
+    [[routes]]
+    match = "/rooms/{topic}"
+    handler = "hub"
+    basic = { realm = "rooms", users = { alice = "secret" } }
+
+    [[routes]]
+    match = "/echo"
+    handler = "echo"
+    protocols = ["v2.echo", "v1.echo"]
+    max_message = "10B"
+
+    [[routes]]
+    match = "/"
+    documents = "./site"
+
+    [[routes]]
+    match = "/private"
+    documents = "./site/private"
+    bearer = { tokens = { auditor = "let-me-in" } }
+"#;
+
+/// `alice:secret`.
+const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+
+#[test]
+fn a_hub_with_people() {
+    let folder = Folder::new("hub");
+    let server = folder.serve(SETTINGS);
+    let open = |headers: &str| {
+        let request = upgrade_request("/rooms/a%20b?echo=true").replacen("\r\n", &format!("\r\n{headers}"), 1);
+        exchange(server.address(), &request)
+    };
+    let refused = open("");
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.header("www-authenticate"), Some("Basic realm=\"rooms\", charset=\"UTF-8\""));
+    assert_eq!(get(&server, "/rooms/x", "").status(), 401);
+    assert_eq!(get(&server, "/rooms/x", ALICE).status(), 426);
+    // Topics stand nowhere else, and have one segment here.
+    assert_eq!(get(&server, "/t/x", "").status(), 404);
+    assert_eq!(exchange(server.address(), &upgrade_request("/t/x")).status(), 404);
+    let mut client = {
+        let (name, value) = ALICE.trim_end().split_once(": ").unwrap();
+        let ask = Ask { headers: &[(name, value)], ..Ask::default() };
+        Client::open_with(dial(server.address()), "/rooms/a%20b?echo=true", &ask).unwrap()
+    };
+    client.send_text("hello");
+    client.expect(text("hello"));
+    let post = post("/rooms/a%20b", "text/plain", "posted");
+    assert_eq!(exchange(server.address(), &post).status(), 401);
+    let (topic, _, offset) = published(&exchange(server.address(), &post.replacen("\r\n", &format!("\r\n{ALICE}"), 1)));
+    assert_eq!((&*topic, offset), ("a b", 2));
+    client.expect(text("posted"));
+}
+
+#[test]
+fn an_echo_with_rules() {
+    let folder = Folder::new("echo");
+    let server = folder.serve(SETTINGS);
+    let ask = Ask { protocols: &["v1.echo", "v2.echo"], chosen: Some("v2.echo"), headers: &[] };
+    let mut client = Client::open_with(dial(server.address()), "/echo", &ask).unwrap();
+    client.send_text("0123456789");
+    client.expect(text("0123456789"));
+    client.send_text("0123456789a");
+    client.expect_close(1009, "a frame is too big");
+    assert_eq!(get(&server, "/echo", "").status(), 426);
+}
+
+#[test]
+fn files_and_what_is_private_among_them() {
+    let folder = Folder::new("files");
+    let server = folder.serve(SETTINGS);
+    let home = get(&server, "/", "");
+    assert_eq!((home.status(), &*home.body), (200, "<!doctype html>home"));
+    for private in ["/private/plan.txt", "/%70rivate/plan.txt", "/private/", "/private"] {
+        assert_eq!(get(&server, private, "").status(), 401, "{private}");
+    }
+    let plan = get(&server, "/private/plan.txt", "Authorization: Bearer let-me-in\r\n");
+    assert_eq!((plan.status(), &*plan.body), (200, "secret plan"));
+    assert_eq!(get(&server, "/../ringhub.toml", "").status(), 404);
+    assert_eq!(get(&server, "/healthz", "").status(), 200);
+    let delete = "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(exchange(server.address(), delete).status(), 405);
+}
+
+/// Where the hub is at its usual place and nothing else is at `/`, the page is there.
+#[test]
+fn the_page_is_where_the_topics_are() {
+    let folder = Folder::new("page");
+    let server = folder.serve("[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"");
+    let page = get(&server, "/", "");
+    assert_eq!(page.status(), 200);
+    assert!(page.body.contains("<title>"));
+    let server = folder.serve("[[routes]]\nmatch = \"/rooms/{topic}\"\nhandler = \"hub\"");
+    assert_eq!(get(&server, "/", "").status(), 404);
+}
