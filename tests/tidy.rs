@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "server",
+            "auth",
             "config",
             "control",
             "documents",
