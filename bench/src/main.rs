@@ -7,6 +7,7 @@
 
 mod compare;
 mod distance;
+mod handler;
 mod idle;
 mod k2;
 mod peers;
@@ -45,6 +46,15 @@ enum Command {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// The hub with a handler that publishes, as a server.
+    Handler {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin its shard to this CPU.
+        #[arg(long)]
+        cpu: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -52,6 +62,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::compare(&options),
         Command::Idle(options) => idle::idle(&options),
         Command::Post(options) => post::post(&options),
+        Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
     match done {

@@ -25,6 +25,8 @@ pub(crate) enum Peer {
     K2,
     /// This project with two shards on the one CPU: what the mesh costs.
     Shards2,
+    /// This project with a handler that publishes each message: what calling one costs.
+    Handler,
 }
 
 impl Peer {
@@ -34,6 +36,7 @@ impl Peer {
             Peer::Bun => "bun",
             Peer::K2 => "k2",
             Peer::Shards2 => "shards2",
+            Peer::Handler => "handler",
         }
     }
 
@@ -60,6 +63,11 @@ impl Peer {
             Peer::Bun => {
                 let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
                 command.args([BUN_SERVER, &listen]);
+                command
+            }
+            Peer::Handler => {
+                let mut command = pinned(SERVER_CPU, &tools.bench);
+                command.args(["handler", "--listen", &listen, "--cpu", &cpu]);
                 command
             }
             Peer::K2 => {
