@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use super::Server;
+use super::{Hub, Server, hub};
 use crate::{
     auth::Gate,
     config::{Config, CpuList, Pin, RouteConfig, RouteHandler, Settings},
@@ -50,6 +50,7 @@ pub struct Builder {
     endpoints: Endpoints,
     /// Whether topics are served where they usually are.
     topics: bool,
+    hub: (Hub, hub::Requests),
 }
 
 #[derive(Debug)]
@@ -66,6 +67,7 @@ impl Default for Builder {
             documents: Vec::new(),
             endpoints: Endpoints { operations: true, ..Endpoints::default() },
             topics: false,
+            hub: Hub::new(),
         }
     }
 }
@@ -167,13 +169,39 @@ impl Builder {
         self
     }
 
+    /// The handle to all connections that the server will have, for handlers that act on others' connections. Before
+    /// the server has started, publishing waits, and everything else finds nobody.
+    ///
+    /// ```
+    /// use ringhub::{Connection, Handler, Hub, Message, Server};
+    ///
+    /// struct Announcer(Hub);
+    ///
+    /// impl Handler for Announcer {
+    ///     type State = ();
+    ///
+    ///     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
+    ///         let (hub, message) = (self.0.clone(), message.prepare());
+    ///         connection.spawn(async move |_| _ = hub.send_all(&message).await);
+    ///     }
+    /// }
+    ///
+    /// let builder = Server::builder();
+    /// let announcer = Announcer(builder.hub());
+    /// let builder = builder.route("/announce", announcer);
+    /// ```
+    #[must_use]
+    pub fn hub(&self) -> Hub {
+        self.hub.0.clone()
+    }
+
     /// Checks everything, then listens. Connections are accepted from [`Server::start`] on.
     ///
     /// # Errors
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes: given, mut documents, mut endpoints, topics } = self;
+        let Builder { base, routes: given, mut documents, mut endpoints, topics, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
@@ -226,7 +254,7 @@ impl Builder {
             endpoints.page = !endpoints.mounts.iter().any(|mount| mount.segments.is_empty());
         }
         let routes = Routes::new(routes).map_err(|(first, second)| BuildError::Clash(first, second))?;
-        Server::bind(config, routes, endpoints).map_err(BuildError::Start)
+        Server::bind(config, routes, endpoints, hub).map_err(BuildError::Start)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
 };
@@ -17,12 +17,14 @@ use crate::{
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
 };
 
+pub(super) use crate::control::publisher::Requests;
+
 /// Acts on all connections of a server, from any thread and any runtime; a clone is another handle to the same server.
 ///
 /// Where there is no runtime, [`Hub::wait`] waits for an answer.
 ///
 /// ```no_run
-/// # use ringhub::{hub::TopicName, proto::PreparedMessage, server::{Hub, Server}};
+/// # use ringhub::{Hub, PreparedMessage, Server, TopicName};
 /// # let running = Server::builder().topics().build()?.start()?;
 /// let hub = running.hub();
 /// let published = Hub::wait(hub.publish(&TopicName::new("news")?, &PreparedMessage::text("good news")))?;
@@ -31,11 +33,31 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Hub {
-    pub(super) publisher: Publisher,
-    pub(super) counters: Arc<[Arc<Counters>]>,
+    publisher: Publisher,
+    /// Of each shard, once there are any.
+    counters: Arc<OnceLock<Box<[Arc<Counters>]>>>,
 }
 
 impl Hub {
+    /// A handle to a server that has not started.
+    pub(super) fn new() -> (Hub, Requests) {
+        let (publisher, requests) = Publisher::new();
+        (Hub { publisher, counters: Arc::default() }, requests)
+    }
+
+    /// The server has these shards.
+    pub(super) fn start(&self, counters: &[Arc<Counters>]) {
+        self.counters.set(counters.into()).expect("a server starts once");
+    }
+
+    pub(super) fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    fn counters(&self) -> &[Arc<Counters>] {
+        self.counters.get().map_or(&[], |counters| counters)
+    }
+
     /// Publishes to all subscribers of a topic and waits for the message's place in it.
     ///
     /// # Errors
@@ -100,7 +122,7 @@ impl Hub {
     /// [`HubError::Ended`].
     pub async fn connections(&self) -> Result<Vec<ConnectionId>, HubError> {
         let mut all = Vec::new();
-        for shard in 0..self.counters.len() as u16 {
+        for shard in 0..self.counters().len() as u16 {
             match self.publisher.command(shard, Command::List).await {
                 Some(Reply::Connections(ids)) => all.extend_from_slice(&ids),
                 _ => return Err(HubError::Ended),
@@ -122,7 +144,7 @@ impl Hub {
                 _ => Err(HubError::NoConnection(id)),
             };
         }
-        for shard in 0..self.counters.len() as u16 {
+        for shard in 0..self.counters().len() as u16 {
             self.publisher.command(shard, command.clone()).await.ok_or(HubError::Ended)?;
         }
         Ok(())
@@ -131,11 +153,11 @@ impl Hub {
     /// The sum of a counter over all shards. Gauges too: `count(Counter::ConnectionsOpen)` is how many there are now.
     #[must_use]
     pub fn count(&self, counter: Counter) -> u64 {
-        self.counters.iter().map(|counters| counters.get(counter)).sum()
+        self.counters().iter().map(|counters| counters.get(counter)).sum()
     }
 
     async fn command(&self, id: ConnectionId, command: Command) -> Result<Reply, HubError> {
-        if usize::from(id.shard()) >= self.counters.len() {
+        if usize::from(id.shard()) >= self.counters().len() {
             return Err(HubError::NoConnection(id));
         }
         self.publisher.command(id.shard(), command).await.ok_or(HubError::Ended)

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
-    control::{self, Endpoints, publisher::Publisher},
+    control::{self, Endpoints},
     error::StartError,
     handler::Routes,
     handover::{ControlDoor, Count},
@@ -53,6 +53,7 @@ pub struct Server {
     metrics_listener: Option<TcpListener>,
     routes: Routes,
     endpoints: Endpoints,
+    hub: (Hub, hub::Requests),
 }
 
 impl Server {
@@ -67,7 +68,12 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] if the address cannot be had.
-    fn bind(config: Config, routes: Routes, endpoints: Endpoints) -> Result<Server, StartError> {
+    fn bind(
+        config: Config,
+        routes: Routes,
+        endpoints: Endpoints,
+        hub: (Hub, hub::Requests),
+    ) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for &address in &config.listen {
@@ -84,7 +90,7 @@ impl Server {
             listen.map_err(|error| StartError::Listen(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
-        Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints })
+        Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints, hub })
     }
 
     /// The addresses it listens on, with the port that was chosen where 0 was asked for.
@@ -114,9 +120,9 @@ impl Server {
     ///
     /// [`StartError::Shard`] if one cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses, metrics_listener, routes, endpoints } = self;
+        let Server { config, mut listeners, addresses, metrics_listener, routes, endpoints, hub } = self;
+        let (hub, requests) = hub;
         let routes = Arc::new(routes);
-        let (publisher, requests) = Publisher::new();
         let config = Arc::new(config);
         let count = config.shards;
         // The last is control's.
@@ -131,6 +137,7 @@ impl Server {
         let occupancy = Count::default();
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        hub.start(&counters);
         let (started, is_started) = std::sync::mpsc::channel();
         let control_counters: Arc<Counters> = Arc::default();
         let leaving: Arc<AtomicBool> = Arc::default();
@@ -167,7 +174,7 @@ impl Server {
         let start = control::Start {
             outside,
             requests,
-            publisher: publisher.clone(),
+            publisher: hub.publisher(),
             routes,
             endpoints,
             woken: Arc::clone(&woken[count]),
@@ -193,7 +200,6 @@ impl Server {
                 return Err(StartError::ShardDied("before it started".into()));
             }
         }
-        let hub = Hub { publisher, counters: counters.clone().into() };
         Ok(Running { addresses, commands, counters, control_counters, hub, leaving, ends, running: count + 1 })
     }
 }
@@ -339,7 +345,7 @@ mod tests {
                 commands: Vec::new(),
                 counters: Vec::new(),
                 control_counters: Arc::default(),
-                hub: Hub { publisher: Publisher::new().0, counters: Arc::default() },
+                hub: Hub::new().0,
                 leaving: Arc::default(),
                 ends,
                 running: 2,
