@@ -1,4 +1,49 @@
-//! A WebSocket broadcast hub for Linux on io_uring.
+//! A WebSocket broadcast hub for Linux on io_uring: as a server, as the library of your own, and as a client.
+//!
+//! A server is built of routes, each with a [`Handler`] whose methods are all optional; it runs on threads of its own,
+//! one *shard* for each CPU, beside whatever else the program does. This is a whole one:
+//!
+//! ```no_run
+//! use ringhub::{Accept, Connection, Handler, Message, OpeningRequest, Response, Scope, Server, TopicName};
+//!
+//! struct Room;
+//!
+//! impl Handler for Room {
+//!     type State = TopicName;
+//!
+//!     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<TopicName>, Response> {
+//!         let name = request.parameter("name").unwrap_or_default();
+//!         let topic = TopicName::new(name).map_err(|error| Response::error(400, &error.to_string()))?;
+//!         Ok(Accept::with(topic.clone()).subscribe(topic, false))
+//!     }
+//!
+//!     fn on_message(&self, connection: &mut Connection<'_, TopicName>, message: Message<'_>) {
+//!         let topic = connection.state().clone();
+//!         connection.publish(&topic, &message.prepare(), Scope::Global);
+//!     }
+//! }
+//!
+//! let server = Server::builder().listen(["127.0.0.1:8080".parse()?]).route("/rooms/{name}", Room).build()?;
+//! server.start()?.wait_blocking()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`Server`], [`server`] | building a server, starting and stopping it |
+//! | [`Handler`], [`handler`] | what a route does: opening requests, messages, the end; [`Connection`] is what it acts on |
+//! | [`Hub`] | the same for all connections at once, from any thread |
+//! | [`PreparedMessage`] | a message encoded once, for everybody who gets it |
+//! | [`TopicName`], [`Scope`], [`Published`], [`ConnectionId`] | who gets a message, and what became of it |
+//! | [`auth`], [`documents`] | who is let in; the files of a folder |
+//! | [`client`] | the other side, on any tokio runtime |
+//! | [`config`], [`error`], [`metrics`] | every setting, what can be wrong with them, every counter |
+//! | [`proto`] | RFC 6455 without sockets, on which all of it stands |
+//!
+#![cfg_attr(
+    any(doc, doctest),
+    doc = "[`guide`] shows what of Kore, Qore and Ioto is called what here, and what behaves otherwise."
+)]
 
 pub mod auth;
 pub mod client;
@@ -14,6 +59,21 @@ pub mod metrics;
 pub mod proto;
 pub mod server;
 mod shard;
+#[doc(hidden)]
 pub mod surface;
 #[doc(hidden)]
 pub mod sys;
+
+#[doc(inline)]
+pub use auth::{Authenticator, Identity};
+#[doc(inline)]
+pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
+pub use hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName, TopicNameError};
+#[doc(inline)]
+pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};
+#[doc(inline)]
+pub use server::{Builder, Hub, Running, Server};
+
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/coming-from.md")]
+pub mod guide {}

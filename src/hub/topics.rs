@@ -12,7 +12,7 @@ use super::{ConnectionId, Run};
 /// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.
 ///
 /// ```
-/// use ringhub::hub::TopicName;
+/// use ringhub::TopicName;
 /// assert!(TopicName::new("news/today").is_ok());
 /// assert!(TopicName::new("").is_err());
 /// ```
