@@ -4,26 +4,31 @@
 //! one *shard* for each CPU, beside whatever else the program does. This is a whole one:
 //!
 //! ```no_run
-//! use ringhub::{Accept, Connection, Handler, Message, OpeningRequest, Response, Scope, Server, TopicName};
+//! use ringhub::{
+//!     Accept, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, Scope, Server, TopicName,
+//! };
 //!
-//! struct Room;
+//! struct Rooms;
 //!
-//! impl Handler for Room {
-//!     type State = TopicName;
+//! impl Handler for Rooms {
+//!     type State = ();
 //!
-//!     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<TopicName>, Response> {
-//!         let name = request.parameter("name").unwrap_or_default();
-//!         let topic = TopicName::new(name).map_err(|error| Response::error(400, &error.to_string()))?;
-//!         Ok(Accept::with(topic.clone()).subscribe(topic, false))
+//!     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
+//!         let room = TopicName::new(request.parameter("room").unwrap_or_default());
+//!         let room = room.map_err(|error| Response::error(400, &error.to_string()))?;
+//!         Ok(Accept::default().subscribe(room, false))
 //!     }
 //!
-//!     fn on_message(&self, connection: &mut Connection<'_, TopicName>, message: Message<'_>) {
-//!         let topic = connection.state().clone();
-//!         connection.publish(&topic, &message.prepare(), Scope::Global);
+//!     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
+//!         let text = message.as_text().unwrap_or("something that is not text");
+//!         let said = PreparedMessage::text(&format!("{}: {text}", connection.id()));
+//!         for room in connection.topics() {
+//!             connection.publish(&room, &said, Scope::Global);
+//!         }
 //!     }
 //! }
 //!
-//! let server = Server::builder().listen(["127.0.0.1:8080".parse()?]).route("/rooms/{name}", Room).build()?;
+//! let server = Server::builder().listen(["127.0.0.1:8080".parse()?]).route("/rooms/{room}", Rooms).build()?;
 //! server.start()?.wait_blocking()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -68,7 +73,7 @@ pub mod sys;
 pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
-pub use hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName, TopicNameError};
+pub use hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};
 #[doc(inline)]

@@ -1,6 +1,6 @@
 //! Connections by id: slots that are reused, and generations that tell their owners apart.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use bytes::BytesMut;
 
@@ -58,6 +58,45 @@ impl fmt::Debug for ConnectionId {
         write!(f, "ConnectionId({self})")
     }
 }
+
+/// An id as it is written, such as `0.17.2`.
+///
+/// ```
+/// use ringhub::ConnectionId;
+/// assert_eq!("0.17.2".parse(), Ok(ConnectionId::new(0, 17, 2)));
+/// assert!("0.17".parse::<ConnectionId>().is_err());
+/// ```
+impl FromStr for ConnectionId {
+    type Err = ConnectionIdError;
+
+    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
+        let mut numbers = text.split('.').map(number);
+        let mut next = || numbers.next().flatten().ok_or(ConnectionIdError);
+        let (shard, slot, generation) = (next()?, next()?, next()?);
+        let shard = u16::try_from(shard).map_err(|_| ConnectionIdError)?;
+        if slot >= Self::SLOTS_MAX || generation >= Self::GENERATIONS || numbers.next().is_some() {
+            return Err(ConnectionIdError);
+        }
+        Ok(ConnectionId::new(shard, slot, generation))
+    }
+}
+
+/// Digits only: `u32::from_str` would take a sign.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Text that is no [`ConnectionId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionIdError;
+
+impl fmt::Display for ConnectionIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection's id is three numbers with dots between them, such as 0.17.2")
+    }
+}
+
+impl std::error::Error for ConnectionIdError {}
 
 /// One established connection. While it is idle it owns nothing outside this struct.
 #[derive(Debug)]
@@ -271,6 +310,19 @@ mod tests {
 
     fn connection() -> Connection {
         Connection::new(WebSocket::new(Role::Server, Tick(0)))
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        let last = ConnectionId::new(u16::MAX, ConnectionId::SLOTS_MAX - 1, ConnectionId::GENERATIONS - 1);
+        for id in [ConnectionId::new(0, 0, 0), ConnectionId::new(1, 2, 3), last] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for no_id in
+            ["", "1", "1.2", "1.2.3.4", "1.2.", "1.+2.3", "1. 2.3", "65536.0.0", "0.16777216.0", "0.0.16777216"]
+        {
+            assert_eq!(no_id.parse::<ConnectionId>(), Err(ConnectionIdError), "{no_id:?}");
+        }
     }
 
     #[test]
