@@ -1,8 +1,8 @@
 //! The example that prints a topic.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
-use super::support::{Program, Server};
+use super::support::{Program, Server, example};
 
 #[test]
 fn it_prints_what_arrives() {
@@ -45,26 +45,4 @@ fn it_says_what_is_wrong() {
     check(&["http://hub/"], 1, "the scheme \"http\" is not possible here");
     let server = Server::start(&[]);
     check(&[&format!("ws://{}/nothing", server.address())], 1, "the server refused: 404");
-}
-
-/// An example of this package, built as this test was.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    // target/<profile>/deps/<this>
-    let profile = this.ancestors().nth(2).unwrap();
-    let target = profile.parent().unwrap();
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "--package", "ringhub", "--example", name]);
-    build.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells this test about its package is not so for others: their build scripts would run again.
-    for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            build.env_remove(name);
-        }
-    }
-    if profile.file_name().is_some_and(|name| name == "release") {
-        build.arg("--release");
-    }
-    assert!(build.status().unwrap().success(), "the example does not compile");
-    profile.join("examples").join(name)
 }

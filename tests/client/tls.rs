@@ -14,8 +14,7 @@ use tokio_rustls::{
 use super::{
     client, expect_closed, expect_text, on_tokio,
     peer::{Peer, Side},
-    support::Program,
-    tail::example,
+    support::{Program, example},
 };
 
 /// A certificate authority, and a server with a certificate of its making for `localhost`.

@@ -240,8 +240,21 @@ impl Program {
         }
     }
 
+    /// Its standard error so far as it has been read; all of it after [`Program::wait`].
+    pub(crate) fn log(&self) -> String {
+        self.0.log()
+    }
+
     pub(crate) fn interrupt(&self) {
-        kill_process(self.0.pid(), Signal::INT).expect("it has ended before its time");
+        self.signal(Signal::INT);
+    }
+
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.0.pid(), signal).expect("it has ended before its time");
     }
 
     /// Waits for its end, which must come on its own.

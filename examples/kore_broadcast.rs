@@ -1,0 +1,78 @@
+//! Kore's WebSocket example, as it is written here: what a client sends, all others get.
+//!
+//! ```sh
+//! cargo run --example kore_broadcast -- --listen 127.0.0.1:8080 --workers 2
+//! npx wscat -c ws://127.0.0.1:8080/connect          # to all connections: WEBSOCKET_BROADCAST_GLOBAL
+//! npx wscat -c ws://127.0.0.1:8080/connect/local    # to those of the same worker: WEBSOCKET_BROADCAST_LOCAL
+//! ```
+//!
+//! A worker is a thread here, called a shard. All of them see one server: nobody gets a message twice, and who sent it
+//! does not get it, with either scope.
+
+use std::{error::Error, net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use ringhub::{Closed, Connection, Handler, Message, RouteOptions, Scope, Server, config::Time};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `kore_websocket_handshake(req, "onconnect", "onmessage", "ondisconnect")` names three functions; they are methods.
+struct Broadcast {
+    scope: Scope,
+}
+
+impl Handler for Broadcast {
+    /// What `c->hdlr_extra` points to. There is nothing to keep here.
+    type State = ();
+
+    /// `void onconnect(struct connection *c)`
+    fn on_open(&self, connection: &mut Connection<'_, ()>) {
+        println!("{} connected", connection.id());
+        // `kore_websocket_send(c, WEBSOCKET_OP_TEXT, ...)`
+        connection.send_text(format!("you are {}", connection.id()));
+    }
+
+    /// `void onmessage(struct connection *c, u_int8_t op, void *data, size_t len)`
+    fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
+        // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`; `None` is its NULL: to everybody.
+        let source = Some(connection.id());
+        connection.broadcast(source, &message.prepare(), self.scope);
+    }
+
+    /// `void ondisconnect(struct connection *c)`
+    fn on_close(&self, connection: &mut Connection<'_, ()>, closed: &Closed) {
+        println!("{} disconnected: {} {}", connection.id(), closed.code, closed.reason);
+    }
+}
+
+#[derive(Parser)]
+struct Arguments {
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Threads that serve connections. Kore's `workers`.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let Arguments { listen, workers } = Arguments::parse();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // `websocket_maxframe` is a limit of each route, `websocket_timeout` one of the server.
+    let options = RouteOptions::new().max_frame(16_384).max_message(16_384);
+    let mut running = Server::builder()
+        .listen([listen])
+        .shards(workers)
+        .settings(|settings| settings.ping_interval = Time(Duration::from_secs(120)))
+        .route_with("/connect", Broadcast { scope: Scope::Global }, options.clone())
+        .route_with("/connect/local", Broadcast { scope: Scope::Local }, options)
+        .build()?
+        .start()?;
+    println!("ws://{}/connect", running.local_addr());
+    tokio::select! {
+        ended = running.wait() => return Ok(ended?),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(running.shutdown().await?)
+}

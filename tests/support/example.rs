@@ -1,0 +1,93 @@
+//! The package's examples, as processes of their own.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    thread,
+};
+
+use super::{Client, Program};
+
+/// A running example that serves. Dropping it ends it, and fails the test if it did not end in an orderly way.
+pub(crate) struct Example {
+    program: Program,
+    address: SocketAddr,
+    has_ended: bool,
+}
+
+impl Example {
+    /// On a free port of the loopback.
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Example {
+        let mut command = Command::new(example(name));
+        command.args(arguments).args(["--listen", "127.0.0.1:0"]).env("RUST_BACKTRACE", "1");
+        let program = Program::start(command);
+        let first = program.line().unwrap_or_else(|| panic!("{name} did not start:\n{}", program.log()));
+        let authority = first.split("://").nth(1).and_then(|rest| rest.split('/').next());
+        let address = authority.and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("no address in {first:?}"));
+        Example { program, address, has_ended: false }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn connect(&self, target: &str) -> Client {
+        Client::connect(self.address, target)
+    }
+
+    /// The next line of its standard output, behind that of its address.
+    pub(crate) fn line(&self) -> Option<String> {
+        self.program.line()
+    }
+
+    pub(crate) fn log_until(&self, what: &str) {
+        self.program.log_until(what);
+    }
+
+    /// As Ctrl-C does. Its clients are told before it ends.
+    pub(crate) fn interrupt(&self) {
+        self.program.interrupt();
+    }
+
+    /// Waits for its end, which must be an orderly one.
+    pub(crate) fn wait(&mut self) {
+        self.has_ended = true;
+        let (status, log): (ExitStatus, String) = (self.program.wait(), self.program.log());
+        assert!(status.success() && !log.contains("panicked"), "the example ended with {status}:\n{log}");
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the example's log:\n{}", self.program.log());
+        } else if !self.has_ended {
+            self.program.terminate();
+            self.wait();
+        }
+    }
+}
+
+/// An example of this package, built as this test was.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    // target/<profile>/deps/<this>
+    let profile = this.ancestors().nth(2).unwrap();
+    let target = profile.parent().unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--package", "ringhub", "--example", name]);
+    build.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo tells this test about its package is not so for others: their build scripts would run again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            build.env_remove(name);
+        }
+    }
+    if profile.file_name().is_some_and(|name| name == "release") {
+        build.arg("--release");
+    }
+    assert!(build.status().unwrap().success(), "the example does not compile");
+    profile.join("examples").join(name)
+}
