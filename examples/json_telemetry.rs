@@ -8,7 +8,11 @@
 //!
 //! Who sends something else is told what is wrong with it and is closed with 1008.
 
-use std::{error::Error, net::SocketAddr};
+use std::{
+    error::Error,
+    io::{IsTerminal as _, stderr},
+    net::SocketAddr,
+};
 
 use clap::Parser;
 use ringhub::{
@@ -42,6 +46,12 @@ struct Report<'a> {
 enum Wish {
     Watch(String),
     Ignore(String),
+}
+
+/// What it gets when it does.
+#[derive(Serialize)]
+struct Watching<'a> {
+    watching: &'a str,
 }
 
 /// What whoever sends something else gets.
@@ -96,8 +106,12 @@ impl Handler for Dashboards {
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
         let outcome = read(&message).and_then(|wish| match wish {
             Wish::Watch(device) => {
-                let watched = connection.subscribe(&topic_of(&device)?, false);
-                watched.map(drop).map_err(|error| format!("{device}: {error}"))
+                let topic = topic_of(&device)?;
+                let is_live = connection.subscribe(&topic, false).map_err(|error| format!("{device}: {error}"))?;
+                if is_live {
+                    self.on_subscribed(connection, &topic);
+                }
+                Ok(())
             }
             Wish::Ignore(device) => match connection.unsubscribe(&topic_of(&device)?) {
                 true => Ok(()),
@@ -108,12 +122,20 @@ impl Handler for Dashboards {
             refuse(connection, &error);
         }
     }
+
+    /// From here on it sees every reading. Where the topic's home is another shard that takes a moment.
+    fn on_subscribed(&self, connection: &mut Connection<'_, ()>, topic: &TopicName) {
+        let watching = topic.as_str().strip_prefix(PREFIX).unwrap_or_default();
+        connection.send_json(&Watching { watching }).expect("a struct of text is JSON");
+    }
 }
 
 /// Devices and topics are named alike.
 fn topic_of(device: &str) -> Result<TopicName, String> {
-    TopicName::new(&format!("devices/{device}")).map_err(|error| format!("{device:?} is no device: {error}"))
+    TopicName::new(&format!("{PREFIX}{device}")).map_err(|error| format!("{device:?} is no device: {error}"))
 }
+
+const PREFIX: &str = "devices/";
 
 fn read<T: DeserializeOwned>(message: &Message<'_>) -> Result<T, String> {
     let text = message.as_text().ok_or("JSON is text, not binary")?;
@@ -136,7 +158,7 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let Arguments { listen } = Arguments::parse();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let small = RouteOptions::new().max_message(1_024);
