@@ -2,11 +2,11 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use super::{Hub, Server, hub};
+use super::{Hub, Server};
 use crate::{
     auth::Gate,
     config::{Config, CpuList, Pin, RouteConfig, RouteHandler, Settings},
-    control::{Endpoints, Mount},
+    control::{Endpoints, Mount, publisher::Requests},
     documents::Documents,
     error::{ConfigErrors, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Routes, Typed},
@@ -50,7 +50,7 @@ pub struct Builder {
     endpoints: Endpoints,
     /// Whether topics are served where they usually are.
     topics: bool,
-    hub: (Hub, hub::Requests),
+    hub: (Hub, Requests),
 }
 
 #[derive(Debug)]

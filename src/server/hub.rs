@@ -10,14 +10,12 @@ use std::{
 };
 
 use crate::{
-    control::publisher::Publisher,
+    control::publisher::{Publisher, Requests},
     handler::{CloseError, Sent},
     hub::{Command, ConnectionId, Published, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
 };
-
-pub(super) use crate::control::publisher::Requests;
 
 /// Acts on all connections of a server, from any thread and any runtime; a clone is another handle to the same server.
 ///

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
-    control::{self, Endpoints},
+    control::{self, Endpoints, publisher::Requests},
     error::StartError,
     handler::Routes,
     handover::{ControlDoor, Count},
@@ -53,7 +53,7 @@ pub struct Server {
     metrics_listener: Option<TcpListener>,
     routes: Routes,
     endpoints: Endpoints,
-    hub: (Hub, hub::Requests),
+    hub: (Hub, Requests),
 }
 
 impl Server {
@@ -68,12 +68,7 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] if the address cannot be had.
-    fn bind(
-        config: Config,
-        routes: Routes,
-        endpoints: Endpoints,
-        hub: (Hub, hub::Requests),
-    ) -> Result<Server, StartError> {
+    fn bind(config: Config, routes: Routes, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for &address in &config.listen {
