@@ -62,8 +62,9 @@ fn chat() {
     let refused = exchange(chat.address(), &upgrade_request("/rooms/lobby"));
     assert_eq!((refused.status(), &*refused.error()), (400, "say who you are: ?name=..."));
     chat.interrupt();
-    anna.expect(close(1001, GOING_AWAY));
-    carla.expect(close(1001, GOING_AWAY));
+    for mut client in [anna, carla] {
+        client.expect_close(1001, GOING_AWAY);
+    }
     chat.wait();
 }
 
