@@ -36,7 +36,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`Server`], [`server`] | building a server, starting and stopping it |
-//! | [`Handler`], [`handler`] | what a route does: opening requests, messages, the end; [`Connection`] is what it acts on |
+//! | [`Handler`], [`handler`] | what a route does with opening requests and messages, by a [`Connection`] |
 //! | [`Hub`] | the same for all connections at once, from any thread |
 //! | [`PreparedMessage`] | a message encoded once, for everybody who gets it |
 //! | [`TopicName`], [`Scope`], [`Published`], [`ConnectionId`] | who gets a message, and what became of it |

@@ -258,6 +258,32 @@ fn the_readme_knows_every_flag() {
     assert_eq!(rows.len(), expected.len());
 }
 
+/// What the guide's tables name stands in its code too, which is compiled.
+#[test]
+fn the_guide_names_what_is_there() {
+    let guide = fs::read_to_string(root().join("docs/coming-from.md")).unwrap();
+    let (mut tables, mut code, mut is_code) = (Vec::new(), String::new(), false);
+    for line in guide.lines() {
+        match line.strip_prefix("```") {
+            Some(_) => is_code = !is_code,
+            None if is_code => code += &(line.trim_start_matches("# ").to_string() + "\n"),
+            // The first cell is theirs.
+            None => tables.extend(line.strip_prefix("| ").and_then(|row| row.split_once(" | "))),
+        }
+    }
+    let compiled: BTreeSet<String> = words(&code).into_iter().collect();
+    let is_name = |span: &&str| span.starts_with(char::is_alphabetic) && span.chars().all(is_path);
+    let spans = tables.iter().flat_map(|(_, ours)| ours.split('`').skip(1).step_by(2)).filter(is_name);
+    let names: Vec<&str> = spans.filter(|span| span.contains("::")).collect();
+    assert!(names.len() > 100, "{names:?}");
+    let last = |name: &str| name.rsplit("::").next().unwrap_or_default().to_string();
+    assert_none(&names.iter().filter(|name| !compiled.contains(&last(name))).collect::<Vec<_>>());
+}
+
+fn is_path(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_' || letter == ':'
+}
+
 /// The reader of sources that the checks above stand on.
 #[test]
 fn sources_are_read_as_rust() {
