@@ -202,3 +202,34 @@ impl fmt::Display for HubError {
 }
 
 impl std::error::Error for HubError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    /// A handler may have a hub whose server never starts.
+    #[test]
+    fn without_a_server_there_is_nobody() {
+        let (hub, requests) = Hub::new();
+        let (id, message) = (ConnectionId::new(0, 0, 0), PreparedMessage::text("hello"));
+        assert_eq!(Hub::wait(hub.connections()), Ok(Vec::new()));
+        assert_eq!(Hub::wait(hub.send_one(id, &message)), Err(HubError::NoConnection(id)));
+        assert_eq!(hub.count(Counter::ConnectionsOpen), 0);
+        drop(requests);
+        assert_eq!(Hub::wait(hub.send_all(&message)), Err(HubError::Ended));
+    }
+
+    #[test]
+    fn what_is_published_before_the_start_waits_for_it() {
+        let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(1);
+        let (hub, topic, message) = (builder.hub(), TopicName::new("early").unwrap(), PreparedMessage::text("hello"));
+        let mut early = pin!(hub.publish(&topic, &message));
+        assert!(early.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let running = builder.build().unwrap().start().unwrap();
+        assert_eq!(Hub::wait(early).unwrap().offset, 1);
+        assert_eq!(Hub::wait(running.hub().publish(&topic, &message)).unwrap().offset, 2);
+        running.stop();
+        running.wait_blocking().unwrap();
+    }
+}
