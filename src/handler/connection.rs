@@ -4,6 +4,7 @@ use std::{fmt, future::Future, net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tracing::Instrument;
 
 use super::{
     Closed, Door, OpeningRequest,
@@ -26,7 +27,7 @@ pub struct Connection<'a, S> {
     pub(super) id: ConnectionId,
     pub(super) key: u32,
     pub(super) state: &'a mut S,
-    pub(super) profile: &'a mut Profile,
+    pub(super) profile: &'a mut Option<Box<Profile>>,
     pub(super) states: &'a Rc<States<S>>,
 }
 
@@ -111,31 +112,32 @@ impl<S: 'static> Connection<'_, S> {
     /// The request it was opened with, unless the route forgets them.
     #[must_use]
     pub fn request(&self) -> Option<&OpeningRequest> {
-        self.profile.request.as_ref()
+        self.profile.as_ref()?.request.as_ref()
     }
 
     /// Who it is, if an authenticator or the handler has said so.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        self.profile.identity.as_ref()
+        self.profile.as_ref()?.identity.as_ref()
     }
 
     /// The sub-protocol that was chosen.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
-        self.profile.protocol.as_deref()
+        self.profile.as_ref()?.protocol.as_deref()
     }
 
     /// The client's address; nothing once the connection has ended, unless the request is kept.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.door.addresses(self.id).0.or_else(|| self.profile.request.as_ref()?.peer())
+        let kept = self.profile.as_ref().and_then(|profile| profile.peer());
+        kept.or_else(|| self.door.addresses(self.id).0)
     }
 
     /// The address it has reached.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
-        self.door.addresses(self.id).1.or_else(|| self.profile.request.as_ref()?.local())
+        self.request().and_then(OpeningRequest::local).or_else(|| self.door.addresses(self.id).1)
     }
 
     /// How far the closing handshake is; closed once the connection has ended.
@@ -159,14 +161,14 @@ impl<S: 'static> Connection<'_, S> {
     /// What the client has done wrong, if it has.
     #[must_use]
     pub fn last_error(&self) -> Option<ProtocolError> {
-        self.profile.error
+        self.profile.as_ref()?.error
     }
 
     /// The close code and reason of the client, and whether the end was clean; once it has sent a close frame or the
     /// connection has ended.
     #[must_use]
     pub fn closed(&self) -> Option<&Closed> {
-        self.profile.closed.as_ref()
+        self.profile.as_ref()?.closed.as_ref()
     }
 
     /// Sends text.
@@ -217,7 +219,7 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Sends what was encoded before, for this connection or for many.
     pub fn send_prepared(&mut self, message: &PreparedMessage) -> Sent {
-        if self.profile.fragments.is_some() {
+        if self.is_within_a_message() {
             return Sent::Refused(Refused::Fragment);
         }
         self.door.send(self.id, message.frame())
@@ -244,16 +246,17 @@ impl<S: 'static> Connection<'_, S> {
         let Some(facts) = self.door.facts(self.id).filter(|facts| facts.state == State::Open) else {
             return Sent::Refused(Refused::NotOpen);
         };
-        let (opcode, mut frames) = match (part, self.profile.fragments.take()) {
+        let under_way = &mut self.profile.get_or_insert_default().fragments;
+        let (opcode, mut frames) = match (part, under_way.take()) {
             (Part::First(message_type), None) => (message_type.opcode(), Vec::new()),
             (Part::Next | Part::Last, Some(frames)) => (OpCode::Continuation, frames),
             (_, fragments) => {
-                self.profile.fragments = fragments;
+                *under_way = fragments;
                 return Sent::Refused(Refused::Fragment);
             }
         };
         if frames.len() + payload.len() > facts.backlog_bytes_max {
-            self.profile.fragments = Some(frames);
+            *under_way = Some(frames);
             return Sent::Refused(Refused::Full);
         }
         encode_frame(opcode, part == Part::Last, payload, &mut frames);
@@ -261,12 +264,17 @@ impl<S: 'static> Connection<'_, S> {
             return self.door.send(self.id, &frames);
         }
         let bytes = frames.len();
-        self.profile.fragments = Some(frames);
+        *under_way = Some(frames);
         Sent::Queued { bytes }
     }
 
+    /// Is a message of ours begun and not finished?
+    fn is_within_a_message(&self) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.fragments.is_some())
+    }
+
     fn send_data(&mut self, opcode: OpCode, payload: &[u8]) -> Sent {
-        if self.profile.fragments.is_some() {
+        if self.is_within_a_message() {
             return Sent::Refused(Refused::Fragment);
         }
         let mut frame = Vec::with_capacity(payload.len() + 10);
@@ -359,7 +367,7 @@ impl<S: 'static> Connection<'_, S> {
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
     pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) {
         let future = work(self.handle());
-        self.door.tasks().spawn(self.id, Box::pin(future));
+        self.door.tasks().spawn(self.id, Box::pin(future.in_current_span()));
     }
 }
 
@@ -396,17 +404,19 @@ impl<S: 'static> Handle<S> {
         self.id
     }
 
-    /// Does something with the connection in the shard's next turn. `None` if it has ended.
+    /// Does something with the connection in the shard's next turn. `None` if it has ended, or if `work` panics, which
+    /// closes it as in a handler's method.
     pub async fn with<T: 'static>(&self, work: impl FnOnce(&mut Connection<'_, S>) -> T + 'static) -> Option<T> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (id, key, states) = (self.id, self.key, Rc::clone(&self.states));
-        self.tasks.call(Box::new(move |door| {
+        let call = Box::new(move |door: &mut dyn Door| {
             let outcome = states.with(door, id, key, work);
             if let Some(outcome) = outcome {
                 // Who asked may have been dropped meanwhile.
                 _ = answer.send(outcome);
             }
-        }));
+        });
+        self.tasks.call(id, call);
         answered.await.ok()
     }
 
@@ -437,7 +447,7 @@ impl<S: 'static> Handle<S> {
     pub async fn drained(&self) {
         let (waiter, drained) = tokio::sync::oneshot::channel();
         let id = self.id;
-        self.tasks.call(Box::new(move |door| door.when_drained(id, waiter)));
+        self.tasks.call(id, Box::new(move |door| door.when_drained(id, waiter)));
         // An error means that it has ended.
         _ = drained.await;
     }

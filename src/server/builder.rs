@@ -233,4 +233,13 @@ impl fmt::Display for BuildError {
     }
 }
 
-impl std::error::Error for BuildError {}
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BuildError::Config(error) => Some(error),
+            BuildError::Pattern(error) => Some(error),
+            BuildError::Start(error) => Some(error),
+            BuildError::Clash(..) | BuildError::Options(..) => None,
+        }
+    }
+}

@@ -87,7 +87,13 @@ impl Server {
         Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints })
     }
 
-    /// The addresses it listens on, with the port that was chosen where 0 was asked for.
+    /// The first address it listens on, with the port that was chosen where 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address it listens on.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
@@ -275,7 +281,7 @@ impl Running {
         self.wait().await
     }
 
-    /// Waits until the server has ended.
+    /// Waits until the server has ended. Another `wait` may go on after one that was given up.
     ///
     /// # Errors
     ///
@@ -304,6 +310,12 @@ impl Running {
             self.running -= 1;
         }
         Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

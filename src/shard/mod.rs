@@ -114,7 +114,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         start.addresses,
     );
     let lobby = Rc::new(lobby);
-    let mut spawned = spawned::Spawned::new(tasks.clone(), Arc::clone(&counters));
+    let mut spawned = spawned::Spawned::new(tasks.clone());
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
         accept::start(&lobby, listener);
@@ -164,8 +164,8 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
             shard.drain(clock.now(), ticks(config.drain_timeout));
             ends_by = Some(Instant::now() + config.drain_timeout);
         }
-        while let Some(call) = tasks.next_call() {
-            shard.call_back(clock.now(), call);
+        while let Some((id, call)) = tasks.next_call() {
+            shard.call_back(clock.now(), id, call);
         }
         spawned.start();
         spawned.end(shard.take_abandoned());
