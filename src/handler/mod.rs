@@ -38,7 +38,9 @@ mod typed;
 
 use std::future::{Future, ready};
 
-pub use crate::hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName, TopicNameError};
+pub use crate::hub::{
+    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError,
+};
 pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};

@@ -1,6 +1,6 @@
 //! Connections by id: slots that are reused, and generations that tell their owners apart.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use bytes::BytesMut;
 
@@ -58,6 +58,44 @@ impl fmt::Debug for ConnectionId {
         write!(f, "ConnectionId({self})")
     }
 }
+
+/// Reads an id as it is written, such as `0.17.3`.
+///
+/// ```
+/// use ringhub::handler::ConnectionId;
+/// let id: ConnectionId = "0.17.3".parse()?;
+/// assert_eq!(id, ConnectionId::new(0, 17, 3));
+/// assert!("0.17".parse::<ConnectionId>().is_err());
+/// # Ok::<(), ringhub::handler::ConnectionIdError>(())
+/// ```
+impl FromStr for ConnectionId {
+    type Err = ConnectionIdError;
+
+    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
+        let number = |part: Option<&str>, end: u32| {
+            let number: u32 = part?.parse().ok()?;
+            (number < end).then_some(number)
+        };
+        let mut parts = text.splitn(3, '.');
+        let mut next = |end| number(parts.next(), end).ok_or(ConnectionIdError);
+        let shard = next(1 << 16)?;
+        let slot = next(Self::SLOTS_MAX)?;
+        let generation = next(Self::GENERATIONS)?;
+        Ok(ConnectionId::new(shard as u16, slot, generation))
+    }
+}
+
+/// What was read is no connection's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionIdError;
+
+impl fmt::Display for ConnectionIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection's id is its shard, slot and generation, such as 0.17.3")
+    }
+}
+
+impl std::error::Error for ConnectionIdError {}
 
 /// One established connection. While it is idle it owns nothing outside this struct.
 #[derive(Debug)]

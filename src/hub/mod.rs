@@ -19,7 +19,7 @@ mod topics;
 pub use backlog::Backlog;
 pub use broadcast::{Hub, HubLimits, Published, Scope, Walk};
 pub use command::{Command, Commanded, Refused, Reply, Sent};
-pub use connections::{Connection, ConnectionId, Connections, Output, Publishing};
+pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing};
 pub use mesh::{Delivery, MeshEnd, MeshLimits, Request, Wake};
 pub use outside::Outside;
 pub use run::{FrozenRun, LARGE_PIECE_PINS, Piece, Run, Share};

@@ -198,8 +198,12 @@ fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> 
     if options.needs_protocol && options.protocols.is_empty() {
         return error("a sub-protocol is needed and none is named".into());
     }
-    match options.protocols.iter().find(|name| !is_token(name)) {
-        Some(name) => error(format!("{name:?} is no name of a sub-protocol")),
+    let protocols = &options.protocols;
+    if let Some(name) = protocols.iter().find(|name| !is_token(name)) {
+        return error(format!("{name:?} is no name of a sub-protocol"));
+    }
+    match protocols.iter().enumerate().find(|(at, name)| protocols[..*at].contains(name)) {
+        Some((_, name)) => error(format!("the sub-protocol {name:?} is named twice")),
         None => Ok(()),
     }
 }

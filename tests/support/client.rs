@@ -25,6 +25,8 @@ pub(crate) struct Client {
     websocket: WebSocket,
     input: BytesMut,
     answers: bool,
+    head: ResponseHead,
+    protocol: Option<String>,
 }
 
 /// What came next.
@@ -62,24 +64,40 @@ impl Client {
 
     /// Opens a connection on a stream, with `behind` sent in one write with the opening request.
     pub(crate) fn open(stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
-        Self::handshake(stream, target, behind).expect("an answer to the opening request")
+        Self::handshake(stream, target, &[], &[], behind).expect("an answer to the opening request")
+    }
+
+    /// The same with sub-protocols and header lines.
+    pub(crate) fn open_with(
+        stream: TcpStream,
+        target: &str,
+        protocols: &[&str],
+        headers: &[(&str, &str)],
+    ) -> Result<Client, Response> {
+        Self::handshake(stream, target, protocols, headers, &[]).expect("an answer to the opening request")
     }
 
     /// Opens a connection as soon as the server has room for it; until then it may be refused or dropped.
     pub(crate) fn open_when_there_is_room(address: SocketAddr, target: &str) -> Client {
         let begin = Instant::now();
         loop {
-            if let Ok(Ok(client)) = Self::handshake(dial(address), target, &[]) {
+            if let Ok(Ok(client)) = Self::handshake(dial(address), target, &[], &[], &[]) {
                 return client;
             }
             assert!(begin.elapsed() < DEADLINE, "there is no room any more");
         }
     }
 
-    fn handshake(mut stream: TcpStream, target: &str, behind: &[u8]) -> io::Result<Result<Client, Response>> {
+    fn handshake(
+        mut stream: TcpStream,
+        target: &str,
+        protocols: &[&str],
+        headers: &[(&str, &str)],
+        behind: &[u8],
+    ) -> io::Result<Result<Client, Response>> {
         let mut handshake = ClientHandshake::new(unique());
         let host = stream.peer_addr()?.to_string();
-        let mut request = handshake.request(&host, target, &[], &[]).to_vec();
+        let mut request = handshake.request(&host, target, protocols, headers).to_vec();
         request.extend_from_slice(behind);
         stream.write_all(&request)?;
         let mut input = BytesMut::new();
@@ -98,14 +116,24 @@ impl Client {
                 break head;
             }
         };
-        assert_eq!(handshake.check(&head), Ok(None));
+        let protocol = handshake.check(&head).expect("the answer opens a WebSocket");
         let websocket = WebSocket::new(Role::Client { masking_seed: unique() }, Tick(0));
-        Ok(Ok(Client { stream, websocket, input, answers: true }))
+        Ok(Ok(Client { stream, websocket, input, answers: true, head, protocol }))
     }
 
     /// From now on it answers neither pings nor closes.
     pub(crate) fn never_answer(&mut self) {
         self.answers = false;
+    }
+
+    /// The sub-protocol that the server has chosen.
+    pub(crate) fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// A header line of the opening answer.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name).map(|value| str::from_utf8(value).unwrap())
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
