@@ -38,9 +38,7 @@ mod typed;
 
 use std::future::{Future, ready};
 
-pub use crate::hub::{
-    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError,
-};
+pub use crate::hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
 pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
@@ -102,6 +100,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The connection is now a subscriber of a topic whose home is another shard, and sees every message from here on.
+    /// This is told of topics that it was accepted with too.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }

@@ -143,7 +143,8 @@ fn ioto_a_handler_selects_the_sub_protocol() {
     });
     let options = RouteOptions::new().protocols(["v2"]);
     let server = serve(1, |builder| builder.route_with("/", script, options));
-    let chosen = |target: &str| server.open(target, &["v1", "v2"], &[]).map(|client| client.protocol().map(String::from));
+    let chosen =
+        |target: &str| server.open(target, &["v1", "v2"], &[]).map(|client| client.protocol().map(String::from));
     assert_eq!(chosen("/?p=v1").unwrap().as_deref(), Some("v1"));
     assert_eq!(chosen("/?p=").unwrap(), None);
     assert_eq!(chosen("/?p=v3").unwrap_err().status(), 500);
@@ -191,9 +192,8 @@ fn ioto_origins_of_a_route() {
     let origins = Origins::new(vec!["https://example.org".into()]).unwrap();
     let (script, _) = Script::<()>::new();
     let (open, _) = Script::<()>::new();
-    let server = serve(1, |builder| {
-        builder.route_with("/", script, RouteOptions::new().origins(origins)).route("/open", open)
-    });
+    let server =
+        serve(1, |builder| builder.route_with("/", script, RouteOptions::new().origins(origins)).route("/open", open));
     let other = [("Origin", "https://example.com")];
     assert!(server.open("/", &[], &[("Origin", "https://example.org")]).is_ok());
     assert!(server.open("/", &[], &[]).is_ok());

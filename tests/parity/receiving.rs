@@ -40,10 +40,7 @@ fn ioto_partial_messages_arrive_as_fragments() {
     client.send(OpCode::Continuation, true, b"c");
     client.send_text("whole");
     client.leave();
-    journal.expect_at_the_end(
-        server,
-        &["last fragment c", "only fragment whole", r#"close 1000 "bye" clean"#],
-    );
+    journal.expect_at_the_end(server, &["last fragment c", "only fragment whole", r#"close 1000 "bye" clean"#]);
 }
 
 #[test]
@@ -108,7 +105,11 @@ fn kore_limits_of_a_route() {
         frames.iter().for_each(|&(opcode, fin, payload)| usual.send(opcode, fin, payload));
         usual.expect_nothing();
     };
-    refused("/small", &[(OpCode::Text, false, b"12345"), (OpCode::Continuation, false, b"6789")], "a message is too big");
+    refused(
+        "/small",
+        &[(OpCode::Text, false, b"12345"), (OpCode::Continuation, false, b"6789")],
+        "a message is too big",
+    );
     refused("/frames", &[(OpCode::Text, true, b"12345")], "a frame is too big");
     let three: &[(OpCode, bool, &[u8])] =
         &[(OpCode::Text, false, b""), (OpCode::Continuation, false, b""), (OpCode::Continuation, false, b"")];

@@ -235,10 +235,7 @@ fn ioto_nothing_is_sent_behind_a_close() {
         assert_eq!(connection.close(CloseCode::NORMAL, ""), Err(CloseError::NotOpen));
         assert_eq!(connection.send_text("after"), Sent::Refused(Refused::NotOpen));
         assert_eq!(connection.send_ping(b""), Sent::Refused(Refused::NotOpen));
-        assert_eq!(
-            connection.send_fragment(Part::First(MessageType::Text), b""),
-            Sent::Refused(Refused::NotOpen)
-        );
+        assert_eq!(connection.send_fragment(Part::First(MessageType::Text), b""), Sent::Refused(Refused::NotOpen));
     });
     let server = serve(1, |builder| builder.route("/", script));
     let mut client = server.connect("/");

@@ -133,7 +133,8 @@ fn qore_events_over_a_request_have_peer_and_path() {
         info!("opening asked");
         Ok(Accept::default())
     });
-    let server = serve(1, |builder| builder.route_with("/some/{path}", script, RouteOptions::new().authenticator(Says)));
+    let server =
+        serve(1, |builder| builder.route_with("/some/{path}", script, RouteOptions::new().authenticator(Says)));
     let client = server.connect("/some/where?x");
     let peer = client.stream().local_addr().unwrap();
     for what in ["authenticator asked", "opening asked"] {
