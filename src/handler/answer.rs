@@ -11,10 +11,10 @@ use crate::{
 /// Accepts an opening request.
 ///
 /// ```
-/// use ringhub::{handler::Accept, hub::TopicName};
+/// use ringhub::handler::{Accept, TopicName};
 /// let accept = Accept::with(7).header("X-Served-By", "me").subscribe(TopicName::new("news")?, false);
 /// # let _: Accept<i32> = accept;
-/// # Ok::<(), ringhub::hub::TopicNameError>(())
+/// # Ok::<(), ringhub::handler::TopicNameError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Accept<S> {

@@ -8,6 +8,20 @@ use crate::{
 };
 
 /// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known of who sent it.
+///
+/// ```
+/// use ringhub::handler::{Accept, OpeningRequest, Response};
+///
+/// // At the route /chat/{room}, of a request for /chat/lobby?name=ann:
+/// fn decide(request: &OpeningRequest) -> Result<Accept<String>, Response> {
+///     let room = request.parameter("room").unwrap_or_default();
+///     match request.query_value("name") {
+///         Some(name) if room == "lobby" => Ok(Accept::with(name.into_owned())),
+///         Some(_) => Err(Response::error(404, "there is no such room")),
+///         None => Err(Response::error(400, "who are you? (name)")),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct OpeningRequest {
     pub(crate) head: RequestHead,

@@ -209,6 +209,13 @@ fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> 
 }
 
 /// Why there is no such server.
+///
+/// ```
+/// use ringhub::server::{BuildError, Server};
+/// let error = Server::builder().shards(0).build().unwrap_err();
+/// assert!(matches!(error, BuildError::Config(_)));
+/// assert_eq!(error.to_string(), "shards: 0 is not between 1 and 256");
+/// ```
 #[derive(Debug)]
 pub enum BuildError {
     /// Settings that cannot be.

@@ -4,14 +4,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use ringhub::{
     client,
-    config::{Size, Time},
+    config::{Pin, Size, Time},
     error::StartError,
     handler::{Pattern, RouteOptions},
     proto::PreparedMessage,
     server::{BuildError, Builder, Hub, Server},
 };
 
-use crate::{Script, builder, serve, support::text};
+use crate::{Live, Script, builder, serve, support::text};
 
 fn script() -> Script<()> {
     Script::<()>::new().0
@@ -95,6 +95,20 @@ fn an_address_in_use_is_a_typed_error() {
     let server = serve(1, |builder| builder.route("/", script()));
     let error = builder(1).listen([server.address]).build().map(drop).expect_err("it is in use");
     assert!(matches!(error, BuildError::Start(StartError::Listen(address, _)) if address == server.address), "{error}");
+}
+
+/// The thread of the shard is where it was asked to be.
+#[test]
+fn kore_a_shard_stays_on_its_cpu() {
+    let cpu = core_affinity::get_core_ids().expect("an affinity mask")[0].id;
+    let _server = Live::start(builder(1).cpus([cpu]).pin(Pin::On).route("/", script()));
+    let is_there = |task: &std::path::Path| {
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        let allowed = format!("Cpus_allowed_list:\t{cpu}\n");
+        read("comm").starts_with("ringhub-shard-0") && read("status").contains(&allowed)
+    };
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    assert!(tasks.map(|task| task.unwrap().path()).any(|task| is_there(&task)));
 }
 
 /// Each has its own connections, topics and hub.

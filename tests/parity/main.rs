@@ -101,16 +101,19 @@ impl Drop for Live {
 }
 
 type Callback<S> = Box<dyn Fn(&mut Connection<'_, S>) + Send + Sync>;
+type Judge<S> = Box<dyn Fn(&OpeningRequest) -> Result<Accept<S>, Response> + Send + Sync>;
+type Listener<S> = Box<dyn Fn(&mut Connection<'_, S>, Message<'_>) + Send + Sync>;
+type Hook<S> = Box<dyn Fn(&mut S, &FrameHeader, &[u8]) -> Verdict + Send + Sync>;
 type With<S, T> = Box<dyn Fn(&mut Connection<'_, S>, &T) + Send + Sync>;
 
 /// A handler that writes down what it is told, then does what a test wants.
 struct Script<S: 'static = ()> {
     told: Mutex<Sender<String>>,
-    opening: Box<dyn Fn(&OpeningRequest) -> Result<Accept<S>, Response> + Send + Sync>,
+    opening: Judge<S>,
     open: Callback<S>,
-    message: Box<dyn Fn(&mut Connection<'_, S>, Message<'_>) + Send + Sync>,
+    message: Listener<S>,
     fragment: Callback<S>,
-    frame: Box<dyn Fn(&mut S, &FrameHeader, &[u8]) -> Verdict + Send + Sync>,
+    frame: Hook<S>,
     ping: Callback<S>,
     pong: Callback<S>,
     subscribed: With<S, TopicName>,

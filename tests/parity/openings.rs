@@ -286,7 +286,9 @@ fn qore_a_decision_whose_client_leaves() {
 
     let handler = waits();
     let (begun, dropped, told) = (Arc::clone(&handler.begun), Arc::clone(&handler.dropped), Arc::clone(&handler.told));
-    let server = serve(1, |builder| builder.route("/", handler));
+    // Its time alone would not end it.
+    let builder = builder(1).route("/", handler);
+    let server = Live::start(builder.settings(|settings| settings.handshake_timeout = Time(10 * crate::DEADLINE)));
     let leave = |target: &str, number: usize| {
         let mut stream = dial(server.address);
         stream.write_all(upgrade_request(target).as_bytes()).unwrap();

@@ -144,7 +144,7 @@ fn qore_fragments_over_several_callbacks() {
     client.expect(text("begun"));
 }
 
-/// What the outcome says of a client that does not read: sent, queued behind so many bytes, refused when it is too much.
+/// Of a client that does not read: sent, then queued behind so many bytes, then refused.
 #[test]
 fn kore_send_says_what_became_of_it() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
