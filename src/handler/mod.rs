@@ -55,7 +55,7 @@ use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Ver
 /// connections of the shard waiting: give what takes long to [`Connection::spawn`].
 ///
 /// Each is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no id,
-/// in a span `opening` with `peer` and `path`. What is logged there says whom it is about by itself.
+/// in a span `opening` with `request`, `peer` and `path`. What is logged there says whom it is about by itself.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves while it decides, nothing follows.

@@ -24,6 +24,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct OpeningRequest {
+    pub(crate) id: u64,
     pub(crate) head: RequestHead,
     pub(crate) parameters: Vec<(String, String)>,
     pub(crate) peer: Option<SocketAddr>,
@@ -35,6 +36,13 @@ pub struct OpeningRequest {
 }
 
 impl OpeningRequest {
+    /// A number that no other opening request of this server has, to tell them apart in logs. The connection that comes
+    /// of it has an id of its own.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The method; GET, as RFC 6455 4.1 has it.
     #[must_use]
     pub fn method(&self) -> &str {

@@ -63,12 +63,14 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1").into());
     }
     let (peer, local) = (net::peer(socket), net::local(socket));
-    // It has no id yet.
-    let span = tracing::info_span!("opening", peer = peer.map(display), path = head.path());
+    // The connection's id comes with the connection.
+    let id = lobby.next_request();
+    let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let identity = span.in_scope(|| check_rules(lobby, route, &head, &upgrade, peer))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let mut request = OpeningRequest {
+        id,
         head,
         parameters,
         peer,

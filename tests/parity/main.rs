@@ -21,7 +21,8 @@ use std::{
         Mutex,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use ringhub::{
@@ -304,6 +305,15 @@ impl Journal {
     #[track_caller]
     fn expect_at_the_end(self, server: Live, expected: &[&str]) {
         assert_eq!(self.rest(server), expected);
+    }
+}
+
+/// Waits for something that nobody tells.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::{
     Live, Script, builder, serve,
     support::{dial, text, upgrade_request},
+    until,
 };
 
 #[test]
@@ -235,14 +236,6 @@ impl Handler for Waits {
     }
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begin = std::time::Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < crate::DEADLINE, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn waits() -> Waits {
     Waits { decided: Arc::default(), begun: Arc::default(), dropped: Arc::default(), told: Arc::default() }
 }
@@ -301,6 +294,24 @@ fn qore_a_decision_whose_client_leaves() {
     until("it is dropped", || dropped.load(Ordering::SeqCst) == 2);
     drop(server);
     assert!(told.lock().unwrap().is_empty());
+}
+
+/// No two requests of a server have one, whichever shard they come to.
+#[test]
+fn qore_every_request_has_a_number() {
+    let (script, journal) = Script::<String>::new();
+    let script = script.opening(|request| Ok(Accept::with(request.id().to_string())));
+    let script = script.on_open(|connection| {
+        let id = connection.state().clone();
+        assert_eq!(connection.request().map(|request| request.id().to_string()), Some(id.clone()));
+        connection.send_text(id);
+    });
+    let server = serve(3, |builder| builder.route("/", script));
+    let clients = server.connect_to_all("/", 3);
+    let count = clients.len();
+    let received = clients.into_iter().map(|mut client| format!("{:?}", client.receive()));
+    assert_eq!(received.collect::<std::collections::HashSet<_>>().len(), count);
+    drop(journal);
 }
 
 /// Routes by precision; a path without one is answered with those there are.

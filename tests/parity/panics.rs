@@ -9,7 +9,7 @@ use ringhub::{
 use crate::{
     Live, Script, serve,
     support::{Client, Received, close, frame, text},
-    topic,
+    topic, until,
 };
 
 /// A handler that panics somewhere, beside one that goes on. The end is told once even then.
@@ -44,11 +44,7 @@ fn check_1011(script: impl FnOnce(Script<()>) -> Script<()>, provoke: impl Fn(&m
 
 /// So many are counted, a moment later perhaps.
 fn expect_panics(server: &Live, count: u64) {
-    let begin = std::time::Instant::now();
-    while server.hub().count(Counter::HandlerPanics) != count {
-        assert!(begin.elapsed() < crate::DEADLINE, "{} panics", server.hub().count(Counter::HandlerPanics));
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    until("panics are counted", || server.hub().count(Counter::HandlerPanics) == count);
 }
 
 #[test]

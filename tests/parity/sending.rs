@@ -1,5 +1,10 @@
 //! What a handler sends to its own connection: Kore's `send`, Qore's `sendEncoded`, Ioto's `Send…`.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use ringhub::{
     handler::{CloseError, Part, Refused, Sent, cut_reason},
     proto::{CloseCode, CloseError as FrameCloseError, MessageType, OpCode, PrepareError, PreparedMessage, State},
@@ -8,6 +13,7 @@ use ringhub::{
 use crate::{
     Script, serve,
     support::{Received, binary, frame, text},
+    until,
 };
 
 /// What a handler's call comes to when its client has said something: it is told as text, behind what it sent.
@@ -147,9 +153,11 @@ fn qore_fragments_over_several_callbacks() {
 /// Of a client that does not read: sent, then queued behind so many bytes, then refused.
 #[test]
 fn kore_send_says_what_became_of_it() {
-    let (script, journal) = Script::<()>::by_message(|connection, _| {
-        let handle = connection.handle();
-        connection.spawn(|_| async move {
+    let is_full: Arc<AtomicBool> = Arc::default();
+    let told = Arc::clone(&is_full);
+    let (script, _) = Script::<()>::by_message(move |connection, _| {
+        let told = Arc::clone(&told);
+        connection.spawn(|handle| async move {
             let (mut queued, mut last) = (false, 0);
             loop {
                 match handle.send_binary(vec![0; 64 * 1_024]).await {
@@ -164,8 +172,8 @@ fn kore_send_says_what_became_of_it() {
                         break;
                     }
                 }
-                tokio::task::yield_now().await;
             }
+            told.store(true, Ordering::SeqCst);
             handle.with(|connection| connection.close(CloseCode::NORMAL, "full").unwrap()).await;
         });
     });
@@ -177,7 +185,7 @@ fn kore_send_says_what_became_of_it() {
     });
     let mut client = server.connect("/");
     client.send_text("now");
-    journal.expect(&["open", "text now"]);
+    until("it is full", || is_full.load(Ordering::SeqCst));
     // What was accepted comes, all of it, before the close.
     loop {
         match client.receive() {
@@ -218,10 +226,10 @@ fn kore_own_sends_have_the_limit_of_the_backlog() {
 #[test]
 fn ioto_close_codes_and_reasons_are_checked() {
     let too_long = "x".repeat(124);
-    check!(c => c.close(CloseCode(1005), ""), [], Err::<(), _>(CloseError::Frame(FrameCloseError::CodeNotSendable(1005))));
-    check!(c => c.close(CloseCode(999), ""), [], Err::<(), _>(CloseError::Frame(FrameCloseError::CodeNotSendable(999))));
-    let error = CloseError::Frame(FrameCloseError::ReasonTooLong(too_long.len()));
-    check!(c => c.close(CloseCode::NORMAL, &"x".repeat(124)), [], Err::<(), _>(error));
+    let error = |error| Err::<(), _>(CloseError::Frame(error));
+    check!(c => c.close(CloseCode(1005), ""), [], error(FrameCloseError::CodeNotSendable(1005)));
+    check!(c => c.close(CloseCode(999), ""), [], error(FrameCloseError::CodeNotSendable(999)));
+    check!(c => c.close(CloseCode::NORMAL, &"x".repeat(124)), [], error(FrameCloseError::ReasonTooLong(124)));
     assert_eq!(cut_reason(&too_long).len(), 123);
 }
 

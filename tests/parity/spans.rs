@@ -139,7 +139,8 @@ fn qore_events_over_a_request_have_peer_and_path() {
     let peer = client.stream().local_addr().unwrap();
     for what in ["authenticator asked", "opening asked"] {
         let line = log.line(what);
-        assert!(line.contains(&format!(" opening{{peer={peer} path=\"/some/where\"}}: ")), "{line}");
+        let (before, behind) = (" opening{request=0 ", format!(" peer={peer} path=\"/some/where\"}}: "));
+        assert!(line.contains(before) && line.contains(&behind), "{line}");
     }
 }
 
