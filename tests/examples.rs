@@ -3,7 +3,7 @@
 mod support;
 
 use ringhub::ConnectionId;
-use support::{Ask, Client, Example, Received, close, dial, exchange, text, upgrade_request};
+use support::{Client, Example, Received, close, dial, exchange, text, upgrade_request};
 
 const GOING_AWAY: &str = "the server is going away";
 
@@ -130,10 +130,8 @@ fn auth() {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         format!("Basic {}", STANDARD.encode(user))
     };
-    let connect = |user: &str| {
-        let ask = Ask { headers: &[("Authorization", &basic(user))], ..Ask::default() };
-        Client::open_with(dial(auth.address()), "/news", &ask).unwrap()
-    };
+    let connect =
+        |user: &str| Client::open_with(dial(auth.address()), "/news", &[], &[("Authorization", &basic(user))]).unwrap();
     let mut alice = connect("alice:wonderland");
     alice.expect(text("welcome, alice (Editor)"));
     let mut agency = auth.connect("/news?access_token=press-agency-token");

@@ -4,7 +4,7 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
-use support::{Ask, Client, Server, clean, dial, exchange, post, program, published, text, upgrade_request};
+use support::{Client, Server, clean, dial, exchange, post, program, published, text, upgrade_request};
 
 /// A folder for one test, gone with it.
 struct Folder(PathBuf);
@@ -80,8 +80,7 @@ fn a_hub_with_people() {
     assert_eq!(exchange(server.address(), &upgrade_request("/t/x")).status(), 404);
     let mut client = {
         let (name, value) = ALICE.trim_end().split_once(": ").unwrap();
-        let ask = Ask { headers: &[(name, value)], ..Ask::default() };
-        Client::open_with(dial(server.address()), "/rooms/a%20b?echo=true", &ask).unwrap()
+        Client::open_with(dial(server.address()), "/rooms/a%20b?echo=true", &[], &[(name, value)]).unwrap()
     };
     client.send_text("hello");
     client.expect(text("hello"));
@@ -96,8 +95,9 @@ fn a_hub_with_people() {
 fn an_echo_with_rules() {
     let folder = Folder::new("echo");
     let server = folder.serve(SETTINGS);
-    let ask = Ask { protocols: &["v1.echo", "v2.echo"], chosen: Some("v2.echo"), headers: &[] };
-    let mut client = Client::open_with(dial(server.address()), "/echo", &ask).unwrap();
+    let offer = ["v1.echo", "v2.echo"];
+    let mut client = Client::open_with(dial(server.address()), "/echo", &offer, &[]).unwrap();
+    assert_eq!(client.protocol(), Some("v2.echo"));
     client.send_text("0123456789");
     client.expect(text("0123456789"));
     client.send_text("0123456789a");

@@ -112,9 +112,16 @@ impl Response {
         Refusal::new(status, error).into()
     }
 
-    /// The same with one more header line.
+    /// The same with one more header line. Control characters in the value become spaces.
+    ///
+    /// # Panics
+    ///
+    /// If the name is no token (RFC 9110 5.1), or one that says where the body ends.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
+        assert!(is_token(name), "{name:?} is no header name");
+        let is_ours = ["connection", "content-length", "transfer-encoding"];
+        assert!(!is_ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)), "{name} belongs to the server");
         self.headers.push((name.into(), value.into()));
         self
     }

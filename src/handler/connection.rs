@@ -4,6 +4,7 @@ use std::{fmt, future::Future, net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tracing::Instrument;
 
 use super::{
     Closed, Door, OpeningRequest,
@@ -21,16 +22,44 @@ use crate::{
 
 /// One connection, for as long as a handler is called about it. What it sends leaves with the flush at the end of the
 /// turn, in order, together with everything else that the connection is owed.
+///
+/// ```
+/// use ringhub::{
+///     handler::{Connection, Handler, Refused, Sent},
+///     proto::{CloseCode, Message},
+/// };
+///
+/// struct Counting;
+///
+/// impl Handler for Counting {
+///     type State = u64;
+///
+///     fn on_message(&self, connection: &mut Connection<'_, u64>, message: Message<'_>) {
+///         *connection.state_mut() += message.payload().len() as u64;
+///         let total = *connection.state();
+///         if connection.send_text(format!("{total} bytes so far")) == Sent::Refused(Refused::Full) {
+///             // The client does not read what it is sent. It may be closing already.
+///             _ = connection.close(CloseCode::POLICY_VIOLATION, "read faster");
+///         }
+///     }
+/// }
+/// ```
 pub struct Connection<'a, S> {
     pub(super) door: &'a mut dyn Door,
     pub(super) id: ConnectionId,
     pub(super) key: u32,
     pub(super) state: &'a mut S,
-    pub(super) profile: &'a mut Profile,
+    pub(super) profile: &'a mut Option<Box<Profile>>,
     pub(super) states: &'a Rc<States<S>>,
 }
 
 /// Why a connection is not closed as asked.
+///
+/// ```
+/// use ringhub::{handler::CloseError, proto::CloseError as FrameError};
+/// let error = CloseError::Frame(FrameError::CodeNotSendable(1006));
+/// assert_eq!(error.to_string(), "close code 1006 must not be sent");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseError {
     /// There is no such close frame.
@@ -56,7 +85,12 @@ impl fmt::Display for CloseError {
 
 impl std::error::Error for CloseError {}
 
-/// Why a connection does not become a subscriber.
+/// Why a connection does not become a subscriber; see [`Connection::subscribe`].
+///
+/// ```
+/// use ringhub::handler::SubscribeError;
+/// assert_eq!(SubscribeError::Already.to_string(), "the connection is a subscriber of this topic");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribeError {
     /// It is closing or has ended.
@@ -79,7 +113,12 @@ impl fmt::Display for SubscribeError {
 
 impl std::error::Error for SubscribeError {}
 
-/// A fragment to be sent (RFC 6455 5.4).
+/// A fragment to be sent (RFC 6455 5.4); see [`Connection::send_fragment`].
+///
+/// ```
+/// use ringhub::{handler::Part, proto::MessageType};
+/// let parts = [Part::First(MessageType::Text), Part::Next, Part::Last];
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Begins a message of that type.
@@ -111,31 +150,32 @@ impl<S: 'static> Connection<'_, S> {
     /// The request it was opened with, unless the route forgets them.
     #[must_use]
     pub fn request(&self) -> Option<&OpeningRequest> {
-        self.profile.request.as_ref()
+        self.profile.as_ref()?.request.as_ref()
     }
 
     /// Who it is, if an authenticator or the handler has said so.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        self.profile.identity.as_ref()
+        self.profile.as_ref()?.identity.as_ref()
     }
 
     /// The sub-protocol that was chosen.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
-        self.profile.protocol.as_deref()
+        self.profile.as_ref()?.protocol.as_deref()
     }
 
-    /// The client's address; nothing once the connection has ended, unless the request is kept.
+    /// The client's address. Where the route forgets requests, nothing once the connection has ended.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.door.addresses(self.id).0.or_else(|| self.profile.request.as_ref()?.peer())
+        let kept = self.profile.as_ref().and_then(|profile| profile.peer());
+        kept.or_else(|| self.door.addresses(self.id).0)
     }
 
-    /// The address it has reached.
+    /// The address it has reached. Where the route forgets requests, nothing once the connection has ended.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
-        self.door.addresses(self.id).1.or_else(|| self.profile.request.as_ref()?.local())
+        self.request().and_then(OpeningRequest::local).or_else(|| self.door.addresses(self.id).1)
     }
 
     /// How far the closing handshake is; closed once the connection has ended.
@@ -159,14 +199,14 @@ impl<S: 'static> Connection<'_, S> {
     /// What the client has done wrong, if it has.
     #[must_use]
     pub fn last_error(&self) -> Option<ProtocolError> {
-        self.profile.error
+        self.profile.as_ref()?.error
     }
 
     /// The close code and reason of the client, and whether the end was clean; once it has sent a close frame or the
     /// connection has ended.
     #[must_use]
     pub fn closed(&self) -> Option<&Closed> {
-        self.profile.closed.as_ref()
+        self.profile.as_ref()?.closed.as_ref()
     }
 
     /// Sends text.
@@ -184,6 +224,15 @@ impl<S: 'static> Connection<'_, S> {
     /// # Errors
     ///
     /// What `serde_json` says of a value that cannot be JSON.
+    ///
+    /// ```
+    /// # use ringhub::handler::Connection;
+    /// # fn example(connection: &mut Connection<'_, ()>) -> Result<(), serde_json::Error> {
+    /// let members = ["ann", "bob"];
+    /// connection.send_json(&members)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send_json(&mut self, value: &impl Serialize) -> Result<Sent, serde_json::Error> {
         Ok(self.send_text(serde_json::to_string(value)?))
     }
@@ -216,8 +265,17 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Sends what was encoded before, for this connection or for many.
+    ///
+    /// ```
+    /// # use ringhub::handler::Connection;
+    /// # use ringhub::proto::PreparedMessage;
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let welcome = PreparedMessage::text("welcome");
+    /// assert!(connection.send_prepared(&welcome).is_accepted());
+    /// # }
+    /// ```
     pub fn send_prepared(&mut self, message: &PreparedMessage) -> Sent {
-        if self.profile.fragments.is_some() {
+        if self.is_within_a_message() {
             return Sent::Refused(Refused::Fragment);
         }
         self.door.send(self.id, message.frame())
@@ -240,20 +298,30 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Sends a fragment of a message. They leave together with the last, since nothing else may come between them (RFC
     /// 6455 5.4) and a subscriber may be sent something at any time. Until then no other message of yours is accepted.
+    ///
+    /// ```
+    /// # use ringhub::{handler::{Connection, Part}, proto::MessageType};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// connection.send_fragment(Part::First(MessageType::Text), b"one, ");
+    /// connection.send_fragment(Part::Next, b"two, ");
+    /// connection.send_fragment(Part::Last, b"three");
+    /// # }
+    /// ```
     pub fn send_fragment(&mut self, part: Part, payload: &[u8]) -> Sent {
         let Some(facts) = self.door.facts(self.id).filter(|facts| facts.state == State::Open) else {
             return Sent::Refused(Refused::NotOpen);
         };
-        let (opcode, mut frames) = match (part, self.profile.fragments.take()) {
+        let under_way = &mut self.profile.get_or_insert_default().fragments;
+        let (opcode, mut frames) = match (part, under_way.take()) {
             (Part::First(message_type), None) => (message_type.opcode(), Vec::new()),
             (Part::Next | Part::Last, Some(frames)) => (OpCode::Continuation, frames),
             (_, fragments) => {
-                self.profile.fragments = fragments;
+                *under_way = fragments;
                 return Sent::Refused(Refused::Fragment);
             }
         };
         if frames.len() + payload.len() > facts.backlog_bytes_max {
-            self.profile.fragments = Some(frames);
+            *under_way = Some(frames);
             return Sent::Refused(Refused::Full);
         }
         encode_frame(opcode, part == Part::Last, payload, &mut frames);
@@ -261,12 +329,17 @@ impl<S: 'static> Connection<'_, S> {
             return self.door.send(self.id, &frames);
         }
         let bytes = frames.len();
-        self.profile.fragments = Some(frames);
+        *under_way = Some(frames);
         Sent::Queued { bytes }
     }
 
+    /// Is a message of ours begun and not finished?
+    fn is_within_a_message(&self) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.fragments.is_some())
+    }
+
     fn send_data(&mut self, opcode: OpCode, payload: &[u8]) -> Sent {
-        if self.profile.fragments.is_some() {
+        if self.is_within_a_message() {
             return Sent::Refused(Refused::Fragment);
         }
         let mut frame = Vec::with_capacity(payload.len() + 10);
@@ -279,6 +352,16 @@ impl<S: 'static> Connection<'_, S> {
     /// # Errors
     ///
     /// See [`CloseError`]; the connection is as it was. [`cut_reason`] makes any reason short enough.
+    ///
+    /// ```
+    /// # use ringhub::{handler::{Connection, cut_reason}, proto::CloseCode};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let reason = format!("{} is not known here", "somebody with a long name");
+    /// if connection.close(CloseCode(4001), cut_reason(&reason)).is_err() {
+    ///     println!("it was closing already");
+    /// }
+    /// # }
+    /// ```
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), CloseError> {
         CloseFrame::new(code.0, reason)?;
         if self.websocket_state() != State::Open {
@@ -294,6 +377,18 @@ impl<S: 'static> Connection<'_, S> {
     /// # Errors
     ///
     /// See [`SubscribeError`].
+    ///
+    /// ```
+    /// # use ringhub::handler::{Connection, TopicName};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let news = TopicName::new("news").expect("a name");
+    /// match connection.subscribe(&news, false) {
+    ///     Ok(true) => _ = connection.send_text("subscribed"),
+    ///     Ok(false) => {} // on_subscribed follows
+    ///     Err(error) => _ = connection.send_text(error.to_string()),
+    /// }
+    /// # }
+    /// ```
     pub fn subscribe(&mut self, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError> {
         self.door.subscribe(self.id, topic, echo)
     }
@@ -311,17 +406,43 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Publishes to a topic's subscribers, of which this connection need not be one. If it is, it does not see the
     /// message itself unless it has asked for the echo. Returns the message's place if this shard is the topic's home.
+    ///
+    /// ```
+    /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::PreparedMessage};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let news = TopicName::new("news").expect("a name");
+    /// connection.publish(&news, &PreparedMessage::text("good news"), Scope::Global);
+    /// # }
+    /// ```
     pub fn publish(&mut self, topic: &TopicName, message: &PreparedMessage, scope: Scope) -> Option<Published> {
         self.door.publish(Some(self.id), topic, message, scope)
     }
 
-    /// Sends to all connections of the server, or of this shard, except `source`. Each gets it once, in one order with
-    /// all other broadcasts of global scope.
+    /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes that forgo
+    /// it ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each gets it once, in one order with all
+    /// other broadcasts of global scope.
+    ///
+    /// ```
+    /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let message = PreparedMessage::text("somebody has joined");
+    /// // To everybody else.
+    /// connection.broadcast(Some(connection.id()), &message, Scope::Global);
+    /// # }
+    /// ```
     pub fn broadcast(&mut self, source: Option<ConnectionId>, message: &PreparedMessage, scope: Scope) {
         self.door.publish(source, &TopicName::everyone(), message, scope);
     }
 
     /// From now on its client is pinged and given up as this says.
+    ///
+    /// ```
+    /// # use ringhub::{handler::Connection, proto::{KeepAlive, Tick}};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let every_5_s = KeepAlive { ping_interval: 5 * Tick::PER_SECOND, ..KeepAlive::default() };
+    /// connection.set_keep_alive(every_5_s);
+    /// # }
+    /// ```
     pub fn set_keep_alive(&mut self, keep_alive: KeepAlive) {
         self.door.set_keep_alive(self.id, keep_alive);
     }
@@ -332,7 +453,15 @@ impl<S: 'static> Connection<'_, S> {
         self.door.facts(self.id).map(|facts| facts.keep_alive)
     }
 
-    /// From the next message on its client's messages have these limits.
+    /// From the next message on its client's messages have these limits; one that is under way keeps its own.
+    ///
+    /// ```
+    /// # use ringhub::{handler::Connection, proto::MessageLimits};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// let large = MessageLimits { message_bytes_max: 16 << 20, ..connection.limits().unwrap_or_default() };
+    /// connection.set_limits(large);
+    /// # }
+    /// ```
     pub fn set_limits(&mut self, limits: MessageLimits) {
         self.door.set_limits(self.id, limits);
     }
@@ -343,7 +472,7 @@ impl<S: 'static> Connection<'_, S> {
         self.door.facts(self.id).map(|facts| facts.limits)
     }
 
-    /// All open connections of this shard.
+    /// All open connections of this shard, this one included.
     #[must_use]
     pub fn neighbours(&self) -> Vec<ConnectionId> {
         self.door.connections()
@@ -357,9 +486,25 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ringhub::{handler::Connection, proto::CloseCode};
+    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// connection.spawn(|handle| async move {
+    ///     for number in 1..=3 {
+    ///         tokio::time::sleep(Duration::from_secs(1)).await;
+    ///         handle.send_text(format!("{number} s")).await;
+    ///     }
+    ///     // The client has taken all of it.
+    ///     handle.drained().await;
+    ///     _ = handle.close(CloseCode::NORMAL, "time is up").await;
+    /// });
+    /// # }
+    /// ```
     pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) {
         let future = work(self.handle());
-        self.door.tasks().spawn(self.id, Box::pin(future));
+        self.door.tasks().spawn(self.id, Box::pin(future.in_current_span()));
     }
 }
 
@@ -370,6 +515,8 @@ impl<S> fmt::Debug for Connection<'_, S> {
 }
 
 /// A connection in the hands of asynchronous work on its shard. See [`Connection::spawn`].
+///
+/// It stays on its shard's thread. When the connection has ended it does nothing, and says so.
 pub struct Handle<S> {
     id: ConnectionId,
     key: u32,
@@ -396,17 +543,33 @@ impl<S: 'static> Handle<S> {
         self.id
     }
 
-    /// Does something with the connection in the shard's next turn. `None` if it has ended.
+    /// Does something with the connection in the shard's next turn. `None` if it has ended, or if `work` panics, which
+    /// closes it as in a handler's method.
+    ///
+    /// ```
+    /// # use ringhub::handler::Handle;
+    /// # async fn example(handle: Handle<u64>) {
+    /// let total = handle.with(|connection| {
+    ///     *connection.state_mut() += 1;
+    ///     *connection.state()
+    /// });
+    /// match total.await {
+    ///     Some(total) => println!("{total} so far"),
+    ///     None => println!("it has ended"),
+    /// }
+    /// # }
+    /// ```
     pub async fn with<T: 'static>(&self, work: impl FnOnce(&mut Connection<'_, S>) -> T + 'static) -> Option<T> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (id, key, states) = (self.id, self.key, Rc::clone(&self.states));
-        self.tasks.call(Box::new(move |door| {
+        let call = Box::new(move |door: &mut dyn Door| {
             let outcome = states.with(door, id, key, work);
             if let Some(outcome) = outcome {
                 // Who asked may have been dropped meanwhile.
                 _ = answer.send(outcome);
             }
-        }));
+        });
+        self.tasks.call(id, call);
         answered.await.ok()
     }
 
@@ -437,7 +600,7 @@ impl<S: 'static> Handle<S> {
     pub async fn drained(&self) {
         let (waiter, drained) = tokio::sync::oneshot::channel();
         let id = self.id;
-        self.tasks.call(Box::new(move |door| door.when_drained(id, waiter)));
+        self.tasks.call(id, Box::new(move |door| door.when_drained(id, waiter)));
         // An error means that it has ended.
         _ = drained.await;
     }

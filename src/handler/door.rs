@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::VecDeque, fmt, future::Future, net::Socket
 
 use tokio::sync::Notify;
 
-use super::SubscribeError;
+use super::{Panicked, SubscribeError};
 use crate::{
     hub::{ConnectionId, Published, Scope, Sent, TopicName},
     proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},
@@ -24,6 +24,9 @@ pub(crate) trait Door {
 
     /// Begins the closing handshake.
     fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str);
+
+    /// Its handler has panicked: that is told, and closes it.
+    fn fail(&mut self, id: ConnectionId, panicked: &Panicked);
 
     /// Subscribes the connection. Returns whether it is live already.
     fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError>;
@@ -75,20 +78,20 @@ pub(crate) struct Tasks(Rc<Queues>);
 
 #[derive(Default)]
 struct Queues {
-    calls: RefCell<VecDeque<Call>>,
+    calls: RefCell<VecDeque<(ConnectionId, Call)>>,
     spawned: RefCell<VecDeque<(ConnectionId, Spawned)>>,
     notify: Notify,
 }
 
-/// Something to be done in a turn.
+/// Something to be done in a turn, for a connection: a panic is its handler's.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn Door)>;
 
 /// Something to run beside the turns, for a connection.
 pub(crate) type Spawned = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Tasks {
-    pub(crate) fn call(&self, call: Call) {
-        self.0.calls.borrow_mut().push_back(call);
+    pub(crate) fn call(&self, id: ConnectionId, call: Call) {
+        self.0.calls.borrow_mut().push_back((id, call));
         self.0.notify.notify_one();
     }
 
@@ -97,7 +100,7 @@ impl Tasks {
         self.0.notify.notify_one();
     }
 
-    pub(crate) fn next_call(&self) -> Option<Call> {
+    pub(crate) fn next_call(&self) -> Option<(ConnectionId, Call)> {
         self.0.calls.borrow_mut().pop_front()
     }
 

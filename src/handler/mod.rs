@@ -38,7 +38,7 @@ mod typed;
 
 use std::future::{Future, ready};
 
-pub use crate::hub::{Refused, Sent};
+pub use crate::hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
 pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
@@ -54,10 +54,55 @@ use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Ver
 /// A panic in one of them closes that connection with 1011 and is logged; the shard goes on. A slow one keeps all
 /// connections of the shard waiting: give what takes long to [`Connection::spawn`].
 ///
+/// Each is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no id,
+/// in a span `opening` with `request`, `peer` and `path`. What is logged there says whom it is about by itself.
+///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves while it decides, nothing follows.
+///
+/// ```
+/// use ringhub::{
+///     handler::{Accept, Closed, Connection, Handler, OpeningRequest, Response, Scope, TopicName},
+///     proto::{Message, PreparedMessage},
+/// };
+///
+/// /// Serves `/chat/{room}`.
+/// struct Chat;
+///
+/// #[derive(Default)]
+/// struct Member {
+///     room: Option<TopicName>,
+///     said: usize,
+/// }
+///
+/// impl Handler for Chat {
+///     type State = Member;
+///
+///     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<Member>, Response> {
+///         let room = request.parameter("room").unwrap_or_default();
+///         let room = TopicName::new(room).map_err(|error| Response::error(400, &error.to_string()))?;
+///         Ok(Accept::with(Member { room: Some(room.clone()), said: 0 }).subscribe(room, true))
+///     }
+///
+///     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
+///         connection.state_mut().said += 1;
+///         if let Some(room) = connection.state().room.clone() {
+///             connection.publish(&room, &message.prepare(), Scope::Global);
+///         }
+///     }
+///
+///     fn on_close(&self, connection: &mut Connection<'_, Member>, closed: &Closed) {
+///         let Member { room, said } = connection.state();
+///         if let Some(room) = room.clone() {
+///             let goodbye = format!("one who said {said} things has left ({})", closed.code);
+///             connection.publish(&room, &PreparedMessage::text(&goodbye), Scope::Global);
+///         }
+///     }
+/// }
+/// ```
 pub trait Handler: Send + Sync + 'static {
-    /// What belongs to one connection. Made when it is accepted, dropped when it has ended.
+    /// What belongs to one connection. Made when it is accepted, dropped when it has ended. One that has no default,
+    /// because `opening` always makes it, is wrapped in an `Option`.
     type State: Default + 'static;
 
     /// Decides on an opening request: accept it, with a sub-protocol, headers, an identity and a state, or answer any
@@ -100,7 +145,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The connection is now a subscriber of a topic whose home is another shard, and sees every message from here on.
-    fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &crate::hub::TopicName) {
+    /// This is told of topics that it was accepted with too.
+    fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }
 
@@ -116,6 +162,13 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// How a connection has ended.
+///
+/// ```
+/// use ringhub::{handler::Closed, proto::CloseCode};
+/// // Of a connection that was lost:
+/// let lost = Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false };
+/// assert_eq!(lost, Closed::default());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     /// The code that the peer sent (RFC 6455 7.1.5), 1005 if its close frame had none, 1006 if it sent no close frame.

@@ -8,8 +8,23 @@ use crate::{
 };
 
 /// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known of who sent it.
+///
+/// ```
+/// use ringhub::handler::{Accept, OpeningRequest, Response};
+///
+/// // At the route /chat/{room}, of a request for /chat/lobby?name=ann:
+/// fn decide(request: &OpeningRequest) -> Result<Accept<String>, Response> {
+///     let room = request.parameter("room").unwrap_or_default();
+///     match request.query_value("name") {
+///         Some(name) if room == "lobby" => Ok(Accept::with(name.into_owned())),
+///         Some(_) => Err(Response::error(404, "there is no such room")),
+///         None => Err(Response::error(400, "who are you? (name)")),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct OpeningRequest {
+    pub(crate) id: u64,
     pub(crate) head: RequestHead,
     pub(crate) parameters: Vec<(String, String)>,
     pub(crate) peer: Option<SocketAddr>,
@@ -21,6 +36,13 @@ pub struct OpeningRequest {
 }
 
 impl OpeningRequest {
+    /// A number that no other opening request of this server has, to tell them apart in logs. The connection that comes
+    /// of it has an id of its own.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The method; GET, as RFC 6455 4.1 has it.
     #[must_use]
     pub fn method(&self) -> &str {

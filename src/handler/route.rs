@@ -164,6 +164,12 @@ impl fmt::Display for Pattern {
 }
 
 /// A pattern that cannot be.
+///
+/// ```
+/// use ringhub::handler::Pattern;
+/// let error = Pattern::new("chat").unwrap_err();
+/// assert_eq!(error.to_string(), "the route \"chat\" does not begin with /");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatternError {
     pattern: String,
@@ -294,7 +300,8 @@ impl RouteOptions {
     }
 
     /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
-    /// bytes for each connection.
+    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is kept
+    /// only for subscribers to the level of debugging then.
     #[must_use]
     pub fn forget_request(mut self) -> Self {
         self.forgets_request = true;

@@ -5,11 +5,14 @@ use std::{
     cell::RefCell,
     fmt,
     future::Future,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     sync::Arc,
 };
+
+use tracing::Span;
 
 use super::{Accept, Closed, Connection, Door, Handler, OpeningRequest, Response};
 use crate::{
@@ -33,7 +36,7 @@ pub(crate) trait ShardRoute {
 
     /// Keeps what an accepted request has brought, under a key.
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32;
-    fn remove(&self, key: u32);
+    fn remove(&self, key: u32) -> Result<(), Panicked>;
 
     fn on_open(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked>;
     fn on_message(&self, door: &mut dyn Door, seat: Seat, message: Message<'_>) -> Result<(), Panicked>;
@@ -45,6 +48,9 @@ pub(crate) trait ShardRoute {
     fn on_error(&self, door: &mut dyn Door, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
     fn on_close(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked>;
 
+    /// The client's address, if it is kept.
+    fn peer(&self, seat: Seat) -> Option<SocketAddr>;
+
     /// The client has sent a close frame, or the connection has ended without.
     fn set_closed(&self, seat: Seat, closed: Closed);
 }
@@ -52,6 +58,13 @@ pub(crate) trait ShardRoute {
 /// A handler has panicked, with this text.
 #[derive(Debug)]
 pub(crate) struct Panicked(pub(crate) String);
+
+impl Panicked {
+    pub(crate) fn new(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        Panicked(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into()))
+    }
+}
 
 /// A connection, and where its route keeps what belongs to it.
 #[derive(Debug, Clone, Copy)]
@@ -80,18 +93,47 @@ pub(crate) struct Profile {
     pub(crate) closed: Option<Closed>,
     /// Frames of a message of ours that is not finished.
     pub(crate) fragments: Option<Vec<u8>>,
+    /// What the handler is called in, and the client's address beside a request that is not kept. Only while somebody
+    /// listens to events of that level.
+    pub(crate) span: Option<Span>,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 impl Profile {
     fn is_empty(&self) -> bool {
-        let Profile { request, identity, protocol, error, closed, fragments } = self;
+        let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
         request.is_none()
             && identity.is_none()
             && protocol.is_none()
             && error.is_none()
             && closed.is_none()
             && fragments.is_none()
+            && span.is_none()
+            && peer.is_none()
     }
+
+    /// The client's address.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)
+    }
+}
+
+/// Takes the span of a connection out of its profile, or makes it. A route that forgets its requests wants connections
+/// to cost little: there it is a span of debugging.
+fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: ConnectionId) -> Span {
+    if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
+        return span;
+    }
+    // What stands in a span is found out only if somebody listens to it.
+    if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
+        return tracing::info_span!("connection", %id, peer = peer.map(display));
+    }
+    let mut find_peer = || {
+        let profile = profile.get_or_insert_default();
+        profile.peer = profile.peer.or_else(|| door.addresses(id).0);
+        profile.peer
+    };
+    tracing::debug_span!("connection", %id, peer = find_peer().map(display))
 }
 
 /// The states of a route's connections on a shard.
@@ -141,17 +183,10 @@ impl<S: 'static> States<S> {
         work: impl FnOnce(&mut Connection<'_, S>) -> T,
     ) -> Option<T> {
         door.facts(id)?;
-        let work = AssertUnwindSafe(|| self.call(door, Seat { id, key }, work));
-        match catch_unwind(work) {
-            Ok(outcome) => outcome,
-            Err(panic) => {
-                // A panic of spawned work goes on where it was spawned.
-                std::panic::resume_unwind(panic)
-            }
-        }
+        self.call(door, Seat { id, key }, work)
     }
 
-    /// Calls `work` with the connection's state, which is out of the table meanwhile.
+    /// Calls `work` with the connection's state, which is out of the table meanwhile, in the connection's span.
     fn call<T>(
         self: &Rc<Self>,
         door: &mut dyn Door,
@@ -160,9 +195,14 @@ impl<S: 'static> States<S> {
     ) -> Option<T> {
         let mut out = Out::take(self, key)?;
         let Entry { state, profile } = out.entry.as_mut()?;
-        let mut kept = profile.take().unwrap_or_default();
-        let outcome = work(&mut Connection { door, id, key, state, profile: &mut kept, states: self });
-        *profile = (!kept.is_empty()).then_some(kept);
+        // A panic loses it, and the next call makes another.
+        let span = take_span(profile, door, id);
+        let outcome = span.in_scope(|| work(&mut Connection { door, id, key, state, profile, states: self }));
+        if !span.is_disabled() {
+            profile.get_or_insert_default().span = Some(span);
+        } else if profile.as_ref().is_some_and(|profile| profile.is_empty()) {
+            *profile = None;
+        }
         Some(outcome)
     }
 }
@@ -216,7 +256,7 @@ impl<H: Handler> OnShard<H> {
         work: impl FnOnce(&H, &mut Connection<'_, H::State>),
     ) -> Result<(), Panicked> {
         let work = || self.states.call(door, seat, |connection| work(&self.handler, connection));
-        catch_unwind(AssertUnwindSafe(work)).map(drop).map_err(panicked)
+        catch_unwind(AssertUnwindSafe(work)).map(drop).map_err(|panic| Panicked::new(&*panic))
     }
 }
 
@@ -237,11 +277,8 @@ impl<H: Handler> ShardRoute for OnShard<H> {
         self.states.insert(*state, profile)
     }
 
-    fn remove(&self, key: u32) {
-        let work = AssertUnwindSafe(|| self.states.remove(key));
-        if let Err(panic) = catch_unwind(work) {
-            tracing::error!(panic = panicked(panic).0, "dropping a connection's state has panicked");
-        }
+    fn remove(&self, key: u32) -> Result<(), Panicked> {
+        catch_unwind(AssertUnwindSafe(|| self.states.remove(key))).map_err(|panic| Panicked::new(&*panic))
     }
 
     fn on_open(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked> {
@@ -259,10 +296,16 @@ impl<H: Handler> ShardRoute for OnShard<H> {
     fn on_frame(&self, seat: Seat, header: &FrameHeader, payload: &[u8]) -> Result<Verdict, Panicked> {
         let work = || {
             let mut out = Out::take(&self.states, seat.key)?;
-            let entry = out.entry.as_mut()?;
-            Some(self.handler.on_frame(&mut entry.state, header, payload))
+            let Entry { state, profile } = out.entry.as_mut()?;
+            let mut look = || self.handler.on_frame(state, header, payload);
+            let span = profile.as_ref().and_then(|profile| profile.span.as_ref());
+            Some(match span {
+                Some(span) => span.in_scope(look),
+                None => look(),
+            })
         };
-        catch_unwind(AssertUnwindSafe(work)).map(|verdict| verdict.unwrap_or(Verdict::Pass)).map_err(panicked)
+        let verdict = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::new(&*panic))?;
+        Ok(verdict.unwrap_or(Verdict::Pass))
     }
 
     fn on_ping(&self, door: &mut dyn Door, seat: Seat, payload: &[u8]) -> Result<(), Panicked> {
@@ -279,16 +322,20 @@ impl<H: Handler> ShardRoute for OnShard<H> {
 
     fn on_error(&self, door: &mut dyn Door, seat: Seat, error: &ProtocolError) -> Result<(), Panicked> {
         self.call(door, seat, |handler, connection| {
-            connection.profile.error = Some(*error);
+            connection.profile.get_or_insert_default().error = Some(*error);
             handler.on_error(connection, error);
         })
     }
 
     fn on_close(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked> {
         self.call(door, seat, |handler, connection| {
-            let closed = connection.profile.closed.get_or_insert_default().clone();
+            let closed = connection.profile.get_or_insert_default().closed.get_or_insert_default().clone();
             handler.on_close(connection, &closed);
         })
+    }
+
+    fn peer(&self, seat: Seat) -> Option<SocketAddr> {
+        self.states.0.borrow().entries.get(seat.key as usize)?.as_ref()?.profile.as_ref()?.peer()
     }
 
     fn set_closed(&self, seat: Seat, closed: Closed) {
@@ -298,9 +345,4 @@ impl<H: Handler> ShardRoute for OnShard<H> {
             entry.profile.get_or_insert_default().closed = Some(closed);
         }
     }
-}
-
-fn panicked(panic: Box<dyn Any + Send>) -> Panicked {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    Panicked(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into()))
 }

@@ -164,6 +164,22 @@ impl WebSocket {
         fragments as usize + self.front.held().0
     }
 
+    /// Whether a data message is under way, so that its limits may not change: fragments of it have come, or payload of
+    /// its first frame.
+    ///
+    /// ```
+    /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
+    /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    /// let mut input = Input::new(b"\x01\x80\x37\xfa\x21\x3d"[..].into());
+    /// assert!(websocket.receive(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut Vec::new())?.is_none());
+    /// assert!(websocket.message_length() == 0 && websocket.is_within_message());
+    /// # Ok::<(), ringhub::proto::ProtocolError>(())
+    /// ```
+    #[inline]
+    pub fn is_within_message(&self) -> bool {
+        self.assembly.is_some() || self.front.held().0 > 0
+    }
+
     /// The next event in `input`; `None` when it takes more bytes. Pongs and the answer to a close frame are appended
     /// to `replies`.
     ///

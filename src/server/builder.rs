@@ -295,13 +295,24 @@ fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> 
     if options.needs_protocol && options.protocols.is_empty() {
         return error("a sub-protocol is needed and none is named".into());
     }
-    match options.protocols.iter().find(|name| !is_token(name)) {
-        Some(name) => error(format!("{name:?} is no name of a sub-protocol")),
+    let protocols = &options.protocols;
+    if let Some(name) = protocols.iter().find(|name| !is_token(name)) {
+        return error(format!("{name:?} is no name of a sub-protocol"));
+    }
+    match protocols.iter().enumerate().find(|(at, name)| protocols[..*at].contains(name)) {
+        Some((_, name)) => error(format!("the sub-protocol {name:?} is named twice")),
         None => Ok(()),
     }
 }
 
 /// Why there is no such server.
+///
+/// ```
+/// use ringhub::server::{BuildError, Server};
+/// let error = Server::builder().shards(0).build().unwrap_err();
+/// assert!(matches!(error, BuildError::Config(_)));
+/// assert_eq!(error.to_string(), "shards: 0 is not between 1 and 256");
+/// ```
 #[derive(Debug)]
 pub enum BuildError {
     /// Settings that cannot be.
@@ -333,4 +344,13 @@ impl fmt::Display for BuildError {
     }
 }
 
-impl std::error::Error for BuildError {}
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BuildError::Config(error) => Some(error),
+            BuildError::Pattern(error) => Some(error),
+            BuildError::Start(error) => Some(error),
+            BuildError::Clash(..) | BuildError::Mount(_) | BuildError::Options(..) => None,
+        }
+    }
+}

@@ -90,6 +90,22 @@ impl Hub {
     /// # Errors
     ///
     /// [`HubError::NoConnection`] if it has ended or never was; [`HubError::Ended`].
+    ///
+    /// ```
+    /// # use ringhub::{handler::Sent, proto::PreparedMessage, server::{Hub, HubError}};
+    /// # async fn example(hub: Hub) -> Result<(), HubError> {
+    /// let message = PreparedMessage::text("to each of you");
+    /// for id in hub.connections().await? {
+    ///     match hub.send_one(id, &message).await {
+    ///         Ok(Sent::Refused(why)) => println!("{id} does not get it: {why}"),
+    ///         Ok(_) => {}
+    ///         Err(HubError::NoConnection(_)) => println!("{id} has left meanwhile"),
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send_one(&self, id: ConnectionId, message: &PreparedMessage) -> Result<Sent, HubError> {
         match self.command(id, Command::Send { id, message: message.clone() }).await? {
             Reply::Sent(Sent::Refused(crate::hub::Refused::NotOpen)) => Err(HubError::NoConnection(id)),
@@ -162,6 +178,11 @@ impl Hub {
     }
 
     /// Waits for an answer on a thread that has no runtime.
+    ///
+    /// ```
+    /// # use ringhub::server::Hub;
+    /// assert_eq!(Hub::wait(async { 6 * 7 }), 42);
+    /// ```
     pub fn wait<T>(answer: impl Future<Output = T>) -> T {
         struct Unpark(Thread);
         impl Wake for Unpark {
@@ -181,6 +202,12 @@ impl Hub {
 }
 
 /// Why a hub does not do what it was asked for.
+///
+/// ```
+/// use ringhub::{handler::ConnectionId, server::HubError};
+/// let error = HubError::NoConnection(ConnectionId::new(0, 17, 3));
+/// assert_eq!(error.to_string(), "there is no open connection 0.17.3");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubError {
     /// There is no open connection of that id.

@@ -88,7 +88,13 @@ impl Server {
         Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints, hub })
     }
 
-    /// The addresses it listens on, with the port that was chosen where 0 was asked for.
+    /// The first address it listens on, with the port that was chosen where 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address it listens on.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
@@ -100,7 +106,8 @@ impl Server {
         self.metrics_listener.as_ref()?.local_addr().ok()
     }
 
-    /// Starts, and serves until it is stopped by nobody: for a program that is nothing but this server.
+    /// Starts, and serves for as long as this is awaited: for a program that is nothing but this server. Giving it up
+    /// stops the server as dropping [`Running`] does.
     ///
     /// # Errors
     ///
@@ -210,7 +217,21 @@ fn watch(run: impl FnOnce() -> io::Result<()>, ended: &mpsc::Sender<Result<(), S
     drop(ended.try_send(outcome));
 }
 
-/// A server at work. Dropping it stops it as [`Running::stop`] does.
+/// A server at work. Dropping it stops it as [`Running::stop`] does, without waiting for the end.
+///
+/// ```no_run
+/// use ringhub::{proto::PreparedMessage, server::Server};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// // Within a larger program on tokio:
+/// let running = Server::builder().listen(["127.0.0.1:0".parse()?]).topics().build()?.start()?;
+/// let hub = running.hub();
+/// println!("ws://{}/t/hello", running.local_addr());
+/// hub.send_all(&PreparedMessage::text("soon over")).await?;
+/// running.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
@@ -276,7 +297,7 @@ impl Running {
         self.wait().await
     }
 
-    /// Waits until the server has ended.
+    /// Waits until the server has ended. Another `wait` may go on after one that was given up.
     ///
     /// # Errors
     ///
@@ -305,6 +326,12 @@ impl Running {
             self.running -= 1;
         }
         Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

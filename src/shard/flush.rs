@@ -443,7 +443,8 @@ impl<I: Io> Shard<I> {
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
         let ahead = self.hub.leave(id, self.flush.walks.iter());
         dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
-        tracing::info!(connection = %id, bytes, messages, "slow consumer: its backlog went beyond the limit");
+        let peer = self.peer(id);
+        tracing::info!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
         self.count(Counter::SlowClosed, 1);
         self.count(Counter::SlowDropped, dropped);
         self.notice_close(id);

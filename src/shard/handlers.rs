@@ -3,9 +3,16 @@
 //! Nothing recurses: what a handler does never calls one back before it returns. That a connection has ended is told
 //! when the shard next has nothing else in its hands.
 
-use std::{collections::HashMap, mem, net::SocketAddr, rc::Rc};
+use std::{
+    collections::HashMap,
+    mem,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+};
 
 use tokio::sync::oneshot;
+use tracing::field::{DisplayValue, display};
 
 use super::turn::{Arrival, Shard};
 use crate::{
@@ -13,7 +20,7 @@ use crate::{
     handler::{Call, Closed, Door, Facts, Panicked, Routes, Seat, ShardRoute, SubscribeError, Tasks},
     hub::{Command, Commanded, ConnectionId, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
     sys::Io,
 };
 
@@ -53,6 +60,8 @@ impl std::fmt::Debug for Handlers {
 #[derive(Debug, Default, Clone, Copy)]
 struct Own {
     limits: Option<MessageLimits>,
+    /// Limits for when the message under way has ended: they cannot change within one.
+    next_limits: Option<MessageLimits>,
     keep_alive: Option<KeepAlive>,
 }
 
@@ -76,8 +85,19 @@ impl Handlers {
         &self.routes[usize::from(self.seats[id.slot() as usize].0)]
     }
 
-    pub(super) fn limits(&self, id: ConnectionId) -> MessageLimits {
-        self.own(id).limits.unwrap_or(self.route(id).limits)
+    /// The limits of a connection's messages; `is_between` says whether no message is under way.
+    #[inline]
+    pub(super) fn limits(&mut self, id: ConnectionId, is_between: impl FnOnce() -> bool) -> MessageLimits {
+        let own = if self.own.is_empty() { None } else { self.own.get_mut(&id) };
+        if let Some(own) = own {
+            if own.next_limits.is_some() && is_between() {
+                own.limits = own.next_limits.take();
+            }
+            if let Some(limits) = own.limits {
+                return limits;
+            }
+        }
+        self.route(id).limits
     }
 
     pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {
@@ -135,14 +155,21 @@ impl<I: Io> Shard<I> {
         let (route, key) = self.handlers.seats[id.slot() as usize];
         let routes = Rc::clone(&self.handlers.routes);
         if let Err(panicked) = work(&*routes[usize::from(route)].handler, self, Seat { id, key }) {
-            self.fail_for_panic(id, &panicked);
+            self.fail(id, &panicked);
         }
     }
 
-    pub(super) fn fail_for_panic(&mut self, id: ConnectionId, Panicked(panic): &Panicked) {
-        tracing::error!(connection = %id, panic, "a handler has panicked; its connection is closed");
+    /// A handler has panicked over a connection.
+    pub(super) fn notice_panic(&mut self, id: ConnectionId, Panicked(panic): &Panicked) {
+        tracing::error!(%id, peer = self.peer(id), panic, "a handler has panicked; its connection is closed");
         self.count(Counter::HandlerPanics, 1);
-        self.close(id, CloseCode::INTERNAL_ERROR, "a handler has failed");
+    }
+
+    /// The client's address, for events about a connection.
+    pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
+        let (route, key) = *self.handlers.seats.get(id.slot() as usize)?;
+        let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
+        kept.or_else(|| self.addresses(id).0).map(display)
     }
 
     /// Tells a handler what its client has sent.
@@ -179,11 +206,16 @@ impl<I: Io> Shard<I> {
         while let Some((id, route, key)) = self.handlers.ended.pop() {
             let routes = Rc::clone(&self.handlers.routes);
             let handler = &routes[usize::from(route)].handler;
-            if let Err(Panicked(panic)) = handler.on_close(self, Seat { id, key }) {
-                tracing::error!(connection = %id, panic, "a handler has panicked");
-                self.count(Counter::HandlerPanics, 1);
+            let seat = Seat { id, key };
+            let told = handler.on_close(self, seat);
+            let peer = handler.peer(seat).map(display);
+            // The end of its state is the handler's too.
+            for outcome in [told, handler.remove(key)] {
+                if let Err(Panicked(panic)) = outcome {
+                    tracing::error!(%id, peer, panic, "a handler has panicked over a connection that has ended");
+                    self.count(Counter::HandlerPanics, 1);
+                }
             }
-            handler.remove(key);
             self.handlers.abandoned.push(id);
         }
     }
@@ -201,9 +233,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Does what others on this thread have asked for.
-    pub(crate) fn call_back(&mut self, now: crate::proto::Tick, work: Call) {
+    pub(crate) fn call_back(&mut self, now: Tick, id: ConnectionId, work: Call) {
         self.now = now;
-        work(self);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
+            self.fail(id, &Panicked::new(&*panic));
+        }
         self.tell_ended();
     }
 
@@ -254,12 +288,13 @@ impl<I: Io> Door for Shard<I> {
     fn facts(&self, id: ConnectionId) -> Option<Facts> {
         let connection = self.hub.connections.get(id)?;
         let backlog = connection.output.as_ref().map_or(0, |output| output.backlog.bytes());
+        let own = self.handlers.own(id);
         Some(Facts {
             state: connection.websocket.state(),
             message_length: connection.websocket.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,
-            limits: self.handlers.limits(id),
+            limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).limits),
             keep_alive: self.handlers.keep_alive(id),
         })
     }
@@ -293,6 +328,11 @@ impl<I: Io> Door for Shard<I> {
             self.count(Counter::PolicyClosed, 1);
         }
         Shard::close(self, id, code, reason);
+    }
+
+    fn fail(&mut self, id: ConnectionId, panicked: &Panicked) {
+        self.notice_panic(id, panicked);
+        Shard::close(self, id, CloseCode::INTERNAL_ERROR, "a handler has failed");
     }
 
     fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError> {
@@ -329,7 +369,7 @@ impl<I: Io> Door for Shard<I> {
 
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {
         if self.hub.connections.get(id).is_some() {
-            self.handlers.own.entry(id).or_default().limits = Some(limits);
+            self.handlers.own.entry(id).or_default().next_limits = Some(limits);
         }
     }
 
@@ -354,6 +394,9 @@ impl<I: Io> Door for Shard<I> {
     }
 
     fn connections(&self) -> Vec<ConnectionId> {
-        self.hub.connections.ids().collect()
+        let is_open = |&id: &ConnectionId| {
+            self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open)
+        };
+        self.hub.connections.ids().filter(is_open).collect()
     }
 }

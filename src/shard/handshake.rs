@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     lobby::{Lobby, Place},
-    opening::{Accepted, judge},
+    opening::{Accepted, NotOpened, judge},
     turn::Arrival,
 };
 use crate::{
@@ -62,7 +62,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                     lobby.enter(arrival);
                     return;
                 }
-                Err(response) => (response, has_body),
+                Err(NotOpened::Refused(response)) => (response, has_body),
+                Err(NotOpened::Left) => {
+                    tracing::debug!(peer = ?net::peer(&socket), "the client left before its request was answered");
+                    return;
+                }
             }
         }
     };

@@ -42,6 +42,8 @@ pub(super) struct Lobby {
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
     leaving: Cell<bool>,
+    /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
+    next_request: Cell<u64>,
 }
 
 /// Whether there is room for one more connection.
@@ -85,7 +87,21 @@ impl Lobby {
             pending: Cell::new(0),
             refusals: Cell::new(0),
             leaving: Cell::new(false),
+            next_request: Cell::new(0),
         }
+    }
+
+    /// The same with opening requests numbered as those of this shard.
+    pub(super) fn of_shard(self, number: u16) -> Self {
+        self.next_request.set(u64::from(number) << 48);
+        self
+    }
+
+    /// A number for an opening request.
+    pub(super) fn next_request(&self) -> u64 {
+        let number = self.next_request.get();
+        self.next_request.set(number + 1);
+        number
     }
 
     /// A connection was accepted.

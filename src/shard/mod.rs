@@ -103,6 +103,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let routes: Rc<[Rc<dyn ShardRoute>]> = start.routes.iter().map(|route| route.factory.on_shard()).collect();
     let tasks = Tasks::default();
     let handlers = Handlers::new(&start.routes, &routes, &config, tasks.clone());
+    let number = mesh.number();
     let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
     let lobby = Lobby::new(
         Arc::clone(&config),
@@ -113,8 +114,8 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         routes,
         start.addresses,
     );
-    let lobby = Rc::new(lobby);
-    let mut spawned = spawned::Spawned::new(tasks.clone(), Arc::clone(&counters));
+    let lobby = Rc::new(lobby.of_shard(number));
+    let mut spawned = spawned::Spawned::new(tasks.clone());
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
         accept::start(&lobby, listener);
@@ -164,8 +165,8 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
             shard.drain(clock.now(), ticks(config.drain_timeout));
             ends_by = Some(Instant::now() + config.drain_timeout);
         }
-        while let Some(call) = tasks.next_call() {
-            shard.call_back(clock.now(), call);
+        while let Some((id, call)) = tasks.next_call() {
+            shard.call_back(clock.now(), id, call);
         }
         spawned.start();
         spawned.end(shard.take_abandoned());

@@ -7,14 +7,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
+    task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tracing::Instrument;
 
 use super::lobby::Lobby;
 use crate::{
     auth::Credentials,
-    handler::{Opened, OpeningRequest, Profile, Response, Route},
+    handler::{Opened, OpeningRequest, Panicked, Profile, Response, Route},
     hub::TopicName,
     metrics::Counter,
     proto::{Refusal, RequestHead, Upgrade},
@@ -29,8 +32,28 @@ pub(super) struct Accepted {
     pub(super) answer: Bytes,
 }
 
+/// An opening request that does not become a connection.
+pub(super) enum NotOpened {
+    /// It is answered so.
+    Refused(Response),
+    /// The client has not waited for an answer.
+    Left,
+}
+
+impl From<Response> for NotOpened {
+    fn from(response: Response) -> Self {
+        NotOpened::Refused(response)
+    }
+}
+
+impl From<Refusal> for NotOpened {
+    fn from(refusal: Refusal) -> Self {
+        NotOpened::Refused(refusal.into())
+    }
+}
+
 /// Judges a request for a WebSocket.
-pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, Response> {
+pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, NotOpened> {
     let Some((at, parameters)) = lobby.routes.find(head.path()) else {
         return Err(lobby.routes.nothing_at(head.path()).into());
     };
@@ -41,10 +64,14 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1").into());
     }
     let (peer, local) = (net::peer(socket), net::local(socket));
-    let identity = check_rules(lobby, route, &head, peer)?;
+    // The connection's id comes with the connection.
+    let id = lobby.next_request();
+    let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
+    let identity = span.in_scope(|| check_rules(lobby, route, &head, peer))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let mut request = OpeningRequest {
+        id,
         head,
         parameters,
         peer,
@@ -54,7 +81,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         protocol,
         identity,
     };
-    let mut opened = ask(lobby, at, &request).await?;
+    let mut opened = ask(lobby, socket, at, &request).instrument(span.clone()).await?;
     let protocol = match opened.protocol.take() {
         None => request.protocol.take(),
         Some(chosen) => chosen,
@@ -62,8 +89,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     if let Some(protocol) = &protocol
         && !upgrade.protocols().contains(protocol)
     {
-        tracing::error!(protocol, "a handler has chosen a sub-protocol that the client has not offered");
-        return Err(Response::error(500, "this server has chosen a sub-protocol that was not offered"));
+        span.in_scope(|| tracing::error!(protocol, "a handler has chosen a sub-protocol that was not offered"));
+        return Err(Response::error(500, "this server has chosen a sub-protocol that was not offered").into());
     }
     if !route.options.no_broadcast {
         opened.subscriptions.push((TopicName::everyone(), false));
@@ -89,7 +116,7 @@ fn check_rules(
     let (gate, credentials) = (&route.options.gate, Credentials { head, peer });
     match catch_unwind(AssertUnwindSafe(|| gate.admit(&lobby.config.access.origins, &credentials))) {
         Ok(identity) => Ok(identity?),
-        Err(_) => Err(failed(lobby, "an authenticator")),
+        Err(panic) => Err(failed(lobby, "an authenticator", &Panicked::new(&*panic))),
     }
 }
 
@@ -104,22 +131,44 @@ fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, R
     Ok(chosen)
 }
 
-/// What the handler says, within the time for an opening request.
-async fn ask(lobby: &Lobby, at: usize, request: &OpeningRequest) -> Result<Opened, Response> {
+/// What the handler says, within the time for an opening request. A client that leaves meanwhile ends it.
+async fn ask(lobby: &Lobby, socket: &OwnedFd, at: usize, request: &OpeningRequest) -> Result<Opened, NotOpened> {
     let mut answer = lobby.handlers[at].opening(request);
+    let mut has_waited = false;
     let answer = poll_fn(|cx| {
         let poll = AssertUnwindSafe(|| Pin::new(&mut answer).as_mut().poll(cx));
         match catch_unwind(poll) {
-            Ok(poll) => poll,
-            Err(_) => std::task::Poll::Ready(Err(failed(lobby, "a handler"))),
+            Ok(poll) => {
+                has_waited |= poll.is_pending();
+                poll
+            }
+            Err(panic) => Poll::Ready(Err(failed(lobby, "a handler", &Panicked::new(&*panic)))),
         }
     });
+    let outcome = tokio::select! {
+        biased;
+        outcome = tokio::time::timeout(lobby.config.handshake_timeout, answer) => outcome,
+        () = left(socket) => return Err(NotOpened::Left),
+    };
+    if has_waited && net::has_left(socket) {
+        return Err(NotOpened::Left);
+    }
     let late = || Refusal::new(503, "the decision about this request took too long").header("Retry-After", "1").into();
-    tokio::time::timeout(lobby.config.handshake_timeout, answer).await.unwrap_or_else(|_| Err(late()))
+    Ok(outcome.unwrap_or_else(|_| Err(late()))?)
 }
 
-fn failed(lobby: &Lobby, who: &str) -> Response {
-    tracing::error!("{who} has panicked over an opening request");
+/// Waits until the client has left. Nothing is left in the kernel when this is dropped, as a poll by the ring would be.
+async fn left(socket: &OwnedFd) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER_CLIENT).await;
+        if net::has_left(socket) {
+            return;
+        }
+    }
+}
+
+fn failed(lobby: &Lobby, who: &str, Panicked(panic): &Panicked) -> Response {
+    tracing::error!(panic, "{who} has panicked over an opening request");
     lobby.counters.add(Counter::HandlerPanics, 1);
     Response::error(500, &format!("{who} of this server has failed"))
 }
@@ -128,3 +177,6 @@ fn failed(lobby: &Lobby, who: &str) -> Response {
 fn serves(listener: SocketAddr, local: SocketAddr) -> bool {
     listener.port() == local.port() && (listener.ip() == local.ip() || listener.ip().is_unspecified())
 }
+
+/// How often it is looked whether a client still waits for a handler that takes its time.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_millis(100);

@@ -1,26 +1,23 @@
 //! Asynchronous work of handlers, beside the turns.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use tokio::task::{AbortHandle, JoinError};
 
 use crate::{
-    handler::{Door, Tasks},
+    handler::{Panicked, Tasks},
     hub::ConnectionId,
-    metrics::{Counter, Counters},
-    proto::CloseCode,
 };
 
 /// What runs for which connection. It ends with its connection.
 pub(super) struct Spawned {
     tasks: Tasks,
-    counters: Arc<Counters>,
     running: HashMap<ConnectionId, Vec<AbortHandle>>,
 }
 
 impl Spawned {
-    pub(super) fn new(tasks: Tasks, counters: Arc<Counters>) -> Self {
-        Spawned { tasks, counters, running: HashMap::new() }
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Spawned { tasks, running: HashMap::new() }
     }
 
     /// Starts what handlers have asked for.
@@ -30,10 +27,10 @@ impl Spawned {
             let running = self.running.entry(id).or_default();
             running.retain(|handle| !handle.is_finished());
             running.push(work.abort_handle());
-            let (tasks, counters) = (self.tasks.clone(), Arc::clone(&self.counters));
+            let tasks = self.tasks.clone();
             tokio::task::spawn_local(async move {
                 if let Err(error) = work.await {
-                    fail(id, &tasks, &counters, error);
+                    fail(id, &tasks, error);
                 }
             });
         }
@@ -48,11 +45,9 @@ impl Spawned {
 }
 
 /// A panic closes the connection that it was for.
-fn fail(id: ConnectionId, tasks: &Tasks, counters: &Counters, error: JoinError) {
-    if error.is_panic() {
-        tracing::error!(connection = %id, %error, "work of a handler has panicked; its connection is closed");
-        counters.add(Counter::HandlerPanics, 1);
-        let close = move |door: &mut dyn Door| door.close(id, CloseCode::INTERNAL_ERROR, "a handler has failed");
-        tasks.call(Box::new(close));
+fn fail(id: ConnectionId, tasks: &Tasks, error: JoinError) {
+    if let Ok(panic) = error.try_into_panic() {
+        let panicked = Panicked::new(&*panic);
+        tasks.call(id, Box::new(move |door| door.fail(id, &panicked)));
     }
 }

@@ -240,7 +240,7 @@ impl<I: Io> Shard<I> {
     /// Subscriptions that had to wait have gone live. Opening answers that waited for them may leave.
     fn tell_joined(&mut self, mut joined: Vec<Joined>) {
         for Joined { id, topic } in joined.drain(..) {
-            tracing::trace!(connection = %id, %topic, "subscribed");
+            tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
             if let Some(connection) = self.hub.connections.get_mut(id)
                 && connection.owes_output()
             {
@@ -353,8 +353,8 @@ impl<I: Io> Shard<I> {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         let mut replies = mem::take(&mut self.replies);
-        while self.hub.connections.get(id).is_some() {
-            let limits = self.handlers.limits(id);
+        while let Some(connection) = self.hub.connections.get(id) {
+            let limits = self.handlers.limits(id, || !connection.websocket.is_within_message());
             match self.next_event(id, &mut input, &limits, &mut replies) {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
@@ -373,8 +373,9 @@ impl<I: Io> Shard<I> {
                     self.tell(id, event);
                 }
                 Err(error) => {
-                    tracing::debug!(connection = %id, %error, "the client broke the protocol");
+                    tracing::debug!(%id, peer = self.peer(id), %error, "the client broke the protocol");
                     self.count(Counter::ProtocolErrors, 1);
+                    self.say(id, &mut replies);
                     self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
                 }
             }
@@ -401,25 +402,24 @@ impl<I: Io> Shard<I> {
             return connection.websocket.receive(self.now, input, limits, replies);
         };
         let mut panicked = None;
-        let event = connection.websocket.receive_with(
-            self.now,
-            input,
-            limits,
-            replies,
-            |header, payload| match handler.on_frame(seat, header, payload) {
-                Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
-                    tracing::error!(connection = %id, %code, "a handler wants to fail it with a code nobody may send");
-                    Verdict::Fail(CloseCode::INTERNAL_ERROR)
+        let event =
+            connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
+                match handler.on_frame(seat, header, payload) {
+                    Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
+                        tracing::error!(%id, %code, "a handler fails a connection with a code nobody may send");
+                        Verdict::Fail(CloseCode::INTERNAL_ERROR)
+                    }
+                    Ok(verdict) => verdict,
+                    Err(panic) => {
+                        panicked = Some(panic);
+                        Verdict::Fail(CloseCode::INTERNAL_ERROR)
+                    }
                 }
-                Ok(verdict) => verdict,
-                Err(panic) => {
-                    panicked = Some(panic);
-                    Verdict::Fail(CloseCode::INTERNAL_ERROR)
-                }
-            },
-        );
+            });
         if let Some(panicked) = panicked {
-            self.fail_for_panic(id, &panicked);
+            // The client is told; the handler knows.
+            self.notice_panic(id, &panicked);
+            return Ok(None);
         }
         event
     }
@@ -505,7 +505,7 @@ impl<I: Io> Shard<I> {
 
     /// The socket has failed: nothing more can be sent or received.
     pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
-        tracing::debug!(connection = %id, %error, "the connection was lost");
+        tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
             self.count(Counter::Aborted, 1);
         }

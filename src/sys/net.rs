@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvFlags, SendFlags, Shutdown, sockopt},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
@@ -82,6 +83,15 @@ pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
 #[must_use]
 pub fn local(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
+}
+
+/// Has the other side ended its sending, or the connection?
+#[must_use]
+pub fn has_left(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // What cannot be asked is found out by the next receive.
+    poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 /// Receives what is there, without waiting.

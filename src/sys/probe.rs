@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice, Read},
     net::{TcpListener, TcpStream},
     os::fd::OwnedFd,
+    thread,
     time::Duration,
 };
 
@@ -64,10 +65,19 @@ impl std::error::Error for ProbeError {}
 
 /// Checks everything that the shards rely on, before anything listens.
 ///
+/// On a thread of its own: the kernel takes a ring down a while after it was closed, and interrupts the thread that has
+/// used it for that. The caller's next call with a time-out would end with EINTR.
+///
 /// # Errors
 ///
 /// See [`ProbeError`].
 pub fn probe() -> Result<(), ProbeError> {
+    let thread = thread::Builder::new().name("ringhub-probe".into()).spawn(probe_here);
+    let outcome = thread.map_err(ProbeError::Refused)?.join();
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn probe_here() -> Result<(), ProbeError> {
     let ring = IoUring::new(2).map_err(ProbeError::Refused)?;
     let mut operations = Probe::new();
     ring.submitter().register_probe(&mut operations).map_err(ProbeError::Refused)?;

@@ -25,6 +25,8 @@ pub(crate) struct Client {
     websocket: WebSocket,
     input: BytesMut,
     answers: bool,
+    head: ResponseHead,
+    protocol: Option<String>,
 }
 
 /// What came next.
@@ -54,15 +56,6 @@ pub(crate) fn close(code: u16, reason: &str) -> Received {
     Received::Close(Some(code), reason.into())
 }
 
-/// What an opening request has beside the necessary.
-#[derive(Debug, Default)]
-pub(crate) struct Ask<'a> {
-    pub(crate) protocols: &'a [&'a str],
-    /// The one of them that the server must choose.
-    pub(crate) chosen: Option<&'a str>,
-    pub(crate) headers: &'a [(&'a str, &'a str)],
-}
-
 impl Client {
     /// Opens a connection that the server must accept.
     pub(crate) fn connect(address: SocketAddr, target: &str) -> Client {
@@ -71,19 +64,24 @@ impl Client {
 
     /// Opens a connection on a stream, with `behind` sent in one write with the opening request.
     pub(crate) fn open(stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
-        Self::handshake(stream, target, &Ask::default(), behind).expect("an answer to the opening request")
+        Self::handshake(stream, target, &[], &[], behind).expect("an answer to the opening request")
     }
 
-    /// The same with sub-protocols to choose from, of which the server must choose that one, and more headers.
-    pub(crate) fn open_with(stream: TcpStream, target: &str, ask: &Ask<'_>) -> Result<Client, Response> {
-        Self::handshake(stream, target, ask, &[]).expect("an answer to the opening request")
+    /// The same with sub-protocols and header lines.
+    pub(crate) fn open_with(
+        stream: TcpStream,
+        target: &str,
+        protocols: &[&str],
+        headers: &[(&str, &str)],
+    ) -> Result<Client, Response> {
+        Self::handshake(stream, target, protocols, headers, &[]).expect("an answer to the opening request")
     }
 
     /// Opens a connection as soon as the server has room for it; until then it may be refused or dropped.
     pub(crate) fn open_when_there_is_room(address: SocketAddr, target: &str) -> Client {
         let begin = Instant::now();
         loop {
-            if let Ok(Ok(client)) = Self::handshake(dial(address), target, &Ask::default(), &[]) {
+            if let Ok(Ok(client)) = Self::handshake(dial(address), target, &[], &[], &[]) {
                 return client;
             }
             assert!(begin.elapsed() < DEADLINE, "there is no room any more");
@@ -93,12 +91,13 @@ impl Client {
     fn handshake(
         mut stream: TcpStream,
         target: &str,
-        ask: &Ask<'_>,
+        protocols: &[&str],
+        headers: &[(&str, &str)],
         behind: &[u8],
     ) -> io::Result<Result<Client, Response>> {
         let mut handshake = ClientHandshake::new(unique());
         let host = stream.peer_addr()?.to_string();
-        let mut request = handshake.request(&host, target, ask.protocols, ask.headers).to_vec();
+        let mut request = handshake.request(&host, target, protocols, headers).to_vec();
         request.extend_from_slice(behind);
         stream.write_all(&request)?;
         let mut input = BytesMut::new();
@@ -117,14 +116,24 @@ impl Client {
                 break head;
             }
         };
-        assert_eq!(handshake.check(&head), Ok(ask.chosen.map(Into::into)));
+        let protocol = handshake.check(&head).expect("the answer opens a WebSocket");
         let websocket = WebSocket::new(Role::Client { masking_seed: unique() }, Tick(0));
-        Ok(Ok(Client { stream, websocket, input, answers: true }))
+        Ok(Ok(Client { stream, websocket, input, answers: true, head, protocol }))
     }
 
     /// From now on it answers neither pings nor closes.
     pub(crate) fn never_answer(&mut self) {
         self.answers = false;
+    }
+
+    /// The sub-protocol that the server has chosen.
+    pub(crate) fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// A header line of the opening answer.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name).map(|value| str::from_utf8(value).unwrap())
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {

@@ -1,0 +1,186 @@
+//! Servers within larger programs; and values that no server can be built with.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ringhub::{
+    client,
+    config::{Pin, Size, Time},
+    error::StartError,
+    handler::{Pattern, RouteOptions},
+    proto::PreparedMessage,
+    server::{BuildError, Builder, Hub, Server},
+};
+
+use crate::{Live, Script, builder, serve, support::text};
+
+fn script() -> Script<()> {
+    Script::<()>::new().0
+}
+
+/// An error, and what it says.
+fn refused(builder: Builder, what: &str) -> BuildError {
+    let error = builder.build().map(drop).expect_err(what);
+    assert_eq!(error.to_string(), what);
+    error
+}
+
+macro_rules! refused {
+    ($builder:expr, $pattern:pat, $what:expr) => {
+        assert!(matches!(refused($builder, $what), $pattern));
+    };
+}
+
+#[test]
+fn wrong_settings_are_typed_errors() {
+    refused!(builder(0), BuildError::Config(_), "shards: 0 is not between 1 and 256");
+    refused!(builder(257), BuildError::Config(_), "shards: 257 is not between 1 and 256");
+    refused!(builder(1).listen([]), BuildError::Config(_), "listen: at least one address is needed");
+    let error = builder(1).cpus([9_999]).build().map(drop).expect_err("no such CPU");
+    let BuildError::Config(errors) = &error else { panic!("{error}") };
+    assert!(errors.to_string().starts_with("cpus: CPU 9999 is not among those"), "{errors}");
+    assert!(std::error::Error::source(&error).is_some());
+    refused!(
+        builder(1).settings(|settings| settings.max_message = Size(0)),
+        BuildError::Config(_),
+        "max_message: 0 is not between 1 and 1GiB"
+    );
+    refused!(
+        builder(1).settings(|settings| settings.max_backlog = Some(Size(1))),
+        BuildError::Config(_),
+        "max_backlog: 1 is less than two of the largest messages, 2MiB"
+    );
+    let both = |settings: &mut ringhub::config::Settings| {
+        settings.max_fragments = 0;
+        settings.close_timeout = Time(Duration::ZERO);
+    };
+    let error = builder(1).settings(both).build().map(drop).expect_err("two faults").to_string();
+    assert!(error.contains("max_fragments") && error.contains("close_timeout"), "all at once: {error}");
+}
+
+#[test]
+fn wrong_routes_are_typed_errors() {
+    let route = |pattern: &str| builder(1).route(pattern, script());
+    refused!(route("chat"), BuildError::Pattern(_), "the route \"chat\" does not begin with /");
+    let what = "the route \"/{a}/{a}\" has {a} twice";
+    refused!(route("/{a}/{a}"), BuildError::Pattern(_), what);
+    let clash = "the routes \"/a/{x}\" and \"/a/{y}\" are for the same paths";
+    refused!(route("/a/{x}").route("/a/{y}", script()), BuildError::Clash(..), clash);
+    // The server's own topics are a route like others.
+    let clash = "the routes \"/t/{x...}\" and \"/t/{topic...}\" are for the same paths";
+    refused!(route("/t/{x...}").topics(), BuildError::Clash(..), clash);
+    assert!(Pattern::new("/a b").is_err());
+}
+
+#[test]
+fn wrong_rules_of_a_route_are_typed_errors() {
+    let check = |options: RouteOptions, what: &str| {
+        let what = format!("the route \"/\": {what}");
+        refused!(builder(1).route_with("/", script(), options), BuildError::Options(..), &what);
+    };
+    let options = RouteOptions::new;
+    check(options().max_message(0), "max_message of 0 bytes is not between 1 and 1 GiB");
+    check(options().max_message((1 << 30) + 1), "max_message of 1073741825 bytes is not between 1 and 1 GiB");
+    check(options().max_frame(0), "max_frame of 0 bytes is not between 1 and max_message, 1048576 bytes");
+    check(options().max_message(5).max_frame(6), "max_frame of 6 bytes is not between 1 and max_message, 5 bytes");
+    check(options().max_fragments(0), "max_fragments is 0, and a message has at least one frame");
+    check(options().ping_payload(&[0; 126]), "a ping payload of 126 bytes is longer than 125");
+    check(options().needs_protocol(), "a sub-protocol is needed and none is named");
+    check(options().protocols(["a b"]), "\"a b\" is no name of a sub-protocol");
+    check(options().protocols([""]), "\"\" is no name of a sub-protocol");
+    check(options().protocols(["a", "b", "a"]), "the sub-protocol \"a\" is named twice");
+}
+
+#[test]
+fn an_address_in_use_is_a_typed_error() {
+    let server = serve(1, |builder| builder.route("/", script()));
+    let error = builder(1).listen([server.address]).build().map(drop).expect_err("it is in use");
+    assert!(matches!(error, BuildError::Start(StartError::Listen(address, _)) if address == server.address), "{error}");
+}
+
+/// The thread of the shard is where it was asked to be.
+#[test]
+fn kore_a_shard_stays_on_its_cpu() {
+    let cpu = core_affinity::get_core_ids().expect("an affinity mask")[0].id;
+    let _server = Live::start(builder(1).cpus([cpu]).pin(Pin::On).route("/", script()));
+    let is_there = |task: &std::path::Path| {
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        let allowed = format!("Cpus_allowed_list:\t{cpu}\n");
+        read("comm").starts_with("ringhub-shard-0") && read("status").contains(&allowed)
+    };
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    assert!(tasks.map(|task| task.unwrap().path()).any(|task| is_there(&task)));
+}
+
+/// Each has its own connections, topics and hub.
+#[test]
+fn two_servers_in_one_process() {
+    let (one, two) = (serve(2, |b| b.route("/", script())), serve(2, |b| b.route("/", script())));
+    assert_ne!(one.address, two.address);
+    let (mut first, mut second) = (one.connect("/"), two.connect("/"));
+    Hub::wait(one.hub().send_all(&PreparedMessage::text("one"))).unwrap();
+    first.expect(text("one"));
+    second.expect_nothing();
+    drop((one, first));
+    Hub::wait(two.hub().send_all(&PreparedMessage::text("two"))).unwrap();
+    second.expect(text("two"));
+}
+
+fn on_tokio<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Port 0, the address that was chosen, clients and server in one program, an orderly end.
+#[test]
+fn kore_a_server_within_a_tokio_program() {
+    on_tokio(async {
+        let (echo, journal) = Script::<()>::by_message(|connection, text| _ = connection.send_text(text));
+        let server = builder(2).route("/", echo).build().unwrap();
+        let address: SocketAddr = server.local_addr();
+        assert!(address.port() != 0 && server.local_addrs() == [address]);
+        let running = server.start().unwrap();
+        assert_eq!(running.local_addr(), address);
+        let hub = running.hub();
+        let (client, mut events) = client::Client::builder().url(format!("ws://{address}/")).build().unwrap();
+        client.connect().await.unwrap();
+        client.send_text("hello").await.unwrap();
+        assert!(matches!(events.next().await, Some(client::Event::Text(text)) if text == "hello"));
+        let message = PreparedMessage::text("from a task");
+        tokio::spawn(async move { hub.send_all(&message).await.unwrap() }).await.unwrap();
+        assert!(matches!(events.next().await, Some(client::Event::Text(text)) if text == "from a task"));
+        let (ended, event) = tokio::join!(running.shutdown(), events.next());
+        ended.unwrap();
+        let Some(client::Event::Closed(closed)) = event else { panic!("{event:?}") };
+        assert_eq!(closed.code.0, 1001);
+        drop(journal);
+    });
+}
+
+/// `run` serves for as long as it is awaited; giving it up ends the server.
+#[test]
+fn kore_run_ends_when_it_is_dropped() {
+    let (script, journal) = Script::<()>::new();
+    on_tokio(async {
+        let server = builder(1).route("/", script).build().unwrap();
+        let url = format!("ws://{}/", server.local_addr());
+        let run = tokio::spawn(server.run());
+        let (client, mut events) = client::Client::builder().url(url).build().unwrap();
+        client.connect().await.unwrap();
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+        assert!(matches!(events.next().await, Some(client::Event::Closed(closed)) if closed.code.0 == 1001));
+    });
+    journal.expect(&["open", r#"close 1001 "" clean"#]);
+}
+
+#[test]
+fn kore_stopping_twice_and_waiting_again() {
+    on_tokio(async {
+        let mut running = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).build().unwrap().start().unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(1), running.wait()).await.is_err());
+        running.stop();
+        running.stop();
+        running.wait().await.unwrap();
+        running.wait().await.unwrap();
+        running.shutdown().await.unwrap();
+    });
+}
