@@ -23,9 +23,12 @@ fn server(shards: usize) -> (Live, Journal) {
     });
     let keep_alive = KeepAlive { ping_interval: 0, pong_timeout: 2, close_timeout: 2 };
     let impatient = KeepAlive { ping_interval: 2, ..keep_alive };
+    let patient = KeepAlive { close_timeout: 6_000, ..keep_alive };
     let script = script.on_open(move |connection: &mut Connection<'_, ()>| {
-        if connection.request().is_some_and(|request| request.raw_query() == Some("impatient")) {
-            connection.set_keep_alive(impatient);
+        match connection.request().and_then(|request| request.raw_query()) {
+            Some("impatient") => connection.set_keep_alive(impatient),
+            Some("patient") => connection.set_keep_alive(patient),
+            _ => {}
         }
     });
     let builder = builder(shards).route_with("/", script, RouteOptions::new().keep_alive(keep_alive));
@@ -136,7 +139,7 @@ fn qore_the_server_leaves() {
 
 #[test]
 fn qore_the_server_leaves_and_its_time_is_up() {
-    check(r#"close 1006 "" unclean"#, |server, mut client| {
+    check_at("/?patient", r#"close 1006 "" unclean"#, |server, mut client| {
         client.never_answer();
         client.send_raw(&frame(OpCode::Binary, true, &[0; 1_000])[..500]);
         server.end();

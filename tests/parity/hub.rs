@@ -3,7 +3,7 @@
 use std::thread;
 
 use ringhub::{
-    handler::{CloseError, ConnectionId, Sent},
+    handler::{CloseError, ConnectionId, RouteOptions, Sent},
     metrics::Counter,
     proto::{CloseCode, CloseError as FrameCloseError, KeepAlive, PreparedMessage},
     server::{Hub, HubError},
@@ -132,12 +132,16 @@ fn qore_publish_tells_the_place_in_the_topic() {
     client.expect_nothing();
 }
 
+/// What comes is what was asked for later.
+fn without_pings() -> RouteOptions {
+    RouteOptions::new().keep_alive(KeepAlive { ping_interval: 0, ..KeepAlive::default() })
+}
+
 /// A keep-alive for one, then for all, those to come included.
 #[test]
 fn qore_heartbeats_change_while_connected() {
-    let server = serve(3, |builder| {
-        builder.route_with("/", Script::<()>::new().0, ringhub::handler::RouteOptions::new().ping_payload(b"beat"))
-    });
+    let server =
+        serve(3, |builder| builder.route_with("/", Script::<()>::new().0, without_pings().ping_payload(b"beat")));
     let hub = server.hub();
     let beat = Received::Ping(b"beat".to_vec());
     let fast = KeepAlive { ping_interval: 1, ..KeepAlive::default() };
@@ -159,11 +163,11 @@ fn qore_a_handler_sets_its_own_heartbeat() {
     let (script, _) = Script::<()>::new();
     let fast = KeepAlive { ping_interval: 1, ..KeepAlive::default() };
     let script = script.on_open(move |connection| {
-        assert_eq!(connection.keep_alive().map(|k| k.ping_interval), Some(300));
+        assert_eq!(connection.keep_alive().map(|k| k.ping_interval), Some(0));
         connection.set_keep_alive(fast);
         assert_eq!(connection.keep_alive(), Some(fast));
     });
-    let server = serve(1, |builder| builder.route("/", script));
+    let server = serve(1, |builder| builder.route_with("/", script, without_pings()));
     let mut client = server.connect("/");
     client.expect(Received::Ping(Vec::new()));
     client.expect(Received::Ping(Vec::new()));

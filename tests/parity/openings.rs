@@ -296,6 +296,25 @@ fn qore_a_decision_whose_client_leaves() {
     assert!(told.lock().unwrap().is_empty());
 }
 
+/// It is accepted before anybody has looked whether the client is still there.
+#[test]
+fn qore_a_decision_after_its_client_has_left() {
+    use std::io::Write;
+
+    let handler = waits();
+    let (decided, begun) = (Arc::clone(&handler.decided), Arc::clone(&handler.begun));
+    let (dropped, told) = (Arc::clone(&handler.dropped), Arc::clone(&handler.told));
+    let server = serve(1, |builder| builder.route("/", handler));
+    let mut stream = dial(server.address);
+    stream.write_all(upgrade_request("/").as_bytes()).unwrap();
+    until("it is asked", || begun.load(Ordering::SeqCst) == 1);
+    drop(stream);
+    decided.notify_one();
+    until("it is decided or dropped", || dropped.load(Ordering::SeqCst) == 1);
+    drop(server);
+    assert!(told.lock().unwrap().is_empty());
+}
+
 /// No two requests of a server have one, whichever shard they come to.
 #[test]
 fn qore_every_request_has_a_number() {

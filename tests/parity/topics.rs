@@ -155,6 +155,29 @@ fn subscriptions_from_the_beginning() {
     }
 }
 
+/// Who has ended may still tell the others.
+#[test]
+fn a_goodbye_at_the_end() {
+    let (script, journal) = Script::<()>::new();
+    let script = script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), true)));
+    let script = script.on_close(|connection, closed| {
+        assert!(!connection.send_text("too late").is_accepted());
+        assert_eq!(connection.subscribe(&topic("other"), false), Err(SubscribeError::NotOpen));
+        let goodbye = PreparedMessage::text(&closed.reason);
+        connection.publish(&topic("all"), &goodbye, Scope::Global);
+        connection.broadcast(Some(connection.id()), &goodbye, Scope::Global);
+        connection.broadcast(None, &goodbye, Scope::Local);
+    });
+    let server = serve(1, |builder| builder.route("/", script));
+    let (mut one, two) = (server.connect("/"), server.connect("/"));
+    two.leave();
+    for _ in 0..3 {
+        one.expect(text("bye"));
+    }
+    one.expect_nothing();
+    drop(journal);
+}
+
 /// What the client sends goes to a topic, and its handler is not asked.
 #[test]
 fn forward_publishes_for_the_client() {
