@@ -437,10 +437,9 @@ impl<S: 'static> Connection<'_, S> {
     /// From now on its client is pinged and given up as this says.
     ///
     /// ```
-    /// # use ringhub::{handler::Connection, proto::{KeepAlive, Tick}};
+    /// # use ringhub::{handler::Connection, proto::KeepAlive};
     /// # fn example(connection: &mut Connection<'_, ()>) {
-    /// let every_5_s = KeepAlive { ping_interval: 5 * Tick::PER_SECOND, ..KeepAlive::default() };
-    /// connection.set_keep_alive(every_5_s);
+    /// connection.set_keep_alive(KeepAlive::seconds(5, 2));
     /// # }
     /// ```
     pub fn set_keep_alive(&mut self, keep_alive: KeepAlive) {

@@ -155,7 +155,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, error);
     }
 
-    /// The connection has ended, however it did. Called exactly once; nothing can be sent any more.
+    /// The connection has ended, however it did. Its subscriptions are gone by then; what a farewell needs belongs into
+    /// the state. Called exactly once; nothing can be sent any more.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);
     }

@@ -285,7 +285,7 @@ impl RouteOptions {
         self
     }
 
-    /// When silent clients are pinged and given up.
+    /// When silent clients are pinged and given up, such as [`KeepAlive::seconds`].
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.keep_alive = Some(keep_alive);

@@ -38,6 +38,25 @@ pub struct KeepAlive {
     pub close_timeout: u32,
 }
 
+impl KeepAlive {
+    /// Pings after so many seconds of silence, and gives up after so many more; closes as by default. 0 turns either
+    /// off.
+    ///
+    /// ```
+    /// use ringhub::proto::KeepAlive;
+    /// assert_eq!(KeepAlive::seconds(15, 5), KeepAlive { ping_interval: 150, pong_timeout: 50, ..KeepAlive::default() });
+    /// ```
+    #[must_use]
+    pub const fn seconds(ping_interval: u32, pong_timeout: u32) -> Self {
+        let ticks = Tick::PER_SECOND;
+        Self {
+            ping_interval: ping_interval.saturating_mul(ticks),
+            pong_timeout: pong_timeout.saturating_mul(ticks),
+            close_timeout: 10 * ticks,
+        }
+    }
+}
+
 impl Default for KeepAlive {
     /// A ping after 30 s, a pong within 10 s, a close answered within 10 s.
     fn default() -> Self {

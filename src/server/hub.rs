@@ -179,11 +179,17 @@ impl Hub {
 
     /// Waits for an answer on a thread that has no runtime.
     ///
+    /// # Panics
+    ///
+    /// In a handler: the answer comes from shards, and this one would wait for itself.
+    ///
     /// ```
     /// # use ringhub::server::Hub;
     /// assert_eq!(Hub::wait(async { 6 * 7 }), 42);
     /// ```
     pub fn wait<T>(answer: impl Future<Output = T>) -> T {
+        let is_shard = thread::current().name().is_some_and(|name| name.starts_with(super::SHARD_THREAD));
+        assert!(!is_shard, "a handler cannot wait for its own shard; spawn the work on the connection");
         struct Unpark(Thread);
         impl Wake for Unpark {
             fn wake(self: Arc<Self>) {

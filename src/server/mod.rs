@@ -116,6 +116,28 @@ impl Server {
         self.start()?.wait().await
     }
 
+    /// Starts, serves until `stop` is done, then leaves in order.
+    ///
+    /// ```no_run
+    /// # use ringhub::server::Server;
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::builder().topics().build()?;
+    /// server.run_until(async { tokio::signal::ctrl_c().await.expect("a signal handler") }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`Server::start`] and [`Running::wait`].
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let mut running = self.start()?;
+        tokio::select! {
+            ended = running.wait() => ended,
+            () = stop => running.shutdown().await,
+        }
+    }
+
     /// Starts a thread for each shard and one for control, and returns once all of them accept connections.
     ///
     /// # Errors
@@ -168,7 +190,7 @@ impl Server {
                 epoch_first,
             };
             let (started, ended) = (started.clone(), ended.clone());
-            let thread = thread::Builder::new().name(format!("ringhub-shard-{number}"));
+            let thread = thread::Builder::new().name(format!("{SHARD_THREAD}{number}"));
             let run = move || shard::run(start, || started.send(()).expect("the server waits for every shard"));
             let spawned = thread.spawn(move || watch(run, &ended));
             spawned.map_err(StartError::Shard)?;
@@ -344,6 +366,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
+
+/// What the names of shards' threads begin with.
+const SHARD_THREAD: &str = "ringhub-shard-";
 
 /// Connections on their way back to a shard.
 const RETURNS_MAX: usize = 64;

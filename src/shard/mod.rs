@@ -165,7 +165,10 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
             shard.drain(clock.now(), ticks(config.drain_timeout));
             ends_by = Some(Instant::now() + config.drain_timeout);
         }
-        while let Some((id, call)) = tasks.next_call() {
+        // Who publishes from beside the turn waits as a client does.
+        while !shard.is_full()
+            && let Some((id, call)) = tasks.next_call()
+        {
             shard.call_back(clock.now(), id, call);
         }
         spawned.start();

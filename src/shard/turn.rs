@@ -190,6 +190,11 @@ impl<I: Io> Shard<I> {
         &mut self.io
     }
 
+    /// Does so much wait to be sent, or to go on to other shards, that nothing may be added?
+    pub(crate) fn is_full(&self) -> bool {
+        self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested()
+    }
+
     fn has_work(&self) -> bool {
         let can_receive = !self.hub.is_congested();
         (can_receive && !self.ready.is_empty()) || !self.flush.is_idle() || self.hub.is_dirty() || self.hub.has_mail()
@@ -283,7 +288,7 @@ impl<I: Io> Shard<I> {
             if self.ready.is_empty() {
                 return;
             }
-            if self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested() {
+            if self.is_full() {
                 // Publishers wait in their sockets until subscribers have been served, here or on other shards.
                 self.count(Counter::ReceivePaused, 1);
                 return;

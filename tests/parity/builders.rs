@@ -172,6 +172,24 @@ fn kore_run_ends_when_it_is_dropped() {
     journal.expect(&["open", r#"close 1001 "" clean"#]);
 }
 
+/// `run_until` serves until it is told, and leaves in order.
+#[test]
+fn kore_run_until_ends_in_order() {
+    let (script, journal) = Script::<()>::new();
+    on_tokio(async {
+        let server = builder(1).route("/", script).build().unwrap();
+        let url = format!("ws://{}/", server.local_addr());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let run = tokio::spawn(server.run_until(async { stopped.await.unwrap() }));
+        let (client, mut events) = client::Client::builder().url(url).build().unwrap();
+        client.connect().await.unwrap();
+        stop.send(()).unwrap();
+        run.await.unwrap().unwrap();
+        assert!(matches!(events.next().await, Some(client::Event::Closed(closed)) if closed.code.0 == 1001));
+    });
+    journal.expect(&["open", r#"close 1001 "" clean"#]);
+}
+
 #[test]
 fn kore_stopping_twice_and_waiting_again() {
     on_tokio(async {

@@ -47,6 +47,12 @@ fn expect_panics(server: &Live, count: u64) {
     until("panics are counted", || server.hub().count(Counter::HandlerPanics) == count);
 }
 
+/// A handler that waits for its own shard would wait for ever: it panics instead.
+#[test]
+fn ioto_a_handler_that_waits_for_its_shard() {
+    check_1011(|script| script.on_open(|_| ringhub::server::Hub::wait(std::future::pending())), |_| {});
+}
+
 #[test]
 fn ioto_a_panic_in_on_open() {
     check_1011(|script| script.on_open(|_| panic!("open")), |_| {});
