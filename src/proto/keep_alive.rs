@@ -44,7 +44,8 @@ impl KeepAlive {
     ///
     /// ```
     /// use ringhub::proto::KeepAlive;
-    /// assert_eq!(KeepAlive::seconds(15, 5), KeepAlive { ping_interval: 150, pong_timeout: 50, ..KeepAlive::default() });
+    /// let ticks = KeepAlive { ping_interval: 150, pong_timeout: 50, ..KeepAlive::default() };
+    /// assert_eq!(KeepAlive::seconds(15, 5), ticks);
     /// ```
     #[must_use]
     pub const fn seconds(ping_interval: u32, pong_timeout: u32) -> Self {
