@@ -252,7 +252,7 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     let headers = answer.headers_mut();
     for (name, value) in &refusal.headers {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
-            headers.insert(name, value);
+            headers.append(name, value);
         }
     }
     if headers.contains_key(header::UPGRADE) {

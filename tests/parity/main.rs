@@ -7,6 +7,7 @@ mod endings;
 mod hub;
 mod openings;
 mod panics;
+mod people;
 mod receiving;
 mod sending;
 mod spans;
