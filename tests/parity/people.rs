@@ -142,7 +142,7 @@ fn ioto_routes_of_a_file() {
     let folder = Folder::new("routes");
     let file = folder.0.join("ringhub.toml");
     let routes = "[[routes]]\nmatch = \"/news/{topic}\"\nhandler = \"hub\"\n\
-                  [[routes]]\nmatch = \"/echo\"\nhandler = \"echo\"\nprotocols = [\"v1.echo\"]\nping_interval = \"9s\"\n\
+                  [[routes]]\nmatch = \"/echo\"\nhandler = \"echo\"\nprotocols = [\"v1.echo\"]\n\
                   [[routes]]\nmatch = \"/\"\ndocuments = \"./site\"\n";
     fs::write(&file, routes).unwrap();
     let mut command = clean(program());
