@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::PathBuf,
+};
 
 use support::{Client, Server, clean, dial, exchange, post, program, published, text, upgrade_request};
 
@@ -124,6 +128,30 @@ fn files_and_what_is_private_among_them() {
     assert_eq!(get(&server, "/healthz", "").status(), 200);
     let delete = "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(exchange(server.address(), delete).status(), 405);
+}
+
+/// Who takes a file and does not read it keeps others from files, up to a limit, and from nothing else.
+#[test]
+fn files_under_way_have_a_limit() {
+    let folder = Folder::new("limit");
+    fs::write(folder.0.join("site/large.bin"), vec![7; 16 << 20]).unwrap();
+    let server = folder.serve(SETTINGS);
+    let request = "GET /large.bin HTTP/1.1\r\nHost: a\r\n\r\n";
+    let takers: Vec<_> = (0..64)
+        .map(|_| {
+            let mut taker = support::dial_with(server.address(), Some(4_096));
+            taker.write_all(request.as_bytes()).unwrap();
+            // It is being answered.
+            taker.read_exact(&mut [0; 12]).unwrap();
+            taker
+        })
+        .collect();
+    let refused = get(&server, "/", "");
+    assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(get(&server, "/healthz", "").status(), 200);
+    drop(takers);
+    while get(&server, "/", "").status() != 200 {}
+    assert!(server.counts().get("refused_total{cause=\"limit\"}") > 0);
 }
 
 /// Where the hub is at its usual place and nothing else is at `/`, the page is there.

@@ -96,7 +96,7 @@ pub struct Http {
 pub struct Limits {
     /// Connections, those in their opening handshake included. One more is answered 503.
     ///
-    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 120
+    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 150
     /// bytes here and 4 KB in the kernel.
     pub connections_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
@@ -118,8 +118,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Descriptors that are not for connections: rings, listeners, logs, and the sockets that are being refused.
-    pub const DESCRIPTORS_RESERVED: u64 = 128;
+    /// Descriptors that are not for connections: rings, listeners, logs, the sockets that are being refused, the
+    /// connections to `/metrics` on an address of its own, and the files that are being sent.
+    pub const DESCRIPTORS_RESERVED: u64 = 256;
 
     /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
     pub const SHARDS_MAX: usize = 256;
@@ -401,7 +402,7 @@ mod tests {
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).unwrap();
         assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
-        assert_eq!(config.limits.connections_max, 20_000 - 128);
+        assert_eq!(config.limits.connections_max, 20_000 - 256);
         assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.fragments_max, 65_537);
@@ -430,7 +431,7 @@ mod tests {
         check(&["--max-gathered", "1000"], "max_gathered");
         check(&["--max-gathered", "3GiB"], "max_gathered");
         check(&["--max-connections", "0"], "max_connections");
-        check(&["--max-connections", "19873"], "max_connections");
+        check(&["--max-connections", "19745"], "max_connections");
         check(&["--cpus", "4000"], "cpus");
         check(&["--shards", "0"], "shards");
         check(&["--shards", "257"], "shards");

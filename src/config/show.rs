@@ -233,7 +233,7 @@ mod tests {
         };
         check("listen = [\"127.0.0.1:6455\"]", "default");
         check("publish_tokens = [\"***\", \"***\"]", "RINGHUB_PUBLISH_TOKENS");
-        check("max_connections = 872", "default: from the descriptor limit");
+        check("max_connections = 744", "default: from the descriptor limit");
         check("#send_buffer =", "default: the kernel's tuning");
         assert!(!text.contains("hush") && toml::de::DeTable::parse(&text).is_ok(), "{text}");
     }

@@ -23,7 +23,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     net::TcpStream,
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -147,7 +147,8 @@ async fn serve(start: Start) -> io::Result<()> {
     let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(BODIES_BYTES_MAX.max(4 * config.limits.message.message_bytes_max as usize));
-    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving, bodies };
+    let files = Arc::new(Semaphore::new(FILES_MAX));
+    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving, bodies, files };
     let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
@@ -186,6 +187,8 @@ pub(crate) struct Shared {
     counters: Arc<Counters>,
     leaving: Arc<AtomicBool>,
     bodies: Bodies,
+    /// Files that may be sent at the same time.
+    files: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -332,6 +335,9 @@ const FINISH: Duration = Duration::from_secs(1);
 /// Bytes of bodies that may be read at the same time over all connections, and never less than four of the largest
 /// messages. Beyond it: 503. Each is there twice while it is made a message.
 const BODIES_BYTES_MAX: usize = 64 << 20;
+
+/// Files that may be sent at the same time, each a descriptor beside its connection's. One more request: 503.
+const FILES_MAX: usize = 64;
 
 /// What hyper may keep of a head that is not whole, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;

@@ -119,7 +119,16 @@ async fn answer(
                 return Err(shared.nothing_at(path));
             };
             admit(&mount.gate)?;
-            mount.documents.answer(&request, below).await
+            let full = || Refusal::new(503, "as many files as this server sends at the same time");
+            let sending = Arc::clone(&shared.files).try_acquire_owned();
+            let sending = sending.map_err(|_| full().header("Retry-After", "1"))?;
+            let answer = mount.documents.answer(&request, below).await?;
+            // Until the last of it is sent or given up.
+            let keep = move |frame| {
+                _ = &sending;
+                frame
+            };
+            Ok(answer.map(|body| body.map_frame(keep).boxed_unsync()))
         }
     }
 }
