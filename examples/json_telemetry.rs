@@ -107,11 +107,7 @@ impl Handler for Dashboards {
         let outcome = read(&message).and_then(|wish| match wish {
             Wish::Watch(device) => {
                 let topic = topic_of(&device)?;
-                let is_live = connection.subscribe(&topic, false).map_err(|error| format!("{device}: {error}"))?;
-                if is_live {
-                    self.on_subscribed(connection, &topic);
-                }
-                Ok(())
+                connection.subscribe(&topic, false).map_err(|error| format!("{device}: {error}"))
             }
             Wish::Ignore(device) => match connection.unsubscribe(&topic_of(&device)?) {
                 true => Ok(()),
@@ -123,7 +119,7 @@ impl Handler for Dashboards {
         }
     }
 
-    /// From here on it sees every reading. Where the topic's home is another shard that takes a moment.
+    /// From here on it sees every reading.
     fn on_subscribed(&self, connection: &mut Connection<'_, ()>, topic: &TopicName) {
         let watching = topic.as_str().strip_prefix(PREFIX).unwrap_or_default();
         connection.send_json(&Watching { watching }).expect("a struct of text is JSON");

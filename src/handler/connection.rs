@@ -371,8 +371,9 @@ impl<S: 'static> Connection<'_, S> {
         Ok(())
     }
 
-    /// Becomes a subscriber of a topic, and sees every message from then on; its own only with `echo`. Returns whether
-    /// it is one already; if not, [`Handler::on_subscribed`](super::Handler::on_subscribed) will say when it is.
+    /// Becomes a subscriber of a topic, and sees every message from then on; its own only with `echo`.
+    /// [`Handler::on_subscribed`](super::Handler::on_subscribed) says when that is: after the call that asks for it, or
+    /// a moment later if the topic's home is another shard.
     ///
     /// # Errors
     ///
@@ -382,14 +383,12 @@ impl<S: 'static> Connection<'_, S> {
     /// # use ringhub::handler::{Connection, TopicName};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let news = TopicName::new("news").expect("a name");
-    /// match connection.subscribe(&news, false) {
-    ///     Ok(true) => _ = connection.send_text("subscribed"),
-    ///     Ok(false) => {} // on_subscribed follows
-    ///     Err(error) => _ = connection.send_text(error.to_string()),
+    /// if let Err(error) = connection.subscribe(&news, false) {
+    ///     connection.send_text(error.to_string());
     /// }
     /// # }
     /// ```
-    pub fn subscribe(&mut self, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError> {
+    pub fn subscribe(&mut self, topic: &TopicName, echo: bool) -> Result<(), SubscribeError> {
         self.door.subscribe(self.id, topic, echo)
     }
 

@@ -28,8 +28,8 @@ pub(crate) trait Door {
     /// Its handler has panicked: that is told, and closes it.
     fn fail(&mut self, id: ConnectionId, panicked: &Panicked);
 
-    /// Subscribes the connection. Returns whether it is live already.
-    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError>;
+    /// Subscribes the connection.
+    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<(), SubscribeError>;
 
     /// Returns whether it was subscribed.
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool;

@@ -144,8 +144,9 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, payload);
     }
 
-    /// The connection is now a subscriber of a topic whose home is another shard, and sees every message from here on.
-    /// This is told of topics that it was accepted with too.
+    /// The connection is now a subscriber of a topic, and sees every message from here on. Told once for each
+    /// subscription: those that it was accepted with after [`Handler::on_open`], later ones after the call that asked
+    /// for them.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }

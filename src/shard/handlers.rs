@@ -4,7 +4,7 @@
 //! when the shard next has nothing else in its hands.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,7 +18,7 @@ use super::turn::{Arrival, Shard};
 use crate::{
     config::Config,
     handler::{Call, Closed, Door, Facts, Panicked, Routes, Seat, ShardRoute, SubscribeError, Tasks},
-    hub::{Command, Commanded, ConnectionId, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
+    hub::{Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
     sys::Io,
@@ -44,6 +44,8 @@ pub(super) struct Handlers {
     own: HashMap<ConnectionId, Own>,
     /// Who waits until a connection is owed nothing more.
     drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
+    /// Subscriptions that have gone live and of which no handler has been told.
+    pub(super) live: VecDeque<Joined>,
     /// Connections that have ended and whose handler has not been told.
     ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
@@ -146,8 +148,27 @@ impl<I: Io> Shard<I> {
         self.handlers.seats[slot] = (arrival.route, key);
     }
 
-    /// Calls the handler of a connection's route.
+    /// Calls the handler of a connection's route, and tells what has come of that.
     pub(super) fn call(
+        &mut self,
+        id: ConnectionId,
+        work: impl FnOnce(&dyn ShardRoute, &mut dyn Door, Seat) -> Result<(), Panicked>,
+    ) {
+        self.call_alone(id, work);
+        self.tell_live();
+    }
+
+    /// Tells handlers of subscriptions that have gone live, before anything published to them can be sent.
+    pub(super) fn tell_live(&mut self) {
+        while let Some(Joined { id, topic }) = self.handlers.live.pop_front() {
+            // It may have been given up again.
+            if !topic.is_everyone() && self.hub.is_subscribed(id, &topic) {
+                self.call_alone(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
+            }
+        }
+    }
+
+    fn call_alone(
         &mut self,
         id: ConnectionId,
         work: impl FnOnce(&dyn ShardRoute, &mut dyn Door, Seat) -> Result<(), Panicked>,
@@ -238,6 +259,7 @@ impl<I: Io> Shard<I> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
             self.fail(id, &Panicked::new(&*panic));
         }
+        self.tell_live();
         self.tell_ended();
     }
 
@@ -335,10 +357,13 @@ impl<I: Io> Door for Shard<I> {
         Shard::close(self, id, CloseCode::INTERNAL_ERROR, "a handler has failed");
     }
 
-    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<bool, SubscribeError> {
+    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<(), SubscribeError> {
         match self.hub.subscribe(id, topic, echo) {
-            Subscribed::Live => Ok(true),
-            Subscribed::Waiting => Ok(false),
+            Subscribed::Live => {
+                self.handlers.live.push_back(Joined { id, topic: topic.clone() });
+                Ok(())
+            }
+            Subscribed::Waiting => Ok(()),
             Subscribed::Already => Err(SubscribeError::Already),
             Subscribed::TooMany => Err(SubscribeError::TooMany),
             Subscribed::Closed => Err(SubscribeError::NotOpen),

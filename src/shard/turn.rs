@@ -129,12 +129,13 @@ impl<I: Io> Shard<I> {
         for (topic, echo) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, echo) == Subscribed::TooMany;
         }
-        self.release(id);
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
+        // Whatever a handler sends stands behind it.
         self.reply(id, &answer);
         self.schedule(id);
         self.call(id, |handler, door, seat| handler.on_open(door, seat));
+        self.release(id);
         if is_refused {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
@@ -251,11 +252,10 @@ impl<I: Io> Shard<I> {
             {
                 self.flush.mark_dirty(connection, id);
             }
-            if !topic.is_everyone() && self.hub.connections.get(id).is_some() {
-                self.call(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
-            }
+            self.handlers.live.push_back(Joined { id, topic });
         }
         self.joined = joined;
+        self.tell_live();
     }
 
     /// Notes what has become ready.

@@ -7,7 +7,7 @@ use ringhub::{
 
 use crate::{
     Journal, Live, Script, serve,
-    support::{Client, Received, text},
+    support::{Client, text},
     topic,
 };
 
@@ -44,17 +44,10 @@ fn ask(client: &mut Client, command: &str, answer: &str) {
     client.expect(text(&format!("> {answer}")));
 }
 
-/// Subscribes, and waits until that is live. Returns whether it had to wait.
-fn subscribe(client: &mut Client, how: &str, name: &str) -> bool {
-    client.send_text(&format!("{how} {name}"));
-    match client.receive() {
-        Received::Text(answer) if answer == "> Ok(true)" => false,
-        Received::Text(answer) if answer == "> Ok(false)" => {
-            client.expect(text(&format!("live {name}")));
-            true
-        }
-        other => panic!("{other:?}"),
-    }
+/// Subscribes, and waits until that is live.
+fn subscribe(client: &mut Client, how: &str, name: &str) {
+    ask(client, &format!("{how} {name}"), "Ok(())");
+    client.expect(text(&format!("live {name}")));
 }
 
 #[test]
@@ -62,8 +55,7 @@ fn subscribe_to_topics_of_any_home() {
     let (server, _journal) = server(3);
     let (mut client, mut publisher) = (server.connect("/"), server.connect("/"));
     let names: Vec<String> = (0..12).map(|number| format!("topic-{number}")).collect();
-    let waited = names.iter().filter(|name| subscribe(&mut client, "sub", name)).count();
-    assert!(waited > 0 && waited < names.len(), "{waited} homes are elsewhere");
+    names.iter().for_each(|name| subscribe(&mut client, "sub", name));
     let mut sorted = names.clone();
     sorted.sort_unstable();
     ask(&mut client, "topics", &sorted.join(" "));
@@ -106,15 +98,15 @@ fn unsubscribe_ends_it() {
 fn subscriptions_that_are_refused() {
     let (server, _journal) = server(1);
     let mut client = server.connect("/");
-    ask(&mut client, "sub a", "Ok(true)");
-    ask(&mut client, "sub a", &format!("{:?}", Err::<bool, _>(SubscribeError::Already)));
+    subscribe(&mut client, "sub", "a");
+    ask(&mut client, "sub a", &format!("{:?}", Err::<(), _>(SubscribeError::Already)));
     // The broadcasts of the server count too.
     for number in 2..1_024 {
-        ask(&mut client, &format!("sub {number}"), "Ok(true)");
+        subscribe(&mut client, "sub", &number.to_string());
     }
-    ask(&mut client, "sub b", &format!("{:?}", Err::<bool, _>(SubscribeError::TooMany)));
+    ask(&mut client, "sub b", &format!("{:?}", Err::<(), _>(SubscribeError::TooMany)));
     ask(&mut client, "unsub a", "true");
-    ask(&mut client, "sub b", "Ok(true)");
+    subscribe(&mut client, "sub", "b");
 }
 
 #[test]
@@ -152,6 +144,38 @@ fn subscriptions_from_the_beginning() {
         two.expect(text("c"));
         one.leave();
         two.leave();
+    }
+}
+
+/// What is said of the topics that it was accepted with follows the opening answer and `on_open`, wherever they are at
+/// home; and is said before anything that is published to them.
+#[test]
+fn what_is_live_from_the_beginning_is_told_after_the_opening() {
+    for shards in [1, 3] {
+        let (script, journal) = Script::<()>::new();
+        let script = script.opening(|_| {
+            Ok(["a", "b", "c", "d"].iter().fold(Accept::with(()), |accept, name| accept.subscribe(topic(name), true)))
+        });
+        let script = script.on_open(|connection| _ = connection.send_text("open"));
+        let script = script.on_subscribed(|connection, name| {
+            _ = connection.send_text(format!("live {name}"));
+            connection.publish(name, &PreparedMessage::text(&format!("to {name}")), Scope::Global);
+        });
+        let server = serve(shards, |builder| builder.route("/", script));
+        for _ in 0..8 {
+            let mut client = server.connect("/");
+            client.expect(text("open"));
+            let mut told: Vec<String> = (0..8).map(|_| client.receive().into_text()).collect();
+            for name in ["a", "b", "c", "d"] {
+                let at = |wanted: String| told.iter().position(|text| *text == wanted);
+                assert!(at(format!("live {name}")) < at(format!("to {name}")), "{told:?}");
+            }
+            told.sort_unstable();
+            told.dedup();
+            assert_eq!(told.len(), 8, "{told:?}");
+            client.leave();
+        }
+        drop(journal);
     }
 }
 

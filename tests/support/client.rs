@@ -44,6 +44,16 @@ pub(crate) enum Received {
     Reset,
 }
 
+impl Received {
+    /// The text that it is.
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Received::Text(text) => text,
+            other => panic!("{other:?} is no text"),
+        }
+    }
+}
+
 pub(crate) fn text(text: &str) -> Received {
     Received::Text(text.into())
 }
