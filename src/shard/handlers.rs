@@ -118,6 +118,13 @@ impl Handlers {
         }
     }
 
+    fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
+        let waiters = self.drained.entry(id).or_default();
+        // Who asks again and again with a time limit stands here once.
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(waiter);
+    }
+
     /// Is somebody waiting until a connection is owed nothing more?
     fn waiting(&self) -> Vec<ConnectionId> {
         self.drained.keys().copied().collect()
@@ -167,7 +174,9 @@ impl<I: Io> Shard<I> {
 
     /// The client's address, for events about a connection.
     pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
-        let (route, key) = *self.handlers.seats.get(id.slot() as usize)?;
+        // Its seat may be another's by now.
+        self.hub.connections.get(id)?;
+        let (route, key) = self.handlers.seats[id.slot() as usize];
         let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
         kept.or_else(|| self.addresses(id).0).map(display)
     }
@@ -238,6 +247,7 @@ impl<I: Io> Shard<I> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
             self.fail(id, &Panicked::new(&*panic));
         }
+        self.tell_joined();
         self.tell_ended();
     }
 
@@ -382,7 +392,7 @@ impl<I: Io> Door for Shard<I> {
 
     fn when_drained(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
         if self.hub.connections.get(id).is_some_and(|connection| connection.owes_output()) {
-            self.handlers.drained.entry(id).or_default().push(waiter);
+            self.handlers.notice_waiting(id, waiter);
         } else {
             // Who waits may have given up.
             _ = waiter.send(());
