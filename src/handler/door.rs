@@ -108,6 +108,10 @@ impl Tasks {
         self.0.spawned.borrow_mut().pop_front()
     }
 
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.0.calls.borrow().is_empty()
+    }
+
     /// Waits until something has been added since the last call.
     pub(crate) async fn added(&self) {
         self.0.notify.notified().await;

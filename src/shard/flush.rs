@@ -237,6 +237,8 @@ impl<I: Io> Shard<I> {
     /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic, self.flush.walks.iter());
+        // It has gone live just now: nobody is told any more.
+        self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);
             self.check_backlog(id);

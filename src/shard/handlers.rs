@@ -4,7 +4,7 @@
 //! when the shard next has nothing else in its hands.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -44,8 +44,6 @@ pub(super) struct Handlers {
     own: HashMap<ConnectionId, Own>,
     /// Who waits until a connection is owed nothing more.
     drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
-    /// Subscriptions that have gone live and of which no handler has been told.
-    pub(super) live: VecDeque<Joined>,
     /// Connections that have ended and whose handler has not been told.
     ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
@@ -120,6 +118,13 @@ impl Handlers {
         }
     }
 
+    fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
+        let waiters = self.drained.entry(id).or_default();
+        // Who asks again and again with a time limit stands here once.
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(waiter);
+    }
+
     /// Is somebody waiting until a connection is owed nothing more?
     fn waiting(&self) -> Vec<ConnectionId> {
         self.drained.keys().copied().collect()
@@ -148,27 +153,8 @@ impl<I: Io> Shard<I> {
         self.handlers.seats[slot] = (arrival.route, key);
     }
 
-    /// Calls the handler of a connection's route, and tells what has come of that.
+    /// Calls the handler of a connection's route. [`Shard::tell_joined`] must follow.
     pub(super) fn call(
-        &mut self,
-        id: ConnectionId,
-        work: impl FnOnce(&dyn ShardRoute, &mut dyn Door, Seat) -> Result<(), Panicked>,
-    ) {
-        self.call_alone(id, work);
-        self.tell_live();
-    }
-
-    /// Tells handlers of subscriptions that have gone live, before anything published to them can be sent.
-    pub(super) fn tell_live(&mut self) {
-        while let Some(Joined { id, topic }) = self.handlers.live.pop_front() {
-            // It may have been given up again.
-            if !topic.is_everyone() && self.hub.is_subscribed(id, &topic) {
-                self.call_alone(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
-            }
-        }
-    }
-
-    fn call_alone(
         &mut self,
         id: ConnectionId,
         work: impl FnOnce(&dyn ShardRoute, &mut dyn Door, Seat) -> Result<(), Panicked>,
@@ -188,7 +174,9 @@ impl<I: Io> Shard<I> {
 
     /// The client's address, for events about a connection.
     pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
-        let (route, key) = *self.handlers.seats.get(id.slot() as usize)?;
+        // Its seat may be another's by now.
+        self.hub.connections.get(id)?;
+        let (route, key) = self.handlers.seats[id.slot() as usize];
         let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
         kept.or_else(|| self.addresses(id).0).map(display)
     }
@@ -211,6 +199,7 @@ impl<I: Io> Shard<I> {
                 });
             }
         }
+        self.tell_joined();
     }
 
     /// After a flush: tells those who wait until a connection is owed nothing more.
@@ -259,7 +248,7 @@ impl<I: Io> Shard<I> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
             self.fail(id, &Panicked::new(&*panic));
         }
-        self.tell_live();
+        self.tell_joined();
         self.tell_ended();
     }
 
@@ -360,7 +349,7 @@ impl<I: Io> Door for Shard<I> {
     fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<(), SubscribeError> {
         match self.hub.subscribe(id, topic, echo) {
             Subscribed::Live => {
-                self.handlers.live.push_back(Joined { id, topic: topic.clone() });
+                self.joined.push(Joined { id, topic: topic.clone() });
                 Ok(())
             }
             Subscribed::Waiting => Ok(()),
@@ -407,7 +396,7 @@ impl<I: Io> Door for Shard<I> {
 
     fn when_drained(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
         if self.hub.connections.get(id).is_some_and(|connection| connection.owes_output()) {
-            self.handlers.drained.entry(id).or_default().push(waiter);
+            self.handlers.notice_waiting(id, waiter);
         } else {
             // Who waits may have given up.
             _ = waiter.send(());

@@ -130,6 +130,9 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         let more = shard.turn(clock.now());
         counters.turn(begun.elapsed());
         lobby.set_open(shard.open());
+        // At once: nothing else may happen here for long.
+        spawned.start();
+        spawned.end(shard.take_abandoned());
         if let Some(ends_by) = ends_by {
             // A shard whose connections have left is still the home of topics that others publish to.
             if is_occupied && shard.is_empty() && lobby.is_empty() {
@@ -140,7 +143,9 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
                 break;
             }
         }
-        if more || shard.io_mut().has_completions() {
+        // Calls that had no room before this turn.
+        let has_calls = tasks.has_calls() && !shard.is_full();
+        if more || has_calls || shard.io_mut().has_completions() {
             // Other tasks, and the runtime's own ring, have their turn between two of ours.
             oneshot::nop().await;
             is_told = !matches!(commands.try_recv(), Err(mpsc::error::TryRecvError::Empty));
@@ -171,8 +176,6 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         {
             shard.call_back(clock.now(), id, call);
         }
-        spawned.start();
-        spawned.end(shard.take_abandoned());
         while let Some(arrival) = lobby.take() {
             if shard.adopt(clock.now(), arrival).is_none() {
                 tracing::error!("no slot is left for a connection");
@@ -183,6 +186,11 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         tracing::warn!(connections = shard.open(), "did not leave in time and are dropped");
         shard.drop_all();
     }
+    // What still waits to be done finds nobody; left in its queue, a handle in it would keep all of it alive.
+    while let Some((id, call)) = tasks.next_call() {
+        shard.call_back(clock.now(), id, call);
+    }
+    spawned.start();
     Ok(())
 }
 

@@ -47,7 +47,8 @@ pub(crate) struct Shard<I: Io> {
     readiness: Vec<Readiness>,
     replies: Vec<u8>,
     due: Vec<(Tick, ConnectionId)>,
-    joined: Vec<Joined>,
+    /// Subscriptions that have gone live and whose handlers have not been told.
+    pub(super) joined: Vec<Joined>,
     commands: Vec<Commanded>,
 }
 
@@ -136,6 +137,7 @@ impl<I: Io> Shard<I> {
         self.schedule(id);
         self.call(id, |handler, door, seat| handler.on_open(door, seat));
         self.release(id);
+        self.tell_joined();
         if is_refused {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
@@ -215,10 +217,9 @@ impl<I: Io> Shard<I> {
     /// Takes what has come down the lanes, up to a bound: deliveries as long as there is room to gather them, then
     /// requests.
     fn take_mail(&mut self) {
-        let mut joined = mem::take(&mut self.joined);
         let may_gather = |hub: &Hub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
         for _ in 0..self.pace.mail {
-            if !may_gather(&self.hub) || !self.hub.take_delivery(&mut joined) {
+            if !may_gather(&self.hub) || !self.hub.take_delivery(&mut self.joined) {
                 break;
             }
         }
@@ -227,35 +228,37 @@ impl<I: Io> Shard<I> {
                 break;
             }
         }
-        self.tell_joined(joined);
+        self.tell_joined();
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.obey(command));
         self.commands = commands;
     }
 
     /// What has been held back from the connection leaves if it has nothing to wait for any more.
+    /// [`Shard::tell_joined`] must follow when no handler is being called.
     pub(super) fn release(&mut self, id: ConnectionId) {
-        let mut joined = mem::take(&mut self.joined);
-        let is_released = self.hub.release(id, &mut joined);
-        self.tell_joined(joined);
-        if is_released && let Some(connection) = self.hub.connections.get_mut(id) {
+        if self.hub.release(id, &mut self.joined)
+            && let Some(connection) = self.hub.connections.get_mut(id)
+        {
             self.flush.mark_dirty(connection, id);
         }
     }
 
-    /// Subscriptions that had to wait have gone live. Opening answers that waited for them may leave.
-    fn tell_joined(&mut self, mut joined: Vec<Joined>) {
-        for Joined { id, topic } in joined.drain(..) {
+    /// Subscriptions that had to wait have gone live: their handlers are told. Opening answers that waited for them may
+    /// leave.
+    pub(super) fn tell_joined(&mut self) {
+        // In the order in which they have joined. What a handler does meanwhile may add some, or take some out.
+        self.joined.reverse();
+        while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
-            if let Some(connection) = self.hub.connections.get_mut(id)
-                && connection.owes_output()
-            {
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            if connection.owes_output() {
                 self.flush.mark_dirty(connection, id);
             }
-            self.handlers.live.push_back(Joined { id, topic });
+            if !topic.is_everyone() && connection.websocket.state() == State::Open {
+                self.call(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
+            }
         }
-        self.joined = joined;
-        self.tell_live();
     }
 
     /// Notes what has become ready.

@@ -1,5 +1,6 @@
 //! What embedders of Kore, Qore and Ioto rely on, row by row: servers in this process, ordinary clients.
 
+mod between_turns;
 mod broadcasts;
 mod builders;
 mod client;
