@@ -1,7 +1,12 @@
 //! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake; and taking in those
 //! who come back from the control thread.
 
-use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 
@@ -37,8 +42,8 @@ async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
                 // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
-                tracing::warn!(%error, "accepting pauses");
                 lobby.counters.add(Counter::AcceptPaused, 1);
+                say_short(&lobby, &error);
                 tokio::time::sleep(PAUSE).await;
             }
             // The client gave up while it waited, or the network failed under it: the next one is unaffected.
@@ -67,6 +72,18 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
     }
 }
 
+/// Says so, though not each time: it lasts, and every accept meets it again and again.
+fn say_short(lobby: &Lobby, error: &io::Error) {
+    let now = Instant::now();
+    if lobby.shortage_said.get().is_none_or(|said| now.duration_since(said) >= SHORTAGE_SILENCE) {
+        lobby.shortage_said.set(Some(now));
+        tracing::warn!(
+            %error,
+            "accepting pauses, descriptors or memory are used up: raise their limit or lower --max-connections"
+        );
+    }
+}
+
 /// Descriptors or memory are used up.
 fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -79,3 +96,6 @@ const IN_FLIGHT: usize = 4;
 
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long nothing more is said of it.
+const SHORTAGE_SILENCE: Duration = Duration::from_secs(60);

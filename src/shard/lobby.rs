@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -42,6 +43,8 @@ pub(super) struct Lobby {
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
     leaving: Cell<bool>,
+    /// When it was last said that descriptors are used up.
+    pub(super) shortage_said: Cell<Option<Instant>>,
     /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
     next_request: Cell<u64>,
 }
@@ -87,6 +90,7 @@ impl Lobby {
             pending: Cell::new(0),
             refusals: Cell::new(0),
             leaving: Cell::new(false),
+            shortage_said: Cell::default(),
             next_request: Cell::new(0),
         }
     }
