@@ -1,12 +1,7 @@
 //! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake; and taking in those
 //! who come back from the control thread.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -43,7 +38,13 @@ async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
             Err(error) if is_shortage(&error) => {
                 // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
                 lobby.counters.add(Counter::AcceptPaused, 1);
-                say_short(&lobby, &error);
+                if lobby.shortage.is_due() {
+                    tracing::warn!(
+                        %error,
+                        "accepting pauses, descriptors or memory are used up: raise their limit or lower \
+                         --max-connections"
+                    );
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             // The client gave up while it waited, or the network failed under it: the next one is unaffected.
@@ -61,6 +62,10 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
         tracing::debug!(%error, "the client left before it was served");
         return;
     }
+    if !matches!(admission, Admission::Admitted(_)) && lobby.full.is_due() {
+        let limit = lobby.config.limits.connections_max;
+        tracing::warn!(limit, "as many connections as --max-connections allows: more are refused");
+    }
     match admission {
         Admission::Admitted(place) => {
             drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place)))
@@ -69,18 +74,6 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
             drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), Opening::new(socket), place)))
         }
         Admission::Dropped => {}
-    }
-}
-
-/// Says so, though not each time: it lasts, and every accept meets it again and again.
-fn say_short(lobby: &Lobby, error: &io::Error) {
-    let now = Instant::now();
-    if lobby.shortage_said.get().is_none_or(|said| now.duration_since(said) >= SHORTAGE_SILENCE) {
-        lobby.shortage_said.set(Some(now));
-        tracing::warn!(
-            %error,
-            "accepting pauses, descriptors or memory are used up: raise their limit or lower --max-connections"
-        );
     }
 }
 
@@ -96,6 +89,3 @@ const IN_FLIGHT: usize = 4;
 
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// How long nothing more is said of it.
-const SHORTAGE_SILENCE: Duration = Duration::from_secs(60);

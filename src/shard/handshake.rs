@@ -98,6 +98,10 @@ async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place
     let place = lobby.let_go(place);
     if let Err(visit) = lobby.control.enter(Visit { socket, received, place }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
+        if lobby.http_full.is_due() {
+            let limit = lobby.config.http.connections_max;
+            tracing::warn!(limit, "as many connections as --max-http-connections allows: more are refused");
+        }
         let refusal = no_room("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
     }
