@@ -127,6 +127,8 @@ pub enum StartError {
     Probe(ProbeError),
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
+    /// The address for `/metrics` cannot be listened on.
+    ListenMetrics(SocketAddr, io::Error),
     /// A shard could not be set up.
     Shard(io::Error),
     /// The control thread could not be set up.
@@ -139,26 +141,31 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Probe(error) => error.fmt(f),
-            StartError::Listen(address, error) => match error.kind() {
-                io::ErrorKind::AddrInUse => write!(
-                    f,
-                    "{address} is in use: another ringhub or another server listens there. Stop it, or choose another \
-                     address with --listen."
-                ),
-                io::ErrorKind::PermissionDenied => write!(
-                    f,
-                    "{address} may not be listened on ({error}). Ports below 1024 need a privilege; choose another \
-                     with --listen."
-                ),
-                io::ErrorKind::AddrNotAvailable => {
-                    write!(f, "{address} is not an address of this machine ({error}). Choose another with --listen.")
-                }
-                _ => write!(f, "{address} cannot be listened on: {error}"),
-            },
+            StartError::Listen(address, error) => not_listening(f, address, error, "--listen"),
+            StartError::ListenMetrics(address, error) => not_listening(f, address, error, "--metrics-listen"),
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
             StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),
         }
+    }
+}
+
+/// Why, and the flag to look at.
+fn not_listening(f: &mut fmt::Formatter<'_>, address: &SocketAddr, error: &io::Error, flag: &str) -> fmt::Result {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => write!(
+            f,
+            "{address} is in use: another ringhub or another server listens there. Stop it, or choose another address \
+             with {flag}."
+        ),
+        io::ErrorKind::PermissionDenied => write!(
+            f,
+            "{address} may not be listened on ({error}). Ports below 1024 need a privilege; choose another with {flag}."
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            write!(f, "{address} is not an address of this machine ({error}). Choose another with {flag}.")
+        }
+        _ => write!(f, "{address} cannot be listened on: {error}"),
     }
 }
 

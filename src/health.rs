@@ -46,7 +46,7 @@ pub(crate) fn check(health: &Health, listen: SocketAddr) -> Result<(), Sick> {
 }
 
 /// The address under which one process of a machine reaches another that listens there.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

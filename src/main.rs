@@ -15,7 +15,7 @@ use clap::{
 };
 use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings},
-    metrics,
+    metrics::{self, Counter},
     server::{Running, Server},
     sys,
 };
@@ -135,6 +135,8 @@ fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         tracing::warn!("{warning}");
     }
     let report = start_report(&config, descriptors);
+    let routes: Vec<String> =
+        config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is announced: whoever reads it may send a signal at once.
     let signals = {
@@ -142,14 +144,22 @@ fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         Signals::new()?
     };
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
-    let running = builder.config(config).build()?.start()?;
-    tracing::info!("{report}");
-    let addresses = running.local_addrs();
-    let address = addresses[0];
-    let others: String = addresses[1..].iter().map(|address| format!(" and {address}")).collect();
-    say(format_args!("ringhub {} serves on {address}{others}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("  WebSocket clients: ws://{address}/t/TOPIC"));
-    say(format_args!("  a browser:         http://{address}/"));
+    let server = builder.config(config).build()?;
+    let metrics = server.metrics_addr();
+    let running = server.start()?;
+    let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
+    let addresses = addresses.join(" and ");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!("ringhub {version} serves on {addresses}; {report}");
+    say(format_args!("ringhub {version} serves on {addresses}"));
+    let here = health::reachable(running.local_addr());
+    if routes.is_empty() {
+        say(format_args!("  WebSocket clients: ws://{here}/t/TOPIC"));
+        say(format_args!("  a browser:         http://{here}/"));
+    } else {
+        say(format_args!("  routes:            {}", routes.join(", ")));
+    }
+    say(format_args!("  metrics:           http://{}/metrics", metrics.map_or(here, health::reachable)));
     runtime.block_on(until_told(running, signals))
 }
 
@@ -177,7 +187,7 @@ fn start_report(config: &Config, descriptors: u64) -> String {
     let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
     let pinned = if config.pinned { "pinned to" } else { "floating over" };
     format!(
-        "serving on {} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
+        "{} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
          and skipped completions; {descriptors} descriptors, {memlock} of locked memory",
         config.shards,
         if config.shards == 1 { "shard" } else { "shards" },
@@ -192,7 +202,11 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
     let mut is_leaving = false;
     loop {
         let name = tokio::select! {
-            outcome = running.wait() => return Ok(outcome?),
+            outcome = running.wait() => {
+                outcome?;
+                tracing::info!("ended");
+                return Ok(());
+            }
             _ = report.recv() => {
                 say(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
                 continue;
@@ -203,7 +217,8 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
         if is_leaving {
             return Err(format!("a second {name}: ended at once").into());
         }
-        tracing::info!("{name}: leaving; the same signal again ends at once");
+        let connections: u64 = running.counters().iter().map(|shard| shard.get(Counter::ConnectionsOpen)).sum();
+        tracing::info!(connections, "{name}: leaving; a second signal ends at once");
         is_leaving = true;
         running.stop();
     }

@@ -233,7 +233,7 @@ fn a_refused_upgrade_leaves_the_connection() {
 
 #[test]
 fn more_connections_than_allowed() {
-    let server = Server::start(&["--max-http-connections", "2", "--max-connections", "4"]);
+    let mut server = Server::start(&["--max-http-connections", "2", "--max-connections", "4"]);
     let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
     kept.iter_mut().for_each(|stream| assert_eq!(ask(stream, &request("GET", "/healthz")).status(), 200));
     let response = exchange(server.address(), &request("GET", "/healthz"));
@@ -250,6 +250,9 @@ fn more_connections_than_allowed() {
     server.expect_counts(&[("http_connections_open", 0), ("connections_open", 0)]);
     let mut clients: Vec<Client> = (0..4).map(|_| Client::open_when_there_is_room(server.address(), "/t/x")).collect();
     clients.iter_mut().for_each(Client::expect_nothing);
+    drop(clients);
+    let log = server.end();
+    assert!(log.contains("--max-http-connections allows") && log.contains("--max-connections allows"), "{log}");
 }
 
 /// A client that takes no answers is given up, and keeps neither its place nor memory.

@@ -392,7 +392,7 @@ fn what_does_not_fit_together_says_where_both_come_from() {
     );
 }
 
-/// Not only the first, from all sources; and nothing that only follows from another.
+/// Not only the first, from all sources, those of the file by its lines; and nothing that only follows from another.
 #[test]
 fn all_errors_are_told_at_once() {
     let file =
@@ -405,12 +405,12 @@ fn all_errors_are_told_at_once() {
     let log = String::from_utf8(output.stderr).unwrap();
     let begins = [
         format!("ringhub: {path}:1: unknown key \"nonsense\""),
+        format!("ringhub: {path}:2: shards: 0 is not between 1 and 256"),
         format!("ringhub: {path}:3: max_message: "),
         format!("ringhub: {path}:6: log: "),
         "ringhub: RINGHUB_BODY_TIMEOUT: \"soon\" is no time".into(),
         "ringhub: --pin: \"maybe\"".into(),
         "ringhub: RINGHUB_IDLE_TIMEOUT: 1ms is less than 100ms".into(),
-        format!("ringhub: {path}:2: shards: 0 is not between 1 and 256"),
     ];
     assert_eq!(log.lines().count(), begins.len(), "{log}");
     for (line, begin) in log.lines().zip(&begins) {
@@ -604,7 +604,7 @@ fn a_server_by_its_file() {
     server.connect("/t/x").leave();
     let log = server.end();
     assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
-    assert!(log.contains("serving on 2 shards"), "{log}");
+    assert!(log.contains("serves on 127.0.0.1:") && log.contains("; 2 shards"), "{log}");
 }
 
 /// The README's example holds.

@@ -33,6 +33,9 @@ fn a_signal_lets_everybody_leave() {
         }
         drop(clients);
         assert!(server.wait().success(), "{}", server.log());
+        let log = server.log();
+        let leaving = log.lines().find(|line| line.contains("leaving")).unwrap();
+        assert!(leaving.contains("connections=20") && log.trim_end().ends_with(" ended"), "{log}");
     }
 }
 
@@ -199,7 +202,9 @@ fn two_hubs_cannot_share_an_address() {
     let server = Server::start(&[]);
     let address = server.address().to_string();
     let output = run(&["--listen", &address]);
-    check_failure(&output, &[&address, "in use", "--listen"]);
+    check_failure(&output, &[&address, "in use", " --listen"]);
+    let output = run(&["--listen", "127.0.0.1:0", "--metrics-listen", &address]);
+    check_failure(&output, &[&address, "in use", " --metrics-listen"]);
     let mut client = server.connect("/t/x?echo=true");
     client.send_text("undisturbed");
     client.expect(text("undisturbed"));

@@ -26,19 +26,12 @@ fn behind_nginx() {
             "daemon off; master_process off; pid {folder}/pid; error_log stderr;
              events {{}}
              http {{
-               access_log off; client_max_body_size 8m;
+               access_log off;
                client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
                uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-               map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-               upstream hub {{ server {hub}; keepalive 4; }}
-               server {{
-                 listen {own};
-                 location / {{
-                   proxy_pass http://hub; proxy_http_version 1.1; proxy_set_header Host $host;
-                   proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;
-                 }}
-               }}
-             }}"
+               {}
+             }}",
+            of_the_readme(hub, own)
         );
         let mut command = Command::new("nginx");
         command.args(["-e", "stderr", "-c"]).arg(write(folder, &config));
@@ -115,6 +108,20 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
     assert_eq!(counts.get("http_returned_total") > 0, upgrades_kept, "{counts:?}");
     clients.into_iter().for_each(Client::leave);
     server.expect_counts(&[("connections_open", 0), ("aborted_total", 0)]);
+}
+
+/// What the README says that nginx needs.
+fn of_the_readme(hub: SocketAddr, own: SocketAddr) -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let config = readme.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let mut config = config.to_owned();
+    for (address, actual) in
+        [("server 127.0.0.1:6455;", format!("server {hub};")), ("listen 80;", format!("listen {own};"))]
+    {
+        assert_eq!(config.matches(address).count(), 1, "{config}");
+        config = config.replace(address, &actual);
+    }
+    config
 }
 
 fn ask(stream: &mut TcpStream, request: &str) -> Response {

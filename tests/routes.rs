@@ -69,6 +69,19 @@ const SETTINGS: &str = r#"
 const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
 
 #[test]
+fn the_start_says_what_is_where() {
+    let folder = Folder::new("start");
+    let notes = |settings: &str| folder.serve(settings).notes().to_owned();
+    let with_routes = notes(SETTINGS);
+    let routes = "/rooms/{topic} (hub), /echo (echo), / (files), /private (files)";
+    assert!(with_routes.contains(routes) && !with_routes.contains("/t/TOPIC"), "{with_routes}");
+    let without = notes("metrics_listen = \"127.0.0.1:0\"");
+    assert!(without.contains("/t/TOPIC") && !without.contains("routes:"), "{without}");
+    // Port 0 is told as what it has become.
+    assert!(without.contains("/metrics") && !without.contains(":0/metrics"), "{without}");
+}
+
+#[test]
 fn a_hub_with_people() {
     let folder = Folder::new("hub");
     let server = folder.serve(SETTINGS);

@@ -195,6 +195,11 @@ impl Given {
                 errors.extend(located);
             }
         }
+        // The file from its first line on, and each other source as it was read.
+        errors.sort_by_key(|error| match error.origin() {
+            Origin::File(_, line) => *line,
+            _ => usize::MAX,
+        });
         Err(ConfigErrors(errors))
     }
 

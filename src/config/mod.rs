@@ -366,8 +366,9 @@ impl fmt::Display for Config {
         let Limits { connections_max, message, backlog_bytes_max, .. } = &self.limits;
         write!(
             f,
-            "{connections_max} connections, messages to {} bytes, backlogs to {backlog_bytes_max} bytes",
-            message.message_bytes_max
+            "{connections_max} connections, messages to {}, backlogs to {}",
+            Size(u64::from(message.message_bytes_max)),
+            Size(*backlog_bytes_max as u64)
         )
     }
 }

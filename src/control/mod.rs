@@ -26,6 +26,7 @@ use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
+use tracing::field::display;
 
 use self::{
     judge::Judge,
@@ -263,6 +264,7 @@ async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finish
 
 /// Serves a connection to its end. Returns it if it is to become a WebSocket.
 async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing: watch::Receiver<()>) -> Option<Line> {
+    let peer = service.judge.peer().map(display);
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // Who has finished sending is still waiting for its answer.
@@ -282,13 +284,14 @@ async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing
     let line = connection.into_parts().io;
     if let Err(error) = outcome {
         // Whatever is still to be sent, nobody takes it.
-        tracing::debug!(%error, "an HTTP connection has ended");
+        tracing::debug!(peer, %error, "an HTTP connection has ended");
         return None;
     }
     match line.ending() {
         Some(Ending::WebSocket) => return Some(line),
         Some(Ending::Malformed(error)) => {
             let refusal = error.refusal();
+            tracing::debug!(peer, status = refusal.status, %error, "refused");
             shared.counters.add(Counter::HttpRequests, 1);
             shared.count_refusal(&refusal);
             line.refuse(&refusal).await;

@@ -48,11 +48,17 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         Box::pin(async move {
             let origin = request.headers().get(header::ORIGIN).cloned();
             let has_body = !request.body().is_end_stream();
+            let logs = tracing::enabled!(tracing::Level::DEBUG);
+            let target = logs.then(|| (request.method().clone(), request.uri().path().to_owned()));
             let answer = match refusal {
                 Some(refusal) => Err(refusal),
                 None => answer(&shared, request, head.map(|head| (head, peer)), only_metrics).await,
             };
             let mut answer = answer.unwrap_or_else(|refusal| {
+                // Without the query, which may hold a token; and not why, which may repeat it.
+                if let Some((method, path)) = &target {
+                    tracing::debug!(peer = peer.map(display), status = refusal.status, %method, path, "refused");
+                }
                 let mut answer = refuse(&shared, &refusal);
                 if has_body {
                     // What was not read of it stands before the next request.

@@ -67,7 +67,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] if the address cannot be had.
+    /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or
+    /// [`StartError::ListenMetrics`] if an address cannot be had.
     fn bind(config: Config, routes: Routes, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
@@ -82,7 +83,7 @@ impl Server {
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             });
-            listen.map_err(|error| StartError::Listen(address, error))
+            listen.map_err(|error| StartError::ListenMetrics(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
         Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints, hub })

@@ -37,8 +37,14 @@ async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
                 // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
-                tracing::warn!(%error, "accepting pauses");
                 lobby.counters.add(Counter::AcceptPaused, 1);
+                if lobby.shortage.is_due() {
+                    tracing::warn!(
+                        %error,
+                        "accepting pauses, descriptors or memory are used up: raise their limit or lower \
+                         --max-connections"
+                    );
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             // The client gave up while it waited, or the network failed under it: the next one is unaffected.
@@ -55,6 +61,10 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
     if let Err(error) = net::prepare_connection(&socket, lobby.config.send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
         return;
+    }
+    if !matches!(admission, Admission::Admitted(_)) && lobby.full.is_due() {
+        let limit = lobby.config.limits.connections_max;
+        tracing::warn!(limit, "as many connections as --max-connections allows: more are refused");
     }
     match admission {
         Admission::Admitted(place) => {

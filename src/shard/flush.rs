@@ -26,7 +26,7 @@ use super::{
 use crate::{
     hub::{Connection, ConnectionId, Door, Output, Piece, Share, TopicName, Walk},
     metrics::Counter,
-    proto::{CloseCode, State},
+    proto::{CloseCode, State, Tick},
     sys::{Io, Refused, Send},
 };
 
@@ -43,6 +43,9 @@ pub(super) struct Flush {
     /// Scratch, empty between batches.
     plan: Vec<Planned>,
     refused: Vec<Refused>,
+    /// When a slow consumer was last named, and how many were not since.
+    slow_named: Option<Tick>,
+    slow_unnamed: u64,
 }
 
 /// One entry of a batch.
@@ -446,7 +449,15 @@ impl<I: Io> Shard<I> {
         let ahead = self.hub.leave(id, self.flush.walks.iter());
         dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
         let peer = self.peer(id);
-        tracing::info!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
+        // They come in crowds: one in a while stands for all.
+        let others = self.flush.slow_unnamed;
+        if self.flush.slow_named.is_none_or(|named| self.now.since(named) >= SLOW_SILENCE) {
+            (self.flush.slow_named, self.flush.slow_unnamed) = (Some(self.now), 0);
+            tracing::info!(%id, peer, bytes, messages, others, "slow consumer: its backlog went beyond the limit");
+        } else {
+            self.flush.slow_unnamed += 1;
+            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
+        }
         self.count(Counter::SlowClosed, 1);
         self.count(Counter::SlowDropped, dropped);
         self.notice_close(id);
@@ -484,6 +495,8 @@ fn bounded(pieces: Vec<Piece>) -> Vec<Piece> {
 }
 
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
+/// Ticks after a slow consumer was named at the level of information before another is.
+const SLOW_SILENCE: u32 = 10 * Tick::PER_SECOND;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
+use tracing::field::display;
 
 use super::{
     lobby::{Lobby, Place},
@@ -46,6 +47,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
+    // Without the query, which may hold a token; and not the answer, which may repeat it.
+    let path = match &head {
+        Ok((head, _)) if tracing::enabled!(tracing::Level::DEBUG) => Some(head.path().to_owned()),
+        _ => None,
+    };
     let (response, has_body) = match head {
         Err(error) => (error.refusal().into(), true),
         Ok((head, _)) if !asks_for_websocket(&head) => {
@@ -64,12 +70,14 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                 }
                 Err(NotOpened::Refused(response)) => (response, has_body),
                 Err(NotOpened::Left) => {
-                    tracing::debug!(peer = ?net::peer(&socket), "the client left before its request was answered");
+                    let peer = net::peer(&socket).map(display);
+                    tracing::debug!(peer, "the client left before its request was answered");
                     return;
                 }
             }
         }
     };
+    tracing::debug!(peer = net::peer(&socket).map(display), status = response.status(), path, "refused");
     lobby.counters.add(Counter::refused(response.status()), 1);
     say_and_close(&socket, response.encode(has_body)).await;
 }
@@ -78,6 +86,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
 pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
+    tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
     if read_in_time(&lobby, &socket, &mut received).await.is_some() {
         say_and_close(&socket, no_room("as many connections as this server allows").encode()).await;
     }
@@ -89,6 +98,10 @@ async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place
     let place = lobby.let_go(place);
     if let Err(visit) = lobby.control.enter(Visit { socket, received, place }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
+        if lobby.http_full.is_due() {
+            let limit = lobby.config.http.connections_max;
+            tracing::warn!(limit, "as many connections as --max-http-connections allows: more are refused");
+        }
         let refusal = no_room("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
     }
@@ -119,6 +132,7 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesM
             None
         }
         None => {
+            tracing::debug!(peer = net::peer(socket).map(display), "the opening request did not arrive in time");
             lobby.counters.add(Counter::HandshakeOverdue, 1);
             None
         }

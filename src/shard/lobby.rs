@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -42,8 +43,30 @@ pub(super) struct Lobby {
     /// Sockets kept only to tell them that there is no room.
     refusals: Cell<usize>,
     leaving: Cell<bool>,
+    /// What the log is told of used-up descriptors, and of limits that are reached.
+    pub(super) shortage: Seldom,
+    pub(super) full: Seldom,
+    pub(super) http_full: Seldom,
     /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
     next_request: Cell<u64>,
+}
+
+/// When to log what lasts and is met again and again: at first, and once in [`Seldom::SILENCE`].
+#[derive(Default)]
+pub(super) struct Seldom(Cell<Option<Instant>>);
+
+impl Seldom {
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    /// Whether it is time, which then has been used.
+    pub(super) fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let is_due = self.0.get().is_none_or(|last| now.duration_since(last) >= Self::SILENCE);
+        if is_due {
+            self.0.set(Some(now));
+        }
+        is_due
+    }
 }
 
 /// Whether there is room for one more connection.
@@ -87,6 +110,9 @@ impl Lobby {
             pending: Cell::new(0),
             refusals: Cell::new(0),
             leaving: Cell::new(false),
+            shortage: Seldom::default(),
+            full: Seldom::default(),
+            http_full: Seldom::default(),
             next_request: Cell::new(0),
         }
     }

@@ -570,6 +570,7 @@ impl<I: Io> Shard<I> {
     fn expire(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
+            tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
             self.count(Counter::CloseOverdue, 1);
             self.remove(id);
             return;
@@ -586,8 +587,12 @@ impl<I: Io> Shard<I> {
         match timeout {
             Timeout::Nothing => {}
             Timeout::PingSent => self.count(Counter::PingsSent, 1),
-            Timeout::PongOverdue => self.count(Counter::PongOverdue, 1),
+            Timeout::PongOverdue => {
+                tracing::debug!(%id, peer = self.peer(id), "no sign of life has followed a ping");
+                self.count(Counter::PongOverdue, 1);
+            }
             Timeout::CloseOverdue => {
+                tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
                 self.count(Counter::CloseOverdue, 1);
                 self.remove(id);
                 return;

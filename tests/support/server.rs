@@ -22,6 +22,7 @@ pub(crate) struct Server {
     process: Process,
     address: SocketAddr,
     other_address: Option<SocketAddr>,
+    notes: String,
     may_fail: bool,
 }
 
@@ -46,10 +47,13 @@ impl Server {
         let addresses = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
         let mut addresses = addresses.split(" and ").map(|address| address.parse().unwrap());
         let address = addresses.next().unwrap();
-        let server = Server { address, other_address: addresses.next(), process, may_fail: false };
-        // What follows the address is for people; the last line names the page.
-        while !server.process.line().is_some_and(|line| line.contains("http://")) {}
-        server
+        let other_address = addresses.next();
+        // What follows the address is for people; the last line names the metrics.
+        let mut notes = String::new();
+        while !notes.contains("/metrics") {
+            notes += &process.line().unwrap_or_else(|| panic!("the server ended:\n{}", process.log()));
+        }
+        Server { address, other_address, notes, process, may_fail: false }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -59,6 +63,11 @@ impl Server {
     /// The second address it listens on.
     pub(crate) fn other_address(&self) -> Option<SocketAddr> {
         self.other_address
+    }
+
+    /// What it has told people when it started.
+    pub(crate) fn notes(&self) -> &str {
+        &self.notes
     }
 
     pub(crate) fn pid(&self) -> Pid {

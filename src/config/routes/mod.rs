@@ -58,6 +58,17 @@ pub enum RouteHandler {
     Files(Documents),
 }
 
+/// By its name in a file.
+impl fmt::Display for RouteHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RouteHandler::Hub => "hub",
+            RouteHandler::Echo => "echo",
+            RouteHandler::Files(_) => "files",
+        })
+    }
+}
+
 impl RouteConfig {
     /// May everybody who reaches it open it?
     #[must_use]

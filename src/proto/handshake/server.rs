@@ -168,7 +168,7 @@ impl fmt::Display for HandshakeError {
             Self::Version => "a WebSocket needs HTTP/1.1",
             Self::Method => "a WebSocket is opened with GET",
             Self::Host => "Host is missing, empty or malformed",
-            Self::Upgrade => "Upgrade does not list websocket",
+            Self::Upgrade => "this needs a WebSocket: Upgrade does not list websocket",
             Self::Connection => "Connection does not list upgrade",
             Self::WebSocketVersion => "Sec-WebSocket-Version is not 13",
             Self::Key => "Sec-WebSocket-Key is not 16 bytes in base64",
