@@ -145,7 +145,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The connection is now a subscriber of a topic whose home is another shard, and sees every message from here on.
-    /// This is told of topics that it was accepted with too.
+    /// This is told of all topics that it was accepted with too, unless it has given them up before.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }

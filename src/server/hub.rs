@@ -181,8 +181,8 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// In a handler or an authenticator: the answer comes from shards by way of the control thread, and this thread would
-    /// wait for itself.
+    /// In a handler or an authenticator: the answer comes from shards by way of the control thread, and this thread
+    /// would wait for itself.
     ///
     /// ```
     /// # use ringhub::server::Hub;

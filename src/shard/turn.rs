@@ -234,8 +234,8 @@ impl<I: Io> Shard<I> {
         self.commands = commands;
     }
 
-    /// What has been held back from the connection leaves if it has nothing to wait for any more. [`Shard::tell_joined`]
-    /// must follow when no handler is being called.
+    /// What has been held back from the connection leaves if it has nothing to wait for any more.
+    /// [`Shard::tell_joined`] must follow when no handler is being called.
     pub(super) fn release(&mut self, id: ConnectionId) {
         if self.hub.release(id, &mut self.joined)
             && let Some(connection) = self.hub.connections.get_mut(id)
