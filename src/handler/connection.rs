@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{
     Closed, Door, OpeningRequest,
-    door::Tasks,
+    door::{Tasks, WORK_MAX},
     typed::{Profile, States},
 };
 use crate::{
@@ -485,6 +485,9 @@ impl<S: 'static> Connection<'_, S> {
     /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
     ///
+    /// Returns whether it is begun: a connection has at most 1 024 pieces of work at the same time, since a client that
+    /// sends faster than they end could make any number of them. One more is dropped, and logged.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use ringhub::{handler::Connection, proto::CloseCode};
@@ -500,9 +503,13 @@ impl<S: 'static> Connection<'_, S> {
     /// });
     /// # }
     /// ```
-    pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) {
+    pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) -> bool {
         let future = work(self.handle());
-        self.door.tasks().spawn(self.id, Box::pin(future.in_current_span()));
+        let is_begun = self.door.tasks().spawn(self.id, future.in_current_span());
+        if !is_begun {
+            tracing::warn!(id = %self.id, most = WORK_MAX, "a connection has too much work under way; more is refused");
+        }
+        is_begun
     }
 }
 

@@ -1,7 +1,15 @@
 //! What a shard does for handlers. It is what [`Connection`](super::Connection) is made of, and what the simulator
 //! replaces nothing of: the shard itself implements it.
 
-use std::{cell::RefCell, collections::VecDeque, fmt, future::Future, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+};
 
 use tokio::sync::Notify;
 
@@ -80,6 +88,8 @@ pub(crate) struct Tasks(Rc<Queues>);
 struct Queues {
     calls: RefCell<VecDeque<(ConnectionId, Call)>>,
     spawned: RefCell<VecDeque<(ConnectionId, Spawned)>>,
+    /// How much runs beside the turns, or is to, by connection.
+    running: RefCell<HashMap<ConnectionId, usize>>,
     notify: Notify,
 }
 
@@ -95,9 +105,22 @@ impl Tasks {
         self.0.notify.notify_one();
     }
 
-    pub(crate) fn spawn(&self, id: ConnectionId, future: Spawned) {
-        self.0.spawned.borrow_mut().push_back((id, future));
+    /// Returns whether there was room for it.
+    pub(crate) fn spawn(&self, id: ConnectionId, future: impl Future<Output = ()> + 'static) -> bool {
+        let mut running = self.0.running.borrow_mut();
+        let count = running.entry(id).or_default();
+        if *count >= WORK_MAX {
+            return false;
+        }
+        *count += 1;
+        let part = Part { tasks: self.clone(), id };
+        let work = async move {
+            let _part = part;
+            future.await;
+        };
+        self.0.spawned.borrow_mut().push_back((id, Box::pin(work)));
         self.0.notify.notify_one();
+        true
     }
 
     pub(crate) fn next_call(&self) -> Option<(ConnectionId, Call)> {
@@ -117,6 +140,27 @@ impl Tasks {
         self.0.notify.notified().await;
     }
 }
+
+/// One connection's part of what runs beside the turns, until it is dropped.
+struct Part {
+    tasks: Tasks,
+    id: ConnectionId,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut running = self.tasks.0.running.borrow_mut();
+        if let Some(count) = running.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Pieces of work that run for one connection at the same time. One more is refused.
+pub(super) const WORK_MAX: usize = 1_024;
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

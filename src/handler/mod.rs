@@ -145,8 +145,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The connection is now a subscriber of a topic, and sees every message from here on. Told once for each
-    /// subscription: those that it was accepted with after [`Handler::on_open`], later ones after the call that asked
-    /// for them.
+    /// subscription, unless it has been given up before: of those that it was accepted with after
+    /// [`Handler::on_open`], of later ones after the call that asked for them.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }

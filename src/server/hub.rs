@@ -181,15 +181,19 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// In a handler: the answer comes from shards, and this one would wait for itself.
+    /// In a handler or an authenticator: the answer comes from shards by way of the control thread, and this thread
+    /// would wait for itself.
     ///
     /// ```
     /// # use ringhub::server::Hub;
     /// assert_eq!(Hub::wait(async { 6 * 7 }), 42);
     /// ```
     pub fn wait<T>(answer: impl Future<Output = T>) -> T {
-        let is_shard = thread::current().name().is_some_and(|name| name.starts_with(super::SHARD_THREAD));
+        let current = thread::current();
+        let name = current.name().unwrap_or_default();
+        let is_shard = name.starts_with(super::SHARD_THREAD);
         assert!(!is_shard, "a handler cannot wait for its own shard; spawn the work on the connection");
+        assert!(name != super::CONTROL_THREAD, "an authenticator cannot wait for the thread it is called on");
         struct Unpark(Thread);
         impl Wake for Unpark {
             fn wake(self: Arc<Self>) {

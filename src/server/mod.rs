@@ -211,7 +211,7 @@ impl Server {
             counters: Arc::clone(&control_counters),
             leaving: Arc::clone(&leaving),
         };
-        let thread = thread::Builder::new().name("ringhub-control".into());
+        let thread = thread::Builder::new().name(CONTROL_THREAD.into());
         let (watched, run) = (ended.clone(), move || control::run(start));
         thread.spawn(move || watch(run, &watched)).map_err(StartError::Control)?;
         // The doors of the shards are the last: when they have ended, control ends.
@@ -370,6 +370,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// What the names of shards' threads begin with.
 const SHARD_THREAD: &str = "ringhub-shard-";
+
+const CONTROL_THREAD: &str = "ringhub-control";
 
 /// Connections on their way back to a shard.
 const RETURNS_MAX: usize = 64;

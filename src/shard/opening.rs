@@ -60,9 +60,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     let route = lobby.routes.get(at);
     let parameters = parameters?;
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
-    if lobby.is_leaving() {
-        return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1").into());
-    }
+    check_leaving(lobby)?;
     let (peer, local) = (net::peer(socket), net::local(socket));
     // The connection's id comes with the connection.
     let id = lobby.next_request();
@@ -82,6 +80,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         identity,
     };
     let mut opened = ask(lobby, socket, at, &request).instrument(span.clone()).await?;
+    // That may have taken its time.
+    check_leaving(lobby)?;
     let protocol = match opened.protocol.take() {
         None => request.protocol.take(),
         Some(chosen) => chosen,
@@ -104,6 +104,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
     });
     Ok(Accepted { route: at as u16, opened, profile, answer })
+}
+
+fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
+    if lobby.is_leaving() {
+        return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1"));
+    }
+    Ok(())
 }
 
 /// The route's origins, and its authenticator.

@@ -21,6 +21,7 @@
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and tells what happens in it; `RINGHUB_SEEDS`
 //! says how many to run.
 
+mod answering;
 mod checks;
 mod client;
 mod network;
@@ -35,6 +36,7 @@ use std::{cell::RefCell, env, fmt::Arguments, panic, rc::Rc, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use self::{
+    answering::Answering,
     client::{Client, Leaving, Subscription},
     network::{End, Network, SimulatedIo, Weather},
     plan::Plan,
@@ -52,7 +54,7 @@ use crate::{
     hub::{MeshEnd, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
-    surface::raw::{RawTopics, TOPIC_PATTERN},
+    surface::raw::TOPIC_PATTERN,
 };
 
 struct Simulation {
@@ -74,11 +76,11 @@ struct Simulation {
     is_told: bool,
 }
 
-/// The only route: topics as they are.
-fn raw_topics(config: &Config) -> Handlers {
+/// The only route: topics as they are, and answers to those who forward to none.
+fn handlers(config: &Config) -> Handlers {
     let options = RouteOptions::new().forget_request().no_broadcast();
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-    let route = Route { pattern, options, factory: Arc::new(Typed(Arc::new(RawTopics::default()))) };
+    let route = Route { pattern, options, factory: Arc::new(Typed(Arc::new(Answering))) };
     let routes = Routes::new(vec![route]).expect("one route");
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
     Handlers::new(&routes, &handlers, config, Tasks::default())
@@ -109,7 +111,7 @@ impl Simulation {
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
         let mut shard =
-            Shard::new(MeshEnd::alone(), config, io, raw_topics(config), Arc::clone(&counters), 1, plan.start);
+            Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
@@ -275,6 +277,11 @@ impl Simulation {
                 client.ping(network);
                 "pings".into()
             }
+            // Nothing goes elsewhere, so its handler takes it.
+            0..=44 if client.has_sent_all() => {
+                client.ask(network);
+                "asks".into()
+            }
             82..=89 => {
                 let line = &mut network.lines[number];
                 line.stalled = !line.stalled;
@@ -286,7 +293,7 @@ impl Simulation {
                     4 | 5 => Leaving::Cut(End::Finished),
                     6 => Leaving::Cut(End::Closed),
                     7 => Leaving::Cut(End::Reset),
-                    8 if !client.publishes => Leaving::Trespass,
+                    8 if !client.publishes => random.pick(&[Leaving::Trespass, Leaving::Asking]),
                     _ => Leaving::Breach,
                 };
                 client.leave(how, random, network);

@@ -2,25 +2,31 @@
 //! next accident.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::channel,
+        mpsc::{Sender, channel},
     },
+    thread,
     time::Duration,
 };
 
 use ringhub::{
+    auth::{Authenticator, Credentials, Identity},
     config::Time,
-    handler::{Accept, Connection, Scope},
+    documents::Documents,
+    handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions, Scope},
     metrics::Counter,
-    proto::PreparedMessage,
-    server::Builder,
+    proto::{PreparedMessage, Refusal},
+    server::{Builder, Hub},
 };
+use tokio::sync::Notify;
 
 use crate::{
     Live, Script, builder, serve,
-    support::{Received, text},
+    support::{Client, Received, dial, text},
     topic, until,
 };
 
@@ -141,17 +147,19 @@ fn work_goes_on_when_there_is_room() {
     let (script, journal) = Script::<()>::by_message(move |connection, what| match what {
         "block" => going.lock().unwrap().recv().unwrap(),
         // To a topic of the other shard.
-        "publish" => connection.spawn(|handle| async move {
-            for _ in 0..MESSAGES {
-                let publish = |connection: &mut Connection<'_, ()>| {
-                    let mut names = (0..).map(|number| topic(&format!("topic-{number}")));
-                    let message = PreparedMessage::text("x");
-                    names.find(|name| connection.publish(name, &message, Scope::Global).is_none());
-                };
-                handle.with(publish).await.unwrap();
-            }
-            handle.send_text("done").await;
-        }),
+        "publish" => {
+            _ = connection.spawn(|handle| async move {
+                for _ in 0..MESSAGES {
+                    let publish = |connection: &mut Connection<'_, ()>| {
+                        let mut names = (0..).map(|number| topic(&format!("topic-{number}")));
+                        let message = PreparedMessage::text("x");
+                        names.find(|name| connection.publish(name, &message, Scope::Global).is_none());
+                    };
+                    handle.with(publish).await.unwrap();
+                }
+                handle.send_text("done").await;
+            })
+        }
         _ => _ = connection.send_text(connection.id().shard().to_string()),
     });
     let server = Live::start(quiet(2).route("/", script));
@@ -169,7 +177,7 @@ fn work_goes_on_when_there_is_room() {
     publisher.send_text("publish");
     until("the lane is full", || server.hub().count(Counter::LaneOverflow) > 0);
     // It sleeps soon, since it can do nothing.
-    std::thread::sleep(Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(50));
     go.send(()).unwrap();
     publisher.expect(text("done"));
 }
@@ -192,4 +200,99 @@ fn work_begun_at_the_end_is_dropped() {
     let _client = server.connect("/");
     journal.rest(server);
     assert!(dropped.load(Ordering::SeqCst));
+}
+
+/// A client cannot make any number of tasks, and has room again when some have ended.
+#[test]
+fn work_of_a_connection_has_a_limit() {
+    let gate: Arc<Notify> = Arc::default();
+    let opened = Arc::clone(&gate);
+    let (script, _journal) = Script::<()>::by_message(move |connection, what| {
+        let answer = match what {
+            "one" => connection.spawn(|_| async {}).to_string(),
+            _ => {
+                let mut begin = || {
+                    let gate = Arc::clone(&gate);
+                    connection.spawn(|_| async move { gate.notified().await })
+                };
+                (0..2_000).filter(|_| begin()).count().to_string()
+            }
+        };
+        connection.send_text(answer);
+    });
+    let server = serve(1, |builder| builder.route("/", script));
+    let (mut client, mut other) = (server.connect("/"), server.connect("/"));
+    client.send_text("many");
+    client.expect(text("1024"));
+    client.send_text("one");
+    client.expect(text("false"));
+    other.send_text("one");
+    other.expect(text("true"));
+    opened.notify_waiters();
+    loop {
+        client.send_text("one");
+        match client.receive() {
+            Received::Text(answer) if answer == "true" => break,
+            other => assert_eq!(other, text("false"), "they have not all ended yet"),
+        }
+    }
+}
+
+struct Slow {
+    begun: Mutex<Sender<()>>,
+    go: Arc<Notify>,
+}
+
+impl Handler for Slow {
+    type State = ();
+
+    async fn opening(&self, _: &OpeningRequest) -> Result<Accept<()>, Response> {
+        self.begun.lock().unwrap().send(()).unwrap();
+        self.go.notified().await;
+        Ok(Accept::default())
+    }
+}
+
+/// Who is accepted when the server leaves already is told so by HTTP.
+#[test]
+fn an_opening_that_lasts_into_the_end() {
+    let (begun, has_begun) = channel();
+    let go: Arc<Notify> = Arc::default();
+    let slow = Slow { begun: Mutex::new(begun), go: Arc::clone(&go) };
+    let (script, _journal) = Script::<()>::new();
+    let server = serve(1, |builder| builder.route("/", script).route("/slow", slow));
+    // It does not answer the close frame: the server waits for it.
+    let _patient = server.connect("/");
+    let address = server.address;
+    let opening = thread::spawn(move || Client::open_with(dial(address), "/slow", &[], &[]).err());
+    has_begun.recv().unwrap();
+    server.running().stop();
+    until("it listens no more", || TcpStream::connect(address).is_err());
+    go.notify_one();
+    let response = opening.join().unwrap().expect("it is refused");
+    assert_eq!(response.status(), 503, "{response:?}");
+}
+
+struct Waiting(Hub);
+
+impl Authenticator for Waiting {
+    fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let waited = Hub::wait(self.0.connections());
+        panic!("it has waited: {waited:?}");
+    }
+}
+
+/// Neither kind of the server's threads can wait for itself.
+#[test]
+fn an_authenticator_does_not_wait_for_its_own_thread() {
+    let builder = builder(1);
+    let waiting = Waiting(builder.hub());
+    let options = RouteOptions::new().authenticator(waiting);
+    let documents = Documents::new("examples").unwrap();
+    let server = Live::start(builder.documents_with("/files", documents, options));
+    let mut stream = dial(server.address);
+    stream.write_all(b"GET /files/chat.rs HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    // The connection ends; the thread does not.
+    assert_eq!(stream.read(&mut [0; 100]).unwrap_or(0), 0);
+    assert_eq!(Hub::wait(server.hub().connections()), Ok(Vec::new()));
 }

@@ -145,7 +145,7 @@ fn ioto_a_panic_in_work_of_a_handle() {
 #[test]
 fn ioto_a_panic_before_spawned_work() {
     let script = |script: Script<()>| {
-        script.on_message(|connection, _| connection.spawn(|_| -> std::future::Ready<()> { panic!("spawn") }))
+        script.on_message(|connection, _| _ = connection.spawn(|_| -> std::future::Ready<()> { panic!("spawn") }))
     };
     check_1011(script, |client| client.send_text("now"));
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Simulation,
+    answering::{CLOSED_AS_ASKED, CLOSED_AS_FULL},
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
 };
 use crate::{
@@ -157,7 +158,11 @@ impl Simulation {
         let spoken: u64 = self.clients.iter().flat_map(|client| &client.spoken).copied().map(u64::from).sum();
         // Those that nobody was allowed to send are no messages of a topic.
         let refused = counted(Counter::MessagesIn) + spoken - published;
-        assert!(refused <= counted(Counter::PolicyClosed), "{refused} messages in were not published");
+        // Those that handlers have taken.
+        let asked: u64 = self.clients.iter().map(|client| u64::from(client.asked)).sum();
+        let closing = self.clients.iter().filter(|client| client.leaving == Some(Leaving::Asking)).count() as u64;
+        let taken = asked + closing + counted(Counter::PolicyClosed);
+        assert!(refused <= taken, "{refused} messages in were not published");
         if !self.plan.backlog_is_limited {
             assert_eq!(counted(Counter::SlowClosed), 0, "slow consumers below the limit");
         }
@@ -232,6 +237,8 @@ impl Simulation {
             _ if is_slow => self.plan.backlog_is_limited && was_short,
             CloseCode::NORMAL => client.leaving == Some(Leaving::Handshake),
             CloseCode::POLICY_VIOLATION => client.leaving == Some(Leaving::Trespass),
+            CLOSED_AS_ASKED => client.leaving == Some(Leaving::Asking),
+            CLOSED_AS_FULL => client.asked > 0 && self.plan.backlog_is_limited && was_short,
             CloseCode::PROTOCOL_ERROR => client.leaving == Some(Leaving::Breach),
             CloseCode::INTERNAL_ERROR => ping_interval > 0 && pong_timeout > 0,
             CloseCode::GOING_AWAY => self.is_draining,

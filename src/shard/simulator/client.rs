@@ -56,6 +56,8 @@ pub(super) enum Leaving {
     Cut(End),
     /// It sends a message though it may not.
     Trespass,
+    /// It asks its handler to close the connection.
+    Asking,
     /// It sends what is no frame.
     Breach,
 }
@@ -110,8 +112,10 @@ pub(super) struct Client {
     /// Frames to be sent, the last one of each message with its name.
     frames: VecDeque<(Vec<u8>, Option<Name>)>,
     begun: u32,
+    /// Of those, and of questions to its handler, one number each; the answers come in the same order.
     pings: u32,
     pongs: u32,
+    pub(super) asked: u32,
 }
 
 impl Client {
@@ -142,6 +146,7 @@ impl Client {
             begun: 0,
             pings: 0,
             pongs: 0,
+            asked: 0,
         }
     }
 
@@ -173,7 +178,7 @@ impl Client {
         self.frames.is_empty()
     }
 
-    /// Every ping it sent was answered.
+    /// Every ping and question it sent was answered.
     pub(super) fn has_all_pongs(&self) -> bool {
         self.pings == self.pongs
     }
@@ -233,6 +238,17 @@ impl Client {
         }
     }
 
+    /// Asks its handler, which answers.
+    pub(super) fn ask(&mut self, network: &mut Network) {
+        let mut frame = Vec::new();
+        let question = format!("?{}", self.pings);
+        if self.can_send() && self.websocket.send(OpCode::Text, true, question.as_bytes(), &mut frame) {
+            self.pings += 1;
+            self.asked += 1;
+            network.lines[self.number].on_the_way.extend(frame);
+        }
+    }
+
     /// Begins to leave.
     pub(super) fn leave(&mut self, how: Leaving, random: &mut Random, network: &mut Network) {
         let line = &mut network.lines[self.number];
@@ -248,6 +264,7 @@ impl Client {
                 line.end = Some(end);
             }
             Leaving::Trespass => drop(self.websocket.send(OpCode::Text, true, b"trespass", &mut out)),
+            Leaving::Asking => drop(self.websocket.send(OpCode::Text, true, b"close", &mut out)),
             Leaving::Breach => out.extend([0x83, 0x80, 0, 0, 0, 0]),
         }
         line.on_the_way.extend(out);
@@ -275,6 +292,11 @@ impl Client {
         loop {
             match self.websocket.receive(now, &mut input, &limits, &mut replies) {
                 Ok(None) => break,
+                Ok(Some(Event::Message(message))) if message.payload().first() == Some(&b'!') => {
+                    let expected = format!("!{}", self.pongs);
+                    assert_eq!(message.payload(), expected.as_bytes(), "questions are answered in order");
+                    self.pongs += 1;
+                }
                 Ok(Some(Event::Message(message))) => {
                     let name = read_name(message.payload());
                     assert!(name == EMPTY || message.payload() == payload(name, message.payload().len()), "{name:x}");

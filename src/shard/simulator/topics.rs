@@ -6,10 +6,9 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    arrival,
+    arrival, handlers,
     network::{Network, SimulatedIo, Weather},
     random::Random,
-    raw_topics,
 };
 use crate::{
     config::{Config, Settings},
@@ -37,7 +36,7 @@ impl World {
         let other = Hub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
         let mesh = mesh.pop().expect("two ends");
         let io = SimulatedIo(Rc::clone(&network));
-        let shard = Shard::new(mesh, &config, io, raw_topics(&config), Arc::clone(&counters), 1, Tick(0));
+        let shard = Shard::new(mesh, &config, io, handlers(&config), Arc::clone(&counters), 1, Tick(0));
         World { shard, counters, network, other }
     }
 
