@@ -68,7 +68,7 @@ impl Judge {
         }
         if let Some((hub, topic)) = endpoints.hubs.iter().find_map(|hub| Some((hub, hub.topic(head.path())?))) {
             let raw = RawRequest::new(topic?, head.query())?;
-            hub.gate.admit(&config.access.origins, &Credentials { head, peer: self.peer })?;
+            self.shared.admit(&hub.gate, &Credentials { head, peer: self.peer })?;
             raw.check(&Shown::of(head), &config.access)?;
         }
         Ok(())

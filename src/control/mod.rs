@@ -13,6 +13,7 @@ mod service;
 use std::{
     io,
     net::TcpListener,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -35,7 +36,7 @@ use self::{
     service::Service,
 };
 use crate::{
-    auth::Gate,
+    auth::{Credentials, Gate},
     config::Config,
     documents::Documents,
     handler::Routes,
@@ -204,6 +205,15 @@ impl Shared {
             Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
             None => Refusal::new(404, format!("nothing is at {path:?}")),
         }
+    }
+
+    /// May who sent a request pass a route's rules?
+    fn admit(&self, gate: &Gate, credentials: &Credentials<'_>) -> Result<(), Refusal> {
+        let admitted = || gate.admit(&self.config.access.origins, credentials).map(drop);
+        catch_unwind(AssertUnwindSafe(admitted)).unwrap_or_else(|_| {
+            tracing::error!("an authenticator has panicked");
+            Err(Refusal::new(500, "an authenticator of this server has failed"))
+        })
     }
 
     fn count_refusal(&self, refusal: &Refusal) {

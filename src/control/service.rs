@@ -83,7 +83,7 @@ async fn answer(
     let path = request.uri().path();
     let Endpoints { hubs, mounts, page, operations } = &shared.endpoints;
     let admit = |gate: &Gate| match &sender {
-        Some((head, peer)) => gate.admit(&shared.config.access.origins, &Credentials { head, peer: *peer }).map(|_| ()),
+        Some((head, peer)) => shared.admit(gate, &Credentials { head, peer: *peer }),
         None => Ok(()),
     };
     let is_metrics = path == "/metrics" && (only_metrics || shared.config.metrics_listen.is_none());

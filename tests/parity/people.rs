@@ -136,6 +136,27 @@ fn ioto_documents_and_websockets_on_one_port() {
     client.expect(text("beside the files"));
 }
 
+/// An authenticator that panics lets nobody in, and ends nothing.
+#[test]
+fn qore_an_authenticator_that_panics_over_a_document() {
+    struct Panics;
+    impl ringhub::auth::Authenticator for Panics {
+        fn authenticate(
+            &self,
+            _: &ringhub::auth::Credentials<'_>,
+        ) -> Result<ringhub::auth::Identity, ringhub::proto::Refusal> {
+            panic!("whatever it does")
+        }
+    }
+    let folder = Folder::new("panics");
+    let documents = Documents::new(folder.0.join("site")).unwrap();
+    let options = RouteOptions::new().authenticator(Panics);
+    let server = serve(1, |builder| builder.documents_with("/", documents, options));
+    for _ in 0..2 {
+        assert_eq!(exchange(server.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 500);
+    }
+}
+
 /// The same routes in a file, by the server. `tests/routes.rs` has more.
 #[test]
 fn ioto_routes_of_a_file() {
