@@ -218,9 +218,9 @@ impl Builder {
         if topics {
             hubs.push((TOPIC_PATTERN.into(), RouteOptions::new()));
         }
-        for RouteConfig { pattern, handler, .. } in &config.routes {
-            let options = of_config(&config.routes, pattern);
-            match handler {
+        for route in &config.routes {
+            let (pattern, options) = (&route.pattern, options_of(route));
+            match &route.handler {
                 RouteHandler::Hub => hubs.push((pattern.clone(), options)),
                 RouteHandler::Echo => {
                     let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
@@ -259,8 +259,7 @@ impl Builder {
 }
 
 /// The rules of a route of the file, which have been checked there.
-fn of_config(routes: &[RouteConfig], pattern: &str) -> RouteOptions {
-    let Some(route) = routes.iter().find(|route| route.pattern == pattern) else { return RouteOptions::new() };
+fn options_of(route: &RouteConfig) -> RouteOptions {
     RouteOptions {
         gate: Gate { origins: route.origins.clone(), authenticator: route.authenticator.clone() },
         protocols: route.protocols.clone(),
