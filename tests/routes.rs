@@ -167,6 +167,34 @@ fn files_under_way_have_a_limit() {
     assert!(server.counts().get("refused_total{cause=\"limit\"}") > 0);
 }
 
+/// A route's origins stand in place of the server's, whoever judges: a shard, the control thread in front of one, or
+/// the control thread itself.
+#[test]
+fn origins_of_a_route_instead_of_the_servers() {
+    let folder = Folder::new("origins");
+    let server = folder.serve(
+        "allowed_origins = [\"https://server.example\"]\n\
+         [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\nallowed_origins = [\"https://route.example\"]",
+    );
+    for (origin, is_allowed) in [("https://route.example", true), ("https://server.example", false)] {
+        let header = format!("Origin: {origin}\r\n");
+        let with = |request: String| request.replacen("\r\n", &format!("\r\n{header}"), 1);
+        let status = |allowed: u16| if is_allowed { allowed } else { 403 };
+        let posted = exchange(server.address(), &with(post("/t/x", "text/plain", "x")));
+        assert_eq!(posted.status(), status(202), "{origin}");
+        // What a browser lets the page read.
+        assert_eq!(posted.header("access-control-allow-origin"), is_allowed.then_some(origin));
+        assert_eq!(get(&server, "/t/x", &header).status(), status(426), "{origin}");
+        let opened = Client::open_with(dial(server.address()), "/t/x", &[], &[("Origin", origin)]);
+        assert_eq!(opened.is_ok(), is_allowed, "{origin}");
+        let mut stream = dial(server.address());
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        support::take_response(&mut stream, Vec::new(), true);
+        let opened = Client::open_with(stream, "/t/x", &[], &[("Origin", origin)]);
+        assert_eq!(opened.is_ok(), is_allowed, "{origin}, behind another request");
+    }
+}
+
 /// Where the hub is at its usual place and nothing else is at `/`, the page is there.
 #[test]
 fn the_page_is_where_the_topics_are() {

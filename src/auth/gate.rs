@@ -22,11 +22,8 @@ impl Gate {
     /// 403 for a page of another origin; what the authenticator answers.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
         let origins = self.origins.as_ref().unwrap_or(origins);
-        if let Some(origin) = credentials.head.headers().get("origin")
-            && !origins.allow(origin)
-        {
-            let origin = String::from_utf8_lossy(origin).into_owned();
-            return Err(Refusal::new(403, format!("pages of {origin:?} may not use this (allowed_origins)")));
+        if let Some(origin) = credentials.head.headers().get("origin") {
+            origins.check(origin)?;
         }
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
     }

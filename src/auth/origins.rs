@@ -1,5 +1,7 @@
 //! The origins of browsers' pages.
 
+use crate::proto::Refusal;
+
 /// The origins whose pages may use the hub (RFC 6454). Without any, all may.
 ///
 /// A request without an `Origin` header does not come from a browser's page and is not judged by this.
@@ -36,6 +38,15 @@ impl Origins {
     #[must_use]
     pub fn allow(&self, origin: &[u8]) -> bool {
         self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
+    }
+
+    /// The same, or what its request is answered: 403.
+    pub(crate) fn check(&self, origin: &[u8]) -> Result<(), Refusal> {
+        if self.allow(origin) {
+            return Ok(());
+        }
+        let origin = String::from_utf8_lossy(origin).into_owned();
+        Err(Refusal::new(403, format!("pages of {origin:?} may not use this hub (allowed_origins)")))
     }
 }
 

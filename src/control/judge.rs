@@ -64,7 +64,7 @@ impl Judge {
         parameters?;
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
-            return Err(super::leaving());
+            return Err(Refusal::leaving());
         }
         if let Some((hub, topic)) = endpoints.hubs.iter().find_map(|hub| Some((hub, hub.topic(head.path())?))) {
             let raw = RawRequest::new(topic?, head.query())?;

@@ -36,7 +36,7 @@ use self::{
     service::Service,
 };
 use crate::{
-    auth::{Credentials, Gate},
+    auth::{Credentials, Gate, Origins},
     config::Config,
     documents::Documents,
     handler::Routes,
@@ -207,6 +207,12 @@ impl Shared {
         }
     }
 
+    /// Whose pages may use what is at a path.
+    fn origins_at(&self, path: &str) -> &Origins {
+        let hub = self.endpoints.hubs.iter().find(|hub| hub.pattern.find(path).is_some());
+        hub.and_then(|hub| hub.gate.origins.as_ref()).unwrap_or(&self.config.access.origins)
+    }
+
     /// May who sent a request pass a route's rules?
     fn admit(&self, gate: &Gate, credentials: &Credentials<'_>) -> Result<(), Refusal> {
         let admitted = || gate.admit(&self.config.access.origins, credentials).map(drop);
@@ -233,10 +239,6 @@ impl Shared {
 }
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
-
-fn leaving() -> Refusal {
-    Refusal::new(503, "this server is going away").header("Retry-After", "1")
-}
 
 /// Counts an open connection, however it ends.
 struct Open<'a>(&'a Counters);

@@ -10,7 +10,7 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::{Endpoints, Shared, judge::Judge, leaving};
+use super::{Endpoints, Shared, judge::Judge};
 use crate::{
     auth::{Credentials, Gate},
     documents::{Body, whole},
@@ -47,6 +47,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         shared.counters.add(Counter::HttpRequests, 1);
         Box::pin(async move {
             let origin = request.headers().get(header::ORIGIN).cloned();
+            let may_read =
+                origin.as_ref().is_some_and(|origin| shared.origins_at(request.uri().path()).allow(origin.as_bytes()));
             let has_body = !request.body().is_end_stream();
             let logs = tracing::enabled!(tracing::Level::DEBUG);
             let target = logs.then(|| (request.method().clone(), request.uri().path().to_owned()));
@@ -67,7 +69,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                 answer
             });
             if let Some(origin) = origin {
-                share_with(&shared, &origin, answer.headers_mut());
+                share_with(origin, may_read, answer.headers_mut());
             }
             Ok(answer)
         })
@@ -84,7 +86,8 @@ async fn answer(
     let Endpoints { hubs, mounts, page, operations } = &shared.endpoints;
     let admit = |gate: &Gate| match &sender {
         Some((head, peer)) => shared.admit(gate, &Credentials { head, peer: *peer }),
-        None => Ok(()),
+        // No gate says more than the server does.
+        None => shown(&request).check_origin(&shared.config.access.origins),
     };
     let is_metrics = path == "/metrics" && (only_metrics || shared.config.metrics_listen.is_none());
     match path {
@@ -104,7 +107,7 @@ async fn answer(
         }
         "/readyz" if *operations => {
             only(&request, &[Method::GET, Method::HEAD])?;
-            if shared.is_leaving() { Err(leaving()) } else { Ok(response(StatusCode::OK, TEXT, "ready\n")) }
+            if shared.is_leaving() { Err(Refusal::leaving()) } else { Ok(response(StatusCode::OK, TEXT, "ready\n")) }
         }
         "/" if *page => {
             only(&request, &[Method::GET, Method::HEAD])?;
@@ -115,7 +118,8 @@ async fn answer(
         }
         path => {
             if let Some((hub, topic)) = hubs.iter().find_map(|hub| Some((hub, hub.topic(path)?))) {
-                return at_topic(shared, request, topic, || admit(&hub.gate)).await;
+                let admitted = admit(&hub.gate);
+                return at_topic(shared, request, topic, admitted).await;
             }
             if shared.routes.find(path).is_some() {
                 only(&request, &[Method::GET, Method::HEAD])?;
@@ -125,9 +129,9 @@ async fn answer(
                 return Err(shared.nothing_at(path));
             };
             admit(&mount.gate)?;
-            let full = || Refusal::new(503, "as many files as this server sends at the same time");
             let sending = Arc::clone(&shared.files).try_acquire_owned();
-            let sending = sending.map_err(|_| full().header("Retry-After", "1"))?;
+            let sending =
+                sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
             let answer = mount.documents.answer(&request, below).await?;
             // Until the last of it is sent or given up.
             let keep = move |frame| {
@@ -144,22 +148,22 @@ async fn at_topic(
     shared: &Shared,
     request: Request<Incoming>,
     topic: Result<TopicName, Refusal>,
-    admit: impl FnOnce() -> Result<(), Refusal>,
+    admitted: Result<(), Refusal>,
 ) -> Result<Answer, Refusal> {
     match *request.method() {
         Method::POST => {
             if shared.is_leaving() {
-                return Err(leaving());
+                return Err(Refusal::leaving());
             }
             let topic = topic?;
-            admit()?;
+            admitted?;
             publish(shared, request, topic).await
         }
         Method::OPTIONS => Ok(preflight()),
         Method::GET | Method::HEAD => {
             // A browser's page cannot see why its WebSocket was refused, and asks by this.
             let raw = RawRequest::new(topic?, request.uri().query())?;
-            admit()?;
+            admitted?;
             raw.check(&shown(&request), &shared.config.access)?;
             Err(HandshakeError::Upgrade.refusal())
         }
@@ -173,7 +177,7 @@ async fn publish(shared: &Shared, request: Request<Incoming>, topic: TopicName) 
     if let Some(key) = keys.map(|pair| pair.split('=').next().unwrap_or_default()).find(|key| *key != TOKEN_KEY) {
         return Err(Refusal::new(400, format!("{key:?} is not known here; {TOKEN_KEY} is")));
     }
-    shown(&request).check(&shared.config.access, &[Right::Publish])?;
+    shown(&request).check_tokens(&shared.config.access, &[Right::Publish])?;
     let is_text = is_text(request.headers());
     // Held until it is published: the shards count what they have of it themselves.
     let mut held = shared.bodies.hold();
@@ -187,7 +191,7 @@ async fn publish(shared: &Shared, request: Request<Incoming>, topic: TopicName) 
     } else {
         PreparedMessage::binary(&body)
     };
-    let published = shared.publisher.publish(topic.clone(), None, message).await.ok_or_else(leaving)?;
+    let published = shared.publisher.publish(topic.clone(), None, message).await.ok_or_else(Refusal::leaving)?;
     shared.counters.add(Counter::MessagesIn, 1);
     shared.counters.add(Counter::BytesIn, body.len() as u64);
     let topic = serde_json::Value::from(topic.as_str());
@@ -212,8 +216,7 @@ async fn read_body(shared: &Shared, mut body: Incoming, held: &mut Held) -> Resu
             let Ok(data) = frame.into_data() else { continue };
             check((whole.len() + data.len()) as u64)?;
             if !held.grow(data.len()) {
-                let why = "as many bytes of bodies as this server takes at the same time";
-                return Err(Refusal::new(503, why).header("Retry-After", "1"));
+                return Err(Refusal::not_now("as many bytes of bodies as this server takes at the same time"));
             }
             if whole.is_empty() && body.is_end_stream() {
                 return Ok(data);
@@ -296,10 +299,10 @@ fn preflight() -> Answer {
 }
 
 /// Lets a page of an allowed origin read the answer.
-fn share_with(shared: &Shared, origin: &HeaderValue, headers: &mut HeaderMap) {
+fn share_with(origin: HeaderValue, may_read: bool, headers: &mut HeaderMap) {
     headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    if shared.config.access.origins.allow(origin.as_bytes()) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if may_read {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
     let socket = Rc::new(socket);
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
     if read_in_time(&lobby, &socket, &mut received).await.is_some() {
-        say_and_close(&socket, no_room("as many connections as this server allows").encode()).await;
+        say_and_close(&socket, Refusal::not_now("as many connections as this server allows").encode()).await;
     }
 }
 
@@ -102,7 +102,7 @@ async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place
             let limit = lobby.config.http.connections_max;
             tracing::warn!(limit, "as many connections as --max-http-connections allows: more are refused");
         }
-        let refusal = no_room("as many HTTP connections as this server allows");
+        let refusal = Refusal::not_now("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
     }
 }
@@ -114,10 +114,6 @@ fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
         tracing::error!("an operation of the opening handshake outlived it");
     }
     socket
-}
-
-fn no_room(why: &str) -> Refusal {
-    Refusal::new(503, why).header("Retry-After", "1")
 }
 
 /// A head and its length.

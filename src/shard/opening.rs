@@ -108,7 +108,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
 
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     if lobby.is_leaving() {
-        return Err(Refusal::new(503, "this server is going away").header("Retry-After", "1"));
+        return Err(Refusal::leaving());
     }
     Ok(())
 }
@@ -160,7 +160,7 @@ async fn ask(lobby: &Lobby, socket: &OwnedFd, at: usize, request: &OpeningReques
     if has_waited && net::has_left(socket) {
         return Err(NotOpened::Left);
     }
-    let late = || Refusal::new(503, "the decision about this request took too long").header("Retry-After", "1").into();
+    let late = || Refusal::not_now("the decision about this request took too long").into();
     Ok(outcome.unwrap_or_else(|_| Err(late()))?)
 }
 

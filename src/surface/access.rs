@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 pub use crate::auth::TOKEN_KEY;
 use crate::{
-    auth::{Tokens, shown_token},
+    auth::{Origins, Tokens, shown_token},
     config::Access,
     proto::{Refusal, RequestHead},
 };
@@ -50,7 +50,16 @@ impl<'a> Shown<'a> {
     ///
     /// 403 for an origin that is not allowed or a token for something else, 401 for no token or a wrong one.
     pub fn check(&self, access: &Access, rights: &[Right]) -> Result<(), Refusal> {
-        self.check_origin(access)?;
+        self.check_origin(&access.origins)?;
+        self.check_tokens(access, rights)
+    }
+
+    /// Does it show a token for all of this?
+    ///
+    /// # Errors
+    ///
+    /// 401 for no token or a wrong one, 403 for one that is for something else.
+    pub fn check_tokens(&self, access: &Access, rights: &[Right]) -> Result<(), Refusal> {
         for &right in rights {
             if tokens(access, right).admit(self.token.as_deref()) {
                 continue;
@@ -70,14 +79,13 @@ impl<'a> Shown<'a> {
         Ok(())
     }
 
-    fn check_origin(&self, access: &Access) -> Result<(), Refusal> {
-        match self.origin {
-            Some(origin) if !access.origins.allow(origin) => {
-                let origin = String::from_utf8_lossy(origin).into_owned();
-                Err(Refusal::new(403, format!("pages of {origin:?} may not use this hub (allowed_origins)")))
-            }
-            _ => Ok(()),
-        }
+    /// May pages of its origin use what these are the origins for?
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn check_origin(&self, origins: &Origins) -> Result<(), Refusal> {
+        self.origin.map_or(Ok(()), |origin| origins.check(origin))
     }
 }
 
@@ -107,7 +115,6 @@ fn is_known(access: &Access, token: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Origins;
 
     fn access() -> Access {
         let tokens = |tokens: &[&str]| Tokens::new(tokens.iter().map(ToString::to_string).collect()).unwrap();

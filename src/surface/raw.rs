@@ -62,18 +62,18 @@ impl RawRequest {
         Ok(request)
     }
 
-    /// May whoever shows this have what the request asks for?
+    /// Does whoever shows this have the tokens for what the request asks for? Origins are the route's business.
     ///
     /// # Errors
     ///
-    /// See [`Shown::check`].
+    /// See [`Shown::check_tokens`].
     pub fn check(&self, shown: &Shown<'_>, access: &Access) -> Result<(), Refusal> {
         let rights: &[Right] = match (self.subscribes, self.publishes) {
             (true, true) => &[Right::Subscribe, Right::Publish],
             (true, false) => &[Right::Subscribe],
             (false, _) => &[Right::Publish],
         };
-        shown.check(access, rights)
+        shown.check_tokens(access, rights)
     }
 }
 

@@ -31,6 +31,16 @@ impl Refusal {
         Self { status, headers: Vec::new(), error: error.into() }
     }
 
+    /// 503: not now, and the client may ask again in a second (RFC 9110 15.6.4).
+    pub(crate) fn not_now(error: impl Into<String>) -> Self {
+        Self::new(503, error).header("Retry-After", "1")
+    }
+
+    /// The server is leaving.
+    pub(crate) fn leaving() -> Self {
+        Self::not_now("this server is going away")
+    }
+
     /// The same with one more header line.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
