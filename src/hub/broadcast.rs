@@ -1,11 +1,12 @@
 //! Publishing: order, gather, and the walks that hand each subscriber its share. The only door for every surface.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Publishing, Request, Run, TopicId, TopicName,
+    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Publication, Publishing, Request, Run, TopicId,
+    TopicName,
     subscriptions::Standing,
     topics::{Topics, VACANT},
 };
@@ -154,8 +155,8 @@ impl Hub {
                 Some(published)
             }
             Scope::Global => {
-                let (topic, message) = (name.clone(), message.clone());
-                self.mesh.request(home, Request::Publish { topic, source, message });
+                let publication = Publication { topic: name.clone(), source, message: message.clone() };
+                self.mesh.request(home, Request::Publish(Arc::new(publication)));
                 None
             }
         }
@@ -180,8 +181,9 @@ impl Hub {
             }
             Scope::Global if home == self.mesh.number() => Some(self.order(topic, source, message)),
             Scope::Global => {
-                let (topic, message) = (self.topics[topic].name.clone(), message.clone());
-                self.mesh.request(home, Request::Publish { topic, source, message });
+                let topic = self.topics[topic].name.clone();
+                let publication = Publication { topic, source, message: message.clone() };
+                self.mesh.request(home, Request::Publish(Arc::new(publication)));
                 None
             }
         }

@@ -10,98 +10,24 @@
 //!
 //! So whoever waits, waits for somebody who only waits for its own sockets, and those never wait: there is no cycle.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::Arc;
+
+use super::{
+    Delivery, Request,
+    entry::Weight,
+    lane::{LaneIn, LaneOut, lane},
+    signal::Signal,
 };
-
-use rtrb::{Consumer, Producer, RingBuffer};
-
-use super::{Command, ConnectionId, Published, Reply, TopicName, signal::Signal};
-use crate::proto::PreparedMessage;
-
-/// What a shard asks of a topic's home.
-#[derive(Debug, Clone)]
-pub enum Request {
-    /// Give this message the topic's next offset and deliver it.
-    Publish {
-        /// The topic.
-        topic: TopicName,
-        /// Who sent it, and does not receive it.
-        source: Option<ConnectionId>,
-        /// The message.
-        message: PreparedMessage,
-    },
-    /// The same for an end that is no shard and wants to know the message's place.
-    Submit {
-        /// The topic.
-        topic: TopicName,
-        /// Who does not receive it.
-        source: Option<ConnectionId>,
-        /// The message.
-        message: PreparedMessage,
-        /// What the answer is told apart by.
-        ticket: u64,
-    },
-    /// Do something with connections, for an end that is no shard.
-    Command {
-        /// What to do.
-        command: Command,
-        /// What the answer is told apart by.
-        ticket: u64,
-    },
-    /// From now on deliver the topic's messages to this shard, or no more.
-    Interest {
-        /// The topic.
-        topic: TopicName,
-        /// The asking shard's number for this request; larger than those before it.
-        number: u64,
-        /// Deliver, or do not.
-        wanted: bool,
-    },
-}
-
-/// What a topic's home tells a shard.
-#[derive(Debug, Clone)]
-pub enum Delivery {
-    /// The topic's next message.
-    Message {
-        /// The topic.
-        topic: TopicName,
-        /// Who sent it, and does not receive it.
-        source: Option<ConnectionId>,
-        /// Its place in the topic's order.
-        published: Published,
-        /// The message.
-        message: PreparedMessage,
-    },
-    /// The answer to a [`Request::Submit`] or a [`Request::Command`].
-    Reply {
-        /// Its number.
-        ticket: u64,
-        /// The answer.
-        reply: Reply,
-    },
-    /// Every message of the topic from here on comes down this lane.
-    Acknowledged {
-        /// The topic.
-        topic: TopicName,
-        /// The number of the [`Request::Interest`] that is answered.
-        number: u64,
-    },
-}
 
 /// Limits of all lanes of a mesh together. They are shared out evenly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshLimits {
     /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
     pub lane_bytes_max: usize,
-    /// Bytes of the messages that stand in lanes. A lane beyond its share takes nothing until some were taken out.
+    /// Memory of what stands in lanes, each entry with its message. A lane beyond its share takes nothing until some
+    /// were taken out.
     pub message_bytes_max: usize,
-    /// Bytes of messages that wait for one shard's delivery lanes before it takes no more requests.
+    /// Memory of what waits for one shard's delivery lanes before it takes no more requests.
     pub overflow_bytes_max: usize,
     /// Entries of one lane, if memory allows.
     pub lane_entries_max: usize,
@@ -149,6 +75,9 @@ pub struct MeshEnd {
     /// Where looking for something to take begins, so that no lane is always the last.
     next: usize,
     overflow_bytes_max: usize,
+    /// The weight of the requests, and of the deliveries, that wait for room in all links together.
+    requests_waiting: usize,
+    deliveries_waiting: usize,
 }
 
 #[derive(Debug)]
@@ -187,6 +116,8 @@ impl MeshEnd {
                 signals: Arc::clone(&signals),
                 next: 0,
                 overflow_bytes_max: limits.overflow_bytes_max,
+                requests_waiting: 0,
+                deliveries_waiting: 0,
             })
             .collect();
         for low in 0..count {
@@ -224,9 +155,9 @@ impl MeshEnd {
     ///
     /// If `home` is this end itself.
     pub fn request(&mut self, home: u16, request: Request) {
-        let link = self.link(home);
+        let link = self.links[usize::from(home)].as_mut().expect(NO_LANE);
         link.is_touched = true;
-        link.requests_out.send(request);
+        self.requests_waiting += link.requests_out.send(request);
     }
 
     /// Sends a delivery to another end.
@@ -235,16 +166,16 @@ impl MeshEnd {
     ///
     /// If `shard` is this end itself.
     pub fn deliver(&mut self, shard: u16, delivery: Delivery) {
-        let link = self.link(shard);
+        let link = self.links[usize::from(shard)].as_mut().expect(NO_LANE);
         link.is_touched = true;
-        link.deliveries_out.send(delivery);
+        self.deliveries_waiting += link.deliveries_out.send(delivery);
     }
 
-    /// Would a request to that end go into the lane at once?
+    /// Returns whether a request to that end would go into the lane at once.
     #[must_use]
     pub fn has_room_for_requests(&self, home: u16) -> bool {
         let link = self.links[usize::from(home)].as_ref();
-        link.is_none_or(|link| link.requests_out.overflow.is_empty() && link.requests_out.has_room())
+        link.is_none_or(|link| link.requests_out.would_take())
     }
 
     /// The next delivery, from whichever end it comes.
@@ -257,22 +188,20 @@ impl MeshEnd {
         if self.deliveries_wait() { None } else { self.take(|link| &mut link.requests_in) }
     }
 
-    /// Must receiving from connections pause, because a request waits for room, or too many deliveries do?
+    /// Returns whether receiving from connections must pause, because a request waits for room, or too many deliveries
+    /// do. It is asked between any two messages and only compares two numbers.
+    #[inline]
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.links().any(|link| !link.requests_out.overflow.is_empty()) || self.deliveries_wait()
+        self.requests_waiting > 0 || self.deliveries_wait()
     }
 
     /// Tries once more what waits for room, and tells the other ends what has been put into their lanes.
     pub fn send_out(&mut self) {
-        let mut waits = false;
-        for link in self.links.iter_mut().flatten() {
-            waits |= !link.send_overflow();
-        }
-        if waits {
+        if !self.send_overflow() {
             // From here on whoever makes room tells us; room that was made just before is found by trying again.
             self.signals[usize::from(self.number)].wants_room();
-            self.links.iter_mut().flatten().for_each(|link| _ = link.send_overflow());
+            self.send_overflow();
         }
         for (link, signal) in self.links.iter_mut().zip(self.signals.iter()) {
             if let Some(link) = link
@@ -300,34 +229,45 @@ impl MeshEnd {
         self.signals[usize::from(self.number)].awake();
     }
 
-    /// Bytes of messages that wait for room in delivery lanes.
+    /// The memory of what waits for room in delivery lanes.
     #[must_use]
     pub fn overflow_bytes(&self) -> usize {
-        self.links().map(|link| link.deliveries_out.overflow_bytes).sum()
+        self.deliveries_waiting
     }
 
     /// How many requests and deliveries have found no room in their lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.links().map(|link| link.requests_out.overflowed + link.deliveries_out.overflowed).sum()
+        self.links().map(|link| link.requests_out.overflowed() + link.deliveries_out.overflowed()).sum()
     }
 
-    /// Does nothing wait for room?
+    /// Returns whether nothing waits for room.
     #[cfg(test)]
     pub(super) fn has_sent_all(&self) -> bool {
-        self.links().all(|link| link.requests_out.overflow.is_empty() && link.deliveries_out.overflow.is_empty())
+        self.requests_waiting + self.deliveries_waiting == 0
     }
 
     fn deliveries_wait(&self) -> bool {
-        self.overflow_bytes() > self.overflow_bytes_max
+        self.deliveries_waiting > self.overflow_bytes_max
+    }
+
+    /// Moves what waits into the lanes as far as there is room. Returns whether nothing waits any more.
+    fn send_overflow(&mut self) -> bool {
+        if self.requests_waiting + self.deliveries_waiting == 0 {
+            return true;
+        }
+        (self.requests_waiting, self.deliveries_waiting) = (0, 0);
+        for link in self.links.iter_mut().flatten() {
+            let moved = link.requests_out.send_overflow() + link.deliveries_out.send_overflow();
+            link.is_touched |= moved > 0;
+            self.requests_waiting += link.requests_out.overflow_bytes();
+            self.deliveries_waiting += link.deliveries_out.overflow_bytes();
+        }
+        self.requests_waiting + self.deliveries_waiting == 0
     }
 
     fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.iter().flatten()
-    }
-
-    fn link(&mut self, end: u16) -> &mut Link {
-        self.links[usize::from(end)].as_mut().expect("no lane leads from an end to itself")
     }
 
     fn take<T: Weight>(&mut self, lane: impl Fn(&mut Link) -> &mut LaneIn<T>) -> Option<(u16, T)> {
@@ -354,127 +294,25 @@ impl Link {
     ) -> Self {
         Link { requests_out, requests_in, deliveries_out, deliveries_in, is_touched: false }
     }
-
-    /// Moves what waits into the lanes as far as there is room. Returns whether nothing waits any more.
-    fn send_overflow(&mut self) -> bool {
-        let moved = self.requests_out.send_overflow() + self.deliveries_out.send_overflow();
-        self.is_touched |= moved > 0;
-        self.requests_out.overflow.is_empty() && self.deliveries_out.overflow.is_empty()
-    }
 }
 
-/// The producing end of a lane, with what has found no room in it.
-#[derive(Debug)]
-struct LaneOut<T> {
-    producer: Producer<T>,
-    /// Bytes of the messages in the lane. The producer adds, the consumer subtracts.
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-    overflow: VecDeque<T>,
-    overflow_bytes: usize,
-    /// How many have ever had to wait.
-    overflowed: u64,
-}
-
-/// The consuming end of a lane.
-#[derive(Debug)]
-struct LaneIn<T> {
-    consumer: Consumer<T>,
-    bytes: Arc<AtomicUsize>,
-}
-
-fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
-    let (producer, consumer) = RingBuffer::new(entries);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let out = LaneOut {
-        producer,
-        bytes: Arc::clone(&bytes),
-        bytes_max,
-        overflow: VecDeque::new(),
-        overflow_bytes: 0,
-        overflowed: 0,
-    };
-    (out, LaneIn { consumer, bytes })
-}
-
-impl<T: Weight> LaneOut<T> {
-    fn send(&mut self, item: T) {
-        if self.overflow.is_empty() && self.has_room() {
-            self.push(item);
-        } else {
-            self.overflow_bytes += item.weight();
-            self.overflowed += 1;
-            self.overflow.push_back(item);
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        // Relaxed: the count only bounds memory. Too high a figure is corrected by the next try, after `made_room`.
-        !self.producer.is_full() && self.bytes.load(Ordering::Relaxed) <= self.bytes_max
-    }
-
-    fn send_overflow(&mut self) -> usize {
-        let mut moved = 0;
-        while self.has_room()
-            && let Some(item) = self.overflow.pop_front()
-        {
-            self.overflow_bytes -= item.weight();
-            self.push(item);
-            moved += 1;
-        }
-        moved
-    }
-
-    fn push(&mut self, item: T) {
-        self.bytes.fetch_add(item.weight(), Ordering::Relaxed);
-        assert!(self.producer.push(item).is_ok(), "only this end fills the lane, and it had room");
-    }
-}
-
-impl<T: Weight> LaneIn<T> {
-    fn take(&mut self) -> Option<T> {
-        let item = self.consumer.pop().ok()?;
-        self.bytes.fetch_sub(item.weight(), Ordering::Relaxed);
-        Some(item)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.consumer.is_empty()
-    }
-}
-
-/// Bytes that an entry keeps alive: its message, or itself if it has none, so that no number of entries weighs nothing.
-trait Weight {
-    fn weight(&self) -> usize;
-}
-
-impl Weight for Request {
-    fn weight(&self) -> usize {
-        match self {
-            Request::Publish { message, .. }
-            | Request::Submit { message, .. }
-            | Request::Command { command: Command::Send { message, .. }, .. } => message.frame().len(),
-            Request::Command { .. } | Request::Interest { .. } => size_of::<Self>(),
-        }
-    }
-}
-
-impl Weight for Delivery {
-    fn weight(&self) -> usize {
-        match self {
-            Delivery::Message { message, .. } => message.frame().len(),
-            Delivery::Reply { reply: Reply::Connections(ids), .. } => size_of_val(&**ids) + size_of::<Self>(),
-            Delivery::Reply { .. } | Delivery::Acknowledged { .. } => size_of::<Self>(),
-        }
-    }
-}
+const NO_LANE: &str = "no lane leads from an end to itself";
 
 /// An entry of each of the two lanes.
 const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        iter,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
     use super::*;
+    use crate::{
+        hub::{Command, ConnectionId, Publication, Published, Reply, TopicName},
+        proto::{CloseCode, PreparedMessage},
+    };
 
     fn mesh(ends: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
         MeshEnd::connect((0..ends).map(|_| -> Wake { Arc::new(|| {}) }).collect(), limits)
@@ -488,18 +326,21 @@ mod tests {
         TopicName::new("t").expect("a name")
     }
 
+    fn publication(text: &str) -> Arc<Publication> {
+        Arc::new(Publication { topic: name(), source: None, message: PreparedMessage::text(text) })
+    }
+
     fn request(text: &str) -> Request {
-        Request::Publish { topic: name(), source: None, message: PreparedMessage::text(text) }
+        Request::Publish(publication(text))
     }
 
     fn delivery(text: &str) -> Delivery {
-        let published = Published { epoch: 0, offset: 0 };
-        Delivery::Message { topic: name(), source: None, published, message: PreparedMessage::text(text) }
+        Delivery::Message { publication: publication(text), published: Published { epoch: 0, offset: 0 } }
     }
 
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
-            (from, Request::Publish { message, .. }) => Some((from, message.as_text()?.into())),
+            (from, Request::Publish(publication)) => Some((from, publication.message.as_text()?.into())),
             (_, Request::Submit { .. } | Request::Command { .. } | Request::Interest { .. }) => None,
         }
     }
@@ -538,9 +379,9 @@ mod tests {
 
     #[test]
     fn a_lane_is_full_of_bytes_too() {
-        let limits = MeshLimits { message_bytes_max: 4 * 100, ..MeshLimits::default() };
+        let long = "x".repeat(10_000);
+        let limits = MeshLimits { message_bytes_max: 4 * (request(&long).weight() + 1), ..MeshLimits::default() };
         let mut ends = mesh(2, &limits);
-        let long = "x".repeat(90);
         ends[0].request(1, request(&long));
         ends[0].request(1, request(&long));
         assert!(!ends[0].is_congested());
@@ -631,5 +472,75 @@ mod tests {
             ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
         }
         assert!(ends[0].is_congested() && ends[0].next_request().is_none());
+    }
+
+    /// What is asked between any two messages is what looking at every lane would say.
+    #[test]
+    fn the_sums_are_those_of_all_lanes() {
+        let mut ends = mesh(3, &MeshLimits { overflow_bytes_max: 1_000, ..tiny() });
+        let check = |end: &MeshEnd| {
+            let requests: usize = end.links().map(|link| link.requests_out.overflow_bytes()).sum();
+            let deliveries: usize = end.links().map(|link| link.deliveries_out.overflow_bytes()).sum();
+            assert_eq!((end.requests_waiting, end.deliveries_waiting), (requests, deliveries));
+            assert_eq!(end.is_congested(), requests > 0 || deliveries > 1_000);
+        };
+        for round in 0..200_usize {
+            match round * 7 % 5 {
+                0 => ends[0].request(1 + (round % 2) as u16, request("a request")),
+                1 => ends[0].deliver(1 + (round % 2) as u16, delivery(&"x".repeat(round))),
+                2 => ends[0].send_out(),
+                _ => drop((ends[1 + round % 2].next_request(), ends[1 + round % 2].next_delivery())),
+            }
+            check(&ends[0]);
+        }
+        for _ in 0..100 {
+            (1..3).for_each(|end| while ends[end].next_request().is_some() || ends[end].next_delivery().is_some() {});
+            ends[0].send_out();
+            check(&ends[0]);
+        }
+        assert!(ends[0].has_sent_all() && !ends[0].is_congested());
+    }
+
+    /// Entries count, not only their messages: however small these are, a limit in bytes is one of their number too.
+    #[test]
+    fn what_waits_weighs_itself() {
+        let mut ends = mesh(2, &MeshLimits { overflow_bytes_max: 64 << 10, ..tiny() });
+        let mut count = 0;
+        while !ends[0].is_congested() {
+            ends[0].deliver(1, delivery(""));
+            count += 1;
+        }
+        assert!((100..500).contains(&count), "{count} empty messages are charged 64 KiB");
+        for entry in [
+            Request::Interest { topic: name(), number: 1, wanted: true },
+            Request::Command { command: Box::new(Command::List), ticket: 1 },
+        ] {
+            assert!(entry.weight() >= size_of::<Request>());
+        }
+        let close = |reason: &str| {
+            let command =
+                Command::Close { id: ConnectionId::new(0, 0, 0), code: CloseCode::NORMAL, reason: reason.into() };
+            Request::Command { command: Box::new(command), ticket: 1 }.weight()
+        };
+        assert_eq!(close("a reason") - close(""), 8);
+        let list = |count| {
+            let ids = iter::repeat_n(ConnectionId::new(0, 0, 0), count).collect();
+            Delivery::Reply { ticket: 1, reply: Reply::Connections(ids) }.weight()
+        };
+        assert_eq!(list(1_000) - list(0), 1_000 * size_of::<ConnectionId>());
+    }
+
+    /// Memory for a crowd is given back when it has gone.
+    #[test]
+    fn an_overflow_that_has_emptied_is_small() {
+        let mut ends = mesh(2, &tiny());
+        let most = |ends: &[MeshEnd]| ends[0].links().map(|link| link.deliveries_out.overflow_capacity()).max();
+        (0..10_000).for_each(|_| ends[0].deliver(1, delivery("")));
+        assert!(most(&ends) >= Some(9_000));
+        while !ends[0].has_sent_all() {
+            assert!(ends[1].next_delivery().is_some());
+            ends[0].send_out();
+        }
+        assert!(most(&ends) <= Some(64), "{:?}", most(&ends));
     }
 }

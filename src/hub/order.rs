@@ -10,8 +10,10 @@
 //!
 //! A subscriber is told that it is one only after the acknowledgement. So "subscribed" means: from here on, all of it.
 
+use std::sync::Arc;
+
 use super::{
-    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Published, Reply, Request, TopicId,
+    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Publication, Published, Reply, Request, TopicId,
     subscriptions::Standing, topics::Interest,
 };
 use crate::proto::PreparedMessage;
@@ -22,10 +24,10 @@ impl Hub {
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
         match self.mesh.next_delivery() {
             None => return false,
-            Some(Delivery::Message { topic, source, message, .. }) => {
+            Some(Delivery::Message { publication, .. }) => {
                 // Nobody is interested any more: our withdrawal is on its way.
-                if let Some(id) = self.topics.find(&topic) {
-                    self.gather(id, source, &message);
+                if let Some(id) = self.topics.find(&publication.topic) {
+                    self.gather(id, publication.source, &publication.message);
                 }
             }
             // Only who is no shard is replied to.
@@ -44,17 +46,13 @@ impl Hub {
     pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
         match self.mesh.next_request() {
             None => return false,
-            Some((_, Request::Publish { topic, source, message })) => {
-                let id = self.topics.find_or_add(&topic);
-                self.order(id, source, &message);
-                self.topics.notice_unused(id);
+            Some((_, Request::Publish(publication))) => _ = self.order_publication(&publication),
+            Some((end, Request::Command { command, ticket })) => {
+                commands.push(Commanded { end, ticket, command: *command });
             }
-            Some((end, Request::Command { command, ticket })) => commands.push(Commanded { end, ticket, command }),
-            Some((end, Request::Submit { topic, source, message, ticket })) => {
-                let id = self.topics.find_or_add(&topic);
-                let published = self.order(id, source, &message);
+            Some((end, Request::Submit { publication, ticket })) => {
+                let published = self.order_publication(&publication);
                 self.mesh.deliver(end, Delivery::Reply { ticket, reply: Reply::Published(published) });
-                self.topics.notice_unused(id);
             }
             Some((shard, Request::Interest { topic, number, wanted })) => {
                 let id = self.topics.find_or_add(&topic);
@@ -95,7 +93,8 @@ impl Hub {
         self.mesh.shards() == 1
     }
 
-    /// Must receiving from connections pause, because what they send could not go on?
+    /// Returns whether receiving from connections must pause, because what they send could not go on.
+    #[inline]
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.mesh.is_congested()
@@ -124,16 +123,38 @@ impl Hub {
         source: Option<ConnectionId>,
         message: &PreparedMessage,
     ) -> Published {
-        let entry = &mut self.topics[topic];
-        debug_assert_eq!(entry.home, self.mesh.number(), "only a topic's home orders it");
-        entry.offset += 1;
-        let published = Published { epoch: entry.epoch, offset: entry.offset };
-        for &shard in &entry.interested {
-            let (topic, message) = (entry.name.clone(), message.clone());
-            self.mesh.deliver(shard, Delivery::Message { topic, source, published, message });
+        let published = self.next_place(topic);
+        let entry = &self.topics[topic];
+        if !entry.interested.is_empty() {
+            let publication = Publication { topic: entry.name.clone(), source, message: message.clone() };
+            self.distribute(topic, &Arc::new(publication), published);
         }
         self.gather(topic, source, message);
         published
+    }
+
+    /// The same for a message from elsewhere, whose topic may not be known yet.
+    fn order_publication(&mut self, publication: &Arc<Publication>) -> Published {
+        let topic = self.topics.find_or_add(&publication.topic);
+        let published = self.next_place(topic);
+        self.distribute(topic, publication, published);
+        self.gather(topic, publication.source, &publication.message);
+        self.topics.notice_unused(topic);
+        published
+    }
+
+    fn next_place(&mut self, topic: TopicId) -> Published {
+        let entry = &mut self.topics[topic];
+        debug_assert_eq!(entry.home, self.mesh.number(), "only a topic's home orders it");
+        entry.offset += 1;
+        Published { epoch: entry.epoch, offset: entry.offset }
+    }
+
+    /// Sends the message to the other shards that have subscribers.
+    fn distribute(&mut self, topic: TopicId, publication: &Arc<Publication>, published: Published) {
+        for &shard in &self.topics[topic].interested {
+            self.mesh.deliver(shard, Delivery::Message { publication: Arc::clone(publication), published });
+        }
     }
 
     /// Tells the home that this shard wants the topic's messages, or no more.
@@ -235,7 +256,7 @@ const WAITING_SLACK: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::Arc};
+    use std::collections::HashMap;
 
     use super::*;
     use crate::{
@@ -279,7 +300,7 @@ mod tests {
             let shards = 2 + next(&mut random, 4);
             let limits = MeshLimits {
                 lane_entries_max: 2 + next(&mut random, 6),
-                overflow_bytes_max: next(&mut random, 200),
+                overflow_bytes_max: next(&mut random, 2_000),
                 message_bytes_max: if next(&mut random, 2) == 0 { 0 } else { 1 << 20 },
                 ..MeshLimits::default()
             };

@@ -1,6 +1,8 @@
 //! An end of the mesh that is no shard: it publishes and commands, and is answered.
 
-use super::{Command, ConnectionId, Delivery, MeshEnd, Reply, Request, TopicName, topics};
+use std::sync::Arc;
+
+use super::{Command, ConnectionId, Delivery, MeshEnd, Publication, Reply, Request, TopicName, topics};
 use crate::proto::PreparedMessage;
 
 /// Publishes from outside the shards. It has no connections and no topics.
@@ -27,7 +29,8 @@ impl Outside {
     /// Publishes a message to all subscribers of the topic, except `source`. Its place comes back with the ticket.
     pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage, ticket: u64) {
         let home = topics::home(&topic, self.mesh.shards());
-        self.mesh.request(home, Request::Submit { topic, source, message, ticket });
+        let publication = Arc::new(Publication { topic, source, message });
+        self.mesh.request(home, Request::Submit { publication, ticket });
     }
 
     /// Asks a shard to do something. The answer comes back with the ticket.
@@ -37,7 +40,7 @@ impl Outside {
     /// If it is no shard.
     pub fn command(&mut self, shard: u16, command: Command, ticket: u64) {
         assert!(shard < self.mesh.shards(), "{shard} is no shard");
-        self.mesh.request(shard, Request::Command { command, ticket });
+        self.mesh.request(shard, Request::Command { command: Box::new(command), ticket });
     }
 
     /// How many shards there are.
@@ -88,8 +91,6 @@ impl Outside {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::hub::{Commanded, Hub, HubLimits, MeshLimits, Wake};
 
