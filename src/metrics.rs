@@ -157,6 +157,10 @@ counters! {
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
+    /// Connections closed with 1008 because a message did not arrive in time.
+    MessageOverdue "message_overdue_total" "connections" Counter Shard;
+    /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
+    UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
     /// Panics of handlers, each of which has closed its connection with 1011.
     HandlerPanics "handler_panics_total" "panics" Counter Shard;
     /// Connections closed with 1008 by their handler: a receive-only client has sent a message.
@@ -171,6 +175,10 @@ counters! {
     Aborted "aborted_total" "connections" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
+    /// Times a connection was read no further because it did not take what it was sent.
+    Parked "parked_total" "times" Counter Shard;
+    /// Times a connection's input was left for later because its share of a turn was used up.
+    InputDeferred "input_deferred_total" "times" Counter Shard;
     /// Requests and deliveries between threads that found no room in their lane and waited beside it.
     LaneOverflow "lane_overflow_total" "entries" Counter Both;
     /// Turns.

@@ -275,10 +275,11 @@ fn connections_without_a_byte() {
     broadcast.finish();
 }
 
-/// Pongs that nobody takes are a backlog like any other.
+/// A client that does not take its pongs is not read from, and given up when it does not answer a ping either.
 #[test]
 fn pings_from_a_client_that_never_reads() {
-    let server = Server::start(&["--send-buffer", "4096", "--close-timeout", "300ms"]);
+    let times = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--close-timeout", "300ms"];
+    let server = Server::start(&[&["--send-buffer", "4096"][..], &times].concat());
     let broadcast = Broadcast::start(&server);
     let client = Client::open(dial_with(server.address(), Some(4_096)), "/t/x", &[]).unwrap();
     let pings = frame(OpCode::Ping, true, &pattern(1, 125)).repeat(500);
@@ -287,8 +288,75 @@ fn pings_from_a_client_that_never_reads() {
         // Until the server has had enough.
         while stream.write_all(&pings).is_ok() {}
     });
-    server.expect_counts(&[("slow_closed_total", 1), ("connections_open", Broadcast::CONNECTIONS as u64)]);
+    server.expect_counts(&[("pong_overdue_total", 1), ("connections_open", Broadcast::CONNECTIONS as u64)]);
+    assert!(server.counts().get("parked_total") > 0, "it is read from all the time");
     sender.join().unwrap();
+    broadcast.finish();
+}
+
+/// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent between
+/// two messages has none.
+#[test]
+fn messages_that_take_too_long() {
+    let server = Server::start(&["--message-timeout", "500ms"]);
+    let broadcast = Broadcast::start(&server);
+    let mut idle = server.connect("/t/x");
+    idle.send_text("whole");
+    let large = frame(OpCode::Binary, true, &pattern(1, 100_000));
+    let first_fragment = frame(OpCode::Text, false, b"");
+    for begun in [&large[..1], &large[..20], &large[..90_000], &first_fragment] {
+        let mut client = server.connect("/t/y");
+        client.send_raw(begun);
+        client.expect_close(1008, "a message did not arrive in time");
+    }
+    let mut trickler = server.connect("/t/y");
+    let mut stream = trickler.stream().try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        let mut pieces = large.chunks(100);
+        while pieces.next().is_some_and(|piece| stream.write_all(piece).is_ok()) {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    trickler.expect_close(1008, "a message did not arrive in time");
+    drop(trickler);
+    sender.join().unwrap();
+    let mut pinger = server.connect("/t/y");
+    pinger.send_raw(&first_fragment);
+    loop {
+        pinger.send_raw(&frame(OpCode::Ping, true, b""));
+        match pinger.receive() {
+            Received::Pong(_) => thread::sleep(Duration::from_millis(20)),
+            other => break assert_eq!(other, close(1008, "a message did not arrive in time")),
+        }
+    }
+    idle.expect_nothing();
+    server.expect_counts(&[("message_overdue_total", 6), ("protocol_errors_total", 0)]);
+    broadcast.finish();
+}
+
+/// Unfinished messages have a limit together: whoever began first gives way, and later ones arrive.
+#[test]
+fn unfinished_messages_have_a_limit_together() {
+    let limits = ["--max-message", "64KiB", "--max-backlog", "128KiB", "--max-unfinished", "256KiB"];
+    let server = Server::start(&limits);
+    let broadcast = Broadcast::start(&server);
+    let message = frame(OpCode::Binary, true, &pattern(1, 65_000));
+    let mut clients: Vec<Client> = Vec::new();
+    for number in 1..=20 {
+        let mut client = server.connect("/t/y?mode=pub");
+        client.send_raw(&message[..60_000]);
+        clients.push(client);
+        server.counts_until("it has arrived", |counts| counts.get("bytes_in_total") >= 60_000 * number);
+    }
+    let mut subscriber = server.connect("/t/y?mode=sub");
+    let mut last = clients.pop().unwrap();
+    last.send_raw(&message[60_000..]);
+    subscriber.expect(binary(&pattern(1, 65_000)));
+    for mut client in clients.drain(..10) {
+        client.expect_close(1013, "too many messages are unfinished");
+    }
+    let closed = server.counts().get("unfinished_closed_total");
+    assert!((15..=18).contains(&closed), "{closed} of 20 were closed, of which four have room");
     broadcast.finish();
 }
 

@@ -8,7 +8,10 @@ use std::{
     path::PathBuf,
 };
 
-use support::{Client, Server, clean, dial, exchange, post, program, published, text, upgrade_request};
+use ringhub::proto::OpCode;
+use support::{
+    Client, Server, binary, clean, dial, exchange, frame, pattern, post, program, published, text, upgrade_request,
+};
 
 /// A folder for one test, gone with it.
 struct Folder(PathBuf);
@@ -114,7 +117,7 @@ fn a_hub_with_people() {
 
 #[test]
 fn an_echo_with_rules() {
-    let folder = Folder::new("echo");
+    let folder = Folder::new("echoes");
     let server = folder.serve(SETTINGS);
     let offer = ["v1.echo", "v2.echo"];
     let mut client = Client::open_with(dial(server.address()), "/echo", &offer, &[]).unwrap();
@@ -205,4 +208,33 @@ fn the_page_is_where_the_topics_are() {
     assert!(page.body.contains("<title>"));
     let server = folder.serve("[[routes]]\nmatch = \"/rooms/{topic}\"\nhandler = \"hub\"");
     assert_eq!(get(&server, "/", "").status(), 404);
+}
+
+/// A client that sends all before it reads anything gets all of it back: it is not read from while it does not read.
+#[test]
+fn an_echo_loses_nothing() {
+    const COUNT: usize = 4_000;
+    let folder = Folder::new("echo-all");
+    let server = folder.serve("listen = \"127.0.0.1:0\"\n[[routes]]\nmatch = \"/echo\"\nhandler = \"echo\"\n");
+    let mut client = server.connect("/echo");
+    let mut stream = client.stream().try_clone().unwrap();
+    let (begin, may_begin) = std::sync::mpsc::channel();
+    let sender = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            stream.write_all(&frame(OpCode::Binary, true, &pattern(number, 16_384))).unwrap();
+            if number == 1_000 {
+                begin.send(()).unwrap();
+            }
+        }
+    });
+    // More than the sockets' buffers take is under way then, or its sender waits.
+    if may_begin.recv_timeout(std::time::Duration::from_secs(2)).is_err() {
+        println!("the sender waits");
+    }
+    for number in 0..COUNT {
+        client.expect(binary(&pattern(number, 16_384)));
+    }
+    sender.join().unwrap();
+    assert!(server.counts().get("parked_total") > 0, "it is read from all the time");
+    client.leave();
 }

@@ -112,6 +112,12 @@ pub struct Limits {
     /// Bytes gathered in all runs of a shard before it stops receiving until some were sent. A turn that is under way
     /// may add what it has already received.
     pub gathered_bytes_max: usize,
+    /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal part
+    /// of it. Beyond it the connections whose messages have been under way for the longest time are closed with 1013.
+    pub unfinished_bytes_max: usize,
+    /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
+    /// 1008.
+    pub message_ticks_max: u32,
     /// Topics that no connection names but whose offsets are remembered. Beyond it the longest idle is forgotten; when
     /// it returns it has a new epoch. Each costs some 300 bytes.
     pub topics_idle_max: usize,
@@ -176,7 +182,7 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
     let allowed = sys::cpu::allowed();
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
-    let limits = check_limits(settings, descriptors, faults);
+    let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
     let keep_alive = check_keep_alive(settings, faults);
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let handshake_timeout = handshake_timeout?.0;
@@ -242,7 +248,7 @@ fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAliv
     Some(KeepAlive { ping_interval: ping_interval?, pong_timeout: pong_timeout?, close_timeout: close_timeout? })
 }
 
-fn check_limits(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Limits> {
+fn check_limits(settings: &Settings, descriptors: u64, shards: usize, faults: &mut Faults) -> Option<Limits> {
     let connections_max = faults.keep(connections_max(settings, descriptors));
     let fragments_max = faults.keep(match settings.max_fragments {
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
@@ -260,6 +266,8 @@ fn check_limits(settings: &Settings, descriptors: u64, faults: &mut Faults) -> O
         }
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
+    let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog as u64)));
+    let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     Some(Limits {
         connections_max: connections_max?,
         message: MessageLimits {
@@ -271,6 +279,8 @@ fn check_limits(settings: &Settings, descriptors: u64, faults: &mut Faults) -> O
         backlog_bytes_max: backlog?,
         backlog_messages_max: settings.max_backlog_messages,
         gathered_bytes_max: gathered? as usize,
+        unfinished_bytes_max: unfinished? as usize,
+        message_ticks_max: message_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
     })
 }
@@ -304,6 +314,17 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
         return Err(ConfigError::of("max_gathered", what).against("max_message"));
     }
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
+}
+
+/// A route's messages have at most half a backlog, and a buffer doubles as it fills.
+fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Result<u64, ConfigError> {
+    let least = 2 * backlog * shards as u64;
+    let unfinished = settings.max_unfinished.unwrap_or(Size(least.max(256 << 20)));
+    if unfinished.0 < least {
+        let what = format!("{unfinished} is less than two of the largest backlogs for each shard, {}", Size(least));
+        return Err(ConfigError::of("max_unfinished", what).against("max_backlog"));
+    }
+    Ok(unfinished.0)
 }
 
 fn choose_cpus(settings: &Settings, allowed: &[usize]) -> Result<Vec<usize>, ConfigError> {

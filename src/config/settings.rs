@@ -280,6 +280,15 @@ settings! {
             effective: |config| bytes(config.limits.gathered_bytes_max),
         };
 
+        /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it: close
+        /// 1013 for those under way the longest.
+        max_unfinished: Option<Size>, SIZE,
+        Otherwise {
+            words: "256MiB, or two backlogs for each shard",
+            example: "256MiB",
+            effective: |config| bytes(config.limits.unfinished_bytes_max),
+        };
+
         /// Topics without a connection whose offsets are remembered.
         max_idle_topics: usize, COUNT, Is("10000");
 
@@ -294,6 +303,9 @@ settings! {
     "Times" {
         /// How long a client may take over its opening request, or the head of any request.
         handshake_timeout: Time, TIME, Is("10s");
+
+        /// How long a message may take from its first byte on; 0 waits forever. Beyond it: close 1008.
+        message_timeout: Time, TIME, Is("60s");
 
         /// How long the body of a request may take.
         body_timeout: Time, TIME, Is("10s");

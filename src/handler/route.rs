@@ -205,6 +205,7 @@ pub struct RouteOptions {
     pub(crate) ping_payload: Vec<u8>,
     pub(crate) forgets_request: bool,
     pub(crate) no_broadcast: bool,
+    pub(crate) manual_backpressure: bool,
 }
 
 impl RouteOptions {
@@ -313,6 +314,21 @@ impl RouteOptions {
     #[must_use]
     pub fn no_broadcast(mut self) -> Self {
         self.no_broadcast = true;
+        self
+    }
+
+    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed more
+    /// than half of its backlog's limit is not read from until it has taken some, and a message sent to it that finds no
+    /// room closes it with 1008. With this the connection is read from whatever it is owed, and such a message is only
+    /// refused: [`Refused::Full`](super::Refused::Full).
+    ///
+    /// ```
+    /// use ringhub::handler::RouteOptions;
+    /// let options = RouteOptions::new().manual_backpressure();
+    /// ```
+    #[must_use]
+    pub fn manual_backpressure(mut self) -> Self {
+        self.manual_backpressure = true;
         self
     }
 

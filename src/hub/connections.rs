@@ -103,7 +103,7 @@ impl std::error::Error for ConnectionIdError {}
 pub struct Connection {
     /// The protocol's state.
     pub websocket: WebSocket,
-    /// The beginning of a frame that has not arrived whole.
+    /// The beginning of a frame that has not arrived whole, or input that is not parsed to its end.
     pub partial: Option<Box<BytesMut>>,
     /// What waits to be sent to this connection alone, and what it is still owed.
     pub output: Option<Box<Output>>,
@@ -114,8 +114,10 @@ pub struct Connection {
     /// Nothing may be sent to it yet: its opening answer waits until all that it subscribes to can go live, which they
     /// do together. [`Hub::release`](super::Hub::release) ends this.
     pub is_held: bool,
-    /// Stands in the shard's queue of connections to receive from.
-    pub is_ready: bool,
+    /// Whether it is received from.
+    pub reading: Reading,
+    /// Has input that was received and is not parsed to its end.
+    pub has_unparsed: bool,
     /// Stands in the shard's list of connections with something in their outbox.
     pub is_dirty: bool,
     /// The peer has finished or the socket has failed: receive until the end shows.
@@ -130,6 +132,17 @@ pub struct Connection {
     pub timer: Option<Tick>,
     /// When it is dropped, whatever the peer does. Set when the closing handshake is over or has failed.
     pub ends_by: Option<Tick>,
+}
+
+/// Whether a connection is received from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Its socket has reported nothing since it was last received from.
+    Idle,
+    /// It stands in one of the shard's queues of connections to receive from.
+    Queued,
+    /// It is not received from until it has taken some of what it is owed.
+    Parked,
 }
 
 /// Where a client's messages go as they are.
@@ -161,7 +174,8 @@ impl Connection {
             subscriptions: Subscriptions::None,
             publishes: None,
             is_held: false,
-            is_ready: false,
+            reading: Reading::Idle,
+            has_unparsed: false,
             is_dirty: false,
             hung_up: false,
             is_finished: false,

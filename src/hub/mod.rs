@@ -21,7 +21,7 @@ mod topics;
 pub use backlog::Backlog;
 pub use broadcast::{Hub, HubLimits, Published, Scope, Walk};
 pub use command::{Command, Commanded, Refused, Reply, Sent};
-pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing};
+pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing, Reading};
 pub use entry::{Delivery, Publication, Request};
 pub use mesh::{MeshEnd, MeshLimits, Wake};
 pub use outside::Outside;

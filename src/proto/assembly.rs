@@ -160,6 +160,14 @@ impl Assembly {
         self.length
     }
 
+    /// Bytes of memory that the fragments take; 0 where they are handed on as they come.
+    pub(super) fn memory(&self) -> usize {
+        match self.deliver {
+            Deliver::Messages => size_of::<Self>() + self.buffer.capacity(),
+            Deliver::Fragments => 0,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn buffer_bytes(&self) -> usize {
         self.buffer.capacity()

@@ -7,17 +7,58 @@ use bytes::{Buf, BytesMut};
 /// A caller makes one from the buffer it received into, calls [`WebSocket::receive`](super::WebSocket::receive) until
 /// that returns `None`, and then takes back [`Input::into_rest`]. What is left must come first in the next input,
 /// unchanged: it may hold part of a frame, whose payload has already been unmasked in place.
-#[derive(Debug, Default)]
+///
+/// A caller that serves many connections limits how many frames one of them may have parsed at once
+/// ([`Input::limit_frames`]); what is left when they are used up is parsed later, before anything else is received.
+#[derive(Debug)]
 pub struct Input {
     pub(super) bytes: BytesMut,
     pub(super) at: usize,
+    frames_left: u32,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self::new(BytesMut::new())
+    }
 }
 
 impl Input {
     /// All of `bytes` is to be consumed.
     #[inline]
     pub fn new(bytes: BytesMut) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, frames_left: u32::MAX }
+    }
+
+    /// At most so many frames, data or control, are taken from here on; [`WebSocket::receive`](super::WebSocket::receive)
+    /// returns `None` when they are used up. A frame of which not all is there does not count.
+    ///
+    /// ```
+    /// use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};
+    /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    /// let mut input = Input::new(b"\x8a\x80\0\0\0\0\x8a\x80\0\0\0\0"[..].into()); // two pongs
+    /// input.limit_frames(1);
+    /// let mut receive = || websocket.receive(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut Vec::new());
+    /// assert!(matches!(receive()?, Some(Event::Pong(_))));
+    /// assert!(receive()?.is_none());
+    /// assert_eq!((input.frames_left(), input.rest().len()), (0, 6));
+    /// # Ok::<(), ringhub::proto::ProtocolError>(())
+    /// ```
+    #[inline]
+    pub fn limit_frames(&mut self, frames: u32) {
+        self.frames_left = frames;
+    }
+
+    /// How many more frames may be taken.
+    #[inline]
+    pub fn frames_left(&self) -> u32 {
+        self.frames_left
+    }
+
+    /// Counts a frame that was taken.
+    #[inline]
+    pub(super) fn count_frame(&mut self) {
+        self.frames_left -= 1;
     }
 
     /// The bytes that were not consumed yet.

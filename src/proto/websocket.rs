@@ -29,8 +29,8 @@ use front::{Front, Step};
 /// One established connection.
 ///
 /// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`sent_close_code`](Self::sent_close_code),
-///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length), [`missing`](Self::missing) and
-///   [`deadline`](Self::deadline)
+///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length), [`assembled_bytes`](Self::assembled_bytes),
+///   [`missing`](Self::missing) and [`deadline`](Self::deadline)
 /// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
 ///   [`handle_timeout`](Self::handle_timeout) at the deadline
 /// - commands: [`send`](Self::send), [`close`](Self::close) and [`excuse_silence`](Self::excuse_silence)
@@ -180,7 +180,23 @@ impl WebSocket {
         self.assembly.is_some() || self.front.held().0 > 0
     }
 
-    /// The next event in `input`; `None` when it takes more bytes. Pongs and the answer to a close frame are appended
+    /// The memory, in bytes, that the fragments of the message under way take; 0 where there is none, or where each
+    /// fragment is an event of its own.
+    ///
+    /// ```
+    /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
+    /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    /// let mut input = Input::new(b"\x01\x80\x37\xfa\x21\x3d"[..].into());
+    /// assert!(websocket.receive(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut Vec::new())?.is_none());
+    /// assert!(websocket.assembled_bytes() > 0);
+    /// # Ok::<(), ringhub::proto::ProtocolError>(())
+    /// ```
+    pub fn assembled_bytes(&self) -> usize {
+        self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
+    }
+
+    /// The next event in `input`; `None` when it takes more bytes, or more frames than
+    /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended
     /// to `replies`.
     ///
     /// Call it until it returns `None`, then keep [`Input::into_rest`] in front of what arrives next.
@@ -372,9 +388,18 @@ impl WebSocket {
             return Ok(None);
         }
         let step = loop {
+            if input.frames_left() == 0 {
+                return Ok(None);
+            }
             match self.step::<HOOKED>(input, limits, &mut hook) {
-                Ok(Step::Again) => {}
-                Ok(step) => break step,
+                Ok(Step::Starved) => return Ok(None),
+                // A fragment counts at its end, which comes without further bytes if it is empty.
+                Ok(Step::Again) if self.assembly.as_ref().is_some_and(|assembly| assembly.missing().is_some()) => {}
+                Ok(Step::Again) => input.count_frame(),
+                Ok(step) => {
+                    input.count_frame();
+                    break step;
+                }
                 Err(error) => {
                     input.consume_all();
                     return Err(self.fail(error, replies));
@@ -382,6 +407,7 @@ impl WebSocket {
             }
         };
         match step {
+            // Neither leaves the loop above.
             Step::Again | Step::Starved => Ok(None),
             Step::Whole(message_type, payload) => {
                 Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))

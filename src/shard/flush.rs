@@ -296,10 +296,12 @@ impl<I: Io> Shard<I> {
                 (What::Run(walk), None) => deliveries += u64::from(self.flush.walks[walk].run.messages()),
                 (What::Pieces(pieces, _), None) => {
                     deliveries += messages(&pieces);
+                    self.unpark(id);
                     self.end_if_done(id);
                 }
                 (What::Several(shares), None) => {
                     deliveries += shares.iter().map(|share| messages(self.flush.pieces(share))).sum::<u64>();
+                    self.unpark(id);
                 }
                 (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, sent),
                 (share, Some(sent)) => unsent += self.settle_refused(id, [share], sent),
@@ -397,9 +399,11 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             connection.drop_empty_output();
             self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
+            self.unpark(id);
             self.end_if_done(id);
         } else {
             self.flush.mark_dirty(connection, id);
+            self.unpark(id);
         }
         0
     }
@@ -427,6 +431,7 @@ impl<I: Io> Shard<I> {
         if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);
         }
+        self.unpark(id);
         offered - sent
     }
 
@@ -443,8 +448,19 @@ impl<I: Io> Shard<I> {
         if is_within || !output.backlog.was_refused() {
             return;
         }
+        self.close_slow(id);
+    }
+
+    /// Closes an open connection that does not take what it is sent; what it has not begun to receive is given up.
+    pub(super) fn close_slow(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(output) = &mut connection.output else { return };
+        let (bytes, messages) = (output.backlog.bytes() + output.outbox.len(), output.backlog.messages());
         let mut dropped = output.backlog.truncate();
-        output.outbox.clear();
+        if !output.backlog.is_empty() {
+            // Without a backlog the opening answer may be in it.
+            output.outbox.clear();
+        }
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
         let ahead = self.hub.leave(id, self.flush.walks.iter());
         dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();

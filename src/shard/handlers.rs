@@ -32,6 +32,8 @@ pub(super) struct OnShard {
     pub(super) ping_payload: Vec<u8>,
     /// Does the handler look at each frame first?
     pub(super) frames: bool,
+    /// Does the handler look after slow clients itself?
+    pub(super) manual_backpressure: bool,
 }
 
 /// What handlers have to do with a shard.
@@ -73,6 +75,7 @@ impl Handlers {
             keep_alive: route.options.keep_alive.unwrap_or(config.keep_alive),
             ping_payload: route.options.ping_payload.clone(),
             frames: route.options.frames,
+            manual_backpressure: route.options.manual_backpressure,
         });
         Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
     }
@@ -98,6 +101,11 @@ impl Handlers {
             }
         }
         self.route(id).limits
+    }
+
+    /// Returns whether the connection's handler looks after slow clients itself.
+    pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
+        self.route(id).manual_backpressure
     }
 
     pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {
@@ -327,6 +335,9 @@ impl<I: Io> Door for Shard<I> {
             connection.output.as_ref().map_or((0, 0), |output| (output.backlog.bytes(), output.outbox.len()));
         // One message, however large, is refused to nobody who is owed nothing.
         if backlog + outbox > 0 && backlog + outbox + frames.len() > self.limits.backlog_bytes_max {
+            if !self.handlers.has_manual_backpressure(id) {
+                self.close_slow(id);
+            }
             return Sent::Refused(Refused::Full);
         }
         self.reply(id, frames);

@@ -13,11 +13,13 @@ mod handshake;
 mod lobby;
 mod opening;
 mod pace;
+mod receive;
 #[cfg(test)]
 mod simulator;
 mod spawned;
 mod timers;
 mod turn;
+mod unfinished;
 
 use std::{
     io,

@@ -10,6 +10,8 @@ pub(super) struct Pace {
     pub(super) receive_batch: usize,
     /// Receive batches of one turn.
     pub(super) receive_batches: usize,
+    /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up.
+    pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
     /// Pieces up to which the shares of further walks join an entry of a batch.
@@ -27,6 +29,7 @@ impl Pace {
     pub(super) const DEFAULT: Pace = Pace {
         receive_batch: 64,
         receive_batches: 4,
+        frames: 4_096,
         send_batch: 256,
         entry_pieces: Send::<()>::PIECES_MAX,
         flush_entries: 512,

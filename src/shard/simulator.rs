@@ -24,6 +24,7 @@
 mod answering;
 mod checks;
 mod client;
+mod crowds;
 mod network;
 mod plan;
 mod random;
@@ -51,7 +52,7 @@ use super::{
 use crate::{
     config::{Config, Settings},
     handler::{Pattern, Route, RouteOptions, Routes, Tasks, Typed},
-    hub::{MeshEnd, Scope, Subscribed, TopicName},
+    hub::{MeshEnd, Reading, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
     surface::raw::TOPIC_PATTERN,
@@ -539,6 +540,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let pace = Pace {
         receive_batch: 1,
         receive_batches: 1,
+        frames: 1,
         send_batch: 1,
         entry_pieces: 1,
         flush_entries: 1,
@@ -571,7 +573,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     }
     let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
-    assert!(waiting.is_ready && waiting.websocket.state() == State::Open);
+    assert!(waiting.reading == Reading::Queued && waiting.websocket.state() == State::Open);
     assert!(simulation.counters.get(Counter::PongOverdue) > 0, "the others were silent");
     simulation.network.borrow_mut().is_over = true;
 }

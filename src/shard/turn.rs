@@ -1,20 +1,19 @@
 //! The turn: everything that happens between one wake-up of a shard and the flush that ends it.
 
-use std::{any::Any, collections::VecDeque, fmt, io, mem, sync::Arc};
+use std::{any::Any, fmt, io, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, handlers::Handlers, pace::Pace, timers::Wheel};
+use super::{drain::Drain, flush::Flush, handlers::Handlers, pace::Pace, receive::Incoming, timers::Wheel};
 use crate::{
     config::{Config, Limits},
     handler::Profile,
     hub::{
-        Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, LARGE_PIECE_PINS, MeshEnd, Publishing, Scope,
-        Subscribed, TopicName,
+        Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, Reading, Scope, Subscribed, TopicName,
     },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, Role, State, Tick, Timeout, Verdict, WebSocket},
-    sys::{Io, Key, Readiness, Receive},
+    proto::{CloseCode, Role, State, Tick, Timeout, WebSocket},
+    sys::{Io, Key, Readiness},
 };
 
 /// One CPU's connections and topics, and the turn that serves them.
@@ -38,14 +37,13 @@ pub(crate) struct Shard<I: Io> {
     pub(super) flush: Flush,
     pub(super) drain: Option<Drain>,
     pub(super) pace: Pace,
-    /// Connections to receive from.
-    ready: VecDeque<ConnectionId>,
+    pub(super) incoming: Incoming,
+    /// This shard's part of [`Limits::unfinished_bytes_max`].
+    pub(super) unfinished_bytes_max: usize,
     wheel: Wheel,
-    /// Receive buffers nobody uses now.
-    buffers: Vec<BytesMut>,
     /// Scratch, empty between uses.
     readiness: Vec<Readiness>,
-    replies: Vec<u8>,
+    pub(super) replies: Vec<u8>,
     due: Vec<(Tick, ConnectionId)>,
     /// Subscriptions that have gone live and whose handlers have not been told.
     pub(super) joined: Vec<Joined>,
@@ -97,9 +95,9 @@ impl<I: Io> Shard<I> {
             flush: Flush::default(),
             drain: None,
             pace: Pace::DEFAULT,
-            ready: VecDeque::new(),
+            incoming: Incoming::default(),
+            unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             wheel: Wheel::new(now),
-            buffers: Vec::new(),
             readiness: Vec::new(),
             replies: Vec::new(),
             due: Vec::new(),
@@ -142,9 +140,7 @@ impl<I: Io> Shard<I> {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
         }
-        if !leftover.is_empty() {
-            self.input(id, Buffer { bytes: leftover, is_own: true, is_consumed: false });
-        }
+        self.receive_leftover(id, leftover);
         if let Some(drain) = &mut self.drain {
             drain.add(id);
         }
@@ -200,7 +196,10 @@ impl<I: Io> Shard<I> {
 
     fn has_work(&self) -> bool {
         let can_receive = !self.hub.is_congested();
-        (can_receive && !self.ready.is_empty()) || !self.flush.is_idle() || self.hub.is_dirty() || self.hub.has_mail()
+        (can_receive && !self.incoming.is_empty())
+            || !self.flush.is_idle()
+            || self.hub.is_dirty()
+            || self.hub.has_mail()
     }
 
     /// The shard is about to sleep. Returns whether it may: something may have come down a lane just now.
@@ -273,9 +272,8 @@ impl<I: Io> Shard<I> {
             if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
                 self.io.arm(key, socket);
             }
-            if readable && !connection.is_ready {
-                connection.is_ready = true;
-                self.ready.push_back(id);
+            if readable {
+                self.incoming.push_ready(connection, id);
             }
             if writable {
                 connection.awaits_room = false;
@@ -285,164 +283,8 @@ impl<I: Io> Shard<I> {
         self.readiness = readiness;
     }
 
-    /// Receives from those who are ready and handles what they sent, up to a bound, so that sending has its turn too.
-    fn receive(&mut self) {
-        for _ in 0..self.pace.receive_batches {
-            if self.ready.is_empty() {
-                return;
-            }
-            if self.is_full() {
-                // Publishers wait in their sockets until subscribers have been served, here or on other shards.
-                self.count(Counter::ReceivePaused, 1);
-                return;
-            }
-            self.receive_batch();
-        }
-    }
-
-    fn receive_batch(&mut self) {
-        let most = self.pace.receive_batch.min(self.ready.len());
-        let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
-        while batch.len() < most
-            && let Some(id) = self.ready.pop_front()
-        {
-            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.is_ready = false;
-            batch.push((id, buffer_for(connection, &mut self.buffers)));
-        }
-        let sockets = &self.sockets;
-        let mut entries: Vec<Receive<'_, I::Socket>> = batch
-            .iter_mut()
-            .map(|(id, buffer)| {
-                let socket = sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
-                Receive::new(socket, &mut buffer.bytes)
-            })
-            .collect();
-        self.io.receive(&mut entries);
-        let results: Vec<io::Result<usize>> = entries.into_iter().map(|entry| entry.result).collect();
-        for ((id, buffer), result) in batch.into_iter().zip(results) {
-            self.received(id, buffer, result);
-        }
-    }
-
-    /// Handles the outcome of one receive.
-    fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return self.give_back(buffer) };
-        match result {
-            Ok(0) => {
-                connection.peer_done = true;
-                self.give_back(buffer);
-                self.end_if_done(id);
-            }
-            Ok(count) => {
-                // A full buffer may have left something behind, and a hang-up is not reported again: look once more.
-                if (buffer.bytes.len() == buffer.bytes.capacity() || connection.hung_up) && !connection.is_ready {
-                    connection.is_ready = true;
-                    self.ready.push_back(id);
-                }
-                self.count(Counter::BytesIn, count as u64);
-                self.input(id, buffer);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.keep_rest(id, buffer),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                connection.is_ready = true;
-                self.ready.push_back(id);
-                self.keep_rest(id, buffer);
-            }
-            Err(error) => {
-                self.give_back(buffer);
-                self.lose(id, &error);
-            }
-        }
-    }
-
-    /// Parses what has arrived and does what it says.
-    fn input(&mut self, id: ConnectionId, received: Buffer) {
-        let length = received.bytes.len();
-        let mut input = Input::new(received.bytes);
-        let mut replies = mem::take(&mut self.replies);
-        while let Some(connection) = self.hub.connections.get(id) {
-            let limits = self.handlers.limits(id, || !connection.websocket.is_within_message());
-            match self.next_event(id, &mut input, &limits, &mut replies) {
-                Ok(None) => break,
-                Ok(Some(Event::Message(message))) => {
-                    self.count(Counter::MessagesIn, 1);
-                    let forwards = self.hub.connections.get(id).and_then(|connection| connection.publishes);
-                    if let Some(Publishing { topic, scope }) = forwards {
-                        self.hub.publish(topic, Some(id), &message.prepare(), scope);
-                        continue;
-                    }
-                    self.say(id, &mut replies);
-                    self.tell(id, Event::Message(message));
-                }
-                Ok(Some(event)) => {
-                    // What the protocol has said before goes before what a handler says: it may close.
-                    self.say(id, &mut replies);
-                    self.tell(id, event);
-                }
-                Err(error) => {
-                    tracing::debug!(%id, peer = self.peer(id), %error, "the client broke the protocol");
-                    self.count(Counter::ProtocolErrors, 1);
-                    self.say(id, &mut replies);
-                    self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
-                }
-            }
-        }
-        self.finish_replies(id, replies);
-        let bytes = input.into_rest();
-        let is_consumed = bytes.len() < length;
-        self.keep_rest(id, Buffer { bytes, is_own: received.is_own, is_consumed });
-        self.notice_close(id);
-    }
-
-    /// The next event of what has arrived, after the handler has looked at its frames if it wants to.
-    #[inline]
-    fn next_event<'a>(
-        &mut self,
-        id: ConnectionId,
-        input: &'a mut Input,
-        limits: &MessageLimits,
-        replies: &mut Vec<u8>,
-    ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let hook = self.looks_at_frames(id);
-        let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
-        let Some((handler, seat)) = hook else {
-            return connection.websocket.receive(self.now, input, limits, replies);
-        };
-        let mut panicked = None;
-        let event =
-            connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
-                match handler.on_frame(seat, header, payload) {
-                    Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
-                        tracing::error!(%id, %code, "a handler fails a connection with a code nobody may send");
-                        Verdict::Fail(CloseCode::INTERNAL_ERROR)
-                    }
-                    Ok(verdict) => verdict,
-                    Err(panic) => {
-                        panicked = Some(panic);
-                        Verdict::Fail(CloseCode::INTERNAL_ERROR)
-                    }
-                }
-            });
-        if let Some(panicked) = panicked {
-            // The client is told; the handler knows.
-            self.notice_panic(id, &panicked);
-            return Ok(None);
-        }
-        event
-    }
-
-    /// Appends what the protocol has said so far.
-    #[inline]
-    fn say(&mut self, id: ConnectionId, replies: &mut Vec<u8>) {
-        if !replies.is_empty() {
-            self.reply(id, replies);
-            replies.clear();
-        }
-    }
-
     /// Sends what the protocol wants sent, and gives the scratch back.
-    fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
+    pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();
         self.replies = replies;
@@ -477,6 +319,7 @@ impl<I: Io> Shard<I> {
             connection.ends_by = Some(self.now.after(self.handlers.keep_alive(id).close_timeout));
         }
         self.hub.unsubscribe_all(id);
+        self.drop_partial(id);
         self.schedule(id);
         self.end_if_done(id);
     }
@@ -523,6 +366,7 @@ impl<I: Io> Shard<I> {
     /// Ends a connection at once. Every end comes through here.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.remove(id) else { return };
+        self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);
         if connection.is_laggard() {
             let laggards = self.counters.get(Counter::Laggards) - 1;
@@ -545,7 +389,11 @@ impl<I: Io> Shard<I> {
         let pings = connection.websocket.state() == State::Open && interval > 0;
         let look = pings.then(|| self.now.after(interval));
         let deadline = connection.websocket.deadline(&keep_alive);
-        if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).min()
+        let message = match self.limits.message_ticks_max {
+            0 => None,
+            ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
+        };
+        if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).chain(message).min()
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
             connection.timer = Some(self.wheel.insert(deadline, id));
@@ -575,10 +423,12 @@ impl<I: Io> Shard<I> {
             self.remove(id);
             return;
         }
-        if connection.is_ready {
+        if connection.reading == Reading::Queued {
             // It has sent something that we have not come to receive.
             connection.websocket.excuse_silence(self.now);
         }
+        self.expire_message(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let mut replies = mem::take(&mut self.replies);
         let keep_alive = self.handlers.keep_alive(id);
         let ping = self.handlers.ping_payload(id);
@@ -602,95 +452,12 @@ impl<I: Io> Shard<I> {
         self.schedule(id);
     }
 
-    /// Keeps what is left of the input for the next receive, and gives the receive buffer back.
-    ///
-    /// Little is copied into as little memory. Much is the beginning of a large frame, which goes on arriving where it
-    /// will stay, since it is to be sent from there. Its buffer doubles as it fills: a peer that has only announced a
-    /// frame does not hold memory for it.
-    fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
-        let Buffer { bytes: mut rest, is_own, is_consumed } = buffer;
-        if let Some(connection) = self.hub.connections.get_mut(id)
-            && !rest.is_empty()
-        {
-            let missing = connection.websocket.missing(&rest);
-            // Behind a frame that was consumed a buffer of its own would go on keeping that frame's memory.
-            let stays = if is_own { !is_consumed } else { rest.len() >= RECEIVE_BUFFER / 2 };
-            if stays {
-                if rest.len() == rest.capacity() {
-                    rest.reserve(missing.clamp(1, rest.len()));
-                }
-                connection.partial = Some(Box::new(rest));
-                return;
-            }
-            // Below the limit it goes back into a receive buffer and needs no room.
-            let room = if rest.len() >= STAYS_IN_PLACE { missing.min(rest.len()).max(1) } else { 0 };
-            let mut partial = BytesMut::with_capacity(rest.len() + room);
-            partial.extend_from_slice(&rest);
-            connection.partial = Some(Box::new(partial));
-        }
-        self.give_back(Buffer { bytes: rest, is_own, is_consumed });
-    }
-
-    /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
-    fn give_back(&mut self, buffer: Buffer) {
-        if !buffer.is_own && self.buffers.len() < BUFFERS_MAX {
-            self.buffers.push(buffer.bytes);
-        }
-    }
-
     pub(super) fn count(&self, counter: Counter, count: u64) {
         self.counters.add(counter, count);
     }
-}
-
-/// A buffer to receive into.
-#[derive(Debug)]
-struct Buffer {
-    bytes: BytesMut,
-    /// Made for one connection's frame, not one of the shard's receive buffers.
-    is_own: bool,
-    /// Something at its front has been parsed and is gone.
-    is_consumed: bool,
-}
-
-/// A buffer with room for what the connection sends next, behind what is left of its input.
-fn buffer_for(connection: &mut Connection, buffers: &mut Vec<BytesMut>) -> Buffer {
-    match connection.partial.take() {
-        Some(partial) if partial.len() >= STAYS_IN_PLACE => {
-            let mut bytes = *partial;
-            if bytes.len() == bytes.capacity() {
-                bytes.reserve(bytes.len());
-            }
-            Buffer { bytes, is_own: true, is_consumed: false }
-        }
-        partial => {
-            let mut bytes = empty_buffer(buffers);
-            if let Some(partial) = partial {
-                bytes.extend_from_slice(&partial);
-            }
-            Buffer { bytes, is_own: false, is_consumed: false }
-        }
-    }
-}
-
-fn empty_buffer(buffers: &mut Vec<BytesMut>) -> BytesMut {
-    let mut buffer = buffers.pop().unwrap_or_default();
-    buffer.clear();
-    // Takes the memory back that parsing has moved past, or new memory if a large frame has kept the old.
-    buffer.reserve(RECEIVE_BUFFER);
-    buffer
 }
 
 /// The ring's name of a connection.
 pub(super) fn key(id: ConnectionId) -> Key {
     Key { slot: id.slot(), generation: id.generation() }
 }
-
-/// The shard's receive buffers: what one receive takes, unless it goes on with a large frame in a buffer of its own.
-const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
-
-/// The beginning of a frame stays where it is from so many bytes on; less is copied.
-const STAYS_IN_PLACE: usize = 4 * 1_024;
-
-/// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;

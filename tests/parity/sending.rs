@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ringhub::{
-    handler::{CloseError, Part, Refused, Sent, cut_reason},
+    handler::{CloseError, Part, Refused, RouteOptions, Sent, cut_reason},
     proto::{CloseCode, CloseError as FrameCloseError, MessageType, OpCode, PrepareError, PreparedMessage, State},
 };
 
@@ -178,7 +178,7 @@ fn kore_send_says_what_became_of_it() {
         });
     });
     let server = serve(1, |builder| {
-        builder.route("/", script).settings(|settings| {
+        builder.route_with("/", script, manual()).settings(|settings| {
             settings.max_message = ringhub::config::Size(64 * 1_024);
             settings.max_backlog = Some(ringhub::config::Size(1 << 20));
         })
@@ -207,7 +207,7 @@ fn kore_own_sends_have_the_limit_of_the_backlog() {
         _ = connection.close(CloseCode::NORMAL, &accepted.to_string());
     });
     let server = serve(1, |builder| {
-        builder.route("/", script).settings(|settings| {
+        builder.route_with("/", script, manual()).settings(|settings| {
             settings.max_message = ringhub::config::Size(64 * 1_024);
             settings.max_backlog = Some(ringhub::config::Size(2 << 20));
         })
@@ -268,4 +268,34 @@ fn qore_a_welcome_follows_the_opening_answer() {
         client.expect(text("welcome"));
         client.expect(text("to this"));
     }
+}
+
+/// Where the handler does not say that it looks after slow clients itself, a message without room closes the connection
+/// with 1008, and what was accepted before comes first, as far as the client has begun to take it.
+#[test]
+fn a_message_without_room_closes_the_connection() {
+    let (script, _) = Script::<()>::by_message(move |connection, _| {
+        let message = PreparedMessage::binary(&[0; 1_024]);
+        while connection.send_prepared(&message).is_accepted() {}
+        assert_eq!(connection.send_prepared(&message), Sent::Refused(Refused::NotOpen));
+    });
+    let server = serve(1, |builder| {
+        builder.route("/", script).settings(|settings| {
+            settings.max_message = ringhub::config::Size(64 * 1_024);
+            settings.max_backlog = Some(ringhub::config::Size(1 << 20));
+        })
+    });
+    let mut client = server.connect("/");
+    client.send_text("now");
+    loop {
+        match client.receive() {
+            Received::Binary(bytes) => assert_eq!(bytes.len(), 1_024),
+            other => break assert_eq!(other, Received::Close(Some(1008), "slow consumer".into())),
+        }
+    }
+    client.expect(Received::End);
+}
+
+fn manual() -> RouteOptions {
+    RouteOptions::new().manual_backpressure()
 }

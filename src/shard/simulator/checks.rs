@@ -236,6 +236,8 @@ impl Simulation {
         let is_explained = match *code {
             _ if is_slow => self.plan.backlog_is_limited && was_short,
             CloseCode::NORMAL => client.leaving == Some(Leaving::Handshake),
+            CloseCode::TRY_AGAIN_LATER => self.plan.unfinished_is_limited,
+            CloseCode::POLICY_VIOLATION if reason == OVERDUE => self.plan.unfinished_is_limited,
             CloseCode::POLICY_VIOLATION => client.leaving == Some(Leaving::Trespass),
             CLOSED_AS_ASKED => client.leaving == Some(Leaving::Asking),
             CLOSED_AS_FULL => client.asked > 0 && self.plan.backlog_is_limited && was_short,
@@ -253,6 +255,9 @@ impl Simulation {
         !is_slow
     }
 }
+
+/// The reason of a close because of a message that takes too long.
+const OVERDUE: &str = "a message did not arrive in time";
 
 /// What pongs may add to a backlog for which there is room again, and which is looked at only after.
 const OUTBOX_MOST: usize = 1_024;

@@ -20,6 +20,8 @@ pub(super) struct Plan {
     /// Largest room of a socket.
     pub(super) room_max: usize,
     pub(super) backlog_is_limited: bool,
+    /// Messages whose end has not arrived have little time, or little room together.
+    pub(super) unfinished_is_limited: bool,
     /// Clients get what they are owed before the end begins.
     pub(super) settles: bool,
     pub(super) weather: Weather,
@@ -37,6 +39,7 @@ impl Plan {
         message_max: 100,
         room_max: 100_000,
         backlog_is_limited: false,
+        unfinished_is_limited: false,
         settles: true,
         weather: Weather::FAIR,
         pace: Pace::DEFAULT,
@@ -58,6 +61,13 @@ impl Plan {
             config.limits.backlog_bytes_max = random.pick(&[200, 1_000, 5_000, 60_000]);
             config.limits.backlog_messages_max = random.pick(&[1, 3, 10, huge as u64]);
         }
+        config.limits.unfinished_bytes_max = huge;
+        config.limits.message_ticks_max = 0;
+        let unfinished_is_limited = random.chance(300);
+        if unfinished_is_limited {
+            config.limits.unfinished_bytes_max = random.pick(&[2_000, 20_000, huge]);
+            config.limits.message_ticks_max = random.pick(&[0, 25, 60]);
+        }
         Plan {
             start: Tick(random.within(0..=2_000) as u32),
             steps: random.within(100..=1_500),
@@ -67,6 +77,7 @@ impl Plan {
             message_max: if random.chance(60) { 200_000 } else { random.pick(&[30, 300, 3_000]) },
             room_max: random.pick(&[30, 300, 3_000, 100_000]),
             backlog_is_limited,
+            unfinished_is_limited,
             settles: random.chance(500),
             weather: Weather {
                 late: random.pick(&[0, 100, 500, 900]),
@@ -86,6 +97,7 @@ impl Plan {
         Pace {
             receive_batch: portion(),
             receive_batches: portion(),
+            frames: portion() as u32,
             send_batch: portion(),
             entry_pieces: portion(),
             flush_entries: portion(),

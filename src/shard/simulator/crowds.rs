@@ -1,0 +1,142 @@
+//! Clients that send as much as they can, beside one that sends little.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    arrival, handlers,
+    network::{Network, SimulatedIo, Weather},
+    random::Random,
+};
+use crate::{
+    config::{Config, Settings},
+    hub::{MeshEnd, Scope, TopicName},
+    metrics::{Counter, Counters},
+    proto::Tick,
+    shard::{pace::Pace, turn::Shard},
+};
+
+/// A shard whose clients publish to one topic without subscribers, and what they send.
+struct World {
+    shard: Shard<SimulatedIo>,
+    counters: Arc<Counters>,
+    network: Rc<RefCell<Network>>,
+}
+
+impl World {
+    fn new(clients: usize) -> Self {
+        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
+        let counters = Arc::new(Counters::default());
+        let io = SimulatedIo(Rc::clone(&network));
+        let handlers = handlers(&config);
+        let mut shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0));
+        let topic = TopicName::new("t").expect("a name");
+        for _ in 0..clients {
+            let socket = Network::connect(&network, ANSWER, usize::MAX);
+            let forwards = Some((topic.clone(), Scope::Global));
+            let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), BytesMut::new());
+            shard.adopt(Tick(0), arrival).expect("there is room");
+        }
+        while shard.turn(Tick(0)) {}
+        World { shard, counters, network }
+    }
+
+    /// So many frames of the client arrive.
+    fn arrive(&self, client: usize, frame: &[u8], count: usize) {
+        let mut network = self.network.borrow_mut();
+        network.lines[client].on_the_way.extend(frame.repeat(count));
+        network.arrive(client, usize::MAX);
+    }
+
+    /// A turn. Returns how many messages it has taken.
+    fn turn(&mut self) -> u64 {
+        let before = self.counters.get(Counter::MessagesIn);
+        self.shard.turn(Tick(0));
+        self.counters.get(Counter::MessagesIn) - before
+    }
+
+    /// How many bytes of pongs the client was sent since the last call.
+    fn pongs(&self, client: usize) -> usize {
+        let mut network = self.network.borrow_mut();
+        network.lines[client].sent.drain(..).collect::<Vec<_>>().len()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.network.borrow_mut().is_over = true;
+    }
+}
+
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+const EMPTY_MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
+const PING: &[u8] = b"\x89\x80\0\0\0\0";
+const FRAMES: u64 = Pace::DEFAULT.frames as u64;
+
+#[test]
+fn a_turn_takes_so_many_frames_whoever_sends_them() {
+    for (crowd, count) in [(1, 100_000), (64, 2_000), (300, 500)] {
+        let mut world = World::new(crowd);
+        (0..crowd).for_each(|client| world.arrive(client, EMPTY_MESSAGE, count));
+        for _ in 0..20 {
+            let taken = world.turn();
+            assert!((FRAMES / 2..=FRAMES + 64).contains(&taken), "{taken} messages in a turn, {crowd} clients");
+        }
+        while world.shard.turn(Tick(0)) {}
+        assert_eq!(world.counters.get(Counter::MessagesIn), (count * crowd) as u64, "all of them are taken in the end");
+    }
+}
+
+#[test]
+fn a_client_that_sends_little_waits_for_no_crowd() {
+    let quiet = 300;
+    let mut world = World::new(quiet + 1);
+    world.pongs(quiet);
+    (0..quiet).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 1_000));
+    // Until every one of the crowd has been met once.
+    (0..15).for_each(|_| _ = world.turn());
+    for _ in 0..10 {
+        world.arrive(quiet, PING, 1);
+        let turns = (1..100).find(|_| {
+            world.turn();
+            world.pongs(quiet) > 0
+        });
+        assert!(turns.is_some_and(|turns| turns <= 2), "{turns:?} turns until a ping is answered");
+    }
+}
+
+/// Empty fragments of one message are no messages, and are frames all the same.
+#[test]
+fn fragments_count() {
+    let mut world = World::new(65);
+    (0..64).for_each(|client| {
+        world.arrive(client, b"\x02\x80\0\0\0\0", 1);
+        world.arrive(client, b"\x00\x80\0\0\0\0", 9_998);
+        world.arrive(client, b"\x80\x80\0\0\0\0", 1);
+    });
+    world.pongs(64);
+    world.turn();
+    world.arrive(64, PING, 1);
+    (0..2).for_each(|_| _ = world.turn());
+    assert!(world.pongs(64) > 0, "a ping is answered between the fragments of others");
+    assert_eq!(world.counters.get(Counter::MessagesIn), 0);
+    while world.shard.turn(Tick(0)) {}
+    assert_eq!(world.counters.get(Counter::MessagesIn), 64);
+}
+
+/// Input that waits to be parsed keeps a receive buffer for some connections, and little for any number of others.
+#[test]
+fn input_that_waits_is_bounded() {
+    let mut world = World::new(300);
+    (0..300).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 12_000));
+    let mut most = 0;
+    for _ in 0..300 {
+        world.turn();
+        let connections = &world.shard.hub.connections;
+        let kept = connections.ids().filter_map(|id| connections.get(id)?.partial.as_ref().map(|rest| rest.capacity()));
+        most = most.max(kept.sum());
+    }
+    assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
+}
