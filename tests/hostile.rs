@@ -294,8 +294,8 @@ fn pings_from_a_client_that_never_reads() {
     broadcast.finish();
 }
 
-/// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent between
-/// two messages has none.
+/// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent
+/// between two messages has none.
 #[test]
 fn messages_that_take_too_long() {
     let server = Server::start(&["--message-timeout", "500ms"]);

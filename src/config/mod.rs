@@ -112,8 +112,9 @@ pub struct Limits {
     /// Bytes gathered in all runs of a shard before it stops receiving until some were sent. A turn that is under way
     /// may add what it has already received.
     pub gathered_bytes_max: usize,
-    /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal part
-    /// of it. Beyond it the connections whose messages have been under way for the longest time are closed with 1013.
+    /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal
+    /// part of it. Beyond it the connections whose messages have been under way for the longest time are closed with
+    /// 1013.
     pub unfinished_bytes_max: usize,
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.

@@ -280,8 +280,8 @@ settings! {
             effective: |config| bytes(config.limits.gathered_bytes_max),
         };
 
-        /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it: close
-        /// 1013 for those under way the longest.
+        /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it:
+        /// close 1013 for those under way the longest.
         max_unfinished: Option<Size>, SIZE,
         Otherwise {
             words: "256MiB, or two backlogs for each shard",

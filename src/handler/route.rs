@@ -317,10 +317,10 @@ impl RouteOptions {
         self
     }
 
-    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed more
-    /// than half of its backlog's limit is not read from until it has taken some, and a message sent to it that finds no
-    /// room closes it with 1008. With this the connection is read from whatever it is owed, and such a message is only
-    /// refused: [`Refused::Full`](super::Refused::Full).
+    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed
+    /// more than half of its backlog's limit is not read from until it has taken some, and a message sent to it that
+    /// finds no room closes it with 1008. With this the connection is read from whatever it is owed, and such a message
+    /// is only refused: [`Refused::Full`](super::Refused::Full).
     ///
     /// ```
     /// use ringhub::handler::RouteOptions;

@@ -30,8 +30,9 @@ impl Input {
         Self { bytes, at: 0, frames_left: u32::MAX }
     }
 
-    /// At most so many frames, data or control, are taken from here on; [`WebSocket::receive`](super::WebSocket::receive)
-    /// returns `None` when they are used up. A frame of which not all is there does not count.
+    /// At most so many frames, data or control, are taken from here on;
+    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None` when they are used up. A frame of which not all
+    /// is there does not count.
     ///
     /// ```
     /// use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};

@@ -29,8 +29,8 @@ use front::{Front, Step};
 /// One established connection.
 ///
 /// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`sent_close_code`](Self::sent_close_code),
-///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length), [`assembled_bytes`](Self::assembled_bytes),
-///   [`missing`](Self::missing) and [`deadline`](Self::deadline)
+///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length),
+///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
 /// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
 ///   [`handle_timeout`](Self::handle_timeout) at the deadline
 /// - commands: [`send`](Self::send), [`close`](Self::close) and [`excuse_silence`](Self::excuse_silence)

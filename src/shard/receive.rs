@@ -4,11 +4,11 @@
 //! arrived. What is added, so that nobody who sends much makes the others wait:
 //!
 //! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share what is left of it
-//!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed before
-//!   its socket is read again.
-//! - **Two queues.** Connections that the ring has just reported stand in `ready`; those that had more than their share,
-//!   or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that whoever sends little waits
-//!   for no crowd of those who send much.
+//!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed
+//!   before its socket is read again.
+//! - **Two queues.** Connections that the ring has just reported stand in `ready`; those that had more than their
+//!   share, or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that whoever sends little
+//!   waits for no crowd of those who send much.
 //! - **Room is asked for between two messages.** While too much waits to be sent nothing is parsed; and a connection
 //!   that does not take what it is sent (above half of its backlog's limit) is *parked*: it is not read from until it
 //!   has taken some.
@@ -401,8 +401,8 @@ impl<I: Io> Shard<I> {
         self.give_back(Buffer { bytes: rest, is_own, is_consumed });
     }
 
-    /// Notes what the connection's message under way holds. If all of them hold too much, those that have been under way
-    /// for the longest time are given up.
+    /// Notes what the connection's message under way holds. If all of them hold too much, those that have been under
+    /// way for the longest time are given up.
     fn note_unfinished(&mut self, id: ConnectionId, has_ended_message: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
@@ -485,8 +485,8 @@ struct Buffer {
 
 /// A buffer with room for what the connection sends next, behind what is left of its input.
 ///
-/// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise it is
-/// a small one, since the connection may have to keep it.
+/// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise it
+/// is a small one, since the connection may have to keep it.
 fn buffer_for(connection: &mut Connection, buffers: &mut Vec<BytesMut>, is_crowded: bool) -> Buffer {
     match connection.partial.take() {
         Some(partial) if partial.len() >= STAYS_IN_PLACE => {
@@ -526,8 +526,8 @@ const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 /// What one receive takes while many connections have input that is not parsed.
 const RECEIVE_SMALL: usize = 2 * 1_024;
 
-/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may come
-/// on top.
+/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
+/// come on top.
 const UNPARSED_MAX: usize = 64;
 
 /// Input is counted as frames of this size if it has fewer.
