@@ -31,6 +31,7 @@ fn flags_win_over_variables_and_these_over_the_file() {
         ("max_fragments", "0x10", "17", "18"),
         ("max_backlog_messages", "\"1\"", "2", "3"),
         ("max_unfinished", "\"512MiB\"", "513MiB", "514MiB"),
+        ("max_bodies", "\"65MiB\"", "66MiB", "67MiB"),
         ("message_timeout", "\"1s\"", "2s", "3s"),
         ("max_idle_topics", "1", "2", "3"),
         ("ping_interval", "0", "2s", "3h"),

@@ -83,6 +83,8 @@ impl Access {
 pub struct Http {
     /// Kept alive at the same time, of all shards. One more is answered 503 and closed.
     pub connections_max: usize,
+    /// Bytes of all bodies that are being received or published, over all connections. One more is answered 503.
+    pub bodies_bytes_max: usize,
     /// How long a head may take, counted from its first byte on a connection that was kept alive.
     pub header_timeout: Duration,
     /// How long a body may take. Beyond it: 408.
@@ -233,12 +235,24 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     });
     let body_timeout = faults.keep(at_least_a_tick("body_timeout", settings.body_timeout));
     let idle_timeout = faults.keep(at_least_a_tick("idle_timeout", settings.idle_timeout));
+    let bodies_bytes_max = faults.keep(bodies_bytes_max(settings));
     Some(Http {
         connections_max: connections_max?,
+        bodies_bytes_max: bodies_bytes_max? as usize,
         header_timeout: settings.handshake_timeout.0,
         body_timeout: body_timeout?.0,
         idle_timeout: idle_timeout?.0,
     })
+}
+
+fn bodies_bytes_max(settings: &Settings) -> Result<u64, ConfigError> {
+    let message = settings.max_message.0;
+    let bodies = settings.max_bodies.unwrap_or(Size(message.saturating_mul(4).max(64 << 20)));
+    if bodies.0 < message {
+        let what = format!("{bodies} is less than one of the largest messages, {}", Size(message));
+        return Err(ConfigError::of("max_bodies", what).against("max_message"));
+    }
+    Ok(bodies.0)
 }
 
 fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAlive> {

@@ -296,6 +296,14 @@ settings! {
         send_buffer: Option<Size>, SIZE,
         Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET };
 
+        /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503.
+        max_bodies: Option<Size>, SIZE,
+        Otherwise {
+            words: "64MiB, or four of the largest messages",
+            example: "64MiB",
+            effective: |config| bytes(config.http.bodies_bytes_max),
+        };
+
         /// Connections that HTTP requests keep alive at the same time. Beyond it: 503, and the connection ends.
         max_http_connections: usize, COUNT, Is("1024");
     }

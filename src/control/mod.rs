@@ -148,7 +148,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let (finish, finishing) = watch::channel(());
     let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
     tokio::spawn(publishing.run(finishing.clone()));
-    let bodies = Bodies::new(BODIES_BYTES_MAX.max(4 * config.limits.message.message_bytes_max as usize));
+    let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(FILES_MAX));
     let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving, bodies, files };
     let shared = Arc::new(shared);
@@ -346,10 +346,6 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
 
 /// How long answers under way may take when the shards have ended.
 const FINISH: Duration = Duration::from_secs(1);
-
-/// Bytes of bodies that may be read at the same time over all connections, and never less than four of the largest
-/// messages. Beyond it: 503. Each is there twice while it is made a message.
-const BODIES_BYTES_MAX: usize = 64 << 20;
 
 /// Files that may be sent at the same time, each a descriptor beside its connection's. One more request: 503.
 const FILES_MAX: usize = 64;
