@@ -328,7 +328,7 @@ fn routes_are_shown() {
         let text = String::from_utf8(output.stdout).unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && !text.contains("hush") && !text.contains("sha256"), "{text}{log}");
-        let routes = text[text.find("[[routes]]").unwrap()..].to_string();
+        let routes = text[text.find("[[routes]]").unwrap()..text.find("# ---- Memory").unwrap()].trim_end().to_string();
         let origins: Vec<String> =
             routes.lines().filter_map(|line| Some(line.split_once("# ")?.1.to_string())).collect();
         (routes.lines().filter(|line| !line.contains("[[")).collect::<Vec<_>>().join("\n"), origins, text)

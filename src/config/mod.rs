@@ -5,6 +5,7 @@
 
 mod file;
 mod given;
+mod memory;
 mod routes;
 mod settings;
 mod show;
@@ -13,6 +14,7 @@ mod values;
 use std::{fmt, net::SocketAddr, time::Duration};
 
 pub use given::{Flags, Given};
+pub use memory::MemoryPart;
 pub use routes::{RouteConfig, RouteHandler};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
@@ -133,6 +135,9 @@ impl Limits {
 
     /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
     pub const SHARDS_MAX: usize = 256;
+
+    /// Bytes of buffers that a shard receives into: those of one batch, and those that hold input which is not parsed.
+    pub const RECEIVED_BYTES_MAX: usize = 3 * 64 * crate::hub::LARGE_PIECE_PINS;
 
     /// The largest message or frame that can be allowed.
     pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;

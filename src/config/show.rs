@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use toml::de::DeValue;
 
-use super::{Config, Given, Preset, SETTINGS, Setting, file::in_order, settings::quoted};
+use super::{Config, Given, MemoryPart, Preset, SETTINGS, Setting, file::in_order, memory::mib, settings::quoted};
 
 /// A file of TOML with every setting, commented out, and what it means.
 ///
@@ -27,7 +27,7 @@ pub fn example() -> String {
     text + EXAMPLE_ROUTES
 }
 
-/// The settings that hold, as TOML, and where each comes from. Tokens are masked.
+/// The settings that hold, as TOML, and where each comes from; and the memory that they allow. Tokens are masked.
 #[must_use]
 pub fn effective(given: &Given, config: &Config) -> String {
     let mut text = String::new();
@@ -53,6 +53,19 @@ pub fn effective(given: &Given, config: &Config) -> String {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
         text.push_str(&route.shown);
     }
+    line(&mut text, "\n# ---- Memory at worst ----");
+    text + &memory(config)
+}
+
+/// The worst case of memory, part by part and as a sum, as comments of TOML.
+fn memory(config: &Config) -> String {
+    let mut text = String::new();
+    let parts = config.memory();
+    for MemoryPart { name, bytes, follows_from } in &parts {
+        line(&mut text, &format!("# {:>10.1} MiB  {name}: {follows_from}", mib(*bytes)));
+    }
+    let sum = mib(parts.iter().map(|part| part.bytes).sum());
+    line(&mut text, &format!("# {sum:>10.1} MiB  in all, beside the kernel's socket buffers (send_buffer)"));
     text
 }
 

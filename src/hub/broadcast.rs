@@ -317,6 +317,9 @@ const ROTATION_STEP: u32 = 0x9e37_79b1;
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 
+/// Bytes of runs that were sent and are kept for those to come.
+pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
+
 #[cfg(test)]
 mod tests {
     use std::{

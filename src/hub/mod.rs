@@ -19,7 +19,7 @@ mod testing;
 mod topics;
 
 pub use backlog::Backlog;
-pub use broadcast::{Hub, HubLimits, Published, Scope, Walk};
+pub use broadcast::{Hub, HubLimits, Published, SPARE_RUN_BYTES_MAX, Scope, Walk};
 pub use command::{Command, Commanded, Refused, Reply, Sent};
 pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing, Reading};
 pub use entry::{Delivery, Publication, Request};

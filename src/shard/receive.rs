@@ -24,6 +24,7 @@ use bytes::BytesMut;
 
 use super::{pace::Pace, turn::Shard, unfinished::Unfinished};
 use crate::{
+    config::Limits,
     hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Publishing, Reading},
     metrics::Counter,
     proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Verdict},
@@ -529,6 +530,11 @@ const RECEIVE_SMALL: usize = 2 * 1_024;
 /// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
 /// come on top.
 const UNPARSED_MAX: usize = 64;
+
+const _: () = assert!(
+    Limits::RECEIVED_BYTES_MAX == (BUFFERS_MAX + UNPARSED_MAX + Pace::DEFAULT.receive_batch) * RECEIVE_BUFFER,
+    "free buffers, those of input that waits, and those of a batch that is added to it"
+);
 
 /// Input is counted as frames of this size if it has fewer.
 const BYTES_PER_FRAME: usize = 1_024;

@@ -1,0 +1,155 @@
+//! The most memory that a server may come to, as the sum of its limits.
+
+use super::{Config, Limits, Size};
+use crate::{
+    hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
+    proto::HEAD_BYTES_MAX,
+};
+
+/// What one of a server's limits allows to be kept in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPart {
+    /// What is kept.
+    pub name: &'static str,
+    /// At most so many bytes.
+    pub bytes: u64,
+    /// The limits from which that follows.
+    pub follows_from: String,
+}
+
+impl Config {
+    /// Returns what the server may keep in memory at worst, part by part. The kernel's socket buffers are not in it.
+    ///
+    /// ```
+    /// use ringhub::config::{Config, Settings};
+    /// let config = Config::new(&Settings::default(), 20_000)?;
+    /// let worst: u64 = config.memory().iter().map(|part| part.bytes).sum();
+    /// assert!(worst > config.limits.unfinished_bytes_max as u64);
+    /// # Ok::<(), ringhub::error::ConfigErrors>(())
+    /// ```
+    #[must_use]
+    pub fn memory(&self) -> Vec<MemoryPart> {
+        let Config { limits, http, .. } = self;
+        let (connections, shards) = (limits.connections_max as u64, self.shards as u64);
+        let message = u64::from(limits.message.message_bytes_max);
+        let gathered = limits.gathered_bytes_max as u64;
+        // One run of any size that fits makes a backlog of somebody who had kept up until then.
+        let backlog = gathered.max(limits.backlog_bytes_max as u64);
+        let unfinished = limits.unfinished_bytes_max as u64;
+        let http_connections = (http.connections_max as u64).min(connections);
+        let mesh = MeshLimits::default();
+        // The control thread is an end of the mesh too; what it sends is counted as bodies.
+        let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
+        let between_shards = mesh.message_bytes_max as u64 * shards * (shards - 1) / (shards * ends);
+        let overflow = if shards > 1 { shards * mesh.overflow_bytes_max as u64 } else { 0 };
+        let topics = limits.topics_idle_max as u64 + connections;
+        let rows = [
+            (
+                "backlogs",
+                connections * backlog,
+                format!("{connections} (max_connections) × {} (max_backlog, max_gathered)", Size(backlog)),
+            ),
+            (
+                "connections",
+                connections * CONNECTION,
+                format!("{connections} (max_connections) × {}, an opening request or a slot", Size(CONNECTION)),
+            ),
+            ("unfinished messages", unfinished, format!("{} (max_unfinished)", Size(unfinished))),
+            (
+                "received input",
+                shards * Limits::RECEIVED_BYTES_MAX as u64,
+                format!("{shards} (shards) × {}", Size(Limits::RECEIVED_BYTES_MAX as u64)),
+            ),
+            (
+                "runs",
+                shards * (gathered + message + SPARE_RUN_BYTES_MAX as u64),
+                format!(
+                    "{shards} (shards) × ({} (max_gathered) + {} (max_message) + {})",
+                    Size(gathered),
+                    Size(message),
+                    Size(SPARE_RUN_BYTES_MAX as u64)
+                ),
+            ),
+            (
+                "lanes between shards",
+                lane_memory + between_shards + overflow,
+                format!(
+                    "{shards} (shards): {:.1} MiB of lanes, {:.1} in them, {:.1} beside them",
+                    mib(lane_memory),
+                    mib(between_shards),
+                    mib(overflow)
+                ),
+            ),
+            (
+                "HTTP connections",
+                http_connections * HTTP_CONNECTION,
+                format!("{http_connections} (max_http_connections) × {}", Size(HTTP_CONNECTION)),
+            ),
+            (
+                "bodies",
+                http.bodies_bytes_max as u64 + message,
+                format!("{} (max_bodies) + {} (max_message)", Size(http.bodies_bytes_max as u64), Size(message)),
+            ),
+            ("topics", topics * TOPIC, format!("{topics} (max_idle_topics + max_connections) × {}", Size(TOPIC))),
+            (
+                "the server itself",
+                SERVER + shards * SHARD,
+                format!("{} + {shards} (shards) × {}", Size(SERVER), Size(SHARD)),
+            ),
+        ];
+        rows.into_iter().map(|(name, bytes, follows_from)| MemoryPart { name, bytes, follows_from }).collect()
+    }
+}
+
+/// Returns so many bytes in mebibytes.
+pub(super) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open connection
+/// takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
+const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
+
+/// One HTTP connection: its task, and the buffers in front of hyper and within.
+const HTTP_CONNECTION: u64 = 112 * 1_024;
+
+/// One topic: its name, twice, its place in the order, and the table's.
+const TOPIC: u64 = 1_024;
+
+/// The program, its threads and their allocators.
+const SERVER: u64 = 6 << 20;
+
+/// One shard without connections: rings, wheel, stack.
+const SHARD: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn part(settings: &Settings, name: &str) -> u64 {
+        let config = Config::new(settings, 20_000).expect("settings that fit");
+        config.memory().into_iter().find(|part| part.name == name).expect("a part").bytes
+    }
+
+    #[test]
+    fn parts_follow_their_settings() {
+        let settings = |change: fn(&mut Settings)| {
+            let mut settings = Settings { shards: Some(1), max_connections: Some(10), ..Settings::default() };
+            change(&mut settings);
+            settings
+        };
+        assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (4 << 20));
+        assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(8 << 20))), "backlogs"), 10 * (8 << 20));
+        assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
+        assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
+        let lanes = |shards| part(&Settings { shards: Some(shards), ..Settings::default() }, "lanes between shards");
+        assert!(
+            lanes(1) < 1 << 20 && lanes(2) > 64 << 20 && lanes(64) < 600 << 20,
+            "{} {} {}",
+            lanes(1),
+            lanes(2),
+            lanes(64)
+        );
+    }
+}
