@@ -22,7 +22,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Uri,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -55,10 +55,10 @@ pub fn whole(bytes: impl Into<Bytes>) -> Body {
 ///
 /// # What is not served
 ///
-/// Names that begin with a dot, other than `/.well-known/` (RFC 8615). What is no regular file. A path with an empty
-/// segment, `..`, or an encoded slash, backslash or NUL. Symbolic links are followed while they stay within the folder,
-/// which the kernel checks as it opens (`openat2` with `RESOLVE_BENEATH`): one that leads out of it, or is absolute, is
-/// not there. All of these are 404, as is what may not be read.
+/// Names that begin with a dot, other than `/.well-known/` (RFC 8615). What is no regular file. A segment that is empty
+/// and not the last, or has a slash, a backslash or NUL in it. Symbolic links are followed while they stay within the
+/// folder, which the kernel checks as it opens (`openat2` with `RESOLVE_BENEATH`): one that leads out of it, or is
+/// absolute, is not there. All of these are 404, as is what may not be read.
 ///
 /// The folder is opened once: one that is renamed is still served, one put in its place is not. So replace its
 /// contents, or a link within it, and not the folder.
@@ -68,14 +68,16 @@ pub fn whole(bytes: impl Into<Bytes>) -> Body {
 /// # std::fs::create_dir(&folder)?;
 /// # std::fs::write(folder.join("hello.txt"), "hello")?;
 /// use hyper::Request;
-/// use ringhub::documents::Documents;
+/// use ringhub::{documents::Documents, proto::RequestPath};
 /// let documents = Documents::new(&folder)?;
 /// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 /// let request = Request::get("/site/hello.txt").body(())?;
-/// let answer = runtime.block_on(documents.answer(&request, "hello.txt")).map_err(|refusal| refusal.error)?;
+/// let path = RequestPath::parse(request.uri().path())?;
+/// let below: Vec<&str> = path.segments().skip(1).collect();
+/// let answer = runtime.block_on(documents.answer(&request, &below)).map_err(|refusal| refusal.error)?;
 /// assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
 /// let request = Request::get("/site/nothing").body(())?;
-/// assert_eq!(runtime.block_on(documents.answer(&request, "nothing")).unwrap_err().status, 404);
+/// assert_eq!(runtime.block_on(documents.answer(&request, &["nothing"])).unwrap_err().status, 404);
 /// # std::fs::remove_dir_all(folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -124,26 +126,29 @@ impl Documents {
         &self.root
     }
 
-    /// Answers a request for what is at `path` below the place where the folder is served: percent-encoded as it came,
-    /// with or without a slash before it. It must be the end of the request's own path.
+    /// Answers a request for what is below the place where the folder is served: the last segments of the request's
+    /// own path, as [`RequestPath`](crate::proto::RequestPath) has them. Without any, the folder was named without the
+    /// slash behind it.
     ///
     /// # Errors
     ///
     /// 404 for what is not served, 405 for another method, 412 for a condition that does not hold, 416 for a range
     /// beyond the end, 500 for a file that cannot be opened though it is there.
-    pub async fn answer<B>(&self, request: &Request<B>, path: &str) -> Result<Response<Body>, Refusal> {
+    pub async fn answer<B>(&self, request: &Request<B>, below: &[impl AsRef<str>]) -> Result<Response<Body>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Refusal::new(405, "documents take GET and HEAD").header("Allow", "GET, HEAD"));
         }
         let not_found = || Refusal::new(404, format!("no document is at {:?}", request.uri().path()));
-        let path = path.strip_prefix('/').unwrap_or(path);
-        if !is_servable(path) {
-            return Err(not_found());
-        }
-        if path.is_empty() && !request.uri().path().ends_with('/') {
+        if below.is_empty() {
             return Ok(self.redirect_into(request.uri()));
         }
-        let inner: Uri = format!("/{path}").parse().map_err(|_| not_found())?;
+        if !is_servable(below) {
+            return Err(not_found());
+        }
+        // `ServeDir` decodes what is encoded here, and sees the same segments.
+        let encoded = below.iter().map(|segment| utf8_percent_encode(segment.as_ref(), NON_ALPHANUMERIC));
+        let inner = encoded.fold(String::new(), |inner, segment| format!("{inner}/{segment}"));
+        let inner: Uri = inner.parse().map_err(|_| not_found())?;
         let mut headers = request.headers().clone();
         let if_range = headers.remove(header::IF_RANGE);
         if request.method() == Method::HEAD || !asks_for_bytes(&headers) {
@@ -256,13 +261,12 @@ impl std::error::Error for DocumentsError {
     }
 }
 
-/// May something be at this path? Each document has one path only, up to percent-encoding.
-fn is_servable(path: &str) -> bool {
-    let count = path.split('/').count();
-    path.split('/').enumerate().all(|(at, segment)| {
-        let Ok(name) = percent_decode_str(segment).decode_utf8() else { return false };
+/// Returns whether something may be below these segments. Each document has one path only, up to percent-encoding.
+fn is_servable(below: &[impl AsRef<str>]) -> bool {
+    let last = below.len() - 1;
+    below.iter().map(AsRef::as_ref).enumerate().all(|(at, name)| {
         let is_hidden = name.starts_with('.') && !(at == 0 && name == ".well-known");
-        let is_folder = name.is_empty() && at + 1 == count;
+        let is_folder = name.is_empty() && at == last;
         (!name.is_empty() || is_folder) && !is_hidden && !name.contains(['/', '\\', '\0'])
     })
 }
@@ -380,13 +384,40 @@ mod tests {
 
     #[test]
     fn paths() {
-        for path in ["", "a", "a/", "a/b.html", "a%20b", "%C3%BC", "a..b", "a.", ".well-known/x", "a:b", "~", "a%25"] {
-            assert!(is_servable(path), "{path}");
+        let good: [&[&str]; 10] = [
+            &[""],
+            &["a"],
+            &["a", ""],
+            &["a", "b.html"],
+            &["a b"],
+            &["ü"],
+            &["a..b"],
+            &["a."],
+            &[".well-known", "x"],
+            &["a:b", "~", "a%"],
+        ];
+        for below in good {
+            assert!(is_servable(below), "{below:?}");
         }
-        let bad =
-            "/ a//b // .. a/.. ../a %2e%2e/a %2E./a . a/./b .git .git/config a/.b %2egit a%2fb a%5cb a\\b a%00 %ff";
-        for path in bad.split(' ').chain(["a/.well-known/x", ".well-known2", ".well-known/.x", "..%2f", "a/%2e%2e/b"]) {
-            assert!(!is_servable(path), "{path}");
+        let bad: [&[&str]; 15] = [
+            &["", "a"],
+            &["a", "", "b"],
+            &["", ""],
+            &[".."],
+            &["a", ".."],
+            &["..", "a"],
+            &["."],
+            &["a", ".", "b"],
+            &[".git", "config"],
+            &["a", ".b"],
+            &["a/b"],
+            &["a\\b"],
+            &["a\0"],
+            &["a", ".well-known", "x"],
+            &[".well-known2"],
+        ];
+        for below in bad {
+            assert!(!is_servable(below), "{below:?}");
         }
     }
 }

@@ -55,6 +55,7 @@ pub mod client;
 pub mod config;
 mod control;
 pub mod documents;
+mod endpoints;
 pub mod error;
 pub mod handler;
 mod handover;

@@ -75,7 +75,7 @@ fn what_is_not_there() {
         (get("/topic"), 404, "/t/{topic...}"),
         (get("/t"), 404, "/t/{topic...}"),
         (get("/T/x"), 404, "/t/{topic...}"),
-        (get("//t/x"), 404, "/t/{topic...}"),
+        (get("//t/x"), 400, "an empty segment"),
         (get("*"), 404, "/t/{topic...}"),
         ("GET /favicon.ico HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "topics are at"),
         ("HEAD /favicon.ico HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "topics are at"),

@@ -140,7 +140,13 @@ fn files_and_what_is_private_among_them() {
     }
     let plan = get(&server, "/private/plan.txt", "Authorization: Bearer let-me-in\r\n");
     assert_eq!((plan.status(), &*plan.body), (200, "secret plan"));
-    assert_eq!(get(&server, "/../ringhub.toml", "").status(), 404);
+    for none in ["//private/plan.txt", "///private/plan.txt", "http://a//private/plan.txt", "/../ringhub.toml"] {
+        assert_eq!(get(&server, none, "").status(), 400, "{none}");
+    }
+    for nothing in ["/%2Fprivate/plan.txt", "/private%2Fplan.txt", "/index.html/"] {
+        assert_eq!(get(&server, nothing, "").status(), 404, "{nothing}");
+    }
+    assert_eq!(get(&server, "http://a/private/plan.txt", "").status(), 401);
     assert_eq!(get(&server, "/healthz", "").status(), 200);
     let delete = "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(exchange(server.address(), delete).status(), 405);
@@ -195,6 +201,98 @@ fn origins_of_a_route_instead_of_the_servers() {
         support::take_response(&mut stream, Vec::new(), true);
         let opened = Client::open_with(stream, "/t/x", &[], &[("Origin", origin)]);
         assert_eq!(opened.is_ok(), is_allowed, "{origin}, behind another request");
+    }
+}
+
+/// What a request is answered on a connection of its own, and behind another on one that was kept alive: by a shard,
+/// and by the control thread or by a shard behind it.
+fn both_ways(server: &Server, request: &str) -> [u16; 2] {
+    let mut kept = dial(server.address());
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let (_, rest) = support::take_response(&mut kept, Vec::new(), true);
+    kept.write_all(request.as_bytes()).unwrap();
+    let mut own = dial(server.address());
+    own.write_all(request.as_bytes()).unwrap();
+    [status(&mut own, Vec::new()), status(&mut kept, rest)]
+}
+
+/// The status of a response, 101 included, which has no length.
+fn status(stream: &mut std::net::TcpStream, mut begin: Vec<u8>) -> u16 {
+    while begin.len() < STATUS_LINE.len() {
+        let mut chunk = [0; 1_024];
+        let count = stream.read(&mut chunk).unwrap();
+        assert!(count > 0, "no response");
+        begin.extend_from_slice(&chunk[..count]);
+    }
+    str::from_utf8(&begin[STATUS_LINE.len() - 3..STATUS_LINE.len()]).unwrap().parse().unwrap()
+}
+
+const STATUS_LINE: &str = "HTTP/1.1 200";
+
+/// The more precise route has a path, whoever is asked for it and however: not the first of the file.
+#[test]
+fn routes_within_routes() {
+    let folder = Folder::new("within");
+    let server = folder.serve(
+        "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n\
+         [[routes]]\nmatch = \"/t/admin/{topic...}\"\nhandler = \"hub\"\nbearer = { tokens = { admin = \"a-word\" } }\n\
+         [[routes]]\nmatch = \"/t/echo\"\nhandler = \"echo\"\n\
+         [[routes]]\nmatch = \"/t/files\"\ndocuments = \"./site\"\n",
+    );
+    let post = |target: &str| post(target, "text/plain", "x");
+    assert_eq!(both_ways(&server, &post("/t/admin/x")), [401; 2]);
+    assert_eq!(both_ways(&server, &upgrade_request("/t/admin/x")), [401; 2]);
+    assert_eq!(both_ways(&server, &post("/t/admin/x?access_token=a-word")), [202; 2]);
+    assert_eq!(both_ways(&server, &upgrade_request("/t/admin/x?access_token=a-word")), [101; 2]);
+    // An echo takes any query, and no POST.
+    assert_eq!(both_ways(&server, &upgrade_request("/t/echo?name=ann")), [101; 2]);
+    assert_eq!(both_ways(&server, &post("/t/echo")), [405; 2]);
+    // Files are no WebSockets, and nothing of the server's own is a topic.
+    assert_eq!(both_ways(&server, &upgrade_request("/t/files/index.html")), [404; 2]);
+    assert_eq!(get(&server, "/t/files/index.html", "").body, "<!doctype html>home");
+    for own in ["/healthz", "/readyz", "/metrics", "/"] {
+        assert_eq!(both_ways(&server, &upgrade_request(own)), [404; 2], "{own}");
+        assert_eq!(get(&server, own, "").status(), 200, "{own}");
+    }
+}
+
+/// Whatever a target is made of, GET, POST and an upgrade are judged alike, on a connection of its own and behind
+/// another.
+#[test]
+fn odd_targets_are_judged_alike() {
+    let folder = Folder::new("odd");
+    let server = folder.serve("[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"");
+    let check = |target: &str, posted: u16, got: u16, opened: u16| {
+        assert_eq!(both_ways(&server, &post(target, "text/plain", "x")), [posted; 2], "POST {target}");
+        assert_eq!(both_ways(&server, &format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")), [got; 2], "GET {target}");
+        assert_eq!(both_ways(&server, &upgrade_request(target)), [opened; 2], "upgrade {target}");
+    };
+    for target in ["/t/a", "/t/%61", "http://a/t/a", "/t/|\\{a}^", "/t/a%2F%2Fb", "/t/%3C", "/t/a?access_token=`"] {
+        check(target, 202, 426, 101);
+    }
+    for target in [
+        "/t/<",
+        "/t/a>",
+        "/t/`",
+        "/t/\"",
+        "/t/a?access_token=<",
+        "/t/a?access_token=\"",
+        "//t/a",
+        "/t//a",
+        "/t/../t/a",
+        "/t/a/.",
+        "/t/%2e%2e",
+        "/t/",
+        "/t/%",
+        "/t/%ff",
+        "/t/%0a",
+        "http://u@a/t/a",
+        "t/a",
+    ] {
+        check(target, 400, 400, 400);
+    }
+    for target in ["/x", "/t", "/%2Ft/a", "*"] {
+        check(target, 404, 404, 404);
     }
 }
 

@@ -27,11 +27,6 @@ impl Gate {
         }
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
     }
-
-    /// Does it say anything that the server does not?
-    pub(crate) fn is_open(&self) -> bool {
-        self.origins.is_none() && self.authenticator.is_none()
-    }
 }
 
 impl fmt::Debug for Gate {

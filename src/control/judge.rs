@@ -8,6 +8,7 @@ use std::{
 use super::Shared;
 use crate::{
     auth::Credentials,
+    endpoints::Endpoint,
     proto::{Refusal, RequestHead, Upgrade},
     surface::{
         access::Shown,
@@ -15,21 +16,30 @@ use crate::{
     },
 };
 
-/// Judges the heads of one connection, and says between its line and its service what the answer to the next is.
+/// Judges the heads of one connection, and hands from its line to its service what is known of the next request.
 #[derive(Debug)]
 pub(super) struct Judge {
     shared: Arc<Shared>,
     /// May it become a WebSocket?
     websockets: bool,
     peer: Option<SocketAddr>,
-    refusal: Mutex<Option<Refusal>>,
-    head: Mutex<Option<RequestHead>>,
+    judged: Mutex<Option<Judged>>,
+}
+
+/// A request that the service is to answer.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) head: RequestHead,
+    /// What it is for, or why that cannot be.
+    pub(super) endpoint: Result<Endpoint, Refusal>,
+    /// Why it cannot have the WebSocket that it asks for.
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// Whose the request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The service's, which asks [`Judge::take_refusal`] first.
+    /// The service's, which begins with [`Judge::take`].
     Http,
     /// A shard's: nobody else may tell a client that it subscribes.
     WebSocket,
@@ -37,46 +47,46 @@ pub(super) enum Verdict {
 
 impl Judge {
     pub(super) fn new(shared: Arc<Shared>, websockets: bool, peer: Option<SocketAddr>) -> Judge {
-        Judge { shared, websockets, peer, refusal: Mutex::default(), head: Mutex::default() }
+        Judge { shared, websockets, peer, judged: Mutex::default() }
     }
 
     /// Judges the next request, as a shard would as far as that is possible here: what a handler says of it, only a
     /// shard can know. What topics say can be known here, so that a client who is refused keeps its connection.
-    pub(super) fn verdict(&self, head: &RequestHead) -> Verdict {
-        if self.shared.endpoints.has_gates() {
-            *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head.clone());
-        }
-        if !self.websockets || !asks_for_websocket(head) {
-            return Verdict::Http;
-        }
-        match self.open(head) {
-            Ok(()) => Verdict::WebSocket,
-            Err(refusal) => {
-                *self.lock() = Some(refusal);
-                Verdict::Http
+    pub(super) fn verdict(&self, head: RequestHead) -> Verdict {
+        let endpoint = self.shared.endpoints.resolve(&head);
+        let mut refusal = None;
+        if self.websockets && asks_for_websocket(&head) {
+            match self.open(&head, &endpoint) {
+                Ok(()) => return Verdict::WebSocket,
+                Err(refused) => refusal = Some(refused),
             }
         }
+        *self.lock() = Some(Judged { head, endpoint, refusal });
+        Verdict::Http
     }
 
-    fn open(&self, head: &RequestHead) -> Result<(), Refusal> {
-        let Shared { routes, endpoints, config, .. } = &*self.shared;
-        let Some((_, parameters)) = routes.find(head.path()) else { return Err(routes.nothing_at(head.path())) };
-        parameters?;
+    fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
+        let Shared { endpoints, config, .. } = &*self.shared;
+        let topic = match endpoint.as_ref().map_err(Clone::clone)? {
+            Endpoint::Topic { route, topic, .. } => Some((&endpoints.routes()[*route], topic)),
+            Endpoint::WebSocket { .. } => None,
+            _ => return Err(endpoints.no_websocket_at(head.path())),
+        };
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());
         }
-        if let Some((hub, topic)) = endpoints.hubs.iter().find_map(|hub| Some((hub, hub.topic(head.path())?))) {
-            let raw = RawRequest::new(topic?, head.query())?;
-            self.shared.admit(&hub.gate, &Credentials { head, peer: self.peer })?;
+        if let Some((route, topic)) = topic {
+            let raw = RawRequest::new(topic.clone(), head.query())?;
+            self.shared.admit(&route.options.gate, &Credentials { head, peer: self.peer })?;
             raw.check(&Shown::of(head), &config.access)?;
         }
         Ok(())
     }
 
-    /// The head of the request that is being answered, where somebody wants to see it.
-    pub(super) fn take_head(&self) -> Option<RequestHead> {
-        self.head.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The request that is being answered.
+    pub(super) fn take(&self) -> Option<Judged> {
+        self.lock().take()
     }
 
     /// The address it comes from.
@@ -84,13 +94,8 @@ impl Judge {
         self.peer
     }
 
-    /// Why the request that is being answered cannot have the WebSocket it asks for.
-    pub(super) fn take_refusal(&self) -> Option<Refusal> {
-        self.lock().take()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Refusal>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Judged>> {
         // All of it is one task's.
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

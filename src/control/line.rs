@@ -15,10 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use hyper::{
-    Uri,
-    rt::{Read, ReadBufCursor, Write},
-};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
@@ -141,7 +138,7 @@ impl Line {
         while self.released == 0 {
             match &mut self.next {
                 Next::Head(scan) => match RequestHead::decode_with(scan, &self.received) {
-                    Ok(Some((head, length))) => self.take_head(&head, length),
+                    Ok(Some((head, length))) => self.take_head(head, length),
                     Ok(None) => ready!(self.await_head(cx))?,
                     Err(error) => self.end(Ending::Malformed(error)),
                 },
@@ -160,15 +157,15 @@ impl Line {
         Poll::Ready(Ok(()))
     }
 
-    fn take_head(&mut self, head: &RequestHead, length: usize) {
+    fn take_head(&mut self, head: RequestHead, length: usize) {
         self.is_set_for_rest = None;
+        let (checked, body) = (check(&head), head.body());
         if self.judge.verdict(head) == Verdict::WebSocket {
             return self.end(Ending::WebSocket);
         }
-        if let Err(error) = check(head) {
+        if let Err(error) = checked {
             return self.end(Ending::Malformed(error));
         }
-        let body = head.body();
         self.released = length;
         self.next = if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) };
     }
@@ -215,12 +212,11 @@ impl Line {
 /// What hyper would refuse without a word, or not at all.
 fn check(head: &RequestHead) -> Result<(), HttpError> {
     match head.minor_version() {
-        0 => {}
-        1 if head.headers().get("host").is_some() => {}
-        1 => return Err(HttpError::MissingHost),
-        _ => return Err(HttpError::Version),
+        0 => Ok(()),
+        1 if head.headers().get("host").is_some() => Ok(()),
+        1 => Err(HttpError::MissingHost),
+        _ => Err(HttpError::Version),
     }
-    head.target().parse::<Uri>().map_or(Err(HttpError::RequestLine), |_| Ok(()))
 }
 
 impl Read for Line {

@@ -38,13 +38,11 @@ use self::{
 use crate::{
     auth::{Credentials, Gate, Origins},
     config::Config,
-    documents::Documents,
-    handler::Routes,
+    endpoints::{Endpoint, Endpoints},
     handover::{Bodies, Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
-    proto::{HEADERS_MAX, Refusal, percent_decode},
-    surface::raw::HubRoute,
+    proto::{HEADERS_MAX, Refusal},
 };
 
 /// What the control thread is started with.
@@ -55,9 +53,8 @@ pub(crate) struct Start {
     /// What is asked of the shards, and the way to ask.
     pub(crate) requests: Requests,
     pub(crate) publisher: Publisher,
-    /// Who serves which path.
-    pub(crate) routes: Arc<Routes>,
-    pub(crate) endpoints: Endpoints,
+    /// What is at which path.
+    pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
     pub(crate) arrivals: mpsc::Receiver<(Visit, Counted)>,
@@ -69,62 +66,6 @@ pub(crate) struct Start {
     pub(crate) counters: Arc<Counters>,
     /// The server is leaving.
     pub(crate) leaving: Arc<AtomicBool>,
-}
-
-/// What it serves of its own.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Endpoints {
-    /// Topics, by WebSocket on a shard, and by POST here.
-    pub(crate) hubs: Vec<HubRoute>,
-    /// Folders of files, the most precise first.
-    pub(crate) mounts: Vec<Mount>,
-    /// The page at `/`.
-    pub(crate) page: bool,
-    /// `/healthz`, `/readyz`, `/metrics`.
-    pub(crate) operations: bool,
-}
-
-impl Endpoints {
-    /// Must somebody see the heads of requests?
-    fn has_gates(&self) -> bool {
-        let gates = self.hubs.iter().map(|hub| &hub.gate).chain(self.mounts.iter().map(|mount| &mount.gate));
-        gates.into_iter().any(|gate| !gate.is_open())
-    }
-}
-
-/// A folder of files at a path.
-#[derive(Debug, Clone)]
-pub(crate) struct Mount {
-    /// The segments of the path, percent-decoded.
-    pub(crate) segments: Vec<String>,
-    pub(crate) documents: Documents,
-    pub(crate) gate: Gate,
-}
-
-impl Mount {
-    /// At a path such as `/site` or `/`. `None` if it is not percent-encoded UTF-8.
-    pub(crate) fn new(path: &str, documents: Documents, gate: Gate) -> Option<Mount> {
-        let path = path.trim_matches('/');
-        let segments = path.split('/').filter(|_| !path.is_empty()).map(percent_decode);
-        Some(Mount { segments: segments.collect::<Option<_>>()?, documents, gate })
-    }
-
-    /// What stands below it: of `/site` and `/site/a` it is nothing and `a`; `/sitemap` is not below it. A segment that
-    /// is encoded although it need not be is the same (RFC 3986 6.2.2.2).
-    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let mut rest = path.strip_prefix('/')?;
-        for (at, segment) in self.segments.iter().enumerate() {
-            let (part, behind) = rest.split_once('/').map_or((rest, None), |(part, behind)| (part, Some(behind)));
-            if percent_decode(part).as_ref() != Some(segment) {
-                return None;
-            }
-            match behind {
-                Some(behind) => rest = behind,
-                None => return (at + 1 == self.segments.len()).then_some(""),
-            }
-        }
-        Some(rest)
-    }
 }
 
 /// Runs the control thread until all shards have ended.
@@ -143,14 +84,14 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, woken, requests, publisher, routes, endpoints, .. } = start;
+    let Start { outside, woken, requests, publisher, endpoints, .. } = start;
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
     let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(FILES_MAX));
-    let shared = Shared { config, publisher, routes, endpoints, returns, shards, counters, leaving, bodies, files };
+    let shared = Shared { config, publisher, endpoints, returns, shards, counters, leaving, bodies, files };
     let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
@@ -182,8 +123,7 @@ async fn serve(start: Start) -> io::Result<()> {
 pub(crate) struct Shared {
     config: Arc<Config>,
     publisher: Publisher,
-    routes: Arc<Routes>,
-    endpoints: Endpoints,
+    endpoints: Arc<Endpoints>,
     returns: Vec<mpsc::Sender<Visit>>,
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,
@@ -199,18 +139,13 @@ impl Shared {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// What a path is answered at which nothing is.
-    fn nothing_at(&self, path: &str) -> Refusal {
-        match self.endpoints.hubs.first() {
-            Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
-            None => Refusal::new(404, format!("nothing is at {path:?}")),
-        }
-    }
-
-    /// Whose pages may use what is at a path.
-    fn origins_at(&self, path: &str) -> &Origins {
-        let hub = self.endpoints.hubs.iter().find(|hub| hub.pattern.find(path).is_some());
-        hub.and_then(|hub| hub.gate.origins.as_ref()).unwrap_or(&self.config.access.origins)
+    /// Whose pages may use an endpoint.
+    fn origins_of(&self, endpoint: &Endpoint) -> &Origins {
+        let gate = match endpoint {
+            Endpoint::Topic { route, .. } => Some(&self.endpoints.routes()[*route].options.gate),
+            _ => None,
+        };
+        gate.and_then(|gate| gate.origins.as_ref()).unwrap_or(&self.config.access.origins)
     }
 
     /// May who sent a request pass a route's rules?

@@ -10,10 +10,14 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::{Endpoints, Shared, judge::Judge};
+use super::{
+    Shared,
+    judge::{Judge, Judged},
+};
 use crate::{
-    auth::{Credentials, Gate},
+    auth::Credentials,
     documents::{Body, whole},
+    endpoints::Endpoint,
     handover::Held,
     hub::{Published, TopicName},
     metrics::{self, Counter},
@@ -43,18 +47,21 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (shared, only_metrics) = (Arc::clone(&self.shared), self.only_metrics);
-        let (refusal, head, peer) = (self.judge.take_refusal(), self.judge.take_head(), self.judge.peer());
+        let (judged, peer) = (self.judge.take(), self.judge.peer());
         shared.counters.add(Counter::HttpRequests, 1);
         Box::pin(async move {
-            let origin = request.headers().get(header::ORIGIN).cloned();
-            let may_read =
-                origin.as_ref().is_some_and(|origin| shared.origins_at(request.uri().path()).allow(origin.as_bytes()));
             let has_body = !request.body().is_end_stream();
             let logs = tracing::enabled!(tracing::Level::DEBUG);
             let target = logs.then(|| (request.method().clone(), request.uri().path().to_owned()));
-            let answer = match refusal {
-                Some(refusal) => Err(refusal),
-                None => answer(&shared, request, head.map(|head| (head, peer)), only_metrics).await,
+            let origin = request.headers().get(header::ORIGIN).cloned();
+            // The line has let hyper read one request, and has judged that one.
+            let judged = judged.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
+            let endpoint = judged.as_ref().ok().and_then(|judged| judged.endpoint.as_ref().ok());
+            let origins = endpoint.map_or(&shared.config.access.origins, |endpoint| shared.origins_of(endpoint));
+            let may_read = origin.as_ref().is_some_and(|origin| origins.allow(origin.as_bytes()));
+            let answer = match judged {
+                Ok(judged) => answer(&shared, request, judged, peer, only_metrics).await,
+                Err(refusal) => Err(refusal),
             };
             let mut answer = answer.unwrap_or_else(|refusal| {
                 // Without the query, which may hold a token; and not why, which may repeat it.
@@ -79,60 +86,58 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 async fn answer(
     shared: &Shared,
     request: Request<Incoming>,
-    sender: Option<(RequestHead, Option<SocketAddr>)>,
+    Judged { head, endpoint, refusal }: Judged,
+    peer: Option<SocketAddr>,
     only_metrics: bool,
 ) -> Result<Answer, Refusal> {
-    let path = request.uri().path();
-    let Endpoints { hubs, mounts, page, operations } = &shared.endpoints;
-    let admit = |gate: &Gate| match &sender {
-        Some((head, peer)) => shared.admit(gate, &Credentials { head, peer: *peer }),
-        // No gate says more than the server does.
-        None => shown(&request).check_origin(&shared.config.access.origins),
-    };
-    let is_metrics = path == "/metrics" && (only_metrics || shared.config.metrics_listen.is_none());
-    match path {
-        _ if is_metrics && *operations => {
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    let endpoint = endpoint?;
+    if only_metrics && endpoint != Endpoint::Metrics {
+        return Err(Refusal::new(404, format!("nothing is at {:?}; /metrics is here", head.path())));
+    }
+    let credentials = Credentials { head: &head, peer };
+    match endpoint {
+        Endpoint::Metrics if !only_metrics && shared.config.metrics_listen.is_some() => {
+            Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
+        }
+        Endpoint::Metrics => {
             only(&request, &[Method::GET, Method::HEAD])?;
-            shown(&request).check(&shared.config.access, &[Right::Metrics])?;
+            Shown::of(&head).check(&shared.config.access, &[Right::Metrics])?;
             let text = metrics::prometheus(&shared.shards, &shared.counters);
             Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
-        "/metrics" if *operations => {
-            Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
-        }
-        _ if only_metrics => Err(Refusal::new(404, format!("nothing is at {path:?}; /metrics is here"))),
-        "/healthz" if *operations => {
+        Endpoint::Health => {
             only(&request, &[Method::GET, Method::HEAD])?;
             Ok(response(StatusCode::OK, TEXT, "alive\n"))
         }
-        "/readyz" if *operations => {
+        Endpoint::Ready => {
             only(&request, &[Method::GET, Method::HEAD])?;
             if shared.is_leaving() { Err(Refusal::leaving()) } else { Ok(response(StatusCode::OK, TEXT, "ready\n")) }
         }
-        "/" if *page => {
+        Endpoint::Page => {
             only(&request, &[Method::GET, Method::HEAD])?;
             let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
             let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
             answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
             Ok(answer)
         }
-        path => {
-            if let Some((hub, topic)) = hubs.iter().find_map(|hub| Some((hub, hub.topic(path)?))) {
-                let admitted = admit(&hub.gate);
-                return at_topic(shared, request, topic, admitted).await;
-            }
-            if shared.routes.find(path).is_some() {
-                only(&request, &[Method::GET, Method::HEAD])?;
-                return Err(HandshakeError::Upgrade.refusal());
-            }
-            let Some((mount, below)) = mounts.iter().find_map(|mount| Some((mount, mount.below(path)?))) else {
-                return Err(shared.nothing_at(path));
-            };
-            admit(&mount.gate)?;
+        Endpoint::Topic { route, topic, .. } => {
+            let admitted = shared.admit(&shared.endpoints.routes()[route].options.gate, &credentials);
+            at_topic(shared, request, &head, topic, admitted).await
+        }
+        Endpoint::WebSocket { .. } => {
+            only(&request, &[Method::GET, Method::HEAD])?;
+            Err(HandshakeError::Upgrade.refusal())
+        }
+        Endpoint::Files { mount, below } => {
+            let mount = &shared.endpoints.mounts()[mount];
+            shared.admit(&mount.gate, &credentials)?;
             let sending = Arc::clone(&shared.files).try_acquire_owned();
             let sending =
                 sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
-            let answer = mount.documents.answer(&request, below).await?;
+            let answer = mount.documents.answer(&request, &below).await?;
             // Until the last of it is sent or given up.
             let keep = move |frame| {
                 _ = &sending;
@@ -140,6 +145,7 @@ async fn answer(
             };
             Ok(answer.map(|body| body.map_frame(keep).boxed_unsync()))
         }
+        Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
     }
 }
 
@@ -147,7 +153,8 @@ async fn answer(
 async fn at_topic(
     shared: &Shared,
     request: Request<Incoming>,
-    topic: Result<TopicName, Refusal>,
+    head: &RequestHead,
+    topic: TopicName,
     admitted: Result<(), Refusal>,
 ) -> Result<Answer, Refusal> {
     match *request.method() {
@@ -155,16 +162,15 @@ async fn at_topic(
             if shared.is_leaving() {
                 return Err(Refusal::leaving());
             }
-            let topic = topic?;
             admitted?;
-            publish(shared, request, topic).await
+            publish(shared, request, head, topic).await
         }
         Method::OPTIONS => Ok(preflight()),
         Method::GET | Method::HEAD => {
             // A browser's page cannot see why its WebSocket was refused, and asks by this.
-            let raw = RawRequest::new(topic?, request.uri().query())?;
+            let raw = RawRequest::new(topic, head.query())?;
             admitted?;
-            raw.check(&shown(&request), &shared.config.access)?;
+            raw.check(&Shown::of(head), &shared.config.access)?;
             Err(HandshakeError::Upgrade.refusal())
         }
         _ => Err(not_allowed("GET, POST, OPTIONS")),
@@ -172,12 +178,17 @@ async fn at_topic(
 }
 
 /// `POST /t/{topic}`: publishes the body.
-async fn publish(shared: &Shared, request: Request<Incoming>, topic: TopicName) -> Result<Answer, Refusal> {
-    let keys = request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+async fn publish(
+    shared: &Shared,
+    request: Request<Incoming>,
+    head: &RequestHead,
+    topic: TopicName,
+) -> Result<Answer, Refusal> {
+    let keys = head.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     if let Some(key) = keys.map(|pair| pair.split('=').next().unwrap_or_default()).find(|key| *key != TOKEN_KEY) {
         return Err(Refusal::new(400, format!("{key:?} is not known here; {TOKEN_KEY} is")));
     }
-    shown(&request).check_tokens(&shared.config.access, &[Right::Publish])?;
+    Shown::of(head).check_tokens(&shared.config.access, &[Right::Publish])?;
     let is_text = is_text(request.headers());
     // Held until it is published: the shards count what they have of it themselves.
     let mut held = shared.bodies.hold();
@@ -245,11 +256,6 @@ fn is_text(headers: &HeaderMap) -> bool {
     media_type.starts_with("text/")
         || media_type.ends_with("+json")
         || ["application/json", "application/x-www-form-urlencoded"].contains(&&*media_type)
-}
-
-fn shown(request: &Request<Incoming>) -> Shown<'_> {
-    let value = |name| request.headers().get(name).map(HeaderValue::as_bytes);
-    Shown::new(value(header::ORIGIN), value(header::AUTHORIZATION), request.uri().query())
 }
 
 fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::Factory;
 use crate::{
     auth::{Authenticator, Gate, Origins},
-    proto::{Deliver, KeepAlive, MessageLimits, Refusal, percent_decode},
+    proto::{Deliver, KeepAlive, MessageLimits, RequestPath, percent_decode},
 };
 
 /// What the parameters of a pattern stand for, by name.
@@ -56,7 +56,8 @@ impl Pattern {
                 if part.contains(['{', '}']) {
                     return Err(error("has a brace within a segment; a parameter is a whole one"));
                 }
-                let Some(fixed) = percent_decode(part) else { return Err(error("is not percent-encoded UTF-8")) };
+                // As the path of a request is read, of which an empty segment may be the last.
+                let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
                 segments.push(Segment::Fixed(fixed));
                 continue;
             };
@@ -73,6 +74,18 @@ impl Pattern {
             names.push(name);
             segments.push(if is_rest { Segment::Rest(name.into()) } else { Segment::Parameter(name.into()) });
         }
+        let last = segments.len() - 1;
+        let is_possible = |(at, segment): (usize, &Segment)| match segment {
+            Segment::Fixed(text) if text.is_empty() => at == last,
+            Segment::Fixed(text) => ![".", ".."].contains(&&**text) && !text.chars().any(char::is_control),
+            Segment::Parameter(_) | Segment::Rest(_) => true,
+        };
+        if !segments.iter().enumerate().all(is_possible) {
+            return Err(error(
+                "has a segment that no request may have: an empty one before the last, . or .., or one \
+                              with a control character",
+            ));
+        }
         Ok(Pattern { text: text.into(), segments })
     }
 
@@ -82,45 +95,44 @@ impl Pattern {
         &self.text
     }
 
-    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match, or is not
-    /// percent-encoded UTF-8. One segment is never empty.
+    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match, or is no path (see
+    /// [`PathError`](crate::proto::PathError)). One segment is never empty.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Parameters> {
-        self.find(path)?.ok()
+        let path = RequestPath::parse(path).ok()?;
+        self.matches(&path).then(|| self.parameters_of(&path))
     }
 
-    /// The same, or 400 for a parameter that is not percent-encoded UTF-8.
-    pub(crate) fn find(&self, path: &str) -> Option<Result<Parameters, Refusal>> {
-        let mut rest = Some(path.strip_prefix('/')?);
+    /// Returns whether the pattern serves that path.
+    pub(crate) fn matches(&self, path: &RequestPath) -> bool {
+        let mut parts = path.segments();
+        for segment in &self.segments {
+            match (segment, parts.next()) {
+                (Segment::Rest(_), Some(_)) => return true,
+                (Segment::Fixed(fixed), Some(part)) if fixed == part => {}
+                (Segment::Parameter(_), Some(part)) if !part.is_empty() => {}
+                _ => return false,
+            }
+        }
+        parts.next().is_none()
+    }
+
+    /// What the parameters stand for in a path that matches.
+    pub(crate) fn parameters_of(&self, path: &RequestPath) -> Parameters {
+        let mut parts = path.segments();
         let mut parameters = Vec::new();
         for segment in &self.segments {
-            let here = rest?;
-            let (part, behind) = match here.split_once('/') {
-                Some((part, behind)) => (part, Some(behind)),
-                None => (here, None),
-            };
-            let (name, value) = match segment {
-                // What is encoded although it need not be is the same path (RFC 3986 6.2.2.2).
-                Segment::Fixed(fixed) if percent_decode(part).as_ref() == Some(fixed) => {
-                    rest = behind;
-                    continue;
+            let part = parts.next().unwrap_or_default();
+            match segment {
+                Segment::Fixed(_) => {}
+                Segment::Parameter(name) => parameters.push((name.clone(), part.into())),
+                Segment::Rest(name) => {
+                    let rest = parts.by_ref().fold(part.to_owned(), |rest, part| rest + "/" + part);
+                    parameters.push((name.clone(), rest));
                 }
-                Segment::Fixed(_) => return None,
-                Segment::Parameter(_) if part.is_empty() => return None,
-                Segment::Parameter(name) => (name, part),
-                Segment::Rest(name) => (name, here),
-            };
-            rest = if matches!(segment, Segment::Rest(_)) { None } else { behind };
-            parameters.push((name, value));
+            }
         }
-        if rest.is_some() {
-            return None;
-        }
-        let decoded = parameters.into_iter().map(|(name, value)| match percent_decode(value) {
-            Some(value) => Ok((name.clone(), value)),
-            None => Err(Refusal::new(400, format!("{name} in the path is not percent-encoded UTF-8"))),
-        });
-        Some(decoded.collect())
+        parameters
     }
 
     /// Is there such a parameter?
@@ -132,8 +144,23 @@ impl Pattern {
         })
     }
 
+    /// The pattern of everything below a path without parameters: of `/site` that is `/site/{...}`. `None` if it has
+    /// parameters.
+    pub(crate) fn below(&self) -> Option<Pattern> {
+        let mut segments = self.segments.clone();
+        let is_fixed = segments.iter().all(|segment| matches!(segment, Segment::Fixed(_)));
+        segments.retain(|segment| *segment != Segment::Fixed(String::new()));
+        segments.push(Segment::Rest(String::new()));
+        is_fixed.then(|| Pattern { text: self.text.clone(), segments })
+    }
+
+    /// How many segments it has.
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Is there a path that both serve, neither more precisely than the other?
-    fn clashes_with(&self, other: &Pattern) -> bool {
+    pub(crate) fn clashes_with(&self, other: &Pattern) -> bool {
         let shape = |pattern: &Pattern| -> Vec<Option<String>> {
             let segments = pattern.segments.iter().map(|segment| match segment {
                 Segment::Fixed(text) => Some(text.clone()),
@@ -147,7 +174,7 @@ impl Pattern {
     }
 
     /// What makes a pattern more precise than another: fixed before one segment before the rest, from the front.
-    fn precision(&self) -> Vec<u8> {
+    pub(crate) fn precision(&self) -> Vec<u8> {
         let precision = self.segments.iter().map(|segment| match segment {
             Segment::Fixed(_) => 2,
             Segment::Parameter(_) => 1,
@@ -359,53 +386,14 @@ impl fmt::Debug for RouteOptions {
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) options: RouteOptions,
+    /// Its parameter `topic` names a topic of the hub.
+    pub(crate) is_hub: bool,
     pub(crate) factory: Arc<dyn Factory>,
 }
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route").field("pattern", &self.pattern).field("options", &self.options).finish()
-    }
-}
-
-/// All routes of a server, the most precise first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Routes(Vec<Route>);
-
-impl Routes {
-    /// Orders them.
-    ///
-    /// # Errors
-    ///
-    /// Two patterns that serve the same paths.
-    pub(crate) fn new(mut routes: Vec<Route>) -> Result<Routes, (Pattern, Pattern)> {
-        for (at, route) in routes.iter().enumerate() {
-            if let Some(other) = routes[..at].iter().find(|other| other.pattern.clashes_with(&route.pattern)) {
-                return Err((other.pattern.clone(), route.pattern.clone()));
-            }
-        }
-        routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
-        Ok(Routes(routes))
-    }
-
-    /// The route that serves a path: its number, and what the parameters stand for.
-    pub(crate) fn find(&self, path: &str) -> Option<(usize, Result<Parameters, Refusal>)> {
-        self.0.iter().enumerate().find_map(|(at, route)| Some((at, route.pattern.find(path)?)))
-    }
-
-    /// What a path without a route is answered.
-    pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
-        let patterns: Vec<&str> = self.0.iter().map(|route| route.pattern.as_str()).collect();
-        let where_else = if patterns.is_empty() { "nowhere".into() } else { patterns.join(", ") };
-        Refusal::new(404, format!("no WebSocket is at {path:?}; there are some at {where_else}"))
-    }
-
-    pub(crate) fn get(&self, at: usize) -> &Route {
-        &self.0[at]
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.0.iter()
     }
 }
 
@@ -429,39 +417,17 @@ mod tests {
         check("/a/{x}", "/a/", None);
         check("/a/{x}", "/a/%ff", None);
         check("/a/{x}", "/a/%4", None);
+        check("/a/{x}", "/b/../a/c", None);
+        check("/a/", "/a/", Some(&[]));
+        check("/a/", "/a", None);
+        check("/t/{topic...}", "/t/a//b", None);
+        check("/t/{topic...}", "/t/a%2F%2Fb/", Some(&[("topic", "a//b/")]));
         check("/a%20b/{x}", "/%61%20b/c", Some(&[("x", "c")]));
         check("/%61b/{x}", "/a%62/c", Some(&[("x", "c")]));
         check("/t/{topic...}", "/t/a/b%20c", Some(&[("topic", "a/b c")]));
         check("/t/{topic...}", "/t/", Some(&[("topic", "")]));
         check("/t/{topic...}", "/t", None);
         check("/{a}/{b}", "/1/2", Some(&[("a", "1"), ("b", "2")]));
-    }
-
-    /// The more precise route serves; two for the same paths clash.
-    #[test]
-    fn precision_and_clashes() {
-        struct Nobody;
-        impl crate::handler::Handler for Nobody {
-            type State = ();
-        }
-        let routes = |patterns: &[&str]| {
-            let route = |pattern: &&str| Route {
-                pattern: Pattern::new(pattern).unwrap(),
-                options: RouteOptions::new(),
-                factory: Arc::new(crate::handler::Typed(Arc::new(Nobody))),
-            };
-            Routes::new(patterns.iter().map(route).collect())
-        };
-        let all = routes(&["/{rest...}", "/a/{x}", "/a/b", "/{x}/b"]).unwrap();
-        let serves = |path: &str| all.get(all.find(path).unwrap().0).pattern.to_string();
-        for (path, pattern) in
-            [("/a/b", "/a/b"), ("/a/c", "/a/{x}"), ("/c/b", "/{x}/b"), ("/c/d", "/{rest...}"), ("/", "/{rest...}")]
-        {
-            assert_eq!(serves(path), pattern, "{path}");
-        }
-        for clash in [["/a/{x}", "/a/{y}"], ["/", "/"], ["/{a...}", "/{b...}"]] {
-            assert!(routes(&clash).is_err(), "{clash:?}");
-        }
     }
 
     #[test]
@@ -477,6 +443,11 @@ mod tests {
             ("/{a-b}", "without a name"),
             ("/{a}/{a}", "twice"),
             ("/%f", "percent-encoded"),
+            ("/a//b", "no request may have"),
+            ("//", "no request may have"),
+            ("/a/../{b}", "no request may have"),
+            ("/%2e", "no request may have"),
+            ("/a%0A", "no request may have"),
         ] {
             let error = Pattern::new(pattern).expect_err(pattern).to_string();
             assert!(error.contains(what), "{error}");

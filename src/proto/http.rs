@@ -4,12 +4,14 @@
 mod body;
 mod head;
 mod headers;
+mod path;
 mod refusal;
 mod scan;
 
 pub use body::BodyScan;
 pub use head::{RequestHead, ResponseHead};
 pub use headers::Headers;
+pub use path::{PathError, RequestPath};
 pub use refusal::Refusal;
 pub(crate) use refusal::encode_response;
 pub use scan::HeadScan;
@@ -31,6 +33,9 @@ pub enum HttpError {
     ControlCharacter,
     /// The first line is not `method target version` (RFC 9112 3).
     RequestLine,
+    /// A target in none of the four forms, or with a character that has to be percent-encoded: `"`, `<`, `>`, and in
+    /// its path a backtick (RFC 9112 3.2). Readers differ about these.
+    Target,
     /// The first line is not `version status reason` (RFC 9112 4).
     StatusLine,
     /// The version is not HTTP/1.x (RFC 9112 2.3).
@@ -66,6 +71,7 @@ impl HttpError {
             | Self::BareCarriageReturn
             | Self::ControlCharacter
             | Self::RequestLine
+            | Self::Target
             | Self::StatusLine
             | Self::Header
             | Self::ContentLength
@@ -89,6 +95,7 @@ impl fmt::Display for HttpError {
             Self::BareCarriageReturn => "a carriage return ends no line",
             Self::ControlCharacter => "the head has a control character",
             Self::RequestLine => "the request line is malformed",
+            Self::Target => "the request's target is malformed, or has a character to be percent-encoded",
             Self::StatusLine => "the status line is malformed",
             Self::Version => "the HTTP version is not supported",
             Self::Header => "a header line is malformed",

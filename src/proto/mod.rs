@@ -46,7 +46,8 @@ pub use event::{Event, Verdict};
 pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{
-    BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, Refusal, RequestHead, ResponseHead,
+    BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,
+    ResponseHead,
 };
 pub(crate) use http::{encode_response, is_token, percent_decode};
 pub use input::Input;

@@ -6,14 +6,15 @@ use super::{Hub, Server};
 use crate::{
     auth::Gate,
     config::{Config, CpuList, Pin, RouteConfig, RouteHandler, Settings},
-    control::{Endpoints, Mount, publisher::Requests},
+    control::publisher::Requests,
     documents::Documents,
+    endpoints::{Conflict, Endpoints, Mount, TOPIC},
     error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Routes, Typed},
+    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Typed},
     proto::{CONTROL_PAYLOAD_MAX, MessageLimits, is_token},
     surface::{
         echo::Echo,
-        raw::{HubRoute, RawTopics, TOPIC, TOPIC_PATTERN},
+        raw::{RawTopics, TOPIC_PATTERN},
     },
     sys::net,
 };
@@ -47,9 +48,10 @@ pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, Gate)>,
-    endpoints: Endpoints,
-    /// Whether topics are served where they usually are.
+    /// Whether topics, and the page that watches them, are served where they usually are.
     topics: bool,
+    page: bool,
+    operations: bool,
     hub: (Hub, Requests),
 }
 
@@ -65,8 +67,9 @@ impl Default for Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
             documents: Vec::new(),
-            endpoints: Endpoints { operations: true, ..Endpoints::default() },
             topics: false,
+            page: false,
+            operations: true,
             hub: Hub::new(),
         }
     }
@@ -145,7 +148,7 @@ impl Builder {
     /// Serves the page at `/`, which watches topics.
     #[must_use]
     pub fn page(mut self) -> Self {
-        self.endpoints.page = true;
+        self.page = true;
         self
     }
 
@@ -165,7 +168,7 @@ impl Builder {
     /// Does not serve `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
-        self.endpoints.operations = false;
+        self.operations = false;
         self
     }
 
@@ -201,7 +204,7 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes: given, mut documents, mut endpoints, topics, hub } = self;
+        let Builder { base, routes: given, mut documents, topics, mut page, operations, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
@@ -212,7 +215,7 @@ impl Builder {
         for (pattern, options, factory) in given {
             let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
             check(&pattern, &options, &config.limits.message)?;
-            routes.push(Route { pattern, options, factory });
+            routes.push(Route { pattern, options, is_hub: false, factory });
         }
         let mut hubs = Vec::new();
         if topics {
@@ -224,7 +227,8 @@ impl Builder {
                 RouteHandler::Hub => hubs.push((pattern.clone(), options)),
                 RouteHandler::Echo => {
                     let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
-                    routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(Echo))) });
+                    let factory = Arc::new(Typed(Arc::new(Echo)));
+                    routes.push(Route { pattern, options, is_hub: false, factory });
                 }
                 RouteHandler::Files(folder) => documents.push((pattern.clone(), folder.clone(), options.gate)),
             }
@@ -234,27 +238,30 @@ impl Builder {
             if !pattern.has_parameter(TOPIC) {
                 return Err(BuildError::Options(pattern, format!("it has no {{{TOPIC}}} to name a topic")));
             }
-            endpoints.hubs.push(HubRoute { pattern: pattern.clone(), gate: options.gate.clone() });
             let handler = RawTopics::new(config.access.clone());
             // A topic's subscriber costs nothing beside its slot.
             let options = options.forget_request().no_broadcast();
-            routes.push(Route { pattern, options, factory: Arc::new(Typed(Arc::new(handler))) });
+            routes.push(Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(handler))) });
         }
+        let mut mounts: Vec<Mount> = Vec::new();
         for (path, documents, gate) in documents {
             let mount = Mount::new(&path, documents, gate).ok_or_else(|| BuildError::Mount(path.clone()))?;
-            if endpoints.mounts.iter().any(|other| other.segments == mount.segments) {
+            if mounts.iter().any(|other| other.is_where(&mount)) {
                 return Err(BuildError::Mount(path));
             }
-            endpoints.mounts.push(mount);
+            mounts.push(mount);
         }
-        endpoints.mounts.sort_by_key(|mount| std::cmp::Reverse(mount.segments.len()));
-        let is_at = |pattern: &str| endpoints.hubs.iter().any(|hub| hub.pattern.as_str() == pattern);
-        if !config.routes.is_empty() && is_at(TOPIC_PATTERN) {
+        let has = |pattern: &str| routes.iter().any(|route| route.is_hub && route.pattern.as_str() == pattern);
+        if !config.routes.is_empty() && has(TOPIC_PATTERN) {
             // A file's routes say nothing of the page, which watches the topics there.
-            endpoints.page = !endpoints.mounts.iter().any(|mount| mount.segments.is_empty());
+            let is_root = |route: &Route| route.pattern.as_str() == "/";
+            page = !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
         }
-        let routes = Routes::new(routes).map_err(|(first, second)| BuildError::Clash(first, second))?;
-        Server::bind(config, routes, endpoints, hub).map_err(BuildError::Start)
+        let endpoints = Endpoints::new(routes, mounts, page, operations).map_err(|conflict| match conflict {
+            Conflict::Clash(first, second) => BuildError::Clash(first, second),
+            Conflict::Own(pattern) => BuildError::Own(pattern),
+        })?;
+        Server::bind(config, endpoints, hub).map_err(BuildError::Start)
     }
 }
 
@@ -318,8 +325,10 @@ pub enum BuildError {
     Config(ConfigErrors),
     /// A pattern that cannot be.
     Pattern(PatternError),
-    /// Two routes for the same paths.
+    /// Two routes for the same paths, or a route and a folder for everything below one.
     Clash(Pattern, Pattern),
+    /// A route for a path of the server's own: the page's, or one that [`Builder::without_operations`] gives free.
+    Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
     /// A route's rules that cannot be.
@@ -336,6 +345,9 @@ impl fmt::Display for BuildError {
             BuildError::Clash(first, second) => {
                 write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
             }
+            BuildError::Own(pattern) => {
+                write!(f, "the route {:?} is for a path of the server's own", pattern.as_str())
+            }
             BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or one for two folders"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
             BuildError::Start(error) => error.fmt(f),
@@ -349,7 +361,7 @@ impl std::error::Error for BuildError {
             BuildError::Config(error) => Some(error),
             BuildError::Pattern(error) => Some(error),
             BuildError::Start(error) => Some(error),
-            BuildError::Clash(..) | BuildError::Mount(_) | BuildError::Options(..) => None,
+            BuildError::Clash(..) | BuildError::Own(_) | BuildError::Mount(_) | BuildError::Options(..) => None,
         }
     }
 }

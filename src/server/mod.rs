@@ -20,9 +20,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
-    control::{self, Endpoints, publisher::Requests},
+    control::{self, publisher::Requests},
+    endpoints::Endpoints,
     error::StartError,
-    handler::Routes,
     handover::{ControlDoor, Count},
     hub::{MeshEnd, MeshLimits, Outside, Wake},
     metrics::Counters,
@@ -51,7 +51,6 @@ pub struct Server {
     listeners: Vec<Vec<OwnedFd>>,
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
-    routes: Routes,
     endpoints: Endpoints,
     hub: (Hub, Requests),
 }
@@ -69,7 +68,7 @@ impl Server {
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or
     /// [`StartError::ListenMetrics`] if an address cannot be had.
-    fn bind(config: Config, routes: Routes, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
+    fn bind(config: Config, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for &address in &config.listen {
@@ -86,7 +85,7 @@ impl Server {
             listen.map_err(|error| StartError::ListenMetrics(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
-        Ok(Server { config, listeners, addresses, metrics_listener, routes, endpoints, hub })
+        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, hub })
     }
 
     /// The first address it listens on, with the port that was chosen where 0 was asked for.
@@ -145,9 +144,9 @@ impl Server {
     ///
     /// [`StartError::Shard`] if one cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses, metrics_listener, routes, endpoints, hub } = self;
+        let Server { config, mut listeners, addresses, metrics_listener, endpoints, hub } = self;
         let (hub, requests) = hub;
-        let routes = Arc::new(routes);
+        let endpoints = Arc::new(endpoints);
         let config = Arc::new(config);
         let count = config.shards;
         // The last is control's.
@@ -183,7 +182,7 @@ impl Server {
                 returns: returned,
                 cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
                 config: Arc::clone(&config),
-                routes: Arc::clone(&routes),
+                endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),
                 listeners: listeners.iter_mut().filter_map(Vec::pop).collect(),
                 counters: Arc::clone(&counters[number]),
@@ -200,7 +199,6 @@ impl Server {
             outside,
             requests,
             publisher: hub.publisher(),
-            routes,
             endpoints,
             woken: Arc::clone(&woken[count]),
             config: Arc::clone(&config),

@@ -17,7 +17,7 @@ use tracing::field::{DisplayValue, display};
 use super::turn::{Arrival, Shard};
 use crate::{
     config::Config,
-    handler::{Call, Closed, Door, Facts, Panicked, Routes, Seat, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, Door, Facts, Panicked, Route, Seat, ShardRoute, SubscribeError, Tasks},
     hub::{Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
@@ -68,7 +68,7 @@ struct Own {
 }
 
 impl Handlers {
-    pub(super) fn new(routes: &Routes, handlers: &[Rc<dyn ShardRoute>], config: &Config, tasks: Tasks) -> Self {
+    pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], config: &Config, tasks: Tasks) -> Self {
         let routes = routes.iter().zip(handlers).map(|(route, handler)| OnShard {
             handler: Rc::clone(handler),
             limits: route.options.message_limits(&config.limits.message),

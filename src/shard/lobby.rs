@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use super::turn::Arrival;
 use crate::{
     config::Config,
-    handler::{Routes, ShardRoute},
+    endpoints::Endpoints,
+    handler::ShardRoute,
     handover::{ControlDoor, Count, Counted},
     metrics::{Counter, Counters},
 };
@@ -26,8 +27,8 @@ pub(super) struct Lobby {
     pub(super) counters: Arc<Counters>,
     /// Where those go who want no WebSocket.
     pub(super) control: ControlDoor,
-    /// Who serves which path, and each of them on this shard.
-    pub(super) routes: Arc<Routes>,
+    /// What is at which path, and each route's handler on this shard.
+    pub(super) endpoints: Arc<Endpoints>,
     pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
     /// What the server listens on.
     pub(super) addresses: Vec<SocketAddr>,
@@ -91,7 +92,7 @@ impl Lobby {
         counters: Arc<Counters>,
         occupancy: Count,
         control: ControlDoor,
-        routes: Arc<Routes>,
+        endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
     ) -> Self {
@@ -99,7 +100,7 @@ impl Lobby {
             config,
             counters,
             control,
-            routes,
+            endpoints,
             handlers,
             addresses,
             occupancy,

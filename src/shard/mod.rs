@@ -38,7 +38,8 @@ use tokio::sync::{Notify, mpsc};
 use self::{handlers::Handlers, lobby::Lobby, turn::Shard};
 use crate::{
     config::{Config, TICK},
-    handler::{Routes, ShardRoute, Tasks},
+    endpoints::Endpoints,
+    handler::{ShardRoute, Tasks},
     handover::{ControlDoor, Count, Visit},
     hub::MeshEnd,
     metrics::Counters,
@@ -65,8 +66,8 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<OwnedFd>,
-    /// Who serves which path.
-    pub(crate) routes: Arc<Routes>,
+    /// What is at which path.
+    pub(crate) endpoints: Arc<Endpoints>,
     /// What the server listens on.
     pub(crate) addresses: Vec<SocketAddr>,
     /// How many sockets all threads have: the limit is for all of them.
@@ -102,9 +103,10 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let clock = Clock::new();
     let ring = HotRing::new()?;
     let watched = ring.watch()?;
-    let routes: Rc<[Rc<dyn ShardRoute>]> = start.routes.iter().map(|route| route.factory.on_shard()).collect();
+    let routes = start.endpoints.routes();
+    let on_shard: Rc<[Rc<dyn ShardRoute>]> = routes.iter().map(|route| route.factory.on_shard()).collect();
     let tasks = Tasks::default();
-    let handlers = Handlers::new(&start.routes, &routes, &config, tasks.clone());
+    let handlers = Handlers::new(routes, &on_shard, &config, tasks.clone());
     let number = mesh.number();
     let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
     let lobby = Lobby::new(
@@ -112,8 +114,8 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         Arc::clone(&counters),
         start.occupancy,
         start.control,
-        start.routes,
-        routes,
+        start.endpoints,
+        on_shard,
         start.addresses,
     );
     let lobby = Rc::new(lobby.of_shard(number));

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use super::lobby::Lobby;
 use crate::{
     auth::Credentials,
+    endpoints::Endpoint,
     handler::{Opened, OpeningRequest, Panicked, Profile, Response, Route},
     hub::TopicName,
     metrics::Counter,
@@ -54,11 +55,12 @@ impl From<Refusal> for NotOpened {
 
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, NotOpened> {
-    let Some((at, parameters)) = lobby.routes.find(head.path()) else {
-        return Err(lobby.routes.nothing_at(head.path()).into());
+    let (at, parameters, topic) = match lobby.endpoints.resolve(&head)? {
+        Endpoint::Topic { route, parameters, topic } => (route, parameters, Some(topic)),
+        Endpoint::WebSocket { route, parameters } => (route, parameters, None),
+        _ => return Err(lobby.endpoints.no_websocket_at(head.path()).into()),
     };
-    let route = lobby.routes.get(at);
-    let parameters = parameters?;
+    let route = &lobby.endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let (peer, local) = (net::peer(socket), net::local(socket));
@@ -72,6 +74,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         id,
         head,
         parameters,
+        topic,
         peer,
         local,
         listener: listener.unwrap_or_default(),

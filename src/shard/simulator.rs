@@ -51,7 +51,7 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    handler::{Pattern, Route, RouteOptions, Routes, Tasks, Typed},
+    handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{MeshEnd, Reading, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{KeepAlive, State, Tick},
@@ -81,8 +81,7 @@ struct Simulation {
 fn handlers(config: &Config) -> Handlers {
     let options = RouteOptions::new().forget_request().no_broadcast();
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-    let route = Route { pattern, options, factory: Arc::new(Typed(Arc::new(Answering))) };
-    let routes = Routes::new(vec![route]).expect("one route");
+    let routes = [Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(Answering))) }];
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
     Handlers::new(&routes, &handlers, config, Tasks::default())
 }

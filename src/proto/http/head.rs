@@ -1,13 +1,14 @@
 //! The head of a request and of a response.
 
 use super::headers::header_error;
-use super::{BodyScan, HEADERS_MAX, HeadScan, Headers, HttpError, is_token};
+use super::{BodyScan, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, RequestPath, is_token};
 
 /// The head of a request (RFC 9112 3), owned and independent of the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     method: Box<str>,
     target: Box<str>,
+    segments: Result<RequestPath, PathError>,
     minor_version: u8,
     headers: Headers,
     body: BodyScan,
@@ -55,19 +56,24 @@ impl RequestHead {
         &self.target
     }
 
-    /// The path of the target, not percent-decoded: of `/path?query`, and of `http://host/path?query` too (RFC 6455
-    /// 4.2.1). `*` and `host:port` are returned as they are.
+    /// The path of the target as it was sent: of `/path?query`, and of `http://host/path?query` too (RFC 6455 4.2.1).
+    /// `*` and `host:port` are returned as they are. What is served follows from [`RequestHead::segments`].
     pub fn path(&self) -> &str {
-        let target = self.target.split_once('?').map_or(&*self.target, |(path, _)| path);
-        match target.split_once("://") {
-            Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
-            _ => target,
-        }
+        path_of(&self.target).unwrap_or(&self.target)
+    }
+
+    /// The same path split and percent-decoded; without any segment if the target has no path (`*`, `host:port`).
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it. The head is none the worse for it: where the request ends does not depend on its path.
+    pub fn segments(&self) -> Result<&RequestPath, PathError> {
+        self.segments.as_ref().map_err(|error| *error)
     }
 
     /// What follows the first `?` of the target.
     pub fn query(&self) -> Option<&str> {
-        self.target.split_once('?').map(|(_, query)| query)
+        split_query(&self.target).1
     }
 
     /// The x of HTTP/1.x (RFC 9112 2.3).
@@ -110,12 +116,74 @@ impl RequestHead {
             [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(HttpError::Version),
             _ => return Err(HttpError::RequestLine),
         };
+        let segments = read_target(target)?;
         let headers = Headers::parse(&head[line_end + 2..])?;
         check_framing(&headers)?;
         let body = BodyScan::new(&headers, minor_version)?;
-        Ok(Self { method: method.into(), target: target.into(), minor_version, headers, body })
+        Ok(Self { method: method.into(), target: target.into(), segments, minor_version, headers, body })
     }
 }
+
+/// Checks the form of a target and its characters (RFC 9112 3.2), and reads its path. Whatever passes is a URI to hyper
+/// too, with the same path.
+fn read_target(target: &str) -> Result<Result<RequestPath, PathError>, HttpError> {
+    let (before_query, _) = split_query(target);
+    if target.contains(['"', '<', '>']) || before_query.contains('`') {
+        return Err(HttpError::Target);
+    }
+    match path_of(target) {
+        Some(path) if before_query.starts_with('/') || is_absolute(before_query) => Ok(RequestPath::parse(path)),
+        None if target == "*" || is_authority(target) => Ok(Ok(RequestPath::default())),
+        _ => Err(HttpError::Target),
+    }
+}
+
+/// The path of a target in origin-form or absolute-form.
+fn path_of(target: &str) -> Option<&str> {
+    let (target, _) = split_query(target);
+    if target.starts_with('/') {
+        return Some(target);
+    }
+    let (_, rest) = target.split_once("://")?;
+    Some(rest.find('/').map_or("/", |at| &rest[at..]))
+}
+
+fn split_query(target: &str) -> (&str, Option<&str>) {
+    target.split_once('?').map_or((target, None), |(target, query)| (target, Some(query)))
+}
+
+/// Returns whether a target without its query is one in absolute-form (RFC 9112 3.2.2).
+fn is_absolute(target: &str) -> bool {
+    let Some((scheme, rest)) = target.split_once("://") else { return false };
+    let is_scheme = |octet: u8| octet.is_ascii_alphanumeric() || b"+-.".contains(&octet);
+    let scheme_ok = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.len() <= SCHEME_BYTES_MAX
+        && scheme.bytes().all(is_scheme);
+    scheme_ok && is_authority(rest.split('/').next().unwrap_or_default())
+}
+
+/// Returns whether this is a host with or without a port (RFC 3986 3.2.2, 3.2.3). Nobody's name stands before it (RFC
+/// 9110 4.2.4).
+fn is_authority(authority: &str) -> bool {
+    let (is_host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let Some((address, port)) = rest.split_once(']') else { return false };
+            let is_address = |octet: u8| octet.is_ascii_hexdigit() || b":.".contains(&octet);
+            let colons = address.bytes().filter(|&octet| octet == b':').count();
+            (address.bytes().all(is_address) && (2..=8).contains(&colons), port)
+        }
+        None => {
+            let (name, port) = authority.find(':').map_or((authority, ""), |at| authority.split_at(at));
+            let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&octet);
+            (!name.is_empty() && name.bytes().all(is_name), port)
+        }
+    };
+    let is_port = |port: &str| port.bytes().all(|octet| octet.is_ascii_digit());
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+/// The longest scheme of a target in absolute-form.
+const SCHEME_BYTES_MAX: usize = 64;
 
 /// The head of a response (RFC 9112 4), for the client's side.
 #[derive(Clone, Debug, PartialEq, Eq)]

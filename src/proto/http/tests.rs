@@ -46,7 +46,8 @@ fn targets() {
         ("/", "/", None),
         ("/t/a%20b?", "/t/a%20b", Some("")),
         ("/t/a?b=/c?d", "/t/a", Some("b=/c?d")),
-        ("/t/http://x/y", "/t/http://x/y", None),
+        ("/t/http:/x/y", "/t/http:/x/y", None),
+        ("/t/%61?`", "/t/%61", Some("`")),
         ("http://hub:6455/t/a?b", "/t/a", Some("b")),
         ("http://hub", "/", None),
         ("http://hub?b", "/", Some("b")),
@@ -55,6 +56,53 @@ fn targets() {
     ] {
         let (head, _) = decode(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap().unwrap();
         assert_eq!((head.target(), head.path(), head.query()), (target, path, query));
+        let segments: Vec<&str> = path.strip_prefix('/').map_or(Vec::new(), |path| path.split('/').collect());
+        let decoded: Vec<String> = segments.iter().map(|segment| percent_decode(segment).unwrap()).collect();
+        assert_eq!(head.segments().unwrap().segments().collect::<Vec<_>>(), decoded, "{target}");
+    }
+}
+
+/// RFC 9112 3.2: no such form, or a character that two readers understand differently; and paths that are none.
+#[test]
+fn targets_that_are_none() {
+    for target in [
+        "/<",
+        "/a>",
+        "/`",
+        "/a\"b",
+        "/?<",
+        "/?a=\"",
+        "/?>",
+        "x/y",
+        "?a",
+        "http://",
+        "http:///a",
+        "://a/b",
+        "1a://b/c",
+        "http://u@a/b",
+        "http://a:b/",
+        "http://[::1/b",
+        "http://a%41/b",
+        "http://[]/",
+        "[",
+        "http://[::1",
+        "a:b:c",
+        "http://?a",
+    ] {
+        check_refused(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), HttpError::Target, 400);
+    }
+    for (target, error) in [
+        ("//private/plan.txt", PathError::EmptySegment),
+        ("http://a//private/plan.txt", PathError::EmptySegment),
+        ("/t/a//b?c", PathError::EmptySegment),
+        ("/t/../a", PathError::DotSegment),
+        ("http://a/..", PathError::DotSegment),
+        ("/t/%", PathError::Encoding),
+        ("/%ff", PathError::Encoding),
+        ("/t/%00", PathError::ControlCharacter),
+    ] {
+        let (head, _) = decode(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap().unwrap();
+        assert_eq!(head.segments(), Err(error), "{target}");
     }
 }
 

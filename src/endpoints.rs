@@ -1,0 +1,413 @@
+//! What is at which path: one table for all threads.
+//!
+//! A request is resolved to its [`Endpoint`] first, by the segments of its path alone, and then answered: by a shard,
+//! or by the control thread. Neither has another way to find out what a path is.
+//!
+//! One rule says which endpoint has a path that several match: the one whose pattern is more precise, segment by
+//! segment from the front, where a fixed segment is more precise than `{name}`, and that than `{name...}`. The server's
+//! own (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) are patterns of fixed segments. Files at `/site` have
+//! what `/site/{name...}` matches, and `/site` itself unless a route has exactly that.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    auth::Gate,
+    documents::Documents,
+    handler::{Parameters, Pattern, Route},
+    hub::TopicName,
+    proto::{Refusal, RequestHead, RequestPath},
+};
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// A topic of the hub, by WebSocket and by POST.
+    Topic {
+        route: usize,
+        parameters: Parameters,
+        topic: TopicName,
+    },
+    /// Any other handler's WebSockets.
+    WebSocket {
+        route: usize,
+        parameters: Parameters,
+    },
+    /// Files: which folder, and the segments below it. Without any it is the folder, without a slash behind it.
+    Files {
+        mount: usize,
+        below: Vec<String>,
+    },
+    /// The page that watches topics.
+    Page,
+    /// Whether the server is alive, whether it takes traffic, and its counters.
+    Health,
+    Ready,
+    Metrics,
+    Nothing,
+}
+
+/// A folder of files at a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Mount {
+    /// The path, of fixed segments.
+    pattern: Pattern,
+    /// What is below it.
+    below: Pattern,
+    pub(crate) documents: Documents,
+    pub(crate) gate: Gate,
+}
+
+impl Mount {
+    /// At a path such as `/site` or `/`; a slash at its end changes nothing. `None` if there can be no such path.
+    pub(crate) fn new(path: &str, documents: Documents, gate: Gate) -> Option<Mount> {
+        let pattern = Pattern::new(&format!("/{}", path.trim_matches('/'))).ok()?;
+        let below = pattern.below()?;
+        Some(Mount { pattern, below, documents, gate })
+    }
+
+    /// Returns whether both are at the same path.
+    pub(crate) fn is_where(&self, other: &Mount) -> bool {
+        self.below.clashes_with(&other.below)
+    }
+
+    /// Returns whether it is at `/`.
+    pub(crate) fn is_root(&self) -> bool {
+        self.below.segment_count() == 1
+    }
+}
+
+/// The table of all endpoints.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    /// The most precise first.
+    rows: Vec<(Pattern, Target)>,
+    routes: Vec<Route>,
+    mounts: Vec<Mount>,
+}
+
+/// What a pattern is of. Of two that are as precise, the first of these has the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Own(Endpoint),
+    Route(usize),
+    Folder(usize),
+    Below(usize),
+}
+
+/// Why there is no such table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    /// Two for the same paths.
+    Clash(Pattern, Pattern),
+    /// One for a path of the server's own.
+    Own(Pattern),
+}
+
+impl Endpoints {
+    /// A table of these, with the page if `has_page`, with health, readiness and metrics if `has_operations`.
+    ///
+    /// # Errors
+    ///
+    /// Two patterns that match the same paths.
+    pub(crate) fn new(
+        mut routes: Vec<Route>,
+        mounts: Vec<Mount>,
+        has_page: bool,
+        has_operations: bool,
+    ) -> Result<Endpoints, Conflict> {
+        routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
+        let mut rows: Vec<(Pattern, Target)> = Vec::new();
+        let own = [
+            ("/healthz", Endpoint::Health, has_operations),
+            ("/readyz", Endpoint::Ready, has_operations),
+            ("/metrics", Endpoint::Metrics, has_operations),
+            ("/", Endpoint::Page, has_page),
+        ];
+        for (path, endpoint, _) in own.into_iter().filter(|(.., is_there)| *is_there) {
+            rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
+        }
+        rows.extend(routes.iter().enumerate().map(|(at, route)| (route.pattern.clone(), Target::Route(at))));
+        rows.extend(mounts.iter().enumerate().map(|(at, mount)| (mount.below.clone(), Target::Below(at))));
+        for (at, (pattern, _)) in rows.iter().enumerate() {
+            if let Some((other, target)) = rows[..at].iter().find(|(other, _)| other.clashes_with(pattern)) {
+                return Err(match target {
+                    Target::Own(_) => Conflict::Own(pattern.clone()),
+                    _ => Conflict::Clash(other.clone(), pattern.clone()),
+                });
+            }
+        }
+        let folders = mounts.iter().enumerate().filter(|(_, mount)| !mount.is_root());
+        rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
+        // Stable: of two as precise, only a folder itself can be one, which is behind a route.
+        rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
+        Ok(Endpoints { rows, routes, mounts })
+    }
+
+    /// What the request is for, by nothing but the segments of its path.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a path that two readers could understand differently, or a topic's name that cannot be.
+    pub(crate) fn resolve(&self, head: &RequestHead) -> Result<Endpoint, Refusal> {
+        let path = head.segments().map_err(|error| Refusal::new(400, error.to_string()))?;
+        let row = self.rows.iter().find(|(pattern, _)| pattern.matches(path));
+        row.map_or(Ok(Endpoint::Nothing), |(pattern, target)| self.endpoint(pattern, target, path))
+    }
+
+    fn endpoint(&self, pattern: &Pattern, target: &Target, path: &RequestPath) -> Result<Endpoint, Refusal> {
+        let below = |mount: usize| {
+            let depth = self.mounts[mount].below.segment_count() - 1;
+            Endpoint::Files { mount, below: path.segments().skip(depth).map(Into::into).collect() }
+        };
+        match *target {
+            Target::Own(ref endpoint) => Ok(endpoint.clone()),
+            Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
+            Target::Route(route) => {
+                let parameters = pattern.parameters_of(path);
+                if !self.routes[route].is_hub {
+                    return Ok(Endpoint::WebSocket { route, parameters });
+                }
+                let name = parameters.iter().find(|(name, _)| name == TOPIC).map_or("", |(_, value)| &**value);
+                let topic = TopicName::new(name).map_err(|error| Refusal::new(400, error.to_string()))?;
+                Ok(Endpoint::Topic { route, parameters, topic })
+            }
+        }
+    }
+
+    /// The routes, by their numbers.
+    pub(crate) fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The folders, by their numbers.
+    pub(crate) fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
+    /// What a request for a WebSocket is answered where none is.
+    pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
+        let patterns: Vec<&str> = self.routes.iter().map(|route| route.pattern.as_str()).collect();
+        let elsewhere = if patterns.is_empty() { "nowhere".into() } else { patterns.join(", ") };
+        Refusal::new(404, format!("no WebSocket is at {path:?}; there are some at {elsewhere}"))
+    }
+
+    /// What any other request is answered where nothing is.
+    pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
+        match self.routes.iter().find(|route| route.is_hub) {
+            Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
+            None => Refusal::new(404, format!("nothing is at {path:?}")),
+        }
+    }
+}
+
+/// The parameter of a hub's pattern that names the topic.
+pub(crate) const TOPIC: &str = "topic";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::handler::{Handler, RouteOptions, Typed};
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        type State = ();
+    }
+
+    /// Of these patterns, those with a `{topic}` of the hub; and folders at these paths.
+    fn table(patterns: &[&str], folders: &[&str], has_page: bool) -> Result<Endpoints, Conflict> {
+        let route = |pattern: &&str| {
+            let pattern = Pattern::new(pattern).unwrap();
+            let is_hub = pattern.has_parameter(TOPIC);
+            Route { pattern, options: RouteOptions::new(), is_hub, factory: Arc::new(Typed(Arc::new(Nobody))) }
+        };
+        let documents = || Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mounts = folders.iter().map(|folder| Mount::new(folder, documents(), Gate::default()).unwrap());
+        Endpoints::new(patterns.iter().map(route).collect(), mounts.collect(), has_page, true)
+    }
+
+    fn head(target: &str) -> Option<RequestHead> {
+        let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        head.ok().map(|head| head.expect("it is whole").0)
+    }
+
+    /// What the table says, in short: the pattern and its topic, the folder and the segments below it, or the server's
+    /// own; and 400 for what is none.
+    fn found(table: &Endpoints, target: &str) -> String {
+        let Some(head) = head(target) else { return "400".into() };
+        match table.resolve(&head) {
+            Ok(Endpoint::Topic { route, topic, .. }) => format!("{} {topic}", table.routes()[route].pattern),
+            Ok(Endpoint::WebSocket { route, .. }) => table.routes()[route].pattern.to_string(),
+            Ok(Endpoint::Files { mount, below }) => format!("{} {below:?}", table.mounts()[mount].pattern),
+            Ok(own) => format!("{own:?}"),
+            Err(refusal) => refusal.status.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_most_precise_has_the_path() {
+        let patterns =
+            ["/{rest...}", "/a/{x}", "/a/b", "/{x}/b", "/t/{topic...}", "/t/admin/{topic...}", "/site", "/t/echo"];
+        let all = table(&patterns, &["/site", "/site/deep/", "/t/files"], true).unwrap();
+        for (target, expected) in [
+            ("/a/b", "/a/b"),
+            ("/a/c", "/a/{x}"),
+            ("/c/b", "/{x}/b"),
+            ("/c/d", "/{rest...}"),
+            ("/", "Page"),
+            ("http://a?b", "Page"),
+            ("/healthz", "Health"),
+            ("/%68ealthz", "Health"),
+            ("/healthz/", "/{rest...}"),
+            ("/readyz?x", "Ready"),
+            ("/metrics", "Metrics"),
+            ("/t/a/b", "/t/{topic...} a/b"),
+            ("/t/admin/x", "/t/admin/{topic...} x"),
+            ("/t/admin%2Fx", "/t/{topic...} admin/x"),
+            ("/t/echo", "/t/echo"),
+            ("/t/echo/", "/t/{topic...} echo/"),
+            ("/t/files/x", "/t/files [\"x\"]"),
+            ("/t/filesx", "/t/{topic...} filesx"),
+            ("/site", "/site"),
+            ("/site/", "/site [\"\"]"),
+            ("/site/a", "/site [\"a\"]"),
+            ("/site/deep", "/site/deep []"),
+            ("/%73ite/deep/%78/", "/site/deep [\"x\", \"\"]"),
+            ("/site//deep/x", "400"),
+            ("*", "Nothing"),
+            ("a:80", "Nothing"),
+        ] {
+            assert_eq!(found(&all, target), expected, "{target}");
+        }
+        let few = table(&[], &["/"], false).unwrap();
+        for (target, expected) in
+            [("/", "/ [\"\"]"), ("/a/b", "/ [\"a\", \"b\"]"), ("/metrics", "Metrics"), ("//a", "400")]
+        {
+            assert_eq!(found(&few, target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn topics() {
+        let hub = table(&["/t/{topic...}", "/rooms/{topic}"], &[], false).unwrap();
+        let longest = "x".repeat(255);
+        for (target, topic) in [
+            ("/t/news", "/t/{topic...} news"),
+            ("/t/a/b", "/t/{topic...} a/b"),
+            ("/t/a%2Fb%20%C3%BC", "/t/{topic...} a/b ü"),
+            ("/t/a+b", "/t/{topic...} a+b"),
+            ("/rooms/a%2Fb", "/rooms/{topic} a/b"),
+            (&format!("/t/{longest}"), &format!("/t/{{topic...}} {longest}")),
+        ] {
+            assert_eq!(found(&hub, target), topic);
+        }
+        let too_long = format!("/t/{longest}x");
+        for bad in
+            ["/t/", "/t/%", "/t/%4", "/t/%+1", "/t/%zz", "/t/%ff", "/t/%00", "/t/a%0Ab", "/t/a//b", "/t/..", &too_long]
+        {
+            assert_eq!(found(&hub, bad), "400", "{bad}");
+        }
+        for nothing in ["/t", "/", "/topic", "/T/a", "/rooms/", "/rooms/a/b"] {
+            assert_eq!(found(&hub, nothing), "Nothing", "{nothing}");
+        }
+    }
+
+    #[test]
+    fn no_two_have_the_same_paths() {
+        for clash in [["/a/{x}", "/a/{y}"], ["/", "/"], ["/{a...}", "/{b...}"], ["/a", "/%61"]] {
+            assert!(matches!(table(&clash, &[], false), Err(Conflict::Clash(..))), "{clash:?}");
+        }
+        assert!(matches!(table(&["/site/{a...}"], &["/site"], false), Err(Conflict::Clash(..))));
+        assert!(matches!(table(&[], &["/site", "/s%69te/"], false), Err(Conflict::Clash(..))));
+        for own in ["/healthz", "/metrics", "/%72eadyz", "/"] {
+            assert!(matches!(table(&[own], &[], true), Err(Conflict::Own(_))), "{own}");
+        }
+        assert!(table(&["/", "/site"], &["/site", "/"], false).is_ok());
+    }
+
+    /// The table again, in one line for each thing that can be at a path, without patterns.
+    fn plainly(target: &str) -> String {
+        if target.contains(['<', '>', '"']) || target.split('?').next().unwrap().contains('`') {
+            return "400".into();
+        }
+        let path = target.split('?').next().unwrap();
+        let path = path.strip_prefix("http://a").unwrap_or(path);
+        let path = if path.is_empty() { "/" } else { path };
+        let mut decoded = Vec::new();
+        for part in path[1..].split('/') {
+            let bytes: Vec<u8> = percent_encoding::percent_decode_str(part).collect();
+            // Whatever was not decoded is broken.
+            let broken = part.match_indices('%').any(|(at, _)| {
+                !part.get(at + 1..at + 3).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            });
+            match String::from_utf8(bytes) {
+                Ok(text) if !broken && !text.contains(char::is_control) && text != "." && text != ".." => {
+                    decoded.push(text)
+                }
+                _ => return "400".into(),
+            }
+        }
+        if decoded[..decoded.len() - 1].iter().any(String::is_empty) {
+            return "400".into();
+        }
+        let parts: Vec<&str> = decoded.iter().map(|part| &**part).collect();
+        let topic =
+            |pattern: &str, name: String| if name.is_empty() { "400".into() } else { format!("{pattern} {name}") };
+        match &parts[..] {
+            [""] => "Page".into(),
+            ["healthz"] => "Health".into(),
+            ["readyz"] => "Ready".into(),
+            ["metrics"] => "Metrics".into(),
+            ["t", "e"] => "/t/e".into(),
+            ["t", "a", rest @ ..] if !rest.is_empty() => topic("/t/a/{topic...}", rest.join("/")),
+            ["t", rest @ ..] if !rest.is_empty() => topic("/t/{topic...}", rest.join("/")),
+            ["s", "p", rest @ ..] => format!("/s/p {rest:?}"),
+            ["s", rest @ ..] => format!("/s {rest:?}"),
+            [one, "e"] if !one.is_empty() => "/{x}/e".into(),
+            _ => "Nothing".into(),
+        }
+    }
+
+    /// Of pieces that paths are made of, and that readers have differed about.
+    fn odd_target() -> impl Strategy<Value = String> {
+        let pieces = [
+            "/", "//", "t", "a", "e", "s", "p", "healthz", "readyz", "metrics", "%74", "%2F", "%2f", "%2e", ".", "..",
+            "%", "%4", "%zz", "%ff", "%00", "%C3%BC", "%C3", "`", "<", ">", "\"", "\\", "{", "|", "%5C", "?", "?x=`",
+            ":", "@", "+",
+        ];
+        let path = prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..8)
+            .prop_map(|pieces| "/".to_owned() + &pieces.concat());
+        (prop::bool::weighted(0.2), path)
+            .prop_map(|(is_absolute, path)| if is_absolute { "http://a".to_owned() + &path } else { path })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_096))]
+
+        #[test]
+        fn it_is_as_plain_as_that(target in odd_target()) {
+            let patterns = ["/t/{topic...}", "/t/a/{topic...}", "/t/e", "/{x}/e"];
+            let all = table(&patterns, &["/s", "/s/p"], true).unwrap();
+            prop_assert_eq!(found(&all, &target), plainly(&target), "{}", target);
+        }
+
+        /// What a head may have as its target, hyper takes for a URI with the same path and query: so nothing is
+        /// refused on one way into the server and accepted on another.
+        #[test]
+        fn hyper_reads_every_target_that_is_one(odd in odd_target(), any in "[!-~]{1,12}", host in "[!-~]{1,8}") {
+            for target in [odd, any.clone(), format!("http://{host}/{any}"), format!("{any}://{host}"), host] {
+                let Some(head) = head(&target) else { continue };
+                let uri = target.parse::<hyper::Uri>();
+                let uri = uri.map_err(|error| TestCaseError::fail(format!("{target}: {error}")))?;
+                prop_assert_eq!(uri.query(), head.query());
+                if target.starts_with('/') || target.contains("://") {
+                    prop_assert_eq!(uri.path(), head.path());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The path of a request's target, read once.
+
+use super::percent_decode;
+use std::fmt;
+
+/// The path of a request's target (RFC 3986 3.3), split at its slashes and percent-decoded: what is served at a path
+/// follows from these segments, and nobody splits or decodes it a second time.
+///
+/// `/` has one segment, which is empty; `/a/b` has two, and `/a/b/` a third, which is empty. What is encoded although
+/// it need not be is the same path (RFC 3986 6.2.2.2): `/%61` is `/a`. An encoded slash, `%2F`, ends no segment and
+/// belongs to its segment's text.
+///
+/// A path that two readers could understand differently is none, see [`PathError`].
+///
+/// ```
+/// use ringhub::proto::{PathError, RequestPath};
+/// let path = RequestPath::parse("/site/a%20b/c%2Fd")?;
+/// assert_eq!(path.segments().collect::<Vec<_>>(), ["site", "a b", "c/d"]);
+/// assert_eq!(RequestPath::parse("/site//a"), Err(PathError::EmptySegment));
+/// assert_eq!(RequestPath::parse("/site/%2e./a"), Err(PathError::DotSegment));
+/// # Ok::<(), PathError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestPath {
+    /// All segments, one behind the other.
+    text: Box<str>,
+    /// Where each ends.
+    ends: Box<[u32]>,
+}
+
+/// Why a path is refused, with 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathError {
+    /// It does not begin with a slash.
+    NoSlash,
+    /// A `%` without two hexadecimal digits behind it, or what they stand for is not UTF-8.
+    Encoding,
+    /// A segment before the last is empty: other readers merge `//` into one slash.
+    EmptySegment,
+    /// A segment is `.` or `..`, encoded or not: other readers resolve these (RFC 3986 5.2.4).
+    DotSegment,
+    /// It has a control character, encoded.
+    ControlCharacter,
+}
+
+impl RequestPath {
+    /// Splits and decodes a path, which begins with a slash and is without a query.
+    ///
+    /// # Errors
+    ///
+    /// See [`PathError`].
+    pub fn parse(path: &str) -> Result<RequestPath, PathError> {
+        let path = path.strip_prefix('/').ok_or(PathError::NoSlash)?;
+        let (mut text, mut ends) = (String::with_capacity(path.len()), Vec::new());
+        let mut parts = path.split('/').peekable();
+        while let Some(part) = parts.next() {
+            let segment = percent_decode(part).ok_or(PathError::Encoding)?;
+            match &*segment {
+                "" if parts.peek().is_some() => return Err(PathError::EmptySegment),
+                "." | ".." => return Err(PathError::DotSegment),
+                segment if segment.chars().any(char::is_control) => return Err(PathError::ControlCharacter),
+                segment => text.push_str(segment),
+            }
+            ends.push(text.len() as u32);
+        }
+        Ok(RequestPath { text: text.into(), ends: ends.into() })
+    }
+
+    /// The segments, from the first on.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = &str> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let segment = &self.text[start..end as usize];
+            start = end as usize;
+            segment
+        })
+    }
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSlash => "the path does not begin with /",
+            Self::Encoding => "the path is not percent-encoded UTF-8",
+            Self::EmptySegment => "the path has an empty segment before its last (// between two segments)",
+            Self::DotSegment => "the path has a segment . or ..",
+            Self::ControlCharacter => "the path has a control character",
+        })
+    }
+}
+
+impl std::error::Error for PathError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(path: &str, expected: Result<&[&str], PathError>) {
+        let found = RequestPath::parse(path);
+        let found = found.as_ref().map(|path| path.segments().collect::<Vec<_>>()).map_err(|error| *error);
+        assert_eq!(found, expected.map(<[&str]>::to_vec), "{path}");
+    }
+
+    #[test]
+    fn segments() {
+        check("/", Ok(&[""]));
+        check("/a", Ok(&["a"]));
+        check("/a/", Ok(&["a", ""]));
+        check("/a/b%20c/%C3%BC", Ok(&["a", "b c", "ü"]));
+        check("/%61%2fb/%252F", Ok(&["a/b", "%2F"]));
+        check("/a+b;c=d,e:f@g|h", Ok(&["a+b;c=d,e:f@g|h"]));
+        check("/.well-known/..a/a../...", Ok(&[".well-known", "..a", "a..", "..."]));
+        check("/..%2Fa/a%2F..", Ok(&["../a", "a/.."]));
+    }
+
+    #[test]
+    fn what_two_readers_understand_differently() {
+        use PathError::{ControlCharacter, DotSegment, EmptySegment, Encoding, NoSlash};
+        for (path, error) in [
+            ("", NoSlash),
+            ("a", NoSlash),
+            ("*", NoSlash),
+            ("//", EmptySegment),
+            ("//a", EmptySegment),
+            ("///a", EmptySegment),
+            ("/a//b", EmptySegment),
+            ("/a//", EmptySegment),
+            ("/.", DotSegment),
+            ("/..", DotSegment),
+            ("/a/../b", DotSegment),
+            ("/a/./b", DotSegment),
+            ("/a/%2e%2E", DotSegment),
+            ("/%2e/a", DotSegment),
+            ("/.%2e/", DotSegment),
+            ("/%", Encoding),
+            ("/a/%4", Encoding),
+            ("/%zz", Encoding),
+            ("/%+1", Encoding),
+            ("/%ff", Encoding),
+            ("/%C3/%BC", Encoding),
+            ("/a%00", ControlCharacter),
+            ("/a%0Ab", ControlCharacter),
+            ("/%7f", ControlCharacter),
+            ("/%C2%85", ControlCharacter),
+        ] {
+            check(path, Err(error));
+        }
+    }
+
+    proptest! {
+        /// Segments that are encoded, in whatever way, and joined are found again.
+        #[test]
+        fn what_is_encoded_is_found(segments in prop::collection::vec("[^\\p{Cc}]{1,6}", 1..5), all: bool) {
+            prop_assume!(segments.iter().all(|segment| ![".", ".."].contains(&&**segment)));
+            let encode = |byte: u8| match byte {
+                b'a'..=b'z' | b'0'..=b'9' if !all => char::from(byte).to_string(),
+                _ => format!("%{byte:02x}"),
+            };
+            let encoded = segments.iter().map(|segment| segment.bytes().map(encode).collect::<String>());
+            let path = encoded.fold(String::new(), |path, segment| path + "/" + &segment);
+            let found = RequestPath::parse(&path).unwrap();
+            prop_assert_eq!(found.segments().collect::<Vec<_>>(), segments);
+        }
+    }
+}
