@@ -106,8 +106,8 @@ pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open connection
-/// takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
+/// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open
+/// connection takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
 const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 
 /// One HTTP connection: its task, and the buffers in front of hyper and within.
