@@ -112,6 +112,25 @@ const IMPURE: &[&str] = &[
 
 const COLUMNS_MAX: usize = 120;
 
+/// Every setting that is a limit has a row in the page of limits, and every test that the page names exists.
+#[test]
+fn the_page_of_limits_is_complete() {
+    let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
+    let code: String = texts().filter(|(path, _)| is_rust(path)).map(|(_, text)| text).collect();
+    let is_limit = |key: &str| key.starts_with("max_") || key.ends_with("_timeout") || key.ends_with("_interval");
+    let missing = SETTINGS.iter().map(|row| row.key).filter(|key| is_limit(key) && !page.contains(&format!("`{key}`")));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new(), "settings that docs/limits.md does not name");
+    let mut tests = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| limit")) {
+        let named = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        for test in named.split('`').skip(1).step_by(2) {
+            assert!(code.contains(&format!("fn {test}(")), "{test} is no test: {row}");
+            tests += 1;
+        }
+    }
+    assert!(tests > 30, "the page names {tests} tests");
+}
+
 #[test]
 fn lines_are_not_too_long() {
     let mut offenders = Vec::new();
