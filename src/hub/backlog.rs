@@ -1,32 +1,49 @@
 //! What a laggard is still owed.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
-use super::Piece;
+use bytes::BytesMut;
 
-/// The bytes that a socket did not take, in order. They are references into runs and large frames, so what counts
-/// against the limit is what they keep alive.
+use super::{Piece, memory::BUFFER, run::COPIED_BELOW};
+
+/// The bytes that a socket did not take, in order. Many are references into runs and large frames, so what counts
+/// against the limit is the memory that they keep alive; little ones are copied one behind the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
 pub struct Backlog {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece has been sent.
+    /// Little pieces, behind all others.
+    tail: BytesMut,
+    tail_messages: u32,
+    /// How much of the first piece has been sent, or of the tail if there is none.
     sent: usize,
-    bytes: usize,
+    /// What the pieces keep alive.
+    charged: usize,
     messages: u64,
     was_refused: bool,
 }
 
 impl Backlog {
+    /// What may be owed beyond a limit in bytes: places in queues, headers, answers to pings. So a limit of two messages
+    /// allows two messages, whatever stands beside them.
+    pub const BESIDES: usize = 4 * 1_024;
+
     /// Appends a piece.
     pub fn push(&mut self, piece: Piece) {
-        if piece.bytes.is_empty() {
+        let length = piece.bytes.len();
+        if length == 0 {
             return;
         }
-        self.bytes += cost(&piece);
         self.messages += u64::from(piece.messages);
-        self.pieces.push_back(piece);
+        if length < COPIED_BELOW {
+            self.make_room(length);
+            self.tail.extend_from_slice(&piece.bytes);
+            self.tail_messages += piece.messages;
+        } else {
+            self.seal_tail();
+            self.append(piece);
+        }
     }
 
     /// Marks the next `count` bytes as sent.
@@ -38,13 +55,20 @@ impl Backlog {
         self.sent += count;
         while let Some(first) = self.pieces.front() {
             if self.sent < first.bytes.len() {
-                return;
+                return self.give_back_places();
             }
             self.sent -= first.bytes.len();
-            self.bytes -= cost(first);
+            self.charged -= first.charge;
             self.messages -= u64::from(first.messages);
             self.pieces.pop_front();
         }
+        self.give_back_places();
+        if self.sent < self.tail.len() {
+            return;
+        }
+        self.sent -= self.tail.len();
+        self.messages -= u64::from(mem::take(&mut self.tail_messages));
+        self.tail = BytesMut::new();
         assert_eq!(self.sent, 0, "more was sent than was owed");
         self.was_refused = false;
     }
@@ -64,7 +88,9 @@ impl Backlog {
     /// What to send next, at most `pieces_max` pieces.
     pub fn unsent(&self, pieces_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
-        self.pieces.iter().take(pieces_max).map(move |piece| &piece.bytes[std::mem::take(&mut skip)..])
+        let tail = Some(&self.tail[..]).filter(|tail| !tail.is_empty());
+        let all = self.pieces.iter().map(|piece| &piece.bytes[..]).chain(tail);
+        all.take(pieces_max).map(move |bytes| &bytes[mem::take(&mut skip)..])
     }
 
     /// Gives up everything behind the first piece, so that what follows starts at a frame's boundary, and returns how
@@ -74,22 +100,26 @@ impl Backlog {
     /// frame may overtake.
     pub fn truncate(&mut self) -> u64 {
         let before = self.messages;
-        self.pieces.truncate(1);
-        self.bytes = self.pieces.front().map_or(0, cost);
-        self.messages = self.pieces.front().map_or(0, |first| u64::from(first.messages));
+        if let Some(first) = self.pieces.pop_front() {
+            let (sent, was_refused) = (self.sent, self.was_refused);
+            *self = Backlog { sent, was_refused, messages: u64::from(first.messages), ..Backlog::default() };
+            self.append(first);
+        }
         before - self.messages
     }
 
-    /// Is nothing owed?
+    /// Returns whether nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.tail.is_empty()
     }
 
-    /// Bytes kept alive, by pieces sent in part as well.
+    /// Bytes of memory that it takes and keeps alive, by pieces sent in part as well. What several connections keep
+    /// alive together is charged to each of them.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let tail = if self.tail.capacity() > 0 { self.tail.capacity() + BUFFER } else { 0 };
+        self.charged + size_of::<Piece>() * self.pieces.capacity() + tail
     }
 
     /// Messages owed, counting one that was sent in part.
@@ -97,39 +127,84 @@ impl Backlog {
     pub fn messages(&self) -> u64 {
         self.messages
     }
+
+    fn append(&mut self, piece: Piece) {
+        self.charged += piece.charge;
+        if self.pieces.len() == self.pieces.capacity() {
+            // Not twice as many: each place counts.
+            self.pieces.reserve_exact((self.pieces.len() / 4).max(4));
+        }
+        self.pieces.push_back(piece);
+    }
+
+    fn give_back_places(&mut self) {
+        let places = self.pieces.capacity();
+        if self.pieces.is_empty() || self.pieces.len() < places / 4 {
+            self.pieces.shrink_to(2 * self.pieces.len());
+        }
+    }
+
+    /// Makes room for so many bytes behind the tail, which becomes a piece when it is as long as one may be.
+    fn make_room(&mut self, bytes: usize) {
+        let capacity = self.tail.capacity();
+        if capacity - self.tail.len() >= bytes {
+            return;
+        }
+        let capacity = if capacity >= TAIL_MAX {
+            self.seal_tail();
+            TAIL_MAX
+        } else {
+            (2 * capacity).clamp(TAIL_MIN, TAIL_MAX).max(self.tail.len() + bytes)
+        };
+        let outgrown = mem::replace(&mut self.tail, BytesMut::with_capacity(capacity));
+        self.tail.extend_from_slice(&outgrown);
+    }
+
+    fn seal_tail(&mut self) {
+        if self.tail.is_empty() {
+            return;
+        }
+        let charge = self.tail.capacity() + BUFFER;
+        let bytes = mem::take(&mut self.tail).freeze();
+        let messages = mem::take(&mut self.tail_messages);
+        self.append(Piece { bytes, messages, charge });
+    }
 }
 
-/// What a piece keeps alive, and what it takes itself.
-fn cost(piece: &Piece) -> usize {
-    piece.charge + size_of::<Piece>()
-}
+/// Little pieces are gathered in buffers that double between these sizes.
+const TAIL_MIN: usize = 64;
+const TAIL_MAX: usize = 32 * 1_024;
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
 
-    const PIECE: usize = size_of::<Piece>();
-
-    fn backlog(pieces: &[&'static str]) -> Backlog {
+    /// Pieces of so many bytes, all different.
+    fn backlog(lengths: &[usize]) -> Backlog {
         let mut backlog = Backlog::default();
-        for piece in pieces {
-            backlog.push(Piece::new(Bytes::from_static(piece.as_bytes()), 1));
+        for (at, &length) in lengths.iter().enumerate() {
+            backlog.push(Piece::new(vec![b'a' + at as u8; length].into(), 1));
         }
         backlog
     }
 
-    fn unsent(backlog: &Backlog) -> String {
-        backlog.unsent(1_024).map(|piece| std::str::from_utf8(piece).unwrap()).collect::<Vec<_>>().join("|")
+    fn unsent(backlog: &Backlog) -> Vec<u8> {
+        backlog.unsent(usize::MAX).flatten().copied().collect()
     }
 
+    const LARGE: usize = COPIED_BELOW;
+
     #[test]
-    fn advances_byte_by_byte_over_pieces() {
-        let whole = "abcdefgh";
-        let mut backlog = backlog(&["ab", "cde", "f", "gh"]);
+    fn advances_over_pieces_and_what_was_copied() {
+        let lengths = [3, LARGE, 5, 7, LARGE + 1, 2];
+        let mut backlog = backlog(&lengths);
+        let whole = unsent(&backlog);
+        assert_eq!(whole.len(), lengths.iter().sum::<usize>());
         for count in 0..whole.len() {
-            assert_eq!(unsent(&backlog).replace('|', ""), whole[count..]);
+            assert!(unsent(&backlog) == whole[count..]);
             backlog.advance(1);
         }
         assert!(backlog.is_empty());
@@ -138,45 +213,102 @@ mod tests {
 
     #[test]
     fn it_is_new_until_it_has_been_refused() {
-        let mut backlog = backlog(&["ab", "cd"]);
-        backlog.advance(3);
-        assert!(!backlog.was_refused());
-        backlog.refuse();
-        assert!(backlog.was_refused());
-        backlog.advance(1);
-        assert!(!backlog.was_refused(), "what comes now begins a new one");
+        for lengths in [[2, 2], [LARGE, LARGE]] {
+            let mut backlog = backlog(&lengths);
+            backlog.advance(lengths[0] + 1);
+            assert!(!backlog.was_refused());
+            backlog.refuse();
+            assert!(backlog.was_refused());
+            backlog.advance(lengths[1] - 1);
+            assert!(!backlog.was_refused(), "what comes now begins a new one");
+        }
     }
 
+    /// Pieces sent in part count whole, and so do places that nothing stands in.
     #[test]
     fn counts_what_it_keeps_alive() {
-        let mut backlog = backlog(&["abcd", "ef"]);
-        backlog.advance(3);
-        assert_eq!((backlog.bytes(), backlog.messages()), (6 + 2 * PIECE, 2));
+        let places = |count: usize| count * size_of::<Piece>();
+        let mut backlog = backlog(&[LARGE, 2 * LARGE]);
+        backlog.advance(LARGE - 1);
+        assert_eq!((backlog.bytes(), backlog.messages()), (3 * LARGE + 2 * BUFFER + places(4), 2));
         backlog.advance(2);
-        assert_eq!((backlog.bytes(), backlog.messages()), (2 + PIECE, 1));
-        assert_eq!(unsent(&backlog), "f");
+        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + BUFFER + places(4), 1));
+        backlog.push(Piece::new(Bytes::from_static(b"little"), 1));
+        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + 2 * BUFFER + places(4) + TAIL_MIN, 2));
+        backlog.advance(2 * LARGE - 1);
+        assert_eq!((backlog.bytes(), backlog.messages()), (BUFFER + TAIL_MIN, 1));
+    }
+
+    /// Many little pieces take hardly more than their bytes, and few take little.
+    #[test]
+    fn little_pieces_are_copied_one_behind_the_other() {
+        for (length, count) in [(21, 1), (21, 100), (21, 100_000), (1_004, 4_000), (LARGE - 1, 1_000)] {
+            let mut backlog = Backlog::default();
+            (0..count).for_each(|_| backlog.push(Piece::new(vec![0; length].into(), 1)));
+            let bytes = length * count;
+            let most = if bytes < 4 * TAIL_MAX { 2 * bytes + 2 * BUFFER } else { bytes + bytes / 7 };
+            assert!((bytes..=most).contains(&backlog.bytes()), "{count} of {length}: {}", backlog.bytes());
+            assert!(backlog.unsent(usize::MAX).count() <= 1 + bytes / (TAIL_MAX - LARGE));
+            assert_eq!(backlog.messages(), count as u64);
+        }
     }
 
     #[test]
     fn a_cut_keeps_the_piece_that_was_begun() {
-        let mut backlog = backlog(&["abcd", "ef", "gh"]);
+        let mut backlog = backlog(&[LARGE, 2 * LARGE, 2]);
         backlog.advance(1);
+        backlog.refuse();
         assert_eq!(backlog.truncate(), 2);
-        assert_eq!(unsent(&backlog), "bcd");
+        assert_eq!(unsent(&backlog), [b'a'; LARGE - 1]);
+        assert!(backlog.was_refused() && backlog.bytes() < 2 * LARGE);
         backlog.push(Piece::new(Bytes::from_static(b"close"), 0));
-        assert_eq!(unsent(&backlog), "bcd|close");
-        backlog.advance(8);
+        assert!(unsent(&backlog).ends_with(b"aaclose"));
+        backlog.advance(LARGE - 1 + 5);
         assert!(backlog.is_empty());
+    }
+
+    /// What was copied together stays together.
+    #[test]
+    fn a_cut_keeps_what_stands_in_the_first_piece() {
+        let mut backlog = backlog(&[2, 3]);
+        backlog.advance(1);
+        assert_eq!((backlog.truncate(), backlog.messages()), (0, 2));
+        assert_eq!(unsent(&backlog), b"abbb");
     }
 
     #[test]
     #[should_panic(expected = "more was sent than was owed")]
     fn more_than_owed_cannot_have_been_sent() {
-        backlog(&["ab"]).advance(3);
+        backlog(&[2]).advance(3);
     }
 
     #[test]
     fn at_most_so_many_pieces() {
-        assert_eq!(backlog(&["a", "b", "c"]).unsent(2).count(), 2);
+        let backlog = backlog(&[LARGE, LARGE, 1]);
+        assert_eq!((backlog.unsent(2).count(), backlog.unsent(9).count()), (2, 3));
+    }
+
+    proptest! {
+        /// Whatever is pushed and sent: what is unsent is what was pushed behind what was sent, and a backlog that has
+        /// emptied weighs nothing.
+        #[test]
+        fn it_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {
+            let (mut backlog, mut model) = (Backlog::default(), Vec::new());
+            for (at, (is_sent, length)) in steps.into_iter().enumerate() {
+                if is_sent {
+                    let count = length.min(model.len());
+                    model.drain(..count);
+                    backlog.advance(count);
+                } else {
+                    model.extend(vec![at as u8; length]);
+                    backlog.push(Piece::new(vec![at as u8; length].into(), 1));
+                }
+                prop_assert!(unsent(&backlog) == model);
+                prop_assert_eq!(backlog.is_empty(), model.is_empty());
+                prop_assert!(backlog.bytes() >= model.len());
+            }
+            backlog.advance(model.len());
+            prop_assert_eq!((backlog.bytes(), backlog.messages()), (0, 0));
+        }
     }
 }

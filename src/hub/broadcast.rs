@@ -5,10 +5,10 @@ use std::{mem, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Publication, Publishing, Request, Run, TopicId,
+    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publication, Publishing, Request, Run, TopicId,
     TopicName,
     subscriptions::Standing,
-    topics::{Topics, VACANT},
+    topics::{Topic, Topics, VACANT},
 };
 use crate::proto::PreparedMessage;
 
@@ -61,8 +61,8 @@ pub struct Hub {
     pub(super) topics: Topics,
     /// Topics whose run has something and that are not being walked; each once.
     dirty: Vec<TopicId>,
-    /// Bytes in all runs, filling and frozen.
-    gathered_bytes: usize,
+    /// What all runs weigh, filling and frozen.
+    pub(super) gathered_bytes: usize,
     /// Memory of runs that have been sent, for those to come.
     spare: Vec<BytesMut>,
     pub(super) mesh: MeshEnd,
@@ -76,23 +76,16 @@ pub struct Hub {
 /// One pass over the subscribers of a topic. It owns the run it hands out; those who were subscribed when it began are
 /// its members, less those who leave before their turn.
 #[derive(Debug)]
-pub struct Walk {
-    /// The topic being walked.
-    pub topic: TopicId,
+pub(super) struct Walk {
     /// What its subscribers are owed.
-    pub run: FrozenRun,
+    pub(super) run: FrozenRun,
     start: u32,
     visited: u32,
     length: u32,
 }
 
 impl Walk {
-    /// Takes back the last member that [`Hub::next_member`] has returned: it will be the next once more.
-    pub fn step_back(&mut self) {
-        self.visited -= 1;
-    }
-
-    /// Is the member at this index still to be visited?
+    /// Returns whether the member at this index is still to be visited.
     pub(super) fn is_ahead_of(&self, index: u32) -> bool {
         let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
         position >= self.visited
@@ -199,17 +192,19 @@ impl Hub {
         }
         if entry.run.is_none() {
             entry.run = Some(Box::new(Run::new(self.spare.pop().unwrap_or_default())));
-            if !entry.is_walking {
+            if entry.walk.is_none() {
                 self.dirty.push(topic);
             }
         }
         if let Some(run) = &mut entry.run {
+            let before = if run.is_empty() { 0 } else { run.weight() };
             run.append(message, source.filter(|_| excludes).map(ConnectionId::slot));
-            self.gathered_bytes += message.frame().len();
+            self.gathered_bytes = self.gathered_bytes - before + run.weight();
         }
     }
 
-    /// Bytes gathered and not yet handed to every subscriber, in all topics.
+    /// The memory of what was gathered and has not yet been handed to every subscriber, in all topics.
+    #[inline]
     #[must_use]
     pub fn gathered_bytes(&self) -> usize {
         self.gathered_bytes
@@ -221,24 +216,44 @@ impl Hub {
         !self.dirty.is_empty()
     }
 
-    /// Freezes the run of every topic that has one and is not being walked.
-    pub fn begin_walks(&mut self, walks: &mut impl Extend<Walk>) {
-        let topics = &mut self.topics;
-        walks.extend(self.dirty.drain(..).map(|id| {
-            let topic = &mut topics[id];
-            let run = topic.run.take().expect("a dirty topic has a run").freeze();
+    /// Freezes the run of every topic that has one and is not being walked. Each begins a walk.
+    pub fn begin_walks(&mut self, walks: &mut impl Extend<TopicId>) {
+        for &id in &self.dirty {
+            let topic = &mut self.topics[id];
+            let run = topic.run.take().expect("a dirty topic has a run");
+            let before = run.weight();
+            let run = run.freeze();
+            self.gathered_bytes = self.gathered_bytes - before + run.weight();
             let length = topic.members.len() as u32;
-            topic.is_walking = true;
             // A step that shares no divisor with most lengths: over many walks every subscriber is early and late.
             topic.rotation = topic.rotation.wrapping_add(ROTATION_STEP);
             let start = topic.rotation.checked_rem(length).unwrap_or(0);
-            Walk { topic: id, run, start, visited: 0, length }
-        }));
+            topic.walk = Some(Box::new(Walk { run, start, visited: 0, length }));
+        }
+        walks.extend(self.dirty.drain(..));
     }
 
-    /// The slot of the walk's next subscriber.
-    pub fn next_member(&self, walk: &mut Walk) -> Option<u32> {
-        let members = &self.topics[walk.topic].members;
+    /// What the walk of this topic hands out.
+    ///
+    /// # Panics
+    ///
+    /// If there is none; as do the three below.
+    #[inline]
+    #[must_use]
+    pub fn run(&self, topic: TopicId) -> &FrozenRun {
+        &self.topics[topic].walk.as_ref().expect(WALKING).run
+    }
+
+    /// What the walk of this topic owes the subscriber at `slot`, to be kept for later.
+    #[must_use]
+    pub fn owed_by_walk(&mut self, topic: TopicId, slot: u32) -> Vec<Piece> {
+        self.topics[topic].walk.as_mut().expect(WALKING).run.owed(slot)
+    }
+
+    /// The slot of the next subscriber that the topic's walk comes to.
+    pub fn next_member(&mut self, topic: TopicId) -> Option<u32> {
+        let Topic { members, walk, .. } = &mut self.topics[topic];
+        let walk = walk.as_mut().expect(WALKING);
         while walk.visited < walk.length {
             let index = walk.start + walk.visited;
             walk.visited += 1;
@@ -251,11 +266,16 @@ impl Hub {
         None
     }
 
-    /// Ends a walk: those who left make room, those who joined become members, and what was gathered meanwhile is
+    /// Takes back the last member that [`Hub::next_member`] has returned: it will be the next once more.
+    pub fn step_back(&mut self, topic: TopicId) {
+        self.topics[topic].walk.as_mut().expect(WALKING).visited -= 1;
+    }
+
+    /// Ends the topic's walk: those who left make room, those who joined become members, and what was gathered meanwhile is
     /// dirty.
-    pub fn end_walk(&mut self, walk: Walk) {
-        let topic = &mut self.topics[walk.topic];
-        topic.is_walking = false;
+    pub fn end_walk(&mut self, id: TopicId) {
+        let topic = &mut self.topics[id];
+        let run = topic.walk.take().expect(WALKING).run;
         let mut index = 0;
         while topic.vacant > 0 {
             if topic.members[index] != VACANT {
@@ -267,22 +287,22 @@ impl Hub {
             if let Some(&moved) = topic.members.get(index)
                 && moved != VACANT
             {
-                Self::moved(&mut self.connections, moved, walk.topic, Standing::Member(index as u32));
+                Self::moved(&mut self.connections, moved, id, Standing::Member(index as u32));
             }
         }
         for slot in mem::take(&mut topic.joiners) {
             let index = topic.members.len() as u32;
             topic.members.push(slot);
-            Self::moved(&mut self.connections, slot, walk.topic, Standing::Member(index));
+            Self::moved(&mut self.connections, slot, id, Standing::Member(index));
         }
         if topic.run.is_some() {
-            self.dirty.push(walk.topic);
+            self.dirty.push(id);
         }
         if topic.attached == 0 {
             topic.forget_members();
         }
-        self.gathered_bytes -= walk.run.bytes();
-        if let Some(buffer) = walk.run.into_buffer()
+        self.gathered_bytes -= run.weight();
+        if let Some(buffer) = run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
             && buffer.capacity() <= SPARE_BYTES_MAX
         {
@@ -310,6 +330,8 @@ impl Hub {
     }
 }
 
+const WALKING: &str = "the topic is being walked";
+
 /// About the golden ratio of 2³², and odd.
 const ROTATION_STEP: u32 = 0x9e37_79b1;
 
@@ -322,10 +344,7 @@ pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        iter,
-    };
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -363,17 +382,17 @@ mod tests {
         let mut received = BTreeMap::new();
         let mut walks = Vec::new();
         hub.begin_walks(&mut walks);
-        for mut walk in walks {
-            while let Some(slot) = hub.next_member(&mut walk) {
-                received.entry(slot).or_insert_with(Vec::new).extend(texts(&walk, slot));
+        for walk in walks {
+            while let Some(slot) = hub.next_member(walk) {
+                received.entry(slot).or_insert_with(Vec::new).extend(texts(hub, walk, slot));
             }
             hub.end_walk(walk);
         }
         received
     }
 
-    fn texts(walk: &Walk, slot: u32) -> Vec<String> {
-        testing::texts(&walk.run.owed(slot))
+    fn texts(hub: &mut Hub, walk: TopicId, slot: u32) -> Vec<String> {
+        testing::texts(&hub.owed_by_walk(walk, slot))
     }
 
     #[test]
@@ -412,7 +431,7 @@ mod tests {
         check("4", Subscribed::TooMany);
         check("3", Subscribed::Already);
         assert_eq!(hub.subscribers(&name("4")), 0);
-        hub.unsubscribe(id, &name("1"), iter::empty());
+        hub.unsubscribe(id, &name("1"));
         assert_eq!(hub.subscribe(id, &name("4"), true), Subscribed::Live);
         let connection = hub.connections.get_mut(id).unwrap();
         connection.websocket.close(Tick(0), crate::proto::CloseCode::NORMAL, "", &mut Vec::new());
@@ -426,7 +445,7 @@ mod tests {
     fn without_subscribers_only_the_offset_moves() {
         let mut hub = hub();
         let a = join(&mut hub, "t", false);
-        hub.unsubscribe(a, &name("t"), iter::empty());
+        hub.unsubscribe(a, &name("t"));
         assert_eq!(publish(&mut hub, a, "t", "1"), 1);
         assert_eq!(publish(&mut hub, a, "t", "2"), 2);
         assert!(!hub.is_dirty());
@@ -455,10 +474,10 @@ mod tests {
         let mut walks = Vec::new();
         hub.begin_walks(&mut walks);
         for _ in 0..1_000 {
-            hub.unsubscribe(b, &name("t"), walks.iter());
+            hub.unsubscribe(b, &name("t"));
             hub.subscribe(b, &name("t"), true);
         }
-        let topic = &hub.topics[walks[0].topic];
+        let topic = &hub.topics[walks[0]];
         assert_eq!((topic.members.len(), topic.joiners.len()), (2, 1));
         hub.end_walk(walks.pop().unwrap());
         assert_eq!(hub.subscribers(&name("t")), 2);
@@ -473,10 +492,10 @@ mod tests {
             publish(&mut hub, all[0], "t", "x");
             let mut walks = Vec::new();
             hub.begin_walks(&mut walks);
-            let mut walk = walks.pop().unwrap();
-            let first = hub.next_member(&mut walk).unwrap();
-            walk.step_back();
-            assert_eq!(hub.next_member(&mut walk), Some(first));
+            let walk = walks.pop().unwrap();
+            let first = hub.next_member(walk).unwrap();
+            hub.step_back(walk);
+            assert_eq!(hub.next_member(walk), Some(first));
             firsts.insert(first);
             hub.end_walk(walk);
         }
@@ -518,7 +537,7 @@ mod tests {
         owed: BTreeMap<(u32, usize), Vec<String>>,
         seen: BTreeMap<(u32, usize), Vec<String>>,
         echoes: BTreeMap<(u32, usize), bool>,
-        walks: Vec<Walk>,
+        walks: Vec<TopicId>,
         count: usize,
     }
 
@@ -549,8 +568,8 @@ mod tests {
                     return;
                 }
                 let which = which % self.walks.len();
-                match hub.next_member(&mut self.walks[which]) {
-                    Some(slot) => self.see(slot, texts(&self.walks[which], slot)),
+                match hub.next_member(self.walks[which]) {
+                    Some(slot) => self.see(slot, texts(hub, self.walks[which], slot)),
                     None => hub.end_walk(self.walks.swap_remove(which)),
                 }
             }
@@ -572,14 +591,14 @@ mod tests {
                 }
                 Step::Unsubscribe(which, topic) => {
                     let Some(id) = some(which) else { return };
-                    let last = hub.unsubscribe(id, &name(TOPICS[topic]), self.walks.iter());
+                    let last = hub.unsubscribe(id, &name(TOPICS[topic]));
                     self.take(id.slot(), &last);
                     self.end(id.slot(), topic);
                 }
                 Step::Leave(which) => {
                     let Some(id) = some(which) else { return };
                     self.live.retain(|&other| other != id);
-                    let last = hub.leave(id, self.walks.iter());
+                    let last = hub.leave(id);
                     hub.remove(id);
                     self.take(id.slot(), &last);
                     (0..TOPICS.len()).for_each(|topic| self.end(id.slot(), topic));

@@ -163,6 +163,40 @@ pub struct Output {
     pub backlog: Backlog,
 }
 
+impl Output {
+    /// Appends frames for this connection alone.
+    pub fn append(&mut self, frames: &[u8]) {
+        let length = self.outbox.len();
+        if self.outbox.capacity() - length < frames.len() {
+            // What is kept counts with its unused part: much does not double.
+            let part = if length < OUTBOX_DOUBLES { length } else { length / 8 };
+            self.outbox.reserve_exact(frames.len().max(part));
+        }
+        self.outbox.extend_from_slice(frames);
+    }
+
+    /// Returns whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.outbox.is_empty() && self.backlog.is_empty()
+    }
+
+    /// The memory of all that waits, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.backlog.bytes() + self.outbox.capacity()
+    }
+
+    /// Returns whether so many bytes more would be within a limit. A limit of two messages allows two messages.
+    #[must_use]
+    pub fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
+        self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
+    }
+}
+
+/// An outbox doubles up to so many bytes.
+const OUTBOX_DOUBLES: usize = 4 * 1_024;
+
 impl Connection {
     /// A connection that has just been established: without topics.
     #[must_use]
@@ -205,7 +239,7 @@ impl Connection {
 
     /// Gives up the output's memory once nothing is in it.
     pub fn drop_empty_output(&mut self) {
-        if self.output.as_ref().is_some_and(|output| output.outbox.is_empty() && output.backlog.is_empty()) {
+        if self.output.as_ref().is_some_and(|output| output.is_empty()) {
             self.output = None;
         }
     }

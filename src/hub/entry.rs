@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Command, ConnectionId, LARGE_PIECE_PINS, Published, Reply, TopicName};
-use crate::proto::{LARGE_FRAME, PreparedMessage};
+use super::{
+    Command, ConnectionId, Published, Reply, TopicName,
+    memory::{ALLOCATION, pinned},
+};
+use crate::proto::PreparedMessage;
 
 /// A message of a topic. All ends that it goes to share one.
 #[derive(Debug)]
@@ -109,25 +112,18 @@ impl Publication {
     /// The memory of a publication and of all that it keeps alive, in bytes.
     fn kept(&self) -> usize {
         // The name of a topic that the publishing shard does not know is the publication's own.
-        PUBLICATION + ALLOCATION + self.topic.as_str().len() + frame(&self.message)
+        PUBLICATION + ALLOCATION + self.topic.as_str().len() + pinned(self.message.frame())
     }
 }
 
 impl Command {
     fn kept(&self) -> usize {
         match self {
-            Command::Send { message, .. } => frame(message),
+            Command::Send { message, .. } => pinned(message.frame()),
             Command::Close { reason, .. } => ALLOCATION + reason.len(),
             Command::List | Command::KeepAlive { .. } => 0,
         }
     }
-}
-
-/// The memory of a frame: its buffer, and the counter of those who share it.
-fn frame(message: &PreparedMessage) -> usize {
-    let frame = message.frame();
-    let buffer = if frame.len() < LARGE_FRAME { frame.len() } else { frame.len().max(LARGE_PIECE_PINS) };
-    buffer + ALLOCATION + SHARING
 }
 
 /// A publication with the two counters of its `Arc`.
@@ -135,12 +131,6 @@ const PUBLICATION: usize = size_of::<Publication>() + 2 * size_of::<usize>() + A
 
 /// A command in its box.
 const COMMAND: usize = size_of::<Command>() + ALLOCATION;
-
-/// What [`bytes::Bytes`] allocates beside a buffer that is shared: its address and length, a counter.
-const SHARING: usize = 3 * size_of::<usize>() + ALLOCATION;
-
-/// What an allocation takes beyond its size: the allocator's header, and rounding up.
-pub(super) const ALLOCATION: usize = 16;
 
 const _: () =
     assert!(size_of::<Request>() <= 32 && size_of::<Delivery>() <= 40, "an entry is little beside its message");

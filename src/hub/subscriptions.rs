@@ -3,7 +3,7 @@
 use std::{mem, slice};
 
 use super::{
-    ConnectionId, Connections, Hub, Piece, TopicId, TopicName, Walk,
+    ConnectionId, Connections, Hub, Piece, TopicId, TopicName,
     topics::{Interest, VACANT},
 };
 use crate::proto::State;
@@ -198,21 +198,16 @@ impl Hub {
     }
 
     /// Ends a subscription. Returns what the connection is still owed of the topic: what was gathered before this call
-    /// and has not come to it yet. Of `walks` those that are under way.
+    /// and has not come to it yet.
     ///
     /// If it was held for the topic, [`Hub::release`] must follow.
-    pub fn unsubscribe<'a>(
-        &mut self,
-        id: ConnectionId,
-        name: &TopicName,
-        walks: impl Iterator<Item = &'a Walk>,
-    ) -> Vec<Piece> {
+    pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Piece> {
         let Some(topic) = self.topics.find(name) else { return Vec::new() };
         let connection = self.connections.get_mut(id);
         let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) else {
             return Vec::new();
         };
-        let owed = self.owed(id, &[subscription], walks);
+        let owed = self.owed(id, &[subscription]);
         self.forget(&subscription);
         owed
     }
@@ -227,9 +222,9 @@ impl Hub {
 
     /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its
     /// share of the walk under way if that has not come to it yet, and of what has been gathered since.
-    pub fn leave<'a>(&mut self, id: ConnectionId, walks: impl Iterator<Item = &'a Walk>) -> Vec<Piece> {
+    pub fn leave(&mut self, id: ConnectionId) -> Vec<Piece> {
         let subscriptions = self.take_subscriptions(id);
-        let owed = self.owed(id, subscriptions.as_slice(), walks);
+        let owed = self.owed(id, subscriptions.as_slice());
         subscriptions.as_slice().iter().for_each(|subscription| self.forget(subscription));
         owed
     }
@@ -254,37 +249,33 @@ impl Hub {
         debug_assert_eq!(subscription.standing, Standing::Waiting, "who joins is not there yet");
         let topic = &mut self.topics[topic_id];
         if let Some(run) = &mut topic.run {
+            let before = run.weight();
             run.join(id.slot());
+            self.gathered_bytes = self.gathered_bytes - before + run.weight();
         }
-        let list = if topic.is_walking { &mut topic.joiners } else { &mut topic.members };
+        let list = if topic.walk.is_some() { &mut topic.joiners } else { &mut topic.members };
         let index = list.len() as u32;
         list.push(id.slot());
-        subscription.standing = if topic.is_walking { Standing::Joiner(index) } else { Standing::Member(index) };
+        subscription.standing = if topic.walk.is_some() { Standing::Joiner(index) } else { Standing::Member(index) };
     }
 
     /// What the subscriptions of a connection are owed and has not come to it.
-    fn owed<'a>(
-        &mut self,
-        id: ConnectionId,
-        subscriptions: &[Subscription],
-        walks: impl Iterator<Item = &'a Walk>,
-    ) -> Vec<Piece> {
+    fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Piece> {
         let mut owed = Vec::new();
-        if subscriptions.is_empty() {
-            return owed;
-        }
-        for walk in walks {
-            let of_walk = subscriptions.binary_search_by_key(&walk.topic, |subscription| subscription.topic);
-            if let Ok(index) = of_walk
-                && let Standing::Member(index) = subscriptions[index].standing
+        for subscription in subscriptions {
+            let topic = &mut self.topics[subscription.topic];
+            if let Standing::Member(index) = subscription.standing
+                && let Some(walk) = &mut topic.walk
                 && walk.is_ahead_of(index)
             {
                 owed.extend(walk.run.owed(id.slot()));
             }
-        }
-        for subscription in subscriptions.iter().filter(|subscription| subscription.standing != Standing::Waiting) {
-            if let Some(run) = &mut self.topics[subscription.topic].run {
+            if subscription.standing != Standing::Waiting
+                && let Some(run) = &mut topic.run
+            {
+                let before = run.weight();
                 owed.extend(run.owed(id.slot()));
+                self.gathered_bytes = self.gathered_bytes - before + run.weight();
             }
         }
         owed
@@ -306,7 +297,7 @@ impl Hub {
                     Self::moved(&mut self.connections, moved, topic_id, standing);
                 }
             }
-            Standing::Member(index) if topic.is_walking => {
+            Standing::Member(index) if topic.walk.is_some() => {
                 topic.members[index as usize] = VACANT;
                 topic.vacant += 1;
             }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{ConnectionId, Run};
+use super::{ConnectionId, Run, Walk};
 
 /// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.
 ///
@@ -117,7 +117,8 @@ pub(super) struct Topic {
     pub(super) joiners: Vec<u32>,
     /// How many `members` are [`VACANT`].
     pub(super) vacant: u32,
-    pub(super) is_walking: bool,
+    /// The pass over its members that is under way.
+    pub(super) walk: Option<Box<Walk>>,
     /// What has been gathered and not yet begun to be sent.
     pub(super) run: Option<Box<Run>>,
     /// How many connections name it: once as subscribers, once more if that is where their messages go.
@@ -159,7 +160,7 @@ pub(super) const VACANT: u32 = u32::MAX;
 impl Topic {
     /// Gives up the memory of a list that nobody is in.
     pub(super) fn forget_members(&mut self) {
-        debug_assert!(self.attached == 0 && !self.is_walking);
+        debug_assert!(self.attached == 0 && self.walk.is_none());
         self.members = Vec::new();
         self.joiners = Vec::new();
     }
@@ -176,7 +177,7 @@ impl Topic {
 
     /// Is something of it still on its way?
     fn is_busy(&self) -> bool {
-        self.is_walking || self.run.is_some() || self.is_due
+        self.walk.is_some() || self.run.is_some() || self.is_due
     }
 }
 
@@ -230,7 +231,7 @@ impl Topics {
     pub(super) fn detach(&mut self, id: TopicId) {
         let topic = &mut self[id];
         topic.attached -= 1;
-        if topic.attached == 0 && !topic.is_walking {
+        if topic.attached == 0 && topic.walk.is_none() {
             topic.forget_members();
         }
         self.notice_unused(id);
@@ -289,7 +290,7 @@ impl Topics {
             members: Vec::new(),
             joiners: Vec::new(),
             vacant: 0,
-            is_walking: false,
+            walk: None,
             run: None,
             attached: 0,
             subscribed: 0,

@@ -17,6 +17,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     mem,
+    ops::Range,
 };
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
     turn::{Shard, key},
 };
 use crate::{
-    hub::{Connection, ConnectionId, Door, Output, Piece, Share, TopicName, Walk},
+    hub::{Connection, ConnectionId, Door, Hub, Output, Piece, Share, TopicId, TopicName, bounded},
     metrics::Counter,
     proto::{CloseCode, State, Tick},
     sys::{Io, Refused, Send},
@@ -33,7 +34,8 @@ use crate::{
 /// What is on its way out.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    walks: VecDeque<Walk>,
+    /// Topics whose walk is under way.
+    walks: VecDeque<TopicId>,
     /// Connections with something in their outbox, or with a backlog and room for it.
     dirty: VecDeque<ConnectionId>,
     /// The last flush left some of them waiting.
@@ -57,10 +59,10 @@ struct Planned {
 
 #[derive(Debug)]
 enum What {
-    /// The whole run of the walk at this index.
-    Run(usize),
-    /// Its outbox, and its share of the walk at this index.
-    Pieces(Vec<Piece>, Option<usize>),
+    /// All that the topic's walk hands out.
+    Run(TopicId),
+    /// Its outbox if there is one, and its share of what the topic's walk hands out.
+    Pieces { outbox: Option<Piece>, share: Vec<Piece>, topic: Option<TopicId> },
     /// Its shares of several walks, each one of the two above.
     Several(Vec<What>),
     /// The front of its backlog.
@@ -83,8 +85,12 @@ impl Flush {
 
     /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
     /// one of its own, which is its door from then on. Returns whether there was room.
-    fn plan_share(&mut self, door: &mut Door, entry_pieces: usize, Planned { id, what }: Planned) -> bool {
-        let pieces = self.pieces(&what).len();
+    fn plan_share(
+        &mut self,
+        door: &mut Door,
+        (pieces, entry_pieces): (usize, usize),
+        Planned { id, what }: Planned,
+    ) -> bool {
         if door.batch != self.batch {
             *door = Door { batch: self.batch, entry: self.plan.len() as u32, pieces: pieces as u32 };
             self.plan.push(Planned { id, what });
@@ -103,14 +109,17 @@ impl Flush {
         }
         true
     }
+}
 
+impl What {
     /// The pieces of one share.
-    fn pieces<'a>(&'a self, what: &'a What) -> &'a [Piece] {
-        match what {
-            What::Run(walk) => self.walks[*walk].run.pieces(),
-            What::Pieces(pieces, _) => pieces,
-            What::Several(_) | What::Backlog => &[],
-        }
+    fn pieces<'a>(&'a self, hub: &'a Hub) -> impl Iterator<Item = &'a Piece> {
+        let (outbox, share) = match self {
+            What::Run(topic) => (&None, hub.run(*topic).pieces()),
+            What::Pieces { outbox, share, .. } => (outbox, &share[..]),
+            What::Several(_) | What::Backlog => (&None, &[][..]),
+        };
+        outbox.iter().chain(share)
     }
 }
 
@@ -123,9 +132,7 @@ impl<I: Io> Shard<I> {
             let (count, ended) = self.plan_batch();
             visited += count;
             self.send_batch();
-            for walk in self.flush.walks.drain(..ended) {
-                self.hub.end_walk(walk);
-            }
+            self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
             // Topics take turns: a large one does not keep the others waiting for all of its subscribers.
             if !self.flush.walks.is_empty() {
                 self.flush.walks.rotate_left(1);
@@ -144,17 +151,17 @@ impl<I: Io> Shard<I> {
         let (mut visited, mut ended) = (0, 0);
         self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {
-            while let Some(walk) = self.flush.walks.get_mut(ended) {
+            while let Some(&topic) = self.flush.walks.get(ended) {
                 if visited >= send_batch {
                     return (visited, ended);
                 }
-                let Some(slot) = self.hub.next_member(walk) else {
+                let Some(slot) = self.hub.next_member(topic) else {
                     ended += 1;
                     continue;
                 };
-                if !self.plan_member(slot, ended) {
+                if !self.plan_member(slot, topic) {
                     // It will be the first share of the next batch.
-                    self.flush.walks[ended].step_back();
+                    self.hub.step_back(topic);
                     return (visited, ended);
                 }
                 visited += 1;
@@ -169,41 +176,48 @@ impl<I: Io> Shard<I> {
         (visited, ended)
     }
 
-    /// Plans what a subscriber is owed of a walk's run, behind what waits in its outbox. Returns whether there was room
+    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns whether there was room
     /// for it in the connection's entry of this batch.
-    fn plan_member(&mut self, slot: u32, walk: usize) -> bool {
+    fn plan_member(&mut self, slot: u32, topic: TopicId) -> bool {
         let Some(id) = self.hub.connections.id_at(slot) else { return true };
+        let run = self.hub.run(topic);
+        let share = run.share(slot);
+        let mut pieces = run.pieces().len();
         let Some(connection) = self.hub.connections.get_mut(id) else { return true };
-        let run = &self.flush.walks[walk].run;
-        let what = match &mut connection.output {
-            None => match run.share(slot) {
-                Share::Whole => What::Run(walk),
-                Share::Part(pieces) => What::Pieces(bounded(pieces), Some(walk)),
-                Share::Nothing => return true,
-            },
-            Some(output) if !output.backlog.is_empty() => {
-                let owed = run.owed(slot);
+        let what = match (&mut connection.output, share) {
+            (None, Share::Whole) => What::Run(topic),
+            (None, Share::Part(share)) => {
+                What::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
+            }
+            (None, Share::Nothing) => return true,
+            (Some(output), _) if !output.backlog.is_empty() => {
+                let owed = self.hub.owed_by_walk(topic, slot);
                 self.owe(id, owed);
                 self.check_backlog(id);
                 return true;
             }
-            Some(output) => {
-                let pieces = match run.share(slot) {
-                    Share::Whole => run.pieces().to_vec(),
-                    Share::Part(pieces) => bounded(pieces),
+            (Some(output), share) => {
+                let outbox = outbox(output);
+                connection.output = None;
+                self.handlers.notice_emptied(id);
+                let share = match share {
+                    Share::Whole => self.hub.run(topic).pieces().to_vec(),
+                    Share::Part(share) => bounded(share, PIECES_MAX - 1),
                     Share::Nothing => Vec::new(),
                 };
-                let pieces: Vec<Piece> = outbox(output).into_iter().chain(pieces).collect();
-                connection.output = None;
-                if pieces.is_empty() {
+                if outbox.is_none() && share.is_empty() {
                     return true;
                 }
-                What::Pieces(pieces, Some(walk))
+                What::Pieces { outbox, share, topic: Some(topic) }
             }
         };
+        if let What::Pieces { outbox, share, .. } = &what {
+            pieces = share.len() + usize::from(outbox.is_some());
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return true };
         let planned = Planned { id, what };
         if let Some(door) = connection.door() {
-            return self.flush.plan_share(door, self.pace.entry_pieces, planned);
+            return self.flush.plan_share(door, (pieces, self.pace.entry_pieces), planned);
         }
         self.flush.plan.push(planned);
         true
@@ -217,7 +231,10 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             let outbox = outbox(output);
             connection.output = None;
-            self.flush.plan.extend(outbox.map(|outbox| Planned { id, what: What::Pieces(vec![outbox], None) }));
+            self.handlers.notice_emptied(id);
+            if outbox.is_some() {
+                self.flush.plan.push(Planned { id, what: What::Pieces { outbox, share: Vec::new(), topic: None } });
+            }
             return;
         }
         if connection.awaits_room {
@@ -233,13 +250,13 @@ impl<I: Io> Shard<I> {
 
     /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
     pub(super) fn leave_topics(&mut self, id: ConnectionId) {
-        let owed = self.hub.leave(id, self.flush.walks.iter());
+        let owed = self.hub.leave(id);
         self.owe_behind_outbox(id, owed);
     }
 
     /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
-        let owed = self.hub.unsubscribe(id, topic, self.flush.walks.iter());
+        let owed = self.hub.unsubscribe(id, topic);
         // It has gone live just now: nobody is told any more.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
         if !owed.is_empty() {
@@ -293,15 +310,15 @@ impl<I: Io> Shard<I> {
             match (what, refusal) {
                 (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
-                (What::Run(walk), None) => deliveries += u64::from(self.flush.walks[walk].run.messages()),
-                (What::Pieces(pieces, _), None) => {
-                    deliveries += messages(&pieces);
+                (What::Run(topic), None) => deliveries += u64::from(self.hub.run(topic).messages()),
+                (What::Several(shares), None) => {
+                    deliveries += shares.iter().map(|share| messages(share.pieces(&self.hub))).sum::<u64>();
+                    self.unpark(id);
+                }
+                (what @ What::Pieces { .. }, None) => {
+                    deliveries += messages(what.pieces(&self.hub));
                     self.unpark(id);
                     self.end_if_done(id);
-                }
-                (What::Several(shares), None) => {
-                    deliveries += shares.iter().map(|share| messages(self.flush.pieces(share))).sum::<u64>();
-                    self.unpark(id);
                 }
                 (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, sent),
                 (share, Some(sent)) => unsent += self.settle_refused(id, [share], sent),
@@ -317,32 +334,36 @@ impl<I: Io> Shard<I> {
 
     /// Sends the planned entries and returns how many bytes they have.
     fn send_plan(&mut self, plan: &[Planned], refused: &mut Vec<Refused>) -> usize {
-        let (walks, connections, sockets) = (&self.flush.walks, &self.hub.connections, &self.sockets);
-        // The pieces of all entries one behind the other; those of a walk once, for all its recipients.
-        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(walks.len() + 16);
-        let mut walk_slices = vec![0..0; walks.len()];
-        let mut ranges = Vec::with_capacity(plan.len());
+        let (hub, sockets) = (&self.hub, &self.sockets);
+        // The pieces of all entries one behind the other; those of a walk once for recipients that follow each other.
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(plan.len().min(32));
+        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(plan.len());
+        let mut last_run = None;
         let mut bytes = 0;
         for Planned { id, what } in plan {
             let begin = slices.len();
             match what {
-                What::Run(walk) => {
-                    let run = &walks[*walk].run;
+                What::Run(topic) => {
+                    let run = hub.run(*topic);
                     bytes += run.bytes();
-                    if walk_slices[*walk].is_empty() {
-                        slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
-                        walk_slices[*walk] = begin..slices.len();
-                    }
-                    ranges.push(walk_slices[*walk].clone());
+                    let range = match last_run {
+                        Some((last, (begin, end))) if last == *topic => begin..end,
+                        _ => {
+                            slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
+                            begin..slices.len()
+                        }
+                    };
+                    last_run = Some((*topic, (range.start, range.end)));
+                    ranges.push(range);
                     continue;
                 }
-                What::Pieces(pieces, _) => slices.extend(pieces.iter().map(|piece| IoSlice::new(&piece.bytes))),
+                What::Pieces { .. } => slices.extend(what.pieces(hub).map(|piece| IoSlice::new(&piece.bytes))),
                 What::Several(shares) => {
-                    let pieces = shares.iter().flat_map(|share| self.flush.pieces(share));
+                    let pieces = shares.iter().flat_map(|share| share.pieces(hub));
                     slices.extend(pieces.map(|piece| IoSlice::new(&piece.bytes)));
                 }
                 What::Backlog => {
-                    let output = connections.get(*id).and_then(|connection| connection.output.as_ref());
+                    let output = hub.connections.get(*id).and_then(|connection| connection.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
                     slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
                 }
@@ -373,16 +394,15 @@ impl<I: Io> Shard<I> {
     ) -> usize {
         let mut offered = 0;
         for share in shares {
-            let (mut pieces, walk) = match share {
-                What::Run(walk) => (self.flush.walks[walk].run.pieces().to_vec(), Some(walk)),
-                What::Pieces(pieces, walk) => (pieces, walk),
+            offered += share.pieces(&self.hub).map(|piece| piece.bytes.len()).sum::<usize>();
+            let (outbox, topic) = match share {
+                What::Run(topic) => (None, Some(topic)),
+                What::Pieces { outbox, topic, .. } => (outbox, topic),
                 What::Several(_) | What::Backlog => continue,
             };
-            offered += pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
-            if let Some(walk) = walk {
-                self.flush.walks[walk].run.keep(&mut pieces);
-            }
-            self.owe(id, pieces);
+            // Not the pieces that were offered: those stand in buffers that are used again.
+            let owed = topic.map(|topic| self.hub.owed_by_walk(topic, id.slot())).unwrap_or_default();
+            self.owe(id, outbox.into_iter().chain(owed));
         }
         self.advance(id, offered, sent)
     }
@@ -398,6 +418,7 @@ impl<I: Io> Shard<I> {
         output.backlog.advance(offered);
         if output.backlog.is_empty() {
             connection.drop_empty_output();
+            self.handlers.notice_emptied(id);
             self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
             self.unpark(id);
             self.end_if_done(id);
@@ -436,16 +457,16 @@ impl<I: Io> Shard<I> {
     }
 
     /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.
-    fn check_backlog(&mut self, id: ConnectionId) {
+    pub(super) fn check_backlog(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         // What a connection that is closing is owed grows no more, and its close frame is in it.
         if connection.websocket.state() != State::Open {
             return;
         }
         let Some(output) = &mut connection.output else { return };
-        let (bytes, messages) = (output.backlog.bytes() + output.outbox.len(), output.backlog.messages());
-        let is_within = bytes <= self.limits.backlog_bytes_max && messages <= self.limits.backlog_messages_max;
-        if is_within || !output.backlog.was_refused() {
+        let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
+            && output.backlog.messages() <= self.limits.backlog_messages_max;
+        if is_within || !(output.backlog.was_refused() || connection.is_held) {
             return;
         }
         self.close_slow(id);
@@ -455,14 +476,14 @@ impl<I: Io> Shard<I> {
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.output else { return };
-        let (bytes, messages) = (output.backlog.bytes() + output.outbox.len(), output.backlog.messages());
+        let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let mut dropped = output.backlog.truncate();
         if !output.backlog.is_empty() {
             // Without a backlog the opening answer may be in it.
-            output.outbox.clear();
+            output.outbox = Vec::new();
         }
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
-        let ahead = self.hub.leave(id, self.flush.walks.iter());
+        let ahead = self.hub.leave(id);
         dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
         let peer = self.peer(id);
         // They come in crowds: one in a while stands for all.
@@ -483,12 +504,13 @@ impl<I: Io> Shard<I> {
 /// Takes what waits in an outbox.
 fn outbox(output: &mut Output) -> Option<Piece> {
     let outbox = mem::take(&mut output.outbox);
-    let charge = outbox.capacity();
-    (!outbox.is_empty()).then(|| Piece { bytes: outbox.into(), messages: 0, charge })
+    let unused = outbox.capacity() - outbox.len();
+    let piece = Piece::new(outbox.into(), 0);
+    (!piece.bytes.is_empty()).then(|| Piece { charge: piece.charge + unused, ..piece })
 }
 
-fn messages(pieces: &[Piece]) -> u64 {
-    pieces.iter().map(|piece| u64::from(piece.messages)).sum()
+fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
+    pieces.map(|piece| u64::from(piece.messages)).sum()
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.
@@ -500,30 +522,8 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// At most as many pieces as one send may have beside the outbox; more are copied into one.
-fn bounded(pieces: Vec<Piece>) -> Vec<Piece> {
-    if pieces.len() < PIECES_MAX {
-        return pieces;
-    }
-    let messages = pieces.iter().map(|piece| piece.messages).sum();
-    let all: Vec<u8> = pieces.iter().flat_map(|piece| &piece.bytes[..]).copied().collect();
-    vec![Piece::new(all.into(), messages)]
-}
-
+/// An entry has one piece beside those of a share: the outbox.
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 /// Ticks after a slow consumer was named at the level of information before another is.
 const SLOW_SILENCE: u32 = 10 * Tick::PER_SECOND;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_pieces_become_one() {
-        let pieces = |count| (0..count).map(|_| Piece::new(b"ab"[..].into(), 3)).collect::<Vec<_>>();
-        assert_eq!(bounded(pieces(PIECES_MAX - 1)).len(), PIECES_MAX - 1);
-        let [one] = &bounded(pieces(PIECES_MAX))[..] else { panic!("more than one piece") };
-        assert_eq!((one.bytes.len(), one.messages), (2 * PIECES_MAX, 3 * PIECES_MAX as u32));
-    }
-}

@@ -46,6 +46,8 @@ pub(super) struct Handlers {
     own: HashMap<ConnectionId, Own>,
     /// Who waits until a connection is owed nothing more.
     drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
+    /// Of those who are waited for, perhaps among others: connections whose output a flush has taken or sent.
+    emptied: Vec<ConnectionId>,
     /// Connections that have ended and whose handler has not been told.
     ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
@@ -133,9 +135,12 @@ impl Handlers {
         waiters.push(waiter);
     }
 
-    /// Is somebody waiting until a connection is owed nothing more?
-    fn waiting(&self) -> Vec<ConnectionId> {
-        self.drained.keys().copied().collect()
+    /// What the connection was owed has been offered to its socket. Somebody may wait until all of it is taken.
+    #[inline]
+    pub(super) fn notice_emptied(&mut self, id: ConnectionId) {
+        if !self.drained.is_empty() {
+            self.emptied.push(id);
+        }
     }
 
     /// The connection is no more: its handler is to be told.
@@ -212,7 +217,7 @@ impl<I: Io> Shard<I> {
 
     /// After a flush: tells those who wait until a connection is owed nothing more.
     pub(super) fn tell_drained(&mut self) {
-        for id in self.handlers.waiting() {
+        for id in mem::take(&mut self.handlers.emptied) {
             if !self.hub.connections.get(id).is_some_and(|connection| connection.owes_output()) {
                 self.handlers.notice_drained(id);
             }
@@ -331,15 +336,15 @@ impl<I: Io> Door for Shard<I> {
         if connection.websocket.state() != State::Open {
             return Sent::Refused(Refused::NotOpen);
         }
-        let (backlog, outbox) =
-            connection.output.as_ref().map_or((0, 0), |output| (output.backlog.bytes(), output.outbox.len()));
         // One message, however large, is refused to nobody who is owed nothing.
-        if backlog + outbox > 0 && backlog + outbox + frames.len() > self.limits.backlog_bytes_max {
+        let output = connection.output.as_ref().filter(|output| !output.is_empty());
+        if output.is_some_and(|output| !output.has_room_for(frames.len(), self.limits.backlog_bytes_max)) {
             if !self.handlers.has_manual_backpressure(id) {
                 self.close_slow(id);
             }
             return Sent::Refused(Refused::Full);
         }
+        let backlog = output.map_or(0, |output| output.backlog.bytes());
         self.reply(id, frames);
         if backlog == 0 { Sent::Sent } else { Sent::Queued { bytes: backlog } }
     }

@@ -299,8 +299,11 @@ impl<I: Io> Shard<I> {
             self.leave_topics(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        connection.output.get_or_insert_default().outbox.extend_from_slice(frames);
-        if !connection.is_held {
+        connection.output.get_or_insert_default().append(frames);
+        if connection.is_held {
+            // It is not in the flush's hands yet, but may answer pings.
+            self.check_backlog(id);
+        } else {
             self.flush.mark_dirty(connection, id);
         }
     }

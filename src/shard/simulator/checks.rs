@@ -6,6 +6,7 @@ use super::{
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
 };
 use crate::{
+    hub::Backlog,
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State},
 };
@@ -61,7 +62,8 @@ impl Simulation {
                     let is_sent = |before: BacklogSeen| seen.taken - before.taken >= before.unsent;
                     let is_new = client.backlog.is_none_or(|before| !before.was_refused || is_sent(before));
                     let before = client.backlog.map_or((0, 0), |before| (before.bytes, before.messages));
-                    let may_be = limits.backlog_bytes_max.max(before.0) + OUTBOX_MOST >= seen.bytes
+                    let bytes_max = limits.backlog_bytes_max.saturating_add(Backlog::BESIDES);
+                    let may_be = bytes_max.max(before.0).saturating_add(OUTBOX_MOST) >= seen.bytes
                         && limits.backlog_messages_max.max(before.1) >= seen.messages;
                     // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
                     assert!(is_new || may_be || !is_open, "the backlog of client {number} is beyond its limit");
@@ -259,5 +261,6 @@ impl Simulation {
 /// The reason of a close because of a message that takes too long.
 const OVERDUE: &str = "a message did not arrive in time";
 
-/// What pongs may add to a backlog for which there is room again, and which is looked at only after.
-const OUTBOX_MOST: usize = 1_024;
+/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and the
+/// doubling of the buffer that little pieces are copied into.
+const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;
