@@ -117,6 +117,35 @@ fn a_subscriber_that_never_reads() {
     ]);
 }
 
+/// Whatever the size of the messages, what a subscriber may be owed is what `--max-backlog` says.
+#[test]
+fn a_backlog_is_as_large_as_its_limit() {
+    for length in [17, 1_000, 16_383, 16_384, 65_536, 1 << 20] {
+        let (message, limit) = if length <= 65_536 { ("64KiB", 1 << 20) } else { ("1MiB", 8 << 20) };
+        let max_backlog = limit.to_string();
+        let limits = ["--max-message", message, "--max-backlog", &max_backlog, "--max-backlog-messages", "1000000"];
+        let server = Server::start(&[&limits[..], &["--send-buffer", "4096", "--close-timeout", "60s"]].concat());
+        let slow = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).unwrap();
+        let mut fast = server.connect("/t/x?mode=sub");
+        let mut publisher = server.connect("/t/x?mode=pub");
+        let together = (16_384 / length).max(1);
+        let mut bytes = 0;
+        while server.counts().get("slow_closed_total") == 0 {
+            (0..together).for_each(|at| publisher.send_binary(&pattern(at, length)));
+            (0..together).for_each(|at| fast.expect(binary(&pattern(at, length))));
+            bytes += together * length;
+            assert!(bytes < 3 * limit, "a backlog of messages of {length} has no limit");
+        }
+        // The kernel takes the first of them into the buffers of both ends. Tiny messages have headers beside them.
+        let (least, kernel) = (limit * 8 / 10, 256 * 1_024 + 2 * length);
+        assert!(bytes >= least, "{bytes} bytes in messages of {length} were too many for {limit}");
+        assert!(bytes <= limit * 11 / 10 + kernel, "{bytes} bytes in messages of {length} were not for {limit}");
+        // Which is at least two of the largest messages.
+        assert!(bytes >= 2 * length);
+        drop(slow);
+    }
+}
+
 /// A crowd of them is told one by one and counted; the log has a line for some, not for each.
 #[test]
 fn subscribers_that_never_read_do_not_fill_the_log() {

@@ -167,7 +167,8 @@ impl Backlog {
         let charge = self.tail.capacity() + BUFFER;
         let bytes = mem::take(&mut self.tail).freeze();
         let messages = mem::take(&mut self.tail_messages);
-        self.append(Piece { bytes, messages, charge });
+        // A buffer that nothing more is copied into keeps no room for it.
+        self.append(Piece { bytes, messages, charge }.kept());
     }
 }
 
@@ -237,6 +238,17 @@ mod tests {
         assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + 2 * BUFFER + places(4) + TAIL_MIN, 2));
         backlog.advance(2 * LARGE - 1);
         assert_eq!((backlog.bytes(), backlog.messages()), (BUFFER + TAIL_MIN, 1));
+    }
+
+    /// Nor does it matter what stands between them.
+    #[test]
+    fn little_and_large_pieces_in_turn() {
+        let mut backlog = Backlog::default();
+        for number in 0..1_000 {
+            backlog.push(Piece::new(vec![0; if number % 7 == 0 { LARGE } else { LARGE - 100 }].into(), 1));
+        }
+        let bytes: usize = backlog.unsent(usize::MAX).map(<[u8]>::len).sum();
+        assert!(backlog.bytes() <= bytes + bytes / 10, "{bytes} bytes are charged {}", backlog.bytes());
     }
 
     /// Many little pieces take hardly more than their bytes, and few take little.

@@ -114,7 +114,9 @@ impl Hub {
     pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
-        connection.publishes = Some(Publishing { topic: self.topics.attach(name), scope });
+        let topic = self.topics.attach(name);
+        connection.publishes = Some(Publishing { topic, scope });
+        self.announce(topic);
     }
 
     /// Takes the connection out of everything.
@@ -122,9 +124,16 @@ impl Hub {
         self.unsubscribe_all(id);
         let connection = self.connections.remove(id)?;
         if let Some(Publishing { topic, .. }) = connection.publishes {
-            self.topics.detach(topic);
+            self.detach(topic);
         }
         Some(connection)
+    }
+
+    /// One connection fewer names the topic.
+    pub(super) fn detach(&mut self, topic: TopicId) {
+        self.topics.detach(topic);
+        self.announce(topic);
+        self.topics.notice_unused(topic);
     }
 
     /// [`Hub::publish`] to the topic of that name, which nobody needs to have subscribed to.

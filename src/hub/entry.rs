@@ -38,15 +38,26 @@ pub enum Request {
         /// What the answer is told apart by.
         ticket: u64,
     },
-    /// From now on deliver the topic's messages to this shard, or no more.
+    /// From now on this shard wants so much of the topic.
     Interest {
         /// The topic.
         topic: TopicName,
         /// The asking shard's number for this request; larger than those before it.
         number: u64,
-        /// Deliver, or do not.
-        wanted: bool,
+        /// How much.
+        wish: Wish,
     },
+}
+
+/// What a shard wants of a topic whose home is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: no connection names it.
+    Nothing,
+    /// That its offsets are remembered: some connections publish to it, and none subscribes.
+    Remember,
+    /// Its messages.
+    Deliver,
 }
 
 /// What a topic's home tells a shard.

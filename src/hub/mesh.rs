@@ -200,7 +200,7 @@ impl MeshEnd {
     pub fn send_out(&mut self) {
         if !self.send_overflow() {
             // From here on whoever makes room tells us; room that was made just before is found by trying again.
-            self.signals[usize::from(self.number)].wants_room();
+            self.wants_room();
             self.send_overflow();
         }
         for (link, signal) in self.links.iter_mut().zip(self.signals.iter()) {
@@ -212,7 +212,13 @@ impl MeshEnd {
         }
     }
 
-    /// Is there anything to take that would be taken now?
+    /// The owner has something for a lane without room. It must try once more after this call; when there is room later,
+    /// it is woken.
+    pub(super) fn wants_room(&self) {
+        self.signals[usize::from(self.number)].wants_room();
+    }
+
+    /// Returns whether there is anything to take that would be taken now.
     #[must_use]
     pub fn has_mail(&self) -> bool {
         let requests = !self.deliveries_wait();
@@ -233,6 +239,12 @@ impl MeshEnd {
     #[must_use]
     pub fn overflow_bytes(&self) -> usize {
         self.deliveries_waiting
+    }
+
+    /// The same with the requests that wait for room.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.requests_waiting + self.deliveries_waiting
     }
 
     /// How many requests and deliveries have found no room in their lane so far.
@@ -310,7 +322,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Command, ConnectionId, Publication, Published, Reply, TopicName},
+        hub::{Command, ConnectionId, Publication, Published, Reply, TopicName, Wish},
         proto::{CloseCode, PreparedMessage},
     };
 
@@ -467,7 +479,7 @@ mod tests {
     #[test]
     fn waiting_acknowledgements_hold_requests_back() {
         let mut ends = mesh(2, &tiny());
-        ends[1].request(0, Request::Interest { topic: name(), number: 9, wanted: true });
+        ends[1].request(0, Request::Interest { topic: name(), number: 9, wish: Wish::Deliver });
         for number in 0..4 {
             ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
         }
@@ -512,7 +524,7 @@ mod tests {
         }
         assert!((100..500).contains(&count), "{count} empty messages are charged 64 KiB");
         for entry in [
-            Request::Interest { topic: name(), number: 1, wanted: true },
+            Request::Interest { topic: name(), number: 1, wish: Wish::Deliver },
             Request::Command { command: Box::new(Command::List), ticket: 1 },
         ] {
             assert!(entry.weight() >= size_of::<Request>());

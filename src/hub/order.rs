@@ -8,13 +8,16 @@
 //! - what comes before the acknowledgement of the *latest* number is not for those who wait, and there is nobody else;
 //! - what comes after is everything, until the interest is withdrawn.
 //!
+//! A shard whose connections only publish to a topic announces that too, so that its home remembers the offsets.
+//!
 //! A subscriber is told that it is one only after the acknowledgement. So "subscribed" means: from here on, all of it.
 
 use std::sync::Arc;
 
 use super::{
-    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Publication, Published, Reply, Request, TopicId,
-    subscriptions::Standing, topics::Interest,
+    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Publication, Published, Reply, Request, TopicId, Wish,
+    subscriptions::Standing,
+    topics::{Interest, Topic},
 };
 use crate::proto::PreparedMessage;
 
@@ -54,13 +57,18 @@ impl Hub {
                 let published = self.order_publication(&publication);
                 self.mesh.deliver(end, Delivery::Reply { ticket, reply: Reply::Published(published) });
             }
-            Some((shard, Request::Interest { topic, number, wanted })) => {
+            Some((shard, Request::Interest { topic, number, wish })) => {
                 let id = self.topics.find_or_add(&topic);
-                let interested = &mut self.topics[id].interested;
+                let Topic { interested, remembering, .. } = &mut self.topics[id];
                 interested.retain(|&other| other != shard);
-                if wanted {
-                    interested.push(shard);
-                    self.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
+                remembering.retain(|&other| other != shard);
+                match wish {
+                    Wish::Nothing => {}
+                    Wish::Remember => remembering.push(shard),
+                    Wish::Deliver => {
+                        interested.push(shard);
+                        self.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
+                    }
                 }
                 self.topics.notice_unused(id);
             }
@@ -75,10 +83,27 @@ impl Hub {
 
     /// Sends what has waited for room in a lane, and wakes those who have something to take.
     pub fn send_out(&mut self) {
-        let mut due = std::mem::take(&mut self.due);
-        due.retain(|&id| !self.ask(id));
-        self.due = due;
+        if !self.ask_again() {
+            // Nothing else may wait for room: from here on whoever makes some tells us, and what was made just before is
+            // found by asking once more.
+            self.mesh.wants_room();
+            self.ask_again();
+        }
         self.mesh.send_out();
+    }
+
+    /// Asks the homes that have not been asked yet, as far as there is room. Returns whether all have been.
+    fn ask_again(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.due);
+        due.retain(|&id| {
+            let is_asked = self.ask(id);
+            if is_asked {
+                self.topics.notice_unused(id);
+            }
+            !is_asked
+        });
+        self.due = due;
+        self.due.is_empty()
     }
 
     /// How many requests and deliveries have found no room in a lane so far.
@@ -157,15 +182,20 @@ impl Hub {
         }
     }
 
-    /// Tells the home that this shard wants the topic's messages, or no more.
-    pub(super) fn announce(&mut self, id: TopicId, interest: Interest) {
-        self.interest_number += 1;
+    /// Tells the home what this shard wants of the topic, if that has changed. Unless it is put to use,
+    /// [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
+    pub(super) fn announce(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
-        topic.interest = interest;
-        topic.number = self.interest_number;
-        if interest == Interest::None {
-            topic.waiting = Vec::new();
+        let wish = match topic.interest {
+            Interest::Asked | Interest::Live => Wish::Deliver,
+            Interest::None if topic.attached > 0 => Wish::Remember,
+            Interest::None => Wish::Nothing,
+        };
+        if topic.home == self.mesh.number() || wish == topic.wish {
+            return;
         }
+        self.interest_number += 1;
+        (topic.wish, topic.number) = (wish, self.interest_number);
         // What waits for room is the topic's latest wish, not a queue of wishes.
         if !topic.is_due {
             topic.is_due = true;
@@ -181,10 +211,8 @@ impl Hub {
         let has_room = self.mesh.has_room_for_requests(topic.home);
         if has_room {
             topic.is_due = false;
-            let wanted = topic.interest != Interest::None;
-            let request = Request::Interest { topic: topic.name.clone(), number: topic.number, wanted };
+            let request = Request::Interest { topic: topic.name.clone(), number: topic.number, wish: topic.wish };
             self.mesh.request(topic.home, request);
-            self.topics.notice_unused(id);
         }
         has_room
     }
@@ -200,7 +228,8 @@ impl Hub {
         }
         topic.waiting.push(id);
         if topic.interest == Interest::None {
-            self.announce(topic_id, Interest::Asked);
+            topic.interest = Interest::Asked;
+            self.announce(topic_id);
         }
     }
 
@@ -256,7 +285,10 @@ const WAITING_SLACK: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{
+        collections::HashMap,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use super::*;
     use crate::{
@@ -268,6 +300,9 @@ mod tests {
     struct World {
         random: u64,
         hubs: Vec<Hub>,
+        /// Of each shard: whether it sleeps, and whether it has been woken since.
+        sleeps: Vec<bool>,
+        woken: Vec<Arc<AtomicBool>>,
         walks: Vec<Vec<TopicId>>,
         connections: Vec<ConnectionId>,
         /// Of each connection by topic.
@@ -294,6 +329,10 @@ mod tests {
 
     impl World {
         fn new(seed: u64) -> World {
+            Self::with_idle(seed, 1)
+        }
+
+        fn with_idle(seed: u64, topics_idle_max: usize) -> World {
             let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
             let shards = 2 + next(&mut random, 4);
             let limits = MeshLimits {
@@ -302,15 +341,22 @@ mod tests {
                 message_bytes_max: if next(&mut random, 2) == 0 { 0 } else { 1 << 20 },
                 ..MeshLimits::default()
             };
-            let wake = (0..shards).map(|_| Arc::new(|| {}) as Wake).collect();
+            let woken: Vec<Arc<AtomicBool>> = (0..shards).map(|_| Arc::default()).collect();
+            let wake = woken.iter().map(|woken| {
+                let woken = Arc::clone(woken);
+                Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
+            });
+            let wake = wake.collect();
             let hubs: Vec<Hub> = {
-                let limits_of_hub = HubLimits { topics_idle_max: 1, ..HubLimits::default() };
+                let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
                 MeshEnd::connect(wake, &limits).into_iter().map(|mesh| Hub::new(mesh, limits_of_hub, 1_000)).collect()
             };
             let walks = (0..shards).map(|_| Vec::new()).collect();
             let mut world = World {
                 random,
                 hubs,
+                sleeps: vec![false; shards],
+                woken,
                 walks,
                 connections: Vec::new(),
                 members: HashMap::new(),
@@ -340,8 +386,29 @@ mod tests {
             next(&mut self.random, below)
         }
 
+        /// Something has happened that a shard does not learn from others.
+        fn rouse(&mut self, shard: usize) {
+            self.sleeps[shard] = false;
+            self.hubs[shard].awake();
+        }
+
+        /// The end of a turn: a shard that has nothing to do sleeps until it is woken.
+        fn end_turn(&mut self, shard: usize) {
+            let hub = &mut self.hubs[shard];
+            hub.send_out();
+            if self.walks[shard].is_empty() && !hub.is_dirty() && !hub.has_mail() {
+                self.woken[shard].store(false, Ordering::Relaxed);
+                hub.about_to_sleep();
+                self.sleeps[shard] = true;
+                if hub.has_mail() {
+                    self.rouse(shard);
+                }
+            }
+        }
+
         /// A connection that is held until all of these topics are live.
         fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
+            self.rouse(shard);
             let hub = &mut self.hubs[shard];
             let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)));
             connection.is_held = true;
@@ -351,6 +418,13 @@ mod tests {
                 assert_ne!(self.subscribe(id, number, echo), Subscribed::Live, "it is held");
             }
             self.release(id);
+            id
+        }
+
+        /// A connection that publishes and subscribes to nothing.
+        fn connect_publisher(&mut self, shard: usize, number: usize) -> ConnectionId {
+            let id = self.connect(shard, &[]);
+            self.hubs[shard].publish_to(id, &topic(number), Scope::Global);
             id
         }
 
@@ -371,6 +445,7 @@ mod tests {
         }
 
         fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
+            self.rouse(usize::from(id.shard()));
             let outcome = self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), echo);
             assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
             if outcome != Subscribed::Already {
@@ -383,6 +458,7 @@ mod tests {
 
         fn unsubscribe(&mut self, id: ConnectionId, number: usize) {
             let shard = usize::from(id.shard());
+            self.rouse(shard);
             let owed = self.hubs[shard].unsubscribe(id, &topic(number));
             self.see(id, &owed);
             self.gone.extend(self.members.remove(&(id, number)));
@@ -397,6 +473,7 @@ mod tests {
 
         fn leave(&mut self, id: ConnectionId) {
             let shard = usize::from(id.shard());
+            self.rouse(shard);
             let owed = self.hubs[shard].leave(id);
             self.hubs[shard].remove(id);
             self.see(id, &owed);
@@ -415,6 +492,7 @@ mod tests {
         }
 
         fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
+            self.rouse(usize::from(id.shard()));
             let hub = &mut self.hubs[usize::from(id.shard())];
             // The shard would have paused.
             if hub.is_congested() {
@@ -427,6 +505,12 @@ mod tests {
         }
 
         fn step_shard(&mut self, shard: usize, what: usize) {
+            if self.sleeps[shard] {
+                if !self.woken[shard].load(Ordering::Relaxed) {
+                    return;
+                }
+                self.rouse(shard);
+            }
             let hub = &mut self.hubs[shard];
             let mut joined = Vec::new();
             match what {
@@ -434,6 +518,7 @@ mod tests {
                 1 => drop(hub.take_request(&mut Vec::new())),
                 2 => hub.send_out(),
                 3 => hub.begin_walks(&mut self.walks[shard]),
+                5 => self.end_turn(shard),
                 _ => {
                     let at = next(&mut self.random, self.walks[shard].len());
                     if let Some(&walk) = self.walks[shard].get(at) {
@@ -453,7 +538,7 @@ mod tests {
 
         fn step(&mut self) {
             let shard = self.pick(self.hubs.len());
-            match self.pick(14) {
+            match self.pick(16) {
                 0 => {
                     let topics: Vec<(usize, bool)> = (0..TOPICS).map(|number| (number, self.pick(2) == 0)).collect();
                     let first = self.pick(TOPICS);
@@ -483,6 +568,11 @@ mod tests {
                         self.unsubscribe(id, number);
                     }
                 }
+                14 => self.step_shard(shard, 5),
+                15 => {
+                    let number = self.pick(TOPICS);
+                    self.connect_publisher(shard, number);
+                }
                 what => {
                     let what = if what >= 9 { 4 } else { what - 5 };
                     self.step_shard(shard, what);
@@ -500,7 +590,10 @@ mod tests {
                 if is_quiet {
                     return;
                 }
-                let (shard, what) = (self.pick(self.hubs.len()), self.pick(5));
+                let mut shards = self.sleeps.iter().zip(&self.woken);
+                let is_stuck = shards.all(|(sleeps, woken)| *sleeps && !woken.load(Ordering::Relaxed));
+                assert!(!is_stuck, "every shard sleeps, and something is under way");
+                let (shard, what) = (self.pick(self.hubs.len()), self.pick(6));
                 self.step_shard(shard, what);
             }
             panic!("the shards wait for each other");
@@ -581,6 +674,75 @@ mod tests {
         world.settle();
         assert_eq!(world.members[&(id, near)].seen.len(), 1);
         world.check();
+    }
+
+    /// Interest that finds no room, where nothing else waits for any, goes on when there is some.
+    #[test]
+    fn interest_that_waits_for_room_wakes_its_shard() {
+        let mut world = World::new(7);
+        let number = 0;
+        let (home, other) = (world.home(number), (world.home(number) + 1) % world.hubs.len());
+        // The lane to the home is full to its last entry, and nothing waits beside it.
+        let publisher = world.connect(other, &[]);
+        while world.hubs[other].mesh.has_room_for_requests(home as u16) {
+            world.publish(publisher, number, Scope::Global);
+        }
+        assert!(world.hubs[other].mesh.has_sent_all());
+        let held = world.connect(other, &[(number, true)]);
+        assert!(!world.hubs[other].due.is_empty());
+        world.step_shard(other, 5);
+        assert!(world.sleeps[other], "it has nothing to do");
+        world.settle();
+        assert!(world.hubs[other].is_subscribed(held, &topic(number)));
+        world.check();
+    }
+
+    /// A topic that some connection publishes to is remembered at its home, whichever shard the connection is on.
+    #[test]
+    fn who_publishes_keeps_the_offsets() {
+        for idle_max in [0, 1] {
+            let mut world = World::with_idle(7, idle_max);
+            let number = 0;
+            let (home, other) = (world.home(number), (world.home(number) + 1) % world.hubs.len());
+            let observer = world.connections[number];
+            let place = |world: &World| {
+                let topics = &world.hubs[home].topics;
+                topics.find(&topic(number)).map(|id| (topics[id].epoch, topics[id].offset))
+            };
+            let publisher = world.connect_publisher(other, number);
+            world.settle();
+            world.leave(observer);
+            world.settle();
+            let epoch = place(&world).expect("it is known").0;
+            let forget_others = |world: &mut World| {
+                for unknown in 0..100 {
+                    let message = PreparedMessage::text("nobody hears");
+                    let name = TopicName::new(&format!("unknown {unknown}")).unwrap();
+                    world.rouse(home);
+                    world.hubs[home].publish_by_name(&name, None, &message, Scope::Global);
+                    world.settle();
+                }
+            };
+            for offset in 1..5 {
+                world.publish(publisher, number, Scope::Global);
+                world.settle();
+                forget_others(&mut world);
+                assert_eq!(place(&world), Some((epoch, offset)), "up to {idle_max} idle topics");
+            }
+            // One who subscribes there and goes changes nothing, and neither does another publisher.
+            let (second, third) = (world.connect_publisher(other, number), world.connect(other, &[(number, true)]));
+            world.settle();
+            world.leave(third);
+            world.leave(second);
+            world.settle();
+            forget_others(&mut world);
+            assert_eq!(place(&world), Some((epoch, 4)));
+            // With the last of them it is one among many.
+            world.leave(publisher);
+            world.settle();
+            forget_others(&mut world);
+            assert_eq!(place(&world), None);
+        }
     }
 
     /// Giving up what has been waited for ends the holding too.

@@ -30,7 +30,7 @@ impl Piece {
     }
 
     /// The same bytes, to be kept for long: in memory of their own if they stand in much more.
-    fn kept(&self) -> Piece {
+    pub(super) fn kept(&self) -> Piece {
         // A laggard copies so little behind the rest of its backlog.
         let is_copied = self.bytes.len() < COPIED_BELOW;
         if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {

@@ -308,10 +308,11 @@ impl Hub {
                 }
             }
         }
-        if topic.subscribed == 0 && topic.interest != Interest::None {
-            self.announce(topic_id, Interest::None);
+        if topic.subscribed == 0 {
+            topic.interest = Interest::None;
+            topic.waiting = Vec::new();
         }
-        self.topics.detach(topic_id);
+        self.detach(topic_id);
     }
 
     /// A subscriber stands elsewhere now.

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{ConnectionId, Run, Walk};
+use super::{ConnectionId, Run, Walk, Wish};
 
 /// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.
 ///
@@ -129,9 +129,12 @@ pub(super) struct Topic {
     pub(super) home: u16,
     /// At home: the other shards that its messages are delivered to.
     pub(super) interested: Vec<u16>,
+    /// At home: those whose connections only publish to it.
+    pub(super) remembering: Vec<u16>,
     /// Elsewhere: whether this shard has the home's messages.
     pub(super) interest: Interest,
-    /// Elsewhere: the number of what was last asked of the home.
+    /// Elsewhere: what was last asked of the home, and the number of that.
+    pub(super) wish: Wish,
     pub(super) number: u64,
     /// Elsewhere: the home has not been asked yet, for want of room in the lane.
     pub(super) is_due: bool,
@@ -167,7 +170,7 @@ impl Topic {
 
     /// May it be forgotten as soon as there are too many like it?
     fn is_unused(&self) -> bool {
-        self.attached == 0 && self.interested.is_empty()
+        self.attached == 0 && self.interested.is_empty() && self.remembering.is_empty()
     }
 
     /// Would a subscriber who joins this shard's members now be owed every message from here on?
@@ -227,14 +230,13 @@ impl Topics {
         id
     }
 
-    /// One connection fewer.
+    /// One connection fewer. [`Topics::notice_unused`] must follow.
     pub(super) fn detach(&mut self, id: TopicId) {
         let topic = &mut self[id];
         topic.attached -= 1;
         if topic.attached == 0 && topic.walk.is_none() {
             topic.forget_members();
         }
-        self.notice_unused(id);
     }
 
     /// The topic of that name, made if there is none. Unless it is put to use, [`Topics::notice_unused`] must follow.
@@ -296,6 +298,8 @@ impl Topics {
             subscribed: 0,
             home: self.home(name),
             interested: Vec::new(),
+            remembering: Vec::new(),
+            wish: Wish::Nothing,
             interest: Interest::None,
             number: 0,
             is_due: false,
@@ -372,6 +376,7 @@ mod tests {
             let id = topics.attach(&name(text));
             topics[id].offset = 5;
             topics.detach(id);
+            topics.notice_unused(id);
         }
         assert!(topics.find(&name("a")).is_none());
         assert_eq!(topics[topics.find(&name("b")).unwrap()].offset, 5);
@@ -386,6 +391,7 @@ mod tests {
         for _ in 0..100 {
             let id = topics.attach(&name("a"));
             topics.detach(id);
+            topics.notice_unused(id);
         }
         assert_eq!(topics.idle.len(), 1);
     }
@@ -396,6 +402,7 @@ mod tests {
         let id = topics.attach(&name("a"));
         topics[id].run = Some(Box::default());
         topics.detach(id);
+        topics.notice_unused(id);
         assert!(topics.find(&name("a")).is_some());
         topics[id].run = None;
         topics.forget_idle();

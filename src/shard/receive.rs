@@ -243,8 +243,7 @@ impl<I: Io> Shard<I> {
     fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
         let Some(output) = &connection.output else { return false };
-        let bytes = output.backlog.bytes() + output.outbox.len();
-        let is_much = bytes > self.limits.backlog_bytes_max / 2
+        let is_much = output.bytes() > self.limits.backlog_bytes_max / 2
             || output.backlog.messages() > self.limits.backlog_messages_max / 2;
         is_much && connection.websocket.state() == State::Open && !self.handlers.has_manual_backpressure(id)
     }

@@ -1,0 +1,218 @@
+//! Limits in bytes are limits of memory: what waits is weighed as an allocator counts it.
+
+use std::{
+    alloc::System,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::BytesMut;
+use cap::Cap;
+use ringhub::{
+    PreparedMessage, Scope, TopicName,
+    hub::{
+        Backlog, Connection, ConnectionId, Delivery, Hub, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits,
+        Publication, Request, Run, Subscribed, TopicId, Wake,
+    },
+    proto::{Event, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
+};
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// One test at a time: the allocator counts for all of them.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How many bytes dropping it gives back.
+fn freed<T>(what: T) -> usize {
+    let before = ALLOCATOR.allocated();
+    drop(what);
+    before - ALLOCATOR.allocated()
+}
+
+/// A message as a shard receives it: in a receive buffer, or in one that has doubled with it.
+fn received(length: usize) -> PreparedMessage {
+    let mut frame = Vec::new();
+    encode_masked(OpCode::Binary, true, &vec![7; length], [1, 2, 3, 4], &mut frame);
+    let mut buffer = BytesMut::with_capacity(frame.len().next_power_of_two().max(LARGE_PIECE_PINS));
+    buffer.extend_from_slice(&frame);
+    let (mut input, mut replies) = (Input::new(buffer), Vec::new());
+    let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    match websocket.receive(Tick(0), &mut input, &MessageLimits::DEFAULT, &mut replies) {
+        Ok(Some(Event::Message(message))) => message.prepare(),
+        other => panic!("{other:?} is no message"),
+    }
+}
+
+/// A shard with one topic and its subscribers.
+struct Shard {
+    hub: Hub,
+    topic: TopicName,
+    subscribers: Vec<ConnectionId>,
+}
+
+impl Shard {
+    fn new(subscribers: usize) -> Self {
+        let mut hub = Hub::new(MeshEnd::alone(), HubLimits::default(), 1);
+        let topic = TopicName::new("t").expect("a name");
+        let subscribers = (0..subscribers).map(|_| {
+            let id = hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)))).expect("a slot");
+            assert_eq!(hub.subscribe(id, &topic, false), Subscribed::Live);
+            id
+        });
+        let subscribers = subscribers.collect();
+        Shard { hub, topic, subscribers }
+    }
+
+    /// Publishes one message after the other, then hands all of them to everybody's backlog.
+    fn publish(&mut self, messages: &[PreparedMessage], backlogs: &mut [Backlog]) {
+        for message in messages {
+            self.hub.publish_by_name(&self.topic, None, message, Scope::Global);
+        }
+        let mut walks: Vec<TopicId> = Vec::new();
+        self.hub.begin_walks(&mut walks);
+        for walk in walks {
+            while let Some(slot) = self.hub.next_member(walk) {
+                let at = self.subscribers.iter().position(|id| id.slot() == slot).expect("a subscriber");
+                self.hub.owed_by_walk(walk, slot).into_iter().for_each(|piece| backlogs[at].push(piece));
+            }
+            self.hub.end_walk(walk);
+        }
+        assert_eq!(self.hub.gathered_bytes(), 0);
+    }
+}
+
+/// Whatever the size of messages, and however many are gathered together: a backlog that is charged 4 MiB keeps 4 MiB.
+#[test]
+fn a_backlog_is_charged_what_it_keeps() {
+    let _alone = alone();
+    const LIMIT: usize = 4 << 20;
+    for length in [0, 17, 1_000, 4_000, 16_383, 16_384, 40_000, 65_536, 300_000, 1 << 20] {
+        for together in [1, 3, 100] {
+            let mut shard = Shard::new(1);
+            let mut backlogs = [Backlog::default()];
+            let mut count = 0;
+            while backlogs[0].bytes() <= LIMIT {
+                let messages: Vec<PreparedMessage> = (0..together).map(|_| received(length)).collect();
+                shard.publish(&messages, &mut backlogs);
+                count += together;
+                // One run, however large, may go beyond the limit.
+                if together > 1 && backlogs[0].bytes() > LIMIT / 2 {
+                    break;
+                }
+            }
+            let charged = backlogs[0].bytes();
+            let kept = freed(backlogs);
+            let what = format!("{count} messages of {length}, {together} at a time: charged {charged}, kept {kept}");
+            assert!((charged * 9 / 10..charged * 11 / 10).contains(&kept), "{what}");
+            // And there is little in it but messages.
+            assert!(length < 17 || kept <= count * (length + 14) * 11 / 10 + 70_000, "{what}");
+        }
+    }
+}
+
+/// Two of the largest messages fit into a limit of two of them, whatever small stands beside them.
+#[test]
+fn two_of_the_largest_messages_fit() {
+    let _alone = alone();
+    for length in [65_536, 1 << 20] {
+        let mut shard = Shard::new(1);
+        let mut backlogs = [Backlog::default()];
+        shard.publish(&[received(4)], &mut backlogs);
+        shard.publish(&[received(length)], &mut backlogs);
+        shard.publish(&[received(100)], &mut backlogs);
+        shard.publish(&[received(length)], &mut backlogs);
+        assert!(backlogs[0].bytes() <= 2 * length + Backlog::BESIDES, "{}", backlogs[0].bytes() - 2 * length);
+    }
+}
+
+/// Many laggards of one topic keep its messages once, which each of them is charged.
+#[test]
+fn what_many_keep_is_kept_once() {
+    let _alone = alone();
+    const COUNT: usize = 50;
+    for (length, together) in [(1_000, 50), (16_384, 2), (65_536, 1), (1 << 20, 1)] {
+        let mut shard = Shard::new(COUNT);
+        let mut backlogs: Vec<Backlog> = (0..COUNT).map(|_| Backlog::default()).collect();
+        for _ in 0..4 {
+            let messages: Vec<PreparedMessage> = (0..together).map(|_| received(length)).collect();
+            shard.publish(&messages, &mut backlogs);
+        }
+        let each = backlogs[0].bytes();
+        assert!(each >= 4 * together * length && backlogs.iter().all(|backlog| backlog.bytes() == each));
+        let kept = freed(backlogs);
+        assert!(kept <= each + each / 10 + COUNT * 1_024, "{COUNT} laggards charged {each} keep {kept}");
+    }
+}
+
+/// A run weighs its frames, what large ones pin, its pieces and its exclusions.
+#[test]
+fn a_run_weighs_what_it_takes() {
+    let _alone = alone();
+    let check = |what: &str, run: &dyn Fn() -> Run| {
+        let run = run();
+        let weight = run.weight();
+        // The walk that it becomes counts before it is allocated.
+        let taken = freed(Box::new(run));
+        assert!((taken * 9 / 10..taken * 13 / 10 + 1_024).contains(&weight), "{what}: weighs {weight}, takes {taken}");
+    };
+    let of = |length: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
+        let mut run = Run::default();
+        (0..count).for_each(|number| run.append(&received(length), source(number)));
+        run
+    };
+    check("one empty message", &|| of(0, 1, &|_| None));
+    check("tiny messages", &|| of(17, 100_000, &|_| None));
+    check("small messages", &|| of(1_000, 3_000, &|_| None));
+    check("large messages that pin their receive buffers", &|| of(16_384, 20, &|_| None));
+    check("two who take turns", &|| of(0, 100_000, &|number| Some(number as u32 % 2)));
+    check("each from another one", &|| of(0, 100_000, &|number| Some(number as u32)));
+}
+
+/// What waits for room beside the lanes weighs at least what it takes, however small its messages.
+#[test]
+fn entries_weigh_what_they_take() {
+    let _alone = alone();
+    let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
+    let check = |what: &str, ends: usize, send: &dyn Fn(&mut [MeshEnd])| {
+        let mut ends = MeshEnd::connect((0..ends).map(|_| Arc::new(|| {}) as Wake).collect(), &limits);
+        let before = ALLOCATOR.allocated();
+        send(&mut ends);
+        let taken = ALLOCATOR.allocated() - before;
+        let weight = ends[0].waiting_bytes();
+        assert!(weight >= taken, "{what}: weighs {weight}, takes {taken}");
+        // What several share is charged to each.
+        assert!(weight <= taken * (2 * ends.len() - 1), "{what}: weighs {weight}, takes {taken}");
+    };
+    let topic = TopicName::new("t").expect("a name");
+    let publication = |length| {
+        let (topic, message) = (topic.clone(), received(length));
+        Arc::new(Publication { topic, source: None, message })
+    };
+    let published = ringhub::Published { epoch: 1, offset: 1 };
+    for length in [0, 17, 1_000, 16_384] {
+        check("requests", 2, &|ends| {
+            (0..3_000).for_each(|_| ends[0].request(1, Request::Publish(publication(length))));
+        });
+        check("deliveries", 2, &|ends| {
+            for _ in 0..3_000 {
+                ends[0].deliver(1, Delivery::Message { publication: publication(length), published });
+            }
+        });
+        check("deliveries to three shards", 4, &|ends| {
+            for _ in 0..3_000 {
+                let publication = publication(length);
+                for shard in 1..4 {
+                    ends[0].deliver(shard, Delivery::Message { publication: Arc::clone(&publication), published });
+                }
+            }
+        });
+    }
+    check("acknowledgements", 2, &|ends| {
+        for number in 0..3_000 {
+            ends[0].deliver(1, Delivery::Acknowledged { topic: topic.clone(), number });
+        }
+    });
+}
