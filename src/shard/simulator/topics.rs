@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Settings},
     hub::{ConnectionId, Hub, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick},
+    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, State, Tick, encode_masked},
     shard::turn::Shard,
 };
 
@@ -233,4 +233,36 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
     assert_eq!(world.sent(), ["answer", "close 1008"]);
     assert_eq!(world.counters.get(Counter::PolicyClosed), 1);
     assert!(topics.iter().all(|topic| world.shard.hub.subscribers(topic) == 0));
+}
+
+/// A client whose opening answer waits for a topic's home may send pings all the while. What it is owed for them has the
+/// limit of every backlog, and the answer goes before the close frame that says so.
+#[test]
+fn who_is_held_is_owed_no_more_than_others() {
+    const LIMIT: usize = 100_000;
+    let mut world = World::new();
+    world.shard.limits.backlog_bytes_max = LIMIT;
+    let far = world.topics(false, 1).remove(0);
+    let id = world.connect(&[&far]);
+    let mut ping = Vec::new();
+    encode_masked(OpCode::Ping, true, &[b'x'; 125], [1, 2, 3, 4], &mut ping);
+    let mut most = 0;
+    for _ in 0..10_000 {
+        {
+            let network = &mut *world.network.borrow_mut();
+            network.lines[0].on_the_way.extend(&ping);
+            network.arrive(0, usize::MAX);
+        }
+        let connection = world.shard.hub.connections.get(id).expect("it waits");
+        most = most.max(connection.output.as_ref().map_or(0, |output| output.bytes()));
+        if connection.websocket.state() != State::Open {
+            break;
+        }
+        world.turn();
+    }
+    world.turn();
+    assert!((LIMIT * 9 / 10..LIMIT * 11 / 10).contains(&most), "it was owed {most} bytes");
+    let sent = world.sent();
+    assert_eq!((&*sent[0], &*sent[sent.len() - 1]), ("answer", "close 1008"));
+    assert_eq!(world.counters.get(Counter::SlowClosed), 1);
 }
