@@ -79,7 +79,11 @@ struct Simulation {
 
 /// The only route: topics as they are, and answers to those who forward to none.
 fn handlers(config: &Config) -> Handlers {
-    let options = RouteOptions::new().forget_request().no_broadcast();
+    handlers_with(config, RouteOptions::new())
+}
+
+fn handlers_with(config: &Config, options: RouteOptions) -> Handlers {
+    let options = options.forget_request().no_broadcast();
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
     let routes = [Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(Answering))) }];
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();

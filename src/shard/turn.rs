@@ -121,12 +121,13 @@ impl<I: Io> Shard<I> {
         }
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);
-        if let Some((topic, scope)) = forwards {
-            self.hub.publish_to(id, &topic, scope);
-        }
         let mut is_refused = false;
         for (topic, echo) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, echo) == Subscribed::TooMany;
+        }
+        // Behind the subscriptions: who asks for a topic's messages need not ask that it is remembered.
+        if let Some((topic, scope)) = forwards {
+            self.hub.publish_to(id, &topic, scope);
         }
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
