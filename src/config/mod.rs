@@ -105,16 +105,19 @@ pub struct Limits {
     pub connections_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,
-    /// Bytes that a slow subscriber's backlog may keep alive. Beyond it the connection is closed with 1008.
+    /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
+    /// that they stand in. Beyond it the connection is closed with 1008.
     ///
-    /// At worst every connection has one. It is never below two of the largest messages, so that one can always be on
-    /// its way while the next is published. One run, however large, closes nobody who had kept up until then; so a
-    /// backlog may be larger than this by [`Limits::gathered_bytes_max`].
+    /// At worst every connection has one. What several keep of the same messages exists once and is charged to each of
+    /// them. It is never below two of the largest messages, so that one can always be on its way while the next is
+    /// published; 4 KiB more are for what stands beside those. One run, however large, closes nobody who had kept up
+    /// until then; so a backlog may be larger than this by [`Limits::gathered_bytes_max`].
     pub backlog_bytes_max: usize,
     /// Messages of such a backlog.
     pub backlog_messages_max: u64,
-    /// Bytes gathered in all runs of a shard before it stops receiving until some were sent. A turn that is under way
-    /// may add what it has already received.
+    /// Bytes of memory of all that a shard has gathered for its subscribers before it stops receiving until some were
+    /// sent: messages, what is noted of who does not get which, what large messages keep of the buffers that they were
+    /// received into. The message that goes beyond it is gathered too, as is what else a handler publishes in one call.
     pub gathered_bytes_max: usize,
     /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal
     /// part of it. Beyond it the connections whose messages have been under way for the longest time are closed with
@@ -123,8 +126,8 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
-    /// Topics that no connection names but whose offsets are remembered. Beyond it the longest idle is forgotten; when
-    /// it returns it has a new epoch. Each costs some 300 bytes.
+    /// Topics that no connection subscribes or publishes to, but whose offsets are remembered. Beyond it the longest
+    /// idle is forgotten; when it returns it has a new epoch. Each costs some 300 bytes.
     pub topics_idle_max: usize,
 }
 

@@ -261,7 +261,7 @@ settings! {
         /// Fragments of one message. Beyond it: close 1009.
         max_fragments: u32, COUNT, Is("65537");
 
-        /// What a slow subscriber may be owed, at least two of the largest messages. Beyond it: close 1008.
+        /// Memory of what a slow subscriber is owed, at least two of the largest messages. Beyond it: close 1008.
         max_backlog: Option<Size>, SIZE,
         Otherwise {
             words: "4MiB, or two of the largest messages",

@@ -25,8 +25,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// What may be owed beyond a limit in bytes: places in queues, headers, answers to pings. So a limit of two messages
-    /// allows two messages, whatever stands beside them.
+    /// What may be owed beyond a limit in bytes: places in queues, headers, answers to pings. So a limit of two
+    /// messages allows two messages, whatever stands beside them.
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece.

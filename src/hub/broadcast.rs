@@ -36,7 +36,7 @@ pub struct Published {
 pub struct HubLimits {
     /// Topics of one connection. One more is refused. Each takes 20 bytes beside the topic's own some 300.
     pub subscriptions_max: usize,
-    /// Topics that no connection names but whose offsets are remembered.
+    /// Topics that no connection subscribes or publishes to, on any shard, but whose offsets are remembered.
     pub topics_idle_max: usize,
 }
 

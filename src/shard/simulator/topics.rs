@@ -15,7 +15,7 @@ use crate::{
     handler::RouteOptions,
     hub::{ConnectionId, Hub, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, State, Tick, encode_masked},
+    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
     shard::turn::Shard,
 };
 
