@@ -280,8 +280,8 @@ impl Hub {
         self.topics[topic].walk.as_mut().expect(WALKING).visited -= 1;
     }
 
-    /// Ends the topic's walk: those who left make room, those who joined become members, and what was gathered meanwhile is
-    /// dirty.
+    /// Ends the topic's walk: those who left make room, those who joined become members, and what was gathered
+    /// meanwhile is dirty.
     pub fn end_walk(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
         let run = topic.walk.take().expect(WALKING).run;

@@ -212,8 +212,8 @@ impl MeshEnd {
         }
     }
 
-    /// The owner has something for a lane without room. It must try once more after this call; when there is room later,
-    /// it is woken.
+    /// The owner has something for a lane without room. It must try once more after this call; when there is room
+    /// later, it is woken.
     pub(super) fn wants_room(&self) {
         self.signals[usize::from(self.number)].wants_room();
     }
