@@ -1,13 +1,15 @@
 //! Interleaved rounds of every scenario against every server, and the ratios of the medians.
 
+use crate::baseline::Baseline;
 use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Load, Peer, Running, SERVER_CPU};
+use crate::post;
 use crate::record::{self, Circumstances};
-use crate::scenario::{Bar, Metric, SCENARIOS, Scenario, Verdict};
+use crate::scenario::{self, Bar, Measured, Metric, SCENARIOS, Scenario, USUAL, Verdict};
 use crate::statistics::Summary;
-use crate::tools::{Flags, Tools};
+use crate::tools::{ANCHOR, Flags, Tools};
 use clap::builder::PossibleValuesParser;
-use ringhub_loadgen::{Figures, Outcome, Report};
+use ringhub_loadgen::{Outcome, Report};
 use serde::Serialize;
 use std::error::Error;
 
@@ -17,11 +19,15 @@ pub(crate) struct Options {
     /// Rounds; each runs every server in every scenario once.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Who takes part.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "hub,bun,k2")]
+    /// Who takes part. [default: hub,bun,k2; with --baseline hub,baseline]
+    #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<Peer>,
-    /// Which scenarios.
-    #[arg(long, value_delimiter = ',', default_value = "rate-100,in-flight-16,in-flight-128",
+    /// A commit, or a file whose first word is one: its hub is built beside this one and takes part as `baseline`.
+    /// [default: bench/ANCHOR where --servers names baseline]
+    #[arg(long, value_name = "REV")]
+    baseline: Option<String>,
+    /// Which scenarios. [default: rate-100,in-flight-16,in-flight-128; where baseline takes part all]
+    #[arg(long, value_delimiter = ',',
           value_parser = PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| scenario.name)))]
     scenarios: Vec<String>,
     /// Length of each measured window.
@@ -35,6 +41,36 @@ pub(crate) struct Options {
     retries: usize,
     #[command(flatten)]
     tools: Flags,
+}
+
+/// What the flags ask for, together.
+#[derive(Debug, PartialEq, Eq)]
+struct Choice<'a> {
+    servers: Vec<Peer>,
+    scenarios: Vec<&'a str>,
+    baseline: Option<&'a str>,
+}
+
+impl Options {
+    fn choice(&self) -> Result<Choice<'_>, String> {
+        let servers = match (&*self.servers, &self.baseline) {
+            ([], None) => vec![Peer::Hub, Peer::Bun, Peer::K2],
+            ([], Some(_)) => vec![Peer::Hub, Peer::Baseline],
+            (servers, _) => servers.to_vec(),
+        };
+        let with_baseline = servers.contains(&Peer::Baseline);
+        let baseline = match &self.baseline {
+            Some(_) if !with_baseline => return Err("--baseline builds a hub that --servers does not name".to_owned()),
+            Some(asked) => Some(&**asked),
+            None => with_baseline.then_some(ANCHOR),
+        };
+        let scenarios = match &*self.scenarios {
+            [] if with_baseline => SCENARIOS.iter().map(|scenario| scenario.name).collect(),
+            [] => USUAL.to_vec(),
+            scenarios => scenarios.iter().map(|name| &**name).collect(),
+        };
+        Ok(Choice { servers, scenarios, baseline })
+    }
 }
 
 /// One server in one scenario in one round.
@@ -53,12 +89,16 @@ struct Run {
     /// From CPU to CPU before and after the run.
     hops_ns: [f64; 2],
     placement: Placement,
+    /// Of the generator.
     report: Option<Report>,
+    /// Where requests of HTTP were the load.
+    requests: Option<post::Figures>,
 }
 
 impl Run {
-    fn figures(&self) -> Option<&Figures> {
-        self.report.as_ref()?.figures.as_ref()
+    fn measured(&self) -> Option<Measured<'_>> {
+        let deliveries = self.report.as_ref().and_then(|report| report.figures.as_ref()).map(Measured::Deliveries);
+        deliveries.or(self.requests.as_ref().map(Measured::Requests))
     }
 
     /// Whether its figures may be compared with those of others in the same placement.
@@ -69,6 +109,7 @@ impl Run {
 
 #[derive(Serialize)]
 struct Record<'a> {
+    baseline: Option<&'a Baseline>,
     runs: &'a [Run],
     bars: &'a [Judged],
 }
@@ -77,6 +118,8 @@ struct Record<'a> {
 #[derive(Serialize)]
 struct Judged {
     scenario: &'static str,
+    metric: &'static str,
+    against: Peer,
     line: String,
     /// `None` when a side has no run that counts.
     ratio: Option<f64>,
@@ -85,14 +128,14 @@ struct Judged {
 
 /// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars judged and met.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun))?;
+    let Choice { servers, scenarios, baseline } = options.choice()?;
+    let tools = Tools::prepare(&options.tools, servers.contains(&Peer::Bun), baseline)?;
     let circumstances = Circumstances::now();
-    let scenarios: Vec<&Scenario> =
-        SCENARIOS.iter().filter(|scenario| options.scenarios.iter().any(|name| name == scenario.name)).collect();
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| scenarios.contains(&scenario.name)).collect();
     let mut runs = Vec::new();
     for round in 0..options.rounds {
         for scenario in rotated(&scenarios, round) {
-            for &server in rotated(&options.servers, round) {
+            for &server in rotated(&scenario.servers(&servers), round) {
                 for _ in 0..=options.retries {
                     let run = run_once(&tools, round, scenario, server, options)?;
                     eprintln!("{}", progress(&run, options.rounds));
@@ -106,10 +149,15 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
         }
     }
     println!("{}", circumstances.line());
+    if let Some(baseline) = &tools.baseline {
+        println!("{}", baseline.line());
+    }
+    println!("command: {}", std::env::args().collect::<Vec<_>>().join(" "));
     let mut judged = Vec::new();
     for scenario in scenarios {
-        print_scenario(scenario, &options.servers, &runs, &mut judged);
+        print_scenario(scenario, &scenario.servers(&servers), &runs, &mut judged);
     }
+    print_bars(&judged);
     let disturbed = runs.iter().filter(|run| run.disturbed).count();
     if disturbed > 0 {
         println!("\n{disturbed} of {} runs were disturbed by something else and left out", runs.len());
@@ -119,7 +167,11 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
         let failure = run.failure.as_deref().unwrap_or_default();
         println!("FAILED: round {}, {}, {}: {failure}", run.round + 1, run.scenario, run.server.name());
     }
-    let record = record::write("compare", &circumstances, &Record { runs: &runs, bars: &judged })?;
+    let record = record::write(
+        "compare",
+        &circumstances,
+        &Record { baseline: tools.baseline.as_ref(), runs: &runs, bars: &judged },
+    )?;
     println!("record: {}", record.display());
     Ok(failures.is_empty() && judged.iter().all(|bar| bar.met))
 }
@@ -138,40 +190,58 @@ fn run_once(
     options: &Options,
 ) -> Result<Run, Box<dyn Error>> {
     let running = Running::start(server, tools)?;
-    let mut flags: Vec<String> = scenario.load.flag().into();
-    for (flag, value) in [
-        ("--subscribers", scenario.subscribers.to_string()),
-        ("--size", scenario.size.to_string()),
-        ("--warmup", format!("{WARMUP_SECONDS}s")),
-        ("--duration", format!("{}s", options.seconds)),
-        ("--verify", "sample".to_owned()),
-    ] {
-        flags.extend([flag.to_owned(), value]);
-    }
     let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
-    let load = Load::run(tools, &running, &flags)?;
+    let Driven { command, failure, report, requests } = drive(tools, &running, scenario, options.seconds)?;
     let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
-    let exact = scenario.load.exact_messages(WARMUP_SECONDS + options.seconds);
-    let (failure, report) = match load.report {
-        Err(why) => (Some(why), None),
-        Ok(report) => (failure_of(&report, exact), Some(report)),
-    };
     let [placement, placement_after] = hops_ns.map(Placement::of);
     let mut run = Run {
         round,
         scenario: scenario.name,
         server,
         server_command: running.command_line.clone(),
-        load_command: load.command_line,
+        load_command: command,
         failure,
         disturbed: placement != placement_after,
         hops_ns,
         placement,
         report,
+        requests,
     };
-    let others = run.figures().and_then(|figures| Metric::Others.of(figures));
+    let others = run.measured().and_then(|measured| Metric::Others.of(measured));
     run.disturbed |= others.is_some_and(|others| others > options.others_max);
     Ok(run)
+}
+
+/// What a load made of a server.
+struct Driven {
+    command: String,
+    failure: Option<String>,
+    report: Option<Report>,
+    requests: Option<post::Figures>,
+}
+
+/// Puts the scenario's load on a server.
+fn drive(tools: &Tools, server: &Running, scenario: &Scenario, seconds: u64) -> Result<Driven, Box<dyn Error>> {
+    let Scenario { subscribers, size, load, .. } = scenario;
+    if let &scenario::Load::Post(connections) = load {
+        let done = post::drive(server, post::Plan { connections, subscribers: *subscribers, size: *size, seconds });
+        let command = format!("POST of {size} B by this process for {seconds} s, {connections} connections");
+        let (requests, failure) = (done.as_ref().ok().copied(), done.err());
+        return Ok(Driven { command, failure, report: None, requests });
+    }
+    let mut flags = load.flags(WARMUP_SECONDS, seconds);
+    for (flag, value) in
+        [("--subscribers", subscribers.to_string()), ("--size", size.to_string()), ("--verify", "sample".to_owned())]
+    {
+        flags.extend([flag.to_owned(), value]);
+    }
+    let done = Load::run(tools, server, &flags)?;
+    let exact = load.exact_messages(WARMUP_SECONDS, seconds);
+    let (failure, report) = match done.report {
+        Err(why) => (Some(why), None),
+        Ok(report) => (failure_of(&report, exact), Some(report)),
+    };
+    Ok(Driven { command: done.command_line, failure, report, requests: None })
 }
 
 /// Why a run does not count, if so.
@@ -191,12 +261,11 @@ fn failure_of(report: &Report, exact_messages: Option<u64>) -> Option<String> {
 }
 
 fn progress(run: &Run, rounds: usize) -> String {
-    let outcome = match (&run.failure, run.figures()) {
+    let outcome = match (&run.failure, run.measured()) {
         (Some(failure), _) => format!("FAILED: {failure}"),
-        (None, Some(figures)) => {
-            let shown = [Metric::CpuPerDelivery, Metric::DeliveriesPerSecond, Metric::P99, Metric::MessagesPerRead];
-            let show = |metric: Metric| format!("{} {}", metric.title(), number(metric.of(figures)));
-            shown.map(show).join(", ")
+        (None, Some(measured)) => {
+            let shown = Metric::SHOWN.iter().filter_map(|metric| Some((metric.title(), metric.of(measured)?)));
+            shown.map(|(title, value)| format!("{title} {}", number(Some(value)))).collect::<Vec<_>>().join(", ")
         }
         (None, None) => "no figures".to_owned(),
     };
@@ -204,7 +273,7 @@ fn progress(run: &Run, rounds: usize) -> String {
     let disturbed = if run.disturbed { ", DISTURBED" } else { "" };
     let (round, placement) = (run.round + 1, run.placement.name());
     format!(
-        "round {round}/{rounds} {:13} {:4} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
+        "round {round}/{rounds} {:14} {:8} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
         run.scenario,
         run.server.name()
     )
@@ -213,27 +282,27 @@ fn progress(run: &Run, rounds: usize) -> String {
 /// One table for each placement in which every server has runs that count; the bars are held against the one with most
 /// of them.
 fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
-    let Scenario { name, subscribers, size, load, .. } = scenario;
-    println!("\n{name}: {subscribers} subscribers, {size} B, {}", load.flag().join(" "));
+    println!("\n{}", scenario.line());
     let tables: Vec<Table<'_>> = [Placement::Near, Placement::Apart, Placement::Far]
         .into_iter()
         .map(|placement| Table {
             placement,
             servers,
+            metrics: scenario.load.metrics(),
             runs: runs
                 .iter()
-                .filter(|run| run.scenario == *name && run.placement == placement && run.counts())
+                .filter(|run| run.scenario == scenario.name && run.placement == placement && run.counts())
                 .collect(),
         })
         .filter(|table| table.depth() > 0)
         .collect();
     tables.iter().for_each(Table::print);
     let deepest = tables.iter().max_by_key(|table| table.depth());
-    for Bar { metric, against, limit } in scenario.bars {
-        if !servers.contains(&Peer::Hub) || !servers.contains(against) {
+    for Bar { metric, against, limit } in scenario.bars() {
+        if !servers.contains(&Peer::Hub) || !servers.contains(&against) {
             continue;
         }
-        let ratio = deepest.and_then(|table| table.ratio(*metric, *against));
+        let ratio = deepest.and_then(|table| table.ratio(metric, against));
         let verdict = ratio.map(|ratio| limit.judge(ratio));
         let found = match ratio.zip(verdict) {
             Some((ratio, verdict)) => format!("{ratio:.3}, {verdict}"),
@@ -242,7 +311,9 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
         let line = format!("{} hub/{} {limit}: {found}", metric.title(), against.name());
         println!("  bar: {line}");
         judged.push(Judged {
-            scenario: name,
+            scenario: scenario.name,
+            metric: metric.title(),
+            against,
             line,
             ratio,
             met: verdict.is_some_and(|verdict| verdict != Verdict::Missed),
@@ -250,10 +321,24 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
     }
 }
 
+/// Every bar of every scenario in one table.
+fn print_bars(judged: &[Judged]) {
+    if judged.is_empty() {
+        return;
+    }
+    println!("\n{:16}{:18}{:>10}  {:>8}  bar", "all scenarios", "", "hub /", "ratio");
+    for Judged { scenario, metric, against, ratio, met, .. } in judged {
+        let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
+        let verdict = if *met { "met" } else { "MISSED" };
+        println!("{scenario:16}{metric:18}{:>10}  {ratio:>8}  {verdict}", against.name());
+    }
+}
+
 /// The runs of one scenario in one placement.
 struct Table<'a> {
     placement: Placement,
     servers: &'a [Peer],
+    metrics: &'static [Metric],
     runs: Vec<&'a Run>,
 }
 
@@ -265,8 +350,8 @@ impl Table<'_> {
     }
 
     fn summary(&self, server: Peer, metric: Metric) -> Option<Summary> {
-        let figures = self.runs.iter().filter(|run| run.server == server).filter_map(|run| run.figures());
-        Summary::of(figures.filter_map(|figures| metric.of(figures)))
+        let measured = self.runs.iter().filter(|run| run.server == server).filter_map(|run| run.measured());
+        Summary::of(measured.filter_map(|measured| metric.of(measured)))
     }
 
     fn ratio(&self, metric: Metric, against: Peer) -> Option<f64> {
@@ -276,8 +361,8 @@ impl Table<'_> {
     fn print(&self) {
         println!("CPUs {}; median (min–max) of at least {} runs", self.placement.name(), self.depth());
         let row = |name: &str, cell: &dyn Fn(Metric) -> Option<String>| {
-            let cells = Metric::ALL.map(|metric| format!("{:>26}", cell(metric).unwrap_or_default()));
-            println!("{name:8}{}", cells.concat().trim_end());
+            let cells = self.metrics.iter().map(|&metric| format!("{:>26}", cell(metric).unwrap_or_default()));
+            println!("{name:12}{}", cells.collect::<String>().trim_end());
         };
         row("", &|metric| Some(metric.title().to_owned()));
         for &server in self.servers {
@@ -318,6 +403,30 @@ mod tests {
         let order = |round| rotated(&["a", "b", "c"], round).copied().collect::<String>();
         assert_eq!([order(0), order(1), order(2), order(3)], ["abc", "bca", "cab", "abc"]);
         assert_eq!(rotated::<u8>(&[], 4).count(), 0);
+    }
+
+    fn options(flags: &str) -> Options {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            options: Options,
+        }
+        let words = ["compare"].into_iter().chain(flags.split_ascii_whitespace());
+        <Cli as clap::Parser>::try_parse_from(words).map(|cli| cli.options).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn a_baseline_brings_itself_and_every_scenario() {
+        let every: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        let check = |flags: &str, servers: &[Peer], scenarios: &[&str], baseline: Option<&str>| {
+            let expected = Choice { servers: servers.to_vec(), scenarios: scenarios.to_vec(), baseline };
+            assert_eq!(options(flags).choice().as_ref(), Ok(&expected), "{flags}");
+        };
+        check("", &[Peer::Hub, Peer::Bun, Peer::K2], &USUAL, None);
+        check("--baseline HEAD~1", &[Peer::Hub, Peer::Baseline], &every, Some("HEAD~1"));
+        check("--servers hub,baseline --scenarios post", &[Peer::Hub, Peer::Baseline], &["post"], Some(ANCHOR));
+        check("--servers hub,k2 --scenarios rate-100,post", &[Peer::Hub, Peer::K2], &["rate-100", "post"], None);
+        assert!(options("--servers hub,k2 --baseline HEAD").choice().is_err_and(|why| why.contains("does not name")));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::peers::{Load, Peer, Running};
 use crate::record::{self, Circumstances};
 use crate::scenario::{Limit, Verdict};
 use crate::statistics::Summary;
-use crate::tools::{Flags, Tools};
+use crate::tools::{ANCHOR, Flags, Tools};
 use ringhub_loadgen::{Memory, Outcome};
 use serde::Serialize;
 use std::error::Error;
@@ -43,7 +43,8 @@ struct Record<'a> {
 
 /// Measures, prints and keeps a record; whether the hub met its bars.
 pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun))?;
+    let baseline = options.servers.contains(&Peer::Baseline).then_some(ANCHOR);
+    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun), baseline)?;
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {

@@ -1,10 +1,11 @@
 //! Compares the hub with its peers on one machine, the server on one CPU and the load on another.
 //!
 //! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
-//! the project's bars; `idle` does the same for the memory of idle connections; `post` measures publishing by HTTP;
-//! `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it from the
-//! repository root; `bench/run` builds what is needed.
+//! the project's bars, with `--baseline` beside the hub of another commit; `idle` does the same for the memory of idle
+//! connections; `post` measures publishing by HTTP; `k2` is the peer that shows what the hub's own system calls cost
+//! with nothing around them. Run it from the repository root; `bench/run` builds what is needed.
 
+mod baseline;
 mod compare;
 mod distance;
 mod handler;

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Peer {
     /// This project.
     Hub,
+    /// This project at another commit.
+    Baseline,
     /// Bun's publish, uWebSockets' engine.
     Bun,
     /// The bare batched-send loop.
@@ -33,6 +35,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Hub => "hub",
+            Peer::Baseline => "baseline",
             Peer::Bun => "bun",
             Peer::K2 => "k2",
             Peer::Shards2 => "shards2",
@@ -40,13 +43,22 @@ impl Peer {
         }
     }
 
+    /// Whether it publishes what it is sent by POST.
+    pub(crate) fn takes_posts(self) -> bool {
+        matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
+    }
+
     fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         let listen = address.to_string();
         let cpu = SERVER_CPU.to_string();
         Ok(match self {
-            Peer::Hub | Peer::Shards2 => {
-                let shards = if self == Peer::Hub { "1" } else { "2" };
-                let mut command = pinned(SERVER_CPU, &tools.hub);
+            Peer::Hub | Peer::Baseline | Peer::Shards2 => {
+                let shards = if self == Peer::Shards2 { "2" } else { "1" };
+                let program = match self {
+                    Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
+                    _ => &tools.hub,
+                };
+                let mut command = pinned(SERVER_CPU, program);
                 command.args([
                     "serve",
                     "--listen",

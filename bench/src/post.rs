@@ -8,12 +8,14 @@ use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
 use crate::record::{self, Circumstances};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
+use ringhub_loadgen::machine_busy_ns;
 use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Flags of `post`.
@@ -38,7 +40,39 @@ pub(crate) struct Options {
     tools: Flags,
 }
 
+/// What is published.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) connections: usize,
+    pub(crate) subscribers: usize,
+    /// Bytes of each body.
+    pub(crate) size: usize,
+    /// Length of the measured window.
+    pub(crate) seconds: u64,
+}
+
 /// One window.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Figures {
+    requests: u64,
+    pub(crate) requests_per_second: f64,
+    /// Of the server, per request: on the shard and on the control thread.
+    shard_cpu_ns: f64,
+    control_cpu_ns: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// CPUs busy with anything but the server and the load.
+    pub(crate) other_cores: f64,
+}
+
+impl Figures {
+    /// Nanoseconds of the whole server.
+    pub(crate) fn cpu_ns(&self) -> f64 {
+        self.shard_cpu_ns + self.control_cpu_ns
+    }
+}
+
+/// One window and its circumstances.
 #[derive(Serialize)]
 struct Point {
     round: usize,
@@ -46,13 +80,8 @@ struct Point {
     server_command: String,
     hops_ns: [f64; 2],
     placements: [Placement; 2],
-    requests: u64,
-    requests_per_second: f64,
-    /// Of the server, per request: on the shard and on the control thread.
-    shard_cpu_ns: f64,
-    control_cpu_ns: f64,
-    p50_us: f64,
-    p99_us: f64,
+    #[serde(flatten)]
+    figures: Figures,
 }
 
 #[derive(Serialize)]
@@ -62,13 +91,13 @@ struct Record<'a> {
 
 /// Measures, prints and keeps a record. A request that is not accepted, or a delivery lost or invented, is an error.
 pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false)?;
+    let tools = Tools::prepare(&options.tools, false, None)?;
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {
         for &subscribers in &options.subscribers {
             let point = measure(&tools, options, round, subscribers)?;
-            let Point { requests_per_second, shard_cpu_ns, control_cpu_ns, p50_us, p99_us, .. } = &point;
+            let Figures { requests_per_second, shard_cpu_ns, control_cpu_ns, p50_us, p99_us, .. } = &point.figures;
             eprintln!(
                 "round {} {subscribers:5} subscribers: {requests_per_second:.0} requests/s, {shard_cpu_ns:.0} + \
                  {control_cpu_ns:.0} ns, p50 {p50_us:.0} µs, p99 {p99_us:.0} µs",
@@ -83,14 +112,14 @@ pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
         options.size, options.connections, options.rounds
     );
     for &subscribers in &options.subscribers {
-        let of_point = |figure: fn(&Point) -> f64| {
+        let of_point = |figure: fn(&Figures) -> f64| {
             let points = points.iter().filter(|point| point.subscribers == subscribers);
-            Summary::of(points.map(figure)).map_or(f64::NAN, |summary| summary.median)
+            Summary::of(points.map(|point| figure(&point.figures))).map_or(f64::NAN, |summary| summary.median)
         };
         println!("\n{subscribers} subscribers");
-        println!("  requests/s       {:.0}", of_point(|point| point.requests_per_second));
-        println!("  CPU per request  {:.0} ns", of_point(|point| point.shard_cpu_ns + point.control_cpu_ns));
-        println!("    control thread {:.0} ns", of_point(|point| point.control_cpu_ns));
+        println!("  requests/s       {:.0}", of_point(|figures| figures.requests_per_second));
+        println!("  CPU per request  {:.0} ns", of_point(Figures::cpu_ns));
+        println!("    control thread {:.0} ns", of_point(|figures| figures.control_cpu_ns));
         println!("  latency          p50 {:.0} µs, p99 {:.0} µs", of_point(|p| p.p50_us), of_point(|p| p.p99_us));
     }
     let record = record::write("post", &circumstances, &Record { points: &points })?;
@@ -100,32 +129,49 @@ pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
 
 fn measure(tools: &Tools, options: &Options, round: usize, subscribers: usize) -> Result<Point, Box<dyn Error>> {
     let running = Running::start(Peer::Hub, tools)?;
+    let &Options { connections, size, seconds, .. } = options;
     let before = hop_ns(SERVER_CPU, LOAD_CPU);
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-        return Err(format!("cannot pin to CPU {LOAD_CPU}").into());
-    }
-    let mut load = Load::open(running.address, options, subscribers)?;
+    let figures = drive(&running, Plan { connections, subscribers, size, seconds })?;
+    let hops_ns = [before, hop_ns(SERVER_CPU, LOAD_CPU)];
+    let server_command = running.command_line.clone();
+    Ok(Point { round, subscribers, server_command, hops_ns, placements: hops_ns.map(Placement::of), figures })
+}
+
+/// Publishes to a server from a thread on the load's CPU.
+///
+/// # Errors
+/// When a request is not accepted, or a delivery is lost or invented.
+pub(crate) fn drive(server: &Running, plan: Plan) -> Result<Figures, String> {
+    let on_its_cpu = || {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
+            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
+        }
+        publish(server, plan).map_err(|error| error.to_string())
+    };
+    thread::scope(|scope| scope.spawn(on_its_cpu).join()).unwrap_or_else(|_| Err("the load panicked".to_owned()))
+}
+
+fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
+    let mut load = Load::open(server.address, plan)?;
     load.run(Duration::from_millis(500))?;
     load.latencies.clear();
-    let (begin, cpu) = (Instant::now(), Threads::of(running.pid())?);
-    let requests = load.run(Duration::from_secs(options.seconds))?;
-    let (elapsed, now) = (begin.elapsed(), Threads::of(running.pid())?);
+    let (begin, cpu, busy) = (Instant::now(), Threads::of(server.pid())?, machine_busy_ns()?);
+    let requests = load.run(Duration::from_secs(plan.seconds))?;
+    let (elapsed, now) = (begin.elapsed().as_nanos() as f64, Threads::of(server.pid())?);
+    let busy_ns = machine_busy_ns()?.saturating_sub(busy) as f64;
     load.check_deliveries()?;
-    let after = hop_ns(SERVER_CPU, LOAD_CPU);
     load.latencies.sort_unstable();
     let quantile = |q: f64| load.latencies[((load.latencies.len() - 1) as f64 * q) as usize] as f64 / 1_000.0;
-    Ok(Point {
-        round,
-        subscribers,
-        server_command: running.command_line.clone(),
-        hops_ns: [before, after],
-        placements: [before, after].map(Placement::of),
+    let [shard_ns, control_ns] = [now.others - cpu.others, now.control - cpu.control].map(|ns| ns as f64);
+    Ok(Figures {
         requests,
-        requests_per_second: requests as f64 / elapsed.as_secs_f64(),
-        shard_cpu_ns: (now.others - cpu.others) as f64 / requests as f64,
-        control_cpu_ns: (now.control - cpu.control) as f64 / requests as f64,
+        requests_per_second: requests as f64 * 1e9 / elapsed,
+        shard_cpu_ns: shard_ns / requests as f64,
+        control_cpu_ns: control_ns / requests as f64,
         p50_us: quantile(0.5),
         p99_us: quantile(0.99),
+        // The load spins, so it had a CPU for itself.
+        other_cores: ((busy_ns - shard_ns - control_ns) / elapsed - 1.0).max(0.0),
     })
 }
 
@@ -165,18 +211,18 @@ struct Load {
 }
 
 impl Load {
-    fn open(address: SocketAddr, options: &Options, subscribers: usize) -> Result<Load, Box<dyn Error>> {
-        let (size, length) = (options.size, options.size.to_string());
+    fn open(address: SocketAddr, plan: Plan) -> Result<Load, Box<dyn Error>> {
+        let Plan { connections, subscribers, size, .. } = plan;
         let mut request = format!(
             "POST /t/bench HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n\
-             Content-Length: {length}\r\n\r\n"
+             Content-Length: {size}\r\n\r\n"
         )
         .into_bytes();
         request.resize(request.len() + size, b'x');
         let header = if size < 126 { 2 } else { 4 };
         let subscribers = (0..subscribers).map(|_| Ok((subscribe(address)?, 0)));
         let subscribers = subscribers.collect::<io::Result<Vec<_>>>()?;
-        let publishers = (0..options.connections).map(|_| {
+        let publishers = (0..connections).map(|_| {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;

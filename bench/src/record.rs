@@ -30,8 +30,8 @@ impl Circumstances {
         let model = cpu_info.lines().find(|line| line.starts_with("model name"));
         Circumstances {
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            commit: git(&["rev-parse", "HEAD"]),
-            modified: git(&["status", "--porcelain"]).map(|changes| !changes.is_empty()),
+            commit: git(&["rev-parse", "HEAD"]).ok(),
+            modified: git(&["status", "--porcelain"]).ok().map(|changes| !changes.is_empty()),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu_model: model.and_then(|line| line.split_once(':')).map_or("", |(_, name)| name).trim().to_owned(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
@@ -63,7 +63,9 @@ pub(crate) fn write(name: &str, circumstances: &Circumstances, record: &impl Ser
     Ok(path)
 }
 
-fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// What git says, or what it complains about.
+pub(crate) fn git(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new("git").args(arguments).output().map_err(|error| format!("git does not run: {error}"))?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
 }

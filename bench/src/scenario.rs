@@ -1,6 +1,7 @@
 //! The scenarios and the bars, as data.
 
 use crate::peers::Peer;
+use crate::post;
 use ringhub_loadgen::Figures;
 
 /// One kind of load, its exact outcome, and what the hub must reach under it.
@@ -19,9 +20,22 @@ pub(crate) enum Load {
     Rate(u64),
     /// Closed loop, messages not yet delivered to all.
     InFlight(u64),
+    /// As fast as the server reads, so many messages for each second that a window has. The server moves them in walks
+    /// of many milliseconds, so a window of messages is exact where one of seconds would cut walks in two.
+    Unthrottled(u64),
+    /// Requests of HTTP, one in flight on each of so many connections.
+    Post(usize),
+}
+
+/// What came of a run.
+#[derive(Clone, Copy)]
+pub(crate) enum Measured<'a> {
+    Deliveries(&'a Figures),
+    Requests(&'a post::Figures),
 }
 
 /// A limit on the ratio of two medians, the hub's over a peer's.
+#[derive(Clone, Copy)]
 pub(crate) struct Bar {
     pub(crate) metric: Metric,
     pub(crate) against: Peer,
@@ -39,6 +53,8 @@ pub(crate) enum Limit {
 pub(crate) enum Metric {
     CpuPerDelivery,
     DeliveriesPerSecond,
+    CpuPerRequest,
+    RequestsPerSecond,
     P50,
     P99,
     MessagesPerRead,
@@ -85,35 +101,113 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },
+    Scenario { name: "unthrottled-17", subscribers: 1_000, size: 17, load: Load::Unthrottled(100_000), bars: &[] },
+    Scenario { name: "post", subscribers: 0, size: 128, load: Load::Post(16), bars: &[] },
 ];
 
+/// What `compare` runs where nothing else is asked for.
+pub(crate) const USUAL: [&str; 3] = ["rate-100", "in-flight-16", "in-flight-128"];
+
+impl Scenario {
+    /// Those of `servers` that can do this.
+    pub(crate) fn servers(&self, servers: &[Peer]) -> Vec<Peer> {
+        let can = |server: &Peer| !matches!(self.load, Load::Post(_)) || server.takes_posts();
+        servers.iter().copied().filter(can).collect()
+    }
+
+    /// Its own bars, and those that every scenario has beside the baseline.
+    pub(crate) fn bars(&self) -> impl Iterator<Item = Bar> {
+        let [cost, speed] = self.load.headline();
+        let against = Peer::Baseline;
+        let beside_baseline = [
+            Bar { metric: cost, against, limit: Limit::AtMost(1.0) },
+            Bar { metric: speed, against, limit: Limit::AtLeast(1.0) },
+        ];
+        self.bars.iter().copied().chain(beside_baseline)
+    }
+
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let Scenario { name, subscribers, size, load, .. } = self;
+        let load = match load {
+            Load::Rate(rate) => format!("{rate} messages/s"),
+            Load::InFlight(in_flight) => format!("{in_flight} in flight"),
+            Load::Unthrottled(_) => "one publisher, unthrottled".to_owned(),
+            Load::Post(connections) => format!("POST on {connections} connections, one request in flight on each"),
+        };
+        format!("{name}: {subscribers} subscribers, {size} B, {load}")
+    }
+}
+
 impl Load {
-    /// The generator's flag.
-    pub(crate) fn flag(&self) -> [String; 2] {
+    /// The generator's flags for a window of so many seconds; none where another load drives the server.
+    pub(crate) fn flags(&self, warmup_seconds: u64, seconds: u64) -> Vec<String> {
+        let timed = |flag: &str, value: u64| {
+            [
+                flag.to_owned(),
+                value.to_string(),
+                format!("--warmup={warmup_seconds}s"),
+                format!("--duration={seconds}s"),
+            ]
+            .to_vec()
+        };
         match self {
-            Load::Rate(rate) => ["--rate".to_owned(), rate.to_string()],
-            Load::InFlight(in_flight) => ["--in-flight".to_owned(), in_flight.to_string()],
+            Load::Rate(rate) => timed("--rate", *rate),
+            Load::InFlight(in_flight) => timed("--in-flight", *in_flight),
+            Load::Unthrottled(per_second) => {
+                ["--unthrottled", "--drain=60s", "--messages", &(per_second * seconds).to_string()]
+                    .map(str::to_owned)
+                    .to_vec()
+            }
+            Load::Post(_) => Vec::new(),
         }
     }
 
-    /// How many messages a run of so many seconds publishes, where that does not depend on the server.
-    pub(crate) fn exact_messages(&self, seconds: u64) -> Option<u64> {
+    /// How many messages a run publishes, where that does not depend on the server.
+    pub(crate) fn exact_messages(&self, warmup_seconds: u64, seconds: u64) -> Option<u64> {
         match self {
-            Load::Rate(rate) => Some(rate * seconds),
-            Load::InFlight(_) => None,
+            Load::Rate(rate) => Some(rate * (warmup_seconds + seconds)),
+            Load::Unthrottled(per_second) => Some(per_second * seconds),
+            Load::InFlight(_) | Load::Post(_) => None,
+        }
+    }
+
+    /// What is asked first: the server's cost for each message, and how many it moves.
+    pub(crate) fn headline(&self) -> [Metric; 2] {
+        match self {
+            Load::Post(_) => [Metric::CpuPerRequest, Metric::RequestsPerSecond],
+            _ => [Metric::CpuPerDelivery, Metric::DeliveriesPerSecond],
+        }
+    }
+
+    /// The columns of its table.
+    pub(crate) fn metrics(&self) -> &'static [Metric] {
+        match self {
+            Load::Post(_) => {
+                &[Metric::CpuPerRequest, Metric::RequestsPerSecond, Metric::P50, Metric::P99, Metric::Others]
+            }
+            _ => &[
+                Metric::CpuPerDelivery,
+                Metric::DeliveriesPerSecond,
+                Metric::P50,
+                Metric::P99,
+                Metric::MessagesPerRead,
+                Metric::Spare,
+                Metric::Others,
+            ],
         }
     }
 }
 
 impl Metric {
-    pub(crate) const ALL: [Metric; 7] = [
+    /// Those that the line about a single run shows, as far as its load has them.
+    pub(crate) const SHOWN: [Metric; 6] = [
         Metric::CpuPerDelivery,
         Metric::DeliveriesPerSecond,
-        Metric::P50,
+        Metric::CpuPerRequest,
+        Metric::RequestsPerSecond,
         Metric::P99,
         Metric::MessagesPerRead,
-        Metric::Spare,
-        Metric::Others,
     ];
 
     /// Whether it says something about the server. The others say how far the measurement can be trusted.
@@ -126,6 +220,8 @@ impl Metric {
         match self {
             Metric::CpuPerDelivery => "CPU/delivery ns",
             Metric::DeliveriesPerSecond => "deliveries/s k",
+            Metric::CpuPerRequest => "CPU/request ns",
+            Metric::RequestsPerSecond => "requests/s k",
             Metric::P50 => "p50 µs",
             Metric::P99 => "p99 µs",
             Metric::MessagesPerRead => "messages/read",
@@ -135,7 +231,14 @@ impl Metric {
     }
 
     /// This figure in the unit of its column.
-    pub(crate) fn of(self, figures: &Figures) -> Option<f64> {
+    pub(crate) fn of(self, measured: Measured<'_>) -> Option<f64> {
+        match measured {
+            Measured::Deliveries(figures) => self.of_deliveries(figures),
+            Measured::Requests(figures) => self.of_requests(figures),
+        }
+    }
+
+    fn of_deliveries(self, figures: &Figures) -> Option<f64> {
         Some(match self {
             Metric::CpuPerDelivery => figures.server?.cpu_ns_per_delivery,
             Metric::DeliveriesPerSecond => figures.deliveries_per_second / 1e3,
@@ -144,6 +247,20 @@ impl Metric {
             Metric::MessagesPerRead => figures.messages_per_read,
             Metric::Spare => figures.generator.spare * 100.0,
             Metric::Others => figures.server?.other_cores,
+            Metric::CpuPerRequest | Metric::RequestsPerSecond => return None,
+        })
+    }
+
+    fn of_requests(self, figures: &post::Figures) -> Option<f64> {
+        Some(match self {
+            Metric::CpuPerRequest => figures.cpu_ns(),
+            Metric::RequestsPerSecond => figures.requests_per_second / 1e3,
+            Metric::P50 => figures.p50_us,
+            Metric::P99 => figures.p99_us,
+            Metric::Others => figures.other_cores,
+            Metric::CpuPerDelivery | Metric::DeliveriesPerSecond | Metric::MessagesPerRead | Metric::Spare => {
+                return None;
+            }
         })
     }
 }
@@ -195,6 +312,34 @@ const TOLERANCE: f64 = 0.03;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_scenario_is_held_against_the_baseline() {
+        for scenario in SCENARIOS {
+            let beside: Vec<Bar> = scenario.bars().filter(|bar| bar.against == Peer::Baseline).collect();
+            assert_eq!(beside.iter().map(|bar| bar.metric).collect::<Vec<_>>(), scenario.load.headline());
+            assert!(beside.iter().all(|bar| scenario.load.metrics().contains(&bar.metric)), "{}", scenario.name);
+            // Within 3 % is met, beyond it is not, in the direction that is worse.
+            assert_eq!(
+                beside.iter().map(|bar| bar.limit.judge(1.04)).collect::<Vec<_>>(),
+                [Verdict::Missed, Verdict::Met]
+            );
+            assert_eq!(
+                beside.iter().map(|bar| bar.limit.judge(0.96)).collect::<Vec<_>>(),
+                [Verdict::Met, Verdict::Missed]
+            );
+        }
+        assert!(USUAL.iter().all(|usual| SCENARIOS.iter().any(|scenario| scenario.name == *usual)));
+    }
+
+    #[test]
+    fn only_hubs_are_posted_to() {
+        let servers = [Peer::Hub, Peer::Bun, Peer::K2, Peer::Baseline];
+        for scenario in SCENARIOS {
+            let expected = if scenario.name == "post" { vec![Peer::Hub, Peer::Baseline] } else { servers.to_vec() };
+            assert_eq!(scenario.servers(&servers), expected);
+        }
+    }
 
     #[test]
     fn bars_have_a_margin_of_three_per_cent() {

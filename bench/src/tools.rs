@@ -1,5 +1,6 @@
 //! The programs that a comparison needs, built or installed first, and how they are run.
 
+use crate::baseline::Baseline;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -9,6 +10,8 @@ use std::process::{Command, Stdio};
 /// Where everything is.
 pub(crate) struct Tools {
     pub(crate) hub: PathBuf,
+    /// The hub of another commit, where it takes part.
+    pub(crate) baseline: Option<Baseline>,
     pub(crate) loadgen: PathBuf,
     /// This program, which is also the bare loop.
     pub(crate) bench: PathBuf,
@@ -31,8 +34,8 @@ pub(crate) struct Flags {
 }
 
 impl Tools {
-    /// Builds the hub and the generator and installs Bun, each only if wanted.
-    pub(crate) fn prepare(flags: &Flags, with_bun: bool) -> Result<Tools, Box<dyn Error>> {
+    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if wanted.
+    pub(crate) fn prepare(flags: &Flags, with_bun: bool, baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
         if !Path::new(BUN_SERVER).exists() {
             return Err("run this from the repository root".into());
         }
@@ -48,8 +51,7 @@ impl Tools {
             if flags.hub.is_none() {
                 packages.extend(["-p", "ringhub"]);
             }
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut build = Command::new(cargo);
+            let mut build = cargo();
             build.args(["build", "--release", "--bins", "--quiet"]).args(packages);
             succeed(&mut build)?;
         }
@@ -62,8 +64,14 @@ impl Tools {
         }
         fs::create_dir_all(OUTPUT)?;
         let bun = if with_bun { Some(install_bun()?) } else { None };
-        Ok(Tools { hub, loadgen, bench, bun })
+        let baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
+        Ok(Tools { hub, baseline, loadgen, bench, bun })
     }
+}
+
+/// The cargo that runs this, or the one on the path.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Bun from npm, below [`OUTPUT`].
@@ -102,11 +110,15 @@ pub(crate) fn command_line(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
+/// Runs a command whose output nobody needs.
+pub(crate) fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
     let line = command_line(command);
     let status = command.stdout(io::stderr()).status().map_err(|error| format!("{line}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}").into()) }
 }
+
+/// Names the commit that is compared with where no other is named.
+pub(crate) const ANCHOR: &str = "bench/ANCHOR";
 
 /// The peer's program.
 pub(crate) const BUN_SERVER: &str = "bench/peers/bun.js";

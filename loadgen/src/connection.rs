@@ -2,7 +2,7 @@
 
 use crate::frame::{self, Frame, FrameReader, opcode};
 use crate::options::Request;
-use crate::payload::{STAMP_LENGTH, Stamp};
+use crate::payload::{Form, Stamp};
 use crate::sequence::SequenceChecker;
 use crate::window::Window;
 use hdrhistogram::Histogram;
@@ -50,6 +50,8 @@ pub(crate) struct Reading {
 pub(crate) struct Judge {
     pub(crate) run: u16,
     pub(crate) opcode: u8,
+    /// How messages of the run's size are stamped.
+    pub(crate) form: Form,
     pub(crate) padding: Vec<u8>,
     pub(crate) publishers_receive: bool,
     /// Messages due inside it count for the latency, whenever they arrive.
@@ -151,13 +153,15 @@ enum Examined {
 
 impl Judge {
     fn examine(&mut self, frame: &Frame<'_>, now_ns: u64) -> Examined {
-        match Stamp::decode(frame.payload) {
+        match Stamp::decode(self.form, frame.payload) {
             Some(stamp) if stamp.run == self.run => {
-                if frame.opcode != self.opcode || frame.payload[STAMP_LENGTH..] != self.padding {
+                if frame.opcode != self.opcode || frame.payload[self.form.length()..] != self.padding {
                     return Examined::Corrupt;
                 }
-                if self.window.is_some_and(|window| window.contains(stamp.due_ns)) {
-                    self.latency.saturating_record(now_ns.saturating_sub(stamp.due_ns));
+                if let (Some(window), Some(due_ns)) = (self.window, stamp.due_ns)
+                    && window.contains(due_ns)
+                {
+                    self.latency.saturating_record(now_ns.saturating_sub(due_ns));
                 }
                 Examined::Right(stamp)
             }
@@ -228,7 +232,7 @@ mod tests {
         let latency = Histogram::new(3).unwrap();
         let window = Some(Window { start_ns: 0, end_ns: 1_000 });
         let padding = crate::payload::padding(40);
-        Judge { run: 1, opcode: opcode::TEXT, padding, publishers_receive: false, window, latency }
+        Judge { run: 1, opcode: opcode::TEXT, form: Form::Timed, padding, publishers_receive: false, window, latency }
     }
 
     fn subscriber() -> Connection {
@@ -237,9 +241,11 @@ mod tests {
     }
 
     fn message(opcode: u8, run: u16, publisher: u16, padding: &[u8]) -> Vec<u8> {
-        let stamp = Stamp { run, publisher, sequence: 0, due_ns: 100 };
-        let mut bytes = vec![0x80 | opcode, (STAMP_LENGTH + padding.len()) as u8];
-        bytes.extend(stamp.encode());
+        let stamp = Stamp { run, publisher, sequence: 0, due_ns: Some(100) };
+        let length = Form::Timed.length();
+        let mut bytes = vec![0x80 | opcode, (length + padding.len()) as u8];
+        bytes.resize(2 + length, 0);
+        stamp.encode(Form::Timed, &mut bytes[2..]);
         bytes.extend(padding);
         bytes
     }

@@ -53,6 +53,7 @@ impl<'a> Generator<'a> {
         let judge = Judge {
             run: std::process::id() as u16,
             opcode: plan.opcode,
+            form: payload::Form::of(plan.size),
             padding: payload::padding(plan.size),
             publishers_receive: plan.publishers_receive,
             window: None,

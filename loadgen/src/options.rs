@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
-use crate::payload::STAMP_LENGTH;
+use crate::payload::SHORT_STAMP_LENGTH;
 use clap::{Parser, ValueEnum};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Options {
     /// The publishers receive as well; what they receive is ignored instead of being reported as foreign.
     #[arg(long)]
     pub publishers_receive: bool,
-    /// Payload bytes of each message, at least 32.
+    /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, hence no latency.
     #[arg(long, default_value_t = 128)]
     pub size: usize,
     /// Send binary messages instead of text.
@@ -50,6 +50,9 @@ pub struct Options {
     /// Closed loop: messages published and not yet delivered to all.
     #[arg(long)]
     pub in_flight: Option<u64>,
+    /// Publish whenever the server reads, as much as it takes.
+    #[arg(long, conflicts_with_all = ["rate", "in_flight"])]
+    pub unthrottled: bool,
     /// Length of the measured window, such as 4, 4s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub duration: Duration,
@@ -73,7 +76,7 @@ pub struct Options {
     #[arg(long)]
     pub total_order: bool,
     /// Only connect the subscribers and stay idle this long, answering pings.
-    #[arg(long, value_parser = parse_duration, conflicts_with_all = ["rate", "in_flight", "messages"])]
+    #[arg(long, value_parser = parse_duration, conflicts_with_all = ["rate", "in_flight", "unthrottled", "messages"])]
     pub hold: Option<Duration>,
     /// New connections per second; 0 for no limit.
     #[arg(long, default_value_t = 0)]
@@ -146,6 +149,8 @@ pub enum Load {
     Rate(u64),
     /// At most this many that not everybody has yet.
     InFlight(u64),
+    /// As much as the publishers' sockets take.
+    Unthrottled,
 }
 
 /// When publishing ends.
@@ -188,7 +193,7 @@ impl Options {
             (Some(0), _) | (_, Some(0)) => return wrong("--rate and --in-flight must be above 0"),
             (Some(rate), _) => Some(Load::Rate(rate)),
             (_, Some(in_flight)) => Some(Load::InFlight(in_flight)),
-            (None, None) => None,
+            (None, None) => self.unthrottled.then_some(Load::Unthrottled),
         };
         let activity = match (self.hold, load) {
             (Some(hold), _) => Activity::Hold { hold_ns: nanos(hold) },
@@ -197,7 +202,9 @@ impl Options {
                 let usual = if self.messages.is_some() { Duration::ZERO } else { Duration::from_secs(1) };
                 Activity::Publish { load, span, warmup_ns: nanos(self.warmup.unwrap_or(usual)) }
             }
-            (None, None) => return wrong("say how to publish: --rate, --in-flight or, to stay idle, --hold"),
+            (None, None) => {
+                return wrong("say how to publish: --rate, --in-flight, --unthrottled or, to stay idle, --hold");
+            }
         };
         let holding = self.hold.is_some();
         if self.subscribers == 0 || (!holding && self.publishers == 0) {
@@ -206,8 +213,8 @@ impl Options {
         if self.publishers > usize::from(u16::MAX) {
             return wrong("--publishers is at most 65535");
         }
-        if !(STAMP_LENGTH..=PAYLOAD_MAX).contains(&self.size) {
-            return Err(Error::Options(format!("--size is {STAMP_LENGTH} to {PAYLOAD_MAX} bytes")));
+        if !(SHORT_STAMP_LENGTH..=PAYLOAD_MAX).contains(&self.size) {
+            return Err(Error::Options(format!("--size is {SHORT_STAMP_LENGTH} to {PAYLOAD_MAX} bytes")));
         }
         let verify = match self.verify {
             VerifyFlag::Sample if self.sample == 0 => return wrong("--sample must be above 0"),
@@ -340,7 +347,9 @@ mod tests {
             "",
             "--rate 0",
             "--rate 1 --in-flight 1",
-            "--rate 1 --size 31",
+            "--rate 1 --size 16",
+            "--rate 1 --unthrottled",
+            "--hold 1s --unthrottled",
             "--rate 1 --url wss://127.0.0.1/",
             "--rate 1 --url ws://example.org/",
             "--rate 1 --subscribers 0",

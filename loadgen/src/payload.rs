@@ -1,9 +1,11 @@
-//! What every published message says about itself: a stamp of fixed-width hex, so that it is valid text, then printable
-//! padding.
+//! What every published message says about itself: a stamp of fixed width that is valid text, then printable padding.
 //!
 //! ```text
-//! rh  run   publisher  sequence    due           padding
-//! 2   4     4          10          12            to the size asked for      bytes
+//! rh  run   publisher  sequence    due           padding             digits of 4 bits
+//! 2   4     4          10          12            to the size         bytes
+//!
+//! rs  run   publisher  sequence                  padding             digits of 6 bits, for payloads below 32 bytes
+//! 2   3     3          9                         to the size         bytes
 //! ```
 
 use crate::frame;
@@ -18,125 +20,203 @@ pub struct Stamp {
     /// Counts a publisher's messages from 0; 40 bits.
     pub sequence: u64,
     /// Nanoseconds of the run's clock at which the schedule wanted it sent, however late it really was; 48 bits, three
-    /// days.
-    pub due_ns: u64,
+    /// days. A short stamp has no room for it and loses it.
+    pub due_ns: Option<u64>,
 }
 
-/// Bytes of an encoded stamp, hence the smallest payload.
+/// How a stamp is written, which the size of the payload decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// With the time at which the message was due.
+    Timed,
+    /// Without, in [`SHORT_STAMP_LENGTH`] bytes.
+    Short,
+}
+
+/// Bytes of a stamp with a time.
 pub const STAMP_LENGTH: usize = 32;
 
-impl Stamp {
-    /// The stamp as text.
-    pub fn encode(&self) -> [u8; STAMP_LENGTH] {
-        let mut bytes = [0; STAMP_LENGTH];
-        bytes[..2].copy_from_slice(MAGIC);
-        put_hex(&mut bytes[2..6], u64::from(self.run));
-        put_hex(&mut bytes[6..10], u64::from(self.publisher));
-        put_hex(&mut bytes[10..20], self.sequence);
-        put_hex(&mut bytes[20..], self.due_ns);
-        bytes
+/// Bytes of a stamp without a time, hence the smallest payload.
+pub const SHORT_STAMP_LENGTH: usize = 17;
+
+impl Form {
+    /// The form that payloads of `size` bytes have room for.
+    pub fn of(size: usize) -> Form {
+        if size < STAMP_LENGTH { Form::Short } else { Form::Timed }
     }
 
-    /// Reads the stamp at the start of `payload`; `None` when there is none.
-    pub fn decode(payload: &[u8]) -> Option<Stamp> {
-        let bytes = payload.first_chunk::<STAMP_LENGTH>()?;
-        if !bytes.starts_with(MAGIC) {
-            return None;
+    /// Bytes of a stamp.
+    pub fn length(self) -> usize {
+        match self {
+            Form::Timed => STAMP_LENGTH,
+            Form::Short => SHORT_STAMP_LENGTH,
         }
-        Some(Stamp {
-            run: hex(&bytes[2..6])? as u16,
-            publisher: hex(&bytes[6..10])? as u16,
-            sequence: hex(&bytes[10..20])?,
-            due_ns: hex(&bytes[20..])?,
-        })
+    }
+}
+
+impl Stamp {
+    /// Writes the stamp as text into `out`, which has the length of `form`.
+    pub fn encode(&self, form: Form, out: &mut [u8]) {
+        debug_assert_eq!(out.len(), form.length());
+        let (run, publisher) = (u64::from(self.run), u64::from(self.publisher));
+        match form {
+            Form::Timed => {
+                out[..2].copy_from_slice(TIMED_MAGIC);
+                put_digits::<4>(&mut out[2..6], run);
+                put_digits::<4>(&mut out[6..10], publisher);
+                put_digits::<4>(&mut out[10..20], self.sequence);
+                put_digits::<4>(&mut out[20..], self.due_ns.unwrap_or_default());
+            }
+            Form::Short => {
+                out[..2].copy_from_slice(SHORT_MAGIC);
+                put_digits::<6>(&mut out[2..5], run);
+                put_digits::<6>(&mut out[5..8], publisher);
+                put_digits::<6>(&mut out[8..], self.sequence);
+            }
+        }
+    }
+
+    /// Reads the stamp of this form at the start of `payload`; `None` when there is none.
+    pub fn decode(form: Form, payload: &[u8]) -> Option<Stamp> {
+        match form {
+            Form::Timed => {
+                let bytes = payload.first_chunk::<STAMP_LENGTH>()?.strip_prefix(TIMED_MAGIC)?;
+                Some(Stamp {
+                    run: digits::<4>(&bytes[..4])? as u16,
+                    publisher: digits::<4>(&bytes[4..8])? as u16,
+                    sequence: digits::<4>(&bytes[8..18])?,
+                    due_ns: Some(digits::<4>(&bytes[18..])?),
+                })
+            }
+            Form::Short => {
+                let bytes = payload.first_chunk::<SHORT_STAMP_LENGTH>()?.strip_prefix(SHORT_MAGIC)?;
+                Some(Stamp {
+                    run: u16::try_from(digits::<6>(&bytes[..3])?).ok()?,
+                    publisher: u16::try_from(digits::<6>(&bytes[3..6])?).ok()?,
+                    sequence: digits::<6>(&bytes[6..])?,
+                    due_ns: None,
+                })
+            }
+        }
     }
 }
 
 /// The padding that follows the stamp in a payload of `size` bytes.
 pub fn padding(size: usize) -> Vec<u8> {
-    (b'a'..=b'z').cycle().take(size.saturating_sub(STAMP_LENGTH)).collect()
+    (b'a'..=b'z').cycle().take(size.saturating_sub(Form::of(size).length())).collect()
 }
 
 /// A publisher's masked frame, built once; only the stamp is encoded again for each message.
 #[derive(Debug)]
 pub struct Template {
+    form: Form,
     key: [u8; 4],
     frame: Vec<u8>,
     payload_start: usize,
 }
 
 impl Template {
-    /// A frame of `opcode` around `size` payload bytes, of which at least [`STAMP_LENGTH`] are needed.
+    /// A frame of `opcode` around `size` payload bytes, of which at least [`SHORT_STAMP_LENGTH`] are needed.
     pub fn new(opcode: u8, key: [u8; 4], size: usize) -> Template {
-        let mut payload = vec![0; STAMP_LENGTH];
+        let form = Form::of(size);
+        let mut payload = vec![0; form.length()];
         payload.extend(padding(size));
         let mut frame = Vec::new();
         let payload_start = frame::write_masked(opcode, key, &payload, &mut frame);
-        Template { key, frame, payload_start }
+        Template { form, key, frame, payload_start }
     }
 
     /// The frame with this stamp.
     pub fn stamped(&mut self, stamp: &Stamp) -> &[u8] {
-        let mut bytes = stamp.encode();
-        frame::mask(self.key, &mut bytes);
-        self.frame[self.payload_start..][..STAMP_LENGTH].copy_from_slice(&bytes);
+        let place = &mut self.frame[self.payload_start..][..self.form.length()];
+        stamp.encode(self.form, place);
+        frame::mask(self.key, place);
         &self.frame
     }
 }
 
-fn put_hex(out: &mut [u8], mut value: u64) {
+/// Writes `value` with [`DIGITS`] of `BITS` bits each, as many as `out` has room for.
+fn put_digits<const BITS: u32>(out: &mut [u8], mut value: u64) {
     for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 15) as usize];
-        value >>= 4;
+        *digit = DIGITS[(value & ((1 << BITS) - 1)) as usize];
+        value >>= BITS;
     }
     debug_assert_eq!(value, 0, "a stamp field overflowed");
 }
 
-fn hex(digits: &[u8]) -> Option<u64> {
+fn digits<const BITS: u32>(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |value, digit| {
         let digit = match digit {
             b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
+            b'a'..=b'z' => digit - b'a' + 10,
+            b'A'..=b'Z' => digit - b'A' + 36,
+            b'-' => 62,
+            b'_' => 63,
             _ => return None,
         };
-        Some(value << 4 | u64::from(digit))
+        (digit < 1 << BITS).then_some(value << BITS | u64::from(digit))
     })
 }
 
-const MAGIC: &[u8; 2] = b"rh";
+const DIGITS: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
+const TIMED_MAGIC: &[u8; 2] = b"rh";
+const SHORT_MAGIC: &[u8; 2] = b"rs";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::opcode;
 
-    const STAMP: Stamp = Stamp { run: 0xbeef, publisher: 7, sequence: 0x12_3456_789a, due_ns: 0xfedc_ba98_7654 };
+    const STAMP: Stamp = Stamp { run: 0xbeef, publisher: 7, sequence: 0x12_3456_789a, due_ns: Some(0xfedc_ba98_7654) };
+
+    fn text(form: Form, stamp: &Stamp) -> Vec<u8> {
+        let mut bytes = vec![0; form.length()];
+        stamp.encode(form, &mut bytes);
+        bytes
+    }
 
     #[test]
     fn stamp_is_printable_and_comes_back() {
-        assert_eq!(&STAMP.encode(), b"rhbeef0007123456789afedcba987654");
-        assert_eq!(Stamp::decode(&STAMP.encode()), Some(STAMP));
+        let timed = text(Form::Timed, &STAMP);
+        assert_eq!(timed, b"rhbeef0007123456789afedcba987654");
+        assert_eq!(Stamp::decode(Form::Timed, &timed), Some(STAMP));
+        let short = text(Form::Short, &STAMP);
+        assert_eq!(short, b"rsbXL0070018QlDyq");
+        assert_eq!(Stamp::decode(Form::Short, &short), Some(Stamp { due_ns: None, ..STAMP }));
+        let largest = Stamp { run: u16::MAX, publisher: u16::MAX, sequence: (1 << 54) - 1, due_ns: None };
+        assert_eq!(Stamp::decode(Form::Short, &text(Form::Short, &largest)), Some(largest));
     }
 
     #[test]
     fn no_stamp_in_other_text() {
-        assert_eq!(Stamp::decode(b""), None);
-        assert_eq!(Stamp::decode(&STAMP.encode()[..31]), None);
-        assert_eq!(Stamp::decode(b"Xhbeef0007123456789afedcba987654"), None);
-        assert_eq!(Stamp::decode(b"rhbeef000712345678 afedcba987654"), None);
+        for form in [Form::Timed, Form::Short] {
+            let stamp = text(form, &STAMP);
+            assert_eq!(Stamp::decode(form, b""), None);
+            assert_eq!(Stamp::decode(form, &stamp[..form.length() - 1]), None);
+            for (at, byte) in [(0, b'X'), (1, b'X'), (form.length() - 1, b' '), (3, b'\xc3')] {
+                let mut wrong = stamp.clone();
+                wrong[at] = byte;
+                assert_eq!(Stamp::decode(form, &wrong), None, "{form:?}, byte {at}");
+            }
+        }
+        assert_eq!(Stamp::decode(Form::Timed, &text(Form::Short, &STAMP)), None);
+        assert_eq!(Stamp::decode(Form::Timed, b"rhbeeg0007123456789afedcba987654"), None);
+        // Digits that make more than 16 bits.
+        assert_eq!(Stamp::decode(Form::Short, b"rs___000000000000"), None);
     }
 
     #[test]
     fn template_is_a_masked_frame_of_the_size_asked_for() {
-        for size in [32, 33, 125, 126, 128, 70_000] {
-            let key = [1, 2, 3, 4];
+        for size in [17, 18, 31, 32, 33, 125, 126, 128, 70_000] {
+            let (form, key) = (Form::of(size), [1, 2, 3, 4]);
             let mut template = Template::new(opcode::TEXT, key, size);
             let start = template.payload_start;
             let mut payload = template.stamped(&STAMP)[start..].to_vec();
             frame::mask(key, &mut payload);
             assert_eq!(payload.len(), size);
-            assert_eq!(Stamp::decode(&payload), Some(STAMP));
-            assert_eq!(payload[STAMP_LENGTH..], padding(size));
+            let expected = if size < 32 { Stamp { due_ns: None, ..STAMP } } else { STAMP };
+            assert_eq!(Stamp::decode(form, &payload), Some(expected));
+            assert_eq!(payload[form.length()..], padding(size));
             assert!(payload.is_ascii());
         }
     }

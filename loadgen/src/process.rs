@@ -54,7 +54,7 @@ pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
 ///
 /// # Errors
 /// When `/proc/stat` cannot be read.
-pub(crate) fn machine_busy_ns() -> io::Result<u64> {
+pub fn machine_busy_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
     parse_machine_stat(&stat, rustix::param::clock_ticks_per_second())
         .ok_or_else(|| io::Error::other("/proc/stat is not readable as proc(5) has it"))

@@ -22,7 +22,7 @@ pub struct Report {
     pub publishers: usize,
     /// Payload bytes of each message.
     pub size: usize,
-    /// `rate N`, `in-flight N` or `none`.
+    /// `rate N`, `in-flight N`, `unthrottled` or `none`.
     pub load: String,
     /// Subscribers that read every frame; of the others only bytes were counted.
     pub verified_subscribers: usize,
@@ -82,7 +82,8 @@ pub struct Figures {
     pub deliveries_per_second: f64,
     /// Messages that one read found on average: how many the server put into one send.
     pub messages_per_read: f64,
-    /// Of messages that were due inside the window, at subscribers that read their frames. `None` when there was none.
+    /// Of messages that were due inside the window, at subscribers that read their frames. `None` when there was none,
+    /// or when the messages are too small to carry a time.
     pub latency: Option<Latency>,
     /// The generator itself.
     pub generator: GeneratorFigures,

@@ -108,7 +108,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         };
         let rate = match load {
             Load::Rate(per_second) => Some(Rate { start_ns: begin_ns, per_second }),
-            Load::InFlight(_) => None,
+            Load::InFlight(_) | Load::Unthrottled => None,
         };
         Publishing {
             load,
@@ -136,7 +136,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 last_delivery = (reads, now_ns);
             }
             let stalled =
-                matches!(self.load, Load::InFlight(_)) && now_ns - last_delivery.1 > self.generator.plan.drain_ns;
+                !matches!(self.load, Load::Rate(_)) && now_ns - last_delivery.1 > self.generator.plan.drain_ns;
             let finished = match self.span {
                 Span::Time(_) => now_ns >= self.window.end_ns,
                 Span::Messages(messages) => self.total >= messages,
@@ -180,6 +180,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 permits(in_flight, self.total, self.generator.deliveries(&self.generator.received), subscribers)
             }
             (Load::Rate(_), Some(rate)) => rate.due_count(now_ns) - self.total,
+            (Load::Unthrottled, _) => u64::MAX,
             (Load::Rate(_), None) => unreachable!("an open loop has a schedule"),
         };
         if let Span::Messages(messages) = self.span {
@@ -196,7 +197,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 run: self.generator.judge.run,
                 publisher: publisher as u16,
                 sequence: self.published[publisher],
-                due_ns: self.rate.map_or(now_ns, |rate| rate.due_ns(self.total)),
+                due_ns: Some(self.rate.map_or(now_ns, |rate| rate.due_ns(self.total))),
             };
             connection.push(self.templates[publisher].stamped(&stamp));
             self.published[publisher] += 1;
@@ -268,6 +269,7 @@ impl Run {
                 Activity::Hold { .. } => "none".to_owned(),
                 Activity::Publish { load: Load::Rate(rate), .. } => format!("rate {rate}"),
                 Activity::Publish { load: Load::InFlight(in_flight), .. } => format!("in-flight {in_flight}"),
+                Activity::Publish { load: Load::Unthrottled, .. } => "unthrottled".to_owned(),
             },
             verified_subscribers: match plan.verify {
                 Verify::All => plan.subscribers,

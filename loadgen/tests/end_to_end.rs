@@ -42,6 +42,7 @@ fn everything_arrives_in_every_way_of_running() {
         "--rate 500 --duration 300ms --warmup 100ms",
         "--rate 500 --duration 300ms --warmup 0 --verify sample --sample 1 --sleep",
         "--rate 2000 --messages 100 --total-order --size 32 --cpu 0",
+        "--unthrottled --messages 500 --publishers 2 --size 40",
     ] {
         let (status, report) = run(Fault::None, flags);
         let report = report.unwrap();
@@ -49,6 +50,23 @@ fn everything_arrives_in_every_way_of_running() {
         let figures = report.figures.unwrap();
         assert!(figures.deliveries > 0 && figures.latency.is_some() && figures.messages_per_read >= 0.5, "{flags}");
         assert!((0.0..=1.0).contains(&figures.generator.spare), "{flags}: spare {}", figures.generator.spare);
+    }
+}
+
+#[test]
+fn the_smallest_messages_carry_no_time_and_are_counted_all_the_same() {
+    let flags = "--unthrottled --messages 20 --size 17";
+    let (status, report) = run(Fault::None, flags);
+    let report = report.unwrap();
+    assert_eq!((status, report.outcome, report.counts.expected), (0, Outcome::Exact, 80), "{report}");
+    assert!(report.figures.unwrap().latency.is_none());
+    for (fault, lost, corrupt) in [(Fault::Lose, 1, 0), (Fault::Corrupt, 1, 0), (Fault::Repeat, 0, 0)] {
+        let (status, report) = run(fault, &format!("{flags} --drain 300ms"));
+        let Counts { lost: found, corrupt: changed, foreign, duplicated, .. } = report.unwrap().counts;
+        let is_repeated = u64::from(fault == Fault::Repeat);
+        // The last digit of the sequence changes into none.
+        let foreigners = u64::from(fault == Fault::Corrupt);
+        assert_eq!((status, found, changed, foreign, duplicated), (2, lost, corrupt, foreigners, is_repeated));
     }
 }
 
@@ -115,7 +133,7 @@ fn a_server_process_is_measured() {
 #[test]
 fn what_cannot_run_is_status_one() {
     assert_eq!(run(Fault::NotFound, "--rate 1").0, 1);
-    assert_eq!(run(Fault::None, "--rate 1 --size 31").0, 1);
+    assert_eq!(run(Fault::None, "--rate 1 --size 16").0, 1);
     assert_eq!(run(Fault::None, "--no-such-flag").0, 1);
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(generator(&format!("--rate 1 --url ws://{free}/t/x")).0, 1);

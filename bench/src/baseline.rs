@@ -1,0 +1,132 @@
+//! The hub of another commit, built beside this one.
+//!
+//! The commit is checked out into a git worktree below [`OUTPUT`] and built in release into a target folder of its own,
+//! by the toolchain and with the flags that build this tree. Both folders stay, so that the next run builds nothing.
+
+use crate::record::git;
+use crate::tools::{OUTPUT, cargo, succeed};
+use serde::Serialize;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A hub to compare this one with.
+#[derive(Serialize)]
+pub(crate) struct Baseline {
+    /// What was asked for: a revision, or a file whose first word is one.
+    asked: String,
+    commit: String,
+    pub(crate) program: PathBuf,
+}
+
+impl Baseline {
+    /// Checks out and builds what `asked` names. With `build` unset the program of the last time is taken.
+    ///
+    /// # Errors
+    /// When git or the commit is missing, the kept checkout was changed, or the commit does not build.
+    pub(crate) fn prepare(asked: &str, build: bool) -> Result<Baseline, Box<dyn Error>> {
+        let commit = commit_of(asked)?;
+        let folder = Path::new(OUTPUT).join("baseline").join(&commit);
+        let target = folder.join("target");
+        let program = target.join("release/ringhub");
+        if build {
+            let tree = folder.join("tree");
+            check_out(&commit, &tree)?;
+            eprintln!("building the baseline {commit} into {}", target.display());
+            // Run from here, since the folder decides which toolchain and which configuration cargo takes.
+            let mut build = cargo();
+            build.args(["build", "--release", "--locked", "--quiet", "-p", "ringhub", "--bin", "ringhub"]);
+            build.arg("--manifest-path").arg(tree.join("Cargo.toml")).arg("--target-dir").arg(&target);
+            succeed(&mut build)?;
+        }
+        if !program.exists() {
+            return Err(format!("{} is not built", program.display()).into());
+        }
+        Ok(Baseline { asked: asked.to_owned(), commit, program })
+    }
+
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let Baseline { asked, commit, program } = self;
+        let asked = if asked == commit { String::new() } else { format!(" ({asked})") };
+        format!("baseline {}{asked}, {}", &commit[..commit.len().min(12)], program.display())
+    }
+}
+
+/// The revision that `asked` is, or that it holds where it is a file.
+fn revision(asked: &str) -> Result<String, String> {
+    if !Path::new(asked).is_file() {
+        return Ok(asked.to_owned());
+    }
+    let text = fs::read_to_string(asked).map_err(|error| format!("--baseline {asked}: {error}"))?;
+    let word = text.split_whitespace().next().map(str::to_owned);
+    word.ok_or_else(|| format!("--baseline {asked}: the file is empty; its first word must be a commit"))
+}
+
+fn commit_of(asked: &str) -> Result<String, String> {
+    let revision = revision(asked)?;
+    git(&["rev-parse", "--git-dir"]).map_err(|why| format!("--baseline needs a git repository: {why}"))?;
+    let commit = format!("{revision}^{{commit}}");
+    git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit]).map_err(|_| {
+        format!(
+            "--baseline {asked}: `{revision}` names no commit of this repository; fetch it first (a shallow clone \
+             needs `git fetch --unshallow`)"
+        )
+    })
+}
+
+/// Makes `tree` a checkout of `commit`, unless it is one already.
+fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
+    let path = tree.to_str().ok_or("the target folder's name is not UTF-8")?;
+    if !tree.exists() {
+        // Forced, since git still lists a worktree whose folder was removed.
+        git(&["worktree", "add", "--force", "--detach", path, commit])
+            .map_err(|why| format!("the baseline cannot be checked out: {why}"))?;
+        return Ok(());
+    }
+    let head = git(&["-C", path, "rev-parse", "HEAD"]);
+    let changes = git(&["-C", path, "status", "--porcelain"]);
+    if head.as_deref() != Ok(commit) || changes.as_deref() != Ok("") {
+        return Err(format!(
+            "{path} is no clean checkout of {commit}: remove it, `git worktree remove --force {path}`"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The unit tests run in the package's folder.
+    const ANCHOR: &str = "ANCHOR";
+
+    #[test]
+    fn a_file_gives_its_first_word_and_anything_else_itself() {
+        let anchor = revision(ANCHOR).unwrap();
+        assert!(anchor.len() == 40 && anchor.bytes().all(|byte| byte.is_ascii_hexdigit()), "{anchor}");
+        assert_eq!(revision("HEAD~3").as_deref(), Ok("HEAD~3"));
+        // A folder is no file.
+        assert_eq!(revision("src").as_deref(), Ok("src"));
+    }
+
+    #[test]
+    fn a_file_without_a_word_is_named() {
+        let empty = std::env::temp_dir().join(format!("ringhub-bench-{}", std::process::id()));
+        fs::write(&empty, " \n").unwrap();
+        let why = revision(empty.to_str().unwrap()).unwrap_err();
+        fs::remove_file(&empty).unwrap();
+        assert!(why.contains("first word"), "{why}");
+    }
+
+    #[test]
+    fn a_missing_commit_is_named_with_what_to_do() {
+        let missing = "0123456789012345678901234567890123456789";
+        let why = commit_of(missing).unwrap_err();
+        let has_repository = git(&["rev-parse", "--git-dir"]).is_ok();
+        let expected = if has_repository { "names no commit" } else { "needs a git repository" };
+        assert!(why.contains(expected), "{why}");
+        // An option is a revision that does not exist.
+        assert!(commit_of("--all").is_err());
+    }
+}
