@@ -150,8 +150,8 @@ impl Run {
         self.exclusions += EXCLUDED * (self.gathered.excluded.len() - slots);
     }
 
-    /// Makes room for so many bytes behind the tail. A tail that is as long as one may be becomes a piece: laggards give
-    /// memory back piece by piece.
+    /// Makes room for so many bytes behind the tail. A tail that is as long as one may be becomes a piece: laggards
+    /// give memory back piece by piece.
     fn make_room(&mut self, bytes: usize) {
         let length = self.tail.len();
         if self.tail.capacity() - length >= bytes {
@@ -320,8 +320,8 @@ pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     joined(pieces, chunk(bytes))
 }
 
-/// Neighbours become one piece as long as that has at most `bytes_max` bytes. What is larger stays as it is, so no piece
-/// comes near the 2 GiB that one send takes but by frames that do.
+/// Neighbours become one piece as long as that has at most `bytes_max` bytes. What is larger stays as it is, so no
+/// piece comes near the 2 GiB that one send takes but by frames that do.
 fn joined(pieces: Vec<Piece>, bytes_max: usize) -> Vec<Piece> {
     let mut joined: Vec<Piece> = Vec::new();
     let mut group: Vec<Piece> = Vec::new();

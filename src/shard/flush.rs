@@ -176,8 +176,8 @@ impl<I: Io> Shard<I> {
         (visited, ended)
     }
 
-    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns whether there was room
-    /// for it in the connection's entry of this batch.
+    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns whether there was
+    /// room for it in the connection's entry of this batch.
     fn plan_member(&mut self, slot: u32, topic: TopicId) -> bool {
         let Some(id) = self.hub.connections.id_at(slot) else { return true };
         let run = self.hub.run(topic);

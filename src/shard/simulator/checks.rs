@@ -261,6 +261,6 @@ impl Simulation {
 /// The reason of a close because of a message that takes too long.
 const OVERDUE: &str = "a message did not arrive in time";
 
-/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and the
-/// doubling of the buffer that little pieces are copied into.
+/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and
+/// the doubling of the buffer that little pieces are copied into.
 const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;

@@ -240,9 +240,9 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
     assert!(topics.iter().all(|topic| world.shard.hub.subscribers(topic) == 0));
 }
 
-/// A client whose opening answer waits for a topic's home may send pings all the while. What it is owed for them has the
-/// limit of every backlog: beyond half of it nothing is read, or where its handler looks after that itself, the connection
-/// is closed beyond all of it. The answer goes first.
+/// A client whose opening answer waits for a topic's home may send pings all the while. What it is owed for them has
+/// the limit of every backlog: beyond half of it nothing is read, or where its handler looks after that itself, the
+/// connection is closed beyond all of it. The answer goes first.
 #[test]
 fn who_is_held_is_owed_no_more_than_others() {
     const LIMIT: usize = 200_000;
