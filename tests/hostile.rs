@@ -363,6 +363,39 @@ fn messages_that_take_too_long() {
     broadcast.finish();
 }
 
+/// The time in which a client is not read from is not its message's.
+#[test]
+fn a_client_that_is_not_read_from_has_its_time() {
+    let limits = ["--message-timeout", "3s", "--send-buffer", "4096", "--max-backlog", "20MiB"];
+    let server = Server::start(&limits);
+    let mut slow = Client::open(dial_with(server.address(), Some(4_096)), "/t/x", &[]).unwrap();
+    let mut publisher = server.connect("/t/x");
+    let publish = |publisher: &mut Client, numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            publisher.send_binary(&pattern(number, 64_000));
+        }
+        publisher.expect_nothing();
+    };
+    publish(&mut publisher, 0..150);
+    let received = server.counts().get("bytes_in_total");
+    let whole = frame(OpCode::Text, true, b"in two halves");
+    slow.send_raw(&whole[..4]);
+    server.counts_until("its message has begun", |counts| counts.get("bytes_in_total") == received + 4);
+    // More than half of what its backlog may have.
+    publish(&mut publisher, 150..200);
+    slow.send_raw(&whole[4..8]);
+    server.counts_until("it is parked", |counts| counts.get("parked_total") > 0);
+    // Longer than a message may take.
+    thread::sleep(Duration::from_secs(5));
+    for number in 0..200 {
+        slow.expect(binary(&pattern(number, 64_000)));
+    }
+    slow.send_raw(&whole[8..]);
+    publisher.expect(text("in two halves"));
+    slow.leave();
+    server.expect_counts(&[("message_overdue_total", 0)]);
+}
+
 /// Unfinished messages have a limit together: whoever began first gives way, and later ones arrive.
 #[test]
 fn unfinished_messages_have_a_limit_together() {

@@ -257,6 +257,8 @@ impl<I: Io> Shard<I> {
         {
             connection.reading = Reading::Idle;
             self.incoming.push_busy(connection, id);
+            // The time without being read is not its message's.
+            self.incoming.unfinished.excuse(id, self.now);
         }
     }
 
@@ -442,8 +444,9 @@ impl<I: Io> Shard<I> {
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
             return;
         }
-        if self.is_full() {
-            // The shard is not receiving.
+        let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.reading == Reading::Parked);
+        if is_parked || self.is_full() {
+            // The rest may have come, and is not received.
             return self.incoming.unfinished.excuse(id, self.now);
         }
         tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
