@@ -118,6 +118,7 @@ impl Simulation {
             Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
+        shard.hub.connections.let_rest(plan.slots_resting);
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
             keep_alive: config.keep_alive,
