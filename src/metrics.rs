@@ -171,6 +171,8 @@ counters! {
     PongOverdue "pong_overdue_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
     CloseOverdue "close_overdue_total" "connections" Counter Shard;
+    /// Connections reset at their end, because their clients had not taken all that was sent.
+    Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.

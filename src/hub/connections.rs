@@ -126,11 +126,11 @@ pub struct Connection {
     pub peer_done: bool,
     /// Our side of the socket has been finished; only the peer's end is awaited.
     pub is_finished: bool,
-    /// A backlog waits for room in the socket.
+    /// A backlog waits for room in the socket, or for memory of the kernel's.
     pub awaits_room: bool,
     /// When the timer wheel looks at it next.
     pub timer: Option<Tick>,
-    /// When it is dropped, whatever the peer does. Set when the closing handshake is over or has failed.
+    /// When it is dropped, whatever the peer does. Set when it leaves the open state.
     pub ends_by: Option<Tick>,
 }
 
@@ -161,6 +161,8 @@ pub struct Output {
     pub outbox: Vec<u8>,
     /// What the socket did not take.
     pub backlog: Backlog,
+    /// Room was reported for the backlog, and none of it has been offered since.
+    pub found_room: bool,
 }
 
 impl Output {

@@ -7,6 +7,7 @@
 
 mod accept;
 mod drain;
+mod ending;
 mod flush;
 mod handlers;
 mod handshake;

@@ -23,6 +23,7 @@
 //! ring's descriptor with epoll, which deferred work would not wake.
 
 mod queue;
+mod token;
 
 use std::{
     collections::VecDeque,
@@ -35,7 +36,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::queue::Entries;
+use self::{
+    queue::Entries,
+    token::{Kind, Token},
+};
 use super::{
     io::{Io, Key, Readiness, Receive, Refused, Send},
     net,
@@ -452,43 +456,6 @@ fn readiness(key: Key, kind: Kind, completion: &cqueue::Entry) -> Option<Readine
 
 fn outcome(result: i32) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
-}
-
-/// `user_data` of an entry: 8 bits kind, 24 bits generation, 32 bits slot (or index in the batch). A completion that
-/// comes late is recognised by its generation and dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Token(u64);
-
-impl Token {
-    const GENERATION_MAX: u32 = (1 << 24) - 1;
-
-    fn new(kind: Kind, key: Key) -> Token {
-        debug_assert!(key.generation <= Self::GENERATION_MAX);
-        Token((kind as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.slot))
-    }
-
-    fn kind(self) -> Option<Kind> {
-        let kinds = [Kind::Batch, Kind::Input, Kind::Room, Kind::InputCancel, Kind::RoomCancel];
-        kinds.into_iter().find(|&kind| kind as u64 == self.0 >> 56)
-    }
-
-    fn key(self) -> Key {
-        Key { slot: self.0 as u32, generation: (self.0 >> 32) as u32 & Self::GENERATION_MAX }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// An entry of the batch whose number is the generation.
-    Batch = 1,
-    /// The multishot poll for input.
-    Input = 2,
-    /// The one-shot poll for room to send.
-    Room = 3,
-    /// The cancellation of the poll for input.
-    InputCancel = 4,
-    /// The cancellation of the poll for room.
-    RoomCancel = 5,
 }
 
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;

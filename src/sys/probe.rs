@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     net::{TcpListener, TcpStream},
     os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
@@ -115,25 +116,24 @@ fn probe_here() -> Result<(), ProbeError> {
 
 /// Cancels polls of sockets that another thread is writing to: each poll must end, and its socket with it.
 fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
-    let pairs: io::Result<Vec<(UnixStream, UnixStream)>> = (0..CANCELS).map(|_| UnixStream::pair()).collect();
-    let (ours, theirs): (Vec<_>, Vec<_>) = pairs?.into_iter().unzip();
+    let (peers, to_write_to) = channel();
     thread::scope(|scope| {
-        let writer = scope.spawn(|| theirs.into_iter().try_for_each(write_until_it_ends));
-        let poll_each = || -> io::Result<()> {
-            for (slot, mut stream) in ours.into_iter().enumerate() {
-                stream.set_read_timeout(Some(2 * PATIENCE))?;
-                stream.read_exact(&mut [0])?;
-                // It is being written to from here on.
-                let (key, socket) = (Key { slot: slot as u32, generation: 0 }, OwnedFd::from(stream));
-                ring.arm(key, &socket);
-                ring.submit();
-                ring.disarm(key);
-                drop(socket);
-                ring.submit();
-            }
+        let writer = scope.spawn(|| to_write_to.into_iter().try_for_each(write_until_it_ends));
+        let polled = (0..CANCELS).try_for_each(|slot| {
+            let (mut stream, peer) = UnixStream::pair()?;
+            peers.send(peer).map_err(io::Error::other)?;
+            stream.set_read_timeout(Some(2 * PATIENCE))?;
+            stream.read_exact(&mut [0])?;
+            // It is being written to from here on.
+            let (key, socket) = (Key { slot, generation: 0 }, OwnedFd::from(stream));
+            ring.arm(key, &socket);
+            ring.submit();
+            ring.disarm(key);
+            drop(socket);
+            ring.submit();
             Ok(())
-        };
-        let polled = poll_each();
+        });
+        drop(peers);
         // If one does not end, the writer knows why.
         writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(polled)
     })?;
@@ -194,7 +194,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
 }
 
 /// Polls that are cancelled to see whether each of them ends.
-const CANCELS: usize = 32;
+const CANCELS: u32 = 32;
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -34,9 +34,9 @@ impl Entries {
             let index = pushed.wrapping_sub(number) & (self.count - 1);
             let nothing = opcode::Nop::new().build().flags(squeue::Flags::SKIP_SUCCESS);
             let entry = self.memory.wrapping_add(index as usize);
-            // SAFETY: the index is below the number of entries that are mapped, the mapping lives as long as `self`, and
-            // an entry of the ring has the layout of `squeue::Entry`, which the ring itself writes there. Nobody reads
-            // it meanwhile: the kernel looks at the queue in `io_uring_enter` alone, which this thread is not in.
+            // SAFETY: the index is below the number of entries that are mapped, the mapping lives as long as `self`,
+            // and an entry of the ring has the layout of `squeue::Entry`, which the ring itself writes there. Nobody
+            // reads it meanwhile: the kernel looks at the queue in `io_uring_enter` alone, which this thread is not in.
             unsafe { entry.write_volatile(nothing) };
         }
     }
