@@ -171,6 +171,8 @@ counters! {
     PongOverdue "pong_overdue_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
     CloseOverdue "close_overdue_total" "connections" Counter Shard;
+    /// Connections reset at their end, because their clients had not taken all that was sent.
+    Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
@@ -181,6 +183,11 @@ counters! {
     InputDeferred "input_deferred_total" "times" Counter Shard;
     /// Requests and deliveries between threads that found no room in their lane and waited beside it.
     LaneOverflow "lane_overflow_total" "entries" Counter Both;
+    /// Polls armed in the kernel: one for each connection, one more for each that waits for room to send. More for
+    /// longer than a moment would be sockets that are kept open.
+    PollsArmed "polls_armed" "polls" Gauge Shard;
+    /// Cancellations of polls that the kernel refused and that were repeated.
+    CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
 }

@@ -28,6 +28,7 @@ const TESTS: &[Test] = &[
     ("publishing_by_post", publishing_by_post),
     ("a_close_is_shown_and_mended", a_close_is_shown_and_mended),
     ("a_close_code_in_words", a_close_code_in_words),
+    ("a_close_for_a_size_is_clean", a_close_for_a_size_is_clean),
     ("a_refusal_is_explained", a_refusal_is_explained),
     ("tokens_for_one_way_only", tokens_for_one_way_only),
     ("an_origin_that_is_not_allowed", an_origin_that_is_not_allowed),
@@ -212,6 +213,30 @@ fn a_close_code_in_words(browser: &mut Browser) {
     page.until_says("list", "Closed with 1008 (against the rules): ");
     page.until_says("state", "Watching x");
     is_quiet(&mut page, &server);
+}
+
+/// To a browser a close is clean when all that the page had sent was taken before the close frame came: the hub reads
+/// on until then.
+fn a_close_for_a_size_is_clean(browser: &mut Browser) {
+    const TIMES: u64 = 60;
+    let server = Server::start(&[]);
+    let mut page = open(browser, &server, "x");
+    let address = json!(format!("ws://{}/t/big", server.address()));
+    let closes = page.eval(&format!(
+        "(async () => {{
+            const closes = {{}};
+            for (let number = 0; number < {TIMES}; number++) {{
+                const close = await new Promise(resolve => {{
+                    const socket = new WebSocket({address});
+                    socket.onopen = () => socket.send(new Uint8Array(4 << 20));
+                    socket.onclose = event => resolve(`${{event.code}} ${{event.wasClean ? 'clean' : 'unclean'}}`);
+                }});
+                closes[close] = (closes[close] ?? 0) + 1;
+            }}
+            return closes;
+        }})()"
+    ));
+    assert_eq!(closes, json!({ "1009 clean": TIMES }));
 }
 
 fn a_refusal_is_explained(browser: &mut Browser) {

@@ -327,7 +327,7 @@ settings! {
         /// How long after a ping a sign of life may take; 0 waits forever.
         pong_timeout: Time, TIME, Is("10s");
 
-        /// How long the closing handshake may take.
+        /// How long a connection may take to close, in all; then what its client has not taken is given up.
         close_timeout: Time, TIME, Is("5s");
 
         /// How long connections may take to leave after SIGTERM or SIGINT.

@@ -1,6 +1,6 @@
 //! Connections by id: slots that are reused, and generations that tell their owners apart.
 
-use std::{fmt, str::FromStr};
+use std::{collections::VecDeque, fmt, str::FromStr};
 
 use bytes::BytesMut;
 
@@ -126,11 +126,11 @@ pub struct Connection {
     pub peer_done: bool,
     /// Our side of the socket has been finished; only the peer's end is awaited.
     pub is_finished: bool,
-    /// A backlog waits for room in the socket.
+    /// A backlog waits for room in the socket, or for memory of the kernel's.
     pub awaits_room: bool,
     /// When the timer wheel looks at it next.
     pub timer: Option<Tick>,
-    /// When it is dropped, whatever the peer does. Set when the closing handshake is over or has failed.
+    /// When it is dropped, whatever the peer does. Set when it leaves the open state.
     pub ends_by: Option<Tick>,
 }
 
@@ -161,6 +161,8 @@ pub struct Output {
     pub outbox: Vec<u8>,
     /// What the socket did not take.
     pub backlog: Backlog,
+    /// Room was reported for the backlog, and none of it has been offered since.
+    pub found_room: bool,
 }
 
 impl Output {
@@ -250,8 +252,11 @@ impl Connection {
 pub struct Connections {
     shard: u16,
     slots: Vec<Slot>,
-    /// Slots without an owner; the last one left is the first to be used again, while it is warm.
-    free: Vec<u32>,
+    /// Slots without an owner; the one that was left first is used again first.
+    free: VecDeque<u32>,
+    /// So many of them rest before one is used again, as long as there may be more slots: on a server with few clients
+    /// that come and go one slot would have all of them, and be through with its generations within hours.
+    resting: usize,
 }
 
 #[derive(Debug)]
@@ -266,7 +271,13 @@ impl Connections {
     /// No connections yet.
     #[must_use]
     pub fn new(shard: u16) -> Self {
-        Connections { shard, slots: Vec::new(), free: Vec::new() }
+        Connections { shard, slots: Vec::new(), free: VecDeque::new(), resting: RESTING }
+    }
+
+    /// Lets `count` slots rest before one is used again.
+    #[cfg(test)]
+    pub fn let_rest(&mut self, count: usize) {
+        self.resting = count;
     }
 
     /// How many there are.
@@ -287,13 +298,14 @@ impl Connections {
     ///
     /// Gives the connection back if all [`ConnectionId::SLOTS_MAX`] slots are taken.
     pub fn insert(&mut self, connection: Connection) -> Result<ConnectionId, Box<Connection>> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.slots.len() as u32 >= ConnectionId::SLOTS_MAX => return Err(Box::new(connection)),
-            None => {
-                self.slots.push(Slot { generation: 0, connection: None });
-                self.slots.len() as u32 - 1
-            }
+        let may_grow = (self.slots.len() as u32) < ConnectionId::SLOTS_MAX;
+        let slot = if self.free.len() <= self.resting && may_grow {
+            self.slots.push(Slot { generation: 0, connection: None });
+            self.slots.len() as u32 - 1
+        } else if let Some(slot) = self.free.pop_front() {
+            slot
+        } else {
+            return Err(Box::new(connection));
         };
         let entry = &mut self.slots[slot as usize];
         entry.connection = Some(connection);
@@ -309,7 +321,7 @@ impl Connections {
         }
         let connection = slot.connection.take()?;
         slot.generation = (slot.generation + 1) % ConnectionId::GENERATIONS;
-        self.free.push(id.slot());
+        self.free.push_back(id.slot());
         Some(connection)
     }
 
@@ -351,6 +363,10 @@ impl Connections {
     }
 }
 
+/// Slots that rest before one is used again. With a thousand new connections a second an id then comes back after half
+/// a year; the slots themselves stay in the nearest caches.
+const RESTING: usize = 1_024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +392,7 @@ mod tests {
     #[test]
     fn an_id_names_one_owner_of_a_slot() {
         let mut connections = Connections::new(3);
+        connections.let_rest(0);
         let first = connections.insert(connection()).unwrap();
         assert!(connections.remove(first).is_some());
         let second = connections.insert(connection()).unwrap();
@@ -387,6 +404,23 @@ mod tests {
         assert!(connections.get(second).is_some());
         assert_eq!(connections.len(), 1);
         assert_eq!(connections.ids().collect::<Vec<_>>(), [second]);
+    }
+
+    /// One client that comes again and again: a slot rests until a thousand others have been used.
+    #[test]
+    fn slots_are_used_in_turn() {
+        let mut connections = Connections::new(0);
+        let mut ids = Vec::new();
+        for _ in 0..3 * (RESTING + 1) {
+            let id = connections.insert(connection()).unwrap();
+            connections.remove(id).unwrap();
+            ids.push(id);
+        }
+        for (number, id) in ids.iter().enumerate() {
+            let (slot, generation) = (number % (RESTING + 1), number / (RESTING + 1));
+            assert_eq!((id.slot() as usize, id.generation() as usize), (slot, generation), "connection {number}");
+        }
+        assert_eq!(connections.len(), 0);
     }
 
     #[test]

@@ -33,7 +33,8 @@ use front::{Front, Step};
 ///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
 /// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
 ///   [`handle_timeout`](Self::handle_timeout) at the deadline
-/// - commands: [`send`](Self::send), [`close`](Self::close) and [`excuse_silence`](Self::excuse_silence)
+/// - commands: [`send`](Self::send), [`close`](Self::close), [`abandon`](Self::abandon) and
+///   [`excuse_silence`](Self::excuse_silence)
 ///
 /// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
 ///
@@ -46,7 +47,7 @@ use front::{Front, Step};
 /// | we close, no answer | [`Timeout::CloseOverdue`], or the socket | 1006 | ours | false |
 /// | a protocol error | [`ProtocolError`], which says why | 1006 | the error's, or ours before it | false |
 /// | silence | [`Timeout::PongOverdue`] | 1006 | 1011 | false |
-/// | the socket is lost | the socket | 1006 | 1006 | false |
+/// | the socket is lost | the socket ([`abandon`](Self::abandon)) | 1006 | 1006 | false |
 #[derive(Debug)]
 pub struct WebSocket {
     /// Of a client; a server masks nothing (RFC 6455 5.1).
@@ -146,6 +147,12 @@ impl WebSocket {
     pub fn closed_cleanly(&self) -> bool {
         // No close frame carries this code, and whichever comes second ends the handshake.
         self.close_code != CloseCode::ABNORMAL
+    }
+
+    /// When the peer was last heard of: its last bytes, which count in [`State::Closed`] too, or
+    /// [`WebSocket::excuse_silence`].
+    pub fn last_received(&self) -> Tick {
+        self.last_received
     }
 
     /// The payload bytes so far of the data message that is under way; 0 if there is none.
@@ -361,6 +368,20 @@ impl WebSocket {
         self.awaiting_pong = true;
         self.waiting_since = now;
         Timeout::PingSent
+    }
+
+    /// Ends the connection without a word: its socket is lost, or the peer has ended it without a closing handshake
+    /// (RFC 6455 7.1.5: 1006). The state is [`State::Closed`].
+    ///
+    /// ```
+    /// use ringhub::proto::{CloseCode, Role, State, Tick, WebSocket};
+    /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
+    /// websocket.abandon();
+    /// assert_eq!(websocket.state(), State::Closed);
+    /// assert_eq!((websocket.close_code(), websocket.closed_cleanly()), (CloseCode::ABNORMAL, false));
+    /// ```
+    pub fn abandon(&mut self) {
+        self.end();
     }
 
     /// Takes the peer for alive at `now`. For a caller that stopped reading: silence it caused itself must not count.

@@ -38,6 +38,10 @@ pub(super) struct Flush {
     walks: VecDeque<TopicId>,
     /// Connections with something in their outbox, or with a backlog and room for it.
     dirty: VecDeque<ConnectionId>,
+    /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
+    /// this one before their room is awaited again, which is there already.
+    paused: Vec<ConnectionId>,
+    paused_at: Tick,
     /// The last flush left some of them waiting.
     dirty_first: bool,
     /// The number of the batch being planned; the first is 1.
@@ -76,6 +80,16 @@ impl Flush {
             connection.is_dirty = true;
             self.dirty.push_back(id);
         }
+    }
+
+    /// When those who were refused in spite of room are to try again.
+    pub(super) fn next_try(&self) -> Option<Tick> {
+        (!self.paused.is_empty()).then(|| self.paused_at.after(1))
+    }
+
+    fn pause(&mut self, id: ConnectionId, now: Tick) {
+        self.paused.push(id);
+        self.paused_at = now;
     }
 
     /// Is nothing left to be sent?
@@ -227,6 +241,10 @@ impl<I: Io> Shard<I> {
     fn plan_dirty(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.is_dirty = false;
+        if connection.websocket.state() == State::Closed && self.close_waits(id).is_some() {
+            return;
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.output else { return };
         if output.backlog.is_empty() {
             let outbox = outbox(output);
@@ -423,6 +441,7 @@ impl<I: Io> Shard<I> {
             self.unpark(id);
             self.end_if_done(id);
         } else {
+            output.found_room = false;
             self.flush.mark_dirty(connection, id);
             self.unpark(id);
         }
@@ -440,20 +459,40 @@ impl<I: Io> Shard<I> {
         };
         self.count(Counter::ShortSends, 1);
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
+        let mut found_room = false;
         if let Some(output) = &mut connection.output {
             output.backlog.advance(sent);
             output.backlog.refuse();
+            found_room = mem::take(&mut output.found_room);
         }
         if sent > 0 {
             // Room in the socket is the peer's doing: it lives, though our ping may stand behind megabytes.
             connection.websocket.excuse_silence(self.now);
         }
         connection.awaits_room = true;
-        if let Some(socket) = &self.sockets[id.slot() as usize] {
+        if found_room && sent == 0 {
+            // Room would be reported at once, turn after turn.
+            self.flush.pause(id, self.now);
+        } else if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);
         }
         self.unpark(id);
         offered - sent
+    }
+
+    /// Awaits room for those who were refused in spite of it, a tick later.
+    pub(super) fn resume_paused(&mut self) {
+        if self.flush.next_try().is_none_or(|tick| self.now < tick) {
+            return;
+        }
+        for id in mem::take(&mut self.flush.paused) {
+            let still_waits = |connection: &&Connection| connection.awaits_room;
+            if self.hub.connections.get(id).filter(still_waits).is_some()
+                && let Some(socket) = &self.sockets[id.slot() as usize]
+            {
+                self.io.await_room(key(id), socket);
+            }
+        }
     }
 
     /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.

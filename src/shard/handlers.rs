@@ -252,6 +252,7 @@ impl<I: Io> Shard<I> {
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
         ids.into_iter().for_each(|id| self.remove(id));
+        self.io.submit();
         self.tell_ended();
     }
 

@@ -7,6 +7,7 @@
 
 mod accept;
 mod drain;
+mod ending;
 mod flush;
 mod handlers;
 mod handshake;
@@ -42,7 +43,7 @@ use crate::{
     handler::{ShardRoute, Tasks},
     handover::{ControlDoor, Count, Visit},
     hub::MeshEnd,
-    metrics::Counters,
+    metrics::{Counter, Counters},
     proto::Tick,
     sys::{HotRing, cpu, net, oneshot},
 };
@@ -133,6 +134,8 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         let begun = Instant::now();
         let more = shard.turn(clock.now());
         counters.turn(begun.elapsed());
+        counters.set(Counter::PollsArmed, shard.io_mut().armed());
+        counters.set(Counter::CancelsRepeated, shard.io_mut().repeated());
         lobby.set_open(shard.open());
         // At once: nothing else may happen here for long.
         spawned.start();

@@ -54,7 +54,7 @@ use crate::{
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{MeshEnd, Reading, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
-    proto::{KeepAlive, State, Tick},
+    proto::{CloseCode, KeepAlive, State, Tick},
     surface::raw::TOPIC_PATTERN,
 };
 
@@ -118,6 +118,7 @@ impl Simulation {
             Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start);
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
+        shard.hub.connections.let_rest(plan.slots_resting);
         let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
         let mut simulation = Simulation {
             keep_alive: config.keep_alive,
@@ -474,7 +475,11 @@ impl Simulation {
                 }
             }
             if !served && !self.more && network.is_quiet() {
-                return;
+                if self.shard.flush.next_try().is_none() {
+                    return;
+                }
+                // Who was refused in spite of room tries again.
+                self.now = self.now.after(1);
             }
         }
         panic!("the shard does not come to rest");
@@ -578,6 +583,111 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
     assert!(waiting.reading == Reading::Queued && waiting.websocket.state() == State::Open);
     assert!(simulation.counters.get(Counter::PongOverdue) > 0, "the others were silent");
+    simulation.network.borrow_mut().is_over = true;
+}
+
+/// A kernel that is short of memory refuses a send although it says that there is room. That is tried once a tick, not
+/// turn after turn.
+#[test]
+fn a_shortage_of_memory_is_waited_out() {
+    let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+    let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
+    for _ in 0..10 {
+        simulation.join(None);
+    }
+    simulation.settle();
+    let speaks = |client: &&Client| client.publishes && !client.mute && !client.deaf;
+    let number = simulation.clients.iter().find(speaks).expect("chance made none that speaks").number;
+    simulation.network.borrow_mut().is_short_of_memory = true;
+    {
+        let network = &mut *simulation.network.borrow_mut();
+        let client = &mut simulation.clients[number];
+        client.compose(5, &mut simulation.random);
+        client.put(usize::MAX, network);
+        network.arrive(number, usize::MAX);
+    }
+    for tick in 0..20 {
+        let mut turns = 0;
+        while simulation.serve() {
+            turns += 1;
+            assert!(turns < 10, "the shard does not come to rest at tick {tick}");
+        }
+        assert!(turns > 0, "nobody tries again at tick {tick}");
+        assert!(simulation.counters.get(Counter::Laggards) > 0, "somebody was sent to");
+        assert_eq!(simulation.shard.next_deadline(), Some(simulation.now.after(1)));
+        simulation.now = simulation.now.after(1);
+    }
+    simulation.network.borrow_mut().is_short_of_memory = false;
+    simulation.settle();
+    simulation.check_settled();
+    assert_eq!(simulation.counters.get(Counter::Laggards), 0);
+    simulation.network.borrow_mut().is_over = true;
+}
+
+/// Whoever has begun to send a message that is too big is told when the rest has come, or half of the close timeout has
+/// passed; whoever breaks the protocol at once.
+#[test]
+fn a_close_for_a_size_waits_for_the_rest() {
+    let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+    config.keep_alive.close_timeout = 50;
+    // A frame of 2^63 - 1 bytes; one with a reserved bit.
+    let too_big: &[u8] = b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0 and so on";
+    let (broken, rest): (&[u8], &[u8]) = (b"\xc1\x80\0\0\0\0", b"more");
+    for (first, ticks_of_rest, told_at) in [(too_big, 0, 3), (too_big, 10, 13), (too_big, 100, 25), (broken, 10, 0)] {
+        let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
+        simulation.join(None);
+        simulation.settle();
+        let number = simulation.clients.len() - 1;
+        simulation.clients[number].mute = true;
+        let begin = simulation.now;
+        let mut told = None;
+        for tick in 0..=40 {
+            let bytes = if tick == 0 { first } else { rest };
+            if tick <= ticks_of_rest {
+                let network = &mut *simulation.network.borrow_mut();
+                network.lines[number].on_the_way.extend(bytes);
+                network.arrive(number, usize::MAX);
+            }
+            while simulation.serve() {}
+            if told.is_none() && simulation.network.borrow().lines[number].stream.has_ended() {
+                told = Some(simulation.now.since(begin));
+                assert!(simulation.network.borrow().lines[number].finished, "its end follows at once");
+            }
+            simulation.now = simulation.now.after(1);
+        }
+        assert_eq!(told, Some(told_at), "{ticks_of_rest} ticks of more");
+        assert_eq!(simulation.counters.get(Counter::ProtocolErrors), 1);
+        simulation.network.borrow_mut().is_over = true;
+    }
+}
+
+/// A client that answers a close at the last moment, and then does not end its side, gets no second close timeout.
+#[test]
+fn a_close_takes_one_close_timeout_in_all() {
+    let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+    config.keep_alive.close_timeout = 50;
+    let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
+    simulation.join(None);
+    simulation.settle();
+    let number = simulation.clients.len() - 1;
+    simulation.clients[number].mute = true;
+    let id = simulation.clients[number].id.expect("it has joined");
+    simulation.shard.close(id, CloseCode::GOING_AWAY, "");
+    simulation.more = true;
+    for tick in 0..50 {
+        if tick == 45 {
+            let network = &mut *simulation.network.borrow_mut();
+            network.lines[number].on_the_way.extend(b"\x88\x80\0\0\0\0");
+            network.arrive(number, usize::MAX);
+        }
+        while simulation.serve() {}
+        let state = simulation.shard.hub.connections.get(id).map(|connection| connection.websocket.state());
+        assert_eq!(state, Some(if tick < 45 { State::Closing } else { State::Closed }), "tick {tick}");
+        simulation.now = simulation.now.after(1);
+    }
+    while simulation.serve() {}
+    assert!(simulation.shard.hub.connections.get(id).is_none());
+    assert_eq!(simulation.counters.get(Counter::CloseOverdue), 1);
     simulation.network.borrow_mut().is_over = true;
 }
 

@@ -1,6 +1,6 @@
 //! The turn: everything that happens between one wake-up of a shard and the flush that ends it.
 
-use std::{any::Any, fmt, io, mem, sync::Arc};
+use std::{any::Any, fmt, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -156,6 +156,7 @@ impl<I: Io> Shard<I> {
         self.receive();
         self.take_mail();
         self.expire_timers();
+        self.resume_paused();
         self.pace_drain();
         self.tell_ended();
         // Before the flush: the other shards can begin while this one sends.
@@ -173,7 +174,7 @@ impl<I: Io> Shard<I> {
     /// When the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now));
-        self.wheel.next().into_iter().chain(drain).min()
+        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
     }
 
     /// Are there no connections?
@@ -278,6 +279,9 @@ impl<I: Io> Shard<I> {
             }
             if writable {
                 connection.awaits_room = false;
+                if let Some(output) = &mut connection.output {
+                    output.found_room = true;
+                }
                 self.flush.mark_dirty(connection, id);
             }
         }
@@ -309,84 +313,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// After anything that may have ended the open state: no more messages for it, and a deadline.
-    pub(super) fn notice_close(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.websocket.state() == State::Open {
-            return;
-        }
-        if mem::take(&mut connection.is_held) {
-            // It will not become a subscriber any more; it is still owed its answer.
-            self.flush.mark_dirty(connection, id);
-        }
-        if connection.websocket.state() == State::Closed && connection.ends_by.is_none() {
-            connection.ends_by = Some(self.now.after(self.handlers.keep_alive(id).close_timeout));
-        }
-        self.hub.unsubscribe_all(id);
-        self.drop_partial(id);
-        self.schedule(id);
-        self.end_if_done(id);
-    }
-
-    /// Takes the connection through the end of its socket: when the closing handshake is over and everything has been
-    /// sent, our side is finished; when the peer's is too, the socket is closed. Closing it before could destroy what
-    /// is still on its way to the peer (RFC 6455 7.1.1).
-    pub(super) fn end_if_done(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let state = connection.websocket.state();
-        if state != State::Closed {
-            // The peer has gone without a closing handshake, or without answering ours.
-            if connection.peer_done {
-                if state == State::Open {
-                    self.count(Counter::Aborted, 1);
-                }
-                self.remove(id);
-            }
-            return;
-        }
-        if connection.owes_output() {
-            return;
-        }
-        if !connection.is_finished {
-            connection.is_finished = true;
-            if let Some(socket) = &self.sockets[id.slot() as usize] {
-                self.io.finish(socket);
-            }
-        }
-        if connection.peer_done {
-            self.remove(id);
-        }
-    }
-
-    /// The socket has failed: nothing more can be sent or received.
-    pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
-        tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
-        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
-            self.count(Counter::Aborted, 1);
-        }
-        self.remove(id);
-    }
-
-    /// Ends a connection at once. Every end comes through here.
-    pub(super) fn remove(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.remove(id) else { return };
-        self.incoming.forget(&connection, id);
-        self.handlers.notice_ended(id);
-        if connection.is_laggard() {
-            let laggards = self.counters.get(Counter::Laggards) - 1;
-            self.counters.set(Counter::Laggards, laggards);
-        }
-        self.io.disarm(key(id));
-        self.sockets[id.slot() as usize] = None;
-        self.count(Counter::Ended, 1);
-        self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
-    }
-
     /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
     ///
     /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
     /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
     pub(super) fn schedule(&mut self, id: ConnectionId) {
+        let waits = self.close_waits(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let keep_alive = self.handlers.keep_alive(id);
         let interval = keep_alive.ping_interval;
@@ -397,7 +329,8 @@ impl<I: Io> Shard<I> {
             0 => None,
             ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
         };
-        if let Some(deadline) = deadline.into_iter().chain(connection.ends_by).chain(look).chain(message).min()
+        let deadline = deadline.into_iter().chain(connection.ends_by).chain(look).chain(message).chain(waits).min();
+        if let Some(deadline) = deadline
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
             connection.timer = Some(self.wheel.insert(deadline, id));

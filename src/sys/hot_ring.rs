@@ -11,20 +11,35 @@
 //! 4. **Receives are tried late.** Only a multishot poll stays armed; bytes are fetched when the turn gets there, so
 //!    that everything that has arrived by then rides in the same run.
 //!
+//! 5. **What is not taken is taken back.** Where the kernel has no memory for requests it leaves entries in the queue.
+//!    Those of a batch borrow from the caller, so they become entries that do nothing ([`Entries`]), and the batch
+//!    says that it was refused. What borrows nothing (polls, cancellations) waits for the next submission.
+//! 6. **A poll ends by being cancelled.** A poll that is armed holds its socket open after the descriptor was closed. A
+//!    removal (`POLL_REMOVE`) fails while a wake-up of the poll is under way and leaves a multishot poll armed for
+//!    ever; a cancellation marks it, and whoever works on the wake-up ends it. The result is looked at all the same:
+//!    but for "not found" a failure is repeated, and the shard does not sleep before that.
+//!
 //! The ring uses `COOP_TASKRUN`, `SINGLE_ISSUER` and `SUBMIT_ALL`, and never `DEFER_TASKRUN`: the runtime watches the
 //! ring's descriptor with epoll, which deferred work would not wake.
 
+mod queue;
+mod token;
+
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-    time::Duration,
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
+use self::{
+    queue::Entries,
+    token::{Kind, Token},
+};
 use super::{
     io::{Io, Key, Readiness, Receive, Refused, Send},
     net,
@@ -33,12 +48,25 @@ use super::{
 /// A private `io_uring` for the sockets of one shard, used by the thread that made it.
 pub struct HotRing {
     ring: IoUring,
+    /// The memory of the submission queue.
+    entries: Entries,
+    /// How many entries were queued since the start, as the ring itself counts them.
+    pushed: u32,
+    /// Polls and cancellations that are to be queued.
+    waiting: VecDeque<squeue::Entry>,
+    /// Polls that were asked for and have not ended.
+    armed: u64,
+    /// Cancellations that had to be repeated.
+    repeated: u64,
     /// Readiness that was seen while a batch was under way; kept for the next [`Io::reap`].
     ready: Vec<Readiness>,
     /// Completions of the current batch: index of the entry, result.
     completed: Vec<(usize, i32)>,
     /// Counts batches, so that a completion can be told from one of an earlier batch.
     batch: u32,
+    /// How many more entries the kernel has memory for. It has no end of it unless a test says so.
+    #[cfg(test)]
+    memory: Option<u32>,
 }
 
 impl std::fmt::Debug for HotRing {
@@ -65,12 +93,44 @@ impl HotRing {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(Self::BATCH_MAX as u32)?;
-        Ok(HotRing { ring, ready: Vec::new(), completed: Vec::new(), batch: 0 })
+        let entries = Entries::map(ring.as_raw_fd(), ring.params().sq_entries())?;
+        Ok(HotRing {
+            ring,
+            entries,
+            pushed: 0,
+            waiting: VecDeque::new(),
+            armed: 0,
+            repeated: 0,
+            ready: Vec::new(),
+            completed: Vec::new(),
+            batch: 0,
+            #[cfg(test)]
+            memory: None,
+        })
     }
 
-    /// Whether [`Io::reap`] would find something.
+    /// Returns whether [`Io::reap`] would find something, or something is still to be submitted: a cancellation that is
+    /// to be repeated, or what the kernel had no memory for.
     pub fn has_completions(&mut self) -> bool {
-        !self.ready.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().cq_overflow()
+        !self.ready.is_empty() || !self.ring.completion().is_empty() || self.owes_kernel()
+    }
+
+    /// The number of polls that were asked for and have not ended: each holds its socket open.
+    #[must_use]
+    pub fn armed(&self) -> u64 {
+        self.armed
+    }
+
+    /// How often a cancellation of a poll had to be repeated.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Returns whether an `enter` is due: something waits to be taken by the kernel, or by us from it.
+    fn owes_kernel(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !self.waiting.is_empty() || !queue.is_empty() || queue.cq_overflow()
     }
 
     /// Lets the runtime of the calling thread watch for completions, on a descriptor of its own: the ring itself
@@ -91,7 +151,10 @@ impl HotRing {
     fn receive_part(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
         // Checked before the first is queued: nothing may unwind while a queued entry borrows.
         assert!(batch.iter().all(|entry| entry.buffer.len() < entry.buffer.capacity()), "a receive entry needs room");
-        self.begin_batch();
+        if !self.begin_batch() {
+            batch.iter_mut().for_each(|entry| entry.result = Err(io::ErrorKind::Interrupted.into()));
+            return;
+        }
         for (index, entry) in batch.iter_mut().enumerate() {
             let room = entry.buffer.spare_capacity_mut();
             let length = u32::try_from(room.len()).unwrap_or(u32::MAX);
@@ -101,14 +164,21 @@ impl HotRing {
                 .user_data(self.batch_token(index));
             // SAFETY: the entry points into the spare capacity of a buffer that `batch` borrows mutably until this
             // function returns, and `enter` below does not return before the kernel has tried the entry
-            // (MSG_DONTWAIT: it never keeps it for later).
+            // (MSG_DONTWAIT: it never keeps it for later) or the entry was withdrawn.
             unsafe { self.push(&receive) };
         }
-        self.enter();
+        let tried = batch.len() - self.enter_batch();
         self.fetch();
+        for entry in &mut batch[tried..] {
+            entry.result = Err(io::ErrorKind::Interrupted.into());
+        }
         for &(index, result) in &self.completed {
             let entry = &mut batch[index];
-            entry.result = outcome(result);
+            entry.result = match -result {
+                // There was no memory to try it. What is there will not be reported again.
+                libc::ENOMEM | libc::ENOBUFS => Err(io::ErrorKind::Interrupted.into()),
+                _ => outcome(result),
+            };
             if let Ok(received) = entry.result {
                 let length = entry.buffer.len() + received;
                 // SAFETY: the kernel has written `received` bytes from the start of the spare capacity, no more than
@@ -121,7 +191,11 @@ impl HotRing {
     fn send_part(&mut self, batch: &[Send<'_, OwnedFd>], first: usize, refused: &mut Vec<Refused>) {
         // Checked before the first is queued: nothing may unwind while a queued entry borrows.
         assert!(batch.iter().all(is_sendable), "a send entry has 1 to 1 024 pieces, each smaller than 2 GiB");
-        self.begin_batch();
+        let untried = |index| Refused { index: first + index, sent: Err(io::ErrorKind::WouldBlock.into()) };
+        if !self.begin_batch() {
+            refused.extend((0..batch.len()).map(untried));
+            return;
+        }
         // Never grows: its elements must not move before they were submitted.
         let mut headers: Vec<libc::msghdr> = Vec::with_capacity(batch.iter().filter(|e| e.pieces.len() > 1).count());
         for (index, entry) in batch.iter().enumerate() {
@@ -137,60 +211,96 @@ impl HotRing {
             let send = send.flags(squeue::Flags::SKIP_SUCCESS).user_data(self.batch_token(index));
             // SAFETY: the entry points to pieces that `batch` borrows until this function returns and to an element
             // of `headers`, which has its full capacity reserved and lives as long; `enter` below does not return
-            // before the kernel has tried the entry and copied what it sends.
+            // before the kernel has tried the entry and copied what it sends, or the entry was withdrawn.
             unsafe { self.push(&send) };
         }
-        self.enter();
+        let tried = batch.len() - self.enter_batch();
         self.fetch();
         drop(headers);
+        refused.extend((tried..batch.len()).map(untried));
         for &(index, result) in &self.completed {
             refused.push(Refused { index: first + index, sent: outcome(result) });
         }
     }
 
-    fn begin_batch(&mut self) {
-        if !self.ring.submission().is_empty() {
-            self.enter();
-        }
+    /// Returns whether the queue is empty, so that a batch fits into it.
+    fn begin_batch(&mut self) -> bool {
         self.completed.clear();
         self.batch = (self.batch + 1) & Token::GENERATION_MAX;
+        if self.ring.completion().len() > COMPLETIONS as usize / 2 {
+            // Each entry of the batch can report without memory of the kernel's.
+            self.fetch();
+        }
+        self.submit();
+        self.ring.submission().is_empty()
     }
 
     fn batch_token(&self, index: usize) -> u64 {
         Token::new(Kind::Batch, Key { slot: index as u32, generation: self.batch }).0
     }
 
-    /// Queues an entry, after submitting what is queued if there is no room.
+    /// Puts an entry into the queue, which has room.
     ///
     /// # Safety
     ///
-    /// The memory that `entry` points to must stay valid until the next [`HotRing::enter`] has returned.
+    /// The memory that `entry` points to must stay valid until the entry was submitted, or withdrawn.
     unsafe fn push(&mut self, entry: &squeue::Entry) {
-        if self.ring.submission().is_full() {
-            self.enter();
-        }
-        // SAFETY: the caller keeps the entry's memory valid until it was submitted and tried.
+        // SAFETY: the caller keeps the entry's memory valid until it was submitted and tried, or withdrawn.
         let pushed = unsafe { self.ring.submission().push(entry) };
-        assert!(pushed.is_ok(), "a submission queue that was just entered has room");
+        assert!(pushed.is_ok(), "the submission queue has room for a batch");
+        self.pushed = self.pushed.wrapping_add(1);
     }
 
-    /// Submits everything queued. When it returns, the kernel has tried every entry.
-    fn enter(&mut self) {
+    /// Has the kernel try the entries of a batch. Returns how many, the last ones, it had no memory for; they have been
+    /// withdrawn, so that in any case nothing is borrowed any more.
+    fn enter_batch(&mut self) -> usize {
+        if self.enter() { 0 } else { self.withdraw() }
+    }
+
+    /// Makes everything queued do nothing. Returns how many entries that are.
+    fn withdraw(&mut self) -> usize {
+        let count = self.ring.submission().len();
+        self.entries.withdraw(self.pushed, count as u32);
+        count
+    }
+
+    /// Submits everything queued. Returns whether the kernel has tried all of it: it may have no memory for some.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses the ring as such. Nothing that is queued borrows any more.
+    fn enter(&mut self) -> bool {
         for _ in 0..ENTER_ATTEMPTS_MAX {
-            let submitted = self.ring.submit();
+            let submitted = self.enter_once();
             if self.ring.submission().is_empty() {
-                return;
+                return true;
             }
             match submitted.map_err(|error| error.raw_os_error()) {
                 Ok(_) | Err(Some(libc::EINTR)) => {}
                 // Completions have overflowed and must be fetched before more is taken.
                 Err(Some(libc::EBUSY)) => self.fetch(),
-                // The kernel is short of memory for requests right now.
-                Err(Some(libc::EAGAIN)) => std::thread::sleep(Duration::from_millis(1)),
-                Err(_) => break,
+                Err(Some(libc::EAGAIN | libc::ENOMEM)) => return false,
+                Err(code) => {
+                    self.withdraw();
+                    panic!("the entries of the hot ring are refused: {code:?}");
+                }
             }
         }
-        give_up("the entries of the hot ring are refused");
+        false
+    }
+
+    fn enter_once(&mut self) -> io::Result<usize> {
+        #[cfg(test)]
+        if let Some(memory) = &mut self.memory {
+            let most = (*memory).min(self.ring.submission().len() as u32);
+            if most == 0 {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            *memory -= most;
+            // SAFETY: it is what `submit` calls, with fewer entries than there are.
+            return unsafe { self.ring.submitter().enter::<libc::sigset_t>(most, 0, 0, None) };
+        }
+        self.ring.submit()
     }
 
     /// Takes every completion there is, into `ready` and `completed`.
@@ -203,9 +313,17 @@ impl HotRing {
                         self.completed.push((token.key().slot as usize, completion.result()));
                     }
                     Some(kind @ (Kind::Input | Kind::Room)) => {
-                        self.ready.extend(readiness(token.key(), kind, &completion))
+                        self.armed -= u64::from(!cqueue::more(completion.flags()));
+                        self.ready.extend(readiness(token.key(), kind, &completion));
                     }
-                    Some(Kind::Batch | Kind::Removal) | None => {}
+                    // It has ended before, and there may never have been one.
+                    Some(Kind::InputCancel | Kind::RoomCancel)
+                        if completion.result() >= 0 || completion.result() == -libc::ENOENT => {}
+                    Some(kind @ (Kind::InputCancel | Kind::RoomCancel)) => {
+                        self.repeated += 1;
+                        self.waiting.push_back(cancellation(kind, token.key()));
+                    }
+                    Some(Kind::Batch) | None => {}
                 }
             }
             if !self.ring.submission().cq_overflow() {
@@ -213,10 +331,13 @@ impl HotRing {
             }
             // Completions that found no room wait in the kernel; an enter moves them into the queue just emptied. Going
             // on without them would take sends that failed for sends that succeeded.
-            if let Err(error) = self.ring.submit()
+            // SAFETY: nothing is submitted, and no argument is pointed to.
+            let moved = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
+            if let Err(error) = moved
                 && !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EINTR))
             {
-                give_up("completions of the hot ring cannot be had");
+                self.withdraw();
+                panic!("completions of the hot ring cannot be had: {error}");
             }
         }
     }
@@ -227,29 +348,34 @@ impl Io for HotRing {
 
     fn arm(&mut self, key: Key, socket: &OwnedFd) {
         let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), INPUT).multi(true).build();
-        // SAFETY: a poll points to no memory.
-        unsafe { self.push(&poll.user_data(Token::new(Kind::Input, key).0)) };
+        self.waiting.push_back(poll.user_data(Token::new(Kind::Input, key).0));
+        self.armed += 1;
     }
 
     fn await_room(&mut self, key: Key, socket: &OwnedFd) {
         let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), OUTPUT).build();
-        // SAFETY: a poll points to no memory.
-        unsafe { self.push(&poll.user_data(Token::new(Kind::Room, key).0)) };
+        self.waiting.push_back(poll.user_data(Token::new(Kind::Room, key).0));
+        self.armed += 1;
     }
 
     fn disarm(&mut self, key: Key) {
-        // An armed poll holds the socket open after its descriptor was closed. A removal names the poll by its token,
-        // so it does not matter who owns the descriptor's number by the time it is submitted.
-        for kind in [Kind::Input, Kind::Room] {
-            let removal = opcode::PollRemove::new(Token::new(kind, key).0).build();
-            // SAFETY: a removal points to no memory.
-            unsafe { self.push(&removal.user_data(Token::new(Kind::Removal, key).0)) };
-        }
+        // A cancellation names the poll by its token, so it does not matter that the descriptor is closed, or who owns
+        // its number, by the time it is submitted: the poll itself, submitted before, keeps the socket until then.
+        self.waiting.extend([Kind::InputCancel, Kind::RoomCancel].map(|kind| cancellation(kind, key)));
     }
 
     fn submit(&mut self) {
-        if !self.ring.submission().is_empty() {
-            self.enter();
+        while !self.waiting.is_empty() || !self.ring.submission().is_empty() {
+            while !self.ring.submission().is_full()
+                && let Some(entry) = self.waiting.pop_front()
+            {
+                // SAFETY: polls and cancellations point to no memory.
+                unsafe { self.push(&entry) };
+            }
+            if !self.enter() {
+                // The next call tries again, and there will be one: see `has_completions`.
+                return;
+            }
         }
     }
 
@@ -281,6 +407,14 @@ impl Io for HotRing {
             tracing::trace!(%error, "shutdown");
         }
     }
+
+    fn has_unsent(&self, socket: &OwnedFd) -> bool {
+        net::has_unsent(socket)
+    }
+
+    fn reset(&mut self, socket: &OwnedFd) {
+        net::reset_when_closed(socket);
+    }
 }
 
 /// Can the entry be queued as it is?
@@ -289,19 +423,10 @@ fn is_sendable(entry: &Send<'_, OwnedFd>) -> bool {
     (1..=Send::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
 }
 
-/// Ends the process where going on would be unsound: what is queued may borrow from our callers, who must neither go on
-/// nor unwind while the kernel could still come to read it.
-fn give_up(why: &str) -> ! {
-    struct Abort;
-    impl Drop for Abort {
-        fn drop(&mut self) {
-            std::process::abort();
-        }
-    }
-    // Also if telling why panics.
-    let _abort = Abort;
-    tracing::error!(error = %io::Error::last_os_error(), "{why}");
-    std::process::abort();
+/// Ends the poll that `kind` is the cancellation of.
+fn cancellation(kind: Kind, key: Key) -> squeue::Entry {
+    let poll = if kind == Kind::RoomCancel { Kind::Room } else { Kind::Input };
+    opcode::AsyncCancel::new(Token::new(poll, key).0).build().user_data(Token::new(kind, key).0)
 }
 
 fn message_header(pieces: &[io::IoSlice<'_>]) -> libc::msghdr {
@@ -333,40 +458,6 @@ fn outcome(result: i32) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }
 
-/// `user_data` of an entry: 8 bits kind, 24 bits generation, 32 bits slot (or index in the batch). A completion that
-/// comes late is recognised by its generation and dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Token(u64);
-
-impl Token {
-    const GENERATION_MAX: u32 = (1 << 24) - 1;
-
-    fn new(kind: Kind, key: Key) -> Token {
-        debug_assert!(key.generation <= Self::GENERATION_MAX);
-        Token((kind as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.slot))
-    }
-
-    fn kind(self) -> Option<Kind> {
-        [Kind::Batch, Kind::Input, Kind::Room, Kind::Removal].into_iter().find(|&kind| kind as u64 == self.0 >> 56)
-    }
-
-    fn key(self) -> Key {
-        Key { slot: self.0 as u32, generation: (self.0 >> 32) as u32 & Self::GENERATION_MAX }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// An entry of the batch whose number is the generation.
-    Batch = 1,
-    /// The multishot poll for input.
-    Input = 2,
-    /// The one-shot poll for room to send.
-    Room = 3,
-    /// The removal of a poll.
-    Removal = 4,
-}
-
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 const INPUT: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 const OUTPUT: u32 = libc::POLLOUT as u32;
@@ -376,7 +467,10 @@ const HUNG_UP: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
 /// some thousand connections. Beyond it nothing is lost, but multishot polls end and are armed again.
 const COMPLETIONS: u32 = 8_192;
 
-/// How often an `enter` that leaves entries behind is repeated before the process gives up.
+/// `IORING_ENTER_GETEVENTS`: the kernel moves completions that had no room.
+const GET_EVENTS: u32 = 1;
+
+/// How often an `enter` that leaves entries behind is repeated before they count as refused.
 const ENTER_ATTEMPTS_MAX: u32 = 10_000;
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub trait Io {
     /// Reports once, as [`Readiness::writable`], when `socket` has room for more output.
     fn await_room(&mut self, key: Key, socket: &Self::Socket);
 
-    /// Ends what [`Io::arm`] and [`Io::await_room`] began. The socket may be dropped right after this call; a report
-    /// that is already on its way carries the old key.
+    /// Ends what [`Io::arm`] and [`Io::await_room`] began, whatever is happening on the socket. It may be dropped right
+    /// after this call; a report that is already on its way carries the old key.
     fn disarm(&mut self, key: Key);
 
     /// Makes sure that what `arm`, `await_room` and `disarm` asked for is under way. Before the caller sleeps.
@@ -44,6 +44,14 @@ pub trait Io {
 
     /// Tells the peer that nothing more will be sent (TCP FIN after what is queued).
     fn finish(&mut self, socket: &Self::Socket);
+
+    /// Returns whether the socket still holds something that the peer has not taken, the end included if it was
+    /// finished.
+    fn has_unsent(&self, socket: &Self::Socket) -> bool;
+
+    /// Makes dropping the socket reset the connection (TCP RST): what the peer has not taken is given up instead of
+    /// being kept and sent for as long as the peer pleases.
+    fn reset(&mut self, socket: &Self::Socket);
 }
 
 /// Names one connection in the shard: a slot, and which of the slot's owners is meant.
@@ -77,7 +85,8 @@ pub struct Receive<'a, S> {
     pub socket: &'a S,
     /// Bytes are appended to this buffer, within its spare capacity, which must not be empty.
     pub buffer: &'a mut BytesMut,
-    /// How many bytes were appended; `Ok(0)` is the end of input. `WouldBlock` until the batch was received.
+    /// How many bytes were appended; `Ok(0)` is the end of input. `WouldBlock` if nothing is there; `Interrupted` if it
+    /// was not looked, for want of memory for example, and the caller is to come again.
     pub result: io::Result<usize>,
 }
 

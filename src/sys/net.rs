@@ -3,7 +3,8 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
@@ -118,6 +119,23 @@ pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
     // ENOTCONN: the peer is gone, which is what the caller wants.
     if let Err(error) = rustix::net::shutdown(socket.as_fd(), how) {
         tracing::trace!(%error, "shutdown");
+    }
+}
+
+/// Returns whether the socket holds something that the other side has not acknowledged: output, or the end behind it.
+#[must_use]
+pub fn has_unsent(socket: &OwnedFd) -> bool {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (SIOCOUTQ of a socket) writes one `int` to where the pointer shows.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    // What cannot be asked has no connection any more.
+    outcome == 0 && count > 0
+}
+
+/// Makes closing the socket reset the connection, and the kernel forget what the other side has not taken.
+pub fn reset_when_closed(socket: &OwnedFd) {
+    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a socket cannot be reset");
     }
 }
 

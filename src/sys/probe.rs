@@ -2,16 +2,17 @@
 
 use std::{
     fmt,
-    io::{self, IoSlice, Read},
+    io::{self, IoSlice, Read, Write},
     net::{TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::mpsc::channel,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use io_uring::{IoUring, Probe, opcode};
 
-use super::{HotRing, Io, Send};
+use super::{HotRing, Io, Key, Send};
 
 /// Why the hub cannot run here, and what to do about it.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum ProbeError {
     TooOld(&'static str),
     /// A short send was not reported with its exact count.
     ShortSend(String),
+    /// A poll that was cancelled has not ended.
+    Cancel(String),
 }
 
 impl fmt::Display for ProbeError {
@@ -57,6 +60,11 @@ impl fmt::Display for ProbeError {
                 "this kernel does not report a short send exactly ({what}), which could lose bytes unnoticed; \
                  ringhub does not run on it. Please report the kernel's version."
             ),
+            ProbeError::Cancel(what) => write!(
+                f,
+                "this kernel does not end a poll that is cancelled while input arrives ({what}), which would keep \
+                 sockets open for ever; ringhub does not run on it. Please report the kernel's version."
+            ),
         }
     }
 }
@@ -84,7 +92,7 @@ fn probe_here() -> Result<(), ProbeError> {
     let needed = [
         (opcode::Accept::CODE, "accept"),
         (opcode::PollAdd::CODE, "poll"),
-        (opcode::PollRemove::CODE, "poll removal"),
+        (opcode::AsyncCancel::CODE, "cancellation"),
         (opcode::Recv::CODE, "recv"),
         (opcode::Send::CODE, "send"),
         (opcode::SendMsg::CODE, "sendmsg"),
@@ -102,7 +110,55 @@ fn probe_here() -> Result<(), ProbeError> {
     }
     drop(ring);
     let mut hot_ring = HotRing::new().map_err(ProbeError::Refused)?;
-    check_short_send(&mut hot_ring).map_err(|error| ProbeError::ShortSend(error.to_string()))
+    check_short_send(&mut hot_ring).map_err(|error| ProbeError::ShortSend(error.to_string()))?;
+    check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))
+}
+
+/// Cancels polls of sockets that another thread is writing to: each poll must end, and its socket with it.
+fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
+    let (peers, to_write_to) = channel();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| to_write_to.into_iter().try_for_each(write_until_it_ends));
+        let polled = (0..CANCELS).try_for_each(|slot| {
+            let (mut stream, peer) = UnixStream::pair()?;
+            peers.send(peer).map_err(io::Error::other)?;
+            stream.set_read_timeout(Some(2 * PATIENCE))?;
+            stream.read_exact(&mut [0])?;
+            // It is being written to from here on.
+            let (key, socket) = (Key { slot, generation: 0 }, OwnedFd::from(stream));
+            ring.arm(key, &socket);
+            ring.submit();
+            ring.disarm(key);
+            drop(socket);
+            ring.submit();
+            Ok(())
+        });
+        drop(peers);
+        // If one does not end, the writer knows why.
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(polled)
+    })?;
+    let begin = Instant::now();
+    while ring.armed() > 0 {
+        if begin.elapsed() > PATIENCE {
+            return Err(io::Error::other(format!("{} of {CANCELS} are still armed", ring.armed())));
+        }
+        ring.reap(&mut Vec::new());
+    }
+    Ok(())
+}
+
+/// Writes until the other end is gone.
+fn write_until_it_ends(mut stream: UnixStream) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    loop {
+        match stream.write_all(b"x") {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::other("a socket is open although its descriptor is closed"));
+            }
+            Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// Sends more than fits to a peer that does not read, then compares what the ring reports with what arrives.
@@ -121,7 +177,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
         return Err(io::Error::other("8 MiB were accepted at once"));
     };
     let reported = entry.sent?;
-    reader.set_read_timeout(Some(Duration::from_secs(5)))?;
+    reader.set_read_timeout(Some(PATIENCE))?;
     let mut arrived = 0;
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -136,6 +192,12 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
         Err(io::Error::other(format!("{reported} bytes reported, {arrived} arrived")))
     }
 }
+
+/// Polls that are cancelled to see whether each of them ends.
+const CANCELS: u32 = 32;
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -155,5 +217,7 @@ mod tests {
         assert!(text(libc::ENOSYS).contains("seccomp"));
         assert!(text(libc::ENOMEM).contains("memlock"));
         assert!(text(libc::EINVAL).contains("6.1"));
+        let text = ProbeError::Cancel("a socket is open".into()).to_string();
+        assert!(text.contains("(a socket is open)") && text.contains("kernel"));
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod example;
 mod http;
 mod server;
+mod sockets;
 
 use std::{net::SocketAddr, net::TcpStream, time::Duration};
 
@@ -19,6 +20,7 @@ pub(crate) use client::{Client, Received, binary, close, frame, text};
 pub(crate) use example::{Example, example};
 pub(crate) use http::{Response, exchange, post, published, read_response, take_response, upgrade_request};
 pub(crate) use server::{Counts, Program, Server, binary_path, clean, program, run_to_end};
+pub(crate) use sockets::KernelSocket;
 
 /// How long anything may take before a test gives up: long enough for a machine that is busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use super::{
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
 };
 use crate::{
-    hub::Backlog,
+    hub::{Backlog, Reading},
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State},
 };
@@ -47,7 +47,8 @@ impl Simulation {
             match &connection.output {
                 None => {
                     client.backlog = None;
-                    assert!(is_open || line.stream.has_ended(), "client {number} is closed without a word");
+                    let has_heard = line.stream.has_ended() || connection.peer_done;
+                    assert!(is_open || has_heard, "client {number} is closed without a word");
                 }
                 Some(output) => {
                     let backlog = &output.backlog;
@@ -68,14 +69,18 @@ impl Simulation {
                     // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
                     assert!(is_new || may_be || !is_open, "the backlog of client {number} is beyond its limit");
                     client.backlog = (!backlog.is_empty()).then_some(seen);
-                    let is_waiting = connection.awaits_room || connection.is_dirty;
+                    let close_waits = client.id.is_some_and(|id| self.shard.close_waits(id).is_some());
+                    let is_waiting = connection.awaits_room || connection.is_dirty || close_waits;
                     assert!(is_waiting || backlog.is_empty(), "the backlog of client {number} waits for nothing");
                 }
             }
             assert!(!connection.awaits_room || connection.is_laggard(), "client {number} needs no room");
             let is_over = connection.websocket.state() == State::Closed && !connection.owes_output();
             assert_eq!(line.finished, is_over, "the end of client {number}");
-            let may_stay = connection.websocket.state() == State::Closed && !is_over;
+            // Until what its socket has taken is taken from there, and that is known.
+            let is_taken =
+                line.sent.is_empty() && connection.reading != Reading::Queued && !network.has_input_report(number);
+            let may_stay = connection.websocket.state() == State::Closed && !(is_over && is_taken);
             assert!(!connection.peer_done || may_stay, "client {number} has gone and nothing is left to do");
         }
         assert!(network.has_submitted(), "the shard goes to sleep without having asked");

@@ -78,6 +78,8 @@ pub(super) struct Line {
     pub(super) finished: bool,
     /// The server has given up the socket.
     pub(super) dropped: bool,
+    /// Dropping it resets the connection.
+    reset: bool,
     /// The socket did not take everything once.
     pub(super) was_short: bool,
     /// The server has come to know of an end or a reset.
@@ -118,6 +120,8 @@ pub(super) struct Network {
     reports: Vec<Readiness>,
     /// Present owners of slots.
     owners: HashMap<u32, u32>,
+    /// Nothing can be sent, whatever room there is.
+    pub(super) is_short_of_memory: bool,
     /// The run is over: sockets may be dropped anyhow.
     pub(super) is_over: bool,
 }
@@ -166,6 +170,7 @@ impl Network {
             rooms: HashMap::new(),
             reports: Vec::new(),
             owners: HashMap::new(),
+            is_short_of_memory: false,
             is_over: false,
         }
     }
@@ -189,6 +194,7 @@ impl Network {
             disarmed: false,
             finished: false,
             dropped: false,
+            reset: false,
             was_short: false,
             end_received: false,
         });
@@ -200,6 +206,12 @@ impl Network {
     /// Does the ring have something to report?
     pub(super) fn has_reports(&self) -> bool {
         !self.reports.is_empty()
+    }
+
+    /// Is input of the line, or its end, about to be reported?
+    pub(super) fn has_input_report(&self, number: usize) -> bool {
+        let key = self.lines[number].key;
+        self.reports.iter().any(|report| report.readable && Some(report.key) == key)
     }
 
     /// Is everything that was asked for under way?
@@ -246,6 +258,10 @@ impl Network {
         let count = most.min(line.sent.len());
         let fetched = line.sent.drain(..count);
         line.fetched.extend(fetched);
+        if line.sent.is_empty() && line.finished && line.arrived_end.is_some() {
+            // The connection is over for both sides, which wakes whoever watches.
+            self.report_input(number);
+        }
         self.report_room(number);
     }
 
@@ -361,7 +377,11 @@ impl Network {
     fn send_one(&mut self, number: usize, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let short = self.random.chance(self.weather.short_send) && !self.lines[number].steady;
-        let part = if short { (self.random.next() % (length as u64 + 1)) as usize } else { length };
+        let part = match () {
+            () if self.is_short_of_memory && !self.lines[number].steady => 0,
+            () if short => (self.random.next() % (length as u64 + 1)) as usize,
+            () => length,
+        };
         let line = &mut self.lines[number];
         assert!(!line.finished, "something is sent on line {number} after its end");
         match line.arrived_end {
@@ -506,7 +526,16 @@ impl Io for SimulatedIo {
         let line = network.line(socket);
         assert!(!line.finished, "a socket is finished twice");
         line.finished = true;
-        assert!(line.stream.has_ended(), "line {} is finished before its close frame is out", socket.line);
+        let may_end = line.stream.has_ended() || line.end_received;
+        assert!(may_end, "line {} is finished before its close frame is out", socket.line);
+    }
+
+    fn has_unsent(&self, socket: &SimulatedSocket) -> bool {
+        !self.0.borrow_mut().line(socket).sent.is_empty()
+    }
+
+    fn reset(&mut self, socket: &SimulatedSocket) {
+        self.0.borrow_mut().line(socket).reset = true;
     }
 }
 
@@ -521,6 +550,14 @@ impl Drop for SimulatedSocket {
         line.dropped = true;
         // A poll that is still armed would hold the socket open.
         assert!(line.disarmed || is_over, "line {} is dropped while polls watch it", self.line);
+        assert!(
+            line.reset || line.sent.is_empty() || is_over,
+            "the kernel keeps what line {} does not take",
+            self.line
+        );
+        if line.reset {
+            line.sent.clear();
+        }
         let cut_off = !line.finished && !line.end_received && !is_over;
         network.tally.cut_off += u64::from(cut_off);
     }

@@ -19,7 +19,7 @@ impl Seen {
     }
 
     pub(super) fn check(&self) {
-        // What happens before a connection is established, and what is back at 0 when all have left.
+        // What happens before a connection is established or in the hot ring, and what is back at 0 when all have left.
         let elsewhere = [
             Counter::ConnectionsOpen,
             Counter::Laggards,
@@ -28,6 +28,8 @@ impl Seen {
             Counter::AcceptPaused,
             Counter::LaneOverflow,
             Counter::HandlerPanics,
+            Counter::PollsArmed,
+            Counter::CancelsRepeated,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter) || counter.family() == "refused_total" || counter.place() == Place::Control

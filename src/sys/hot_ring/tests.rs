@@ -3,6 +3,10 @@
 use std::{
     io::{ErrorKind, IoSlice, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::channel,
+    },
     time::{Duration, Instant},
 };
 
@@ -94,6 +98,16 @@ fn reap_briefly(ring: &mut HotRing) -> Vec<Readiness> {
         std::thread::sleep(Duration::from_millis(1));
     }
     ready
+}
+
+/// Reaps until every poll has ended. Running out of patience fails the test.
+fn reap_until_unarmed(ring: &mut HotRing) {
+    let end = Instant::now() + PATIENCE;
+    while ring.armed() > 0 {
+        assert!(Instant::now() < end, "{} polls do not end", ring.armed());
+        ring.reap(&mut Vec::new());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -387,6 +401,187 @@ fn disarming_releases_the_socket() {
     assert_eq!(reap_briefly(&mut ring), [], "what was removed says nothing");
 }
 
+/// A wake-up of a poll that is under way, because input has arrived a moment ago, must not keep it from ending: the
+/// peers go on writing while their polls are armed and ended, and each sees the end of its connection.
+#[test]
+fn polls_end_while_their_sockets_are_written_to() {
+    const ROUNDS: u32 = 10_000;
+    let mut ring = HotRing::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let begun = AtomicU32::new(0);
+    let (peers, to_write_to) = channel::<TcpStream>();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut without_end = 0;
+            for mut peer in to_write_to {
+                peer.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut outcome = peer.write_all(b"x");
+                begun.fetch_add(1, Ordering::Release);
+                while outcome.is_ok() {
+                    outcome = peer.write_all(b"x");
+                }
+                // The buffers of a socket that nobody reads and nobody ends are full at last.
+                without_end += u32::from(outcome.unwrap_err().kind() == ErrorKind::WouldBlock);
+            }
+            without_end
+        });
+        for round in 0..ROUNDS {
+            let peer = TcpStream::connect(address).unwrap();
+            let server = OwnedFd::from(listener.accept().unwrap().0);
+            peers.send(peer).unwrap();
+            while begun.load(Ordering::Acquire) <= round {
+                std::thread::yield_now();
+            }
+            ring.arm(key(round, 0), &server);
+            ring.submit();
+            ring.disarm(key(round, 0));
+            drop(server);
+            ring.submit();
+        }
+        drop(peers);
+        reap_until_unarmed(&mut ring);
+        assert_eq!(writer.join().unwrap(), 0, "sockets are kept open although their descriptors are closed");
+    });
+}
+
+/// Without memory for requests the kernel leaves entries in the queue, which borrow: they are taken back.
+#[test]
+fn without_memory_a_batch_is_refused() {
+    let mut ring = HotRing::new().unwrap();
+    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..300).map(|_| pair(None)).collect();
+    for memory in [0, 1, 100, 256, 299] {
+        let texts: Vec<String> = (0..pairs.len()).map(|index| format!("{memory:03} {index:03}")).collect();
+        let pieces: Vec<[IoSlice<'_>; 2]> = texts
+            .iter()
+            .map(|text| [IoSlice::new(&text.as_bytes()[..3]), IoSlice::new(&text.as_bytes()[3..])])
+            .collect();
+        let batch: Vec<Send<'_, OwnedFd>> = pairs
+            .iter()
+            .zip(&pieces)
+            .enumerate()
+            .map(|(index, ((socket, _), pieces))| Send { socket, pieces: &pieces[..1 + index % 2] })
+            .collect();
+        ring.memory = Some(memory);
+        let mut refused = Vec::new();
+        ring.send(&batch, &mut refused);
+        refused.sort_unstable_by_key(|entry| entry.index);
+        let untried: Vec<usize> = refused.iter().map(|entry| entry.index).collect();
+        assert_eq!(untried, (memory as usize..pairs.len()).collect::<Vec<_>>(), "memory for {memory}");
+        assert!(refused.iter().all(|entry| entry.sent.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)));
+        drop(batch);
+        drop(pieces);
+        drop(texts);
+
+        // What was taken back does not come later, when there is memory.
+        ring.memory = None;
+        let later = [IoSlice::new(b"later")];
+        let again: Vec<Send<'_, OwnedFd>> = pairs.iter().map(|(socket, _)| Send { socket, pieces: &later }).collect();
+        let mut refused = Vec::new();
+        ring.send(&again, &mut refused);
+        assert!(refused.is_empty());
+        for (index, (_, client)) in pairs.iter_mut().enumerate() {
+            let first = match index {
+                _ if index >= memory as usize => String::new(),
+                _ if index % 2 == 0 => format!("{memory:03}"),
+                _ => format!("{memory:03} {index:03}"),
+            };
+            let mut received = vec![0; first.len() + later[0].len()];
+            client.read_exact(&mut received).unwrap();
+            assert_eq!(String::from_utf8(received).unwrap(), first + "later", "entry {index}, memory for {memory}");
+        }
+    }
+}
+
+/// A receive that was not tried is no "would block": what is there is not reported a second time.
+#[test]
+fn without_memory_a_receive_was_interrupted() {
+    let mut ring = HotRing::new().unwrap();
+    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..10).map(|_| pair(None)).collect();
+    for (_, client) in &mut pairs {
+        client.write_all(b"here").unwrap();
+    }
+    for (memory, expected) in [(Some(0), 0), (Some(4), 4), (None, 6)] {
+        // What was taken back needs some too.
+        ring.memory = None;
+        ring.submit();
+        ring.memory = memory;
+        let mut buffers: Vec<BytesMut> = pairs.iter().map(|_| BytesMut::with_capacity(100)).collect();
+        let mut batch: Vec<Receive<'_, OwnedFd>> =
+            pairs.iter().zip(&mut buffers).map(|((socket, _), buffer)| Receive::new(socket, buffer)).collect();
+        ring.receive(&mut batch);
+        let results: Vec<Result<usize, ErrorKind>> =
+            batch.iter().map(|entry| entry.result.as_ref().copied().map_err(io::Error::kind)).collect();
+        let untried = |result: &&Result<usize, ErrorKind>| **result == Err(ErrorKind::Interrupted);
+        assert_eq!(results.iter().filter(|&&result| result == Ok(4)).count(), expected, "{results:?}");
+        assert_eq!(results.iter().filter(untried).count(), if memory.is_some() { 10 - expected } else { 0 });
+    }
+}
+
+/// Polls and cancellations, more than the queue holds, wait until there is memory; nobody sleeps meanwhile.
+#[test]
+fn without_memory_polls_wait() {
+    let mut ring = HotRing::new().unwrap();
+    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..300).map(|_| pair(None)).collect();
+    ring.memory = Some(10);
+    for (slot, (server, client)) in pairs.iter_mut().enumerate() {
+        client.write_all(b"x").unwrap();
+        ring.arm(key(slot as u32, 0), server);
+    }
+    ring.submit();
+    assert!(ring.has_completions());
+    assert_eq!(reap_until(&mut ring, |ready| ready.len() >= 10).len(), 10);
+    assert!(ring.has_completions(), "the shard would sleep");
+    assert!(send_one(&mut ring, &pairs[0].0, &[b"x"]).is_some_and(|sent| sent.is_err()), "polls stand in the queue");
+    ring.memory = None;
+    reap_until(&mut ring, |ready| ready.len() >= 290);
+    ring.memory = Some(0);
+    for slot in 0..pairs.len() {
+        ring.disarm(key(slot as u32, 0));
+    }
+    ring.submit();
+    assert!(ring.has_completions(), "the shard would sleep");
+    let mut clients: Vec<TcpStream> = pairs.into_iter().map(|(_, client)| client).collect();
+    ring.memory = None;
+    ring.submit();
+    for client in &mut clients {
+        assert!(!matches!(client.read(&mut [0; 1]), Ok(1)), "there is nothing to read but the end");
+    }
+    reap_until_unarmed(&mut ring);
+}
+
+/// What the peer has not taken is gone with the socket, and not only its descriptor.
+#[test]
+fn a_reset_gives_up_what_is_unsent() {
+    let mut ring = HotRing::new().unwrap();
+    for is_finished in [false, true] {
+        let (server, mut client, taken) = full_pair();
+        ring.arm(key(0, 0), &server);
+        ring.submit();
+        if is_finished {
+            ring.finish(&server);
+        }
+        assert!(ring.has_unsent(&server));
+        ring.reset(&server);
+        ring.disarm(key(0, 0));
+        drop(server);
+        ring.submit();
+        let mut received = Vec::new();
+        assert_eq!(client.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(received.len() < taken);
+    }
+    let (server, mut client) = pair(None);
+    assert!(send_one(&mut ring, &server, &[b"taken"]).is_none());
+    let begin = Instant::now();
+    while ring.has_unsent(&server) {
+        assert!(begin.elapsed() < PATIENCE, "the peer's kernel takes nothing");
+    }
+    drop(server);
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received, b"taken");
+}
+
 #[test]
 fn what_is_dropped_before_it_was_submitted_leaves_nothing_behind() {
     let mut ring = HotRing::new().unwrap();
@@ -466,6 +661,7 @@ fn an_overflow_loses_nothing() {
             ring.arm(report.key, &server);
         });
         assert!(ended > 0, "{polls} polls fit into {COMPLETIONS} completions");
+        ring.submit();
     }
 }
 

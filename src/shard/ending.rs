@@ -1,0 +1,135 @@
+//! How a connection ends: from its leaving the open state to the last that the kernel keeps of its socket.
+//!
+//! The close timeout is for all of it. A socket that then, or whenever its connection is dropped, holds something that
+//! its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's end.
+
+use std::io;
+
+use super::turn::{Shard, key};
+use crate::{
+    hub::{Connection, ConnectionId, Reading},
+    metrics::Counter,
+    proto::{CloseCode, State, Tick},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// After anything that may have ended the open state: no more messages for it, and a deadline.
+    pub(super) fn notice_close(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.websocket.state() == State::Open {
+            return;
+        }
+        // It will not become a subscriber any more; it is still owed its answer.
+        connection.is_held = false;
+        if connection.owes_output() {
+            self.flush.mark_dirty(connection, id);
+        }
+        // In all, whatever progress it makes.
+        if connection.ends_by.is_none() {
+            connection.ends_by = Some(self.now.after(self.handlers.keep_alive(id).close_timeout));
+        }
+        self.hub.unsubscribe_all(id);
+        self.drop_partial(id);
+        self.schedule(id);
+        self.end_if_done(id);
+    }
+
+    /// Takes the connection through the end of its socket: when the closing handshake is over and everything has been
+    /// sent, our side is finished; when the peer's is too and it has taken everything, the socket is closed. Closing it
+    /// before could destroy what is still on its way to the peer (RFC 6455 7.1.1). Until then input is read and
+    /// dropped, since closing a socket with unread input would reset the connection and destroy the close frame.
+    pub(super) fn end_if_done(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(socket) = &self.sockets[id.slot() as usize] else { return };
+        if connection.websocket.state() != State::Closed {
+            if connection.peer_done {
+                self.abandon(id);
+            }
+            return;
+        }
+        if connection.owes_output() {
+            return;
+        }
+        if !connection.is_finished {
+            connection.is_finished = true;
+            self.io.finish(socket);
+        }
+        if connection.peer_done && !self.io.has_unsent(socket) {
+            self.remove(id);
+        }
+    }
+
+    /// Until when the close frame of a connection waits, if it does: the one for a message that is too big, while its
+    /// peer goes on sending it, for at most half of the time that a close may take.
+    ///
+    /// A browser that is told in the middle of a message gives up the rest of it, and takes the close for an unclean
+    /// one. Its input is dropped either way. Whoever breaks the protocol is told at once.
+    pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
+        let connection = self.hub.connections.get(id)?;
+        let websocket = &connection.websocket;
+        let is_too_big =
+            websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
+        if !is_too_big || !connection.owes_output() || connection.peer_done {
+            return None;
+        }
+        let heard = if connection.reading == Reading::Queued { self.now } else { websocket.last_received() };
+        let half = self.handlers.keep_alive(id).close_timeout / 2;
+        let latest = Tick(connection.ends_by?.0.saturating_sub(half));
+        Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
+    }
+
+    /// Ends a connection whose peer has ended it without a closing handshake, or without answering ours: it is owed
+    /// nothing more but what its socket has taken before.
+    fn abandon(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let (was_open, was_laggard) = (connection.websocket.state() == State::Open, connection.is_laggard());
+        connection.websocket.abandon();
+        connection.output = None;
+        connection.awaits_room = false;
+        self.count(Counter::Aborted, u64::from(was_open));
+        self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - u64::from(was_laggard));
+        self.notice_close(id);
+    }
+
+    /// The socket has failed: nothing more can be sent or received.
+    pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
+        tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
+            self.count(Counter::Aborted, 1);
+        }
+        if let Some((_, socket)) = self.take_out(id) {
+            // Whatever the error was: nothing of it stays.
+            self.io.reset(&socket);
+        }
+    }
+
+    /// Ends a connection at once. Nobody waits any longer for its peer to take what was sent: the kernel would, for as
+    /// long as that pleases.
+    pub(super) fn remove(&mut self, id: ConnectionId) {
+        let Some((connection, socket)) = self.take_out(id) else { return };
+        if connection.owes_output() || self.io.has_unsent(&socket) {
+            self.io.reset(&socket);
+            self.count(Counter::Reset, 1);
+        }
+    }
+
+    /// Takes a connection and its socket out of the shard. Every end comes through here.
+    fn take_out(&mut self, id: ConnectionId) -> Option<(Connection, I::Socket)> {
+        let connection = self.hub.remove(id)?;
+        self.incoming.forget(&connection, id);
+        self.handlers.notice_ended(id);
+        if connection.is_laggard() {
+            let laggards = self.counters.get(Counter::Laggards) - 1;
+            self.counters.set(Counter::Laggards, laggards);
+        }
+        self.io.disarm(key(id));
+        self.count(Counter::Ended, 1);
+        self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
+        let socket = self.sockets[id.slot() as usize].take().expect("a connection has a socket");
+        Some((connection, socket))
+    }
+}
+
+/// Ticks of silence after which a peer is taken to have sent its message: longer than most round trips.
+const SILENCE: u32 = 3 * Tick::PER_SECOND / 10;

@@ -1,0 +1,71 @@
+//! What the kernel keeps of a server's connections, whether the server has a descriptor for it or not.
+
+use std::{
+    fmt, fs, thread,
+    time::{Duration, Instant},
+};
+
+use super::{DEADLINE, Server};
+
+/// One socket of the server's side, as `/proc/net/tcp` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KernelSocket {
+    /// `st`: 1 is established, 6 waits for late segments, 10 listens.
+    pub(crate) state: u8,
+    /// What its peer has not taken, in bytes.
+    pub(crate) unsent: u64,
+    /// What the server has not received, in bytes.
+    pub(crate) unread: u64,
+    inode: u64,
+}
+
+impl KernelSocket {
+    const TIME_WAIT: u8 = 6;
+    const LISTEN: u8 = 10;
+
+    /// The sockets with this local port.
+    pub(crate) fn of_port(port: u16) -> Vec<KernelSocket> {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel has TCP");
+        let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let number = |text: &str| u64::from_str_radix(text, 16).expect("a number");
+        rows.filter(|row| row[1].split_once(':').is_some_and(|(_, own)| number(own) == u64::from(port)))
+            .map(|row| {
+                let (unsent, unread) = row[4].split_once(':').expect("two numbers");
+                KernelSocket {
+                    state: number(row[3]) as u8,
+                    unsent: number(unsent),
+                    unread: number(unread),
+                    inode: row[9].parse().expect("a number"),
+                }
+            })
+            .filter(|socket| socket.state != Self::LISTEN)
+            .collect()
+    }
+
+    /// Those of the server's port that it has no descriptor for. One that waits for late segments keeps nothing.
+    pub(crate) fn without_descriptor(server: &Server) -> Vec<KernelSocket> {
+        let sockets = Self::of_port(server.address().port());
+        let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+        let inodes: Vec<u64> = fs::read_dir(folder)
+            .expect("the server runs")
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
+            .collect();
+        let is_kept = |socket: &KernelSocket| socket.state != Self::TIME_WAIT && !inodes.contains(&socket.inode);
+        sockets.into_iter().filter(is_kept).collect()
+    }
+
+    /// Asks for something until there is none of it.
+    #[track_caller]
+    pub(crate) fn until_none<T: fmt::Debug>(what: &str, mut ask: impl FnMut() -> Vec<T>) {
+        let begin = Instant::now();
+        loop {
+            let left = ask();
+            if left.is_empty() {
+                return;
+            }
+            assert!(begin.elapsed() < DEADLINE / 3, "{} {what}, such as {:?}", left.len(), &left[..left.len().min(5)]);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
