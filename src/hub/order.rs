@@ -84,7 +84,7 @@ impl Hub {
     /// Sends what has waited for room in a lane, and wakes those who have something to take.
     pub fn send_out(&mut self) {
         if !self.ask_again() {
-            // Nothing else may wait for room: from here on whoever makes some tells us, and what was made just before is
+            // Nothing else may wait for room: from here on whoever makes some tells us; what was made just before is
             // found by asking once more.
             self.mesh.wants_room();
             self.ask_again();
