@@ -330,7 +330,7 @@ settings! {
         /// How long the closing handshake may take.
         close_timeout: Time, TIME, Is("5s");
 
-        /// How long connections may take to leave after SIGTERM or SIGINT.
+        /// How long connections may take to leave after SIGTERM, SIGINT or SIGQUIT.
         drain_timeout: Time, TIME, Is("10s");
     }
 
