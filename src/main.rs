@@ -193,7 +193,11 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     report: Signal,
+    /// Signals that mean nothing yet, and would end the process if nobody listened.
+    hangup: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -201,7 +205,10 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             report: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -224,8 +231,9 @@ fn start_report(config: &Config, descriptors: u64) -> String {
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
 async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
-    let Signals { mut terminate, mut interrupt, mut report } = signals;
+    let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
+    let ignore = |name| tracing::info!("{name} is ignored: settings are read at the start only");
     loop {
         let name = tokio::select! {
             outcome = running.wait() => {
@@ -237,11 +245,20 @@ async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Resu
                 logs.print(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
                 continue;
             }
+            _ = hangup.recv() => {
+                ignore("SIGHUP");
+                continue;
+            }
+            _ = user.recv() => {
+                ignore("SIGUSR2");
+                continue;
+            }
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = quit.recv() => "SIGQUIT",
         };
         if is_leaving {
-            return Err(format!("a second {name}: ended at once").into());
+            return Err(format!("a second signal, {name}: ended at once").into());
         }
         let connections: u64 = running.counters().iter().map(|shard| shard.get(Counter::ConnectionsOpen)).sum();
         tracing::info!(connections, "{name}: leaving; a second signal ends at once");

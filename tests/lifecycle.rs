@@ -13,7 +13,7 @@ const GOING_AWAY: &str = "the server is going away";
 
 #[test]
 fn a_signal_lets_everybody_leave() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let mut server = Server::start(&[]);
         let address = server.address();
         let mut clients: Vec<Client> = (0..20).map(|_| server.connect("/t/x")).collect();
@@ -91,16 +91,41 @@ fn without_clients_it_ends_at_once() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut server = Server::start(&["--drain-timeout", "1h", "--close-timeout", "1h"]);
-    server.may_fail();
-    let mut deaf = server.connect("/t/x");
-    deaf.never_answer();
+    for (first, second, name) in [
+        (Signal::TERM, Signal::INT, "a second signal, SIGINT"),
+        (Signal::QUIT, Signal::QUIT, "a second signal, SIGQUIT"),
+        (Signal::INT, Signal::TERM, "a second signal, SIGTERM"),
+    ] {
+        let mut server = Server::start(&["--drain-timeout", "1h", "--close-timeout", "1h"]);
+        server.may_fail();
+        let mut deaf = server.connect("/t/x");
+        deaf.never_answer();
+        server.signal(first);
+        deaf.expect(close(1001, GOING_AWAY));
+        server.signal(second);
+        let status = server.wait();
+        assert_eq!(status.code(), Some(1), "{status}\n{}", server.log());
+        assert!(server.log().contains(name), "{}", server.log());
+    }
+}
+
+/// There is nothing yet that they could ask for. While the server leaves they change nothing either.
+#[test]
+fn signals_that_mean_nothing_are_ignored() {
+    let mut server = Server::start(&[]);
+    let mut client = server.connect("/t/x?echo=true");
+    for (signal, name) in [(Signal::HUP, "SIGHUP is ignored"), (Signal::USR2, "SIGUSR2 is ignored")] {
+        server.signal(signal);
+        server.log_until(name);
+    }
+    client.send_text("still here");
+    client.expect(text("still here"));
     server.signal(Signal::TERM);
-    deaf.expect(close(1001, GOING_AWAY));
-    server.signal(Signal::INT);
-    let status = server.wait();
-    assert_eq!(status.code(), Some(1), "{status}\n{}", server.log());
-    assert!(server.log().contains("a second SIGINT"), "{}", server.log());
+    client.expect(close(1001, GOING_AWAY));
+    server.signal(Signal::HUP);
+    client.expect(Received::End);
+    drop(client);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 /// Somebody who reads the address may go on at once.
