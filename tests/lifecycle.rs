@@ -2,12 +2,21 @@
 
 mod support;
 
-use std::{collections::BTreeMap, io::Read, net::TcpListener, process::Output, thread};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write as _},
+    net::TcpListener,
+    process::Output,
+    thread,
+};
 
-use ringhub::proto::OpCode;
+use ringhub::{config::SETTINGS, proto::OpCode};
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-use support::{Client, Received, Server, close, dial, dial_with, exchange, pattern, program, reset, run_to_end, text};
+use support::{
+    Client, Received, Server, close, dial, dial_with, exchange, pattern, post, program, published, read_response,
+    reset, run_to_end, text,
+};
 
 const GOING_AWAY: &str = "the server is going away";
 
@@ -293,6 +302,10 @@ fn every_setting_that_cannot_be_is_named() {
         (&["--send-buffer", "1.5KiB"], &["--send-buffer: "]),
         (&["--handshake-timeout", "10"], &["--handshake-timeout: ", "unit"]),
         (&["--handshake-timeout", "50ms"], &["--handshake-timeout: "]),
+        (&["--handshake-timeout", "8785h"], &["--handshake-timeout: ", "a year"]),
+        (&["--idle-timeout", "18446744073709551615s"], &["--idle-timeout: ", "a year"]),
+        (&["--body-timeout", "8785h"], &["--body-timeout: ", "a year"]),
+        (&["--message-timeout", "8785h"], &["--message-timeout: ", "a year"]),
         (&["--ping-interval", "9000h"], &["--ping-interval: "]),
         (&["--pong-timeout", "9000h"], &["--pong-timeout: "]),
         (&["--close-timeout", "0"], &["--close-timeout: "]),
@@ -305,6 +318,36 @@ fn every_setting_that_cannot_be_is_named() {
     for (flags, named) in cases {
         check_failure(&run(flags), named);
     }
+}
+
+/// The largest times that are accepted can be added to every clock that they are for.
+#[test]
+fn the_longest_times_serve() {
+    let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
+    let flags: Vec<String> = times.flat_map(|setting| [format!("--{}", setting.flag()), "8784h".into()]).collect();
+    let mut server = Server::start(&flags.iter().map(|flag| &**flag).collect::<Vec<_>>());
+    let mut client = server.connect("/t/x?echo=true");
+    client.send(OpCode::Text, false, b"a message ");
+    client.send(OpCode::Continuation, true, b"in two frames");
+    client.expect(text("a message in two frames"));
+    // A head and a body in two parts each, and a connection that is kept for the next request.
+    let mut http = dial(server.address());
+    let request = post("/t/x", "text/plain", "published");
+    for _ in 0..2 {
+        for part in [&request[..10], &request[10..request.len() - 3], &request[request.len() - 3..]] {
+            http.write_all(part.as_bytes()).unwrap();
+            // Whoever waits for the rest has set its clock.
+            server.counts();
+        }
+        published(&read_response(&mut http, &[], true));
+        client.expect(text("published"));
+    }
+    client.leave();
+    let mut deaf = server.connect("/t/x");
+    server.signal(Signal::TERM);
+    deaf.expect_close(1001, GOING_AWAY);
+    drop(deaf);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 /// `ringhub` serves, `ringhub serve` serves, and both take the flags.

@@ -123,7 +123,7 @@ fn read_until(reader: PipeReader, what: &str) -> (String, BufReader<PipeReader>)
     }
 }
 
-/// More refusals than a pipe has room for, and then more than the queue. A reader that comes late is told what it lacks.
+/// More refusals than a pipe has room for, and then more than the queue. A reader that comes late is told of the gap.
 #[test]
 fn a_log_that_nobody_reads() {
     let (reader, writer) = pipe().unwrap();
