@@ -43,6 +43,7 @@
 //! | [`auth`], [`documents`] | who is let in; the files of a folder |
 //! | [`client`] | the other side, on any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, what can be wrong with them, every counter |
+//! | [`logs`] | logs that never wait for their reader |
 //! | [`proto`] | RFC 6455 without sockets, on which all of it stands |
 //!
 #![cfg_attr(
@@ -61,6 +62,7 @@ pub mod handler;
 mod handover;
 #[doc(hidden)]
 pub mod hub;
+pub mod logs;
 pub mod metrics;
 pub mod proto;
 pub mod server;

@@ -4,7 +4,7 @@ mod health;
 
 use std::{
     env, fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     process::{self, ExitCode},
 };
@@ -14,7 +14,8 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 use ringhub::{
-    config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings},
+    config::{self, Config, Flags, Given, SETTINGS, Settings},
+    logs::Logs,
     metrics::{self, Counter},
     server::{Running, Server},
     sys,
@@ -64,11 +65,11 @@ max_message. Flags win over variables, variables over the file; --config is RING
 fn main() -> ExitCode {
     let arguments = parse();
     let outcome = match arguments.command {
-        None => serve(&arguments.flags),
-        Some(Command::Serve(flags)) => serve(&flags),
+        None => return serve(&arguments.flags),
+        Some(Command::Serve(flags)) => return serve(&flags),
         Some(Command::CheckConfig(arguments)) => check_config(arguments),
         Some(Command::ExampleConfig) => {
-            say(format_args!("{}", config::example().trim_end()));
+            say(config::example().trim_end());
             Ok(())
         }
         Some(Command::Health(health)) => {
@@ -106,9 +107,17 @@ fn parse() -> Arguments {
 
 /// What goes to the terminal goes there as well as it can; there is nobody to tell if it cannot.
 fn complain(what: &dyn fmt::Display) {
-    for line in what.to_string().lines() {
-        drop(writeln!(io::stderr(), "ringhub: {line}"));
-    }
+    drop(writeln!(io::stderr(), "{}", complaint(what)));
+}
+
+/// Each line names who complains.
+fn complaint(what: &dyn fmt::Display) -> String {
+    what.to_string().lines().map(|line| format!("ringhub: {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes a line for whoever listens; there is nobody to tell if nobody does.
+fn say(line: &str) {
+    drop(writeln!(io::stdout(), "{line}"));
 }
 
 fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>> {
@@ -122,15 +131,32 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     for warning in given.warnings().iter().chain(&of_config) {
         complain(&format_args!("warning: {warning}"));
     }
-    say(format_args!("{}", config::effective(&given, &config?).trim_end()));
+    say(config::effective(&given, &config?).trim_end());
     Ok(())
 }
 
-fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
+/// Serves to the end. From here on nothing waits for whoever reads what the process says.
+fn serve(flags: &Flags) -> ExitCode {
+    let logs = match Logs::start() {
+        Ok(logs) => logs,
+        Err(error) => {
+            complain(&format_args!("the threads that write logs cannot be started: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = serve_with(&logs, flags);
+    if let Err(error) = &outcome {
+        logs.complain(format_args!("{}", complaint(error)));
+    }
+    logs.finish();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let given = Given::read(flags, env::vars_os());
     let descriptors = sys::net::raise_descriptor_limit();
     let config = given.config(descriptors)?;
-    start_logging(&given.settings);
+    logs.take_over(&given.settings.log, given.settings.log_format)?;
     for warning in given.warnings().iter().chain(&config.warnings()) {
         tracing::warn!("{warning}");
     }
@@ -151,23 +177,27 @@ fn serve(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let addresses = addresses.join(" and ");
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!("ringhub {version} serves on {addresses}; {report}");
-    say(format_args!("ringhub {version} serves on {addresses}"));
+    logs.print(format_args!("ringhub {version} serves on {addresses}"));
     let here = health::reachable(running.local_addr());
     if routes.is_empty() {
-        say(format_args!("  WebSocket clients: ws://{here}/t/TOPIC"));
-        say(format_args!("  a browser:         http://{here}/"));
+        logs.print(format_args!("  WebSocket clients: ws://{here}/t/TOPIC"));
+        logs.print(format_args!("  a browser:         http://{here}/"));
     } else {
-        say(format_args!("  routes:            {}", routes.join(", ")));
+        logs.print(format_args!("  routes:            {}", routes.join(", ")));
     }
-    say(format_args!("  metrics:           http://{}/metrics", metrics.map_or(here, health::reachable)));
-    runtime.block_on(until_told(running, signals))
+    logs.print(format_args!("  metrics:           http://{}/metrics", metrics.map_or(here, health::reachable)));
+    runtime.block_on(until_told(running, signals, logs))
 }
 
 /// What the operator can tell the process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     report: Signal,
+    /// Signals that mean nothing yet, and would end the process if nobody listened.
+    hangup: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -175,7 +205,10 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             report: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -197,9 +230,10 @@ fn start_report(config: &Config, descriptors: u64) -> String {
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
-async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dyn std::error::Error>> {
-    let Signals { mut terminate, mut interrupt, mut report } = signals;
+async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
+    let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
+    let ignore = |name| tracing::info!("{name} is ignored: settings are read at the start only");
     loop {
         let name = tokio::select! {
             outcome = running.wait() => {
@@ -208,35 +242,27 @@ async fn until_told(mut running: Running, signals: Signals) -> Result<(), Box<dy
                 return Ok(());
             }
             _ = report.recv() => {
-                say(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
+                logs.print(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
+                continue;
+            }
+            _ = hangup.recv() => {
+                ignore("SIGHUP");
+                continue;
+            }
+            _ = user.recv() => {
+                ignore("SIGUSR2");
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = quit.recv() => "SIGQUIT",
         };
         if is_leaving {
-            return Err(format!("a second {name}: ended at once").into());
+            return Err(format!("a second signal, {name}: ended at once").into());
         }
         let connections: u64 = running.counters().iter().map(|shard| shard.get(Counter::ConnectionsOpen)).sum();
         tracing::info!(connections, "{name}: leaving; a second signal ends at once");
         is_leaving = true;
         running.stop();
-    }
-}
-
-/// Writes a line for whoever listens; that nobody does any more is no reason to stop serving.
-fn say(line: fmt::Arguments<'_>) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        tracing::debug!(%error, "standard output");
-    }
-}
-
-fn start_logging(settings: &Settings) {
-    let filter = settings.log.to_filter();
-    let logs =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match settings.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
     }
 }

@@ -92,6 +92,8 @@ pub enum Place {
     Control,
     /// All of them.
     Both,
+    /// The process, for all servers in it.
+    Process,
 }
 
 counters! {
@@ -190,6 +192,8 @@ counters! {
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
+    /// Lines for standard error or standard output that were dropped, since nobody took them in time or at all.
+    LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;
 }
 
 impl Counter {
@@ -234,15 +238,19 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Counters {
+    const fn new() -> Self {
         Counters {
             numbers: [const { AtomicU64::new(0) }; Counter::ALL.len()],
             turns: [const { AtomicU64::new(0) }; TURN_BOUNDS_US.len() + 1],
             turns_ns: AtomicU64::new(0),
         }
     }
-}
 
-impl Counters {
     /// Adds to a counter. Only their own thread may call this.
     pub fn add(&self, counter: Counter, count: u64) {
         self.set(counter, self.get(counter).wrapping_add(count));
@@ -273,8 +281,17 @@ impl Counters {
     }
 }
 
+/// What belongs to no thread and no server.
+static PROCESS: Counters = Counters::new();
+
+/// Adds to a counter of the whole process. Any thread may call this.
+pub(crate) fn add_for_process(counter: Counter, count: u64) {
+    // Relaxed, as above.
+    PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
+}
+
 /// Everything in the text format of Prometheus, version 0.0.4. Each sample says which thread it is from:
-/// `shard="0"` and so on, or `shard="control"`.
+/// `shard="0"` and so on, or `shard="control"`; `shard="process"` is what no thread counts for itself.
 #[must_use]
 pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut text = String::with_capacity(16 * 1_024);
@@ -288,13 +305,16 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
         }
         let comma = if counter.label().is_empty() { "" } else { "," };
         let label = counter.label();
-        if counter.place() != Place::Control {
+        if matches!(counter.place(), Place::Shard | Place::Both) {
             for (number, shard) in shards.iter().enumerate() {
                 line(format_args!("{PREFIX}{family}{{shard=\"{number}\"{comma}{label}}} {}", shard.get(counter)));
             }
         }
-        if counter.place() != Place::Shard {
+        if matches!(counter.place(), Place::Control | Place::Both) {
             line(format_args!("{PREFIX}{family}{{shard=\"control\"{comma}{label}}} {}", control.get(counter)));
+        }
+        if counter.place() == Place::Process {
+            line(format_args!("{PREFIX}{family}{{shard=\"process\"{comma}{label}}} {}", PROCESS.get(counter)));
         }
     }
     head(&mut line, "deliveries_per_send", "Messages that rode in one send, on average since the start.", "gauge");
@@ -332,10 +352,11 @@ pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
         let mut parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
         match counter.place() {
             Place::Shard => {}
-            Place::Control => parts.clear(),
+            Place::Control | Place::Process => parts.clear(),
             Place::Both => parts.push(format!("{} (control)", control.get(counter))),
         }
-        let sum: u64 = shards.iter().map(|shard| shard.get(counter)).sum::<u64>() + control.get(counter);
+        let of_shards: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
+        let sum = of_shards + control.get(counter) + PROCESS.get(counter);
         let line = format!("{} {sum}", counter.name());
         let parts = if parts.len() > 1 { format!("  = {}", parts.join(" + ")) } else { String::new() };
         table.push_str(format!("{line:<40} {:<12}{parts}", counter.unit()).trim_end());

@@ -2,18 +2,27 @@
 
 mod support;
 
-use std::{collections::BTreeMap, io::Read, net::TcpListener, process::Output, thread};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write as _},
+    net::TcpListener,
+    process::Output,
+    thread,
+};
 
-use ringhub::proto::OpCode;
+use ringhub::{config::SETTINGS, proto::OpCode};
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-use support::{Client, Received, Server, close, dial, dial_with, exchange, pattern, program, reset, run_to_end, text};
+use support::{
+    Client, Received, Server, close, dial, dial_with, exchange, pattern, post, program, published, read_response,
+    reset, run_to_end, text,
+};
 
 const GOING_AWAY: &str = "the server is going away";
 
 #[test]
 fn a_signal_lets_everybody_leave() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let mut server = Server::start(&[]);
         let address = server.address();
         let mut clients: Vec<Client> = (0..20).map(|_| server.connect("/t/x")).collect();
@@ -91,16 +100,41 @@ fn without_clients_it_ends_at_once() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut server = Server::start(&["--drain-timeout", "1h", "--close-timeout", "1h"]);
-    server.may_fail();
-    let mut deaf = server.connect("/t/x");
-    deaf.never_answer();
+    for (first, second, name) in [
+        (Signal::TERM, Signal::INT, "a second signal, SIGINT"),
+        (Signal::QUIT, Signal::QUIT, "a second signal, SIGQUIT"),
+        (Signal::INT, Signal::TERM, "a second signal, SIGTERM"),
+    ] {
+        let mut server = Server::start(&["--drain-timeout", "1h", "--close-timeout", "1h"]);
+        server.may_fail();
+        let mut deaf = server.connect("/t/x");
+        deaf.never_answer();
+        server.signal(first);
+        deaf.expect(close(1001, GOING_AWAY));
+        server.signal(second);
+        let status = server.wait();
+        assert_eq!(status.code(), Some(1), "{status}\n{}", server.log());
+        assert!(server.log().contains(name), "{}", server.log());
+    }
+}
+
+/// There is nothing yet that they could ask for. While the server leaves they change nothing either.
+#[test]
+fn signals_that_mean_nothing_are_ignored() {
+    let mut server = Server::start(&[]);
+    let mut client = server.connect("/t/x?echo=true");
+    for (signal, name) in [(Signal::HUP, "SIGHUP is ignored"), (Signal::USR2, "SIGUSR2 is ignored")] {
+        server.signal(signal);
+        server.log_until(name);
+    }
+    client.send_text("still here");
+    client.expect(text("still here"));
     server.signal(Signal::TERM);
-    deaf.expect(close(1001, GOING_AWAY));
-    server.signal(Signal::INT);
-    let status = server.wait();
-    assert_eq!(status.code(), Some(1), "{status}\n{}", server.log());
-    assert!(server.log().contains("a second SIGINT"), "{}", server.log());
+    client.expect(close(1001, GOING_AWAY));
+    server.signal(Signal::HUP);
+    client.expect(Received::End);
+    drop(client);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 /// Somebody who reads the address may go on at once.
@@ -268,6 +302,10 @@ fn every_setting_that_cannot_be_is_named() {
         (&["--send-buffer", "1.5KiB"], &["--send-buffer: "]),
         (&["--handshake-timeout", "10"], &["--handshake-timeout: ", "unit"]),
         (&["--handshake-timeout", "50ms"], &["--handshake-timeout: "]),
+        (&["--handshake-timeout", "8785h"], &["--handshake-timeout: ", "a year"]),
+        (&["--idle-timeout", "18446744073709551615s"], &["--idle-timeout: ", "a year"]),
+        (&["--body-timeout", "8785h"], &["--body-timeout: ", "a year"]),
+        (&["--message-timeout", "8785h"], &["--message-timeout: ", "a year"]),
         (&["--ping-interval", "9000h"], &["--ping-interval: "]),
         (&["--pong-timeout", "9000h"], &["--pong-timeout: "]),
         (&["--close-timeout", "0"], &["--close-timeout: "]),
@@ -280,6 +318,36 @@ fn every_setting_that_cannot_be_is_named() {
     for (flags, named) in cases {
         check_failure(&run(flags), named);
     }
+}
+
+/// The largest times that are accepted can be added to every clock that they are for.
+#[test]
+fn the_longest_times_serve() {
+    let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
+    let flags: Vec<String> = times.flat_map(|setting| [format!("--{}", setting.flag()), "8784h".into()]).collect();
+    let mut server = Server::start(&flags.iter().map(|flag| &**flag).collect::<Vec<_>>());
+    let mut client = server.connect("/t/x?echo=true");
+    client.send(OpCode::Text, false, b"a message ");
+    client.send(OpCode::Continuation, true, b"in two frames");
+    client.expect(text("a message in two frames"));
+    // A head and a body in two parts each, and a connection that is kept for the next request.
+    let mut http = dial(server.address());
+    let request = post("/t/x", "text/plain", "published");
+    for _ in 0..2 {
+        for part in [&request[..10], &request[10..request.len() - 3], &request[request.len() - 3..]] {
+            http.write_all(part.as_bytes()).unwrap();
+            // Whoever waits for the rest has set its clock.
+            server.counts();
+        }
+        published(&read_response(&mut http, &[], true));
+        client.expect(text("published"));
+    }
+    client.leave();
+    let mut deaf = server.connect("/t/x");
+    server.signal(Signal::TERM);
+    deaf.expect_close(1001, GOING_AWAY);
+    drop(deaf);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 /// `ringhub` serves, `ringhub serve` serves, and both take the flags.

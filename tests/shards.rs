@@ -2,7 +2,9 @@
 
 mod support;
 
-use support::{Client, Server, text};
+use std::process::Command;
+
+use support::{Client, Server, binary_path, clean, dial, text};
 
 /// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
 /// has less than half or more than one and a half times its part.
@@ -37,6 +39,27 @@ fn a_message_reaches_subscribers_on_every_shard_once() {
             client.expect_nothing();
         }
     }
+}
+
+/// Whatever the number of shards, the limit of connections is reached before descriptors are used up.
+#[test]
+fn many_shards_leave_descriptors_for_all_connections() {
+    let mut command = clean(Command::new("sh"));
+    // Of 900 the shards take 9 each, and 112 and 64 are for other things.
+    command.args(["-c", "ulimit -n 900; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
+    let server = Server::start_command(command);
+    let mut clients = Vec::new();
+    let refused = loop {
+        match Client::open(dial(server.address()), "/t/x?mode=sub", &[]) {
+            Ok(client) => clients.push(client),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refused.status(), clients.len()), (503, 900 - 64 * 9 - 112 - 64));
+    let counts = server.counts();
+    assert_eq!((counts.get("accept_paused_total"), counts.get("refused_total{cause=\"limit\"}")), (0, 1));
+    drop(clients);
+    server.expect_counts(&[("connections_open", 0)]);
 }
 
 #[test]

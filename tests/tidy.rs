@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &["sys"]),
     ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),
+    ("logs", &["logs", "config", "metrics"]),
     ("handover", &["handover"]),
     ("error", &["error", "sys"]),
     ("auth", &["auth", "hub", "proto"]),
@@ -243,6 +244,25 @@ fn every_counter_counts_something() {
     used.extend((400..=599).map(|status| format!("{:?}", Counter::refused(status))));
     let names = Counter::ALL.iter().map(|counter| format!("{counter:?}"));
     assert_none(&names.filter(|name| !used.contains(name)).collect::<Vec<_>>());
+}
+
+/// Writing to a standard stream may wait for whoever reads it, and panics if it fails: `logs` does so on threads of its
+/// own, and `main` where nothing is served.
+#[test]
+fn standard_streams_are_written_by_logs_alone() {
+    let streams = ["stdout", "stderr", "println", "eprintln", "print", "eprint"];
+    let may_write =
+        |path: &Path| ["src/logs.rs", "src/main.rs", "src/shard/simulator.rs"].contains(&path.to_str().unwrap());
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && path.starts_with("src") && !may_write(path)) {
+        let words = words(&text);
+        // A macro or a function, not a field or a method of that name.
+        let is_call = |at: usize| words.get(at + 1).is_some_and(|next| next == "!" || next == "(");
+        let is_method = |at: usize| at > 0 && (words[at - 1] == "." || words[at - 1] == "fn");
+        let calls = (0..words.len()).filter(|at| streams.contains(&&*words[*at]) && is_call(*at) && !is_method(*at));
+        offenders.extend(calls.map(|at| format!("{}: {}", path.display(), words[at])));
+    }
+    assert_none(&offenders);
 }
 
 #[test]

@@ -42,8 +42,8 @@ impl ClientBuilder {
         self
     }
 
-    /// One more header for the opening request, such as `Origin` or `Cookie`. `Authorization` and `Cookie` are sent
-    /// only to where `url` points, not to where a redirect leads elsewhere.
+    /// One more header for the opening request, such as `Origin` or `Cookie`. Where a redirect leads to another origin
+    /// than that of `url` only `Origin` and `User-Agent` are sent, since any other may hold a secret.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.raw.headers.push((name.into(), value.into()));
         self

@@ -163,12 +163,13 @@ impl Config {
         Ok(config)
     }
 
-    /// The request for `url`, which is ours or where a redirect led; credentials are for ours only.
+    /// The request for `url`, which is ours or where a redirect led. Whoever is there learns nothing that was meant for
+    /// ours: of the caller's headers it gets [`SHARED_HEADERS`] alone.
     pub(super) fn opening_request(&self, handshake: &mut ClientHandshake, url: &Url) -> Bytes {
         let is_ours = url.is_same_origin(&self.url);
-        let is_secret = |name: &str| SECRET_HEADERS.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+        let is_shared = |name: &str| SHARED_HEADERS.iter().any(|shared| shared.eq_ignore_ascii_case(name));
         let own = self.headers.iter().map(|(name, value)| (&**name, &**value));
-        let mut headers: Vec<(&str, &str)> = own.filter(|(name, _)| is_ours || !is_secret(name)).collect();
+        let mut headers: Vec<(&str, &str)> = own.filter(|(name, _)| is_ours || is_shared(name)).collect();
         if let Some(authorization) = self.authorization.as_deref().filter(|_| is_ours) {
             headers.push(("Authorization", authorization));
         }
@@ -247,6 +248,7 @@ const RESERVED_HEADERS: &[&str] =
 
 const WEBSOCKET_PREFIX: &str = "Sec-WebSocket-";
 
-const SECRET_HEADERS: &[&str] = &["Authorization", "Cookie"];
+/// Who the caller is, not what it may do.
+const SHARED_HEADERS: &[&str] = &["Origin", "User-Agent"];
 
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

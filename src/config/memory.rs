@@ -116,8 +116,8 @@ const HTTP_CONNECTION: u64 = 112 * 1_024;
 /// One topic: its name, twice, its place in the order, and the table's.
 const TOPIC: u64 = 1_024;
 
-/// The program, its threads and their allocators.
-const SERVER: u64 = 6 << 20;
+/// The program, its threads and their allocators, and what waits to be logged or printed.
+const SERVER: u64 = 8 << 20;
 
 /// One shard without connections: rings, wheel, stack.
 const SHARD: u64 = 1 << 20;

@@ -3,6 +3,7 @@
 //! [`SETTINGS`] is the table that everything follows from; [`Given`] reads flags, variables and a file into the
 //! settings and remembers which came from where.
 
+mod descriptors;
 mod file;
 mod given;
 mod memory;
@@ -13,6 +14,7 @@ mod values;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
 pub use memory::MemoryPart;
 pub use routes::{RouteConfig, RouteHandler};
@@ -100,8 +102,8 @@ pub struct Http {
 pub struct Limits {
     /// Connections, those in their opening handshake included. One more is answered 503.
     ///
-    /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 150
-    /// bytes here and 4 KB in the kernel.
+    /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle one costs about 150 bytes
+    /// here and 4 KB in the kernel.
     pub connections_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,
@@ -132,10 +134,6 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Descriptors that are not for connections: rings, listeners, logs, the sockets that are being refused, the
-    /// connections to `/metrics` on an address of its own, and the files that are being sent.
-    pub const DESCRIPTORS_RESERVED: u64 = 256;
-
     /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
     pub const SHARDS_MAX: usize = 256;
 
@@ -193,6 +191,9 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
     let allowed = sys::cpu::allowed();
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
+    let addresses = listen.as_ref().map_or(1, Vec::len);
+    let reserved = descriptors::parts(shards.unwrap_or(1), addresses, settings.metrics_listen.is_some());
+    let descriptors = (descriptors, descriptors::sum(&reserved));
     let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
     let keep_alive = check_keep_alive(settings, faults);
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
@@ -271,7 +272,8 @@ fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAliv
     Some(KeepAlive { ping_interval: ping_interval?, pong_timeout: pong_timeout?, close_timeout: close_timeout? })
 }
 
-fn check_limits(settings: &Settings, descriptors: u64, shards: usize, faults: &mut Faults) -> Option<Limits> {
+/// Of so many descriptors the second number is not for connections.
+fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, faults: &mut Faults) -> Option<Limits> {
     let connections_max = faults.keep(connections_max(settings, descriptors));
     let fragments_max = faults.keep(match settings.max_fragments {
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
@@ -308,15 +310,15 @@ fn check_limits(settings: &Settings, descriptors: u64, shards: usize, faults: &m
     })
 }
 
-fn connections_max(settings: &Settings, descriptors: u64) -> Result<usize, ConfigError> {
-    let affordable = descriptors.saturating_sub(Limits::DESCRIPTORS_RESERVED).clamp(1, SLOTS_MAX) as usize;
+fn connections_max(settings: &Settings, (descriptors, reserved): (u64, u64)) -> Result<usize, ConfigError> {
+    let affordable = descriptors.saturating_sub(reserved).clamp(1, SLOTS_MAX) as usize;
     let count = settings.max_connections.unwrap_or(affordable);
     if (1..=affordable).contains(&count) {
         return Ok(count);
     }
     let what = format!(
         "{count} is not between 1 and {affordable}, which is what the limit of {descriptors} open descriptors leaves \
-         (raise it with `ulimit -n`)"
+         beside the server's own {reserved} (raise it with `ulimit -n`)"
     );
     Err(ConfigError::of("max_connections", what))
 }
@@ -389,9 +391,10 @@ fn size_within(setting: &'static str, size: Size, least: u64, most: u64) -> Resu
     Err(ConfigError::of(setting, format!("{size} is not between {} and {}", Size(least), Size(most))))
 }
 
+/// A time that a clock can add, whoever counts it.
 fn at_least_a_tick(setting: &'static str, time: Time) -> Result<Time, ConfigError> {
     if time.0 >= TICK {
-        return Ok(time);
+        return ticks(setting, time).map(|_| time);
     }
     Err(ConfigError::of(setting, format!("{time} is less than {}", Time(TICK))))
 }
@@ -445,15 +448,42 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_documentation() {
-        let config = config(&[]).unwrap();
+        let config = config(&["--shards", "1"]).unwrap();
         assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
-        assert_eq!(config.limits.connections_max, 20_000 - 256);
+        assert_eq!(config.limits.connections_max, 20_000 - 185);
         assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.fragments_max, 65_537);
         assert_eq!(config.limits.backlog_bytes_max, 4 << 20);
         let KeepAlive { ping_interval, pong_timeout, .. } = config.keep_alive;
         assert_eq!((ping_interval, pong_timeout), (300, 100));
+    }
+
+    /// Whatever has more sockets of its own leaves fewer for connections.
+    #[test]
+    fn descriptors_are_reserved_for_what_is_asked_for() {
+        let connections = |flags: &[&str]| config(flags).unwrap().limits.connections_max;
+        assert_eq!(connections(&["--shards", "2"]), 20_000 - 185 - 9);
+        assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 185 - 1);
+        assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 185 - 65);
+        // Each shard may refuse a socket.
+        assert_eq!(connections(&["--shards", "256"]), 20_000 - 185 - 255 * 9 - (256 - 64));
+    }
+
+    /// Nothing that is added to a clock is more than it can take.
+    #[test]
+    fn times_are_at_most_a_year() {
+        let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
+        let keys: Vec<&str> = times.map(|setting| setting.key).collect();
+        assert!(keys.len() >= 8, "{keys:?}");
+        for key in keys {
+            assert!(config(&[key, "8784h"]).is_ok(), "{key}");
+            for more in ["31622400001ms", "8785h", "18446744073709551615s"] {
+                let ConfigErrors(errors) = config(&[key, more]).expect_err(key);
+                assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(key)], "{errors:?}");
+                assert!(errors[0].to_string().contains("more than a year"), "{errors:?}");
+            }
+        }
     }
 
     #[test]
@@ -476,7 +506,7 @@ mod tests {
         check(&["--max-gathered", "1000"], "max_gathered");
         check(&["--max-gathered", "3GiB"], "max_gathered");
         check(&["--max-connections", "0"], "max_connections");
-        check(&["--max-connections", "19745"], "max_connections");
+        check(&["--max-connections", "19816", "--shards", "1"], "max_connections");
         check(&["--cpus", "4000"], "cpus");
         check(&["--shards", "0"], "shards");
         check(&["--shards", "257"], "shards");

@@ -330,7 +330,7 @@ settings! {
         /// How long a connection may take to close, in all; then what its client has not taken is given up.
         close_timeout: Time, TIME, Is("5s");
 
-        /// How long connections may take to leave after SIGTERM or SIGINT.
+        /// How long connections may take to leave after SIGTERM, SIGINT or SIGQUIT.
         drain_timeout: Time, TIME, Is("10s");
     }
 

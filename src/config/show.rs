@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use toml::de::DeValue;
 
-use super::{Config, Given, MemoryPart, Preset, SETTINGS, Setting, file::in_order, memory::mib, settings::quoted};
+use super::{
+    Config, DescriptorPart, Given, MemoryPart, Preset, SETTINGS, Setting, descriptors, file::in_order, memory::mib,
+    settings::quoted,
+};
 
 /// A file of TOML with every setting, commented out, and what it means.
 ///
@@ -27,7 +30,8 @@ pub fn example() -> String {
     text + EXAMPLE_ROUTES
 }
 
-/// The settings that hold, as TOML, and where each comes from; and the memory that they allow. Tokens are masked.
+/// The settings that hold, as TOML, and where each comes from; and the memory and the descriptors
+/// that follow from them. Tokens are masked.
 #[must_use]
 pub fn effective(given: &Given, config: &Config) -> String {
     let mut text = String::new();
@@ -54,7 +58,20 @@ pub fn effective(given: &Given, config: &Config) -> String {
         text.push_str(&route.shown);
     }
     line(&mut text, "\n# ---- Memory at worst ----");
-    text + &memory(config)
+    text += &memory(config);
+    line(&mut text, "\n# ---- Descriptors beside those of connections ----");
+    text + &descriptors_reserved(config)
+}
+
+/// What needs descriptors beside the connections, part by part and as a sum, as comments of TOML.
+fn descriptors_reserved(config: &Config) -> String {
+    let mut text = String::new();
+    let parts = config.descriptors();
+    for DescriptorPart { name, count } in parts.iter().filter(|part| part.count > 0) {
+        line(&mut text, &format!("# {count:>10}  {name}"));
+    }
+    line(&mut text, &format!("# {:>10}  in all", descriptors::sum(&parts)));
+    text
 }
 
 /// The worst case of memory, part by part and as a sum, as comments of TOML.
@@ -237,7 +254,10 @@ mod tests {
 
     #[test]
     fn what_holds_is_shown_with_its_origin() {
-        let given = Given::read(&Default::default(), [("RINGHUB_PUBLISH_TOKENS".into(), "hush,hush2".into())]);
+        let given = Given::read(
+            &Default::default(),
+            [("RINGHUB_PUBLISH_TOKENS".into(), "hush,hush2".into()), ("RINGHUB_SHARDS".into(), "1".into())],
+        );
         let config = Config::new(&given.settings, 1_000).unwrap();
         let text = effective(&given, &config);
         let shown: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once("  # ")).collect();
@@ -246,7 +266,7 @@ mod tests {
         };
         check("listen = [\"127.0.0.1:6455\"]", "default");
         check("publish_tokens = [\"***\", \"***\"]", "RINGHUB_PUBLISH_TOKENS");
-        check("max_connections = 744", "default: from the descriptor limit");
+        check("max_connections = 815", "default: from the descriptor limit");
         check("#send_buffer =", "default: the kernel's tuning");
         assert!(!text.contains("hush") && toml::de::DeTable::parse(&text).is_ok(), "{text}");
     }

@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     auth::{Credentials, Gate, Origins},
-    config::Config,
+    config::{Config, Limits},
     endpoints::{Endpoint, Endpoints},
     handover::{Bodies, Counted, Visit},
     hub::Outside,
@@ -90,7 +90,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
-    let files = Arc::new(Semaphore::new(FILES_MAX));
+    let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     let shared = Shared { config, publisher, endpoints, returns, shards, counters, leaving, bodies, files };
     let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
@@ -265,7 +265,7 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
             Some(_) = connections.join_next() => continue,
             _ = finishing.changed() => return,
         };
-        if connections.len() >= METRICS_CONNECTIONS_MAX {
+        if connections.len() >= Limits::METRICS_CONNECTIONS_MAX {
             shared.counters.add(Counter::RefusedLimit, 1);
             continue;
         }
@@ -282,14 +282,8 @@ async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, m
 /// How long answers under way may take when the shards have ended.
 const FINISH: Duration = Duration::from_secs(1);
 
-/// Files that may be sent at the same time, each a descriptor beside its connection's. One more request: 503.
-const FILES_MAX: usize = 64;
-
 /// What hyper may keep of a head that is not whole, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
-
-/// Connections to the address that is for `/metrics` alone.
-const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);

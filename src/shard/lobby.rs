@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::turn::Arrival;
 use crate::{
-    config::Config,
+    config::{Config, Limits},
     endpoints::Endpoints,
     handler::ShardRoute,
     handover::{ControlDoor, Count, Counted},
@@ -140,7 +140,7 @@ impl Lobby {
         let place = Place { lobby: Rc::clone(self), is_refusal: true };
         self.counters.add(Counter::RefusedLimit, 1);
         self.refusals.update(|count| count + 1);
-        let most = (REFUSALS_MAX / self.config.shards).max(1);
+        let most = (Limits::REFUSALS_MAX / self.config.shards).max(1);
         if self.refusals.get() <= most { Admission::Refused(place) } else { Admission::Dropped }
     }
 
@@ -217,7 +217,3 @@ impl Drop for Place {
         self.lobby.give_back();
     }
 }
-
-/// Sockets that all shards keep at the same time only to tell them that there is no room. Beyond it they are closed
-/// without a word.
-const REFUSALS_MAX: usize = 64;

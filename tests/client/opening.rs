@@ -349,7 +349,8 @@ fn redirect(location: &str) -> String {
 fn redirects() {
     on_tokio(async {
         let (first, second) = (Peer::listen().await, Peer::listen().await);
-        let builder = first.client().bearer_auth("token").header("Cookie", "secret").header("X-Kept", "yes");
+        let builder = first.client().bearer_auth("token").header("Cookie", "secret").header("X-Api-Key", "secret");
+        let builder = builder.header("origin", "https://a.example").header("User-Agent", "test");
         let (client, _events) = builder.build().unwrap();
         let accept = async {
             let mut side = first.accept().await;
@@ -365,12 +366,15 @@ fn redirects() {
         let opened = opened.unwrap();
         assert_eq!((opened.redirects, opened.url), (2, format!("ws://{}/there", second.address())));
         assert_eq!(
-            (within.target(), within.headers().get("authorization")),
-            ("/elsewhere", Some(&b"Bearer token"[..]))
+            (within.target(), within.headers().get("authorization"), within.headers().get("x-api-key")),
+            ("/elsewhere", Some(&b"Bearer token"[..]), Some(&b"secret"[..]))
         );
         assert_eq!(beyond.target(), "/there");
-        let (cookie, authorization) = (beyond.headers().get("cookie"), beyond.headers().get("authorization"));
-        assert_eq!((cookie, authorization, beyond.headers().get("x-kept")), (None, None, Some(&b"yes"[..])));
+        for secret in ["cookie", "authorization", "x-api-key"] {
+            assert_eq!(beyond.headers().get(secret), None, "{secret}");
+        }
+        let who = (beyond.headers().get("origin"), beyond.headers().get("user-agent"));
+        assert_eq!(who, (Some(&b"https://a.example"[..]), Some(&b"test"[..])));
     });
 }
 

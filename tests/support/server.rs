@@ -139,6 +139,11 @@ impl Server {
         self.log()
     }
 
+    /// Waits for something in its standard error.
+    pub(crate) fn log_until(&self, what: &str) {
+        self.process.log_until(what);
+    }
+
     /// Its standard error so far as it has been read; all of it after [`Server::wait`].
     pub(crate) fn log(&self) -> String {
         self.process.log()
@@ -242,11 +247,7 @@ impl Program {
 
     /// Waits for something in its standard error.
     pub(crate) fn log_until(&self, what: &str) {
-        let begin = Instant::now();
-        while !self.0.log().contains(what) {
-            assert!(begin.elapsed() < DEADLINE, "no {what:?} in:\n{}", self.0.log());
-            thread::sleep(POLL);
-        }
+        self.0.log_until(what);
     }
 
     /// Its standard error so far as it has been read; all of it after [`Program::wait`].
@@ -326,6 +327,14 @@ impl Process {
 
     fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    fn log_until(&self, what: &str) {
+        let begin = Instant::now();
+        while !self.log().contains(what) {
+            assert!(begin.elapsed() < DEADLINE, "no {what:?} in:\n{}", self.log());
+            thread::sleep(POLL);
+        }
     }
 
     /// Its status if it ends within [`DEADLINE`], its whole log read.

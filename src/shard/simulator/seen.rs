@@ -32,7 +32,9 @@ impl Seen {
             Counter::CancelsRepeated,
         ];
         let is_elsewhere = |counter: Counter| {
-            elsewhere.contains(&counter) || counter.family() == "refused_total" || counter.place() == Place::Control
+            elsewhere.contains(&counter)
+                || counter.family() == "refused_total"
+                || matches!(counter.place(), Place::Control | Place::Process)
         };
         for counter in Counter::ALL.iter().filter(|counter| !is_elsewhere(**counter)) {
             assert!(self.counters.get(*counter) > 0, "{counter:?} was never counted");

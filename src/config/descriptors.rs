@@ -1,0 +1,68 @@
+//! The descriptors that a server needs beside one for each connection.
+
+use super::{Config, Limits};
+
+impl Limits {
+    /// Sockets that are told at the same time that there is no room for them, over all shards; but a shard always has
+    /// one.
+    pub const REFUSALS_MAX: usize = 64;
+
+    /// Files that are sent at the same time. One more request is answered 503.
+    pub const FILES_MAX: usize = 64;
+
+    /// Connections to the address that is for `/metrics` alone. One more is closed.
+    pub const METRICS_CONNECTIONS_MAX: usize = 64;
+}
+
+/// What descriptors are reserved for, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorPart {
+    /// What needs them.
+    pub name: &'static str,
+    /// So many of them.
+    pub count: u64,
+}
+
+impl Config {
+    /// Returns what the server needs descriptors for beside its connections, part by part. The limit of the process
+    /// less their sum is the most that [`Limits::connections_max`] can be.
+    ///
+    /// ```
+    /// use ringhub::config::{Config, Settings};
+    /// let settings = Settings { shards: Some(1), ..Settings::default() };
+    /// let config = Config::new(&settings, 20_000)?;
+    /// let reserved: u64 = config.descriptors().iter().map(|part| part.count).sum();
+    /// assert_eq!(config.limits.connections_max as u64, 20_000 - reserved);
+    /// # Ok::<(), ringhub::error::ConfigErrors>(())
+    /// ```
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<DescriptorPart> {
+        parts(self.shards, self.listen.len(), self.metrics_listen.is_some())
+    }
+}
+
+pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool) -> Vec<DescriptorPart> {
+    let metrics = if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX } else { 0 };
+    let parts = [
+        ("the process", PROCESS),
+        ("shards: rings, runtimes, a socket that is being accepted", shards * SHARD),
+        ("shards: listeners", shards * addresses),
+        ("sockets that are being refused", Limits::REFUSALS_MAX.max(shards)),
+        ("files that are being sent", Limits::FILES_MAX),
+        ("the address for metrics and its connections", metrics),
+    ];
+    parts.into_iter().map(|(name, count)| DescriptorPart { name, count: count as u64 }).collect()
+}
+
+/// The sum of all parts.
+pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
+    parts.iter().map(|part| part.count).sum()
+}
+
+/// Standard streams, the runtimes of the main thread and of control, and what the process was started with or has open
+/// besides: folders of files, a file of settings while it is read.
+const PROCESS: usize = 48;
+
+/// Of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals; and a socket between
+/// its being accepted and being closed for lack of room.
+const SHARD: usize = 8;
