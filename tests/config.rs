@@ -110,7 +110,6 @@ fn a_file_says_what_is_wrong_and_where() {
     check("listen = 6455", "1: listen: an address and port in quotes, such as \"127.0.0.1:6455\", or a list of such,");
     check("listen = [\n  \"127.0.0.1:0\",\n  6455,\n]", "3: listen: an address and port in quotes");
     check("listen = [\n  \"127.0.0.1:0\",\n  \"localhost\",\n]", "3: listen: \"localhost\" is no address and port");
-    check("listen = []", "1: listen: at least one address is needed");
     check("pin = 1", "1: pin: \"auto\", \"on\" or \"off\" is expected, not this integer");
     check("pin = \"maybe\"", "1: pin: \"maybe\" is none of auto, on, off");
     check("cpus = [0, \"3-1\"]", "1: cpus: \"3-1\" is no range of CPUs");
@@ -125,6 +124,9 @@ fn a_file_says_what_is_wrong_and_where() {
     check("max_message = 1\nmax_frame =\n", "2: ");
     check("max_message = \"1MiB\nmax_frame = 1\n", "1: ");
     check("max_message 1\n", "1: ");
+    for key in ["allowed_origins", "publish_tokens", "subscribe_tokens", "metrics_tokens", "cpus", "listen"] {
+        check(&format!("{key} = []"), &format!("1: {key}: the list is empty"));
+    }
     check("publish_tokens = [\"a b\"]", "1: publish_tokens: token 1 is empty or has characters");
 }
 
@@ -176,6 +178,13 @@ fn a_route_says_what_is_wrong_and_where() {
     hub(
         "protocols = 1",
         "4: routes.protocols: a sub-protocol in quotes, or a list of such, is expected, not this integer",
+    );
+    hub("allowed_origins = []", "4: routes.allowed_origins: the list is empty");
+    hub("topic_prefix = \"\"", "4: routes.topic_prefix: it is empty");
+    hub("topic_prefix = \"a\\u0001\"", "4: routes.topic_prefix: no topic begins with");
+    check(
+        "[[routes]]\nmatch = \"/e\"\nhandler = \"echo\"\ntopic_prefix = \"a/\"",
+        "4: routes.topic_prefix: only a route of the hub has topics",
     );
     hub("allowed_origins = [\"example.org\"]", "4: routes.allowed_origins: \"example.org\" is no origin");
     hub("max_message = 0", "4: routes.max_message: 0 is not between 1 and 1GiB");
@@ -375,6 +384,40 @@ fn routes_that_let_everybody_in_are_warned_of() {
     assert!(!warns(&format!("{hub}network = {{ allow = \"10.0.0.0/8\" }}")));
     assert!(!warns(&format!("{hub}allowed_origins = \"https://a.example\"")));
     assert!(!warns("[[routes]]\nmatch = \"/\"\nhandler = \"echo\""));
+}
+
+/// Two routes to the same topics that let different people in are told of, with the lines where they stand.
+#[test]
+fn routes_that_lead_to_the_same_topics_are_warned_of() {
+    let warnings = |text: &str| {
+        let output = run_to_end(check_config(&Scratch::new(text)));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let hub = |path: &str, rules: &str| format!("[[routes]]\nmatch = \"{path}\"\nhandler = \"hub\"\n{rules}\n");
+    let (bearer, basic) = ("bearer.tokens.a = \"word\"", "basic = { realm = \"r\", users = { a = \"hush\" } }");
+    let told = warnings(&(hub("/t/{topic...}", "") + &hub("/t/admin/{topic...}", basic)));
+    let words = ["warning: ", "\"/t/{topic...}\" (", ".toml:1)", "\"/t/admin/{topic...}\" (", ".toml:5)", "by both"];
+    assert!(words.iter().all(|word| told.contains(word)) && !told.contains("hush"), "{told}");
+    let prefix = |prefix: &str, rules: &str| format!("topic_prefix = \"{prefix}\"\n{rules}");
+    for (first, second, is_told) in [
+        ("", "", false),
+        (bearer, bearer, false),
+        (bearer, &bearer.replace("word", "other"), true),
+        (bearer, &format!("{bearer}\nallowed_origins = \"https://a.example\""), true),
+        ("", &prefix("staff/", bearer), true),
+        (&prefix("public/", ""), &prefix("staff/", bearer), false),
+        (&prefix("staff/a", basic), &prefix("staff/", bearer), true),
+        (&prefix("staff/", bearer), &prefix("staff/", bearer), false),
+    ] {
+        let told = warnings(&(hub("/t/{topic}", first) + &hub("/s/{topic...}", second)));
+        assert_eq!(told.contains("lead to the same topics"), is_told, "{first} {second}: {told}");
+    }
+    // An open route to topics that another keeps is open to nobody else.
+    let opens = |text: &str| warnings(&format!("listen = \"0.0.0.0:0\"\n{text}")).contains("whoever reaches");
+    let hubs = |first: &str, second: &str| hub("/t/{topic...}", first) + &hub("/s/{topic...}", second);
+    assert!(opens(&hubs("", &prefix("staff/", bearer))) && opens(&hubs(&prefix("a/", ""), &prefix("b/", bearer))));
+    assert!(!opens(&hubs("", bearer)) && !opens(&hubs(&prefix("staff/", ""), bearer)));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use ringhub::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &["proto"]),
     ("hub", &["hub", "proto"]),
-    ("surface", &["surface", "auth", "config", "handler", "hub", "proto"]),
+    ("surface", &["surface", "auth", "endpoints", "handler", "hub", "proto"]),
     ("sys", &["sys"]),
     ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),

@@ -13,6 +13,7 @@ mod values;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+pub use crate::auth::Access;
 pub use given::{Flags, Given};
 pub use memory::MemoryPart;
 pub use routes::{RouteConfig, RouteHandler};
@@ -56,28 +57,6 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// What is served where, in the order of the file; empty if nobody says, which means the hub and its page.
     pub routes: Vec<RouteConfig>,
-}
-
-/// Who may do what. Without tokens and origins, everybody may do everything.
-#[derive(Debug, Clone, Default)]
-pub struct Access {
-    /// Origins whose pages may use the hub; a request of another is answered 403.
-    pub origins: Origins,
-    /// To publish.
-    pub publish: Tokens,
-    /// To subscribe.
-    pub subscribe: Tokens,
-    /// To read `/metrics`.
-    pub metrics: Tokens,
-}
-
-impl Access {
-    /// May anybody who reaches the port use it?
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        let tokens = [&self.publish, &self.subscribe];
-        self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
-    }
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.
@@ -159,8 +138,15 @@ impl Config {
 
     /// May anybody who reaches the port use the hub?
     fn is_open(&self) -> bool {
-        let is_open_hub = |route: &RouteConfig| matches!(route.handler, RouteHandler::Hub) && route.is_open();
-        self.access.is_open() && (self.routes.is_empty() || self.routes.iter().any(is_open_hub))
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let guards =
+            |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
+        let is_open = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
+        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_open).is_some())
+    }
+
+    fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
+        self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
     }
 
     /// What an operator should hear although it can be meant so.
@@ -173,7 +159,27 @@ impl Config {
                  browsers also allowed_origins, or listen on 127.0.0.1 only"
             )
         });
-        open.into_iter().collect()
+        open.into_iter().chain(self.shared_topics()).collect()
+    }
+
+    /// Routes of the hub that lead to the same topics and let different people in.
+    fn shared_topics(&self) -> Vec<String> {
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let pairs =
+            hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
+        let pairs = pairs.filter(|(first, second)| {
+            let overlap = first.topics.include_all(&second.topics) || second.topics.include_all(&first.topics);
+            overlap && first.whom != second.whom
+        });
+        let warning = |(first, second): (&&RouteConfig, &&RouteConfig)| {
+            format!(
+                "the routes {:?} ({}) and {:?} ({}) let different people in and lead to the same topics: whoever uses \
+                 one of these topics must be let in by both, whichever path is taken; topic_prefix gives a route \
+                 topics of its own",
+                first.pattern, first.origin, second.pattern, second.origin
+            )
+        };
+        pairs.map(warning).collect()
     }
 }
 

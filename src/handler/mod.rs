@@ -43,8 +43,8 @@ pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
 pub use request::OpeningRequest;
-pub(crate) use route::Route;
 pub use route::{Parameters, Pattern, PatternError, RouteOptions};
+pub(crate) use route::{Route, TopicSpace};
 pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
 
 use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Verdict};

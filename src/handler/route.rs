@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use super::Factory;
 use crate::{
     auth::{Authenticator, Gate, Origins},
+    hub::{TopicName, TopicNameError},
     proto::{Deliver, KeepAlive, MessageLimits, RequestPath, percent_decode},
 };
 
@@ -381,13 +382,57 @@ impl fmt::Debug for RouteOptions {
     }
 }
 
+/// The topics that a route of the hub leads to: those that begin with a prefix, which may be empty. The parameter
+/// `topic` of its pattern is what follows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TopicSpace {
+    prefix: String,
+}
+
+impl TopicSpace {
+    /// Of all names that begin so.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about a prefix with which no topic's name begins.
+    pub(crate) fn new(prefix: &str) -> Result<TopicSpace, String> {
+        if prefix.is_empty() {
+            return Err("it is empty, and every topic begins with that; leave it away".into());
+        }
+        TopicName::new(&format!("{prefix}x")).map_err(|error| format!("no topic begins with {prefix:?}: {error}"))?;
+        Ok(TopicSpace { prefix: prefix.into() })
+    }
+
+    /// The topic that a value of the parameter names.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicNameError`].
+    pub(crate) fn topic(&self, value: &str) -> Result<TopicName, TopicNameError> {
+        if value.is_empty() {
+            return Err(TopicNameError::Empty);
+        }
+        TopicName::new(&format!("{}{value}", self.prefix))
+    }
+
+    /// Returns whether a topic is one of these. How it was spelled, `%2F` included, makes no difference.
+    pub(crate) fn include(&self, topic: &TopicName) -> bool {
+        topic.as_str().starts_with(&self.prefix)
+    }
+
+    /// Returns whether all topics of another route are among these.
+    pub(crate) fn include_all(&self, other: &TopicSpace) -> bool {
+        other.prefix.starts_with(&self.prefix)
+    }
+}
+
 /// One route of a server.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) options: RouteOptions,
-    /// Its parameter `topic` names a topic of the hub.
-    pub(crate) is_hub: bool,
+    /// Which topics of the hub it leads to, if it is one of the hub's.
+    pub(crate) topics: Option<TopicSpace>,
     pub(crate) factory: Arc<dyn Factory>,
 }
 

@@ -5,6 +5,7 @@ mod body;
 mod head;
 mod headers;
 mod path;
+mod query;
 mod refusal;
 mod scan;
 
@@ -18,6 +19,7 @@ pub use scan::HeadScan;
 
 pub(super) use headers::push_header;
 pub(crate) use headers::{is_token, percent_decode};
+pub(crate) use query::query_pairs;
 
 use std::fmt;
 

@@ -10,7 +10,7 @@ use crate::{
     documents::Documents,
     endpoints::{Conflict, Endpoints, Mount, TOPIC},
     error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Typed},
+    handler::{Handler, Pattern, PatternError, Route, RouteOptions, TopicSpace, Typed},
     proto::{CONTROL_PAYLOAD_MAX, MessageLimits, is_token},
     surface::{
         echo::Echo,
@@ -215,33 +215,37 @@ impl Builder {
         for (pattern, options, factory) in given {
             let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
             check(&pattern, &options, &config.limits.message)?;
-            routes.push(Route { pattern, options, is_hub: false, factory });
+            routes.push(Route { pattern, options, topics: None, factory });
         }
         let mut hubs = Vec::new();
         if topics {
-            hubs.push((TOPIC_PATTERN.into(), RouteOptions::new()));
+            hubs.push((TOPIC_PATTERN.into(), RouteOptions::new(), TopicSpace::default()));
         }
         for route in &config.routes {
             let (pattern, options) = (&route.pattern, options_of(route));
             match &route.handler {
-                RouteHandler::Hub => hubs.push((pattern.clone(), options)),
+                RouteHandler::Hub => hubs.push((pattern.clone(), options, route.topics.clone())),
                 RouteHandler::Echo => {
                     let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
                     let factory = Arc::new(Typed(Arc::new(Echo)));
-                    routes.push(Route { pattern, options, is_hub: false, factory });
+                    routes.push(Route { pattern, options, topics: None, factory });
                 }
                 RouteHandler::Files(folder) => documents.push((pattern.clone(), folder.clone(), options.gate)),
             }
         }
-        for (pattern, options) in hubs {
+        for (pattern, options, topics) in hubs {
             let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
             if !pattern.has_parameter(TOPIC) {
                 return Err(BuildError::Options(pattern, format!("it has no {{{TOPIC}}} to name a topic")));
             }
-            let handler = RawTopics::new(config.access.clone());
             // A topic's subscriber costs nothing beside its slot.
             let options = options.forget_request().no_broadcast();
-            routes.push(Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(handler))) });
+            routes.push(Route {
+                pattern,
+                options,
+                topics: Some(topics),
+                factory: Arc::new(Typed(Arc::new(RawTopics))),
+            });
         }
         let mut mounts: Vec<Mount> = Vec::new();
         for (path, documents, gate) in documents {
@@ -251,13 +255,15 @@ impl Builder {
             }
             mounts.push(mount);
         }
-        let has = |pattern: &str| routes.iter().any(|route| route.is_hub && route.pattern.as_str() == pattern);
+        let has =
+            |pattern: &str| routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == pattern);
         if !config.routes.is_empty() && has(TOPIC_PATTERN) {
             // A file's routes say nothing of the page, which watches the topics there.
             let is_root = |route: &Route| route.pattern.as_str() == "/";
             page = !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
         }
-        let endpoints = Endpoints::new(routes, mounts, page, operations).map_err(|conflict| match conflict {
+        let endpoints = Endpoints::new(routes, mounts, page, operations, config.access.clone());
+        let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
         })?;

@@ -81,7 +81,8 @@ struct Simulation {
 fn handlers(config: &Config) -> Handlers {
     let options = RouteOptions::new().forget_request().no_broadcast();
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-    let routes = [Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(Answering))) }];
+    let routes =
+        [Route { pattern, options, topics: Some(Default::default()), factory: Arc::new(Typed(Arc::new(Answering))) }];
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
     Handlers::new(&routes, &handlers, config, Tasks::default())
 }

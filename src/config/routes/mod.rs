@@ -15,6 +15,7 @@ use crate::{
     auth::{Authenticator, Origins},
     documents::Documents,
     error::{ConfigError, Origin},
+    handler::TopicSpace,
     proto::KeepAlive,
 };
 
@@ -25,6 +26,10 @@ pub struct RouteConfig {
     pub pattern: String,
     /// Who answers.
     pub handler: RouteHandler,
+    /// Of the hub: which topics it leads to.
+    pub(crate) topics: TopicSpace,
+    /// A fingerprint of its rules about whom to let in, by which two routes are told to have the same.
+    pub(super) whom: u64,
     /// Whom to let in; everybody if there is none.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Origins whose pages may open it.
@@ -108,6 +113,8 @@ impl GivenRoute {
         let config = RouteConfig {
             pattern: String::new(),
             handler: RouteHandler::Hub,
+            topics: TopicSpace::default(),
+            whom: 0,
             authenticator: None,
             origins: None,
             protocols: Vec::new(),

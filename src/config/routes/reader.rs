@@ -1,6 +1,9 @@
 //! A table of a file becomes a route.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use toml::{
     Spanned,
@@ -23,7 +26,7 @@ use crate::{
     auth::{Authenticator, Origins},
     documents::Documents,
     error::{ConfigError, Origin},
-    handler::Pattern,
+    handler::{Pattern, TopicSpace},
 };
 
 /// The keys of a route, and those that concern WebSockets only.
@@ -36,6 +39,7 @@ const KEYS: &[&str] = &[
     "network",
     "admit",
     "protocols",
+    "topic_prefix",
     "allowed_origins",
     "max_message",
     "max_frame",
@@ -63,6 +67,7 @@ struct Parts {
     bearer: Option<Arc<dyn Authenticator>>,
     network: Option<Arc<dyn Authenticator>>,
     admit: Option<(bool, Origin)>,
+    topics: Option<(TopicSpace, Origin)>,
 }
 
 pub(super) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
@@ -92,6 +97,7 @@ impl Reader<'_> {
     /// Reads each key: what is right in itself goes into the route.
     fn take(&mut self, keys: &DeTable<'_>, route: &mut GivenRoute) -> Parts {
         let mut parts = Parts::default();
+        let mut who = DefaultHasher::new();
         for (key, value) in in_order(keys) {
             let at = self.file.origin(value.span().start);
             match &**key.get_ref() {
@@ -102,6 +108,7 @@ impl Reader<'_> {
                 "bearer" => parts.bearer = self.bearer(value),
                 "network" => parts.network = self.network(value),
                 "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
+                "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
                 "protocols" => route.config.protocols = self.protocols(value).unwrap_or_default(),
                 "allowed_origins" => route.config.origins = self.origins(value),
                 "max_message" => route.max_message = self.size("routes.max_message", value).map(|size| (size, at)),
@@ -116,6 +123,9 @@ impl Reader<'_> {
                     continue;
                 }
             }
+            if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
+                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut who);
+            }
             let masks = match &**key.get_ref() {
                 "basic" => Masks::Beside("realm"),
                 "bearer" => Masks::All,
@@ -123,6 +133,7 @@ impl Reader<'_> {
             };
             line(&mut route.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
         }
+        route.config.whom = who.finish();
         parts
     }
 
@@ -164,6 +175,11 @@ impl Reader<'_> {
                 }
             }
             RouteHandler::Hub | RouteHandler::Echo => {}
+        }
+        match (&route.config.handler, parts.topics) {
+            (RouteHandler::Hub, Some((topics, _))) => route.config.topics = topics,
+            (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
+            (_, None) => {}
         }
         route.config.pattern = pattern;
         // The cheapest first, and by name last.
@@ -249,6 +265,12 @@ impl Reader<'_> {
             Ok(_) => Ok(pattern),
             Err(error) => Err(error.to_string()),
         })
+    }
+
+    fn topics(&mut self, value: Value<'_, '_>) -> Option<TopicSpace> {
+        let prefix =
+            self.text("routes.topic_prefix", "what topics begin with, in quotes, such as \"staff/\",", value)?;
+        self.checked("routes.topic_prefix", value, || TopicSpace::new(&prefix))
     }
 
     fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
