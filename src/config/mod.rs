@@ -227,10 +227,11 @@ impl Faults {
 }
 
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
-    let origins = Origins::new(settings.allowed_origins.clone());
+    let origins = settings.allowed_origins.clone().map_or_else(|| Ok(Origins::default()), Origins::new);
     let origins = faults.keep(origins.map_err(|what| ConfigError::of("allowed_origins", what)));
-    let mut tokens = |setting, secrets: &Secrets| {
-        faults.keep(Tokens::new(secrets.0.clone()).map_err(|what| ConfigError::of(setting, what)))
+    let mut tokens = |setting, secrets: &Option<Secrets>| {
+        let tokens = secrets.as_ref().map_or_else(|| Ok(Tokens::default()), |secrets| Tokens::new(secrets.0.clone()));
+        faults.keep(tokens.map_err(|what| ConfigError::of(setting, what)))
     };
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
@@ -496,6 +497,18 @@ mod tests {
         check(&["--pong-timeout", "9999h"], "pong_timeout");
         check(&["--close-timeout", "9999h"], "close_timeout");
         check(&["--drain-timeout", "9999h"], "drain_timeout");
+        // Not given means everybody; an empty list does not.
+        let (none, given) = (Some(Secrets(Vec::new())), Settings::default);
+        for (empty, setting) in [
+            (Settings { allowed_origins: Some(Vec::new()), ..given() }, "allowed_origins"),
+            (Settings { publish_tokens: none.clone(), ..given() }, "publish_tokens"),
+            (Settings { subscribe_tokens: none.clone(), ..given() }, "subscribe_tokens"),
+            (Settings { metrics_tokens: none.clone(), ..given() }, "metrics_tokens"),
+        ] {
+            let error = Config::new(&empty, DESCRIPTORS).unwrap_err().0.remove(0);
+            assert_eq!(error.setting(), Some(setting));
+            assert!(error.to_string().contains("the list is empty"), "{error}");
+        }
         let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
         assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));
     }
