@@ -340,6 +340,15 @@ fn odd_targets_are_judged_alike() {
     ] {
         check(target, 400, 400, 400);
     }
+    // RFC 9110 10.1.1: an expectation that nobody knows, on every way in.
+    let expecting = |request: String| request.replacen("\r\n", "\r\nExpect: foo\r\n", 1);
+    let get = "GET /t/a HTTP/1.1\r\nHost: a\r\n\r\n".to_string();
+    for request in [post("/t/a", "text/plain", "x"), get, upgrade_request("/t/a")] {
+        assert_eq!(both_ways(&server, &expecting(request)), [417; 2]);
+    }
+    let query = "/t/a?%6dode=s%75b&ech%6f=true&%61ccess_token=%78";
+    assert_eq!(both_ways(&server, &upgrade_request(query)), [101; 2]);
+    assert_eq!(both_ways(&server, &post("/t/a?%61ccess_token=x", "text/plain", "x")), [202; 2]);
     for target in ["/x", "/t", "/%2Ft/a", "*"] {
         check(target, 404, 404, 404);
     }

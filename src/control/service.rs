@@ -194,9 +194,8 @@ async fn publish(shared: &Shared, request: Request<Incoming>, topic: &TopicName)
     } else {
         PreparedMessage::binary(&body)
     };
-    let published = shared.publisher.publish(topic.clone(), None, message).await.ok_or_else(Refusal::leaving)?;
-    shared.counters.add(Counter::MessagesIn, 1);
-    shared.counters.add(Counter::BytesIn, body.len() as u64);
+    let published = shared.publisher.publish_body(topic.clone(), message, body.len() as u64).await;
+    let published = published.ok_or_else(Refusal::leaving)?;
     let topic = serde_json::Value::from(topic.as_str());
     let Published { epoch, offset } = published;
     let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}");
