@@ -166,6 +166,12 @@ fn a_route_says_what_is_wrong_and_where() {
     let files = "1: routes: max_frame concerns WebSockets, and a route of files opens none";
     check("[[routes]]\nmatch = \"/\"\ndocuments = \"site\"\nmax_frame = 1", files);
     hub("documents = \"site\"", "4: routes.documents: only a route of files has a folder");
+    hub("[[routes]]\nmatch = \"/t/{x}\"\nhandler = \"echo\"", "4: routes.match: \"/t/{x}\" is there already, at ");
+    check("[[routes]]\nmatch = \"/%68ealthz\"\nhandler = \"echo\"", "1: routes.match: /healthz is the server's own");
+    check(
+        "[[routes]]\nmatch = \"/s/{a...}\"\nhandler = \"echo\"\n[[routes]]\nmatch = \"/s\"\ndocuments = \"site\"",
+        "4: routes.match: \"/s\" is there already, at ",
+    );
     hub(
         "[[routes]]\nmatch = \"/t/{topic}\"\nhandler = \"echo\"",
         "4: routes.match: \"/t/{topic}\" is there already, at ",
@@ -295,22 +301,26 @@ fn routes_are_what_the_file_says() {
     flags.read_file(file.0.clone(), "test");
     let config = Given::read(&flags, []).config(20_000).unwrap();
     let [hub, echo, files, both] = &config.routes[..] else { panic!("{config:?}") };
-    assert_eq!((&*hub.pattern, hub.max_message, hub.max_frame), ("/t/{topic...}", Some(4 << 20), None));
-    assert!(matches!(hub.handler, RouteHandler::Hub) && hub.keep_alive.is_none() && !hub.is_open());
+    assert_eq!((hub.pattern.as_str(), hub.rules.limits.message_bytes_max), ("/t/{topic...}", 4 << 20));
+    assert!(matches!(hub.handler, RouteHandler::Hub) && hub.rules.keep_alive == config.keep_alive && !hub.is_open());
     assert_eq!(hub.origin.to_string(), format!("{}:4", file.name()));
-    assert_eq!((&*echo.pattern, &echo.protocols[..]), ("/echo", &["v2.echo".into(), "v1.echo".into()][..]));
-    assert_eq!((echo.max_message, echo.max_frame, echo.max_fragments), (Some(65_536), Some(1_024), Some(16)));
-    let KeepAlive { ping_interval, pong_timeout, .. } = echo.keep_alive.unwrap();
+    assert_eq!(
+        (echo.pattern.as_str(), &echo.rules.protocols[..]),
+        ("/echo", &["v2.echo".into(), "v1.echo".into()][..])
+    );
+    let limits = echo.rules.limits;
+    assert_eq!((limits.message_bytes_max, limits.frame_bytes_max, limits.fragments_max), (65_536, 1_024, 16));
+    let KeepAlive { ping_interval, pong_timeout, .. } = echo.rules.keep_alive;
     assert_eq!((ping_interval, pong_timeout), (300, 50));
-    assert_eq!((&echo.ping_payload[..], echo.check_utf8), ("a \"b\\ ü".as_bytes(), Some(false)));
-    assert!(echo.origins.as_ref().unwrap().allow(b"https://example.org") && echo.authenticator.is_none());
+    assert_eq!((&echo.rules.ping_payload[..], limits.check_utf8), ("a \"b\\ ü".as_bytes(), false));
+    assert!(echo.rules.origins().unwrap().allow(b"https://example.org") && echo.rules.authenticator().is_none());
     let RouteHandler::Files(documents) = &files.handler else { panic!("{files:?}") };
     assert_eq!(documents.root(), scratch_folder().join("site").canonicalize().unwrap());
     let check = |route: &RouteConfig, user: &str, peer: &str, expected: Result<&str, u16>| {
         let line = if user.is_empty() { String::new() } else { format!("Authorization: {user}\r\n") };
         let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes()).unwrap().unwrap().0;
         let credentials = Credentials { head: &head, peer: Some(format!("{peer}:1").parse().unwrap()) };
-        let outcome = route.authenticator.as_ref().unwrap().authenticate(&credentials);
+        let outcome = route.rules.authenticator().unwrap().authenticate(&credentials);
         let found = outcome.as_ref().map(|identity| &*identity.name).map_err(|refusal| refusal.status);
         assert_eq!(found, expected, "{} {user} {peer}", route.pattern);
     };

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("auth", &["auth", "hub", "proto"]),
     ("documents", &["documents", "proto"]),
     ("endpoints", &["endpoints", "auth", "documents", "handler", "hub", "proto"]),
-    ("config", &["auth", "config", "documents", "error", "handler", "hub", "proto", "sys"]),
+    ("config", &["auth", "config", "documents", "endpoints", "error", "handler", "hub", "proto", "sys"]),
     ("handler", &["handler", "auth", "hub", "proto"]),
     (
         "control",

@@ -16,6 +16,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 pub use crate::auth::Access;
 pub use given::{Flags, Given};
 pub use memory::MemoryPart;
+pub(crate) use routes::{Base, RuleFault, settle};
 pub use routes::{RouteConfig, RouteHandler};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
@@ -149,6 +150,16 @@ impl Config {
         self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
     }
 
+    /// What rules of routes are checked against, and filled up from.
+    pub(crate) fn base_of_routes(&self) -> Base {
+        Base {
+            limits: self.limits.message,
+            keep_alive: self.keep_alive,
+            backlog_bytes_max: self.limits.backlog_bytes_max as u64,
+            gathered_bytes_max: self.limits.gathered_bytes_max as u64,
+        }
+    }
+
     /// What an operator should hear although it can be meant so.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -167,16 +178,16 @@ impl Config {
         let hubs: Vec<&RouteConfig> = self.hubs().collect();
         let pairs =
             hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
-        let pairs = pairs.filter(|(first, second)| {
-            let overlap = first.topics.include_all(&second.topics) || second.topics.include_all(&first.topics);
-            overlap && first.whom != second.whom
-        });
+        let pairs = pairs.filter(|(first, second)| first.is_at_odds_with(second));
         let warning = |(first, second): (&&RouteConfig, &&RouteConfig)| {
             format!(
                 "the routes {:?} ({}) and {:?} ({}) let different people in and lead to the same topics: whoever uses \
                  one of these topics must be let in by both, whichever path is taken; topic_prefix gives a route \
                  topics of its own",
-                first.pattern, first.origin, second.pattern, second.origin
+                first.pattern.as_str(),
+                first.origin,
+                second.pattern.as_str(),
+                second.origin
             )
         };
         pairs.map(warning).collect()

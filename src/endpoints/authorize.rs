@@ -93,8 +93,8 @@ impl Endpoints {
     fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Gate> {
         static OPEN: Gate = Gate { origins: None, authenticator: None };
         let (own, topic): (&Gate, Option<(usize, &TopicName)>) = match endpoint {
-            Endpoint::Topic { route, topic, .. } => (&self.routes[*route].options.gate, Some((*route, topic))),
-            Endpoint::WebSocket { route, .. } => (&self.routes[*route].options.gate, None),
+            Endpoint::Topic { route, topic, .. } => (&self.routes[*route].rules.gate, Some((*route, topic))),
+            Endpoint::WebSocket { route, .. } => (&self.routes[*route].rules.gate, None),
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
             Endpoint::Page | Endpoint::Health | Endpoint::Ready | Endpoint::Metrics | Endpoint::Nothing => {
                 (&OPEN, None)
@@ -104,6 +104,6 @@ impl Endpoints {
             let names = |topic: &TopicName| route.topics.as_ref().is_some_and(|topics| topics.include(topic));
             topic.is_some_and(|(own, topic)| own != *at && names(topic))
         });
-        std::iter::once(own).chain(others.map(|(_, route)| &route.options.gate))
+        std::iter::once(own).chain(others.map(|(_, route)| &route.rules.gate))
     }
 }

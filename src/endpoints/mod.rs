@@ -17,7 +17,7 @@ pub(crate) use authorize::{Denied, Intent};
 use crate::{
     auth::{Access, Gate},
     documents::Documents,
-    handler::{Parameters, Pattern, Route},
+    handler::{Parameters, Pattern, Route, TOPIC},
     hub::TopicName,
     proto::{Refusal, RequestHead, RequestPath},
 };
@@ -135,13 +135,8 @@ impl Endpoints {
     ) -> Result<Endpoints, Conflict> {
         routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
-        let own = [
-            ("/healthz", Endpoint::Health, has_operations),
-            ("/readyz", Endpoint::Ready, has_operations),
-            ("/metrics", Endpoint::Metrics, has_operations),
-            ("/", Endpoint::Page, has_page),
-        ];
-        for (path, endpoint, _) in own.into_iter().filter(|(.., is_there)| *is_there) {
+        let operations = OPERATIONS.into_iter().filter(|_| has_operations);
+        for (path, endpoint) in operations.chain([("/", Endpoint::Page)].into_iter().filter(|_| has_page)) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(routes.iter().enumerate().map(|(at, route)| (route.pattern.clone(), Target::Route(at))));
@@ -218,8 +213,9 @@ impl Endpoints {
     }
 }
 
-/// The parameter of a hub's pattern that names the topic.
-pub(crate) const TOPIC: &str = "topic";
+/// What is for whoever operates the server.
+pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
+    [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
 
 #[cfg(test)]
 mod tests {
@@ -228,7 +224,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::handler::{Handler, RouteOptions, Typed};
+    use crate::handler::{Handler, Rules, Typed};
 
     struct Nobody;
 
@@ -241,7 +237,7 @@ mod tests {
         let route = |pattern: &&str| {
             let pattern = Pattern::new(pattern).unwrap();
             let topics = pattern.has_parameter(TOPIC).then(Default::default);
-            Route { pattern, options: RouteOptions::new(), topics, factory: Arc::new(Typed(Arc::new(Nobody))) }
+            Route { pattern, rules: Rules::default(), topics, factory: Arc::new(Typed(Arc::new(Nobody))) }
         };
         let documents = || Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap();
         let mounts = folders.iter().map(|folder| Mount::new(folder, documents(), Gate::default()).unwrap());

@@ -109,13 +109,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         span.in_scope(|| tracing::error!(protocol, "a handler has chosen a sub-protocol that was not offered"));
         return Err(Response::error(500, "this server has chosen a sub-protocol that was not offered").into());
     }
-    if !route.options.no_broadcast {
+    if !route.rules.no_broadcast {
         opened.subscriptions.push((TopicName::everyone(), false));
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
     let identity = opened.identity.take().or_else(|| request.identity.clone());
-    let keeps = !route.options.forgets_request;
+    let keeps = !route.rules.forgets_request;
     let profile = (keeps || identity.is_some() || protocol.is_some()).then(|| {
         let request = keeps.then_some(request);
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
@@ -132,9 +132,9 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
 
 /// The best of the route's sub-protocols that the client offers (RFC 6455 4.2.2).
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
-    let ours = &route.options.protocols;
+    let ours = &route.rules.protocols;
     let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();
-    if chosen.is_none() && route.options.needs_protocol {
+    if chosen.is_none() && route.rules.needs_protocol {
         let error = format!("this route needs one of the sub-protocols {}", ours.join(", "));
         return Err(Refusal::new(400, error).into());
     }
