@@ -110,7 +110,6 @@ fn a_file_says_what_is_wrong_and_where() {
     check("listen = 6455", "1: listen: an address and port in quotes, such as \"127.0.0.1:6455\", or a list of such,");
     check("listen = [\n  \"127.0.0.1:0\",\n  6455,\n]", "3: listen: an address and port in quotes");
     check("listen = [\n  \"127.0.0.1:0\",\n  \"localhost\",\n]", "3: listen: \"localhost\" is no address and port");
-    check("listen = []", "1: listen: at least one address is needed");
     check("pin = 1", "1: pin: \"auto\", \"on\" or \"off\" is expected, not this integer");
     check("pin = \"maybe\"", "1: pin: \"maybe\" is none of auto, on, off");
     check("cpus = [0, \"3-1\"]", "1: cpus: \"3-1\" is no range of CPUs");
@@ -125,6 +124,9 @@ fn a_file_says_what_is_wrong_and_where() {
     check("max_message = 1\nmax_frame =\n", "2: ");
     check("max_message = \"1MiB\nmax_frame = 1\n", "1: ");
     check("max_message 1\n", "1: ");
+    for key in ["allowed_origins", "publish_tokens", "subscribe_tokens", "metrics_tokens", "cpus", "listen"] {
+        check(&format!("{key} = []"), &format!("1: {key}: the list is empty"));
+    }
     check("publish_tokens = [\"a b\"]", "1: publish_tokens: token 1 is empty or has characters");
 }
 
@@ -164,6 +166,12 @@ fn a_route_says_what_is_wrong_and_where() {
     let files = "1: routes: max_frame concerns WebSockets, and a route of files opens none";
     check("[[routes]]\nmatch = \"/\"\ndocuments = \"site\"\nmax_frame = 1", files);
     hub("documents = \"site\"", "4: routes.documents: only a route of files has a folder");
+    hub("[[routes]]\nmatch = \"/t/{x}\"\nhandler = \"echo\"", "4: routes.match: \"/t/{x}\" is there already, at ");
+    check("[[routes]]\nmatch = \"/%68ealthz\"\nhandler = \"echo\"", "1: routes.match: /healthz is the server's own");
+    check(
+        "[[routes]]\nmatch = \"/s/{a...}\"\nhandler = \"echo\"\n[[routes]]\nmatch = \"/s\"\ndocuments = \"site\"",
+        "4: routes.match: \"/s\" is there already, at ",
+    );
     hub(
         "[[routes]]\nmatch = \"/t/{topic}\"\nhandler = \"echo\"",
         "4: routes.match: \"/t/{topic}\" is there already, at ",
@@ -176,6 +184,13 @@ fn a_route_says_what_is_wrong_and_where() {
     hub(
         "protocols = 1",
         "4: routes.protocols: a sub-protocol in quotes, or a list of such, is expected, not this integer",
+    );
+    hub("allowed_origins = []", "4: routes.allowed_origins: the list is empty");
+    hub("topic_prefix = \"\"", "4: routes.topic_prefix: it is empty");
+    hub("topic_prefix = \"a\\u0001\"", "4: routes.topic_prefix: no topic begins with");
+    check(
+        "[[routes]]\nmatch = \"/e\"\nhandler = \"echo\"\ntopic_prefix = \"a/\"",
+        "4: routes.topic_prefix: only a route of the hub has topics",
     );
     hub("allowed_origins = [\"example.org\"]", "4: routes.allowed_origins: \"example.org\" is no origin");
     hub("max_message = 0", "4: routes.max_message: 0 is not between 1 and 1GiB");
@@ -286,22 +301,26 @@ fn routes_are_what_the_file_says() {
     flags.read_file(file.0.clone(), "test");
     let config = Given::read(&flags, []).config(20_000).unwrap();
     let [hub, echo, files, both] = &config.routes[..] else { panic!("{config:?}") };
-    assert_eq!((&*hub.pattern, hub.max_message, hub.max_frame), ("/t/{topic...}", Some(4 << 20), None));
-    assert!(matches!(hub.handler, RouteHandler::Hub) && hub.keep_alive.is_none() && !hub.is_open());
+    assert_eq!((hub.pattern.as_str(), hub.rules.limits.message_bytes_max), ("/t/{topic...}", 4 << 20));
+    assert!(matches!(hub.handler, RouteHandler::Hub) && hub.rules.keep_alive == config.keep_alive && !hub.is_open());
     assert_eq!(hub.origin.to_string(), format!("{}:4", file.name()));
-    assert_eq!((&*echo.pattern, &echo.protocols[..]), ("/echo", &["v2.echo".into(), "v1.echo".into()][..]));
-    assert_eq!((echo.max_message, echo.max_frame, echo.max_fragments), (Some(65_536), Some(1_024), Some(16)));
-    let KeepAlive { ping_interval, pong_timeout, .. } = echo.keep_alive.unwrap();
+    assert_eq!(
+        (echo.pattern.as_str(), &echo.rules.protocols[..]),
+        ("/echo", &["v2.echo".into(), "v1.echo".into()][..])
+    );
+    let limits = echo.rules.limits;
+    assert_eq!((limits.message_bytes_max, limits.frame_bytes_max, limits.fragments_max), (65_536, 1_024, 16));
+    let KeepAlive { ping_interval, pong_timeout, .. } = echo.rules.keep_alive;
     assert_eq!((ping_interval, pong_timeout), (300, 50));
-    assert_eq!((&echo.ping_payload[..], echo.check_utf8), ("a \"b\\ ü".as_bytes(), Some(false)));
-    assert!(echo.origins.as_ref().unwrap().allow(b"https://example.org") && echo.authenticator.is_none());
+    assert_eq!((&echo.rules.ping_payload[..], limits.check_utf8), ("a \"b\\ ü".as_bytes(), false));
+    assert!(echo.rules.origins().unwrap().allow(b"https://example.org") && echo.rules.authenticator().is_none());
     let RouteHandler::Files(documents) = &files.handler else { panic!("{files:?}") };
     assert_eq!(documents.root(), scratch_folder().join("site").canonicalize().unwrap());
     let check = |route: &RouteConfig, user: &str, peer: &str, expected: Result<&str, u16>| {
         let line = if user.is_empty() { String::new() } else { format!("Authorization: {user}\r\n") };
         let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes()).unwrap().unwrap().0;
         let credentials = Credentials { head: &head, peer: Some(format!("{peer}:1").parse().unwrap()) };
-        let outcome = route.authenticator.as_ref().unwrap().authenticate(&credentials);
+        let outcome = route.rules.authenticator().unwrap().authenticate(&credentials);
         let found = outcome.as_ref().map(|identity| &*identity.name).map_err(|refusal| refusal.status);
         assert_eq!(found, expected, "{} {user} {peer}", route.pattern);
     };
@@ -375,6 +394,40 @@ fn routes_that_let_everybody_in_are_warned_of() {
     assert!(!warns(&format!("{hub}network = {{ allow = \"10.0.0.0/8\" }}")));
     assert!(!warns(&format!("{hub}allowed_origins = \"https://a.example\"")));
     assert!(!warns("[[routes]]\nmatch = \"/\"\nhandler = \"echo\""));
+}
+
+/// Two routes to the same topics that let different people in are told of, with the lines where they stand.
+#[test]
+fn routes_that_lead_to_the_same_topics_are_warned_of() {
+    let warnings = |text: &str| {
+        let output = run_to_end(check_config(&Scratch::new(text)));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let hub = |path: &str, rules: &str| format!("[[routes]]\nmatch = \"{path}\"\nhandler = \"hub\"\n{rules}\n");
+    let (bearer, basic) = ("bearer.tokens.a = \"word\"", "basic = { realm = \"r\", users = { a = \"hush\" } }");
+    let told = warnings(&(hub("/t/{topic...}", "") + &hub("/t/admin/{topic...}", basic)));
+    let words = ["warning: ", "\"/t/{topic...}\" (", ".toml:1)", "\"/t/admin/{topic...}\" (", ".toml:5)", "by both"];
+    assert!(words.iter().all(|word| told.contains(word)) && !told.contains("hush"), "{told}");
+    let prefix = |prefix: &str, rules: &str| format!("topic_prefix = \"{prefix}\"\n{rules}");
+    for (first, second, is_told) in [
+        ("", "", false),
+        (bearer, bearer, false),
+        (bearer, &bearer.replace("word", "other"), true),
+        (bearer, &format!("{bearer}\nallowed_origins = \"https://a.example\""), true),
+        ("", &prefix("staff/", bearer), true),
+        (&prefix("public/", ""), &prefix("staff/", bearer), false),
+        (&prefix("staff/a", basic), &prefix("staff/", bearer), true),
+        (&prefix("staff/", bearer), &prefix("staff/", bearer), false),
+    ] {
+        let told = warnings(&(hub("/t/{topic}", first) + &hub("/s/{topic...}", second)));
+        assert_eq!(told.contains("lead to the same topics"), is_told, "{first} {second}: {told}");
+    }
+    // An open route to topics that another keeps is open to nobody else.
+    let opens = |text: &str| warnings(&format!("listen = \"0.0.0.0:0\"\n{text}")).contains("whoever reaches");
+    let hubs = |first: &str, second: &str| hub("/t/{topic...}", first) + &hub("/s/{topic...}", second);
+    assert!(opens(&hubs("", &prefix("staff/", bearer))) && opens(&hubs(&prefix("a/", ""), &prefix("b/", bearer))));
+    assert!(!opens(&hubs("", bearer)) && !opens(&hubs(&prefix("staff/", ""), bearer)));
 }
 
 #[test]

@@ -256,6 +256,55 @@ fn routes_within_routes() {
     }
 }
 
+/// A topic decides who may use it: by another route of the hub, by any spelling of its name, by WebSocket, POST or GET,
+/// on a shard and on the control thread.
+#[test]
+fn a_gate_protects_topics_and_not_paths() {
+    let folder = Folder::new("topics");
+    let server = folder.serve(
+        "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n\
+         [[routes]]\nmatch = \"/rooms/{topic}\"\nhandler = \"hub\"\n\
+         [[routes]]\nmatch = \"/{topic...}\"\nhandler = \"hub\"\ntopic_prefix = \"public/\"\n\
+         [[routes]]\nmatch = \"/staff/{topic...}\"\nhandler = \"hub\"\ntopic_prefix = \"staff/\"\n\
+         bearer = { tokens = { auditor = \"let-me-in\" } }\nallowed_origins = [\"https://staff.example\"]\n",
+    );
+    let all = |target: &str, header: &str| {
+        let with = |request: String| request.replacen("\r\n", &format!("\r\n{header}"), 1);
+        let get = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        [upgrade_request(target), post(target, "text/plain", "x"), get]
+            .map(|request| both_ways(&server, &with(request)))
+    };
+    let (refused, open) = ([[401; 2]; 3], [[101; 2], [202; 2], [426; 2]]);
+    let reach_it = [
+        "/staff/plan",
+        "/t/staff/plan",
+        "/t/st%61ff%2Fplan",
+        "/rooms/staff%2Fplan",
+        "/t/staff%2fplan",
+        "/staff/%70lan",
+    ];
+    for target in reach_it {
+        assert_eq!(all(target, ""), refused, "{target}");
+        assert_eq!(all(target, "Authorization: Bearer let-me-in\r\n"), open, "{target}");
+        let foreign = "Authorization: Bearer let-me-in\r\nOrigin: https://other.example\r\n";
+        assert_eq!(all(target, foreign), [[403; 2]; 3], "{target}");
+        let ours = "Authorization: Bearer let-me-in\r\nOrigin: https://staff.example\r\n";
+        assert_eq!(all(target, ours), open, "{target}");
+    }
+    for target in ["/t/news", "/rooms/staf", "/rooms/staff", "/t/Staff/plan", "/public-plan", "/t/public/staff/plan"] {
+        assert_eq!(all(target, ""), open, "{target}");
+    }
+    // What a route's topics are called.
+    for (target, topic) in [("/t/staff/plan", "staff/plan"), ("/staff/plan", "staff/plan"), ("/news", "public/news")] {
+        let post = post(target, "text/plain", "x").replacen("\r\n", "\r\nAuthorization: Bearer let-me-in\r\n", 1);
+        assert_eq!(published(&exchange(server.address(), &post)).0, topic, "{target}");
+    }
+    // A page that may not use a topic may not read what it is answered either.
+    let origin = "Origin: https://other.example\r\n";
+    assert_eq!(get(&server, "/t/staff/plan", origin).header("access-control-allow-origin"), None);
+    assert_eq!(get(&server, "/t/news", origin).header("access-control-allow-origin"), Some("https://other.example"));
+}
+
 /// Whatever a target is made of, GET, POST and an upgrade are judged alike, on a connection of its own and behind
 /// another.
 #[test]
@@ -291,6 +340,15 @@ fn odd_targets_are_judged_alike() {
     ] {
         check(target, 400, 400, 400);
     }
+    // RFC 9110 10.1.1: an expectation that nobody knows, on every way in.
+    let expecting = |request: String| request.replacen("\r\n", "\r\nExpect: foo\r\n", 1);
+    let get = "GET /t/a HTTP/1.1\r\nHost: a\r\n\r\n".to_string();
+    for request in [post("/t/a", "text/plain", "x"), get, upgrade_request("/t/a")] {
+        assert_eq!(both_ways(&server, &expecting(request)), [417; 2]);
+    }
+    let query = "/t/a?%6dode=s%75b&ech%6f=true&%61ccess_token=%78";
+    assert_eq!(both_ways(&server, &upgrade_request(query)), [101; 2]);
+    assert_eq!(both_ways(&server, &post("/t/a?%61ccess_token=x", "text/plain", "x")), [202; 2]);
     for target in ["/x", "/t", "/%2Ft/a", "*"] {
         check(target, 404, 404, 404);
     }

@@ -18,7 +18,7 @@ use ringhub::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &["proto"]),
     ("hub", &["hub", "proto"]),
-    ("surface", &["surface", "auth", "config", "handler", "hub", "proto"]),
+    ("surface", &["surface", "auth", "endpoints", "handler", "hub", "proto"]),
     ("sys", &["sys"]),
     ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),
@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("auth", &["auth", "hub", "proto"]),
     ("documents", &["documents", "proto"]),
     ("endpoints", &["endpoints", "auth", "documents", "handler", "hub", "proto"]),
-    ("config", &["auth", "config", "documents", "error", "handler", "hub", "proto", "sys"]),
+    ("config", &["auth", "config", "documents", "endpoints", "error", "handler", "hub", "proto", "sys"]),
     ("handler", &["handler", "auth", "hub", "proto"]),
     (
         "control",

@@ -22,9 +22,7 @@ impl Gate {
     /// 403 for a page of another origin; what the authenticator answers.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
         let origins = self.origins.as_ref().unwrap_or(origins);
-        if let Some(origin) = credentials.head.headers().get("origin") {
-            origins.check(origin)?;
-        }
+        credentials.head.headers().get_all("origin").try_for_each(|origin| origins.check(origin))?;
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
     }
 }

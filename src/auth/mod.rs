@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod basic;
 mod bearer;
 mod chain;
@@ -30,13 +31,15 @@ mod testing;
 mod tokens;
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+pub use access::Access;
+pub(crate) use access::Right;
 pub use basic::Basic;
-pub(crate) use bearer::shown_token;
 pub use bearer::{Bearer, TOKEN_KEY, TokenFault};
 pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub(crate) use gate::Gate;
@@ -44,7 +47,7 @@ pub use network::Network;
 pub use origins::Origins;
 pub use tokens::Tokens;
 
-use crate::proto::{Refusal, RequestHead};
+use crate::proto::{Refusal, RequestHead, query_pairs};
 
 /// Who somebody is, as an authenticator has found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,6 +84,19 @@ impl<'a> Credentials<'a> {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.peer.map(|peer| peer.ip().to_canonical())
+    }
+
+    /// The bearer token that it shows, in `Authorization` or else in the query, whose `access_token` is for those who
+    /// cannot set a header: browsers that open a WebSocket (RFC 6750 2.1, 2.3).
+    #[must_use]
+    pub fn token(&self) -> Option<Cow<'a, [u8]>> {
+        let of_query = || {
+            let mut pairs = query_pairs(self.head.query());
+            let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;
+            // What is not UTF-8 is no token that anybody has.
+            Some(Cow::Owned(value.unwrap_or_default().into_bytes()))
+        };
+        self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
     }
 
     fn header(&self) -> Option<&'a [u8]> {

@@ -2,19 +2,23 @@
 
 use crate::proto::Refusal;
 
-/// The origins whose pages may use the hub (RFC 6454). Without any, all may.
+/// The origins whose pages may use the hub (RFC 6454); by default, all may.
 ///
 /// A request without an `Origin` header does not come from a browser's page and is not judged by this.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// Checks that each is one, such as `https://example.org` or `http://localhost:8080`.
+    /// Checks that each is one, such as `https://example.org` or `http://localhost:8080`, and that there is one at
+    /// least: a list that nobody has filled does not mean all, which [`Origins::default`] does.
     ///
     /// # Errors
     ///
-    /// A sentence about the first that is none.
+    /// A sentence about the first that is none, or the empty list.
     pub fn new(origins: Vec<String>) -> Result<Origins, String> {
+        if origins.is_empty() {
+            return Err("the list is empty, and no page would be allowed".into());
+        }
         for origin in &origins {
             let host = origin.split_once("://").map(|(scheme, host)| (!scheme.is_empty()).then_some(host));
             let is_origin = host.flatten().is_some_and(|host| {
@@ -63,5 +67,6 @@ mod tests {
         for bad in ["", "example.org", "https://", "://x", "https://a/", "https://u@a", "*"] {
             assert!(Origins::new(vec![bad.into()]).is_err(), "{bad}");
         }
+        assert!(Origins::new(Vec::new()).unwrap_err().starts_with("the list is empty"));
     }
 }

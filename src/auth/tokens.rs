@@ -4,7 +4,7 @@ use std::fmt;
 
 use subtle::{Choice, ConstantTimeEq};
 
-/// Bearer tokens (RFC 6750) of which one must be shown. Without any, nobody has to show one.
+/// Bearer tokens (RFC 6750) of which one must be shown; by default, nobody has to show one.
 ///
 /// ```
 /// use ringhub::auth::Tokens;
@@ -17,13 +17,17 @@ use subtle::{Choice, ConstantTimeEq};
 pub struct Tokens(Vec<String>);
 
 impl Tokens {
-    /// Checks that each could be sent in an `Authorization` header.
+    /// Checks that each could be sent in an `Authorization` header, and that there is one at least: a list that nobody
+    /// has filled does not mean that none is needed, which [`Tokens::default`] does.
     ///
     /// # Errors
     ///
     /// A sentence about the token, which does not repeat it, if it is empty or has characters other than those of RFC
-    /// 6750 2.1.
+    /// 6750 2.1; or about the empty list.
     pub fn new(tokens: Vec<String>) -> Result<Tokens, String> {
+        if tokens.is_empty() {
+            return Err("the list is empty, and nobody could show one of its tokens".into());
+        }
         let is_allowed = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~+/=".contains(&octet);
         for (at, token) in tokens.iter().enumerate() {
             if token.is_empty() || !token.bytes().all(is_allowed) {
@@ -64,6 +68,7 @@ mod tests {
 
     #[test]
     fn tokens() {
+        assert!(Tokens::new(Vec::new()).unwrap_err().starts_with("the list is empty"));
         let tokens = Tokens::new(vec!["a.b".into(), "c/d=".into()]).unwrap();
         assert!(tokens.are_required());
         for (shown, is_admitted) in

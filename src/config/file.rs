@@ -115,6 +115,11 @@ impl TomlFile {
     /// The items of a value, and where each stands.
     pub(super) fn items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
         match value.get_ref() {
+            // It could mean none as well as any, and is more likely a list that somebody failed to fill.
+            DeValue::Array(items) if shape.is_list && items.is_empty() => {
+                let what = "the list is empty; leave the key away if nothing is to be said".into();
+                Err(ConfigError::of(shape.key, what).from(self.origin(value.span().start)))
+            }
             DeValue::Array(items) if shape.is_list => {
                 items.iter().map(|item| Ok((self.item(shape, item)?, self.origin(item.span().start)))).collect()
             }

@@ -8,7 +8,11 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{Config, SETTINGS, Setting, Settings, file, routes::GivenRoute, settings::VARIABLE_PREFIX};
+use super::{
+    Config, SETTINGS, Setting, Settings, file,
+    routes::{Base, GivenRoute},
+    settings::VARIABLE_PREFIX,
+};
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.
@@ -176,11 +180,14 @@ impl Given {
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
         match Config::new(&self.settings, descriptors) {
             Ok(mut config) => {
+                let base = config.base_of_routes();
                 for route in &self.routes {
-                    match route.settle(&config, |key| self.origin(key)) {
+                    match route.settle(&base, |key| self.origin(key)) {
                         Ok(route) => config.routes.push(route),
-                        Err(error) if error.settings().any(|key| failed.contains(key)) => {}
-                        Err(error) => errors.push(error),
+                        Err(faults) => {
+                            let is_proved = |error: &ConfigError| error.settings().all(|key| !failed.contains(key));
+                            errors.extend(faults.into_iter().filter(is_proved));
+                        }
                     }
                 }
                 if errors.is_empty() {
@@ -193,6 +200,10 @@ impl Given {
                 let located = proved.map(|error| error.located(|key| self.origin(key)));
                 let located: Vec<ConfigError> = located.collect();
                 errors.extend(located);
+                let base = Base::of_any_server();
+                let of_routes =
+                    self.routes.iter().filter_map(|route| route.settle(&base, |key| self.origin(key)).err());
+                errors.extend(of_routes.flatten());
             }
         }
         // The file from its first line on, and each other source as it was read.

@@ -14,9 +14,11 @@ mod values;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+pub use crate::auth::Access;
 pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
 pub use memory::MemoryPart;
+pub(crate) use routes::{Base, RuleFault, settle};
 pub use routes::{RouteConfig, RouteHandler};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
@@ -58,28 +60,6 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// What is served where, in the order of the file; empty if nobody says, which means the hub and its page.
     pub routes: Vec<RouteConfig>,
-}
-
-/// Who may do what. Without tokens and origins, everybody may do everything.
-#[derive(Debug, Clone, Default)]
-pub struct Access {
-    /// Origins whose pages may use the hub; a request of another is answered 403.
-    pub origins: Origins,
-    /// To publish.
-    pub publish: Tokens,
-    /// To subscribe.
-    pub subscribe: Tokens,
-    /// To read `/metrics`.
-    pub metrics: Tokens,
-}
-
-impl Access {
-    /// May anybody who reaches the port use it?
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        let tokens = [&self.publish, &self.subscribe];
-        self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
-    }
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.
@@ -160,8 +140,25 @@ impl Config {
 
     /// May anybody who reaches the port use the hub?
     fn is_open(&self) -> bool {
-        let is_open_hub = |route: &RouteConfig| matches!(route.handler, RouteHandler::Hub) && route.is_open();
-        self.access.is_open() && (self.routes.is_empty() || self.routes.iter().any(is_open_hub))
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let guards =
+            |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
+        let is_open = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
+        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_open).is_some())
+    }
+
+    fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
+        self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
+    }
+
+    /// What rules of routes are checked against, and filled up from.
+    pub(crate) fn base_of_routes(&self) -> Base {
+        Base {
+            limits: self.limits.message,
+            keep_alive: self.keep_alive,
+            backlog_bytes_max: self.limits.backlog_bytes_max as u64,
+            gathered_bytes_max: self.limits.gathered_bytes_max as u64,
+        }
     }
 
     /// What an operator should hear although it can be meant so.
@@ -174,7 +171,27 @@ impl Config {
                  browsers also allowed_origins, or listen on 127.0.0.1 only"
             )
         });
-        open.into_iter().collect()
+        open.into_iter().chain(self.shared_topics()).collect()
+    }
+
+    /// Routes of the hub that lead to the same topics and let different people in.
+    fn shared_topics(&self) -> Vec<String> {
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let pairs =
+            hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
+        let pairs = pairs.filter(|(first, second)| first.is_at_odds_with(second));
+        let warning = |(first, second): (&&RouteConfig, &&RouteConfig)| {
+            format!(
+                "the routes {:?} ({}) and {:?} ({}) let different people in and lead to the same topics: whoever uses \
+                 one of these topics must be let in by both, whichever path is taken; topic_prefix gives a route \
+                 topics of its own",
+                first.pattern.as_str(),
+                first.origin,
+                second.pattern.as_str(),
+                second.origin
+            )
+        };
+        pairs.map(warning).collect()
     }
 }
 
@@ -225,10 +242,11 @@ impl Faults {
 }
 
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
-    let origins = Origins::new(settings.allowed_origins.clone());
+    let origins = settings.allowed_origins.clone().map_or_else(|| Ok(Origins::default()), Origins::new);
     let origins = faults.keep(origins.map_err(|what| ConfigError::of("allowed_origins", what)));
-    let mut tokens = |setting, secrets: &Secrets| {
-        faults.keep(Tokens::new(secrets.0.clone()).map_err(|what| ConfigError::of(setting, what)))
+    let mut tokens = |setting, secrets: &Option<Secrets>| {
+        let tokens = secrets.as_ref().map_or_else(|| Ok(Tokens::default()), |secrets| Tokens::new(secrets.0.clone()));
+        faults.keep(tokens.map_err(|what| ConfigError::of(setting, what)))
     };
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
@@ -523,6 +541,18 @@ mod tests {
         check(&["--pong-timeout", "9999h"], "pong_timeout");
         check(&["--close-timeout", "9999h"], "close_timeout");
         check(&["--drain-timeout", "9999h"], "drain_timeout");
+        // Not given means everybody; an empty list does not.
+        let (none, given) = (Some(Secrets(Vec::new())), Settings::default);
+        for (empty, setting) in [
+            (Settings { allowed_origins: Some(Vec::new()), ..given() }, "allowed_origins"),
+            (Settings { publish_tokens: none.clone(), ..given() }, "publish_tokens"),
+            (Settings { subscribe_tokens: none.clone(), ..given() }, "subscribe_tokens"),
+            (Settings { metrics_tokens: none.clone(), ..given() }, "metrics_tokens"),
+        ] {
+            let error = Config::new(&empty, DESCRIPTORS).unwrap_err().0.remove(0);
+            assert_eq!(error.setting(), Some(setting));
+            assert!(error.to_string().contains("the list is empty"), "{error}");
+        }
         let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
         assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));
     }

@@ -202,20 +202,20 @@ settings! {
 
     "Access" {
         /// Origins whose pages may use the hub, such as https://example.org. Others are answered 403.
-        allowed_origins: Vec<String>, ORIGIN,
+        allowed_origins: Option<Vec<String>>, ORIGIN,
         Otherwise { words: "any", example: "https://example.org", effective: UNSET };
 
         /// Bearer tokens of which one is needed to publish. Better in a file or a variable than as a flag, which
         /// everybody on the machine can read.
-        publish_tokens: Secrets, TOKEN,
+        publish_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
 
         /// Bearer tokens of which one is needed to subscribe.
-        subscribe_tokens: Secrets, TOKEN,
+        subscribe_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
 
         /// Bearer tokens of which one is needed to read /metrics.
-        metrics_tokens: Secrets, TOKEN,
+        metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
     }
 

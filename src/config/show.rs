@@ -180,12 +180,13 @@ const EXAMPLE_ROUTES: &str = r#"
 # some, they are all there is beside /healthz, /readyz and /metrics.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
-# (the topic is {topic} or {topic...}), "echo", or "files" with the folder that documents names,
-# relative to this file; files are served at the path and below it.
+# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", or "files" with
+# the folder that documents names, relative to this file; files are served at the path and below it.
 #
 # basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that
 # are given must admit, or one of them with admit = "any". A password may be its SHA-256, as
-# "sha256:" and 64 hexadecimal digits.
+# "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one topic, all of
+# them must admit, whichever path is taken.
 #
 # allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
 # above where they are not given. protocols are sub-protocols, the best first; ping_payload is what
@@ -193,6 +194,7 @@ const EXAMPLE_ROUTES: &str = r#"
 #[[routes]]
 #match = "/t/{topic...}"
 #handler = "hub"
+#topic_prefix = "news/"
 #[routes.bearer.tokens]
 #billing = "a-long-random-word"
 

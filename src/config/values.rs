@@ -112,18 +112,34 @@ impl fmt::Debug for Secrets {
     }
 }
 
-impl Value for Secrets {
+/// Not given is not the same as none.
+impl Value for Option<Secrets> {
     const IS_LIST: bool = true;
     const IS_SECRET: bool = true;
     const TAKES_INTEGERS: bool = false;
     const EXPECTED: &'static str = "a token in quotes";
 
     fn read(items: &[&str]) -> Result<Self, Fault> {
-        Ok(Secrets(items.iter().map(ToString::to_string).collect()))
+        Ok((!items.is_empty()).then(|| Secrets(items.iter().map(ToString::to_string).collect())))
     }
 
     fn items(&self) -> Vec<String> {
-        self.0.iter().map(|_| "***".into()).collect()
+        self.iter().flat_map(|secrets| &secrets.0).map(|_| "***".into()).collect()
+    }
+}
+
+/// Not given is not the same as none.
+impl<T: Scalar> Value for Option<Vec<T>> {
+    const IS_LIST: bool = true;
+    const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read(items: &[&str]) -> Result<Self, Fault> {
+        if items.is_empty() { Ok(None) } else { <Vec<T> as Value>::read(items).map(Some) }
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.iter().flatten().map(T::show).collect()
     }
 }
 
@@ -478,9 +494,10 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let secrets = Secrets::read(&["hush", "hush2"]).unwrap();
-        assert_eq!(secrets.0, ["hush", "hush2"]);
+        let secrets = Option::<Secrets>::read(&["hush", "hush2"]).unwrap();
         assert_eq!(secrets.items(), ["***", "***"]);
-        assert_eq!(format!("{secrets:?}"), "Secrets(2)");
+        assert_eq!(format!("{secrets:?}"), "Some(Secrets(2))");
+        assert_eq!(secrets.unwrap().0, ["hush", "hush2"]);
+        assert_eq!(Option::<Secrets>::read(&[]), Ok(None));
     }
 }

@@ -10,10 +10,7 @@ use crate::{
     auth::Credentials,
     endpoints::Endpoint,
     proto::{Refusal, RequestHead, Upgrade},
-    surface::{
-        access::Shown,
-        raw::{RawRequest, asks_for_websocket},
-    },
+    surface::raw::{RawRequest, asks_for_websocket},
 };
 
 /// Judges the heads of one connection, and hands from its line to its service what is known of the next request.
@@ -66,20 +63,17 @@ impl Judge {
     }
 
     fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
-        let Shared { endpoints, config, .. } = &*self.shared;
-        let topic = match endpoint.as_ref().map_err(Clone::clone)? {
-            Endpoint::Topic { route, topic, .. } => Some((&endpoints.routes()[*route], topic)),
-            Endpoint::WebSocket { .. } => None,
-            _ => return Err(endpoints.no_websocket_at(head.path())),
-        };
+        let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
+        if !matches!(endpoint, Endpoint::Topic { .. } | Endpoint::WebSocket { .. }) {
+            return Err(self.shared.endpoints.no_websocket_at(head.path()));
+        }
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());
         }
-        if let Some((route, topic)) = topic {
+        if let Endpoint::Topic { topic, .. } = endpoint {
             let raw = RawRequest::new(topic.clone(), head.query())?;
-            self.shared.admit(&route.options.gate, &Credentials { head, peer: self.peer })?;
-            raw.check(&Shown::of(head), &config.access)?;
+            self.shared.authorize(&Credentials { head, peer: self.peer }, raw.intent(), endpoint)?;
         }
         Ok(())
     }

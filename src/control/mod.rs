@@ -13,7 +13,6 @@ mod service;
 use std::{
     io,
     net::TcpListener,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -36,9 +35,9 @@ use self::{
     service::Service,
 };
 use crate::{
-    auth::{Credentials, Gate, Origins},
+    auth::Credentials,
     config::{Config, Limits},
-    endpoints::{Endpoint, Endpoints},
+    endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::{Bodies, Counted, Visit},
     hub::Outside,
     metrics::{Counter, Counters},
@@ -139,21 +138,13 @@ impl Shared {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Whose pages may use an endpoint.
-    fn origins_of(&self, endpoint: &Endpoint) -> &Origins {
-        let gate = match endpoint {
-            Endpoint::Topic { route, .. } => Some(&self.endpoints.routes()[*route].options.gate),
-            _ => None,
-        };
-        gate.and_then(|gate| gate.origins.as_ref()).unwrap_or(&self.config.access.origins)
-    }
-
-    /// May who sent a request pass a route's rules?
-    fn admit(&self, gate: &Gate, credentials: &Credentials<'_>) -> Result<(), Refusal> {
-        let admitted = || gate.admit(&self.config.access.origins, credentials).map(drop);
-        catch_unwind(AssertUnwindSafe(admitted)).unwrap_or_else(|_| {
-            tracing::error!("an authenticator has panicked");
-            Err(Refusal::new(500, "an authenticator of this server has failed"))
+    /// May who sent a request do what it wants?
+    fn authorize(&self, credentials: &Credentials<'_>, intent: Intent, endpoint: &Endpoint) -> Result<(), Refusal> {
+        self.endpoints.authorize(credentials, intent, endpoint).map(drop).map_err(|denied| {
+            if denied == Denied::Panicked {
+                self.counters.add(Counter::HandlerPanics, 1);
+            }
+            denied.into()
         })
     }
 

@@ -30,8 +30,21 @@ struct Asked {
 
 #[derive(Debug)]
 enum What {
-    Publish { topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage },
-    Command { shard: u16, command: Command },
+    Publish {
+        topic: TopicName,
+        source: Option<ConnectionId>,
+        message: PreparedMessage,
+    },
+    /// The same for a request, whose body had so many bytes: it counts as received once it has a place.
+    PublishBody {
+        topic: TopicName,
+        message: PreparedMessage,
+        bytes: u64,
+    },
+    Command {
+        shard: u16,
+        command: Command,
+    },
 }
 
 /// What [`Publisher`]s ask, for [`Publishing`].
@@ -59,6 +72,20 @@ impl Publisher {
         }
     }
 
+    /// Publishes the body of a request, of so many bytes, and counts it when its topic's home has given it a place,
+    /// whatever has become of who waits for that.
+    pub(crate) async fn publish_body(
+        &self,
+        topic: TopicName,
+        message: PreparedMessage,
+        bytes: u64,
+    ) -> Option<Published> {
+        match self.ask(What::PublishBody { topic, message, bytes }).await? {
+            Reply::Published(published) => Some(published),
+            _ => None,
+        }
+    }
+
     /// Asks a shard to do something. `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.ask(What::Command { shard, command }).await
@@ -79,9 +106,17 @@ pub(super) struct Publishing {
     counters: Arc<Counters>,
     leaving: Arc<AtomicBool>,
     requests: mpsc::Receiver<Asked>,
-    /// Who waits for an answer, by ticket.
-    waiting: HashMap<u64, oneshot::Sender<Reply>>,
+    /// What waits for an answer, by ticket.
+    waiting: HashMap<u64, Waiting>,
     ticket: u64,
+}
+
+/// Something that a shard was asked for.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Reply>,
+    /// The bytes of a request's body that is published.
+    body_bytes: Option<u64>,
 }
 
 impl Publishing {
@@ -128,19 +163,28 @@ impl Publishing {
 
     fn submit(&mut self, Asked { what, answer }: Asked) {
         self.ticket += 1;
+        let mut body_bytes = None;
         match what {
             // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is
             // the last moment at which it can be said truly that the message was not published.
-            What::Publish { .. } if self.leaving.load(Ordering::Relaxed) => return,
+            What::Publish { .. } | What::PublishBody { .. } if self.leaving.load(Ordering::Relaxed) => return,
             What::Publish { topic, source, message } => self.outside.submit(topic, source, message, self.ticket),
+            What::PublishBody { topic, message, bytes } => {
+                body_bytes = Some(bytes);
+                self.outside.submit(topic, None, message, self.ticket);
+            }
             What::Command { shard, command } => self.outside.command(shard, command, self.ticket),
         }
-        self.waiting.insert(self.ticket, answer);
+        self.waiting.insert(self.ticket, Waiting { answer, body_bytes });
     }
 
     fn take_answers(&mut self) {
         while let Some((ticket, reply)) = self.outside.next_answer() {
-            if let Some(answer) = self.waiting.remove(&ticket) {
+            if let Some(Waiting { answer, body_bytes }) = self.waiting.remove(&ticket) {
+                if let (Some(bytes), Reply::Published(_)) = (body_bytes, &reply) {
+                    self.counters.add(Counter::MessagesIn, 1);
+                    self.counters.add(Counter::BytesIn, bytes);
+                }
                 // Who asked may have gone meanwhile.
                 _ = answer.send(reply);
             }
@@ -155,6 +199,49 @@ const REQUESTS_MAX: usize = 1_024;
 mod tests {
     use super::*;
     use crate::hub::{Hub, HubLimits, MeshEnd, MeshLimits, Wake};
+
+    /// A body counts when it has its place, and once, also if its client has gone meanwhile.
+    #[test]
+    fn a_body_counts_without_its_client() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let woken: Arc<Notify> = Arc::default();
+        let notified = Arc::clone(&woken);
+        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
+        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let outside = Outside::new(ends.pop().unwrap());
+        let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let (publisher, requests) = Publisher::new();
+        let counters: Arc<Counters> = Arc::default();
+        let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::default(), requests);
+        let counted = || (counters.get(Counter::MessagesIn), counters.get(Counter::BytesIn));
+        runtime.block_on(async {
+            let (finish, finishing) = watch::channel(());
+            let publishing = tokio::spawn(publishing.run(finishing));
+            let topic = || TopicName::new("x").unwrap();
+            let (gone, other) = (publisher.clone(), publisher.clone());
+            let gone = tokio::spawn(async move { gone.publish_body(topic(), PreparedMessage::text("abc"), 3).await });
+            let other = tokio::spawn(async move { other.publish(topic(), None, PreparedMessage::text("abcd")).await });
+            while !hub.has_mail() {
+                tokio::task::yield_now().await;
+            }
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+            assert_eq!(counted(), (0, 0));
+            let mut out = Vec::new();
+            while !other.is_finished() {
+                if hub.has_mail() {
+                    hub.take_request(&mut out);
+                    hub.send_out();
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(finish);
+            publishing.await.unwrap();
+            // What an embedder's code publishes was not received.
+            assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
+            assert_eq!(counted(), (1, 3));
+        });
+    }
 
     /// What is submitted, and taken by the topic's home or not before everything ends, is answered so.
     #[test]

@@ -15,18 +15,14 @@ use super::{
     judge::{Judge, Judged},
 };
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, TOKEN_KEY},
     documents::{Body, whole},
-    endpoints::Endpoint,
+    endpoints::{Endpoint, Intent},
     handover::Held,
     hub::{Published, TopicName},
     metrics::{self, Counter},
-    proto::{HandshakeError, PreparedMessage, Refusal, RequestHead},
-    surface::{
-        access::{Right, Shown, TOKEN_KEY},
-        page,
-        raw::RawRequest,
-    },
+    proto::{HandshakeError, PreparedMessage, Refusal, query_pairs},
+    surface::{page, raw::RawRequest},
 };
 
 /// Answers the requests of one connection.
@@ -57,8 +53,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             // The line has let hyper read one request, and has judged that one.
             let judged = judged.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
             let endpoint = judged.as_ref().ok().and_then(|judged| judged.endpoint.as_ref().ok());
-            let origins = endpoint.map_or(&shared.config.access.origins, |endpoint| shared.origins_of(endpoint));
-            let may_read = origin.as_ref().is_some_and(|origin| origins.allow(origin.as_bytes()));
+            let may_read =
+                origin.as_ref().is_some_and(|origin| shared.endpoints.allow_origin(origin.as_bytes(), endpoint));
             let answer = match judged {
                 Ok(judged) => answer(&shared, request, judged, peer, only_metrics).await,
                 Err(refusal) => Err(refusal),
@@ -98,13 +94,13 @@ async fn answer(
         return Err(Refusal::new(404, format!("nothing is at {:?}; /metrics is here", head.path())));
     }
     let credentials = Credentials { head: &head, peer };
-    match endpoint {
+    match &endpoint {
         Endpoint::Metrics if !only_metrics && shared.config.metrics_listen.is_some() => {
             Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
         }
         Endpoint::Metrics => {
             only(&request, &[Method::GET, Method::HEAD])?;
-            Shown::of(&head).check(&shared.config.access, &[Right::Metrics])?;
+            shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
             let text = metrics::prometheus(&shared.shards, &shared.counters);
             Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
@@ -123,21 +119,18 @@ async fn answer(
             answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
             Ok(answer)
         }
-        Endpoint::Topic { route, topic, .. } => {
-            let admitted = shared.admit(&shared.endpoints.routes()[route].options.gate, &credentials);
-            at_topic(shared, request, &head, topic, admitted).await
-        }
+        Endpoint::Topic { topic, .. } => at_topic(shared, request, &credentials, &endpoint, topic).await,
         Endpoint::WebSocket { .. } => {
             only(&request, &[Method::GET, Method::HEAD])?;
             Err(HandshakeError::Upgrade.refusal())
         }
         Endpoint::Files { mount, below } => {
-            let mount = &shared.endpoints.mounts()[mount];
-            shared.admit(&mount.gate, &credentials)?;
+            shared.authorize(&credentials, Intent::Use, &endpoint)?;
+            let mount = &shared.endpoints.mounts()[*mount];
             let sending = Arc::clone(&shared.files).try_acquire_owned();
             let sending =
                 sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
-            let answer = mount.documents.answer(&request, &below).await?;
+            let answer = mount.documents.answer(&request, below).await?;
             // Until the last of it is sent or given up.
             let keep = move |frame| {
                 _ = &sending;
@@ -153,42 +146,41 @@ async fn answer(
 async fn at_topic(
     shared: &Shared,
     request: Request<Incoming>,
-    head: &RequestHead,
-    topic: TopicName,
-    admitted: Result<(), Refusal>,
+    credentials: &Credentials<'_>,
+    endpoint: &Endpoint,
+    topic: &TopicName,
 ) -> Result<Answer, Refusal> {
     match *request.method() {
         Method::POST => {
             if shared.is_leaving() {
                 return Err(Refusal::leaving());
             }
-            admitted?;
-            publish(shared, request, head, topic).await
+            check_query_of_post(credentials.head.query())?;
+            shared.authorize(credentials, Intent::Publish, endpoint)?;
+            publish(shared, request, topic).await
         }
         Method::OPTIONS => Ok(preflight()),
         Method::GET | Method::HEAD => {
             // A browser's page cannot see why its WebSocket was refused, and asks by this.
-            let raw = RawRequest::new(topic, head.query())?;
-            admitted?;
-            raw.check(&Shown::of(head), &shared.config.access)?;
+            let raw = RawRequest::new(topic.clone(), credentials.head.query())?;
+            shared.authorize(credentials, raw.intent(), endpoint)?;
             Err(HandshakeError::Upgrade.refusal())
         }
         _ => Err(not_allowed("GET, POST, OPTIONS")),
     }
 }
 
+/// A POST has no more to say than its token.
+fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
+    query_pairs(query).try_for_each(|pair| match pair {
+        (Some(key), Some(_)) if key == TOKEN_KEY => Ok(()),
+        (Some(key), Some(_)) => Err(Refusal::new(400, format!("{key:?} is not known here; {TOKEN_KEY} is"))),
+        _ => Err(Refusal::new(400, "the query is not percent-encoded UTF-8")),
+    })
+}
+
 /// `POST /t/{topic}`: publishes the body.
-async fn publish(
-    shared: &Shared,
-    request: Request<Incoming>,
-    head: &RequestHead,
-    topic: TopicName,
-) -> Result<Answer, Refusal> {
-    let keys = head.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    if let Some(key) = keys.map(|pair| pair.split('=').next().unwrap_or_default()).find(|key| *key != TOKEN_KEY) {
-        return Err(Refusal::new(400, format!("{key:?} is not known here; {TOKEN_KEY} is")));
-    }
-    Shown::of(head).check_tokens(&shared.config.access, &[Right::Publish])?;
+async fn publish(shared: &Shared, request: Request<Incoming>, topic: &TopicName) -> Result<Answer, Refusal> {
     let is_text = is_text(request.headers());
     // Held until it is published: the shards count what they have of it themselves.
     let mut held = shared.bodies.hold();
@@ -202,9 +194,8 @@ async fn publish(
     } else {
         PreparedMessage::binary(&body)
     };
-    let published = shared.publisher.publish(topic.clone(), None, message).await.ok_or_else(Refusal::leaving)?;
-    shared.counters.add(Counter::MessagesIn, 1);
-    shared.counters.add(Counter::BytesIn, body.len() as u64);
+    let published = shared.publisher.publish_body(topic.clone(), message, body.len() as u64).await;
+    let published = published.ok_or_else(Refusal::leaving)?;
     let topic = serde_json::Value::from(topic.as_str());
     let Published { epoch, offset } = published;
     let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}");

@@ -64,6 +64,9 @@ impl<S> Accept<S> {
 
     /// As a subscriber of that topic. The client is told that it is connected when it is one, and sees every message
     /// from then on; its own only with `echo`.
+    ///
+    /// Whoever writes a handler is trusted: the server's tokens and the rules of the hub's routes are asked for what
+    /// clients name at those routes, not for the topics that a handler chooses, here, in [`Accept::forward`] or later.
     #[must_use]
     pub fn subscribe(mut self, topic: TopicName, echo: bool) -> Self {
         self.subscriptions.push((topic, echo));

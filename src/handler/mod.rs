@@ -34,6 +34,7 @@ mod connection;
 mod door;
 mod request;
 mod route;
+mod rules;
 mod typed;
 
 use std::future::{Future, ready};
@@ -43,8 +44,9 @@ pub use answer::{Accept, Response};
 pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
 pub use request::OpeningRequest;
-pub(crate) use route::Route;
-pub use route::{Parameters, Pattern, PatternError, RouteOptions};
+pub use route::{Parameters, Pattern, PatternError};
+pub(crate) use route::{Route, TOPIC, TopicSpace};
+pub use rules::{RouteOptions, Rules};
 pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
 
 use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Verdict};

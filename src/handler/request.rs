@@ -4,7 +4,6 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use crate::{
     auth::Identity,
-    hub::TopicName,
     proto::{Headers, RequestHead},
 };
 
@@ -28,8 +27,6 @@ pub struct OpeningRequest {
     pub(crate) id: u64,
     pub(crate) head: RequestHead,
     pub(crate) parameters: Vec<(String, String)>,
-    /// Of a route of the hub.
-    pub(crate) topic: Option<TopicName>,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) listener: usize,

@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::Factory;
+use super::{Factory, Rules};
 use crate::{
-    auth::{Authenticator, Gate, Origins},
-    proto::{Deliver, KeepAlive, MessageLimits, RequestPath, percent_decode},
+    hub::{TopicName, TopicNameError},
+    proto::{RequestPath, percent_decode},
 };
 
 /// What the parameters of a pattern stand for, by name.
@@ -211,189 +211,66 @@ impl fmt::Display for PatternError {
 
 impl std::error::Error for PatternError {}
 
-/// The rules of a route. What is not set is as the server has it.
-///
-/// ```
-/// use ringhub::handler::RouteOptions;
-/// let options = RouteOptions::new().protocols(["v2.chat", "v1.chat"]).max_message(64 * 1024);
-/// ```
-#[derive(Clone, Default)]
-pub struct RouteOptions {
-    pub(crate) gate: Gate,
-    pub(crate) protocols: Vec<String>,
-    pub(crate) needs_protocol: bool,
-    pub(crate) max_message: Option<u32>,
-    pub(crate) max_frame: Option<u32>,
-    pub(crate) max_fragments: Option<u32>,
-    pub(crate) check_utf8: Option<bool>,
-    pub(crate) deliver: Deliver,
-    pub(crate) frames: bool,
-    pub(crate) keep_alive: Option<KeepAlive>,
-    pub(crate) ping_payload: Vec<u8>,
-    pub(crate) forgets_request: bool,
-    pub(crate) no_broadcast: bool,
-    pub(crate) manual_backpressure: bool,
+/// The topics that a route of the hub leads to: those that begin with a prefix, which may be empty. The parameter
+/// `topic` of its pattern is what follows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TopicSpace {
+    prefix: String,
 }
 
-impl RouteOptions {
-    /// Everything as the server has it.
-    #[must_use]
-    pub fn new() -> Self {
-        RouteOptions::default()
-    }
-
-    /// Only pages of these origins may open it; others are answered 403.
-    #[must_use]
-    pub fn origins(mut self, origins: Origins) -> Self {
-        self.gate.origins = Some(origins);
-        self
-    }
-
-    /// Only whom this admits may open it.
-    #[must_use]
-    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
-        self.gate.authenticator = Some(Arc::new(authenticator));
-        self
-    }
-
-    /// Sub-protocols, the best first. The first of them that a client offers is chosen; a client that offers none of
-    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::needs_protocol`].
-    #[must_use]
-    pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
-        self.protocols = protocols.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// A client that offers none of the sub-protocols is answered 400.
-    #[must_use]
-    pub fn needs_protocol(mut self) -> Self {
-        self.needs_protocol = true;
-        self
-    }
-
-    /// Largest message from a client, in bytes: 1 to 1 GiB. Beyond it: close 1009.
-    #[must_use]
-    pub fn max_message(mut self, bytes: u32) -> Self {
-        self.max_message = Some(bytes);
-        self
-    }
-
-    /// Largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
-    #[must_use]
-    pub fn max_frame(mut self, bytes: u32) -> Self {
-        self.max_frame = Some(bytes);
-        self
-    }
-
-    /// Fragments of one message, at least 1. Beyond it: close 1009.
-    #[must_use]
-    pub fn max_fragments(mut self, count: u32) -> Self {
-        self.max_fragments = Some(count);
-        self
-    }
-
-    /// Whether text is checked to be UTF-8 (RFC 6455 8.1), which it is by default.
-    #[must_use]
-    pub fn check_utf8(mut self, is_checked: bool) -> Self {
-        self.check_utf8 = Some(is_checked);
-        self
-    }
-
-    /// Whole messages, or each fragment as it comes.
-    #[must_use]
-    pub fn deliver(mut self, deliver: Deliver) -> Self {
-        self.deliver = deliver;
-        self
-    }
-
-    /// Show every whole frame to [`Handler::on_frame`](super::Handler::on_frame) first.
-    #[must_use]
-    pub fn frames(mut self) -> Self {
-        self.frames = true;
-        self
-    }
-
-    /// When silent clients are pinged and given up, such as [`KeepAlive::seconds`].
-    #[must_use]
-    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
-        self.keep_alive = Some(keep_alive);
-        self
-    }
-
-    /// What pings carry, at most 125 bytes (RFC 6455 5.5); nothing by default.
-    #[must_use]
-    pub fn ping_payload(mut self, payload: &[u8]) -> Self {
-        self.ping_payload = payload.to_vec();
-        self
-    }
-
-    /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
-    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is kept
-    /// only for subscribers to the level of debugging then.
-    #[must_use]
-    pub fn forget_request(mut self) -> Self {
-        self.forgets_request = true;
-        self
-    }
-
-    /// Its connections are not reached by [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty
-    /// bytes for each.
-    #[must_use]
-    pub fn no_broadcast(mut self) -> Self {
-        self.no_broadcast = true;
-        self
-    }
-
-    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed
-    /// more than half of its backlog's limit is not read from until it has taken some, and a message sent to it that
-    /// finds no room closes it with 1008. With this the connection is read from whatever it is owed, and such a message
-    /// is only refused: [`Refused::Full`](super::Refused::Full).
+impl TopicSpace {
+    /// Of all names that begin so.
     ///
-    /// ```
-    /// use ringhub::handler::RouteOptions;
-    /// let options = RouteOptions::new().manual_backpressure();
-    /// ```
-    #[must_use]
-    pub fn manual_backpressure(mut self) -> Self {
-        self.manual_backpressure = true;
-        self
-    }
-
-    /// The limits of messages, where `default` are the server's.
-    pub(crate) fn message_limits(&self, default: &MessageLimits) -> MessageLimits {
-        let message = self.max_message.unwrap_or(default.message_bytes_max);
-        MessageLimits {
-            message_bytes_max: message,
-            frame_bytes_max: self.max_frame.unwrap_or(default.frame_bytes_max.min(message)),
-            fragments_max: self.max_fragments.unwrap_or(default.fragments_max),
-            check_utf8: self.check_utf8.unwrap_or(default.check_utf8),
-            deliver: self.deliver,
+    /// # Errors
+    ///
+    /// A sentence about a prefix with which no topic's name begins.
+    pub(crate) fn new(prefix: &str) -> Result<TopicSpace, String> {
+        if prefix.is_empty() {
+            return Err("it is empty, and every topic begins with that; leave it away".into());
         }
+        TopicName::new(&format!("{prefix}x")).map_err(|error| format!("no topic begins with {prefix:?}: {error}"))?;
+        Ok(TopicSpace { prefix: prefix.into() })
+    }
+
+    /// The topic that a value of the parameter names.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicNameError`].
+    pub(crate) fn topic(&self, value: &str) -> Result<TopicName, TopicNameError> {
+        if value.is_empty() {
+            return Err(TopicNameError::Empty);
+        }
+        TopicName::new(&format!("{}{value}", self.prefix))
+    }
+
+    /// Returns whether a topic is one of these. How it was spelled, `%2F` included, makes no difference.
+    pub(crate) fn include(&self, topic: &TopicName) -> bool {
+        topic.as_str().starts_with(&self.prefix)
+    }
+
+    /// Returns whether all topics of another route are among these.
+    pub(crate) fn include_all(&self, other: &TopicSpace) -> bool {
+        other.prefix.starts_with(&self.prefix)
     }
 }
 
-impl fmt::Debug for RouteOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteOptions")
-            .field("gate", &self.gate)
-            .field("protocols", &self.protocols)
-            .finish_non_exhaustive()
-    }
-}
+/// The parameter of a hub's pattern that names the topic.
+pub(crate) const TOPIC: &str = "topic";
 
 /// One route of a server.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
-    pub(crate) options: RouteOptions,
-    /// Its parameter `topic` names a topic of the hub.
-    pub(crate) is_hub: bool,
+    pub(crate) rules: Rules,
+    /// Which topics of the hub it leads to, if it is one of the hub's.
+    pub(crate) topics: Option<TopicSpace>,
     pub(crate) factory: Arc<dyn Factory>,
 }
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").field("pattern", &self.pattern).field("options", &self.options).finish()
+        f.debug_struct("Route").field("pattern", &self.pattern).field("rules", &self.rules).finish()
     }
 }
 

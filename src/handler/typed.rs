@@ -83,6 +83,13 @@ pub(crate) struct Opened {
     pub(crate) forwards: Option<(TopicName, Scope)>,
 }
 
+impl<S: 'static> From<Accept<S>> for Opened {
+    fn from(accept: Accept<S>) -> Self {
+        let Accept { state, protocol, headers, identity, subscriptions, forwards } = accept;
+        Opened { state: Box::new(state), protocol, headers, identity, subscriptions, forwards }
+    }
+}
+
 /// What is known of a connection beside its state. Those that need none of it do without.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
@@ -267,8 +274,7 @@ impl<H: Handler> ShardRoute for OnShard<H> {
     ) -> Pin<Box<dyn Future<Output = Result<Opened, Response>> + 'a>> {
         Box::pin(async {
             let accept = self.handler.opening(request).await?;
-            let Accept { state, protocol, headers, identity, subscriptions, forwards } = accept;
-            Ok(Opened { state: Box::new(state), protocol, headers, identity, subscriptions, forwards })
+            Ok(Opened::from(accept))
         })
     }
 

@@ -5,6 +5,7 @@ mod body;
 mod head;
 mod headers;
 mod path;
+mod query;
 mod refusal;
 mod scan;
 
@@ -18,6 +19,7 @@ pub use scan::HeadScan;
 
 pub(super) use headers::push_header;
 pub(crate) use headers::{is_token, percent_decode};
+pub(crate) use query::query_pairs;
 
 use std::fmt;
 
@@ -50,6 +52,8 @@ pub enum HttpError {
     TransferEncoding,
     /// A chunked body that is malformed (RFC 9112 7.1).
     Chunk,
+    /// An `Expect` other than `100-continue` (RFC 9110 10.1.1).
+    Expectation,
     /// More than one `Host` (RFC 9112 3.2).
     DuplicateHost,
     /// No `Host` in HTTP/1.1, where one is needed whatever is asked for (RFC 9112 3.2).
@@ -64,6 +68,7 @@ impl HttpError {
     /// The status of the response that tells a client (RFC 9110 15.5.1, 15.6.2, 15.6.6; RFC 6585 5).
     pub fn status(self) -> u16 {
         match self {
+            Self::Expectation => 417,
             Self::HeadTooLong | Self::TooManyHeaders => 431,
             Self::TransferEncoding => 501,
             Self::Version => 505,
@@ -103,6 +108,7 @@ impl fmt::Display for HttpError {
             Self::LengthAndEncoding => "both Content-Length and Transfer-Encoding are present",
             Self::TransferEncoding => "Transfer-Encoding is not chunked",
             Self::Chunk => "a chunk of the body is malformed",
+            Self::Expectation => "Expect is not 100-continue",
             Self::DuplicateHost => "more than one Host is present",
             Self::MissingHost => "Host is missing",
             Self::HeadTooLong => "the head is longer than 8 KiB",

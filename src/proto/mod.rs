@@ -49,7 +49,7 @@ pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,
     ResponseHead,
 };
-pub(crate) use http::{encode_response, is_token, percent_decode};
+pub(crate) use http::{encode_response, is_token, percent_decode, query_pairs};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Tick, Timeout};
 pub use message::{Deliver, Fragment, LARGE_FRAME, Message, MessageLimits, MessageType};

@@ -5,13 +5,12 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use super::{Hub, Server};
 use crate::{
     auth::Gate,
-    config::{Config, CpuList, Pin, RouteConfig, RouteHandler, Settings},
+    config::{Config, CpuList, Pin, RouteConfig, RouteHandler, RuleFault, Settings, settle},
     control::publisher::Requests,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Mount, TOPIC},
+    endpoints::{Conflict, Endpoints, Mount},
     error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Typed},
-    proto::{CONTROL_PAYLOAD_MAX, MessageLimits, is_token},
+    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
     surface::{
         echo::Echo,
         raw::{RawTopics, TOPIC_PATTERN},
@@ -47,7 +46,7 @@ use crate::{
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
-    documents: Vec<(String, Documents, Gate)>,
+    documents: Vec<(String, Documents, RouteOptions)>,
     /// Whether topics, and the page that watches them, are served where they usually are.
     topics: bool,
     page: bool,
@@ -161,7 +160,7 @@ impl Builder {
     /// The same under the rules of a route: its origins and its authenticator.
     #[must_use]
     pub fn documents_with(mut self, path: &str, documents: Documents, options: RouteOptions) -> Self {
-        self.documents.push((path.into(), documents, options.gate));
+        self.documents.push((path.into(), documents, options));
         self
     }
 
@@ -204,60 +203,60 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes: given, mut documents, topics, mut page, operations, hub } = self;
+        let Builder { base, routes: given, documents, topics, mut page, operations, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };
+        let base = config.base_of_routes();
+        let rules = |pattern: &Pattern, options: &RouteOptions| {
+            settle(options, &base).map_err(|mut faults| {
+                let RuleFault { key, what, .. } = faults.swap_remove(0);
+                BuildError::Options(pattern.clone(), format!("{key}: {what}"))
+            })
+        };
         let mut routes = Vec::new();
         for (pattern, options, factory) in given {
             let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            check(&pattern, &options, &config.limits.message)?;
-            routes.push(Route { pattern, options, is_hub: false, factory });
+            let rules = rules(&pattern, &options)?;
+            routes.push(Route { pattern, rules, topics: None, factory });
         }
-        let mut hubs = Vec::new();
         if topics {
-            hubs.push((TOPIC_PATTERN.into(), RouteOptions::new()));
-        }
-        for route in &config.routes {
-            let (pattern, options) = (&route.pattern, options_of(route));
-            match &route.handler {
-                RouteHandler::Hub => hubs.push((pattern.clone(), options)),
-                RouteHandler::Echo => {
-                    let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
-                    let factory = Arc::new(Typed(Arc::new(Echo)));
-                    routes.push(Route { pattern, options, is_hub: false, factory });
-                }
-                RouteHandler::Files(folder) => documents.push((pattern.clone(), folder.clone(), options.gate)),
-            }
-        }
-        for (pattern, options) in hubs {
-            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            if !pattern.has_parameter(TOPIC) {
-                return Err(BuildError::Options(pattern, format!("it has no {{{TOPIC}}} to name a topic")));
-            }
-            let handler = RawTopics::new(config.access.clone());
-            // A topic's subscriber costs nothing beside its slot.
-            let options = options.forget_request().no_broadcast();
-            routes.push(Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(handler))) });
+            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
+            let rules = rules(&pattern, &RouteOptions::new())?;
+            routes.push(hub_route(pattern, rules, TopicSpace::default()));
         }
         let mut mounts: Vec<Mount> = Vec::new();
-        for (path, documents, gate) in documents {
-            let mount = Mount::new(&path, documents, gate).ok_or_else(|| BuildError::Mount(path.clone()))?;
-            if mounts.iter().any(|other| other.is_where(&mount)) {
-                return Err(BuildError::Mount(path));
-            }
-            mounts.push(mount);
+        let mut mount = |path: &str, documents: Documents, gate: Gate| {
+            let mount = Mount::new(path, documents, gate).filter(|new| !mounts.iter().any(|old| old.is_where(new)));
+            mounts.push(mount.ok_or_else(|| BuildError::Mount(path.into()))?);
+            Ok(())
+        };
+        for (path, documents, options) in documents {
+            mount(&path, documents, options.gate)?;
         }
-        let has = |pattern: &str| routes.iter().any(|route| route.is_hub && route.pattern.as_str() == pattern);
+        for RouteConfig { pattern, handler, topics, rules, .. } in &config.routes {
+            let (pattern, rules) = (pattern.clone(), rules.clone());
+            match handler {
+                RouteHandler::Hub => routes.push(hub_route(pattern, rules, topics.clone())),
+                RouteHandler::Echo => {
+                    let factory = Arc::new(Typed(Arc::new(Echo)));
+                    routes.push(Route { pattern, rules, topics: None, factory });
+                }
+                RouteHandler::Files(folder) => mount(pattern.as_str(), folder.clone(), rules.gate)?,
+            }
+        }
+        let has =
+            |pattern: &str| routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == pattern);
         if !config.routes.is_empty() && has(TOPIC_PATTERN) {
             // A file's routes say nothing of the page, which watches the topics there.
             let is_root = |route: &Route| route.pattern.as_str() == "/";
             page = !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
         }
-        let endpoints = Endpoints::new(routes, mounts, page, operations).map_err(|conflict| match conflict {
+        let endpoints = Endpoints::new(routes, mounts, page, operations, config.access.clone());
+        let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
         })?;
@@ -265,50 +264,10 @@ impl Builder {
     }
 }
 
-/// The rules of a route of the file, which have been checked there.
-fn options_of(route: &RouteConfig) -> RouteOptions {
-    RouteOptions {
-        gate: Gate { origins: route.origins.clone(), authenticator: route.authenticator.clone() },
-        protocols: route.protocols.clone(),
-        max_message: route.max_message,
-        max_frame: route.max_frame,
-        max_fragments: route.max_fragments,
-        check_utf8: route.check_utf8,
-        keep_alive: route.keep_alive,
-        ping_payload: route.ping_payload.clone(),
-        ..RouteOptions::new()
-    }
-}
-
-/// Are a route's rules possible?
-fn check(pattern: &Pattern, options: &RouteOptions, default: &MessageLimits) -> Result<(), BuildError> {
-    let error = |what: String| Err(BuildError::Options(pattern.clone(), what));
-    let limits = options.message_limits(default);
-    if limits.message_bytes_max == 0 || u64::from(limits.message_bytes_max) > crate::config::Limits::MESSAGE_BYTES_MAX {
-        return error(format!("max_message of {} bytes is not between 1 and 1 GiB", limits.message_bytes_max));
-    }
-    if limits.frame_bytes_max == 0 || limits.frame_bytes_max > limits.message_bytes_max {
-        let (frame, message) = (limits.frame_bytes_max, limits.message_bytes_max);
-        return error(format!("max_frame of {frame} bytes is not between 1 and max_message, {message} bytes"));
-    }
-    if limits.fragments_max == 0 {
-        return error("max_fragments is 0, and a message has at least one frame".into());
-    }
-    if options.ping_payload.len() > CONTROL_PAYLOAD_MAX {
-        let bytes = options.ping_payload.len();
-        return error(format!("a ping payload of {bytes} bytes is longer than {CONTROL_PAYLOAD_MAX}"));
-    }
-    if options.needs_protocol && options.protocols.is_empty() {
-        return error("a sub-protocol is needed and none is named".into());
-    }
-    let protocols = &options.protocols;
-    if let Some(name) = protocols.iter().find(|name| !is_token(name)) {
-        return error(format!("{name:?} is no name of a sub-protocol"));
-    }
-    match protocols.iter().enumerate().find(|(at, name)| protocols[..*at].contains(name)) {
-        Some((_, name)) => error(format!("the sub-protocol {name:?} is named twice")),
-        None => Ok(()),
-    }
+/// A route of the hub. A topic's subscriber costs nothing beside its slot.
+fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
+    let rules = Rules { forgets_request: true, no_broadcast: true, ..rules };
+    Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
 }
 
 /// Why there is no such server.

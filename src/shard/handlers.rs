@@ -16,8 +16,7 @@ use tracing::field::{DisplayValue, display};
 
 use super::turn::{Arrival, Shard};
 use crate::{
-    config::Config,
-    handler::{Call, Closed, Door, Facts, Panicked, Route, Seat, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, Door, Facts, Panicked, Route, Rules, Seat, ShardRoute, SubscribeError, Tasks},
     hub::{Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
@@ -27,13 +26,7 @@ use crate::{
 /// A route on this shard.
 pub(super) struct OnShard {
     pub(super) handler: Rc<dyn ShardRoute>,
-    pub(super) limits: MessageLimits,
-    pub(super) keep_alive: KeepAlive,
-    pub(super) ping_payload: Vec<u8>,
-    /// Does the handler look at each frame first?
-    pub(super) frames: bool,
-    /// Does the handler look after slow clients itself?
-    pub(super) manual_backpressure: bool,
+    pub(super) rules: Rules,
 }
 
 /// What handlers have to do with a shard.
@@ -70,15 +63,9 @@ struct Own {
 }
 
 impl Handlers {
-    pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], config: &Config, tasks: Tasks) -> Self {
-        let routes = routes.iter().zip(handlers).map(|(route, handler)| OnShard {
-            handler: Rc::clone(handler),
-            limits: route.options.message_limits(&config.limits.message),
-            keep_alive: route.options.keep_alive.unwrap_or(config.keep_alive),
-            ping_payload: route.options.ping_payload.clone(),
-            frames: route.options.frames,
-            manual_backpressure: route.options.manual_backpressure,
-        });
+    pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], tasks: Tasks) -> Self {
+        let routes = routes.iter().zip(handlers);
+        let routes = routes.map(|(route, handler)| OnShard { handler: Rc::clone(handler), rules: route.rules.clone() });
         Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
     }
 
@@ -102,20 +89,20 @@ impl Handlers {
                 return limits;
             }
         }
-        self.route(id).limits
+        self.route(id).rules.limits
     }
 
     /// Returns whether the connection's handler looks after slow clients itself.
     pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
-        self.route(id).manual_backpressure
+        self.route(id).rules.manual_backpressure
     }
 
     pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {
-        self.own(id).keep_alive.unwrap_or(self.route(id).keep_alive)
+        self.own(id).keep_alive.unwrap_or(self.route(id).rules.keep_alive)
     }
 
     pub(super) fn ping_payload(&self, id: ConnectionId) -> &[u8] {
-        &self.route(id).ping_payload
+        &self.route(id).rules.ping_payload
     }
 
     /// Tells everybody who waits for it that the connection is owed nothing more.
@@ -293,9 +280,7 @@ impl<I: Io> Shard<I> {
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| OnShard {
             handler: Rc::clone(&route.handler),
-            keep_alive,
-            ping_payload: route.ping_payload.clone(),
-            ..*route
+            rules: Rules { keep_alive, ..route.rules.clone() },
         });
         self.handlers.routes = routes.collect();
         self.handlers.own.values_mut().for_each(|own| own.keep_alive = None);
@@ -305,7 +290,10 @@ impl<I: Io> Shard<I> {
 
     pub(super) fn looks_at_frames(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
         let route = self.handlers.route(id);
-        route.frames.then(|| (Rc::clone(&route.handler), Seat { id, key: self.handlers.seats[id.slot() as usize].1 }))
+        route
+            .rules
+            .frames
+            .then(|| (Rc::clone(&route.handler), Seat { id, key: self.handlers.seats[id.slot() as usize].1 }))
     }
 }
 
@@ -319,7 +307,7 @@ impl<I: Io> Door for Shard<I> {
             message_length: connection.websocket.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,
-            limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).limits),
+            limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).rules.limits),
             keep_alive: self.handlers.keep_alive(id),
         })
     }

@@ -107,7 +107,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let routes = start.endpoints.routes();
     let on_shard: Rc<[Rc<dyn ShardRoute>]> = routes.iter().map(|route| route.factory.on_shard()).collect();
     let tasks = Tasks::default();
-    let handlers = Handlers::new(routes, &on_shard, &config, tasks.clone());
+    let handlers = Handlers::new(routes, &on_shard, tasks.clone());
     let number = mesh.number();
     let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
     let lobby = Lobby::new(

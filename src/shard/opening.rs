@@ -17,11 +17,12 @@ use tracing::Instrument;
 use super::lobby::Lobby;
 use crate::{
     auth::Credentials,
-    endpoints::Endpoint,
+    endpoints::{Denied, Endpoint, Intent},
     handler::{Opened, OpeningRequest, Panicked, Profile, Response, Route},
     hub::TopicName,
     metrics::Counter,
     proto::{Refusal, RequestHead, Upgrade},
+    surface::raw::RawRequest,
     sys::net,
 };
 
@@ -55,26 +56,35 @@ impl From<Refusal> for NotOpened {
 
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, NotOpened> {
-    let (at, parameters, topic) = match lobby.endpoints.resolve(&head)? {
-        Endpoint::Topic { route, parameters, topic } => (route, parameters, Some(topic)),
-        Endpoint::WebSocket { route, parameters } => (route, parameters, None),
-        _ => return Err(lobby.endpoints.no_websocket_at(head.path()).into()),
+    let endpoint = lobby.endpoints.resolve(&head)?;
+    let (Endpoint::Topic { route: at, .. } | Endpoint::WebSocket { route: at, .. }) = endpoint else {
+        return Err(lobby.endpoints.no_websocket_at(head.path()).into());
     };
     let route = &lobby.endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
+    let raw = match &endpoint {
+        Endpoint::Topic { topic, .. } => Some(RawRequest::new(topic.clone(), head.query())?),
+        _ => None,
+    };
     let (peer, local) = (net::peer(socket), net::local(socket));
     // The connection's id comes with the connection.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
-    let identity = span.in_scope(|| check_rules(lobby, route, &head, peer))?;
+    let intent = raw.as_ref().map_or(Intent::Use, RawRequest::intent);
+    let admitted = span.in_scope(|| lobby.endpoints.authorize(&Credentials { head: &head, peer }, intent, &endpoint));
+    let identity = admitted.map_err(|denied| {
+        if denied == Denied::Panicked {
+            lobby.counters.add(Counter::HandlerPanics, 1);
+        }
+        Refusal::from(denied)
+    })?;
     let protocol = choose_protocol(route, &upgrade)?;
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let mut request = OpeningRequest {
         id,
         head,
-        parameters,
-        topic,
+        parameters: endpoint.into_parameters(),
         peer,
         local,
         listener: listener.unwrap_or_default(),
@@ -82,7 +92,11 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         protocol,
         identity,
     };
-    let mut opened = ask(lobby, socket, at, &request).instrument(span.clone()).await?;
+    let mut opened = match raw {
+        // The query has said it all.
+        Some(raw) => raw.accept().into(),
+        None => ask(lobby, socket, at, &request).instrument(span.clone()).await?,
+    };
     // That may have taken its time.
     check_leaving(lobby)?;
     let protocol = match opened.protocol.take() {
@@ -95,13 +109,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         span.in_scope(|| tracing::error!(protocol, "a handler has chosen a sub-protocol that was not offered"));
         return Err(Response::error(500, "this server has chosen a sub-protocol that was not offered").into());
     }
-    if !route.options.no_broadcast {
+    if !route.rules.no_broadcast {
         opened.subscriptions.push((TopicName::everyone(), false));
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
     let identity = opened.identity.take().or_else(|| request.identity.clone());
-    let keeps = !route.options.forgets_request;
+    let keeps = !route.rules.forgets_request;
     let profile = (keeps || identity.is_some() || protocol.is_some()).then(|| {
         let request = keeps.then_some(request);
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
@@ -116,25 +130,11 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The route's origins, and its authenticator.
-fn check_rules(
-    lobby: &Lobby,
-    route: &Route,
-    head: &RequestHead,
-    peer: Option<SocketAddr>,
-) -> Result<Option<crate::auth::Identity>, Response> {
-    let (gate, credentials) = (&route.options.gate, Credentials { head, peer });
-    match catch_unwind(AssertUnwindSafe(|| gate.admit(&lobby.config.access.origins, &credentials))) {
-        Ok(identity) => Ok(identity?),
-        Err(panic) => Err(failed(lobby, "an authenticator", &Panicked::new(&*panic))),
-    }
-}
-
 /// The best of the route's sub-protocols that the client offers (RFC 6455 4.2.2).
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
-    let ours = &route.options.protocols;
+    let ours = &route.rules.protocols;
     let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();
-    if chosen.is_none() && route.options.needs_protocol {
+    if chosen.is_none() && route.rules.needs_protocol {
         let error = format!("this route needs one of the sub-protocols {}", ours.join(", "));
         return Err(Refusal::new(400, error).into());
     }

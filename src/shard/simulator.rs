@@ -50,7 +50,7 @@ use super::{
     turn::{Arrival, Shard},
 };
 use crate::{
-    config::{Config, Settings},
+    config::{Config, Settings, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{MeshEnd, Reading, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
@@ -84,10 +84,12 @@ fn handlers(config: &Config) -> Handlers {
 
 fn handlers_with(config: &Config, options: RouteOptions) -> Handlers {
     let options = options.forget_request().no_broadcast();
+    let rules = settle(&options, &config.base_of_routes()).expect("rules that can be");
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-    let routes = [Route { pattern, options, is_hub: true, factory: Arc::new(Typed(Arc::new(Answering))) }];
+    let factory = Arc::new(Typed(Arc::new(Answering)));
+    let routes = [Route { pattern, rules, topics: Some(Default::default()), factory }];
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
-    Handlers::new(&routes, &handlers, config, Tasks::default())
+    Handlers::new(&routes, &handlers, Tasks::default())
 }
 
 /// An opening request that the route has accepted.

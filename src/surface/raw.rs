@@ -4,12 +4,12 @@
 //! more: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
 //! `scope=local` stays within the shard.
 
-use super::access::{Right, Shown, TOKEN_KEY};
 use crate::{
-    config::Access,
-    handler::{Accept, Connection, Handler, OpeningRequest, Response},
+    auth::TOKEN_KEY,
+    endpoints::Intent,
+    handler::{Accept, Connection, Handler},
     hub::{Scope, TopicName},
-    proto::{CloseCode, Message, Refusal, RequestHead},
+    proto::{CloseCode, Message, Refusal, RequestHead, query_pairs},
 };
 
 /// What an opening request asks for.
@@ -35,14 +35,13 @@ impl RawRequest {
     /// 400 for one that cannot be.
     pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
         let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
-        let mut seen: Vec<&str> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let mut seen: Vec<String> = Vec::new();
+        for pair in query_pairs(query) {
+            let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
             if seen.contains(&key) {
                 return Err(bad(&format!("{key:?} is given twice")));
             }
-            seen.push(key);
-            match (key, value) {
+            match (&*key, &*value) {
                 ("echo", "true") => request.echo = true,
                 ("echo", "false") => request.echo = false,
                 ("mode", "both") => {}
@@ -50,62 +49,42 @@ impl RawRequest {
                 ("mode", "pub") => request.subscribes = false,
                 ("scope", "local") => request.scope = Scope::Local,
                 ("scope", "global") => request.scope = Scope::Global,
-                // Read by `access`.
+                // Read with the credentials.
                 (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
                 ("mode", _) => return Err(bad(&format!("mode is {value:?}, not both, sub or pub"))),
                 ("scope", _) => return Err(bad(&format!("scope is {value:?}, not local or global"))),
                 _ => return Err(bad(&format!("{key:?} is not known; echo, mode, scope and access_token are"))),
             }
+            seen.push(key);
         }
         Ok(request)
     }
 
-    /// Does whoever shows this have the tokens for what the request asks for? Origins are the route's business.
-    ///
-    /// # Errors
-    ///
-    /// See [`Shown::check_tokens`].
-    pub fn check(&self, shown: &Shown<'_>, access: &Access) -> Result<(), Refusal> {
-        let rights: &[Right] = match (self.subscribes, self.publishes) {
-            (true, true) => &[Right::Subscribe, Right::Publish],
-            (true, false) => &[Right::Subscribe],
-            (false, _) => &[Right::Publish],
-        };
-        shown.check_tokens(access, rights)
+    /// What it wants.
+    pub(crate) fn intent(&self) -> Intent {
+        Intent::Attach { subscribes: self.subscribes, publishes: self.publishes }
     }
-}
 
-/// Serves topics as they are: the server's handler `hub`.
-#[derive(Debug, Clone, Default)]
-pub struct RawTopics {
-    access: Access,
-}
-
-impl RawTopics {
-    /// With these tokens. Origins are the route's business.
+    /// The connection that it becomes.
     #[must_use]
-    pub fn new(access: Access) -> Self {
-        RawTopics { access }
-    }
-}
-
-impl Handler for RawTopics {
-    type State = ();
-
-    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        // Routes of the hub are resolved to topics, and nobody else has this handler.
-        let Some(topic) = request.topic.clone() else { return Err(Response::error(404, "no topic is at this path")) };
-        let raw = RawRequest::new(topic, request.raw_query())?;
-        let shown = Shown::new(None, request.headers().get("authorization"), request.raw_query());
-        raw.check(&shown, &self.access)?;
-        let RawRequest { topic, subscribes, publishes, echo, scope } = raw;
+    pub fn accept(self) -> Accept<()> {
+        let RawRequest { topic, subscribes, publishes, echo, scope } = self;
         let mut accept = Accept::default();
         if subscribes {
             accept = accept.subscribe(topic.clone(), echo);
         }
-        Ok(if publishes { accept.forward(topic, scope) } else { accept })
+        if publishes { accept.forward(topic, scope) } else { accept }
     }
+}
+
+/// Serves topics as they are: the server's handler `hub`. What a connection does is settled when it is opened, by
+/// [`RawRequest::accept`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RawTopics;
+
+impl Handler for RawTopics {
+    type State = ();
 
     /// Only of a client that asked for `mode=sub`: those of the others are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
@@ -142,7 +121,21 @@ mod tests {
         check("mode=sub&echo=false", Ok((true, false, false, Scope::Global)));
         check("mode=pub&scope=local", Ok((false, true, false, Scope::Local)));
         check("access_token=x", Ok((true, true, false, Scope::Global)));
-        for bad in ["echo=1", "echo", "mode=", "mode=PUB", "scope=x", "x=1", "echo=true&echo=true", "Echo=true"] {
+        check("%65cho=t%72ue&mode=%73ub", Ok((true, false, true, Scope::Global)));
+        for bad in [
+            "echo=1",
+            "echo",
+            "mode=",
+            "mode=PUB",
+            "scope=x",
+            "x=1",
+            "echo=true&echo=true",
+            "echo=true&%65cho=true",
+            "Echo=true",
+            "echo=%",
+            "%=x",
+            "mode=%ff",
+        ] {
             check(bad, Err(400));
         }
     }

@@ -78,16 +78,19 @@ fn wrong_rules_of_a_route_are_typed_errors() {
         refused!(builder(1).route_with("/", script(), options), BuildError::Options(..), &what);
     };
     let options = RouteOptions::new;
-    check(options().max_message(0), "max_message of 0 bytes is not between 1 and 1 GiB");
-    check(options().max_message((1 << 30) + 1), "max_message of 1073741825 bytes is not between 1 and 1 GiB");
-    check(options().max_frame(0), "max_frame of 0 bytes is not between 1 and max_message, 1048576 bytes");
-    check(options().max_message(5).max_frame(6), "max_frame of 6 bytes is not between 1 and max_message, 5 bytes");
-    check(options().max_fragments(0), "max_fragments is 0, and a message has at least one frame");
-    check(options().ping_payload(&[0; 126]), "a ping payload of 126 bytes is longer than 125");
-    check(options().needs_protocol(), "a sub-protocol is needed and none is named");
-    check(options().protocols(["a b"]), "\"a b\" is no name of a sub-protocol");
-    check(options().protocols([""]), "\"\" is no name of a sub-protocol");
-    check(options().protocols(["a", "b", "a"]), "the sub-protocol \"a\" is named twice");
+    check(options().max_message(0), "max_message: 0 is not between 1 and 1GiB");
+    check(options().max_message((1 << 30) + 1), "max_message: 1073741825 is not between 1 and 1GiB");
+    let room = "max_message: 4MiB needs a max_backlog of 8MiB, which is 4MiB";
+    check(options().max_message(4 << 20), room);
+    check(options().max_frame(0), "max_frame: 0 is not between 1 and the route's largest message, 1MiB");
+    check(options().max_message(5).max_frame(6), "max_frame: 6 is more than the route's largest message, 5");
+    check(options().max_fragments(0), "max_fragments: a message has at least one frame");
+    check(options().ping_payload(&[0; 126]), "ping_payload: 126 bytes are more than a ping carries, 125");
+    check(options().needs_protocol(), "protocols: a sub-protocol is needed and none is named");
+    let letters = "is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~";
+    check(options().protocols(["a b"]), &format!("protocols: \"a b\" {letters}"));
+    check(options().protocols([""]), &format!("protocols: \"\" {letters}"));
+    check(options().protocols(["a", "b", "a"]), "protocols: \"a\" is there twice");
 }
 
 #[test]

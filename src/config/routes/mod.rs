@@ -2,47 +2,36 @@
 
 mod people;
 mod reader;
+mod rules;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 use toml::{Spanned, de::DeValue};
 
 use self::reader::Reader;
-#[cfg(doc)]
-use super::Limits;
-use super::{Config, file::TomlFile, values::Size};
+pub(crate) use self::rules::{Base, RuleFault, settle};
+use super::file::TomlFile;
 use crate::{
-    auth::{Authenticator, Origins},
+    auth::{Gate, Origins},
     documents::Documents,
+    endpoints::OPERATIONS,
     error::{ConfigError, Origin},
-    proto::KeepAlive,
+    handler::{Pattern, RouteOptions, Rules, TopicSpace},
 };
 
-/// What is served at a path, and under which rules. What is not set is as the server has it.
+/// What is served at a path, and under which rules.
 #[derive(Clone)]
 pub struct RouteConfig {
     /// The paths: fixed segments, `{name}` for one segment, `{name...}` for the rest. Files are served at it and below.
-    pub pattern: String,
+    pub pattern: Pattern,
     /// Who answers.
     pub handler: RouteHandler,
-    /// Whom to let in; everybody if there is none.
-    pub authenticator: Option<Arc<dyn Authenticator>>,
-    /// Origins whose pages may open it.
-    pub origins: Option<Origins>,
-    /// Sub-protocols, the best first (RFC 6455 1.9).
-    pub protocols: Vec<String>,
-    /// The largest message in bytes: 1 to [`Limits::MESSAGE_BYTES_MAX`], and half of the server's backlog at most.
-    pub max_message: Option<u32>,
-    /// The largest frame in bytes: 1 to the largest message.
-    pub max_frame: Option<u32>,
-    /// Fragments of one message: at least 1.
-    pub max_fragments: Option<u32>,
-    /// Whether text is checked to be UTF-8 (RFC 6455 8.1).
-    pub check_utf8: Option<bool>,
-    /// When silent clients are pinged and given up, if either differs from the server's.
-    pub keep_alive: Option<KeepAlive>,
-    /// What pings carry: at most 125 bytes (RFC 6455 5.5).
-    pub ping_payload: Vec<u8>,
+    /// Of the hub: which topics it leads to.
+    pub(crate) topics: TopicSpace,
+    /// Its rules, with the server's where it has none of its own.
+    pub rules: Rules,
+    /// A fingerprint of its rules about whom to let in, by which two routes are told to have the same.
+    whom: u64,
     /// Where it stands.
     pub origin: Origin,
 }
@@ -73,7 +62,14 @@ impl RouteConfig {
     /// May everybody who reaches it open it?
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.authenticator.is_none() && self.origins.as_ref().is_none_or(Origins::are_any)
+        let Gate { origins, authenticator } = &self.rules.gate;
+        authenticator.is_none() && origins.as_ref().is_none_or(Origins::are_any)
+    }
+
+    /// Returns whether a topic that both lead to has different people to let in.
+    pub(super) fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
+        let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
+        overlap && self.whom != other.whom
     }
 }
 
@@ -82,7 +78,7 @@ impl fmt::Debug for RouteConfig {
         f.debug_struct("RouteConfig")
             .field("pattern", &self.pattern)
             .field("handler", &self.handler)
-            .field("is_authenticated", &self.authenticator.is_some())
+            .field("is_authenticated", &self.rules.gate.authenticator.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -90,78 +86,67 @@ impl fmt::Debug for RouteConfig {
 /// The key of a file that has the routes.
 pub(super) const ROUTES: &str = "routes";
 
-/// A route as the file gives it, each value right in itself.
+/// A route as the file gives it, each value of the right type.
 #[derive(Debug)]
 pub(super) struct GivenRoute {
-    config: RouteConfig,
-    max_message: Option<(Size, Origin)>,
-    max_frame: Option<(Size, Origin)>,
-    ping_interval: Option<u32>,
-    pong_timeout: Option<u32>,
+    pattern: Pattern,
+    handler: RouteHandler,
+    topics: TopicSpace,
+    options: RouteOptions,
+    whom: u64,
+    origin: Origin,
+    /// Where the values of each of its keys stand.
+    origins: BTreeMap<&'static str, Vec<Origin>>,
     /// For people: its keys and values, those of secrets masked.
     pub(super) shown: String,
 }
 
 impl GivenRoute {
-    /// Of nothing yet.
-    fn at(origin: Origin) -> GivenRoute {
-        let config = RouteConfig {
-            pattern: String::new(),
-            handler: RouteHandler::Hub,
-            authenticator: None,
-            origins: None,
-            protocols: Vec::new(),
-            max_message: None,
-            max_frame: None,
-            max_fragments: None,
-            check_utf8: None,
-            keep_alive: None,
-            ping_payload: Vec::new(),
-            origin,
-        };
-        let shown = String::new();
-        GivenRoute { config, max_message: None, max_frame: None, ping_interval: None, pong_timeout: None, shown }
-    }
-
-    /// Checks it against the server's own limits, whose settings come from there.
-    pub(super) fn settle(&self, config: &Config, from: impl Fn(&str) -> Origin) -> Result<RouteConfig, ConfigError> {
-        let mut route = self.config.clone();
-        let mut message = u64::from(config.limits.message.message_bytes_max);
-        if let Some((size, origin)) = &self.max_message {
-            message = size.0;
-            let room = [
-                ("max_backlog", config.limits.backlog_bytes_max as u64, 2),
-                ("max_gathered", config.limits.gathered_bytes_max as u64, 1),
-            ];
-            if let Some((setting, bytes, times)) = room.into_iter().find(|(_, bytes, times)| times * message > *bytes) {
-                let what = format!("{size} needs a {setting} of {}, which is {}", Size(times * message), Size(bytes));
-                let error = ConfigError::of("routes.max_message", what).from(origin.clone());
-                return Err(error.against_one(setting, from(setting)));
-            }
-            route.max_message = Some(message as u32);
-        }
-        if let Some((size, origin)) = &self.max_frame {
-            if size.0 > message {
-                let what = format!("{size} is more than the route's largest message, {}", Size(message));
-                let error = ConfigError::of("routes.max_frame", what).from(origin.clone());
-                return Err(error.against_one("max_message", from("max_message")));
-            }
-            route.max_frame = Some(size.0 as u32);
-        }
-        if self.ping_interval.is_some() || self.pong_timeout.is_some() {
-            let server = config.keep_alive;
-            route.keep_alive = Some(KeepAlive {
-                ping_interval: self.ping_interval.unwrap_or(server.ping_interval),
-                pong_timeout: self.pong_timeout.unwrap_or(server.pong_timeout),
-                ..server
+    /// Checks its rules against the server's own settings, which come from there.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub(super) fn settle(&self, base: &Base, from: impl Fn(&str) -> Origin) -> Result<RouteConfig, Vec<ConfigError>> {
+        let rules = settle(&self.options, base);
+        let rules = rules.map_err(|faults| {
+            let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
+                let origins = self.origins.get(key);
+                let origin = origins.and_then(|origins| origins.get(item).or(origins.first())).unwrap_or(&self.origin);
+                let error = ConfigError::of(qualified(key), what).from(origin.clone());
+                match against {
+                    Some(setting) => error.against_one(setting, from(setting)),
+                    None => error,
+                }
             });
-        }
-        Ok(route)
+            located.collect::<Vec<_>>()
+        })?;
+        let GivenRoute { pattern, handler, topics, whom, origin, .. } = self;
+        let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
+        Ok(RouteConfig { pattern, handler, topics, rules, whom: *whom, origin: origin.clone() })
     }
 
-    /// What is given of it, and where.
+    /// The paths at which it alone is: of files those below theirs.
+    fn served(&self) -> Pattern {
+        let below = matches!(self.handler, RouteHandler::Files(_)).then(|| self.pattern.below()).flatten();
+        below.unwrap_or_else(|| self.pattern.clone())
+    }
+
+    /// Where it stands.
     pub(super) fn origin(&self) -> &Origin {
-        &self.config.origin
+        &self.origin
+    }
+}
+
+/// What an error calls a rule.
+fn qualified(key: &'static str) -> &'static str {
+    match key {
+        "max_message" => "routes.max_message",
+        "max_frame" => "routes.max_frame",
+        "max_fragments" => "routes.max_fragments",
+        "ping_payload" => "routes.ping_payload",
+        "protocols" => "routes.protocols",
+        _ => ROUTES,
     }
 }
 
@@ -184,9 +169,14 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
             continue;
         };
         let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
-        if let Some(same) = routes.iter().find(|other| other.config.pattern == route.config.pattern) {
-            let what = format!("{:?} is there already, at {}", route.config.pattern, same.origin());
-            errors.push(ConfigError::of("routes.match", what).from(route.config.origin.clone()));
+        let is_here = |path: &str| Pattern::new(path).is_ok_and(|own| own.clashes_with(&route.served()));
+        if let Some((path, _)) = OPERATIONS.into_iter().find(|(path, _)| is_here(path)) {
+            let what = format!("{path} is the server's own, for whoever operates it");
+            errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));
+        }
+        if let Some(same) = routes.iter().find(|other| other.served().clashes_with(&route.served())) {
+            let what = format!("{:?} is there already, at {}", route.pattern.as_str(), same.origin());
+            errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));
         }
         routes.push(route);
     }

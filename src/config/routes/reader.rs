@@ -1,6 +1,10 @@
 //! A table of a file becomes a route.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use toml::{
     Spanned,
@@ -9,11 +13,11 @@ use toml::{
 
 use super::{
     super::{
-        Limits, Setting, Time,
+        Setting, Time,
         file::{TomlFile, in_order},
         given::nearest_key,
         show::{Masks, line, toml_pair},
-        size_within, ticks,
+        ticks,
         values::{Shape, Size, one_of},
     },
     GivenRoute, ROUTES, RouteHandler,
@@ -23,7 +27,7 @@ use crate::{
     auth::{Authenticator, Origins},
     documents::Documents,
     error::{ConfigError, Origin},
-    handler::Pattern,
+    handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
 };
 
 /// The keys of a route, and those that concern WebSockets only.
@@ -36,6 +40,7 @@ const KEYS: &[&str] = &[
     "network",
     "admit",
     "protocols",
+    "topic_prefix",
     "allowed_origins",
     "max_message",
     "max_frame",
@@ -56,13 +61,19 @@ pub(super) struct Reader<'a> {
 /// What depends on each other.
 #[derive(Default)]
 struct Parts {
-    pattern: Option<(String, Origin)>,
+    pattern: Option<(Pattern, Origin)>,
     name: Option<(Name, Origin)>,
     documents: Option<(Documents, Origin)>,
     basic: Option<Arc<dyn Authenticator>>,
     bearer: Option<Arc<dyn Authenticator>>,
     network: Option<Arc<dyn Authenticator>>,
     admit: Option<(bool, Origin)>,
+    topics: Option<(TopicSpace, Origin)>,
+    options: RouteOptions,
+    /// Where the values of each key stand.
+    origins: BTreeMap<&'static str, Vec<Origin>>,
+    whom: u64,
+    shown: String,
 }
 
 pub(super) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
@@ -79,19 +90,18 @@ impl Reader<'_> {
     /// Whatever is wrong becomes an error.
     pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
         let count = self.errors.len();
-        let mut route = GivenRoute::at(origin);
-        let parts = self.take(keys, &mut route);
+        let parts = self.take(keys);
         // What follows would only repeat that something is missing.
         if self.errors.len() > count {
             return None;
         }
-        self.fit(parts, keys, &mut route)?;
-        Some(route)
+        self.fit(parts, keys, origin)
     }
 
     /// Reads each key: what is right in itself goes into the route.
-    fn take(&mut self, keys: &DeTable<'_>, route: &mut GivenRoute) -> Parts {
+    fn take(&mut self, keys: &DeTable<'_>) -> Parts {
         let mut parts = Parts::default();
+        let mut who = DefaultHasher::new();
         for (key, value) in in_order(keys) {
             let at = self.file.origin(value.span().start);
             match &**key.get_ref() {
@@ -102,33 +112,42 @@ impl Reader<'_> {
                 "bearer" => parts.bearer = self.bearer(value),
                 "network" => parts.network = self.network(value),
                 "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
-                "protocols" => route.config.protocols = self.protocols(value).unwrap_or_default(),
-                "allowed_origins" => route.config.origins = self.origins(value),
-                "max_message" => route.max_message = self.size("routes.max_message", value).map(|size| (size, at)),
-                "max_frame" => route.max_frame = self.size("routes.max_frame", value).map(|size| (size, at)),
-                "max_fragments" => route.config.max_fragments = self.fragments(value),
-                "ping_interval" => route.ping_interval = self.ticks("routes.ping_interval", value),
-                "pong_timeout" => route.pong_timeout = self.ticks("routes.pong_timeout", value),
-                "ping_payload" => route.config.ping_payload = self.ping_payload(value).unwrap_or_default(),
-                "check_utf8" => route.config.check_utf8 = self.boolean("routes.check_utf8", value),
+                "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
+                "protocols" => parts.protocols(self.texts("routes.protocols", "a sub-protocol in quotes", value)),
+                "allowed_origins" => parts.options.gate.origins = self.origins(value),
+                "max_message" => parts.options.max_message = self.size("routes.max_message", value),
+                "max_frame" => parts.options.max_frame = self.size("routes.max_frame", value),
+                "max_fragments" => {
+                    parts.options.max_fragments = self.keep(self.file.value("routes.max_fragments", value));
+                }
+                "ping_interval" => parts.options.ping_interval = self.ticks("routes.ping_interval", value),
+                "pong_timeout" => parts.options.pong_timeout = self.ticks("routes.pong_timeout", value),
+                "ping_payload" => parts.options.ping_payload = self.ping_payload(value).unwrap_or_default(),
+                "check_utf8" => parts.options.check_utf8 = self.boolean("routes.check_utf8", value),
                 other => {
                     self.unknown(self.file.origin(key.span().start), "a route", other, KEYS);
                     continue;
                 }
+            }
+            if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
+                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut who);
             }
             let masks = match &**key.get_ref() {
                 "basic" => Masks::Beside("realm"),
                 "bearer" => Masks::All,
                 _ => Masks::None,
             };
-            line(&mut route.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
+            line(&mut parts.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
+            if let Some(key) = KEYS.iter().find(|known| ***known == **key.get_ref()) {
+                parts.origins.entry(key).or_insert_with(|| vec![self.file.origin(value.span().start)]);
+            }
         }
+        parts.whom = who.finish();
         parts
     }
 
     /// Checks what depends on each other.
-    fn fit(&mut self, parts: Parts, keys: &DeTable<'_>, route: &mut GivenRoute) -> Option<()> {
-        let origin = route.config.origin.clone();
+    fn fit(&mut self, parts: Parts, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
         let Some((pattern, pattern_at)) = parts.pattern else {
             return self.fail("routes.match", origin, "a route needs a path, such as match = \"/chat\"");
         };
@@ -139,22 +158,22 @@ impl Reader<'_> {
                 return self.fail("routes.handler", origin, "a route needs a handler: \"hub\", \"echo\" or \"files\"");
             }
         };
-        route.config.handler = match (name, parts.documents) {
+        let handler = match (name, parts.documents) {
             ((Name::Files, _), Some((documents, _))) => RouteHandler::Files(documents),
             ((Name::Files, at), None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
             (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
             ((Name::Hub, _), None) => RouteHandler::Hub,
             ((Name::Echo, _), None) => RouteHandler::Echo,
         };
-        let has_topic = pattern.split('/').any(|segment| ["{topic}", "{topic...}"].contains(&segment));
-        match route.config.handler {
-            RouteHandler::Hub if !has_topic => {
-                let what = format!("{pattern:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
+        let path = pattern.as_str();
+        match handler {
+            RouteHandler::Hub if !pattern.has_parameter(TOPIC) => {
+                let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
                 return self.fail("routes.match", pattern_at, &what);
             }
             RouteHandler::Files(_) => {
-                if pattern.contains('{') {
-                    let what = format!("{pattern:?} has parameters; files are served at a path and below it");
+                if path.contains('{') {
+                    let what = format!("{path:?} has parameters; files are served at a path and below it");
                     return self.fail("routes.match", pattern_at, &what);
                 }
                 let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
@@ -165,15 +184,21 @@ impl Reader<'_> {
             }
             RouteHandler::Hub | RouteHandler::Echo => {}
         }
-        route.config.pattern = pattern;
+        let topics = match (&handler, parts.topics) {
+            (RouteHandler::Hub, Some((topics, _))) => topics,
+            (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
+            (_, None) => TopicSpace::default(),
+        };
         // The cheapest first, and by name last.
         let authenticators: Vec<_> = [parts.network, parts.basic, parts.bearer].into_iter().flatten().collect();
         if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
             let what = "there is nothing to choose: it is for several of basic, bearer and network";
             return self.fail("routes.admit", at.clone(), what);
         }
-        route.config.authenticator = together(authenticators, parts.admit.is_none_or(|(is_all, _)| is_all));
-        Some(())
+        let mut options = parts.options;
+        options.gate.authenticator = together(authenticators, parts.admit.is_none_or(|(is_all, _)| is_all));
+        let (whom, origins, shown) = (parts.whom, parts.origins, parts.shown);
+        Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
     }
 
     pub(super) fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
@@ -243,12 +268,15 @@ impl Reader<'_> {
         }
     }
 
-    fn pattern(&mut self, value: Value<'_, '_>) -> Option<String> {
+    fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {
         let pattern = self.text("routes.match", "a path in quotes, such as \"/chat/{room}\",", value)?;
-        self.checked("routes.match", value, || match Pattern::new(&pattern) {
-            Ok(_) => Ok(pattern),
-            Err(error) => Err(error.to_string()),
-        })
+        self.checked("routes.match", value, || Pattern::new(&pattern).map_err(|error| error.to_string()))
+    }
+
+    fn topics(&mut self, value: Value<'_, '_>) -> Option<TopicSpace> {
+        let prefix =
+            self.text("routes.topic_prefix", "what topics begin with, in quotes, such as \"staff/\",", value)?;
+        self.checked("routes.topic_prefix", value, || TopicSpace::new(&prefix))
     }
 
     fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
@@ -264,43 +292,14 @@ impl Reader<'_> {
         self.checked("routes.documents", value, || Documents::new(folder).map_err(|error| error.to_string()))
     }
 
-    /// RFC 6455 4.1: tokens, each once.
-    fn protocols(&mut self, value: Value<'_, '_>) -> Option<Vec<String>> {
-        const KEY: &str = "routes.protocols";
-        let mut protocols = Vec::new();
-        for (protocol, at) in self.texts(KEY, "a sub-protocol in quotes", value)? {
-            let is_token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
-            if protocol.is_empty() || !protocol.bytes().all(is_token) {
-                return self.fail(
-                    KEY,
-                    at,
-                    &format!("{protocol:?} is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~"),
-                );
-            }
-            if protocols.contains(&protocol) {
-                return self.fail(KEY, at, &format!("{protocol:?} is there twice"));
-            }
-            protocols.push(protocol);
-        }
-        Some(protocols)
-    }
-
     fn origins(&mut self, value: Value<'_, '_>) -> Option<Origins> {
         let origins: Vec<String> = self.keep(self.file.value("routes.allowed_origins", value))?;
         self.checked("routes.allowed_origins", value, || Origins::new(origins))
     }
 
-    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Size> {
-        let size = self.keep(self.file.value(key, value))?;
-        let checked = size_within(key, size, 1, Limits::MESSAGE_BYTES_MAX).map(|_| size);
-        let at = self.file.origin(value.span().start);
-        self.keep(checked.map_err(|error| error.from(at)))
-    }
-
-    fn fragments(&mut self, value: Value<'_, '_>) -> Option<u32> {
-        let count: u32 = self.keep(self.file.value("routes.max_fragments", value))?;
-        let check = || if count > 0 { Ok(count) } else { Err("a message has at least one frame".into()) };
-        self.checked("routes.max_fragments", value, check)
+    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
+        let size: Size = self.keep(self.file.value(key, value))?;
+        Some(size.0)
     }
 
     fn ticks(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u32> {
@@ -309,12 +308,16 @@ impl Reader<'_> {
         self.keep(ticks(key, time).map_err(|error| error.from(at)))
     }
 
-    /// RFC 6455 5.5.
     fn ping_payload(&mut self, value: Value<'_, '_>) -> Option<Vec<u8>> {
-        let payload = self.text("routes.ping_payload", "text in quotes", value)?;
-        self.checked("routes.ping_payload", value, || match payload.len() {
-            ..=125 => Ok(payload.into_bytes()),
-            count => Err(format!("{count} bytes are more than a ping carries, 125")),
-        })
+        self.text("routes.ping_payload", "text in quotes", value).map(String::into_bytes)
+    }
+}
+
+impl Parts {
+    /// Each with where it stands.
+    fn protocols(&mut self, given: Option<Vec<(String, Origin)>>) {
+        let (protocols, origins) = given.unwrap_or_default().into_iter().unzip();
+        self.options.protocols = protocols;
+        self.origins.insert("protocols", origins);
     }
 }

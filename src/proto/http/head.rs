@@ -119,6 +119,11 @@ impl RequestHead {
         let segments = read_target(target)?;
         let headers = Headers::parse(&head[line_end + 2..])?;
         check_framing(&headers)?;
+        // RFC 9110 10.1.1: it means nothing in HTTP/1.0.
+        let is_met = |expectation: &[u8]| expectation.eq_ignore_ascii_case(b"100-continue");
+        if minor_version > 0 && !headers.list("expect").all(is_met) {
+            return Err(HttpError::Expectation);
+        }
         let body = BodyScan::new(&headers, minor_version)?;
         Ok(Self { method: method.into(), target: target.into(), segments, minor_version, headers, body })
     }

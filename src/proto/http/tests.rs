@@ -180,6 +180,18 @@ fn ambiguous_heads() {
     }
 }
 
+/// RFC 9110 10.1.1.
+#[test]
+fn expectations() {
+    for line in ["foo", "100-continue, foo", "100-continue=x", "100-continue\r\nExpect: foo"] {
+        check_refused(&format!("POST / HTTP/1.1\r\nExpect: {line}\r\n\r\n"), HttpError::Expectation, 417);
+        assert!(decode(format!("POST / HTTP/1.0\r\nExpect: {line}\r\n\r\n").as_bytes()).is_ok());
+    }
+    for line in ["100-continue", "100-Continue", ""] {
+        assert!(decode(format!("POST / HTTP/1.1\r\nExpect: {line}\r\n\r\n").as_bytes()).is_ok(), "{line}");
+    }
+}
+
 /// RFC 9112 6.3: what announces a body.
 #[test]
 fn bodies() {

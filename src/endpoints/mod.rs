@@ -10,10 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+mod authorize;
+
+pub(crate) use authorize::{Denied, Intent};
+
 use crate::{
-    auth::Gate,
+    auth::{Access, Gate},
     documents::Documents,
-    handler::{Parameters, Pattern, Route},
+    handler::{Parameters, Pattern, Route, TOPIC},
     hub::TopicName,
     proto::{Refusal, RequestHead, RequestPath},
 };
@@ -44,6 +48,16 @@ pub(crate) enum Endpoint {
     Ready,
     Metrics,
     Nothing,
+}
+
+impl Endpoint {
+    /// What the parameters of its route's pattern stand for.
+    pub(crate) fn into_parameters(self) -> Parameters {
+        match self {
+            Endpoint::Topic { parameters, .. } | Endpoint::WebSocket { parameters, .. } => parameters,
+            _ => Parameters::new(),
+        }
+    }
 }
 
 /// A folder of files at a path.
@@ -83,6 +97,8 @@ pub(crate) struct Endpoints {
     rows: Vec<(Pattern, Target)>,
     routes: Vec<Route>,
     mounts: Vec<Mount>,
+    /// The server's own origins and tokens.
+    access: Access,
 }
 
 /// What a pattern is of. Of two that are as precise, the first of these has the path.
@@ -104,7 +120,8 @@ pub(crate) enum Conflict {
 }
 
 impl Endpoints {
-    /// A table of these, with the page if `has_page`, with health, readiness and metrics if `has_operations`.
+    /// A table of these, with the page if `has_page`, with health, readiness and metrics if `has_operations`. Without
+    /// rules of their own, `access` is who may use them.
     ///
     /// # Errors
     ///
@@ -114,16 +131,12 @@ impl Endpoints {
         mounts: Vec<Mount>,
         has_page: bool,
         has_operations: bool,
+        access: Access,
     ) -> Result<Endpoints, Conflict> {
         routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
-        let own = [
-            ("/healthz", Endpoint::Health, has_operations),
-            ("/readyz", Endpoint::Ready, has_operations),
-            ("/metrics", Endpoint::Metrics, has_operations),
-            ("/", Endpoint::Page, has_page),
-        ];
-        for (path, endpoint, _) in own.into_iter().filter(|(.., is_there)| *is_there) {
+        let operations = OPERATIONS.into_iter().filter(|_| has_operations);
+        for (path, endpoint) in operations.chain([("/", Endpoint::Page)].into_iter().filter(|_| has_page)) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(routes.iter().enumerate().map(|(at, route)| (route.pattern.clone(), Target::Route(at))));
@@ -140,7 +153,7 @@ impl Endpoints {
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
         // Stable: of two as precise, only a folder itself can be one, which is behind a route.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
-        Ok(Endpoints { rows, routes, mounts })
+        Ok(Endpoints { rows, routes, mounts, access })
     }
 
     /// What the request is for, by nothing but the segments of its path.
@@ -164,11 +177,11 @@ impl Endpoints {
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Route(route) => {
                 let parameters = pattern.parameters_of(path);
-                if !self.routes[route].is_hub {
+                let Some(topics) = &self.routes[route].topics else {
                     return Ok(Endpoint::WebSocket { route, parameters });
-                }
-                let name = parameters.iter().find(|(name, _)| name == TOPIC).map_or("", |(_, value)| &**value);
-                let topic = TopicName::new(name).map_err(|error| Refusal::new(400, error.to_string()))?;
+                };
+                let value = parameters.iter().find(|(name, _)| name == TOPIC).map_or("", |(_, value)| &**value);
+                let topic = topics.topic(value).map_err(|error| Refusal::new(400, error.to_string()))?;
                 Ok(Endpoint::Topic { route, parameters, topic })
             }
         }
@@ -193,15 +206,16 @@ impl Endpoints {
 
     /// What any other request is answered where nothing is.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
-        match self.routes.iter().find(|route| route.is_hub) {
+        match self.routes.iter().find(|route| route.topics.is_some()) {
             Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
             None => Refusal::new(404, format!("nothing is at {path:?}")),
         }
     }
 }
 
-/// The parameter of a hub's pattern that names the topic.
-pub(crate) const TOPIC: &str = "topic";
+/// What is for whoever operates the server.
+pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
+    [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +224,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::handler::{Handler, RouteOptions, Typed};
+    use crate::handler::{Handler, Rules, Typed};
 
     struct Nobody;
 
@@ -222,12 +236,12 @@ mod tests {
     fn table(patterns: &[&str], folders: &[&str], has_page: bool) -> Result<Endpoints, Conflict> {
         let route = |pattern: &&str| {
             let pattern = Pattern::new(pattern).unwrap();
-            let is_hub = pattern.has_parameter(TOPIC);
-            Route { pattern, options: RouteOptions::new(), is_hub, factory: Arc::new(Typed(Arc::new(Nobody))) }
+            let topics = pattern.has_parameter(TOPIC).then(Default::default);
+            Route { pattern, rules: Rules::default(), topics, factory: Arc::new(Typed(Arc::new(Nobody))) }
         };
         let documents = || Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap();
         let mounts = folders.iter().map(|folder| Mount::new(folder, documents(), Gate::default()).unwrap());
-        Endpoints::new(patterns.iter().map(route).collect(), mounts.collect(), has_page, true)
+        Endpoints::new(patterns.iter().map(route).collect(), mounts.collect(), has_page, true, Access::default())
     }
 
     fn head(target: &str) -> Option<RequestHead> {

@@ -1,0 +1,132 @@
+//! What the server's own settings say about who may do what: origins and bearer tokens.
+
+use super::{Credentials, Origins, Tokens};
+use crate::proto::Refusal;
+
+/// Who may do what. Without tokens and origins, everybody may do everything.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Origins whose pages may use the hub; a request of another is answered 403.
+    pub origins: Origins,
+    /// To publish.
+    pub publish: Tokens,
+    /// To subscribe.
+    pub subscribe: Tokens,
+    /// To read `/metrics`.
+    pub metrics: Tokens,
+}
+
+/// What a request may want to do that needs a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// Publish to topics.
+    Publish,
+    /// Subscribe to topics.
+    Subscribe,
+    /// Read the metrics.
+    Metrics,
+}
+
+impl Access {
+    /// May anybody who reaches the port use it?
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let tokens = [&self.publish, &self.subscribe];
+        self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
+    }
+
+    /// Does a request show tokens for all of this?
+    ///
+    /// # Errors
+    ///
+    /// 401 for no token or a wrong one, 403 for one that is for something else.
+    pub(crate) fn check_tokens(&self, credentials: &Credentials<'_>, rights: &[Right]) -> Result<(), Refusal> {
+        let shown = credentials.token();
+        for &right in rights {
+            if self.tokens(right).admit(shown.as_deref()) {
+                continue;
+            }
+            let refusal = match &shown {
+                None => Refusal::new(401, format!("{} needs a bearer token", name(right)))
+                    .header("WWW-Authenticate", "Bearer"),
+                Some(token) if self.is_known(token) => {
+                    Refusal::new(403, format!("this token is not for {}", name(right)))
+                        .header("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
+                }
+                Some(_) => Refusal::new(401, "the bearer token is not valid")
+                    .header("WWW-Authenticate", "Bearer error=\"invalid_token\""),
+            };
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, right: Right) -> &Tokens {
+        match right {
+            Right::Publish => &self.publish,
+            Right::Subscribe => &self.subscribe,
+            Right::Metrics => &self.metrics,
+        }
+    }
+
+    /// Is it valid for anything?
+    fn is_known(&self, token: &[u8]) -> bool {
+        let all = [&self.publish, &self.subscribe, &self.metrics];
+        all.iter().any(|tokens| tokens.are_required() && tokens.admit(Some(token)))
+    }
+}
+
+fn name(right: Right) -> &'static str {
+    match right {
+        Right::Publish => "publishing",
+        Right::Subscribe => "subscribing",
+        Right::Metrics => "reading the metrics",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::RequestHead;
+
+    /// What a request with this target and these header lines is told.
+    fn check(target: &str, lines: &[&str], rights: &[Right], expected: Result<(), u16>) {
+        let tokens = |tokens: &[&str]| Tokens::new(tokens.iter().map(ToString::to_string).collect()).unwrap();
+        let access =
+            Access { publish: tokens(&["pub", "both"]), subscribe: tokens(&["sub", "both"]), ..Access::default() };
+        let lines: String = lines.iter().map(|line| format!("Authorization: {line}\r\n")).collect();
+        let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
+        let outcome = access.check_tokens(&Credentials { head: &head, peer: None }, rights);
+        assert_eq!(outcome.map_err(|refusal| refusal.status), expected, "{target} {lines} {rights:?}");
+    }
+
+    #[test]
+    fn tokens_are_for_what_they_are_for() {
+        use Right::{Metrics, Publish, Subscribe};
+        let shown = |line: &str, rights: &[Right], expected| check("/", &[line], rights, expected);
+        shown("Bearer pub", &[Publish], Ok(()));
+        shown("bearer  both ", &[Publish, Subscribe], Ok(()));
+        shown("Bearer pub", &[Publish, Subscribe], Err(403));
+        shown("Bearer sub", &[Publish], Err(403));
+        shown("Bearer nothing", &[Publish], Err(401));
+        shown("Basic pub", &[Publish], Err(401));
+        shown("Bearer", &[Publish], Err(401));
+        check("/", &[], &[Publish], Err(401));
+        check("/", &[], &[Metrics], Ok(()));
+        check("/", &[], &[], Ok(()));
+        // Of several, somebody else may have judged another.
+        check("/", &["Bearer pub", "Bearer pub"], &[Publish], Err(401));
+    }
+
+    #[test]
+    fn a_query_shows_a_token_too() {
+        let shown = |query: &str, expected| check(&format!("/?{query}"), &[], &[Right::Subscribe], expected);
+        shown("mode=sub&access_token=s%75b", Ok(()));
+        shown("%61ccess_token=sub", Ok(()));
+        shown("access_token=x", Err(401));
+        shown("access_token=%", Err(401));
+        shown("xaccess_token=sub", Err(401));
+        // The header goes first.
+        check("/?access_token=sub", &["Bearer x"], &[Right::Subscribe], Err(401));
+    }
+}

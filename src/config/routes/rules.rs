@@ -1,0 +1,115 @@
+//! Rules of a route that are given become rules that hold.
+
+use super::super::{Limits, values::Size};
+use crate::{
+    handler::{RouteOptions, Rules},
+    proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
+};
+
+/// What a server's own settings say where a route's rules do not, and what they leave room for.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    pub(crate) limits: MessageLimits,
+    pub(crate) keep_alive: KeepAlive,
+    pub(crate) backlog_bytes_max: u64,
+    pub(crate) gathered_bytes_max: u64,
+}
+
+impl Base {
+    /// A server that has room for everything: with this only what is wrong whatever the server's settings are is found.
+    pub(crate) fn of_any_server() -> Base {
+        Base {
+            limits: MessageLimits { message_bytes_max: Limits::MESSAGE_BYTES_MAX as u32, ..MessageLimits::DEFAULT },
+            keep_alive: KeepAlive::default(),
+            backlog_bytes_max: u64::MAX,
+            gathered_bytes_max: u64::MAX,
+        }
+    }
+}
+
+/// A rule that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RuleFault {
+    /// Its key in a file.
+    pub(crate) key: &'static str,
+    /// Which of its values is meant, if it has several.
+    pub(crate) item: usize,
+    pub(crate) what: String,
+    /// The server's setting that it does not fit.
+    pub(crate) against: Option<&'static str>,
+}
+
+/// Checks rules, and fills in what they leave to the server.
+///
+/// # Errors
+///
+/// Everything that is wrong, at least one.
+pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
+    let mut faults = Vec::new();
+    let mut fault = |key, item, against, what: String| faults.push(RuleFault { key, item, what, against });
+    let message = given.max_message.unwrap_or(base.limits.message_bytes_max.into());
+    let largest = Size(Limits::MESSAGE_BYTES_MAX);
+    if message == 0 || message > largest.0 {
+        fault("max_message", 0, None, format!("{} is not between 1 and {largest}", Size(message)));
+    } else if given.max_message.is_some() {
+        let room = [("max_backlog", base.backlog_bytes_max, 2), ("max_gathered", base.gathered_bytes_max, 1)];
+        if let Some((setting, bytes, times)) = room.into_iter().find(|(_, bytes, times)| times * message > *bytes) {
+            let (size, needed) = (Size(message), Size(times * message));
+            let what = format!("{size} needs a {setting} of {needed}, which is {}", Size(bytes));
+            fault("max_message", 0, Some(setting), what);
+        }
+    }
+    let frame = given.max_frame.unwrap_or(u64::from(base.limits.frame_bytes_max).min(message));
+    if given.max_frame.is_some() && frame == 0 {
+        fault("max_frame", 0, None, format!("0 is not between 1 and the route's largest message, {}", Size(message)));
+    } else if frame > message {
+        let against = given.max_message.is_none().then_some("max_message");
+        let what = format!("{} is more than the route's largest message, {}", Size(frame), Size(message));
+        fault("max_frame", 0, against, what);
+    }
+    let fragments = given.max_fragments.unwrap_or(base.limits.fragments_max);
+    if fragments == 0 {
+        fault("max_fragments", 0, None, "a message has at least one frame".into());
+    }
+    if given.ping_payload.len() > CONTROL_PAYLOAD_MAX {
+        let count = given.ping_payload.len();
+        fault("ping_payload", 0, None, format!("{count} bytes are more than a ping carries, {CONTROL_PAYLOAD_MAX}"));
+    }
+    let protocols = &given.protocols;
+    for (at, protocol) in protocols.iter().enumerate() {
+        if !is_token(protocol) {
+            let what = format!("{protocol:?} is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~");
+            fault("protocols", at, None, what);
+        } else if protocols[..at].contains(protocol) {
+            fault("protocols", at, None, format!("{protocol:?} is there twice"));
+        }
+    }
+    if given.needs_protocol && protocols.is_empty() {
+        fault("protocols", 0, None, "a sub-protocol is needed and none is named".into());
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Rules {
+        gate: given.gate.clone(),
+        protocols: protocols.clone(),
+        needs_protocol: given.needs_protocol,
+        limits: MessageLimits {
+            message_bytes_max: message as u32,
+            frame_bytes_max: frame as u32,
+            fragments_max: fragments,
+            check_utf8: given.check_utf8.unwrap_or(base.limits.check_utf8),
+            deliver: given.deliver,
+        },
+        keep_alive: KeepAlive {
+            ping_interval: given.ping_interval.unwrap_or(base.keep_alive.ping_interval),
+            pong_timeout: given.pong_timeout.unwrap_or(base.keep_alive.pong_timeout),
+            close_timeout: given.close_timeout.unwrap_or(base.keep_alive.close_timeout),
+        },
+        ping_payload: given.ping_payload.clone(),
+        frames: given.frames,
+        forgets_request: given.forgets_request,
+        no_broadcast: given.no_broadcast,
+        manual_backpressure: given.manual_backpressure,
+    })
+}

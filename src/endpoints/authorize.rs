@@ -1,0 +1,109 @@
+//! Who may do what at an endpoint: the one judge for every thread and for every way in.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Endpoint, Endpoints};
+use crate::{
+    auth::{Credentials, Gate, Identity, Right},
+    hub::TopicName,
+    proto::Refusal,
+};
+
+/// What a request wants to do with the endpoint that it was resolved to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Open a WebSocket of a handler, or read files, the page, or whatever else is for everybody whom the gate admits.
+    Use,
+    /// Open a WebSocket at a topic, to receive, to publish, or for both.
+    Attach { subscribes: bool, publishes: bool },
+    /// Publish to a topic.
+    Publish,
+    /// Read the metrics.
+    ReadMetrics,
+}
+
+/// Why a request may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Denied {
+    Refused(Refusal),
+    /// An authenticator has panicked, which has been logged.
+    Panicked,
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        match denied {
+            Denied::Refused(refusal) => refusal,
+            Denied::Panicked => Refusal::new(500, "an authenticator of this server has failed"),
+        }
+    }
+}
+
+impl Endpoints {
+    /// Judges whether a request may do what it wants at an endpoint, and says who sent it if the endpoint's own
+    /// authenticator knows.
+    ///
+    /// A topic decides who may use it, not the path by which it is reached: besides the gate of the route that leads to
+    /// it, those of all routes hold whose topics include it, in whatever way its name was spelled. All of them must
+    /// admit, and then the server's tokens.
+    ///
+    /// # Errors
+    ///
+    /// 403 for a page of another origin or a token for something else, 401 for no token or a wrong one, what an
+    /// authenticator answers.
+    pub(crate) fn authorize(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        endpoint: &Endpoint,
+    ) -> Result<Option<Identity>, Denied> {
+        let mut identity = None;
+        for (at, gate) in self.gates(endpoint).enumerate() {
+            let admitted = catch_unwind(AssertUnwindSafe(|| gate.admit(&self.access.origins, credentials)));
+            let admitted = admitted.map_err(|panic| {
+                let text = panic.downcast_ref::<&str>().copied();
+                let panic = text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text)).unwrap_or("a panic");
+                tracing::error!(panic, "an authenticator has panicked over a request");
+                Denied::Panicked
+            })?;
+            let found = admitted.map_err(Denied::Refused)?;
+            if at == 0 {
+                identity = found;
+            }
+        }
+        let rights: &[Right] = match intent {
+            Intent::Use => &[],
+            Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
+            Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
+            Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
+            Intent::ReadMetrics => &[Right::Metrics],
+        };
+        self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
+        Ok(identity)
+    }
+
+    /// Returns whether pages of an origin may use an endpoint, and read what it answers; without one, whether they may
+    /// use what the server has beside its routes.
+    pub(crate) fn allow_origin(&self, origin: &[u8], endpoint: Option<&Endpoint>) -> bool {
+        let allow = |gate: &Gate| gate.origins.as_ref().unwrap_or(&self.access.origins).allow(origin);
+        endpoint.map_or_else(|| self.access.origins.allow(origin), |endpoint| self.gates(endpoint).all(allow))
+    }
+
+    /// Every gate that holds at an endpoint, its own first.
+    fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Gate> {
+        static OPEN: Gate = Gate { origins: None, authenticator: None };
+        let (own, topic): (&Gate, Option<(usize, &TopicName)>) = match endpoint {
+            Endpoint::Topic { route, topic, .. } => (&self.routes[*route].rules.gate, Some((*route, topic))),
+            Endpoint::WebSocket { route, .. } => (&self.routes[*route].rules.gate, None),
+            Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
+            Endpoint::Page | Endpoint::Health | Endpoint::Ready | Endpoint::Metrics | Endpoint::Nothing => {
+                (&OPEN, None)
+            }
+        };
+        let others = self.routes.iter().enumerate().filter(move |(at, route)| {
+            let names = |topic: &TopicName| route.topics.as_ref().is_some_and(|topics| topics.include(topic));
+            topic.is_some_and(|(own, topic)| own != *at && names(topic))
+        });
+        std::iter::once(own).chain(others.map(|(_, route)| &route.rules.gate))
+    }
+}

@@ -1,0 +1,216 @@
+//! The rules of a route: as they are given, and as they hold.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    auth::{Authenticator, Gate, Origins},
+    proto::{Deliver, KeepAlive, MessageLimits},
+};
+
+/// The rules of a route. What is not set is as the server has it.
+///
+/// ```
+/// use ringhub::handler::RouteOptions;
+/// let options = RouteOptions::new().protocols(["v2.chat", "v1.chat"]).max_message(64 * 1024);
+/// ```
+#[derive(Clone, Default)]
+pub struct RouteOptions {
+    pub(crate) gate: Gate,
+    pub(crate) protocols: Vec<String>,
+    pub(crate) needs_protocol: bool,
+    pub(crate) max_message: Option<u64>,
+    pub(crate) max_frame: Option<u64>,
+    pub(crate) max_fragments: Option<u32>,
+    pub(crate) check_utf8: Option<bool>,
+    pub(crate) deliver: Deliver,
+    pub(crate) frames: bool,
+    pub(crate) ping_interval: Option<u32>,
+    pub(crate) pong_timeout: Option<u32>,
+    pub(crate) close_timeout: Option<u32>,
+    pub(crate) ping_payload: Vec<u8>,
+    pub(crate) forgets_request: bool,
+    pub(crate) no_broadcast: bool,
+    pub(crate) manual_backpressure: bool,
+}
+
+impl RouteOptions {
+    /// Everything as the server has it.
+    #[must_use]
+    pub fn new() -> Self {
+        RouteOptions::default()
+    }
+
+    /// Only pages of these origins may open it; others are answered 403.
+    #[must_use]
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.gate.origins = Some(origins);
+        self
+    }
+
+    /// Only whom this admits may open it.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.gate.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// Sub-protocols, the best first. The first of them that a client offers is chosen; a client that offers none of
+    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::needs_protocol`].
+    #[must_use]
+    pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
+        self.protocols = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A client that offers none of the sub-protocols is answered 400.
+    #[must_use]
+    pub fn needs_protocol(mut self) -> Self {
+        self.needs_protocol = true;
+        self
+    }
+
+    /// Largest message from a client, in bytes: 1 to 1 GiB. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_message(mut self, bytes: u32) -> Self {
+        self.max_message = Some(bytes.into());
+        self
+    }
+
+    /// Largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_frame(mut self, bytes: u32) -> Self {
+        self.max_frame = Some(bytes.into());
+        self
+    }
+
+    /// Fragments of one message, at least 1. Beyond it: close 1009.
+    #[must_use]
+    pub fn max_fragments(mut self, count: u32) -> Self {
+        self.max_fragments = Some(count);
+        self
+    }
+
+    /// Whether text is checked to be UTF-8 (RFC 6455 8.1), which it is by default.
+    #[must_use]
+    pub fn check_utf8(mut self, is_checked: bool) -> Self {
+        self.check_utf8 = Some(is_checked);
+        self
+    }
+
+    /// Whole messages, or each fragment as it comes.
+    #[must_use]
+    pub fn deliver(mut self, deliver: Deliver) -> Self {
+        self.deliver = deliver;
+        self
+    }
+
+    /// Show every whole frame to [`Handler::on_frame`](super::Handler::on_frame) first.
+    #[must_use]
+    pub fn frames(mut self) -> Self {
+        self.frames = true;
+        self
+    }
+
+    /// When silent clients are pinged and given up, such as [`KeepAlive::seconds`].
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.ping_interval = Some(keep_alive.ping_interval);
+        self.pong_timeout = Some(keep_alive.pong_timeout);
+        self.close_timeout = Some(keep_alive.close_timeout);
+        self
+    }
+
+    /// What pings carry, at most 125 bytes (RFC 6455 5.5); nothing by default.
+    #[must_use]
+    pub fn ping_payload(mut self, payload: &[u8]) -> Self {
+        self.ping_payload = payload.to_vec();
+        self
+    }
+
+    /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
+    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is kept
+    /// only for subscribers to the level of debugging then.
+    #[must_use]
+    pub fn forget_request(mut self) -> Self {
+        self.forgets_request = true;
+        self
+    }
+
+    /// Its connections are not reached by [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty
+    /// bytes for each.
+    #[must_use]
+    pub fn no_broadcast(mut self) -> Self {
+        self.no_broadcast = true;
+        self
+    }
+
+    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed
+    /// more than half of its backlog's limit is not read from until it has taken some, and a message sent to it that
+    /// finds no room closes it with 1008. With this the connection is read from whatever it is owed, and such a message
+    /// is only refused: [`Refused::Full`](super::Refused::Full).
+    ///
+    /// ```
+    /// use ringhub::handler::RouteOptions;
+    /// let options = RouteOptions::new().manual_backpressure();
+    /// ```
+    #[must_use]
+    pub fn manual_backpressure(mut self) -> Self {
+        self.manual_backpressure = true;
+        self
+    }
+}
+
+impl fmt::Debug for RouteOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteOptions")
+            .field("gate", &self.gate)
+            .field("protocols", &self.protocols)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The rules of a route, checked, with the server's in place of what the route does not say. They are made once, when
+/// settings are checked or a server is built, and are all that shards and control know of a route's rules.
+///
+/// ```
+/// use ringhub::handler::Rules;
+/// let rules = Rules::default();
+/// assert!(rules.limits.check_utf8 && rules.protocols.is_empty() && !rules.needs_protocol);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Whose pages may use it, and who may.
+    pub(crate) gate: Gate,
+    /// Sub-protocols, the best first (RFC 6455 1.9).
+    pub protocols: Vec<String>,
+    /// Whether a client has to offer one of them.
+    pub needs_protocol: bool,
+    /// Limits of messages, and how they are told.
+    pub limits: MessageLimits,
+    /// When silent clients are pinged and given up.
+    pub keep_alive: KeepAlive,
+    /// What pings carry: at most 125 bytes (RFC 6455 5.5).
+    pub ping_payload: Vec<u8>,
+    /// Whether the handler sees every frame first.
+    pub frames: bool,
+    /// Whether opening requests are not kept.
+    pub forgets_request: bool,
+    /// Whether its connections are not reached by broadcasts.
+    pub no_broadcast: bool,
+    /// Whether the handler looks after clients that do not read.
+    pub manual_backpressure: bool,
+}
+
+impl Rules {
+    /// Whose pages may use it, if not those that the server's own settings say.
+    #[must_use]
+    pub fn origins(&self) -> Option<&Origins> {
+        self.gate.origins.as_ref()
+    }
+
+    /// Whom to let in; everybody if there is none.
+    #[must_use]
+    pub fn authenticator(&self) -> Option<&Arc<dyn Authenticator>> {
+        self.gate.authenticator.as_ref()
+    }
+}
