@@ -2,13 +2,19 @@
 //!
 //! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
 //! the project's bars, with `--baseline` beside the hub of another commit; `idle` does the same for the memory of idle
-//! connections; `post` measures publishing by HTTP; `k2` is the peer that shows what the hub's own system calls cost
-//! with nothing around them. Run it from the repository root; `bench/run` builds what is needed.
+//! connections; `post` measures publishing by HTTP; `hostile` and `empty` what a crowd can do to others and to the
+//! server's memory; `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it
+//! from the repository root; `bench/run` builds what is needed.
 
 mod baseline;
+mod client;
 mod compare;
 mod distance;
+mod empty;
+mod flood;
 mod handler;
+mod honest;
+mod hostile;
 mod idle;
 mod k2;
 mod peers;
@@ -38,6 +44,22 @@ enum Command {
     Idle(idle::Options),
     /// Publishing by HTTP: requests per second, what each costs, how long it takes.
     Post(post::Options),
+    /// Honest clients beside a crowd of flooders; exit status 1 when they wait longer or miss anything.
+    Hostile(hostile::Options),
+    /// What a flood of empty frames does to the server's memory; exit status 1 when it grows too much.
+    Empty(empty::Options),
+    /// A crowd that sends one kind of frame until standard input ends, at nice 19.
+    Flood {
+        /// Where the server is.
+        #[arg(long)]
+        address: SocketAddr,
+        /// What to send.
+        #[arg(long, value_enum)]
+        kind: flood::Kind,
+        /// How many of them.
+        #[arg(long)]
+        connections: usize,
+    },
     /// The bare batched-send loop, as a server.
     K2 {
         /// Where to listen.
@@ -63,6 +85,9 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::compare(&options),
         Command::Idle(options) => idle::idle(&options),
         Command::Post(options) => post::post(&options),
+        Command::Hostile(options) => hostile::hostile(&options),
+        Command::Empty(options) => empty::empty(&options),
+        Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };

@@ -53,24 +53,12 @@ impl Peer {
         let cpu = SERVER_CPU.to_string();
         Ok(match self {
             Peer::Hub | Peer::Baseline | Peer::Shards2 => {
-                let shards = if self == Peer::Shards2 { "2" } else { "1" };
+                let shards = if self == Peer::Shards2 { 2 } else { 1 };
                 let program = match self {
                     Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
                     _ => &tools.hub,
                 };
-                let mut command = pinned(SERVER_CPU, program);
-                command.args([
-                    "serve",
-                    "--listen",
-                    &listen,
-                    "--cpus",
-                    &cpu,
-                    "--ping-interval",
-                    "0",
-                    "--shards",
-                    shards,
-                ]);
-                command
+                hub(program, address, shards)
             }
             Peer::Bun => {
                 let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
@@ -91,6 +79,14 @@ impl Peer {
     }
 }
 
+/// A hub with all its shards on the server's CPU.
+fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
+    let mut command = pinned(SERVER_CPU, program);
+    command.args(["serve", "--listen", &address.to_string(), "--cpus", &SERVER_CPU.to_string()]);
+    command.args(["--ping-interval", "0", "--shards", &shards.to_string()]);
+    command
+}
+
 /// A server that runs until this is dropped. It also dies with this process if that is killed.
 pub(crate) struct Running {
     child: Child,
@@ -102,9 +98,18 @@ impl Running {
     /// Starts a server and waits until it accepts connections.
     pub(crate) fn start(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
-        let mut command = peer.command(tools, address)?;
+        Running::spawn(peer.name(), peer.command(tools, address)?, address)
+    }
+
+    /// Starts the hub of this tree with so many shards, all of them on one CPU.
+    pub(crate) fn start_hub(tools: &Tools, shards: usize) -> Result<Running, Box<dyn Error>> {
+        let address = free_address()?;
+        Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
+    }
+
+    fn spawn(name: &str, mut command: Command, address: SocketAddr) -> Result<Running, Box<dyn Error>> {
         let command_line = command_line(&command);
-        let log = Path::new(OUTPUT).join(format!("{}.log", peer.name()));
+        let log = Path::new(OUTPUT).join(format!("{name}.log"));
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().map_err(|error| format!("{command_line}: {error}"))?;

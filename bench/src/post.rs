@@ -3,13 +3,13 @@
 //! The load spins over non-blocking sockets and lets the kernel drop what subscribers receive: it shall not be the
 //! bottleneck, nor shall the server pay for waking it.
 
+use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
 use crate::record::{self, Circumstances};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
 use ringhub_loadgen::machine_busy_ns;
-use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
@@ -220,7 +220,7 @@ impl Load {
         .into_bytes();
         request.resize(request.len() + size, b'x');
         let header = if size < 126 { 2 } else { 4 };
-        let subscribers = (0..subscribers).map(|_| Ok((subscribe(address)?, 0)));
+        let subscribers = (0..subscribers).map(|_| Ok((open(address, "/t/bench?mode=sub")?, 0)));
         let subscribers = subscribers.collect::<io::Result<Vec<_>>>()?;
         let publishers = (0..connections).map(|_| {
             let stream = TcpStream::connect(address)?;
@@ -284,10 +284,10 @@ impl Load {
         for _ in 0..count.min(self.subscribers.len()) {
             self.next = (self.next + 1) % self.subscribers.len();
             let (stream, bytes) = &mut self.subscribers[self.next];
-            match recv(&*stream, &mut self.nothing[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-                Ok((_, count)) => *bytes += count as u64,
-                Err(rustix::io::Errno::AGAIN) => {}
-                Err(error) => return Err(error.into()),
+            match drop_received(stream, &mut self.nothing)? {
+                Received::Bytes(count) => *bytes += count,
+                Received::Nothing => {}
+                Received::End => return Err(io::Error::other("the server has closed a subscriber")),
             }
         }
         Ok(())
@@ -307,28 +307,8 @@ impl Load {
     }
 }
 
-/// A subscriber that was answered.
-fn subscribe(address: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    let request = format!(
-        "GET /t/bench?mode=sub HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    if head.starts_with(b"HTTP/1.1 101 ") { Ok(stream) } else { Err(io::Error::other("not opened")) }
-}
-
 /// Subscribers looked at between two looks at the publishers.
 const SUBSCRIBERS_PER_ROUND: usize = 32;
-
-/// What is dropped at once.
-const DROP_BYTES: usize = 256 * 1_024;
 
 /// How long the last deliveries may take.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);

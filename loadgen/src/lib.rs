@@ -25,6 +25,6 @@ mod run;
 
 pub use error::Error;
 pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
-pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of};
+pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
 pub use report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures};
 pub use run::run;

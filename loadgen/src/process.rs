@@ -33,6 +33,9 @@ impl Cpu {
 pub struct Memory {
     /// All resident pages, shared libraries included.
     pub rss: Option<u64>,
+    /// The most that `rss` ever was, or was since [`reset_peak`].
+    #[serde(default)]
+    pub rss_peak: Option<u64>,
     /// Resident anonymous pages: heap and stacks.
     pub rss_anon: Option<u64>,
     /// Proportional share of all resident pages.
@@ -66,9 +69,18 @@ pub fn memory_of(pid: u32) -> Memory {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     Memory {
         rss: kilobytes(&status, "VmRSS:"),
+        rss_peak: kilobytes(&status, "VmHWM:"),
         rss_anon: kilobytes(&status, "RssAnon:"),
         pss: kilobytes(&rollup, "Pss:"),
     }
+}
+
+/// Lets [`Memory::rss_peak`] of process `pid` begin anew at what is resident now.
+///
+/// # Errors
+/// When the process is somebody else's or gone.
+pub fn reset_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
 /// Fields 14 and 15 of proc(5) `stat`, counted after the command, which may itself contain spaces and parentheses.
@@ -126,5 +138,7 @@ mod tests {
     fn own_process_is_readable() {
         assert!(cpu_of(std::process::id()).is_ok());
         assert!(memory_of(std::process::id()).rss.is_some_and(|bytes| bytes > 0));
+        assert!(reset_peak(std::process::id()).is_ok());
+        assert!(memory_of(std::process::id()).rss_peak.is_some_and(|bytes| bytes > 0));
     }
 }

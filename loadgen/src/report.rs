@@ -180,7 +180,7 @@ impl fmt::Display for Report {
             let Some(memory) = memory else { continue };
             let kib =
                 |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
-            let Memory { rss, rss_anon, pss } = memory;
+            let Memory { rss, rss_anon, pss, .. } = memory;
             writeln!(out, "{name:13} RSS {}, anonymous {}, PSS {}", kib(rss), kib(rss_anon), kib(pss))?;
         }
         Ok(())

@@ -1,0 +1,68 @@
+//! Plain WebSocket connections for loads that the generator does not know.
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// The request that opens a WebSocket at `target`, a path and a query.
+pub(crate) fn opening_request(address: SocketAddr, target: &str) -> Vec<u8> {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// What an answer to it begins with.
+pub(crate) const ACCEPTED: &[u8] = b"HTTP/1.1 101 ";
+
+/// A WebSocket that is open, with nothing read behind the answer.
+pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&opening_request(address, target))?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    if head.starts_with(ACCEPTED) {
+        return Ok(stream);
+    }
+    let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    Err(io::Error::other(format!("{target} was answered {}", String::from_utf8_lossy(status))))
+}
+
+/// What one look at a socket gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes.
+    Bytes(u64),
+    Nothing,
+    /// The peer has ended its side.
+    End,
+}
+
+/// Lets the kernel drop what one read would find; `nothing` is where the bytes would be put.
+pub(crate) fn drop_received(stream: &TcpStream, nothing: &mut [u8]) -> io::Result<Received> {
+    match recv(stream, nothing, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+        Ok((_, 0)) => Ok(Received::End),
+        Ok((_, count)) => Ok(Received::Bytes(count as u64)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends what the socket takes now; returns how many bytes.
+pub(crate) fn send_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(count) => Ok(count),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Bytes that are dropped at once.
+pub(crate) const DROP_BYTES: usize = 256 * 1_024;
