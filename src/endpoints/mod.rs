@@ -199,8 +199,12 @@ impl Endpoints {
 
     /// What a request for a WebSocket is answered where none is.
     pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
-        let patterns: Vec<&str> = self.routes.iter().map(|route| route.pattern.as_str()).collect();
-        let elsewhere = if patterns.is_empty() { "nowhere".into() } else { patterns.join(", ") };
+        let patterns: Vec<&str> = self.routes.iter().take(NAMED_MAX).map(|route| route.pattern.as_str()).collect();
+        let elsewhere = match self.routes.len() - patterns.len() {
+            _ if patterns.is_empty() => "nowhere".into(),
+            0 => patterns.join(", "),
+            more => format!("{} and {more} more", patterns.join(", ")),
+        };
         Refusal::new(404, format!("no WebSocket is at {path:?}; there are some at {elsewhere}"))
     }
 
@@ -216,6 +220,9 @@ impl Endpoints {
 /// What is for whoever operates the server.
 pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
     [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
+
+/// Patterns that a refusal names. Whoever asks for nothing need not learn of all.
+const NAMED_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -242,6 +249,19 @@ mod tests {
         let documents = || Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap();
         let mounts = folders.iter().map(|folder| Mount::new(folder, documents(), Gate::default()).unwrap());
         Endpoints::new(patterns.iter().map(route).collect(), mounts.collect(), has_page, true, Access::default())
+    }
+
+    #[test]
+    fn a_refusal_names_few_patterns() {
+        let patterns: Vec<String> = (0..1_000).map(|number| format!("/inner-{number:04}/{{topic}}")).collect();
+        let patterns: Vec<&str> = patterns.iter().map(|pattern| &**pattern).collect();
+        let text = |patterns: &[&str]| table(patterns, &[], true).unwrap().no_websocket_at("/x").error;
+        let many = text(&patterns);
+        assert!(many.ends_with(", /inner-0002/{topic} and 997 more") && many.len() < 200, "{many}");
+        assert!(text(&patterns[..2]).ends_with(" at /inner-0000/{topic}, /inner-0001/{topic}"));
+        assert!(text(&[]).ends_with(" at nowhere"));
+        let nothing = table(&patterns, &[], true).unwrap().nothing_at("/x").error;
+        assert_eq!(nothing.matches("/inner-").count(), 1, "{nothing}");
     }
 
     fn head(target: &str) -> Option<RequestHead> {
