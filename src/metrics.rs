@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 macro_rules! counters {
@@ -125,6 +125,8 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter Both;
     /// Requests refused because they asked for no upgrade where one is needed, or for another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter Both;
+    /// Requests refused because their handler took too long to decide about them (503).
+    RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
     /// Connections dropped because their opening request did not arrive in time.
@@ -209,7 +211,8 @@ impl Counter {
         self.name().split_once('{').map_or("", |(_, label)| label.trim_end_matches('}'))
     }
 
-    /// What counts a request refused with this status.
+    /// What counts a request refused with this status, unless its cause is known: 503 has several, and a handler may
+    /// have its own.
     #[must_use]
     pub fn refused(status: u16) -> Counter {
         match status {
@@ -221,7 +224,6 @@ impl Counter {
             408 => Counter::RefusedOverdue,
             413 => Counter::RefusedTooLarge,
             426 => Counter::RefusedUpgrade,
-            503 => Counter::RefusedLeaving,
             _ => Counter::RefusedOther,
         }
     }
@@ -334,6 +336,9 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
         line(format_args!("{PREFIX}turn_seconds_sum{{shard=\"{number}\"}} {sum}"));
         line(format_args!("{PREFIX}turn_seconds_count{{shard=\"{number}\"}} {count}"));
     }
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    head(&mut line, "taken_timestamp_seconds", "When these numbers were taken, since 1970.", "gauge");
+    line(format_args!("{PREFIX}taken_timestamp_seconds{{shard=\"process\"}} {time:.3}"));
     head(&mut line, "build_info", "Which hub this is.", "gauge");
     line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
     text

@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     net::TcpStream,
     thread,
+    time::Duration,
 };
 
 use support::{Client, Server, close, dial, dial_with, exchange, post, published, reset, take_response, text};
@@ -96,6 +97,25 @@ fn scrape(stream: &mut TcpStream) -> Samples {
     parse(&response.body)
 }
 
+/// The same with numbers that are newer than whatever was scraped before.
+fn scrape_anew(stream: &mut TcpStream) -> Samples {
+    thread::sleep(AGE);
+    scrape(stream)
+}
+
+/// What is asked for often is made rarely: within a second all get the same text. It changes with every request that
+/// makes it, since it counts that.
+#[test]
+fn scrapes_share_one_text() {
+    let server = Server::start(&[]);
+    let mut stream = dial(server.address());
+    let requests = |samples: &Samples| sum(samples, "http_requests_total");
+    let texts: HashSet<u64> = (0..200).map(|_| requests(&scrape(&mut stream)) as u64).collect();
+    assert!(texts.len() < 100, "{} of 200", texts.len());
+    let mut other = dial(server.address());
+    assert_eq!(requests(&scrape_anew(&mut other)), 201.0);
+}
+
 #[test]
 fn a_whole_run_adds_up() {
     let flags = [
@@ -162,7 +182,7 @@ fn a_whole_run_adds_up() {
     publisher.expect(close(1002, "a reserved bit is set"));
     drop((publisher, poster));
     server.expect_counts(&[("connections_open", 10), ("http_connections_open", 1), ("laggards", 0)]);
-    let samples = scrape(&mut scraper);
+    let samples = scrape_anew(&mut scraper);
     let counts = server.counts();
     for (name, expected) in [
         // The scraper, the poster, eight refused, and the WebSockets.
@@ -204,7 +224,8 @@ fn a_whole_run_adds_up() {
 /// Its name in the table, if it is there.
 fn table_name(series: &str) -> Option<String> {
     let (family, labels) = series.strip_prefix("ringhub_")?.split_once('{')?;
-    if family.starts_with("turn") || ["deliveries_per_send", "build_info"].contains(&family) {
+    if family.starts_with("turn") || ["deliveries_per_send", "taken_timestamp_seconds", "build_info"].contains(&family)
+    {
         return None;
     }
     let cause = labels.split_once(",cause=").map(|(_, cause)| format!("{{cause={cause}"));
@@ -238,7 +259,7 @@ fn scrapes_under_load() {
         before = samples;
     }
     publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
-    let samples = scrape(&mut scraper);
+    let samples = scrape_anew(&mut scraper);
     assert_eq!((sum(&samples, "messages_in_total"), sum(&samples, "deliveries_total")), (1_200.0, 1_200.0));
 }
 
@@ -285,3 +306,6 @@ fn posts_from_everywhere_to_everywhere() {
         subscriber.expect_nothing();
     }
 }
+
+/// Longer than the text of a scrape is kept.
+const AGE: Duration = Duration::from_millis(1_100);

@@ -14,13 +14,13 @@ use std::{
     io,
     net::TcpListener,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::{
     net::TcpStream,
     sync::{Notify, Semaphore, mpsc, watch},
@@ -40,7 +40,7 @@ use crate::{
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::{Bodies, Counted, Visit},
     hub::Outside,
-    metrics::{Counter, Counters},
+    metrics::{self, Counter, Counters},
     proto::{HEADERS_MAX, Refusal},
 };
 
@@ -90,7 +90,18 @@ async fn serve(start: Start) -> io::Result<()> {
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
-    let shared = Shared { config, publisher, endpoints, returns, shards, counters, leaving, bodies, files };
+    let shared = Shared {
+        config,
+        publisher,
+        endpoints,
+        returns,
+        shards,
+        counters,
+        leaving,
+        bodies,
+        files,
+        metrics: Mutex::default(),
+    };
     let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
@@ -130,6 +141,8 @@ pub(crate) struct Shared {
     bodies: Bodies,
     /// Files that may be sent at the same time.
     files: Arc<Semaphore>,
+    /// The text of `/metrics` that was made last, and when.
+    metrics: Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Shared {
@@ -149,8 +162,26 @@ impl Shared {
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
-        let is_limit = refusal.status == 503 && !self.is_leaving();
-        self.counters.add(if is_limit { Counter::RefusedLimit } else { Counter::refused(refusal.status) }, 1);
+        let cause = match refusal.status {
+            503 if self.is_leaving() => Counter::RefusedLeaving,
+            503 => Counter::RefusedLimit,
+            status => Counter::refused(status),
+        };
+        self.counters.add(cause, 1);
+    }
+
+    /// Returns the text of `/metrics`. All who ask within a second get the same, so nobody can keep this thread busy
+    /// with it.
+    fn metrics(&self) -> Bytes {
+        let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
+            _ => {
+                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters));
+                *last = Some((Instant::now(), text.clone()));
+                text
+            }
+        }
     }
 
     /// Gives a connection to a shard, each in turn.
@@ -275,6 +306,9 @@ const FINISH: Duration = Duration::from_secs(1);
 
 /// What hyper may keep of a head that is not whole, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
+
+/// How old the text of `/metrics` may be.
+const METRICS_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -20,7 +20,7 @@ use crate::{
     endpoints::{Endpoint, Intent},
     handover::Held,
     hub::{Published, TopicName},
-    metrics::{self, Counter},
+    metrics::Counter,
     proto::{HandshakeError, PreparedMessage, Refusal, query_pairs},
     surface::{page, raw::RawRequest},
 };
@@ -101,8 +101,7 @@ async fn answer(
         Endpoint::Metrics => {
             only(&request, &[Method::GET, Method::HEAD])?;
             shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
-            let text = metrics::prometheus(&shared.shards, &shared.counters);
-            Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+            Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", shared.metrics()))
         }
         Endpoint::Health => {
             only(&request, &[Method::GET, Method::HEAD])?;

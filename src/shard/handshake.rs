@@ -52,6 +52,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
         Ok((head, _)) if tracing::enabled!(tracing::Level::DEBUG) => Some(head.path().to_owned()),
         _ => None,
     };
+    let mut cause = None;
     let (response, has_body) = match head {
         Err(error) => (error.refusal().into(), true),
         Ok((head, _)) if !asks_for_websocket(&head) => {
@@ -69,6 +70,10 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                     return;
                 }
                 Err(NotOpened::Refused(response)) => (response, has_body),
+                Err(NotOpened::Undecided) => {
+                    cause = Some(Counter::RefusedUndecided);
+                    (Refusal::not_now("the decision about this request took too long").into(), has_body)
+                }
                 Err(NotOpened::Left) => {
                     let peer = net::peer(&socket).map(display);
                     tracing::debug!(peer, "the client left before its request was answered");
@@ -78,7 +83,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
         }
     };
     tracing::debug!(peer = net::peer(&socket).map(display), status = response.status(), path, "refused");
-    lobby.counters.add(Counter::refused(response.status()), 1);
+    let by_status = || match response.status() {
+        503 if lobby.is_leaving() => Counter::RefusedLeaving,
+        status => Counter::refused(status),
+    };
+    lobby.counters.add(cause.unwrap_or_else(by_status), 1);
     say_and_close(&socket, response.encode(has_body)).await;
 }
 

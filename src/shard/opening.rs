@@ -38,6 +38,8 @@ pub(super) struct Accepted {
 pub(super) enum NotOpened {
     /// It is answered so.
     Refused(Response),
+    /// Its handler took too long to decide.
+    Undecided,
     /// The client has not waited for an answer.
     Left,
 }
@@ -163,8 +165,7 @@ async fn ask(lobby: &Lobby, socket: &OwnedFd, at: usize, request: &OpeningReques
     if has_waited && net::has_left(socket) {
         return Err(NotOpened::Left);
     }
-    let late = || Refusal::not_now("the decision about this request took too long").into();
-    Ok(outcome.unwrap_or_else(|_| Err(late()))?)
+    Ok(outcome.map_err(|_| NotOpened::Undecided)??)
 }
 
 /// Waits until the client has left. Nothing is left in the kernel when this is dropped, as a poll by the ring would be.

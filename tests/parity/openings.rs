@@ -13,6 +13,7 @@ use ringhub::{
     auth::{Authenticator, Credentials, Identity, Origins},
     config::Time,
     handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions},
+    metrics::Counter,
     proto::Refusal,
 };
 use tokio::sync::Notify;
@@ -267,6 +268,8 @@ fn qore_a_decision_that_takes_too_long() {
     let server = Live::start(builder);
     let response = server.open("/?forever", &[], &[]).err().expect("a refusal");
     assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")));
+    let count = |counter| server.hub().count(counter);
+    assert_eq!((count(Counter::RefusedUndecided), count(Counter::RefusedLeaving)), (1, 0));
     assert_eq!(dropped.load(Ordering::SeqCst), 1);
     drop(server);
     assert!(told.lock().unwrap().is_empty());
