@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use support::{Client, Server, binary_path, clean, dial, text};
+use support::{Client, Server, binary_path, clean, dial, program, run_to_end, text};
 
 /// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
 /// has less than half or more than one and a half times its part.
@@ -41,6 +41,32 @@ fn a_message_reaches_subscribers_on_every_shard_once() {
     }
 }
 
+/// What is reserved for a shard and for a listener is what they have open: rings, runtime, listeners. A socket that is
+/// just being accepted is reserved too, and not open here.
+#[test]
+fn a_shard_opens_what_is_reserved_for_it() {
+    let open = |shards: &str, addresses: &str| {
+        let mut command = program();
+        command.env("RINGHUB_SHARDS", shards).args(["--listen", addresses]);
+        let server = Server::start_at(command);
+        fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap().count()
+    };
+    let (one, two) = ("127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0");
+    assert_eq!(open("9", one) - open("1", one), 8 * (8 - 1 + 1));
+    assert_eq!(open("9", two) - open("1", two), 8 * (8 - 1 + 2));
+}
+
+/// A limit that the server's own descriptors use up is told at the start, not by clients that wait.
+#[test]
+fn too_few_descriptors_for_so_many_shards() {
+    let mut command = clean(Command::new("sh"));
+    command.args(["-c", "ulimit -n 700; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
+    let output = run_to_end(command);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("max_connections: the limit of 700 open descriptors leaves none"), "{log}");
+}
+
 /// Whatever the number of shards, the limit of connections is reached before descriptors are used up.
 #[test]
 fn many_shards_leave_descriptors_for_all_connections() {
@@ -58,7 +84,10 @@ fn many_shards_leave_descriptors_for_all_connections() {
     assert_eq!((refused.status(), clients.len()), (503, 900 - 64 * 9 - 112 - 64));
     let counts = server.counts();
     assert_eq!((counts.get("accept_paused_total"), counts.get("refused_total{cause=\"limit\"}")), (0, 1));
-    drop(clients);
+    // Sockets that are refused and send nothing are kept for a while, for which there are descriptors too.
+    let silent: Vec<_> = (0..200).map(|_| dial(server.address())).collect();
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 201), ("accept_paused_total", 0)]);
+    drop((clients, silent));
     server.expect_counts(&[("connections_open", 0)]);
 }
 

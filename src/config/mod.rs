@@ -329,7 +329,14 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
 }
 
 fn connections_max(settings: &Settings, (descriptors, reserved): (u64, u64)) -> Result<usize, ConfigError> {
-    let affordable = descriptors.saturating_sub(reserved).clamp(1, SLOTS_MAX) as usize;
+    let affordable = descriptors.saturating_sub(reserved).min(SLOTS_MAX) as usize;
+    if affordable == 0 {
+        let what = format!(
+            "the limit of {descriptors} open descriptors leaves none for connections: the server's own are {reserved} \
+             (raise it with `ulimit -n`, or run fewer shards)"
+        );
+        return Err(ConfigError::of("max_connections", what));
+    }
     let count = settings.max_connections.unwrap_or(affordable);
     if (1..=affordable).contains(&count) {
         return Ok(count);
@@ -484,6 +491,15 @@ mod tests {
         assert_eq!(connections(&["--shards", "2"]), 20_000 - 185 - 9);
         assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 185 - 1);
         assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 185 - 65);
+        // With no more than its own the server could serve nobody.
+        let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
+        for few in [0, 64, 185] {
+            let ConfigErrors(errors) = error(few);
+            assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some("max_connections")]);
+            let expected = format!("the limit of {few} open descriptors leaves none");
+            assert!(errors[0].to_string().contains(&expected), "{errors:?}");
+        }
+        assert_eq!(Config::new(&settings(&["--shards", "1"]), 186).unwrap().limits.connections_max, 1);
         // Each shard may refuse a socket.
         assert_eq!(connections(&["--shards", "256"]), 20_000 - 185 - 255 * 9 - (256 - 64));
     }
