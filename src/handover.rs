@@ -3,6 +3,8 @@
 //! A shard accepts every connection and reads its first head. What asks for no WebSocket goes to the control thread,
 //! which speaks HTTP; and what asks for one there, on a connection that was kept alive, goes to a shard.
 
+mod addresses;
+
 use std::{
     fmt,
     os::fd::OwnedFd,
@@ -15,14 +17,24 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
+pub(crate) use addresses::{Addresses, Network, OfAddress};
+
 /// One connection and all that is known of it.
 #[derive(Debug)]
 pub(crate) struct Visit {
     pub(crate) socket: OwnedFd,
     /// What has been received and is to be read first.
     pub(crate) received: BytesMut,
-    /// Its part in the number of sockets.
-    pub(crate) place: Counted,
+    pub(crate) ticket: Ticket,
+}
+
+/// A socket's part in what is counted of sockets, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// In the number of all sockets.
+    pub(crate) of_all: Counted,
+    /// In the number of those of its peer's address, where that is limited.
+    pub(crate) of_address: Option<OfAddress>,
 }
 
 /// How many there are of something, over all threads.

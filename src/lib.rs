@@ -63,6 +63,7 @@ mod handover;
 pub mod hub;
 pub mod metrics;
 pub mod proto;
+mod seldom;
 pub mod server;
 mod shard;
 #[doc(hidden)]

@@ -105,6 +105,8 @@ counters! {
     Ended "ended_total" "connections" Counter Shard;
     /// Requests refused because there were as many connections as allowed (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
+    /// Sockets refused because their address had as many as allowed (429).
+    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).

@@ -103,6 +103,11 @@ pub struct Limits {
     /// Default: the limit of open descriptors less [`Limits::DESCRIPTORS_RESERVED`]. Each idle one costs about 150
     /// bytes here and 4 KB in the kernel.
     pub connections_max: usize,
+    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. One more is answered
+    /// 429. An IPv4 address counts by itself, an IPv6 address with all that share its first 64 bits.
+    ///
+    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 24 bytes more.
+    pub connections_per_address_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,
     /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
@@ -293,6 +298,7 @@ fn check_limits(settings: &Settings, descriptors: u64, shards: usize, faults: &m
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     Some(Limits {
         connections_max: connections_max?,
+        connections_per_address_max: settings.max_connections_per_address,
         message: MessageLimits {
             frame_bytes_max: frame? as u32,
             message_bytes_max: message as u32,

@@ -247,6 +247,10 @@ settings! {
             effective: |config| one(config.limits.connections_max),
         };
 
+        /// The same from one address, or from one /64 of IPv6; 0 is any number. Beyond it: 429. Behind a proxy
+        /// everybody has the proxy's address.
+        max_connections_per_address: usize, COUNT, Is("0");
+
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
         max_message: Size, SIZE, Is("1MiB");
 

@@ -193,7 +193,7 @@ impl Drop for Open<'_> {
 }
 
 async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, place } = visit;
+    let Visit { socket, received, ticket } = visit;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
@@ -205,7 +205,7 @@ async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finish
     let returned = serve_line(&shared, line, service, finishing).await;
     drop((open, counted));
     if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
-        shared.hand_back(Visit { socket, received, place }).await;
+        shared.hand_back(Visit { socket, received, ticket }).await;
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     control::{self, publisher::Requests},
     endpoints::Endpoints,
     error::StartError,
-    handover::{ControlDoor, Count},
+    handover::{Addresses, ControlDoor, Count},
     hub::{MeshEnd, MeshLimits, Outside, Wake},
     metrics::Counters,
     shard::{self, Command},
@@ -159,6 +159,10 @@ impl Server {
         let outside = Outside::new(mesh.pop().expect("one end more than shards"));
         let (door, arrivals) = ControlDoor::new(config.http.connections_max);
         let occupancy = Count::default();
+        let peers = match config.limits.connections_per_address_max {
+            0 => None,
+            most => Some(Addresses::new(most)),
+        };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -178,6 +182,7 @@ impl Server {
                 woken: Arc::clone(woken),
                 occupied: Arc::clone(&occupied),
                 occupancy: occupancy.clone(),
+                peers: peers.clone(),
                 control: door.clone(),
                 returns: returned,
                 cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),

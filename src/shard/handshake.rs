@@ -14,8 +14,9 @@ use tokio::time::timeout;
 use tracing::field::display;
 
 use super::{
-    lobby::{Lobby, Place},
+    lobby::{Lobby, NoRoom, Place},
     opening::{Accepted, NotOpened, judge},
+    refusals::Kept,
     turn::Arrival,
 };
 use crate::{
@@ -43,7 +44,7 @@ impl Opening {
 
 /// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
 /// it asks for no WebSocket. `place` counts it until then.
-pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
@@ -64,8 +65,17 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                     let Some(socket) = sole_owner(socket) else { return };
                     let Opened { state, subscriptions, forwards, .. } = opened;
                     let leftover = received.split_off(length);
-                    let arrival = Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
-                    lobby.enter(arrival);
+                    lobby.enter(Arrival {
+                        socket,
+                        of_address: place.take_of_address(),
+                        route,
+                        state,
+                        profile,
+                        subscriptions,
+                        forwards,
+                        answer,
+                        leftover,
+                    });
                     return;
                 }
                 Err(NotOpened::Refused(response)) => (response, has_body),
@@ -83,20 +93,19 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
 }
 
 /// Tells a client that there is no room for it.
-pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
-    let Opening { socket, mut received } = opening;
-    let socket = Rc::new(socket);
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, _kept: Kept) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
-    if read_in_time(&lobby, &socket, &mut received).await.is_some() {
-        say_and_close(&socket, Refusal::not_now("as many connections as this server allows").encode()).await;
+    if let Some(head) = read_in_time(&lobby, &socket, &mut BytesMut::new()).await {
+        let method = head.as_ref().map_or("GET", |(head, _)| head.method());
+        say_and_close(&socket, no_room.refusal().encode_for(method)).await;
     }
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
 async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place: Place) {
     let Some(socket) = sole_owner(socket) else { return };
-    let place = lobby.let_go(place);
-    if let Err(visit) = lobby.control.enter(Visit { socket, received, place }) {
+    let ticket = lobby.let_go(place);
+    if let Err(visit) = lobby.control.enter(Visit { socket, received, ticket }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
             let limit = lobby.config.http.connections_max;

@@ -15,6 +15,7 @@ mod lobby;
 mod opening;
 mod pace;
 mod receive;
+mod refusals;
 #[cfg(test)]
 mod simulator;
 mod spawned;
@@ -41,7 +42,7 @@ use crate::{
     config::{Config, TICK},
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
-    handover::{ControlDoor, Count, Visit},
+    handover::{Addresses, ControlDoor, Count, Visit},
     hub::MeshEnd,
     metrics::{Counter, Counters},
     proto::Tick,
@@ -73,6 +74,8 @@ pub(crate) struct Start {
     pub(crate) addresses: Vec<SocketAddr>,
     /// How many sockets all threads have: the limit is for all of them.
     pub(crate) occupancy: Count,
+    /// How many each peer address has over all threads, where that is limited.
+    pub(crate) peers: Option<Arc<Addresses>>,
     /// Where connections go that want no WebSocket, and where they come back from if they do later.
     pub(crate) control: ControlDoor,
     pub(crate) returns: mpsc::Receiver<Visit>,
@@ -114,6 +117,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
         Arc::clone(&config),
         Arc::clone(&counters),
         start.occupancy,
+        start.peers,
         start.control,
         start.endpoints,
         on_shard,
