@@ -46,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proto",
             "seldom",
             "surface",
+            "sys",
         ],
     ),
     (
@@ -89,7 +90,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What of `sys` is seen from outside `server` and `shard`.
-const WINDOWS: &[(&str, &str)] = &[("config", "cpu"), ("error", "probe"), ("main", "net")];
+const WINDOWS: &[(&str, &str)] = &[("config", "cpu"), ("control", "net"), ("error", "probe"), ("main", "net")];
 
 /// What plain data does without: sockets, files, clocks, threads, and anything that waits.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

@@ -87,6 +87,9 @@ pub struct Http {
     pub connections_max: usize,
     /// Bytes of all bodies that are being received or published, over all connections. One more is answered 503.
     pub bodies_bytes_max: usize,
+    /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
+    /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
+    pub rate_min: u64,
     /// How long a head may take, counted from its first byte on a connection that was kept alive.
     pub header_timeout: Duration,
     /// How long a body may take. Beyond it: 408.
@@ -252,6 +255,7 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     Some(Http {
         connections_max: connections_max?,
         bodies_bytes_max: bodies_bytes_max? as usize,
+        rate_min: settings.min_rate.0,
         header_timeout: settings.handshake_timeout.0,
         body_timeout: body_timeout?.0,
         idle_timeout: idle_timeout?.0,

@@ -308,8 +308,13 @@ settings! {
             effective: |config| bytes(config.http.bodies_bytes_max),
         };
 
-        /// Connections that HTTP requests keep alive at the same time. Beyond it: 503, and the connection ends.
+        /// Connections that speak HTTP at the same time. Beyond it the one that has been idle longest is ended; if none
+        /// is idle: 503, and the connection ends.
         max_http_connections: usize, COUNT, Is("1024");
+
+        /// How much of an answer a client has to take in a second, on average over --body-timeout, while the server
+        /// waits for it. Below it the connection is reset; 0 asks only for some progress.
+        min_rate: Size, SIZE, Is("1KiB");
     }
 
     "Times" {

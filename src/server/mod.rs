@@ -157,7 +157,7 @@ impl Server {
         });
         let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
         let outside = Outside::new(mesh.pop().expect("one end more than shards"));
-        let (door, arrivals) = ControlDoor::new(config.http.connections_max);
+        let (door, arrivals) = ControlDoor::new();
         let occupancy = Count::default();
         let peers = match config.limits.connections_per_address_max {
             0 => None,

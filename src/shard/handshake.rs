@@ -20,7 +20,7 @@ use super::{
     turn::Arrival,
 };
 use crate::{
-    handler::Opened,
+    handler::{Opened, Response},
     handover::Visit,
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
@@ -55,9 +55,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
     };
     let (response, has_body) = match head {
         Err(error) => (error.refusal().into(), true),
-        Ok((head, _)) if !asks_for_websocket(&head) => {
-            return hand_over(&lobby, socket, received, place).await;
-        }
+        Ok((head, _)) if !asks_for_websocket(&head) => match health(&lobby, &head) {
+            // Whatever the control thread is doing, and however many connections it has.
+            Some(response) => return say_and_close(&socket, response).await,
+            None => return hand_over(&lobby, socket, received, place).await,
+        },
         Ok((head, length)) => {
             let has_body = head.method() != "HEAD";
             match judge(&lobby, &socket, head).await {
@@ -95,10 +97,33 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
 /// Tells a client that there is no room for it.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, _kept: Kept) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
-    if let Some(head) = read_in_time(&lobby, &socket, &mut BytesMut::new()).await {
-        let method = head.as_ref().map_or("GET", |(head, _)| head.method());
-        say_and_close(&socket, no_room.refusal().encode_for(method)).await;
+    let Some(head) = read_in_time(&lobby, &socket, &mut BytesMut::new()).await else { return };
+    let head = head.as_ref().ok().map(|(head, _)| head);
+    let response = head.filter(|head| !asks_for_websocket(head)).and_then(|head| health(&lobby, head));
+    let method = head.map_or("GET", RequestHead::method);
+    say_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+}
+
+/// The answer to a request for the server's health, after which the connection ends. `None` for any other request, also
+/// for one that the control thread refuses.
+fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
+    head.check_host().ok()?;
+    let answer = lobby.endpoints.resolve(head).ok()?.health(head.method(), lobby.is_leaving())?;
+    lobby.counters.add(Counter::HttpRequests, 1);
+    let mut response = match answer {
+        Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),
+        Err(refusal) => {
+            lobby.counters.add(Counter::refused(refusal.status), 1);
+            refusal.into()
+        }
+    };
+    if let Some(origin) = head.headers().get("origin") {
+        response = response.header("Vary", "origin");
+        if lobby.config.access.origins.allow(origin) {
+            response = response.header("Access-Control-Allow-Origin", &String::from_utf8_lossy(origin));
+        }
     }
+    Some(response.encode(head.method() != "HEAD"))
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
@@ -108,8 +133,7 @@ async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place
     if let Err(visit) = lobby.control.enter(Visit { socket, received, ticket }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
-            let limit = lobby.config.http.connections_max;
-            tracing::warn!(limit, "as many connections as --max-http-connections allows: more are refused");
+            tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");
         }
         let refusal = Refusal::not_now("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
