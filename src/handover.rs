@@ -37,6 +37,21 @@ pub(crate) struct Ticket {
     pub(crate) of_address: Option<OfAddress>,
 }
 
+/// How many sockets all threads have together, and how many of each peer address where that is limited.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) all: Count,
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
+}
+
+impl Sockets {
+    /// Counts none yet; an address may have so many, or any number if that is 0.
+    pub(crate) fn new(of_address_max: usize) -> Sockets {
+        let of_addresses = (of_address_max > 0).then(|| Addresses::new(of_address_max));
+        Sockets { all: Count::default(), of_addresses }
+    }
+}
+
 /// How many there are of something, over all threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Count(Arc<AtomicUsize>);

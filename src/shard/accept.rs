@@ -88,7 +88,7 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
         }
         NoRoom::Address(address) => {
             lobby.counters.add(Counter::RefusedAddress, 1);
-            if lobby.peers.as_ref().is_some_and(|peers| peers.full.is_due()) {
+            if lobby.sockets.of_addresses.as_ref().is_some_and(|addresses| addresses.full.is_due()) {
                 let limit = limits.connections_per_address_max;
                 tracing::warn!(
                     limit,

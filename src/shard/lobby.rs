@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     endpoints::Endpoints,
     handler::ShardRoute,
-    handover::{Addresses, ControlDoor, Count, Network, OfAddress, Ticket},
+    handover::{ControlDoor, Network, OfAddress, Sockets, Ticket},
     metrics::{Counter, Counters},
     proto::Refusal,
     seldom::Seldom,
@@ -41,10 +41,8 @@ pub(super) struct Lobby {
     /// Opening handshakes under way.
     pending: Cell<usize>,
     /// How many sockets all shards have together, and this one's part of it.
-    occupancy: Count,
+    pub(super) sockets: Sockets,
     occupied: Cell<usize>,
-    /// How many each peer address has over all threads, where that is limited.
-    pub(super) peers: Option<Arc<Addresses>>,
     /// Sockets for which there is no room.
     pub(super) refusals: Refusals,
     leaving: Cell<bool>,
@@ -95,8 +93,7 @@ impl Lobby {
     pub(super) fn new(
         config: Arc<Config>,
         counters: Arc<Counters>,
-        occupancy: Count,
-        peers: Option<Arc<Addresses>>,
+        sockets: Sockets,
         control: ControlDoor,
         endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
@@ -110,13 +107,12 @@ impl Lobby {
             endpoints,
             handlers,
             addresses,
-            occupancy,
+            sockets,
             occupied: Cell::new(0),
             arrivals: RefCell::default(),
             arrived: Notify::new(),
             open: Cell::new(0),
             pending: Cell::new(0),
-            peers,
             refusals,
             leaving: Cell::new(false),
             shortage: Seldom::default(),
@@ -147,12 +143,12 @@ impl Lobby {
     pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<Place, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
         let of_address = self.admit_address(socket)?;
-        let of_all = self.occupancy.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
+        let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
         Ok(self.take_in(Ticket { of_all, of_address }))
     }
 
     fn admit_address(&self, socket: &OwnedFd) -> Result<Option<OfAddress>, NoRoom> {
-        let Some(addresses) = &self.peers else { return Ok(None) };
+        let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
         // Without a peer the client has left, which whoever serves it will find out.
         let Some(peer) = net::peer(socket) else { return Ok(None) };
         addresses.admit(peer.ip()).map(Some).map_err(NoRoom::Address)
@@ -171,7 +167,7 @@ impl Lobby {
         let of_address = place.take_of_address();
         self.occupied.update(|count| count - 1);
         drop(place);
-        Ticket { of_all: self.occupancy.counted(), of_address }
+        Ticket { of_all: self.sockets.all.counted(), of_address }
     }
 
     /// Hands a connection to the turn.
@@ -207,7 +203,7 @@ impl Lobby {
         // More only for a moment: one who has just entered is counted until its task ends.
         let left = self.occupied.get().saturating_sub(own);
         self.occupied.update(|count| count - left);
-        self.occupancy.give_back(left);
+        self.sockets.all.give_back(left);
     }
 
     /// Has nobody arrived?
