@@ -3,6 +3,8 @@
 //! A shard accepts every connection and reads its first head. What asks for no WebSocket goes to the control thread,
 //! which speaks HTTP; and what asks for one there, on a connection that was kept alive, goes to a shard.
 
+mod addresses;
+
 use std::{
     fmt,
     os::fd::OwnedFd,
@@ -15,14 +17,39 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
+pub(crate) use addresses::{Addresses, Network, OfAddress};
+
 /// One connection and all that is known of it.
 #[derive(Debug)]
 pub(crate) struct Visit {
     pub(crate) socket: OwnedFd,
     /// What has been received and is to be read first.
     pub(crate) received: BytesMut,
-    /// Its part in the number of sockets.
-    pub(crate) place: Counted,
+    pub(crate) ticket: Ticket,
+}
+
+/// A socket's part in what is counted of sockets, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// In the number of all sockets.
+    pub(crate) of_all: Counted,
+    /// In the number of those of its peer's address, where that is limited.
+    pub(crate) of_address: Option<OfAddress>,
+}
+
+/// How many sockets all threads have together, and how many of each peer address where that is limited.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) all: Count,
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
+}
+
+impl Sockets {
+    /// Counts none yet; an address may have so many, or any number if that is 0.
+    pub(crate) fn new(of_address_max: usize) -> Sockets {
+        let of_addresses = (of_address_max > 0).then(|| Addresses::new(of_address_max));
+        Sockets { all: Count::default(), of_addresses }
+    }
 }
 
 /// How many there are of something, over all threads.
@@ -79,73 +106,26 @@ impl fmt::Debug for Counted {
     }
 }
 
-/// Bytes of bodies that are in memory, and how many there may be.
-#[derive(Debug)]
-pub(crate) struct Bodies {
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-}
-
-/// One body's part of it, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Held {
-    all: Arc<AtomicUsize>,
-    all_max: usize,
-    own: usize,
-}
-
-impl Bodies {
-    pub(crate) fn new(bytes_max: usize) -> Bodies {
-        Bodies { bytes: Arc::default(), bytes_max }
-    }
-
-    pub(crate) fn hold(&self) -> Held {
-        Held { all: Arc::clone(&self.bytes), all_max: self.bytes_max, own: 0 }
-    }
-}
-
-impl Held {
-    /// Holds so many more, unless that would be too many.
-    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
-        // Relaxed: the number stands for itself.
-        let room = |all: usize| (all + bytes <= self.all_max).then_some(all + bytes);
-        let is_held = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
-        self.own += if is_held { bytes } else { 0 };
-        is_held
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.own, Ordering::Relaxed);
-    }
-}
-
 /// A shard's way to the control thread.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlDoor {
-    visits: mpsc::Sender<(Visit, Counted)>,
-    /// Connections that speak HTTP, of all shards.
-    open: Count,
-    open_max: usize,
+    visits: mpsc::Sender<Visit>,
 }
 
 impl ControlDoor {
     /// A door, and where those who go through it come out.
-    pub(crate) fn new(open_max: usize) -> (ControlDoor, mpsc::Receiver<(Visit, Counted)>) {
-        let (visits, arrivals) = mpsc::channel(VISITS_MAX.min(open_max));
-        (ControlDoor { visits, open: Count::default(), open_max }, arrivals)
+    pub(crate) fn new() -> (ControlDoor, mpsc::Receiver<Visit>) {
+        let (visits, arrivals) = mpsc::channel(VISITS_MAX);
+        (ControlDoor { visits }, arrivals)
     }
 
     /// Hands a connection over.
     ///
     /// # Errors
     ///
-    /// Gives it back if there are as many as allowed, or more than are taken in.
+    /// Gives it back if more are on their way than are taken in.
     pub(crate) fn enter(&self, visit: Visit) -> Result<(), Box<Visit>> {
-        let Some(counted) = self.open.admit(self.open_max) else { return Err(Box::new(visit)) };
-        let full = |error: mpsc::error::TrySendError<(Visit, Counted)>| Box::new(error.into_inner().0);
-        self.visits.try_send((visit, counted)).map_err(full)
+        self.visits.try_send(visit).map_err(|error| Box::new(error.into_inner()))
     }
 }
 
@@ -155,15 +135,6 @@ const VISITS_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bodies_have_a_limit_together() {
-        let bodies = Bodies::new(10);
-        let (mut one, mut other) = (bodies.hold(), bodies.hold());
-        assert!(one.grow(4) && other.grow(5) && !one.grow(2) && one.grow(1) && !other.grow(1));
-        drop(one);
-        assert!(other.grow(5) && !other.grow(1));
-    }
 
     #[test]
     fn a_count_has_a_limit() {

@@ -65,6 +65,7 @@ pub mod hub;
 pub mod logs;
 pub mod metrics;
 pub mod proto;
+mod seldom;
 pub mod server;
 mod shard;
 #[doc(hidden)]

@@ -107,6 +107,8 @@ counters! {
     Ended "ended_total" "connections" Counter Shard;
     /// Requests refused because there were as many connections as allowed (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
+    /// Sockets refused because their address had as many as allowed (429).
+    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
@@ -137,8 +139,13 @@ counters! {
     HttpConnectionsOpen "http_connections_open" "connections" Gauge Control;
     /// HTTP connections that the control thread has taken over.
     HttpConnections "http_connections_total" "connections" Counter Control;
-    /// Requests answered by the control thread, whatever the answer.
-    HttpRequests "http_requests_total" "requests" Counter Control;
+    /// Requests answered that asked for no WebSocket, whatever the answer: by the control thread, and by shards those
+    /// for the server's health.
+    HttpRequests "http_requests_total" "requests" Counter Both;
+    /// Idle HTTP connections that gave way to new ones.
+    HttpDisplaced "http_displaced_total" "connections" Counter Control;
+    /// HTTP connections given up because their client took an answer too slowly.
+    HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.
     HttpReturned "http_returned_total" "connections" Counter Control;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
@@ -411,7 +418,7 @@ mod tests {
         ] {
             assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
         }
-        assert!(!text.contains("http_requests_total{shard=\"0\"}") && !text.contains("turns_total{shard=\"control\"}"));
+        assert!(!text.contains("http_returned_total{shard=\"0\"}") && !text.contains("turns_total{shard=\"control\"}"));
         let types = text.lines().filter(|line| line.starts_with("# TYPE")).collect::<HashSet<_>>().len();
         assert_eq!(types, text.lines().filter(|line| line.starts_with("# TYPE")).count());
     }
@@ -427,14 +434,14 @@ mod tests {
         other.add(Counter::Sends, 1);
         let control = Counters::default();
         control.add(Counter::MessagesIn, 2);
-        control.add(Counter::HttpRequests, 3);
+        control.add(Counter::HttpReturned, 3);
         let table = table(&[Arc::new(counters), Arc::new(other)], &control);
         let lines: Vec<String> =
             table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         for line in [
             "sends_total 6 sends = 5 + 1",
             "messages_in_total 2 messages = 0 + 0 + 2 (control)",
-            "http_requests_total 3 requests",
+            "http_returned_total 3 connections",
         ] {
             assert!(lines.iter().any(|found| found == line), "{line}\n{table}");
         }

@@ -29,7 +29,7 @@ fn get(target: &str) -> String {
 /// The response to a request on a connection of its own, and on one that was kept alive, which must agree.
 fn ask(address: SocketAddr, request: &str) -> Response {
     let mut kept = dial(address);
-    kept.write_all(get("/healthz").as_bytes()).unwrap();
+    kept.write_all(get("/nothing").as_bytes()).unwrap();
     let (_, rest) = take_response(&mut kept, Vec::new(), true);
     assert!(rest.is_empty());
     kept.write_all(request.as_bytes()).unwrap();
@@ -118,7 +118,7 @@ fn tokens_stay_secret() {
         for request in [post("/t/x", "", "x"), get("/metrics"), upgrade_request("/t/x")] {
             let by_query = request.replacen(" HTTP/", &format!("?access_token={token} HTTP/"), 1);
             for request in [with(&request, &line), by_query] {
-                for first in [String::new(), get("/healthz")] {
+                for first in [String::new(), get("/nothing")] {
                     let mut stream = dial(address);
                     stream.write_all((first.clone() + &request).as_bytes()).unwrap();
                     drop(stream.shutdown(std::net::Shutdown::Write));
@@ -228,7 +228,10 @@ fn metrics_on_their_own_address() {
         let (response, _) = take_response(&mut stream, Vec::new(), true);
         assert!(response.status() == 200 && response.body.contains("ringhub_build_info"));
     }
-    for request in [get("/"), get("/healthz"), post("/t/x", "", "x"), upgrade_request("/t/x")] {
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(exchange(port, &get(path)).status(), 200);
+    }
+    for request in [get("/"), post("/t/x", "", "x"), upgrade_request("/t/x")] {
         let response = exchange(port, &request);
         assert_eq!(response.status(), 404, "{request}");
         assert!(response.error().contains("/metrics is here"), "{}", response.error());

@@ -204,7 +204,7 @@ fn other_protocols_and_versions() {
     let mut stream = dial(server.address());
     let offer = "\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
     for _ in 0..2 {
-        assert_eq!(ask(&mut stream, &request("GET", "/healthz").replace("\r\n\r\n", offer)).status(), 200);
+        assert_eq!(ask(&mut stream, &request("GET", "/").replace("\r\n\r\n", offer)).status(), 200);
         published(&ask(&mut stream, &post("/t/x", "", "x").replacen("\r\n\r\n", offer, 1)));
     }
     // The simplest health checks have no Host, and end the connection.
@@ -237,13 +237,18 @@ fn a_refused_upgrade_leaves_the_connection() {
 fn more_connections_than_allowed() {
     let mut server = Server::start(&["--max-http-connections", "2", "--max-connections", "4"]);
     let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
-    kept.iter_mut().for_each(|stream| assert_eq!(ask(stream, &request("GET", "/healthz")).status(), 200));
-    let response = exchange(server.address(), &request("GET", "/healthz"));
+    for stream in &mut kept {
+        assert_eq!(ask(stream, &request("GET", "/")).status(), 200);
+        // One that is idle would give way.
+        stream.write_all(b"GET / HT").unwrap();
+    }
+    let response = exchange(server.address(), &request("GET", "/"));
     assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
     assert!(response.error().contains("HTTP connections"), "{}", response.error());
+    server.expect_counts(&[("http_connections_open", 2)]);
     // There is room for WebSockets, but only for as many as there are sockets.
     let clients: Vec<Client> = (0..2).map(|_| Client::open_when_there_is_room(server.address(), "/t/x")).collect();
-    let response = exchange(server.address(), &request("GET", "/healthz"));
+    let response = exchange(server.address(), &request("GET", "/"));
     assert_eq!(response.status(), 503, "{response:?}");
     assert!(response.error().contains("connections as this server"), "{}", response.error());
     server.expect_counts(&[("refused_total{cause=\"limit\"}", 2), ("connections_open", 2)]);
@@ -267,7 +272,7 @@ fn a_client_that_does_not_read_its_answers() {
     let error = error.expect("it takes requests without end");
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
     server.expect_counts(&[("http_connections_open", 0)]);
-    assert_eq!(exchange(server.address(), &request("GET", "/healthz")).status(), 200);
+    assert_eq!(exchange(server.address(), &request("GET", "/")).status(), 200);
 }
 
 /// Bodies that are in memory at the same time have a limit together: of eight of the largest messages whose last bytes
@@ -309,7 +314,7 @@ fn leaving() {
     let mut stays = server.connect("/t/x");
     stays.never_answer();
     let [mut one, mut other, mut third] = [(); 3].map(|()| dial(server.address()));
-    assert_eq!(ask(&mut one, &request("GET", "/readyz")).status(), 200);
+    assert_eq!(ask(&mut one, &request("GET", "/")).status(), 200);
     published(&ask(&mut other, &post("/t/x", "text/plain", "before")));
     // Its body comes when the server is leaving already.
     third.write_all(post("/t/x", "text/plain", "late").trim_end_matches("late").as_bytes()).unwrap();

@@ -197,7 +197,7 @@ fn origins_of_a_route_instead_of_the_servers() {
         let opened = Client::open_with(dial(server.address()), "/t/x", &[], &[("Origin", origin)]);
         assert_eq!(opened.is_ok(), is_allowed, "{origin}");
         let mut stream = dial(server.address());
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         support::take_response(&mut stream, Vec::new(), true);
         let opened = Client::open_with(stream, "/t/x", &[], &[("Origin", origin)]);
         assert_eq!(opened.is_ok(), is_allowed, "{origin}, behind another request");
@@ -208,7 +208,7 @@ fn origins_of_a_route_instead_of_the_servers() {
 /// and by the control thread or by a shard behind it.
 fn both_ways(server: &Server, request: &str) -> [u16; 2] {
     let mut kept = dial(server.address());
-    kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    kept.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let (_, rest) = support::take_response(&mut kept, Vec::new(), true);
     kept.write_all(request.as_bytes()).unwrap();
     let mut own = dial(server.address());

@@ -23,7 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["client", "proto"]),
     ("metrics", &["metrics"]),
     ("logs", &["logs", "config", "metrics"]),
-    ("handover", &["handover"]),
+    ("handover", &["handover", "seldom"]),
+    ("seldom", &["seldom"]),
     ("error", &["error", "sys"]),
     ("auth", &["auth", "hub", "proto"]),
     ("documents", &["documents", "proto"]),
@@ -44,7 +45,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "hub",
             "metrics",
             "proto",
+            "seldom",
             "surface",
+            "sys",
         ],
     ),
     (
@@ -60,6 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "hub",
             "metrics",
             "proto",
+            "seldom",
             "surface",
             "sys",
         ],
@@ -87,7 +91,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What of `sys` is seen from outside `server` and `shard`.
-const WINDOWS: &[(&str, &str)] = &[("config", "cpu"), ("error", "probe"), ("main", "net")];
+const WINDOWS: &[(&str, &str)] = &[("config", "cpu"), ("control", "net"), ("error", "probe"), ("main", "net")];
 
 /// What plain data does without: sockets, files, clocks, threads, and anything that waits.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

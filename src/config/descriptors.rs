@@ -3,15 +3,23 @@
 use super::{Config, Limits};
 
 impl Limits {
-    /// Sockets that are told at the same time that there is no room for them, over all shards; but a shard always has
-    /// one.
+    /// Sockets that all shards keep at the same time only to tell them that there is no room, those included that have
+    /// given way to others and are about to be closed; but a shard always has two. Beyond it they are closed without a
+    /// word.
     pub const REFUSALS_MAX: usize = 64;
+
+    /// Connections that were handed over to the control thread and are only told that there is no place, or given the
+    /// time to read their last answer. Beyond it the oldest is closed.
+    pub const FAREWELLS_MAX: usize = 64;
 
     /// Files that are sent at the same time. One more request is answered 503.
     pub const FILES_MAX: usize = 64;
 
-    /// Connections to the address that is for `/metrics` alone. One more is closed.
+    /// Connections that are served on the address of the metrics. If none of them is idle, one more is answered 503.
     pub const METRICS_CONNECTIONS_MAX: usize = 64;
+
+    /// The same as [`Limits::FAREWELLS_MAX`] on the address of the metrics.
+    pub const METRICS_FAREWELLS_MAX: usize = 16;
 }
 
 /// What descriptors are reserved for, and how many.
@@ -42,12 +50,14 @@ impl Config {
 }
 
 pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool) -> Vec<DescriptorPart> {
-    let metrics = if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX } else { 0 };
+    let metrics =
+        if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX } else { 0 };
     let parts = [
         ("the process", PROCESS),
         ("shards: rings, runtimes, a socket that is being accepted", shards * SHARD),
         ("shards: listeners", shards * addresses),
-        ("sockets that are being refused", Limits::REFUSALS_MAX.max(shards)),
+        ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
+        ("connections that are told goodbye", Limits::FAREWELLS_MAX),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
     ];

@@ -69,6 +69,9 @@ pub struct Http {
     pub connections_max: usize,
     /// Bytes of all bodies that are being received or published, over all connections. One more is answered 503.
     pub bodies_bytes_max: usize,
+    /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
+    /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
+    pub rate_min: u64,
     /// How long a head may take, counted from its first byte on a connection that was kept alive.
     pub header_timeout: Duration,
     /// How long a body may take. Beyond it: 408.
@@ -85,6 +88,11 @@ pub struct Limits {
     /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle one costs about 150 bytes
     /// here and 4 KB in the kernel.
     pub connections_max: usize,
+    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. One more is answered
+    /// 429. An IPv4 address counts by itself, an IPv6 address with all that share its first 64 bits.
+    ///
+    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 24 bytes more.
+    pub connections_per_address_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,
     /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
@@ -266,6 +274,7 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     Some(Http {
         connections_max: connections_max?,
         bodies_bytes_max: bodies_bytes_max? as usize,
+        rate_min: settings.min_rate.0,
         header_timeout: settings.handshake_timeout.0,
         body_timeout: body_timeout?.0,
         idle_timeout: idle_timeout?.0,
@@ -313,6 +322,7 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     Some(Limits {
         connections_max: connections_max?,
+        connections_per_address_max: settings.max_connections_per_address,
         message: MessageLimits {
             frame_bytes_max: frame? as u32,
             message_bytes_max: message as u32,

@@ -247,6 +247,10 @@ settings! {
             effective: |config| one(config.limits.connections_max),
         };
 
+        /// The same from one address, or from one /64 of IPv6; 0 is any number. Beyond it: 429. Behind a proxy
+        /// everybody has the proxy's address.
+        max_connections_per_address: usize, COUNT, Is("0");
+
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
         max_message: Size, SIZE, Is("1MiB");
 
@@ -304,8 +308,13 @@ settings! {
             effective: |config| bytes(config.http.bodies_bytes_max),
         };
 
-        /// Connections that HTTP requests keep alive at the same time. Beyond it: 503, and the connection ends.
+        /// Connections that speak HTTP at the same time. Beyond it the one that has been idle longest is ended; if none
+        /// is idle: 503, and the connection ends.
         max_http_connections: usize, COUNT, Is("1024");
+
+        /// How much of an answer a client has to take in a second, on average over --body-timeout, while the server
+        /// waits for it. Below it the connection is reset; 0 asks only for some progress.
+        min_rate: Size, SIZE, Is("1KiB");
     }
 
     "Times" {

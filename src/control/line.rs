@@ -5,10 +5,11 @@
 //! that is not for hyper looks to it like the end of the connection, after everything before was answered.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io, mem,
+    net::Shutdown,
     os::fd::OwnedFd,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -16,13 +17,17 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::judge::{Judge, Verdict};
+use super::{
+    judge::{Judge, Verdict},
+    output::Output,
+    places::Place,
+};
 use crate::{
     config::Http,
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
@@ -31,7 +36,7 @@ use crate::{
 /// A socket and how far it was read.
 #[derive(Debug)]
 pub(super) struct Line {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     judge: Arc<Judge>,
     received: BytesMut,
     has_large_buffer: bool,
@@ -41,12 +46,15 @@ pub(super) struct Line {
     next: Next,
     header_timeout: Duration,
     idle_timeout: Duration,
-    write_timeout: Duration,
+    output: Output,
+    /// In the number of connections that are served at the same time, where it is one of these.
+    place: Option<Place>,
+    /// Nothing has come since the last request.
+    is_between: bool,
     /// Runs while a head is awaited, or its end.
     head_ends: Option<Pin<Box<Sleep>>>,
     /// Which of the two it was set for.
     is_set_for_rest: Option<bool>,
-    write_ends: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -71,9 +79,15 @@ pub(super) enum Ending {
 
 impl Line {
     /// `received` is read before what the socket still has.
-    pub(super) fn new(stream: TcpStream, received: BytesMut, judge: Arc<Judge>, http: &Http) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        received: BytesMut,
+        judge: Arc<Judge>,
+        http: &Http,
+        place: Option<Place>,
+    ) -> Self {
         Line {
-            stream,
+            stream: Arc::new(stream),
             judge,
             received,
             has_large_buffer: false,
@@ -81,10 +95,11 @@ impl Line {
             next: Next::Head(HeadScan::default()),
             header_timeout: http.header_timeout,
             idle_timeout: http.idle_timeout,
-            write_timeout: http.body_timeout,
+            output: Output::new(http),
+            place,
+            is_between: false,
             head_ends: None,
             is_set_for_rest: None,
-            write_ends: None,
         }
     }
 
@@ -102,35 +117,61 @@ impl Line {
     ///
     /// If the runtime cannot give the socket up.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut)> {
-        Ok((self.stream.into_std()?.into(), self.received))
+        // A look at whether it is idle holds it only for a moment, on this thread.
+        let stream = Arc::into_inner(self.stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
+        Ok((stream.into_std()?.into(), self.received))
+    }
+
+    /// Returns whether the peer took an answer too slowly.
+    pub(super) fn was_too_slow(&self) -> bool {
+        self.output.is_too_slow
     }
 
     /// Sends the last answer, and ends the connection.
     pub(super) async fn refuse(mut self, refusal: &Refusal) {
-        if let Ok(Ok(())) = timeout(self.write_timeout, self.stream.write_all(&refusal.encode())).await {
-            self.finish().await;
+        let response = refusal.encode();
+        let mut rest = &response[..];
+        while !rest.is_empty() {
+            match poll_fn(|cx| Pin::new(&mut self).poll_write(cx, rest)).await {
+                Ok(count) => rest = &rest[count..],
+                Err(_) => return,
+            }
         }
+        self.finish().await;
     }
 
-    /// Finishes our side, then takes what still comes for a moment: closing at once could destroy the answer on its way
-    /// (RFC 9112 9.6).
+    /// Finishes our side, and keeps the place for as long as the peer still takes much of the last answer. Returns
+    /// whether it is fast enough; otherwise the connection is to be dropped.
+    pub(super) async fn deliver(&mut self) -> bool {
+        if self.place.as_ref().is_some_and(Place::is_held) && self.shut_down() {
+            self.output.wait_until_taken(&self.stream).await;
+        }
+        !self.was_too_slow()
+    }
+
+    /// Gives up the place and finishes our side, then takes what still comes for a moment: closing at once could
+    /// destroy the answer on its way (RFC 9112 9.6).
     pub(super) async fn finish(mut self) {
-        if self.stream.shutdown().await.is_err() {
+        self.place = None;
+        if !self.shut_down() {
             return;
         }
         let rest = async {
             let mut most = LINGER_BYTES_MAX;
             self.received.clear();
             while most > 0
-                && let Ok(count @ 1..) = self.stream.read_buf(&mut self.received).await
+                && let Ok(count @ 1..) = poll_fn(|cx| self.fill(cx, BODY_READ_BYTES)).await
             {
                 most = most.saturating_sub(count);
                 self.received.clear();
-                self.received.reserve(BODY_READ_BYTES);
             }
         };
         // Whoever has not taken it by then has had the time.
         drop(timeout(LINGER, rest).await);
+    }
+
+    fn shut_down(&self) -> bool {
+        SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok()
     }
 
     /// Waits until hyper may read something, or nothing more.
@@ -159,7 +200,8 @@ impl Line {
 
     fn take_head(&mut self, head: RequestHead, length: usize) {
         self.is_set_for_rest = None;
-        let (checked, body) = (check(&head), head.body());
+        self.is_between = false;
+        let (checked, body) = (head.check_host(), head.body());
         if self.judge.verdict(head) == Verdict::WebSocket {
             return self.end(Ending::WebSocket);
         }
@@ -176,12 +218,23 @@ impl Line {
 
     /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(count) = self.fill(cx, HEAD_READ_BYTES)? {
-            if count == 0 {
-                self.end(Ending::Quiet);
+        if !self.is_between || self.keeps_place(cx) {
+            let filled = self.fill(cx, HEAD_READ_BYTES)?;
+            self.is_between = self.received.is_empty();
+            let keeps_place = self.keeps_place(cx);
+            match filled {
+                Poll::Ready(0) => self.end(Ending::Quiet),
+                Poll::Pending if keeps_place => return self.await_rest(cx),
+                Poll::Ready(_) | Poll::Pending => {}
             }
             return Poll::Ready(Ok(()));
         }
+        // Another connection has its place.
+        self.end(Ending::Quiet);
+        Poll::Ready(Ok(()))
+    }
+
+    fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_rest = !self.received.is_empty();
         if !is_rest && mem::take(&mut self.has_large_buffer) {
             // Who is silent keeps none.
@@ -205,17 +258,24 @@ impl Line {
     /// Appends what comes next, up to a number of bytes. Nothing appended means that the peer has finished.
     fn fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         self.received.reserve(most);
-        pin!(self.stream.read_buf(&mut self.received)).poll(cx)
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(&mut self.received) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
     }
-}
 
-/// What hyper would refuse without a word, or not at all.
-fn check(head: &RequestHead) -> Result<(), HttpError> {
-    match head.minor_version() {
-        0 => Ok(()),
-        1 if head.headers().get("host").is_some() => Ok(()),
-        1 => Err(HttpError::MissingHost),
-        _ => Err(HttpError::Version),
+    /// Notes whether the connection is idle: everything that was asked is answered, and nothing more has come. Returns
+    /// whether it still has its place.
+    fn keeps_place(&mut self, cx: &Context<'_>) -> bool {
+        let Some(place) = &mut self.place else { return true };
+        if self.is_between && !self.output.is_waiting {
+            return place.rest(&self.stream, cx.waker());
+        }
+        place.work();
+        true
     }
 }
 
@@ -236,20 +296,17 @@ impl Read for Line {
 
 impl Write for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if outcome.is_ready() {
-            self.write_ends = None;
-            return outcome;
+        let Line { stream, output, .. } = &mut *self;
+        let outcome = output.write(stream, cx, bytes);
+        if self.is_between {
+            self.keeps_place(cx);
         }
-        // A peer that takes no answers must not keep them, and us, for ever.
-        let time = self.write_timeout;
-        let ends = self.write_ends.get_or_insert_with(|| Box::pin(sleep(time)));
-        ready!(ends.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        outcome
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.output.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     /// Everything is sent. What becomes of the socket is not for hyper to say.

@@ -5,8 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod bodies;
 mod judge;
 mod line;
+mod output;
+mod places;
+mod port;
 pub(crate) mod publisher;
 mod service;
 
@@ -20,28 +24,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::{
-    net::TcpStream,
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
-use tracing::field::display;
 
 use self::{
-    judge::Judge,
-    line::{Ending, Line},
+    bodies::Bodies,
+    port::Port,
     publisher::{Publisher, Publishing, Requests},
-    service::Service,
+    service::Scope,
 };
 use crate::{
     auth::Credentials,
     config::{Config, Limits},
     endpoints::{Denied, Endpoint, Endpoints, Intent},
-    handover::{Bodies, Counted, Visit},
+    handover::Visit,
     hub::Outside,
     metrics::{self, Counter, Counters},
-    proto::{HEADERS_MAX, Refusal},
+    proto::Refusal,
 };
 
 /// What the control thread is started with.
@@ -56,7 +58,7 @@ pub(crate) struct Start {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
-    pub(crate) arrivals: mpsc::Receiver<(Visit, Counted)>,
+    pub(crate) arrivals: mpsc::Receiver<Visit>,
     /// To each shard, for connections that want to become WebSockets.
     pub(crate) returns: Vec<mpsc::Sender<Visit>>,
     /// For `/metrics` alone.
@@ -90,6 +92,7 @@ async fn serve(start: Start) -> io::Result<()> {
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
+    let port = Port::new(Scope::Everything, config.http.connections_max, Limits::FAREWELLS_MAX);
     let shared = Shared {
         config,
         publisher,
@@ -98,6 +101,7 @@ async fn serve(start: Start) -> io::Result<()> {
         shards,
         counters,
         leaving,
+        port,
         bodies,
         files,
         metrics: Mutex::default(),
@@ -106,13 +110,13 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        connections.spawn(serve_metrics(Arc::clone(&shared), listener, finishing.clone()));
+        connections.spawn(port::serve_metrics(Arc::clone(&shared), listener, finishing.clone()));
     }
     loop {
         tokio::select! {
             arrival = arrivals.recv() => {
-                let Some((visit, counted)) = arrival else { break };
-                connections.spawn(serve_visit(Arc::clone(&shared), visit, counted, finishing.clone()));
+                let Some(visit) = arrival else { break };
+                connections.spawn(port::serve_visit(Arc::clone(&shared), visit, finishing.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
@@ -138,6 +142,8 @@ pub(crate) struct Shared {
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,
     leaving: Arc<AtomicBool>,
+    /// For everything but `/metrics` on an address of its own.
+    port: Port,
     bodies: Bodies,
     /// Files that may be sent at the same time.
     files: Arc<Semaphore>,
@@ -197,118 +203,8 @@ impl Shared {
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts an open connection, however it ends.
-struct Open<'a>(&'a Counters);
-
-impl<'a> Open<'a> {
-    fn new(counters: &'a Counters) -> Self {
-        counters.add(Counter::HttpConnections, 1);
-        counters.set(Counter::HttpConnectionsOpen, counters.get(Counter::HttpConnectionsOpen) + 1);
-        Open(counters)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.set(Counter::HttpConnectionsOpen, self.0.get(Counter::HttpConnectionsOpen) - 1);
-    }
-}
-
-async fn serve_visit(shared: Arc<Shared>, visit: Visit, counted: Counted, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, place } = visit;
-    let stream = match TcpStream::from_std(socket.into()) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
-    };
-    let open = Open::new(&shared.counters);
-    let judge = Arc::new(Judge::new(Arc::clone(&shared), true, stream.peer_addr().ok()));
-    let line = Line::new(stream, received, judge.clone(), &shared.config.http);
-    let service = Service { shared: Arc::clone(&shared), judge, only_metrics: false };
-    let returned = serve_line(&shared, line, service, finishing).await;
-    drop((open, counted));
-    if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
-        shared.hand_back(Visit { socket, received, place }).await;
-    }
-}
-
-/// Serves a connection to its end. Returns it if it is to become a WebSocket.
-async fn serve_line(shared: &Shared, line: Line, service: Service, mut finishing: watch::Receiver<()>) -> Option<Line> {
-    let peer = service.judge.peer().map(display);
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        // Who has finished sending is still waiting for its answer.
-        .half_close(true)
-        // The line keeps the time.
-        .header_read_timeout(None)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .max_headers(HEADERS_MAX);
-    let mut connection = builder.serve_connection(line, service);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        _ = finishing.changed() => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
-    };
-    let line = connection.into_parts().io;
-    if let Err(error) = outcome {
-        // Whatever is still to be sent, nobody takes it.
-        tracing::debug!(peer, %error, "an HTTP connection has ended");
-        return None;
-    }
-    match line.ending() {
-        Some(Ending::WebSocket) => return Some(line),
-        Some(Ending::Malformed(error)) => {
-            let refusal = error.refusal();
-            tracing::debug!(peer, status = refusal.status, %error, "refused");
-            shared.counters.add(Counter::HttpRequests, 1);
-            shared.count_refusal(&refusal);
-            line.refuse(&refusal).await;
-        }
-        Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
-        Some(Ending::Quiet) | None => line.finish().await,
-    }
-    None
-}
-
-/// Accepts on the address that is for `/metrics` alone.
-async fn serve_metrics(shared: Arc<Shared>, listener: tokio::net::TcpListener, mut finishing: watch::Receiver<()>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "accepting for the metrics pauses");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-            _ = finishing.changed() => return,
-        };
-        if connections.len() >= Limits::METRICS_CONNECTIONS_MAX {
-            shared.counters.add(Counter::RefusedLimit, 1);
-            continue;
-        }
-        let (shared, finishing) = (Arc::clone(&shared), finishing.clone());
-        connections.spawn(async move {
-            let judge = Arc::new(Judge::new(Arc::clone(&shared), false, stream.peer_addr().ok()));
-            let line = Line::new(stream, BytesMut::new(), judge.clone(), &shared.config.http);
-            let service = Service { shared: Arc::clone(&shared), judge, only_metrics: true };
-            serve_line(&shared, line, service, finishing).await;
-        });
-    }
-}
-
 /// How long answers under way may take when the shards have ended.
 const FINISH: Duration = Duration::from_secs(1);
 
-/// What hyper may keep of a head that is not whole, or of a body.
-const BUFFER_BYTES_MAX: usize = 64 * 1_024;
-
 /// How old the text of `/metrics` may be.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// How long accepting pauses when descriptors are used up.
-const PAUSE: Duration = Duration::from_millis(200);

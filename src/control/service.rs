@@ -12,13 +12,13 @@ use hyper::{
 
 use super::{
     Shared,
+    bodies::{Held, NoRoom},
     judge::{Judge, Judged},
 };
 use crate::{
     auth::{Credentials, TOKEN_KEY},
     documents::{Body, whole},
     endpoints::{Endpoint, Intent},
-    handover::Held,
     hub::{Published, TopicName},
     metrics::Counter,
     proto::{HandshakeError, PreparedMessage, Refusal, query_pairs},
@@ -30,8 +30,17 @@ use crate::{
 pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) judge: Arc<Judge>,
-    /// It is on the address that is for `/metrics` alone.
-    pub(super) only_metrics: bool,
+    pub(super) scope: Scope,
+}
+
+/// What a connection may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Everything,
+    /// Metrics, health and readiness: it is on the address of the metrics.
+    Operations,
+    /// Health and readiness: there is no place for it.
+    Health,
 }
 
 type Answer = Response<Body>;
@@ -42,7 +51,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (shared, only_metrics) = (Arc::clone(&self.shared), self.only_metrics);
+        let (shared, scope) = (Arc::clone(&self.shared), self.scope);
         let (judged, peer) = (self.judge.take(), self.judge.peer());
         shared.counters.add(Counter::HttpRequests, 1);
         Box::pin(async move {
@@ -56,7 +65,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             let may_read =
                 origin.as_ref().is_some_and(|origin| shared.endpoints.allow_origin(origin.as_bytes(), endpoint));
             let answer = match judged {
-                Ok(judged) => answer(&shared, request, judged, peer, only_metrics).await,
+                Ok(judged) => answer(&shared, request, judged, peer, scope).await,
                 Err(refusal) => Err(refusal),
             };
             let mut answer = answer.unwrap_or_else(|refusal| {
@@ -84,32 +93,33 @@ async fn answer(
     request: Request<Incoming>,
     Judged { head, endpoint, refusal }: Judged,
     peer: Option<SocketAddr>,
-    only_metrics: bool,
+    scope: Scope,
 ) -> Result<Answer, Refusal> {
+    let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
+    if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
+        return text.map(|text| response(StatusCode::OK, TEXT, text));
+    }
+    if scope == Scope::Health {
+        return Err(Refusal::not_now("as many HTTP connections as this server allows"));
+    }
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
     let endpoint = endpoint?;
-    if only_metrics && endpoint != Endpoint::Metrics {
-        return Err(Refusal::new(404, format!("nothing is at {:?}; /metrics is here", head.path())));
+    let is_for_metrics = scope == Scope::Operations;
+    if is_for_metrics && endpoint != Endpoint::Metrics {
+        let path = head.path();
+        return Err(Refusal::new(404, format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz")));
     }
     let credentials = Credentials { head: &head, peer };
     match &endpoint {
-        Endpoint::Metrics if !only_metrics && shared.config.metrics_listen.is_some() => {
+        Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
             Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
         }
         Endpoint::Metrics => {
             only(&request, &[Method::GET, Method::HEAD])?;
             shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
             Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", shared.metrics()))
-        }
-        Endpoint::Health => {
-            only(&request, &[Method::GET, Method::HEAD])?;
-            Ok(response(StatusCode::OK, TEXT, "alive\n"))
-        }
-        Endpoint::Ready => {
-            only(&request, &[Method::GET, Method::HEAD])?;
-            if shared.is_leaving() { Err(Refusal::leaving()) } else { Ok(response(StatusCode::OK, TEXT, "ready\n")) }
         }
         Endpoint::Page => {
             only(&request, &[Method::GET, Method::HEAD])?;
@@ -137,7 +147,7 @@ async fn answer(
             };
             Ok(answer.map(|body| body.map_frame(keep).boxed_unsync()))
         }
-        Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
+        Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
     }
 }
 
@@ -165,7 +175,7 @@ async fn at_topic(
             shared.authorize(credentials, raw.intent(), endpoint)?;
             Err(HandshakeError::Upgrade.refusal())
         }
-        _ => Err(not_allowed("GET, POST, OPTIONS")),
+        _ => Err(Refusal::not_allowed("GET, POST, OPTIONS")),
     }
 }
 
@@ -182,8 +192,13 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
 async fn publish(shared: &Shared, request: Request<Incoming>, topic: &TopicName) -> Result<Answer, Refusal> {
     let is_text = is_text(request.headers());
     // Held until it is published: the shards count what they have of it themselves.
-    let mut held = shared.bodies.hold();
-    let body = read_body(shared, request.into_body(), &mut held).await?;
+    let (mut held, given_way) = shared.bodies.hold();
+    let body = tokio::select! {
+        biased;
+        _ = given_way => Err(no_room_for_bodies()),
+        body = read_body(shared, request.into_body(), &mut held) => body,
+    }?;
+    held.settle().map_err(|NoRoom| no_room_for_bodies())?;
     let message = if is_text {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             let at = error.valid_up_to();
@@ -216,9 +231,7 @@ async fn read_body(shared: &Shared, mut body: Incoming, held: &mut Held) -> Resu
             // Trailers are nobody's.
             let Ok(data) = frame.into_data() else { continue };
             check((whole.len() + data.len()) as u64)?;
-            if !held.grow(data.len()) {
-                return Err(Refusal::not_now("as many bytes of bodies as this server takes at the same time"));
-            }
+            held.grow(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
             if whole.is_empty() && body.is_end_stream() {
                 return Ok(data);
             }
@@ -229,6 +242,10 @@ async fn read_body(shared: &Shared, mut body: Incoming, held: &mut Held) -> Resu
     let timeout = shared.config.http.body_timeout;
     let overdue = || Refusal::new(408, format!("the body did not arrive within {timeout:?}"));
     tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(overdue()))
+}
+
+fn no_room_for_bodies() -> Refusal {
+    Refusal::not_now("as many bytes of bodies as this server takes at the same time")
 }
 
 /// What hyper has an error from.
@@ -252,11 +269,7 @@ fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> 
     if methods.contains(request.method()) {
         return Ok(());
     }
-    Err(not_allowed(&methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")))
-}
-
-fn not_allowed(allowed: &str) -> Refusal {
-    Refusal::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
+    Err(Refusal::not_allowed(&methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")))
 }
 
 fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {

@@ -58,6 +58,21 @@ impl Endpoint {
             _ => Parameters::new(),
         }
     }
+
+    /// Returns what is answered about the server's health, whoever answers it: a text, or why there is none. `None` if
+    /// that is not what the endpoint is for.
+    pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {
+        let text = match self {
+            Endpoint::Health => "alive\n",
+            Endpoint::Ready => "ready\n",
+            _ => return None,
+        };
+        Some(match method {
+            "GET" | "HEAD" if is_leaving && *self == Endpoint::Ready => Err(Refusal::leaving()),
+            "GET" | "HEAD" => Ok(text),
+            _ => Err(Refusal::not_allowed("GET, HEAD")),
+        })
+    }
 }
 
 /// A folder of files at a path.

@@ -23,7 +23,7 @@ use crate::{
     control::{self, publisher::Requests},
     endpoints::Endpoints,
     error::StartError,
-    handover::{ControlDoor, Count},
+    handover::{ControlDoor, Sockets},
     hub::{MeshEnd, MeshLimits, Outside, Wake},
     metrics::Counters,
     shard::{self, Command},
@@ -157,8 +157,8 @@ impl Server {
         });
         let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
         let outside = Outside::new(mesh.pop().expect("one end more than shards"));
-        let (door, arrivals) = ControlDoor::new(config.http.connections_max);
-        let occupancy = Count::default();
+        let (door, arrivals) = ControlDoor::new();
+        let sockets = Sockets::new(config.limits.connections_per_address_max);
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -177,7 +177,7 @@ impl Server {
                 mesh,
                 woken: Arc::clone(woken),
                 occupied: Arc::clone(&occupied),
-                occupancy: occupancy.clone(),
+                sockets: sockets.clone(),
                 control: door.clone(),
                 returns: returned,
                 cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),

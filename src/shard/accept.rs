@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{
     handshake::{self, Opening},
-    lobby::{Admission, Lobby},
+    lobby::{Lobby, NoRoom},
 };
 use crate::{
     handover::Visit,
@@ -17,8 +17,8 @@ use crate::{
 
 /// Takes in what comes back from the control thread, until that ends.
 pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visit>) {
-    while let Some(Visit { socket, received, place }) = returns.recv().await {
-        let place = lobby.take_in(place);
+    while let Some(Visit { socket, received, ticket }) = returns.recv().await {
+        let place = lobby.take_in(ticket);
         tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, place));
     }
 }
@@ -57,23 +57,46 @@ async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
 }
 
 fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
-    let admission = lobby.admit();
+    let admission = lobby.admit(&socket);
     if let Err(error) = net::prepare_connection(&socket, lobby.config.send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
         return;
     }
-    if !matches!(admission, Admission::Admitted(_)) && lobby.full.is_due() {
-        let limit = lobby.config.limits.connections_max;
-        tracing::warn!(limit, "as many connections as --max-connections allows: more are refused");
-    }
     match admission {
-        Admission::Admitted(place) => {
-            drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place)))
+        Ok(place) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place))),
+        Err(no_room) => {
+            note(lobby, no_room);
+            let socket = Rc::new(socket);
+            // Without room even for that it is closed without a word.
+            if let Some(kept) = lobby.refusals.keep(&socket) {
+                drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), socket, no_room, kept)));
+            }
         }
-        Admission::Refused(place) => {
-            drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), Opening::new(socket), place)))
+    }
+}
+
+/// Counts a socket for which there is no room, and now and then says so.
+fn note(lobby: &Lobby, no_room: NoRoom) {
+    let limits = &lobby.config.limits;
+    match no_room {
+        NoRoom::Connections => {
+            lobby.counters.add(Counter::RefusedLimit, 1);
+            if lobby.full.is_due() {
+                let limit = limits.connections_max;
+                tracing::warn!(limit, "as many connections as --max-connections allows: more are refused");
+            }
         }
-        Admission::Dropped => {}
+        NoRoom::Address(address) => {
+            lobby.counters.add(Counter::RefusedAddress, 1);
+            if lobby.sockets.of_addresses.as_ref().is_some_and(|addresses| addresses.full.is_due()) {
+                let limit = limits.connections_per_address_max;
+                tracing::warn!(
+                    limit,
+                    %address,
+                    "an address has as many connections as --max-connections-per-address allows: more are refused"
+                );
+            }
+        }
     }
 }
 

@@ -124,6 +124,9 @@ impl<I: Io> Shard<I> {
             self.counters.set(Counter::Laggards, laggards);
         }
         self.io.disarm(key(id));
+        if let Some(of_address) = self.of_address.get_mut(id.slot() as usize) {
+            *of_address = None;
+        }
         self.count(Counter::Ended, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
         let socket = self.sockets[id.slot() as usize].take().expect("a connection has a socket");

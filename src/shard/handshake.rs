@@ -14,12 +14,13 @@ use tokio::time::timeout;
 use tracing::field::display;
 
 use super::{
-    lobby::{Lobby, Place},
+    lobby::{Lobby, NoRoom, Place},
     opening::{Accepted, NotOpened, judge},
+    refusals::Kept,
     turn::Arrival,
 };
 use crate::{
-    handler::Opened,
+    handler::{Opened, Response},
     handover::Visit,
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
@@ -43,7 +44,7 @@ impl Opening {
 
 /// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
 /// it asks for no WebSocket. `place` counts it until then.
-pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
@@ -55,9 +56,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
     let mut cause = None;
     let (response, has_body) = match head {
         Err(error) => (error.refusal().into(), true),
-        Ok((head, _)) if !asks_for_websocket(&head) => {
-            return hand_over(&lobby, socket, received, place).await;
-        }
+        Ok((head, _)) if !asks_for_websocket(&head) => match health(&lobby, &head) {
+            // Whatever the control thread is doing, and however many connections it has.
+            Some(response) => return say_and_close(&socket, response).await,
+            None => return hand_over(&lobby, socket, received, place).await,
+        },
         Ok((head, length)) => {
             let has_body = head.method() != "HEAD";
             match judge(&lobby, &socket, head).await {
@@ -65,8 +68,17 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
                     let Some(socket) = sole_owner(socket) else { return };
                     let Opened { state, subscriptions, forwards, .. } = opened;
                     let leftover = received.split_off(length);
-                    let arrival = Arrival { socket, route, state, profile, subscriptions, forwards, answer, leftover };
-                    lobby.enter(arrival);
+                    lobby.enter(Arrival {
+                        socket,
+                        of_address: place.take_of_address(),
+                        route,
+                        state,
+                        profile,
+                        subscriptions,
+                        forwards,
+                        answer,
+                        leftover,
+                    });
                     return;
                 }
                 Err(NotOpened::Refused(response)) => (response, has_body),
@@ -92,24 +104,45 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, place: Place) {
 }
 
 /// Tells a client that there is no room for it.
-pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening, _place: Place) {
-    let Opening { socket, mut received } = opening;
-    let socket = Rc::new(socket);
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, _kept: Kept) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
-    if read_in_time(&lobby, &socket, &mut received).await.is_some() {
-        say_and_close(&socket, Refusal::not_now("as many connections as this server allows").encode()).await;
+    let Some(head) = read_in_time(&lobby, &socket, &mut BytesMut::new()).await else { return };
+    let head = head.as_ref().ok().map(|(head, _)| head);
+    let response = head.filter(|head| !asks_for_websocket(head)).and_then(|head| health(&lobby, head));
+    let method = head.map_or("GET", RequestHead::method);
+    say_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+}
+
+/// The answer to a request for the server's health, after which the connection ends. `None` for any other request, also
+/// for one that the control thread refuses.
+fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
+    head.check_host().ok()?;
+    let answer = lobby.endpoints.resolve(head).ok()?.health(head.method(), lobby.is_leaving())?;
+    lobby.counters.add(Counter::HttpRequests, 1);
+    let mut response = match answer {
+        Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),
+        Err(refusal) => {
+            lobby.counters.add(Counter::refused(refusal.status), 1);
+            refusal.into()
+        }
+    };
+    if let Some(origin) = head.headers().get("origin") {
+        response = response.header("Vary", "origin");
+        if lobby.config.access.origins.allow(origin) {
+            response = response.header("Access-Control-Allow-Origin", &String::from_utf8_lossy(origin));
+        }
     }
+    Some(response.encode(head.method() != "HEAD"))
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
 async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place: Place) {
     let Some(socket) = sole_owner(socket) else { return };
-    let place = lobby.let_go(place);
-    if let Err(visit) = lobby.control.enter(Visit { socket, received, place }) {
+    let ticket = lobby.let_go(place);
+    if let Err(visit) = lobby.control.enter(Visit { socket, received, ticket }) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
-            let limit = lobby.config.http.connections_max;
-            tracing::warn!(limit, "as many connections as --max-http-connections allows: more are refused");
+            tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");
         }
         let refusal = Refusal::not_now("as many HTTP connections as this server allows");
         say_and_close(&Rc::new(visit.socket), refusal.encode()).await;

@@ -7,18 +7,20 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use super::turn::Arrival;
+use super::{refusals::Refusals, turn::Arrival};
 use crate::{
-    config::{Config, Limits},
+    config::Config,
     endpoints::Endpoints,
     handler::ShardRoute,
-    handover::{ControlDoor, Count, Counted},
+    handover::{ControlDoor, Network, OfAddress, Sockets, Ticket},
     metrics::{Counter, Counters},
+    proto::Refusal,
+    seldom::Seldom,
+    sys::net,
 };
 
 /// What the shard's tasks share. All of them run on its thread.
@@ -39,10 +41,10 @@ pub(super) struct Lobby {
     /// Opening handshakes under way.
     pending: Cell<usize>,
     /// How many sockets all shards have together, and this one's part of it.
-    occupancy: Count,
+    pub(super) sockets: Sockets,
     occupied: Cell<usize>,
-    /// Sockets kept only to tell them that there is no room.
-    refusals: Cell<usize>,
+    /// Sockets for which there is no room.
+    pub(super) refusals: Refusals,
     leaving: Cell<bool>,
     /// What the log is told of used-up descriptors, and of limits that are reached.
     pub(super) shortage: Seldom,
@@ -52,50 +54,52 @@ pub(super) struct Lobby {
     next_request: Cell<u64>,
 }
 
-/// When to log what lasts and is met again and again: at first, and once in [`Seldom::SILENCE`].
-#[derive(Default)]
-pub(super) struct Seldom(Cell<Option<Instant>>);
-
-impl Seldom {
-    const SILENCE: Duration = Duration::from_secs(60);
-
-    /// Whether it is time, which then has been used.
-    pub(super) fn is_due(&self) -> bool {
-        let now = Instant::now();
-        let is_due = self.0.get().is_none_or(|last| now.duration_since(last) >= Self::SILENCE);
-        if is_due {
-            self.0.set(Some(now));
-        }
-        is_due
-    }
+/// Why there is no room for one more connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NoRoom {
+    /// There are as many as the server allows.
+    Connections,
+    /// There are as many as it allows from this address.
+    Address(Network),
 }
 
-/// Whether there is room for one more connection.
-pub(super) enum Admission {
-    /// It may do its opening handshake.
-    Admitted(Place),
-    /// It may do it, to be told that there is no room.
-    Refused(Place),
-    /// There is not even room to tell.
-    Dropped,
+impl NoRoom {
+    /// Returns what the client is answered. That one address has too many is its own matter, and no reason to take the
+    /// server for an overloaded one: 429 (RFC 6585 4).
+    pub(super) fn refusal(self) -> Refusal {
+        match self {
+            NoRoom::Connections => Refusal::not_now("as many connections as this server allows"),
+            NoRoom::Address(_) => Refusal::new(429, "as many connections as this server allows from one address")
+                .header("Retry-After", "1"),
+        }
+    }
 }
 
 /// Counts a socket for as long as its task lasts.
 pub(super) struct Place {
     lobby: Rc<Lobby>,
-    is_refusal: bool,
+    of_address: Option<OfAddress>,
+}
+
+impl Place {
+    /// Hands on the socket's part in the number of those of its address, which from then on is counted for as long as
+    /// this lives.
+    pub(super) fn take_of_address(&mut self) -> Option<OfAddress> {
+        self.of_address.take()
+    }
 }
 
 impl Lobby {
     pub(super) fn new(
         config: Arc<Config>,
         counters: Arc<Counters>,
-        occupancy: Count,
+        sockets: Sockets,
         control: ControlDoor,
         endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
     ) -> Self {
+        let refusals = Refusals::new(config.shards);
         Lobby {
             config,
             counters,
@@ -103,13 +107,13 @@ impl Lobby {
             endpoints,
             handlers,
             addresses,
-            occupancy,
+            sockets,
             occupied: Cell::new(0),
             arrivals: RefCell::default(),
             arrived: Notify::new(),
             open: Cell::new(0),
             pending: Cell::new(0),
-            refusals: Cell::new(0),
+            refusals,
             leaving: Cell::new(false),
             shortage: Seldom::default(),
             full: Seldom::default(),
@@ -131,32 +135,39 @@ impl Lobby {
         number
     }
 
-    /// A connection was accepted.
-    pub(super) fn admit(self: &Rc<Self>) -> Admission {
+    /// Counts a socket that was accepted.
+    ///
+    /// # Errors
+    ///
+    /// Why it is one too many.
+    pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<Place, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
-        if let Some(counted) = self.occupancy.admit(self.config.limits.connections_max) {
-            return Admission::Admitted(self.take_in(counted));
-        }
-        let place = Place { lobby: Rc::clone(self), is_refusal: true };
-        self.counters.add(Counter::RefusedLimit, 1);
-        self.refusals.update(|count| count + 1);
-        let most = (Limits::REFUSALS_MAX / self.config.shards).max(1);
-        if self.refusals.get() <= most { Admission::Refused(place) } else { Admission::Dropped }
+        let of_address = self.admit_address(socket)?;
+        let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
+        Ok(self.take_in(Ticket { of_all, of_address }))
+    }
+
+    fn admit_address(&self, socket: &OwnedFd) -> Result<Option<OfAddress>, NoRoom> {
+        let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
+        // Without a peer the client has left, which whoever serves it will find out.
+        let Some(peer) = net::peer(socket) else { return Ok(None) };
+        addresses.admit(peer.ip()).map(Some).map_err(NoRoom::Address)
     }
 
     /// A connection that is counted already begins an opening handshake here.
-    pub(super) fn take_in(self: &Rc<Self>, counted: Counted) -> Place {
-        counted.keep();
+    pub(super) fn take_in(self: &Rc<Self>, Ticket { of_all, of_address }: Ticket) -> Place {
+        of_all.keep();
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
-        Place { lobby: Rc::clone(self), is_refusal: false }
+        Place { lobby: Rc::clone(self), of_address }
     }
 
     /// The connection goes elsewhere, and goes on being counted.
-    pub(super) fn let_go(&self, place: Place) -> Counted {
+    pub(super) fn let_go(&self, mut place: Place) -> Ticket {
+        let of_address = place.take_of_address();
         self.occupied.update(|count| count - 1);
         drop(place);
-        self.occupancy.counted()
+        Ticket { of_all: self.sockets.all.counted(), of_address }
     }
 
     /// Hands a connection to the turn.
@@ -192,7 +203,7 @@ impl Lobby {
         // More only for a moment: one who has just entered is counted until its task ends.
         let left = self.occupied.get().saturating_sub(own);
         self.occupied.update(|count| count - left);
-        self.occupancy.give_back(left);
+        self.sockets.all.give_back(left);
     }
 
     /// Has nobody arrived?
@@ -212,8 +223,7 @@ impl Lobby {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let count = if self.is_refusal { &self.lobby.refusals } else { &self.lobby.pending };
-        count.update(|count| count - 1);
+        self.lobby.pending.update(|count| count - 1);
         self.lobby.give_back();
     }
 }

@@ -15,6 +15,7 @@ mod lobby;
 mod opening;
 mod pace;
 mod receive;
+mod refusals;
 #[cfg(test)]
 mod simulator;
 mod spawned;
@@ -41,7 +42,7 @@ use crate::{
     config::{Config, TICK},
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
-    handover::{ControlDoor, Count, Visit},
+    handover::{ControlDoor, Sockets, Visit},
     hub::MeshEnd,
     metrics::{Counter, Counters},
     proto::Tick,
@@ -71,8 +72,8 @@ pub(crate) struct Start {
     pub(crate) endpoints: Arc<Endpoints>,
     /// What the server listens on.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// How many sockets all threads have: the limit is for all of them.
-    pub(crate) occupancy: Count,
+    /// How many sockets all threads have: the limits are for all of them.
+    pub(crate) sockets: Sockets,
     /// Where connections go that want no WebSocket, and where they come back from if they do later.
     pub(crate) control: ControlDoor,
     pub(crate) returns: mpsc::Receiver<Visit>,
@@ -113,7 +114,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let lobby = Lobby::new(
         Arc::clone(&config),
         Arc::clone(&counters),
-        start.occupancy,
+        start.sockets,
         start.control,
         start.endpoints,
         on_shard,

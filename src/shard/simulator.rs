@@ -100,7 +100,17 @@ fn arrival<S>(
     answer: Bytes,
     leftover: BytesMut,
 ) -> Arrival<S> {
-    Arrival { socket, route: 0, state: Box::new(()), profile: None, subscriptions, forwards, answer, leftover }
+    Arrival {
+        socket,
+        of_address: None,
+        route: 0,
+        state: Box::new(()),
+        profile: None,
+        subscriptions,
+        forwards,
+        answer,
+        leftover,
+    }
 }
 
 impl Simulation {

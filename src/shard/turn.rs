@@ -8,6 +8,7 @@ use super::{drain::Drain, flush::Flush, handlers::Handlers, pace::Pace, receive:
 use crate::{
     config::{Config, Limits},
     handler::Profile,
+    handover::OfAddress,
     hub::{
         Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, Reading, Scope, Subscribed, TopicName,
     },
@@ -30,6 +31,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) hub: Hub,
     /// By slot.
     pub(super) sockets: Vec<Option<I::Socket>>,
+    /// By slot, and empty unless the number of an address' sockets is limited.
+    pub(super) of_address: Vec<Option<OfAddress>>,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
@@ -53,6 +56,8 @@ pub(crate) struct Shard<I: Io> {
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
+    /// Its part in the number of its address' sockets, where that is limited.
+    pub(crate) of_address: Option<OfAddress>,
     /// Which route it is for, and what that keeps of it.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
@@ -88,6 +93,7 @@ impl<I: Io> Shard<I> {
             io,
             hub: Hub::new(mesh, hub_limits, epoch_first),
             sockets: Vec::new(),
+            of_address: Vec::new(),
             limits: config.limits.clone(),
             handlers,
             counters,
@@ -116,13 +122,19 @@ impl<I: Io> Shard<I> {
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;
         self.seat(id, &mut arrival);
-        let Arrival { socket, subscriptions, forwards, answer, leftover, .. } = arrival;
+        let Arrival { socket, of_address, subscriptions, forwards, answer, leftover, .. } = arrival;
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);
+        if of_address.is_some() {
+            if self.of_address.len() <= slot {
+                self.of_address.resize_with(slot + 1, || None);
+            }
+            self.of_address[slot] = of_address;
+        }
         let mut is_refused = false;
         for (topic, echo) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, echo) == Subscribed::TooMany;

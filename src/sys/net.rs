@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -113,6 +113,19 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
+/// Returns how many bytes that the socket took the peer has not acknowledged (`SIOCOUTQ`). The end behind them is one.
+///
+/// # Errors
+///
+/// What `ioctl(2)` answers.
+pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and this request writes one `int` to where
+    // its argument points, which is `bytes`.
+    let outcome = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or_default()) }
+}
+
 /// Sends FIN and goes on receiving, or ends both ways.
 pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
     let how = if both_ways { Shutdown::Both } else { Shutdown::Write };
@@ -124,17 +137,14 @@ pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
 
 /// Returns whether the socket holds something that the other side has not acknowledged: output, or the end behind it.
 #[must_use]
-pub fn has_unsent(socket: &OwnedFd) -> bool {
-    let mut count: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (SIOCOUTQ of a socket) writes one `int` to where the pointer shows.
-    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+pub fn has_unsent(socket: &impl AsFd) -> bool {
     // What cannot be asked has no connection any more.
-    outcome == 0 && count > 0
+    unacknowledged(socket).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Makes closing the socket reset the connection, and the kernel forget what the other side has not taken.
-pub fn reset_when_closed(socket: &OwnedFd) {
-    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+pub fn reset_when_closed(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a socket cannot be reset");
     }
 }

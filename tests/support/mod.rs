@@ -11,7 +11,10 @@ mod http;
 mod server;
 mod sockets;
 
-use std::{net::SocketAddr, net::TcpStream, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -32,7 +35,15 @@ pub(crate) fn dial(address: SocketAddr) -> TcpStream {
 
 /// The same with a receive buffer of that many bytes, so that little is on its way to a client that does not read.
 pub(crate) fn dial_with(address: SocketAddr, receive_buffer: Option<usize>) -> TcpStream {
+    dial_from(address, None, receive_buffer)
+}
+
+/// The same from an address of this machine, such as 127.0.0.2.
+pub(crate) fn dial_from(address: SocketAddr, own: Option<IpAddr>, receive_buffer: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).unwrap();
+    if let Some(own) = own {
+        socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+    }
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes).unwrap();
     }

@@ -86,6 +86,21 @@ impl RequestHead {
         &self.headers
     }
 
+    /// Checks the version, and that a request of HTTP/1.1 says which host it is for (RFC 9112 3.2). One that asks for a
+    /// WebSocket is checked by [`Upgrade`](crate::proto::Upgrade).
+    ///
+    /// # Errors
+    ///
+    /// [`HttpError::MissingHost`], or [`HttpError::Version`] for another HTTP/1.x than 1.0 and 1.1.
+    pub fn check_host(&self) -> Result<(), HttpError> {
+        match self.minor_version {
+            0 => Ok(()),
+            1 if self.headers.get("host").is_some() => Ok(()),
+            1 => Err(HttpError::MissingHost),
+            _ => Err(HttpError::Version),
+        }
+    }
+
     /// Whether a body follows the head (RFC 9112 6.3): any `Transfer-Encoding`, or a `Content-Length` other than 0.
     pub fn has_body(&self) -> bool {
         let length_is_zero = |length: &[u8]| length.iter().all(|&octet| octet == b'0');

@@ -36,6 +36,11 @@ impl Refusal {
         Self::new(503, error).header("Retry-After", "1")
     }
 
+    /// 405: the path takes other methods (RFC 9110 15.5.6).
+    pub(crate) fn not_allowed(allowed: &str) -> Self {
+        Self::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
+    }
+
     /// The server is leaving.
     pub(crate) fn leaving() -> Self {
         Self::not_now("this server is going away")
@@ -109,6 +114,7 @@ pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &
 /// RFC 9110 15: for people only; empty is allowed.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

@@ -25,6 +25,7 @@ impl Seen {
             Counter::Laggards,
             Counter::Accepted,
             Counter::HandshakeOverdue,
+            Counter::HttpRequests,
             Counter::AcceptPaused,
             Counter::LaneOverflow,
             Counter::HandlerPanics,

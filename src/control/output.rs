@@ -1,0 +1,147 @@
+//! Sending on a connection that speaks HTTP, to peers that take their answers fast enough.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::{config::Http, sys::net};
+
+/// What was sent, and how fast the peer takes it.
+///
+/// While the socket has no room the peer has to acknowledge a least number of bytes in each [`Http::body_timeout`],
+/// [`Http::rate_min`] on average. What it acknowledges is asked of the kernel: room in a socket comes in steps of a
+/// third of its send buffer, megabytes, which would be too slow for some and far too generous to others.
+#[derive(Debug)]
+pub(super) struct Output {
+    window: Duration,
+    /// What the peer has to acknowledge in a window.
+    least: u64,
+    /// All that the socket has taken.
+    sent: u64,
+    /// Bytes wait for room in the socket.
+    pub(super) is_waiting: bool,
+    /// Since the last write nothing more was to be sent.
+    pub(super) is_flushed: bool,
+    pub(super) is_too_slow: bool,
+    watch: Option<Watch>,
+}
+
+/// A window under way.
+#[derive(Debug)]
+struct Watch {
+    ends: Pin<Box<Sleep>>,
+    /// What had been acknowledged when it began.
+    acknowledged: u64,
+}
+
+impl Output {
+    pub(super) fn new(http: &Http) -> Output {
+        let window = http.body_timeout;
+        // Some progress at least.
+        let least = (u128::from(http.rate_min) * window.as_millis() / 1_000).max(1);
+        Output {
+            window,
+            least: u64::try_from(least).unwrap_or(u64::MAX),
+            sent: 0,
+            is_waiting: false,
+            is_flushed: false,
+            is_too_slow: false,
+            watch: None,
+        }
+    }
+
+    /// Sends what there is room for.
+    ///
+    /// # Errors
+    ///
+    /// What `send(2)` answers; `TimedOut` for a peer that is too slow, whose socket will be reset when it is closed:
+    /// what it has not taken must not stay in the kernel either.
+    pub(super) fn write(&mut self, stream: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.is_flushed)
+            && let Some(watch) = &self.watch
+            && (Instant::now() >= watch.ends.deadline() || self.is_taken(stream))
+        {
+            // There was a time in which the peer had nothing to take.
+            self.watch = None;
+        }
+        loop {
+            if stream.poll_write_ready(cx)?.is_pending() {
+                break;
+            }
+            match stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => {
+                    self.is_waiting = false;
+                    self.sent += *outcome.as_ref().unwrap_or(&0) as u64;
+                    return Poll::Ready(outcome);
+                }
+            }
+        }
+        self.is_waiting = true;
+        ready!(self.watch(stream, cx))?;
+        self.give_up(stream);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Waits until the peer has taken what the socket took, but for a little that may be left to the kernel, or was too
+    /// slow.
+    pub(super) async fn wait_until_taken(&mut self, stream: &TcpStream) {
+        let mut acknowledged = None;
+        let mut ends = Instant::now() + self.window;
+        while let Ok(left @ LEFT_TO_KERNEL..) = net::unacknowledged(stream) {
+            let now = self.sent.saturating_sub(left as u64);
+            let before = *acknowledged.get_or_insert(now);
+            if Instant::now() >= ends {
+                if now.saturating_sub(before) < self.least {
+                    return self.give_up(stream);
+                }
+                (acknowledged, ends) = (Some(now), Instant::now() + self.window);
+            }
+            sleep(LOOK_AFTER_PEER.min(self.window)).await;
+        }
+    }
+
+    fn give_up(&mut self, stream: &TcpStream) {
+        self.is_too_slow = true;
+        net::reset_when_closed(stream);
+    }
+
+    /// Waits for the end of a window in which the peer was too slow.
+    fn watch(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (window, sent) = (self.window, self.sent);
+        let acknowledged = || Ok::<u64, io::Error>(sent.saturating_sub(net::unacknowledged(stream)? as u64));
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            None => self.watch.insert(Watch { ends: Box::pin(sleep(window)), acknowledged: acknowledged()? }),
+        };
+        loop {
+            ready!(watch.ends.as_mut().poll(cx));
+            let acknowledged = acknowledged()?;
+            if acknowledged - watch.acknowledged.min(acknowledged) < self.least {
+                return Poll::Ready(Ok(()));
+            }
+            watch.acknowledged = acknowledged;
+            watch.ends.as_mut().reset(Instant::now() + window);
+        }
+    }
+
+    /// Returns whether the peer has acknowledged everything.
+    fn is_taken(&self, stream: &TcpStream) -> bool {
+        net::unacknowledged(stream).is_ok_and(|bytes| bytes == 0)
+    }
+}
+
+/// What a peer may take after its connection was closed.
+const LEFT_TO_KERNEL: usize = 64 * 1_024;
+
+/// How often it is looked whether a peer has taken its last answer. The kernel does not tell.
+const LOOK_AFTER_PEER: Duration = Duration::from_millis(100);

@@ -1,0 +1,265 @@
+//! How many connections are served at the same time, and which of them gives way to a new one.
+//!
+//! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
+//! idle holds its place only until somebody else wants it; one whose request has begun to arrive, or is being answered,
+//! holds it to the end.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Waker,
+};
+
+use socket2::SockRef;
+use tokio::{net::TcpStream, sync::oneshot};
+
+/// The places for connections that are served at the same time.
+#[derive(Debug)]
+pub(super) struct Places {
+    places_max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    taken: usize,
+    /// Connections that are idle, by when they have become so.
+    idle: BTreeMap<u64, Idle>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: Weak<TcpStream>,
+    /// Wakes the connection's task.
+    waker: Waker,
+}
+
+/// One connection's place, until it is dropped or has given way.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Busy,
+    /// Under this number among the idle, as long as it stands there.
+    Idle(u64),
+    GaveWay,
+}
+
+impl Places {
+    pub(super) fn new(places_max: usize) -> Arc<Places> {
+        Arc::new(Places { places_max, table: Mutex::default() })
+    }
+
+    /// Finds a place for a new connection. If all are taken, the connection that has been idle longest gives way, and
+    /// `gave_way` is called; `None` if none is idle.
+    pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<Place> {
+        let mut table = self.lock();
+        if table.taken < self.places_max {
+            table.taken += 1;
+        } else {
+            // What has arrived and was not read yet is a request, too.
+            let longest = table.idle.iter().find(|(_, idle)| !idle.has_input()).map(|(&number, _)| number)?;
+            let idle = table.idle.remove(&longest)?;
+            idle.waker.wake();
+            gave_way();
+        }
+        drop(table);
+        Some(Place { places: Arc::clone(self), state: State::Busy })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Idle {
+    fn has_input(&self) -> bool {
+        let Some(stream) = self.stream.upgrade() else { return false };
+        let mut octet = [std::mem::MaybeUninit::uninit()];
+        // The end, or an error, is no request.
+        SockRef::from(&*stream).peek(&mut octet).is_ok_and(|count| count > 0)
+    }
+}
+
+impl Place {
+    /// Notes that the connection is idle, from the first of several calls on. Returns whether it still has its place;
+    /// otherwise it has to end.
+    pub(super) fn rest(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
+        let mut table = self.places.lock();
+        match self.state {
+            State::Busy => {
+                let number = table.next;
+                table.next += 1;
+                table.idle.insert(number, Idle { stream: Arc::downgrade(stream), waker: waker.clone() });
+                self.state = State::Idle(number);
+            }
+            State::Idle(number) => match table.idle.get_mut(&number) {
+                Some(idle) => idle.waker.clone_from(waker),
+                None => self.state = State::GaveWay,
+            },
+            State::GaveWay => {}
+        }
+        self.state != State::GaveWay
+    }
+
+    /// Returns whether it has not given way.
+    pub(super) fn is_held(&self) -> bool {
+        match self.state {
+            State::Busy => true,
+            State::Idle(number) => self.places.lock().idle.contains_key(&number),
+            State::GaveWay => false,
+        }
+    }
+
+    /// Notes that the connection has something to do.
+    pub(super) fn work(&mut self) {
+        if let State::Idle(number) = self.state {
+            let has_place = self.places.lock().idle.remove(&number).is_some();
+            self.state = if has_place { State::Busy } else { State::GaveWay };
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.work();
+        if self.state == State::Busy {
+            self.places.lock().taken -= 1;
+        }
+    }
+}
+
+/// Connections that have no place, and are only told so or given the time to read their last answer.
+///
+/// The oldest gives way to a newer one, so nobody can hold these places either.
+#[derive(Debug)]
+pub(super) struct Farewells {
+    farewells_max: usize,
+    /// Dropping one of them ends its farewell.
+    under_way: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl Farewells {
+    pub(super) fn new(farewells_max: usize) -> Farewells {
+        Farewells { farewells_max, under_way: Mutex::default() }
+    }
+
+    /// Waits until a farewell is done, or has given way.
+    pub(super) async fn bid(&self, farewell: impl Future<Output = ()>) {
+        let given_way = self.begin();
+        tokio::select! {
+            () = farewell => {}
+            _ = given_way => {}
+        }
+    }
+
+    fn begin(&self) -> oneshot::Receiver<()> {
+        let (gives_way, given_way) = oneshot::channel();
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|other| !other.is_closed());
+        if under_way.len() >= self.farewells_max {
+            under_way.pop_front();
+        }
+        under_way.push_back(gives_way);
+        given_way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{TcpListener, TcpStream as Peer},
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// A connection's side, and its peer's.
+    fn pair(listener: &TcpListener) -> (Arc<TcpStream>, Peer) {
+        let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        stream.set_nonblocking(true).unwrap();
+        (Arc::new(TcpStream::from_std(stream).unwrap()), peer)
+    }
+
+    fn run(test: impl FnOnce(&TcpListener)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { test(&TcpListener::bind("127.0.0.1:0").unwrap()) });
+    }
+
+    #[test]
+    fn who_has_been_idle_longest_gives_way() {
+        run(|listener| {
+            let places = Places::new(3);
+            let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
+            let mut held: Vec<Place> = (0..3).map(|_| places.admit(|| panic!("there is room")).unwrap()).collect();
+            let rest = |held: &mut [Place], at: usize| held[at].rest(&connections[at].0, Waker::noop());
+            assert!(places.admit(|| panic!("all are busy")).is_none());
+            for at in [1, 0, 2] {
+                assert!(rest(&mut held, at));
+            }
+            // That it goes on being idle makes it no younger, that it was busy in between does.
+            assert!(rest(&mut held, 1));
+            held[0].work();
+            assert!(rest(&mut held, 0));
+            for (nth, gives_way) in [1, 2, 0].into_iter().enumerate() {
+                held.push(places.admit(|| {}).expect("one is idle"));
+                let still: Vec<bool> = (0..3).map(|at| rest(&mut held, at)).collect();
+                assert_eq!(still.iter().filter(|still| !**still).count(), nth + 1);
+                assert!(!still[gives_way]);
+            }
+            assert!(places.admit(|| {}).is_none());
+            // Who has given way has nothing to give back.
+            held.drain(..3);
+            assert!(places.admit(|| {}).is_none());
+            drop(held);
+            assert_eq!(places.lock().taken, 0);
+        });
+    }
+
+    #[test]
+    fn a_request_that_was_not_read_yet_keeps_its_place() {
+        run(|listener| {
+            let places = Places::new(2);
+            let mut connections: Vec<_> = (0..2).map(|_| pair(listener)).collect();
+            let mut held: Vec<Place> = (0..2).map(|_| places.admit(|| {}).unwrap()).collect();
+            for (place, (stream, _)) in held.iter_mut().zip(&connections) {
+                assert!(place.rest(stream, Waker::noop()));
+            }
+            connections[0].1.write_all(b"G").unwrap();
+            while !places.lock().idle[&0].has_input() {
+                std::thread::yield_now();
+            }
+            let new = places.admit(|| {}).expect("the other is idle");
+            assert!(held[0].rest(&connections[0].0, Waker::noop()) && !held[1].rest(&connections[1].0, Waker::noop()));
+            assert!(places.admit(|| {}).is_none());
+            drop((new, held));
+        });
+    }
+
+    #[test]
+    fn the_oldest_farewell_gives_way() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let farewells = Arc::new(Farewells::new(2));
+            let begin = || {
+                let farewells = Arc::clone(&farewells);
+                tokio::spawn(async move { farewells.bid(std::future::pending()).await })
+            };
+            let first = begin();
+            let second = begin();
+            let third = begin();
+            tokio::time::timeout(Duration::from_secs(60), first).await.expect("it gives way").unwrap();
+            assert!(!second.is_finished() && !third.is_finished());
+            second.abort();
+            third.abort();
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Serving connections that speak HTTP: those that shards hand over, and those to the address of the metrics.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tracing::field::display;
+
+use super::{
+    Shared,
+    judge::Judge,
+    line::{Ending, Line},
+    places::{Farewells, Place, Places},
+    service::{Scope, Service},
+};
+use crate::{
+    config::Limits,
+    handover::Visit,
+    metrics::{Counter, Counters},
+    proto::HEADERS_MAX,
+    seldom::Seldom,
+};
+
+/// Where connections come in: what they may ask for, and how many there may be.
+#[derive(Debug)]
+pub(super) struct Port {
+    scope: Scope,
+    places: Arc<Places>,
+    farewells: Farewells,
+    full: Seldom,
+}
+
+impl Port {
+    pub(super) fn new(scope: Scope, places_max: usize, farewells_max: usize) -> Port {
+        let (places, farewells) = (Places::new(places_max), Farewells::new(farewells_max));
+        Port { scope, places, farewells, full: Seldom::default() }
+    }
+
+    /// Serves a connection to its end. Returns it if it is to become a WebSocket.
+    ///
+    /// One that finds no place is told so, or whether the server is healthy.
+    async fn serve(
+        &self,
+        shared: &Arc<Shared>,
+        stream: TcpStream,
+        received: BytesMut,
+        finishing: watch::Receiver<()>,
+    ) -> Option<Line> {
+        let place = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1));
+        let scope = if place.is_some() { self.scope } else { Scope::Health };
+        if scope == Scope::Health {
+            self.note_full(shared);
+            let farewell = async {
+                if let Some((line, ending)) = converse(shared, stream, received, scope, place, finishing).await {
+                    part(shared, line, ending).await;
+                }
+            };
+            self.farewells.bid(farewell).await;
+            return None;
+        }
+        match converse(shared, stream, received, scope, place, finishing).await? {
+            (line, Some(Ending::WebSocket)) => Some(line),
+            (mut line, ending) => {
+                if matches!(ending, Some(Ending::Quiet) | None) && !line.deliver().await {
+                    shared.counters.add(Counter::HttpTooSlow, 1);
+                    return None;
+                }
+                self.farewells.bid(part(shared, line, ending)).await;
+                None
+            }
+        }
+    }
+
+    fn note_full(&self, shared: &Shared) {
+        if !self.full.is_due() {
+            return;
+        }
+        match self.scope {
+            Scope::Operations => {
+                tracing::warn!(
+                    limit = Limits::METRICS_CONNECTIONS_MAX,
+                    "no more connections are served to the metrics"
+                );
+            }
+            Scope::Everything | Scope::Health => {
+                let limit = shared.config.http.connections_max;
+                tracing::warn!(
+                    limit,
+                    "as many connections as --max-http-connections allows, and none is idle: more are refused"
+                );
+            }
+        }
+    }
+}
+
+/// Serves a connection that a shard has handed over.
+pub(super) async fn serve_visit(shared: Arc<Shared>, visit: Visit, finishing: watch::Receiver<()>) {
+    let Visit { socket, received, ticket } = visit;
+    let stream = match TcpStream::from_std(socket.into()) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
+    };
+    let open = Open::new(&shared.counters);
+    let returned = shared.port.serve(&shared, stream, received, finishing).await;
+    drop(open);
+    if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
+        shared.hand_back(Visit { socket, received, ticket }).await;
+    }
+}
+
+/// Accepts on the address that is for the metrics.
+pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mut finishing: watch::Receiver<()>) {
+    let port = Arc::new(Port::new(Scope::Operations, Limits::METRICS_CONNECTIONS_MAX, Limits::METRICS_FAREWELLS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting for the metrics pauses");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+            _ = finishing.changed() => return,
+        };
+        let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
+        connections.spawn(async move { drop(port.serve(&shared, stream, BytesMut::new(), finishing).await) });
+    }
+}
+
+/// Lets hyper serve a connection. Returns what is left of it, and why hyper has come to an end; `None` if nothing more
+/// can be sent.
+async fn converse(
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+    received: BytesMut,
+    scope: Scope,
+    place: Option<Place>,
+    mut finishing: watch::Receiver<()>,
+) -> Option<(Line, Option<Ending>)> {
+    let judge = Arc::new(Judge::new(Arc::clone(shared), scope == Scope::Everything, stream.peer_addr().ok()));
+    let peer = judge.peer().map(display);
+    let line = Line::new(stream, received, Arc::clone(&judge), &shared.config.http, place);
+    let service = Service { shared: Arc::clone(shared), judge, scope };
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        // Who has finished sending is still waiting for its answer.
+        .half_close(true)
+        // The line keeps the time.
+        .header_read_timeout(None)
+        .keep_alive(scope != Scope::Health)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    let mut connection = builder.serve_connection(line, service);
+    let outcome = tokio::select! {
+        outcome = &mut connection => outcome,
+        _ = finishing.changed() => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    let line = connection.into_parts().io;
+    if let Err(error) = outcome {
+        // Whatever is still to be sent, nobody takes it.
+        if line.was_too_slow() {
+            shared.counters.add(Counter::HttpTooSlow, 1);
+        }
+        tracing::debug!(peer, %error, "an HTTP connection has ended");
+        return None;
+    }
+    let ending = line.ending();
+    Some((line, ending))
+}
+
+/// Ends a connection so that its peer can read the last answer.
+async fn part(shared: &Shared, line: Line, ending: Option<Ending>) {
+    match ending {
+        Some(Ending::Malformed(error)) => {
+            let refusal = error.refusal();
+            tracing::debug!(status = refusal.status, %error, "refused");
+            shared.counters.add(Counter::HttpRequests, 1);
+            shared.count_refusal(&refusal);
+            line.refuse(&refusal).await;
+        }
+        Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
+        Some(Ending::Quiet | Ending::WebSocket) | None => line.finish().await,
+    }
+}
+
+/// Counts an open connection, however it ends.
+struct Open<'a>(&'a Counters);
+
+impl<'a> Open<'a> {
+    fn new(counters: &'a Counters) -> Self {
+        counters.add(Counter::HttpConnections, 1);
+        counters.set(Counter::HttpConnectionsOpen, counters.get(Counter::HttpConnectionsOpen) + 1);
+        Open(counters)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.set(Counter::HttpConnectionsOpen, self.0.get(Counter::HttpConnectionsOpen) - 1);
+    }
+}
+
+/// What hyper may keep of a head that is not whole, or of a body.
+const BUFFER_BYTES_MAX: usize = 64 * 1_024;
+
+/// How long accepting pauses when descriptors are used up.
+const PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,62 @@
+//! Sockets for which there is no room, kept only until they are told so.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    rc::Rc,
+};
+
+use crate::{config::Limits, sys::net};
+
+/// The sockets that a shard keeps although it has no room for them.
+///
+/// The oldest gives way to a newer one: it has had its time to send a request, or to read the answer. So sockets that
+/// send nothing cannot keep others from being answered, as long as a request comes sooner after its socket than as many
+/// other sockets as there are places.
+pub(super) struct Refusals {
+    kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
+    kept_max: usize,
+    /// With those that have given way and are about to be closed.
+    open: Rc<Cell<usize>>,
+    open_max: usize,
+}
+
+/// A socket's place among them, until it is dropped.
+pub(super) struct Kept {
+    kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
+    open: Rc<Cell<usize>>,
+    socket: Rc<OwnedFd>,
+}
+
+impl Refusals {
+    /// Makes the places of one of so many shards.
+    pub(super) fn new(shards: usize) -> Refusals {
+        let open_max = (Limits::REFUSALS_MAX / shards).max(2);
+        Refusals { kept: Rc::default(), kept_max: open_max * 3 / 4, open: Rc::default(), open_max }
+    }
+
+    /// Finds a place for a socket. `None` if as many as allowed are about to be closed and are not yet.
+    pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<Kept> {
+        if self.open.get() >= self.open_max {
+            return None;
+        }
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() >= self.kept_max
+            && let Some(oldest) = kept.pop_front()
+        {
+            // Ends whatever its task waits for.
+            net::shutdown(&oldest, true);
+        }
+        self.open.update(|count| count + 1);
+        kept.push_back(Rc::clone(socket));
+        Some(Kept { kept: Rc::clone(&self.kept), open: Rc::clone(&self.open), socket: Rc::clone(socket) })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.open.update(|count| count - 1);
+        self.kept.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.socket));
+    }
+}
