@@ -109,6 +109,8 @@ impl<I: Io> Shard<I> {
     /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
     pub(crate) fn adopt(&mut self, now: Tick, mut arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         self.now = now;
+        // What was ordered before it came is not for it.
+        self.take_mail();
         let mut connection = Connection::new(WebSocket::new(Role::Server, now));
         // Who is told that it subscribes is owed everything from then on.
         connection.is_held = true;

@@ -80,8 +80,13 @@ impl World {
 
     /// What the only client has been sent since the last call: the answer, texts, and the code of a close frame.
     fn sent(&mut self) -> Vec<String> {
+        self.sent_to(0)
+    }
+
+    /// The same for one of several clients.
+    fn sent_to(&mut self, client: usize) -> Vec<String> {
         let mut network = self.network.borrow_mut();
-        let bytes: Vec<u8> = network.lines[0].sent.drain(..).collect();
+        let bytes: Vec<u8> = network.lines[client].sent.drain(..).collect();
         let (mut sent, mut rest) = (Vec::new(), bytes.as_slice());
         if let Some(behind) = rest.strip_prefix(ANSWER) {
             sent.push("answer".to_owned());
@@ -273,4 +278,21 @@ fn who_is_held_is_owed_no_more_than_others() {
         assert_eq!(sent[sent.len() - 1] == "close 1008", is_closed);
         assert!(is_closed || sent.len() > 20_000, "all that was not read is read and answered now");
     }
+}
+
+/// A message that stands in a lane was ordered before a connection that arrives now, and is not for it.
+#[test]
+fn who_arrives_gets_nothing_that_was_ordered_before() {
+    let mut world = World::new();
+    let far = world.topics(false, 1).remove(0);
+    world.connect(&[&far]);
+    world.answer();
+    world.publish(&far, "before");
+    world.other.send_out();
+    world.connect(&[&far]);
+    world.turn();
+    world.publish(&far, "after");
+    world.answer();
+    assert_eq!(world.sent_to(0), ["answer", "before", "after"]);
+    assert_eq!(world.sent_to(1), ["answer", "after"]);
 }
