@@ -9,7 +9,7 @@ impl Limits {
     pub const REFUSALS_MAX: usize = 64;
 
     /// Connections that were handed over to the control thread and are only told that there is no place, or given the
-    /// time to read their last answer. Beyond it the oldest is closed.
+    /// time to read their last answer. They count as connections. Beyond it the oldest is closed.
     pub const FAREWELLS_MAX: usize = 64;
 
     /// Files that are sent at the same time. One more request is answered 503.
@@ -57,7 +57,6 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
         ("shards: rings, runtimes, a socket that is being accepted", shards * SHARD),
         ("shards: listeners", shards * addresses),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
-        ("connections that are told goodbye", Limits::FAREWELLS_MAX),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
     ];

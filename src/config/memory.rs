@@ -42,7 +42,9 @@ impl Config {
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
         let between_shards = mesh.message_bytes_max as u64 * shards * (shards - 1) / (shards * ends);
         let overflow = if shards > 1 { shards * mesh.overflow_bytes_max as u64 } else { 0 };
-        let topics = limits.topics_idle_max as u64 + connections;
+        // A lane takes one message whatever its size, and one more waits beside it.
+        let between_shards = between_shards + 2 * shards * (shards - 1) * message;
+        let topics = shards * limits.topics_idle_max as u64 + connections;
         let rows = [
             (
                 "backlogs",
@@ -90,7 +92,11 @@ impl Config {
                 http.bodies_bytes_max as u64 + message,
                 format!("{} (max_bodies) + {} (max_message)", Size(http.bodies_bytes_max as u64), Size(message)),
             ),
-            ("topics", topics * TOPIC, format!("{topics} (max_idle_topics + max_connections) × {}", Size(TOPIC))),
+            (
+                "topics",
+                topics * TOPIC,
+                format!("{topics} (max_idle_topics of each shard + max_connections) × {}", Size(TOPIC)),
+            ),
             (
                 "the server itself",
                 SERVER + shards * SHARD,
@@ -145,7 +151,7 @@ mod tests {
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
         let lanes = |shards| part(&Settings { shards: Some(shards), ..Settings::default() }, "lanes between shards");
         assert!(
-            lanes(1) < 1 << 20 && lanes(2) > 64 << 20 && lanes(64) < 600 << 20,
+            lanes(1) < 1 << 20 && lanes(2) > 64 << 20 && lanes(64) < 9 << 30,
             "{} {} {}",
             lanes(1),
             lanes(2),

@@ -500,7 +500,7 @@ mod tests {
         let connections = |flags: &[&str]| config(flags).unwrap().limits.connections_max;
         assert_eq!(connections(&["--shards", "2"]), 20_000 - 185 - 9);
         assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 185 - 1);
-        assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 185 - 65);
+        assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 185 - 81);
         // With no more than its own the server could serve nobody.
         let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
         for few in [0, 64, 185] {
@@ -510,8 +510,8 @@ mod tests {
             assert!(errors[0].to_string().contains(&expected), "{errors:?}");
         }
         assert_eq!(Config::new(&settings(&["--shards", "1"]), 186).unwrap().limits.connections_max, 1);
-        // Each shard may refuse a socket.
-        assert_eq!(connections(&["--shards", "256"]), 20_000 - 185 - 255 * 9 - (256 - 64));
+        // Each shard may refuse two sockets.
+        assert_eq!(connections(&["--shards", "256"]), 20_000 - 185 - 255 * 9 - (2 * 256 - 64));
     }
 
     /// Nothing that is added to a clock is more than it can take.

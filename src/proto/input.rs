@@ -39,9 +39,9 @@ impl Input {
     /// let mut websocket = WebSocket::new(Role::Server, Tick(0));
     /// let mut input = Input::new(b"\x8a\x80\0\0\0\0\x8a\x80\0\0\0\0"[..].into()); // two pongs
     /// input.limit_frames(1);
-    /// let mut receive = || websocket.receive(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut Vec::new());
-    /// assert!(matches!(receive()?, Some(Event::Pong(_))));
-    /// assert!(receive()?.is_none());
+    /// let (limits, mut replies) = (MessageLimits::DEFAULT, Vec::new());
+    /// assert!(matches!(websocket.receive(Tick(1), &mut input, &limits, &mut replies)?, Some(Event::Pong(_))));
+    /// assert!(websocket.receive(Tick(1), &mut input, &limits, &mut replies)?.is_none());
     /// assert_eq!((input.frames_left(), input.rest().len()), (0, 6));
     /// # Ok::<(), ringhub::proto::ProtocolError>(())
     /// ```

@@ -25,9 +25,10 @@ impl<I: Io> Shard<I> {
         if connection.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
-        // In all, whatever progress it makes.
-        if connection.ends_by.is_none() {
-            connection.ends_by = Some(self.now.after(self.handlers.keep_alive(id).close_timeout));
+        // In all, whatever progress it makes. 0 turns the deadline off, as everywhere.
+        let close_timeout = self.handlers.keep_alive(id).close_timeout;
+        if connection.ends_by.is_none() && close_timeout > 0 {
+            connection.ends_by = Some(self.now.after(close_timeout));
         }
         self.hub.unsubscribe_all(id);
         self.drop_partial(id);

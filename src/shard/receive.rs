@@ -27,7 +27,7 @@ use crate::{
     config::Limits,
     hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Publishing, Reading},
     metrics::Counter,
-    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Verdict},
+    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Tick, Verdict},
     sys::{Io, Receive},
 };
 
@@ -99,9 +99,19 @@ impl Incoming {
         connection.partial.take().map(|rest| *rest)
     }
 
+    /// Notes that the connection is parked, which [`Shard::unpark`] ends: its input that is not parsed takes no more
+    /// memory than it has bytes, and the time is not its message's.
+    fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+        self.unfinished.pause(id, now);
+        if connection.has_unparsed {
+            self.unparsed -= 1;
+            connection.partial = connection.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
+        }
+    }
+
     /// Forgets a connection that has ended.
     pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
-        self.unparsed -= usize::from(connection.has_unparsed);
+        self.unparsed -= usize::from(connection.has_unparsed && connection.reading != Reading::Parked);
         self.unfinished.forget(id);
     }
 }
@@ -137,11 +147,12 @@ impl<I: Io> Shard<I> {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             connection.reading = if owes_much { Reading::Parked } else { Reading::Idle };
             if owes_much {
+                self.incoming.park(connection, id, self.now);
                 self.count(Counter::Parked, 1);
                 continue;
             }
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
-                unparsed.push((id, Buffer { bytes, is_own: true, is_consumed: false }));
+                unparsed.push((id, Buffer { bytes, is_own: false, is_consumed: false }));
             } else {
                 let is_crowded = self.incoming.unparsed >= UNPARSED_MAX;
                 batch.push((id, buffer_for(connection, &mut self.incoming.buffers, is_crowded)));
@@ -197,13 +208,14 @@ impl<I: Io> Shard<I> {
             }
             Ok(count) => {
                 // A full buffer may have left something behind, and a hang-up is not reported again.
-                let has_more = buffer.bytes.len() == buffer.bytes.capacity() || connection.hung_up;
+                let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
+                let has_more = is_full || connection.hung_up;
                 self.count(Counter::BytesIn, count as u64);
-                let spent = self.input(id, buffer, share);
+                let frames = self.input(id, buffer, share);
                 if has_more {
                     self.look_again(id);
                 }
-                spent
+                frames + (count / BYTES_PER_FRAME) as u32
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.keep_rest(id, buffer);
@@ -256,13 +268,14 @@ impl<I: Io> Shard<I> {
             && let Some(connection) = self.hub.connections.get_mut(id)
         {
             connection.reading = Reading::Idle;
+            self.incoming.unparsed += usize::from(connection.has_unparsed);
             self.incoming.push_busy(connection, id);
-            // The time without being read is not its message's.
-            self.incoming.unfinished.excuse(id, self.now);
+            self.incoming.unfinished.resume(id, self.now);
+            self.schedule(id);
         }
     }
 
-    /// Parses what has arrived, up to `share` frames, and does what it says. Returns what that took of the budget.
+    /// Parses what has arrived, up to `share` frames, and does what it says. Returns how many frames that were.
     fn input(&mut self, id: ConnectionId, received: Buffer, share: u32) -> u32 {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
@@ -313,7 +326,7 @@ impl<I: Io> Shard<I> {
         }
         self.note_unfinished(id, has_ended_message);
         self.notice_close(id);
-        frames + (consumed / BYTES_PER_FRAME) as u32
+        frames
     }
 
     /// The next event of what has arrived, after the handler has looked at its frames if it wants to.
@@ -368,9 +381,8 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             return self.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
-        // A buffer that was made for one frame does not stay for what came behind it.
-        let is_sparse = is_own && rest.capacity() > RECEIVE_BUFFER.max(2 * rest.len());
-        let rest = if is_sparse { BytesMut::from(&rest[..]) } else { rest };
+        // A buffer that was made for one frame does not stay for what came behind it, which is one receive at most.
+        let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
         self.incoming.keep_unparsed(connection, id, rest);
     }
 
@@ -411,8 +423,8 @@ impl<I: Io> Shard<I> {
             self.incoming.unfinished.forget(id);
         }
         if connection.has_unparsed {
-            // Its end may have come already. The time that parsing takes is not the client's.
-            self.incoming.unfinished.excuse(id, self.now);
+            // Its end may have come already. The time until it is parsed is not the client's.
+            self.incoming.unfinished.pause(id, self.now);
             return;
         }
         let partial = connection.partial.as_ref().map_or(0, |partial| partial.capacity());
@@ -423,9 +435,11 @@ impl<I: Io> Shard<I> {
         if self.incoming.unfinished.note(id, bytes, self.now) {
             self.schedule(id);
         }
-        while self.incoming.unfinished.bytes() > self.unfinished_bytes_max
-            && let Some(oldest) = self.incoming.unfinished.oldest()
-        {
+        for _ in 0..GIVEN_UP_AT_ONCE {
+            if self.incoming.unfinished.bytes() <= self.unfinished_bytes_max {
+                break;
+            }
+            let Some(oldest) = self.incoming.unfinished.oldest() else { break };
             tracing::debug!(id = %oldest, peer = self.peer(oldest), "too many messages are unfinished: given up");
             self.count(Counter::UnfinishedClosed, 1);
             self.give_up_message(oldest, CloseCode::TRY_AGAIN_LATER, "too many messages are unfinished");
@@ -444,10 +458,9 @@ impl<I: Io> Shard<I> {
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
             return;
         }
-        let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.reading == Reading::Parked);
-        if is_parked || self.is_full() {
-            // The rest may have come, and is not received.
-            return self.incoming.unfinished.excuse(id, self.now);
+        if self.is_full() {
+            // The rest may have come, and is not received. It is looked at again with the next tick.
+            return;
         }
         tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
         self.count(Counter::MessageOverdue, 1);
@@ -456,6 +469,7 @@ impl<I: Io> Shard<I> {
 
     /// Lets the rest of a message go that a closing connection does not take any more: parsing drops it.
     pub(super) fn drop_partial(&mut self, id: ConnectionId) {
+        self.unpark(id);
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         // Below this it may be the beginning of a header or of the peer's close frame, which stays.
@@ -465,12 +479,12 @@ impl<I: Io> Shard<I> {
         {
             self.incoming.keep_unparsed(connection, id, *rest);
         }
-        self.unpark(id);
     }
 
     /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
     fn give_back(&mut self, buffer: Buffer) {
-        if !buffer.is_own && self.incoming.buffers.len() < BUFFERS_MAX {
+        let is_usual = !buffer.is_own && buffer.bytes.capacity() <= 2 * RECEIVE_BUFFER;
+        if is_usual && self.incoming.buffers.len() < BUFFERS_MAX {
             self.incoming.buffers.push(buffer.bytes);
         }
     }
@@ -537,6 +551,9 @@ const _: () = assert!(
     Limits::RECEIVED_BYTES_MAX == (BUFFERS_MAX + UNPARSED_MAX + Pace::DEFAULT.receive_batch) * RECEIVE_BUFFER,
     "free buffers, those of input that waits, and those of a batch that is added to it"
 );
+
+/// Messages that are given up for one that grows; the next that grows gives up more.
+const GIVEN_UP_AT_ONCE: usize = 64;
 
 /// Input is counted as frames of this size if it has fewer.
 const BYTES_PER_FRAME: usize = 1_024;

@@ -289,6 +289,10 @@ impl<I: Io> Shard<I> {
                 self.io.arm(key, socket);
             }
             if readable {
+                if connection.reading == Reading::Parked {
+                    // It is alive, though it is not read from.
+                    connection.websocket.excuse_silence(self.now);
+                }
                 self.incoming.push_ready(connection, id);
             }
             if writable {

@@ -1,6 +1,6 @@
 //! Messages whose end has not arrived: how much memory they hold, and since when.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
@@ -8,8 +8,10 @@ use crate::{hub::ConnectionId, proto::Tick};
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
     begun: HashMap<ConnectionId, Begun>,
+    /// The same connections in the order in which their messages began.
+    order: BTreeMap<u64, ConnectionId>,
     bytes: usize,
-    /// How many have ever begun.
+    /// How many messages have ever begun.
     count: u64,
 }
 
@@ -18,12 +20,16 @@ pub(super) struct Unfinished {
 struct Begun {
     /// Its place among all that have ever begun.
     number: u64,
+    /// When it began, later by the time in which it was paused.
     since: Tick,
+    /// Since when its connection's input has not been parsed, for reasons that are not the client's.
+    paused: Option<Tick>,
     bytes: usize,
 }
 
 impl Unfinished {
-    /// Notes that a message holds so many bytes of buffers. Returns whether it has begun just now.
+    /// Notes that a message holds so many bytes of buffers, and that its input is parsed. Returns whether its deadline
+    /// is new.
     pub(super) fn note(&mut self, id: ConnectionId, bytes: usize, now: Tick) -> bool {
         let bytes = bytes + ENTRY;
         self.bytes += bytes;
@@ -31,10 +37,11 @@ impl Unfinished {
             Some(begun) => {
                 self.bytes -= begun.bytes;
                 begun.bytes = bytes;
-                false
+                begun.resume(now)
             }
             None => {
-                self.begun.insert(id, Begun { number: self.count, since: now, bytes });
+                self.begun.insert(id, Begun { number: self.count, since: now, paused: None, bytes });
+                self.order.insert(self.count, id);
                 self.count += 1;
                 true
             }
@@ -48,6 +55,7 @@ impl Unfinished {
             && let Some(begun) = self.begun.remove(&id)
         {
             self.bytes -= begun.bytes;
+            self.order.remove(&begun.number);
             if self.begun.is_empty() {
                 // A crowd's table is not kept.
                 self.begun.shrink_to(TABLE_KEPT);
@@ -55,21 +63,28 @@ impl Unfinished {
         }
     }
 
-    /// Returns when the connection's message under way began.
-    pub(super) fn since(&self, id: ConnectionId) -> Option<Tick> {
-        self.begun.get(&id).map(|begun| begun.since)
+    /// Stops the time of the connection's message: its input is not parsed.
+    pub(super) fn pause(&mut self, id: ConnectionId, now: Tick) {
+        if let Some(begun) = self.begun.get_mut(&id) {
+            begun.paused.get_or_insert(now);
+        }
     }
 
-    /// Counts the time of the connection's message from `now` on.
-    pub(super) fn excuse(&mut self, id: ConnectionId, now: Tick) {
+    /// Lets the time of the connection's message go on.
+    pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) {
         if let Some(begun) = self.begun.get_mut(&id) {
-            begun.since = now;
+            begun.resume(now);
         }
+    }
+
+    /// Returns when the connection's message under way began, unless its time has been stopped.
+    pub(super) fn since(&self, id: ConnectionId) -> Option<Tick> {
+        self.begun.get(&id).filter(|begun| begun.paused.is_none()).map(|begun| begun.since)
     }
 
     /// Returns the connection whose message has been under way for the longest time.
     pub(super) fn oldest(&self) -> Option<ConnectionId> {
-        self.begun.iter().min_by_key(|(_, begun)| begun.number).map(|(&id, _)| id)
+        self.order.first_key_value().map(|(_, &id)| id)
     }
 
     /// Returns the bytes that all messages under way hold, their entries here included.
@@ -78,8 +93,17 @@ impl Unfinished {
     }
 }
 
-/// Bytes of an entry of the table, which is at least half full while it grows.
-const ENTRY: usize = 2 * (size_of::<(ConnectionId, Begun)>() + 1);
+impl Begun {
+    /// Takes the time in which it was paused off. Returns whether it was.
+    fn resume(&mut self, now: Tick) -> bool {
+        let Some(paused) = self.paused.take() else { return false };
+        self.since = self.since.after(now.since(paused));
+        true
+    }
+}
+
+/// Bytes of an entry: in a table that is at least half full while it grows, and in the order, whose nodes are too.
+const ENTRY: usize = 2 * (size_of::<(ConnectionId, Begun)>() + 1) + 2 * size_of::<(u64, ConnectionId)>();
 
 /// Entries that an empty table has room for.
 const TABLE_KEPT: usize = 64;
@@ -99,11 +123,25 @@ mod tests {
         assert!(!unfinished.note(id(1), 40, Tick(7)));
         assert!(unfinished.note(id(2), 0, Tick(8)));
         assert_eq!((unfinished.bytes(), unfinished.since(id(1))), (40 + 2 * ENTRY, Some(Tick(5))));
-        unfinished.excuse(id(1), Tick(9));
-        assert_eq!(unfinished.since(id(1)), Some(Tick(9)));
         unfinished.forget(id(1));
         unfinished.forget(id(1));
         assert_eq!((unfinished.bytes(), unfinished.since(id(1))), (ENTRY, None));
+    }
+
+    /// What a client sends meanwhile does not begin its time anew.
+    #[test]
+    fn only_the_time_of_a_pause_is_given() {
+        let mut unfinished = Unfinished::default();
+        unfinished.note(id(1), 100, Tick(5));
+        unfinished.pause(id(1), Tick(10));
+        unfinished.pause(id(1), Tick(12));
+        assert_eq!(unfinished.since(id(1)), None);
+        assert!(unfinished.note(id(1), 100, Tick(17)), "its deadline has moved");
+        assert_eq!(unfinished.since(id(1)), Some(Tick(12)));
+        unfinished.pause(id(1), Tick(20));
+        unfinished.resume(id(1), Tick(21));
+        unfinished.resume(id(1), Tick(30));
+        assert_eq!(unfinished.since(id(1)), Some(Tick(13)));
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl HotRing {
         }
         for (index, entry) in batch.iter_mut().enumerate() {
             let room = entry.buffer.spare_capacity_mut();
-            let length = u32::try_from(room.len()).unwrap_or(u32::MAX);
+            let length = room.len().min(Receive::<OwnedFd>::BYTES_MAX) as u32;
             let receive = opcode::Recv::new(Fd(entry.socket.as_raw_fd()), room.as_mut_ptr().cast(), length)
                 .flags(libc::MSG_DONTWAIT)
                 .build()

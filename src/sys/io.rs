@@ -83,7 +83,8 @@ pub struct Readiness {
 pub struct Receive<'a, S> {
     /// Where to receive from.
     pub socket: &'a S,
-    /// Bytes are appended to this buffer, within its spare capacity, which must not be empty.
+    /// Up to [`Receive::BYTES_MAX`] bytes are appended to this buffer, within its spare capacity, which must not be
+    /// empty.
     pub buffer: &'a mut BytesMut,
     /// How many bytes were appended; `Ok(0)` is the end of input. `WouldBlock` if nothing is there; `Interrupted` if it
     /// was not looked, for want of memory for example, and the caller is to come again.
@@ -91,6 +92,9 @@ pub struct Receive<'a, S> {
 }
 
 impl<'a, S> Receive<'a, S> {
+    /// One receive takes at most so many bytes, however large its buffer is: a batch of them is a bounded part of a turn.
+    pub const BYTES_MAX: usize = 64 * 1_024;
+
     /// An entry that has not been tried yet.
     pub fn new(socket: &'a S, buffer: &'a mut BytesMut) -> Self {
         Receive { socket, buffer, result: Err(io::ErrorKind::WouldBlock.into()) }

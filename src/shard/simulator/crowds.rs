@@ -140,3 +140,27 @@ fn input_that_waits_is_bounded() {
     }
     assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
 }
+
+/// What stands behind a large frame is no more than one receive, and does not keep the frame's buffer.
+#[test]
+fn input_behind_a_large_frame_is_bounded() {
+    const CLIENTS: usize = 20;
+    const LENGTH: usize = 1_000_000;
+    let mut world = World::new(CLIENTS);
+    let header = [&b"\x82\xff"[..], &(LENGTH as u64).to_be_bytes(), &[0; 4]].concat();
+    let large = [&header[..], &vec![0; LENGTH - 1]].concat();
+    (0..CLIENTS).for_each(|client| world.arrive(client, &large, 1));
+    while world.shard.turn(Tick(0)) {}
+    (0..CLIENTS).for_each(|client| {
+        world.arrive(client, b"\0", 1);
+        world.arrive(client, b"\x8a\x80\0\0\0\0", LENGTH / 6);
+    });
+    for _ in 0..20 {
+        world.turn();
+        let connections = &world.shard.hub.connections;
+        for partial in connections.ids().filter_map(|id| connections.get(id)?.partial.as_ref()) {
+            assert!(partial.len() <= 64 << 10 || partial.len() > 900_000, "{} bytes wait to be parsed", partial.len());
+        }
+    }
+    assert_eq!(world.counters.get(Counter::MessagesIn), CLIENTS as u64);
+}

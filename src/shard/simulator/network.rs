@@ -480,6 +480,7 @@ impl Io for SimulatedIo {
             network.happen();
             let room = entry.buffer.capacity() - entry.buffer.len();
             assert!(room > 0, "a receive entry needs room");
+            let room = room.min(Receive::<SimulatedSocket>::BYTES_MAX);
             assert!(named.insert(entry.socket.line), "a receive batch names a socket twice");
             network.line(entry.socket);
             entry.result = network.receive_one(entry.socket.line, room).map(|received| {
