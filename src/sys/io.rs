@@ -92,7 +92,8 @@ pub struct Receive<'a, S> {
 }
 
 impl<'a, S> Receive<'a, S> {
-    /// One receive takes at most so many bytes, however large its buffer is: a batch of them is a bounded part of a turn.
+    /// One receive takes at most so many bytes, however large its buffer is: a batch of them is a bounded part of a
+    /// turn.
     pub const BYTES_MAX: usize = 64 * 1_024;
 
     /// An entry that has not been tried yet.
