@@ -36,7 +36,9 @@ impl Config {
         // One run of any size that fits makes a backlog of somebody who had kept up until then.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);
         let unfinished = limits.unfinished_bytes_max as u64;
-        let http_connections = (http.connections_max as u64).min(connections);
+        // Those that have no place any more are still there for a while.
+        let farewells = Limits::FAREWELLS_MAX as u64;
+        let http_connections = (http.connections_max as u64 + farewells).min(connections);
         let mesh = MeshLimits::default();
         // The control thread is an end of the mesh too; what it sends is counted as bodies.
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
@@ -85,7 +87,10 @@ impl Config {
             (
                 "HTTP connections",
                 http_connections * HTTP_CONNECTION,
-                format!("{http_connections} (max_http_connections) × {}", Size(HTTP_CONNECTION)),
+                format!(
+                    "{http_connections} (max_http_connections + {farewells}, up to max_connections) × {}",
+                    Size(HTTP_CONNECTION)
+                ),
             ),
             (
                 "bodies",

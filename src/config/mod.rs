@@ -65,7 +65,8 @@ pub struct Config {
 /// Limits of connections that speak HTTP without becoming WebSockets.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// Kept alive at the same time, of all shards. One more is answered 503 and closed.
+    /// Served at the same time, of all shards. For one more the one that has been idle longest is ended; if none is
+    /// idle, it is answered 503 and closed.
     pub connections_max: usize,
     /// Bytes of all bodies that are being received or published, over all connections. One more is answered 503.
     pub bodies_bytes_max: usize,
