@@ -3,6 +3,10 @@
 use super::{Config, Limits};
 
 impl Limits {
+    /// Sockets that a shard may have accepted from one of its listeners and not yet looked at: each is the end of an
+    /// accept in flight.
+    pub const ACCEPTS_MAX: usize = 4;
+
     /// Sockets that all shards keep at the same time only to tell them that there is no room, those included that have
     /// given way to others and are about to be closed; but a shard always has two. Beyond it they are closed without a
     /// word.
@@ -54,8 +58,8 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
         if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX } else { 0 };
     let parts = [
         ("the process", PROCESS),
-        ("shards: rings, runtimes, a socket that is being accepted", shards * SHARD),
-        ("shards: listeners", shards * addresses),
+        ("shards: rings and runtimes", shards * SHARD),
+        ("shards: listeners, and what they have just accepted", shards * addresses * (1 + Limits::ACCEPTS_MAX)),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
@@ -72,6 +76,5 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
 /// besides: folders of files, a file of settings while it is read.
 const PROCESS: usize = 48;
 
-/// Of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals; and a socket between
-/// its being accepted and being closed for lack of room.
-const SHARD: usize = 8;
+/// Of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals.
+const SHARD: usize = 7;

@@ -10,6 +10,7 @@ use super::{
     lobby::{Lobby, NoRoom},
 };
 use crate::{
+    config::Limits,
     handover::Visit,
     metrics::Counter,
     sys::{net, oneshot},
@@ -25,7 +26,7 @@ pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visi
 
 /// Accepts until the listener is shut down.
 pub(super) fn start(lobby: &Rc<Lobby>, listener: &Rc<OwnedFd>) {
-    for _ in 0..IN_FLIGHT {
+    for _ in 0..Limits::ACCEPTS_MAX {
         tokio_uring::spawn(accept(Rc::clone(lobby), Rc::clone(listener)));
     }
 }
@@ -106,9 +107,6 @@ fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| shortage.raw_os_error() == code))
 }
-
-/// Accepts waiting at the same time.
-const IN_FLIGHT: usize = 4;
 
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
