@@ -19,6 +19,7 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use socket2::SockRef;
 use tokio::{
+    io::Interest,
     net::TcpStream,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -258,11 +259,19 @@ impl Line {
     /// Appends what comes next, up to a number of bytes. Nothing appended means that the peer has finished.
     fn fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         self.received.reserve(most);
+        let room = self.received.capacity() - self.received.len();
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(&mut self.received) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
+            let mut count = None;
+            let tried = self.stream.try_io(Interest::READABLE, || {
+                let read = *count.insert(self.stream.try_read_buf(&mut self.received)?);
+                // A read that left room has emptied the socket. Saying so saves the read that would find nothing.
+                if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (count, tried) {
+                (Some(count), _) => return Poll::Ready(Ok(count)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, _) => {}
             }
         }
     }
