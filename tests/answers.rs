@@ -11,22 +11,9 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    Client, Response, Server, dial, dial_with, exchange, post, published, read_response, take_response, text,
-    upgrade_request,
+    Client, Response, Server, ask, dial, dial_with, exchange, post, published, read_response, request, take_response,
+    text, upgrade_request,
 };
-
-fn request(method: &str, target: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")
-}
-
-/// The response on a connection that stays.
-#[track_caller]
-fn ask(stream: &mut TcpStream, request: &str) -> Response {
-    stream.write_all(request.as_bytes()).unwrap();
-    let (response, rest) = take_response(stream, Vec::new(), !request.starts_with("HEAD "));
-    assert!(rest.is_empty(), "{response:?}");
-    response
-}
 
 /// All on one connection, since none of these refusals ends it.
 #[test]

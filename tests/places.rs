@@ -13,22 +13,9 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    Client, DEADLINE, Response, Server, clean, dial, dial_from, dial_with, exchange, pattern, post, program, published,
-    read_response, reset, run_to_end, take_response, text, upgrade_request,
+    Client, DEADLINE, Server, ask, clean, dial, dial_from, dial_with, exchange, pattern, post, program, published,
+    read_response, request, reset, run_to_end, take_response, text, upgrade_request,
 };
-
-fn request(method: &str, target: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")
-}
-
-/// The response on a connection that stays.
-#[track_caller]
-fn ask(stream: &mut TcpStream, request: &str) -> Response {
-    stream.write_all(request.as_bytes()).unwrap();
-    let (response, rest) = take_response(stream, Vec::new(), !request.starts_with("HEAD "));
-    assert!(rest.is_empty(), "{response:?}");
-    response
-}
 
 /// All addresses from 127.0.0.2 on are this machine's too.
 fn address(last: u8) -> Option<IpAddr> {

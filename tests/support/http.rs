@@ -99,6 +99,20 @@ pub(crate) fn post(target: &str, content_type: &str, body: &str) -> String {
     )
 }
 
+/// A request without a body.
+pub(crate) fn request(method: &str, target: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// The response on a connection that stays.
+#[track_caller]
+pub(crate) fn ask(stream: &mut TcpStream, request: &str) -> Response {
+    stream.write_all(request.as_bytes()).unwrap();
+    let (response, rest) = take_response(stream, Vec::new(), !request.starts_with("HEAD "));
+    assert!(rest.is_empty(), "{response:?}");
+    response
+}
+
 /// The topic, epoch and offset that the answer to such a request tells.
 #[track_caller]
 pub(crate) fn published(response: &Response) -> (String, u64, u64) {

@@ -21,7 +21,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(crate) use browser::{Browser, Page};
 pub(crate) use client::{Client, Received, binary, close, frame, text};
 pub(crate) use example::{Example, example};
-pub(crate) use http::{Response, exchange, post, published, read_response, take_response, upgrade_request};
+pub(crate) use http::{
+    Response, ask, exchange, post, published, read_response, request, take_response, upgrade_request,
+};
 pub(crate) use server::{Counts, Program, Server, binary_path, clean, program, run_to_end};
 pub(crate) use sockets::KernelSocket;
 
