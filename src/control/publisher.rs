@@ -34,12 +34,8 @@ enum What {
         topic: TopicName,
         source: Option<ConnectionId>,
         message: PreparedMessage,
-    },
-    /// The same for a request, whose body had so many bytes: it counts as received once it has a place.
-    PublishBody {
-        topic: TopicName,
-        message: PreparedMessage,
-        bytes: u64,
+        /// The bytes of a request's body that is published: it counts as received once it has a place.
+        body_bytes: Option<u64>,
     },
     Command {
         shard: u16,
@@ -66,10 +62,7 @@ impl Publisher {
         source: Option<ConnectionId>,
         message: PreparedMessage,
     ) -> Option<Published> {
-        match self.ask(What::Publish { topic, source, message }).await? {
-            Reply::Published(published) => Some(published),
-            _ => None,
-        }
+        self.place_of(What::Publish { topic, source, message, body_bytes: None }).await
     }
 
     /// Publishes the body of a request, of so many bytes, and counts it when its topic's home has given it a place,
@@ -80,7 +73,12 @@ impl Publisher {
         message: PreparedMessage,
         bytes: u64,
     ) -> Option<Published> {
-        match self.ask(What::PublishBody { topic, message, bytes }).await? {
+        self.place_of(What::Publish { topic, source: None, message, body_bytes: Some(bytes) }).await
+    }
+
+    /// Publishes, and returns the place that the topic's home has given.
+    async fn place_of(&self, publish: What) -> Option<Published> {
+        match self.ask(publish).await? {
             Reply::Published(published) => Some(published),
             _ => None,
         }
@@ -167,11 +165,10 @@ impl Publishing {
         match what {
             // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is
             // the last moment at which it can be said truly that the message was not published.
-            What::Publish { .. } | What::PublishBody { .. } if self.leaving.load(Ordering::Relaxed) => return,
-            What::Publish { topic, source, message } => self.outside.submit(topic, source, message, self.ticket),
-            What::PublishBody { topic, message, bytes } => {
-                body_bytes = Some(bytes);
-                self.outside.submit(topic, None, message, self.ticket);
+            What::Publish { .. } if self.leaving.load(Ordering::Relaxed) => return,
+            What::Publish { topic, source, message, body_bytes: bytes } => {
+                body_bytes = bytes;
+                self.outside.submit(topic, source, message, self.ticket);
             }
             What::Command { shard, command } => self.outside.command(shard, command, self.ticket),
         }
