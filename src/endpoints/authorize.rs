@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Endpoint, Endpoints};
 use crate::{
     auth::{Credentials, Gate, Identity, Right},
+    handler::Panicked,
     hub::TopicName,
     proto::Refusal,
 };
@@ -61,8 +62,7 @@ impl Endpoints {
         for (at, gate) in self.gates(endpoint).enumerate() {
             let admitted = catch_unwind(AssertUnwindSafe(|| gate.admit(&self.access.origins, credentials)));
             let admitted = admitted.map_err(|panic| {
-                let text = panic.downcast_ref::<&str>().copied();
-                let panic = text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text)).unwrap_or("a panic");
+                let Panicked(panic) = Panicked::new(&*panic);
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;
