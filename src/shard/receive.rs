@@ -55,18 +55,12 @@ impl Incoming {
 
     /// Notes that the connection's socket is readable.
     pub(super) fn push_ready(&mut self, connection: &mut Connection, id: ConnectionId) {
-        if connection.reading == Reading::Idle {
-            connection.reading = Reading::Queued;
-            self.ready.push_back(id);
-        }
+        enqueue(&mut self.ready, connection, id);
     }
 
     /// Notes that the connection may have more than it was served.
     fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
-        if connection.reading == Reading::Idle {
-            connection.reading = Reading::Queued;
-            self.busy.push_back(id);
-        }
+        enqueue(&mut self.busy, connection, id);
     }
 
     /// Returns the next connection to serve, from both queues by turns.
@@ -442,14 +436,8 @@ impl<I: Io> Shard<I> {
             let Some(oldest) = self.incoming.unfinished.oldest() else { break };
             tracing::debug!(id = %oldest, peer = self.peer(oldest), "too many messages are unfinished: given up");
             self.count(Counter::UnfinishedClosed, 1);
-            self.give_up_message(oldest, CloseCode::TRY_AGAIN_LATER, "too many messages are unfinished");
+            self.close(oldest, CloseCode::TRY_AGAIN_LATER, "too many messages are unfinished");
         }
-    }
-
-    /// Closes a connection because of its message under way, and lets go of what that holds.
-    fn give_up_message(&mut self, id: ConnectionId, code: CloseCode, reason: &str) {
-        self.incoming.unfinished.forget(id);
-        self.close(id, code, reason);
     }
 
     /// Closes the connection if its message under way has had its time.
@@ -464,7 +452,7 @@ impl<I: Io> Shard<I> {
         }
         tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
         self.count(Counter::MessageOverdue, 1);
-        self.give_up_message(id, CloseCode::POLICY_VIOLATION, "a message did not arrive in time");
+        self.close(id, CloseCode::POLICY_VIOLATION, "a message did not arrive in time");
     }
 
     /// Lets the rest of a message go that a closing connection does not take any more: parsing drops it.
@@ -487,6 +475,14 @@ impl<I: Io> Shard<I> {
         if is_usual && self.incoming.buffers.len() < BUFFERS_MAX {
             self.incoming.buffers.push(buffer.bytes);
         }
+    }
+}
+
+/// Puts a connection into a queue unless it stands in one, or is parked.
+fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut Connection, id: ConnectionId) {
+    if connection.reading == Reading::Idle {
+        connection.reading = Reading::Queued;
+        queue.push_back(id);
     }
 }
 
