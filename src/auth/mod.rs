@@ -94,7 +94,7 @@ impl<'a> Credentials<'a> {
             let mut pairs = query_pairs(self.head.query());
             let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;
             // What is not UTF-8 is no token that anybody has.
-            Some(Cow::Owned(value.unwrap_or_default().into_bytes()))
+            Some(Cow::Owned(value.unwrap_or_default().into_owned().into_bytes()))
         };
         self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
     }

@@ -1,8 +1,9 @@
 //! The bytes of all bodies in memory, and which body gives way when there are too many.
 //!
-//! A body is paid for as it arrives. When there is no room for more, the one that has cost most so far gives way, its
-//! bytes times the time since it began: so clients that begin bodies and do not end them lose them to those who send
-//! theirs at once, who have cost next to nothing.
+//! A body is paid for as it arrives. When there is no room for more, the incomplete body that has cost most so far
+//! gives way, its bytes times the time since it began: so clients that begin bodies and do not end them lose them to
+//! clients that send theirs at once, which have cost next to nothing. A complete body keeps its room until it is
+//! published.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +13,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// The bodies of all connections.
-#[derive(Debug)]
+/// The bodies of all connections. A clone is another handle to the same bodies.
+#[derive(Debug, Clone)]
 pub(super) struct Bodies {
     bytes_max: usize,
     table: Arc<Mutex<Table>>,
@@ -21,8 +22,9 @@ pub(super) struct Bodies {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Those of complete bodies too.
     bytes: usize,
-    held: BTreeMap<u64, Entry>,
+    incomplete: BTreeMap<u64, Entry>,
     next: u64,
 }
 
@@ -30,22 +32,28 @@ struct Table {
 struct Entry {
     bytes: usize,
     since: Instant,
-    /// Dropping it takes the body its room. A body that is whole has none, and keeps it.
-    gives_way: Option<oneshot::Sender<()>>,
+    /// Ends the body's reader when it is dropped.
+    _gives_way: oneshot::Sender<()>,
 }
 
-/// One body's part of it, until it is dropped.
+/// A body that arrives.
 #[derive(Debug)]
-pub(super) struct Held {
-    table: Arc<Mutex<Table>>,
-    bytes_max: usize,
+pub(super) struct Incomplete {
+    bodies: Bodies,
     number: u64,
 }
 
-/// Resolves when a body has to give way.
+/// The room of a complete body, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    bodies: Bodies,
+    bytes: usize,
+}
+
+/// Resolves when a body has given way.
 pub(super) type GivenWay = oneshot::Receiver<()>;
 
-/// Why a body cannot be read: there is no room for it.
+/// There is no room for a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
@@ -54,67 +62,102 @@ impl Bodies {
         Bodies { bytes_max, table: Arc::default() }
     }
 
-    /// Begins a body. Until it is whole its reader ends when it has to give way.
-    pub(super) fn hold(&self) -> (Held, GivenWay) {
-        let (gives_way, given_way) = oneshot::channel();
-        let mut table = lock(&self.table);
-        let number = table.next;
-        table.next += 1;
-        table.held.insert(number, Entry { bytes: 0, since: Instant::now(), gives_way: Some(gives_way) });
-        drop(table);
-        (Held { table: Arc::clone(&self.table), bytes_max: self.bytes_max, number }, given_way)
-    }
-}
-
-impl Held {
-    /// Holds so many bytes more. Others give way if they have cost more than this body would.
+    /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if they have cost anything.
     ///
     /// # Errors
     ///
     /// If there is no room.
-    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        self.grow_at(Instant::now(), bytes)
+    pub(super) fn take(&self, bytes: usize) -> Result<Room, NoRoom> {
+        let mut table = self.lock();
+        if table.bytes + bytes > self.bytes_max {
+            self.make_room(&mut table, Instant::now(), bytes, None)?;
+        }
+        table.bytes += bytes;
+        Ok(Room { bodies: self.clone(), bytes })
     }
 
-    fn grow_at(&mut self, now: Instant, bytes: usize) -> Result<(), NoRoom> {
-        let mut table = lock(&self.table);
-        let Some(own) = table.held.get(&self.number) else { return Err(NoRoom) };
-        let own_cost = own.cost(now, bytes);
+    /// Begins a body. Its reader ends when the body has given way.
+    pub(super) fn begin(&self) -> (Incomplete, GivenWay) {
+        let (gives_way, given_way) = oneshot::channel();
+        let mut table = self.lock();
+        let number = table.next;
+        table.next += 1;
+        table.incomplete.insert(number, Entry { bytes: 0, since: Instant::now(), _gives_way: gives_way });
+        drop(table);
+        (Incomplete { bodies: self.clone(), number }, given_way)
+    }
+
+    /// Takes the room of incomplete bodies, the dearest first, until there is some for `bytes` more. One that has cost
+    /// no more than `own` would with these keeps its room; a complete body that is new costs nothing.
+    fn make_room(&self, table: &mut Table, now: Instant, bytes: usize, own: Option<u64>) -> Result<(), NoRoom> {
+        let own_cost = own.and_then(|own| table.incomplete.get(&own)).map_or(0, |own| own.cost(now, bytes));
         while table.bytes + bytes > self.bytes_max {
-            let others = table.held.iter().filter(|(number, entry)| **number != self.number && entry.may_give_way());
+            let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
             let (_, number) = dearest.filter(|(cost, _)| *cost > own_cost).ok_or(NoRoom)?;
             // Its task drops what it has before anything else of it is read.
             table.remove(number);
         }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Incomplete {
+    /// Takes room for `bytes` more. Other incomplete bodies give way if they have cost more than this one with these.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room, or the body has given way.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
+        self.grow_at(Instant::now(), bytes)
+    }
+
+    fn grow_at(&self, now: Instant, bytes: usize) -> Result<(), NoRoom> {
+        let mut table = self.bodies.lock();
+        if !table.incomplete.contains_key(&self.number) {
+            return Err(NoRoom);
+        }
+        self.bodies.make_room(&mut table, now, bytes, Some(self.number))?;
         table.bytes += bytes;
-        if let Some(own) = table.held.get_mut(&self.number) {
+        if let Some(own) = table.incomplete.get_mut(&self.number) {
             own.bytes += bytes;
         }
         Ok(())
     }
 
-    /// Keeps the room of a body that is whole, until it is dropped.
+    /// Makes the body a complete one, which gives no way.
     ///
     /// # Errors
     ///
-    /// If it has had to give way.
-    pub(super) fn settle(&self) -> Result<(), NoRoom> {
-        let mut table = lock(&self.table);
-        table.held.get_mut(&self.number).ok_or(NoRoom)?.gives_way = None;
-        Ok(())
+    /// If it has given way.
+    pub(super) fn complete(self) -> Result<Room, NoRoom> {
+        let mut table = self.bodies.lock();
+        // The bytes stay in the sum.
+        let Entry { bytes, .. } = table.incomplete.remove(&self.number).ok_or(NoRoom)?;
+        drop(table);
+        Ok(Room { bodies: self.bodies.clone(), bytes })
     }
 }
 
-impl Drop for Held {
+impl Drop for Incomplete {
     fn drop(&mut self) {
-        lock(&self.table).remove(self.number);
+        self.bodies.lock().remove(self.number);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.bodies.lock().bytes -= self.bytes;
     }
 }
 
 impl Table {
     fn remove(&mut self, number: u64) {
-        if let Some(entry) = self.held.remove(&number) {
+        if let Some(entry) = self.incomplete.remove(&number) {
             self.bytes -= entry.bytes;
         }
     }
@@ -125,14 +168,6 @@ impl Entry {
     fn cost(&self, now: Instant, more: usize) -> u128 {
         (self.bytes + more) as u128 * now.duration_since(self.since).as_millis()
     }
-
-    fn may_give_way(&self) -> bool {
-        self.gives_way.is_some()
-    }
-}
-
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -147,40 +182,48 @@ mod tests {
     fn bodies_have_a_limit_together() {
         let bodies = Bodies::new(10);
         let now = Instant::now();
-        let ((mut one, _), (mut other, _)) = (bodies.hold(), bodies.hold());
+        let ((one, _), (other, _)) = (bodies.begin(), bodies.begin());
         assert_eq!((one.grow_at(now, 4), other.grow_at(now, 5)), (Ok(()), Ok(())));
         assert_eq!(
             (one.grow_at(now, 2), one.grow_at(now, 1), other.grow_at(now, 1)),
             (Err(NoRoom), Ok(()), Err(NoRoom))
         );
         drop(one);
-        assert_eq!((other.grow_at(now, 5), other.grow_at(now, 1)), (Ok(()), Err(NoRoom)));
+        assert_eq!((other.grow_at(now, 3), other.grow_at(now, 3)), (Ok(()), Err(NoRoom)));
+        let room = other.complete().unwrap();
+        assert_eq!((bodies.take(3).err(), bodies.take(2).is_ok()), (Some(NoRoom), true));
+        drop(room);
+        assert_eq!(bodies.lock().bytes, 0);
     }
 
-    /// The one that has kept most for longest, and never one that is whole.
+    /// The one that has kept most for longest, and never one that is complete.
     #[test]
     fn the_dearest_body_gives_way() {
         let bodies = Bodies::new(10);
         let begin = |bytes: usize, at: Instant| {
-            let (mut held, gives_way) = bodies.hold();
-            lock(&bodies.table).held.get_mut(&held.number).unwrap().since = at;
-            held.grow_at(at, bytes).map(|()| (held, gives_way))
+            let (body, gives_way) = bodies.begin();
+            bodies.lock().incomplete.get_mut(&body.number).unwrap().since = at;
+            body.grow_at(at, bytes).map(|()| (body, gives_way))
         };
-        let start = Instant::now();
+        let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let after = |milliseconds| start + Duration::from_millis(milliseconds);
-        let (whole, _) = begin(4, start).unwrap();
-        whole.settle().unwrap();
-        let (mut large, mut large_gives_way) = begin(4, start).unwrap();
-        let (mut small, mut small_gives_way) = begin(1, start).unwrap();
+        let whole = begin(4, start).unwrap().0.complete().unwrap();
+        let (large, mut large_gives_way) = begin(4, start).unwrap();
+        let (small, mut small_gives_way) = begin(1, start).unwrap();
         let (new, mut new_gives_way) = begin(5, after(1)).unwrap();
         assert_eq!(large_gives_way.try_recv(), Err(TryRecvError::Closed));
-        assert_eq!((large.grow_at(after(1), 1), large.settle()), (Err(NoRoom), Err(NoRoom)));
+        assert_eq!((large.grow_at(after(1), 1), large.complete().err()), (Err(NoRoom), Some(NoRoom)));
         // What would then cost more than the dearest itself finds no room.
         assert_eq!(small.grow_at(after(2), 9), Err(NoRoom));
         for gives_way in [&mut small_gives_way, &mut new_gives_way] {
             assert_eq!(gives_way.try_recv(), Err(TryRecvError::Empty));
         }
-        drop((whole, large, small, new));
-        assert_eq!(lock(&bodies.table).bytes, 0);
+        // A body that arrives at once has cost nothing.
+        let at_once = bodies.take(2).unwrap();
+        assert_eq!(new_gives_way.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(small_gives_way.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(bodies.lock().bytes, 7);
+        drop((whole, small, new, at_once));
+        assert_eq!(bodies.lock().bytes, 0);
     }
 }

@@ -5,12 +5,13 @@
 //! holds it to the end.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
 };
 
+use slab::Slab;
 use socket2::SockRef;
 use tokio::{net::TcpStream, sync::oneshot};
 
@@ -24,31 +25,43 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Table {
     taken: usize,
-    /// Connections that are idle, by when they have become so.
-    idle: BTreeMap<u64, Idle>,
-    next: u64,
+    /// By the numbers of places. A place keeps its number until it is dropped, also when it has given way.
+    seats: Slab<Seat>,
+    /// Connections that have become idle, in that order. An entry is out of date once its seat has another state.
+    idle: VecDeque<Idle>,
+    /// How many times a connection has become idle.
+    rests: u64,
 }
 
+/// What is known of the connection that has a place.
 #[derive(Debug)]
-struct Idle {
+struct Seat {
+    state: State,
+    /// Both are set when the connection becomes idle for the first time.
     stream: Weak<TcpStream>,
     /// Wakes the connection's task.
     waker: Waker,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Busy,
+    /// Since this [`Table::rests`].
+    Idle(u64),
+    GaveWay,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    seat: usize,
+    since: u64,
 }
 
 /// One connection's place, until it is dropped or has given way.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Busy,
-    /// Under this number among the idle, as long as it stands there.
-    Idle(u64),
-    GaveWay,
+    seat: usize,
 }
 
 impl Places {
@@ -56,21 +69,25 @@ impl Places {
         Arc::new(Places { places_max, table: Mutex::default() })
     }
 
-    /// Finds a place for a new connection. If all are taken, the connection that has been idle longest gives way, and
-    /// `gave_way` is called; `None` if none is idle.
+    /// Returns a place for a new connection. If all are taken, the connection that has been idle longest and has no
+    /// unread input gives way, and `gave_way` is called; `None` if there is none.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<Place> {
         let mut table = self.lock();
         if table.taken < self.places_max {
             table.taken += 1;
         } else {
             // What has arrived and was not read yet is a request, too.
-            let longest = table.idle.iter().find(|(_, idle)| !idle.has_input()).map(|(&number, _)| number)?;
-            let idle = table.idle.remove(&longest)?;
-            idle.waker.wake();
+            let may_give_way = |idle: &&Idle| table.is_current(idle) && !table.seats[idle.seat].has_input();
+            let longest = table.idle.iter().find(may_give_way)?.seat;
+            let seat = &mut table.seats[longest];
+            seat.state = State::GaveWay;
+            seat.waker.wake_by_ref();
             gave_way();
         }
+        let waker = Waker::noop().clone();
+        let seat = table.seats.insert(Seat { state: State::Busy, stream: Weak::new(), waker });
         drop(table);
-        Some(Place { places: Arc::clone(self), state: State::Busy })
+        Some(Place { places: Arc::clone(self), seat })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -78,7 +95,27 @@ impl Places {
     }
 }
 
-impl Idle {
+impl Table {
+    fn is_current(&self, idle: &Idle) -> bool {
+        self.seats.get(idle.seat).is_some_and(|seat| seat.state == State::Idle(idle.since))
+    }
+
+    /// Notes that a busy connection has become idle. Entries that are out of date are removed when they are half of the
+    /// queue, so its length stays within twice the number of places and a few.
+    fn rest(&mut self, seat: usize) {
+        self.rests += 1;
+        let since = self.rests;
+        self.seats[seat].state = State::Idle(since);
+        if self.idle.len() >= 2 * self.seats.len() + IDLE_SLACK {
+            let mut idle = std::mem::take(&mut self.idle);
+            idle.retain(|idle| self.is_current(idle));
+            self.idle = idle;
+        }
+        self.idle.push_back(Idle { seat, since });
+    }
+}
+
+impl Seat {
     fn has_input(&self) -> bool {
         let Some(stream) = self.stream.upgrade() else { return false };
         let mut octet = [std::mem::MaybeUninit::uninit()];
@@ -88,52 +125,52 @@ impl Idle {
 }
 
 impl Place {
-    /// Notes that the connection is idle, from the first of several calls on. Returns whether it still has its place;
-    /// otherwise it has to end.
+    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has
+    /// to end.
     pub(super) fn rest(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
         let mut table = self.places.lock();
-        match self.state {
-            State::Busy => {
-                let number = table.next;
-                table.next += 1;
-                table.idle.insert(number, Idle { stream: Arc::downgrade(stream), waker: waker.clone() });
-                self.state = State::Idle(number);
-            }
-            State::Idle(number) => match table.idle.get_mut(&number) {
-                Some(idle) => idle.waker.clone_from(waker),
-                None => self.state = State::GaveWay,
-            },
-            State::GaveWay => {}
+        let seat = &mut table.seats[self.seat];
+        if seat.stream.strong_count() == 0 {
+            seat.stream = Arc::downgrade(stream);
         }
-        self.state != State::GaveWay
+        seat.waker.clone_from(waker);
+        match seat.state {
+            State::Busy => table.rest(self.seat),
+            State::Idle(_) => {}
+            State::GaveWay => return false,
+        }
+        true
     }
 
-    /// Returns whether it has not given way.
+    /// Returns whether the connection has not given way.
     pub(super) fn is_held(&self) -> bool {
-        match self.state {
-            State::Busy => true,
-            State::Idle(number) => self.places.lock().idle.contains_key(&number),
-            State::GaveWay => false,
-        }
+        self.places.lock().seats[self.seat].state != State::GaveWay
     }
 
-    /// Notes that the connection has something to do.
+    /// Marks the connection as busy, unless it has given way.
     pub(super) fn work(&mut self) {
-        if let State::Idle(number) = self.state {
-            let has_place = self.places.lock().idle.remove(&number).is_some();
-            self.state = if has_place { State::Busy } else { State::GaveWay };
+        let state = &mut self.places.lock().seats[self.seat].state;
+        if *state != State::GaveWay {
+            *state = State::Busy;
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.work();
-        if self.state == State::Busy {
-            self.places.lock().taken -= 1;
+        let mut table = self.places.lock();
+        let seat = table.seats.remove(self.seat);
+        if seat.state != State::GaveWay {
+            table.taken -= 1;
         }
+        drop(table);
+        // Its waker is dropped without the lock.
+        drop(seat);
     }
 }
+
+/// Entries that are out of date and may always stand in the queue.
+const IDLE_SLACK: usize = 64;
 
 /// Connections that have no place, and are only told so or given the time to read their last answer.
 ///
@@ -224,6 +261,27 @@ mod tests {
         });
     }
 
+    /// Resting and working again and again keeps the queue short.
+    #[test]
+    fn the_queue_of_the_idle_stays_short() {
+        run(|listener| {
+            let places = Places::new(3);
+            let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
+            let mut held: Vec<Place> = (0..3).map(|_| places.admit(|| {}).unwrap()).collect();
+            for _ in 0..1_000 {
+                for (place, (stream, _)) in held.iter_mut().zip(&connections) {
+                    place.work();
+                    assert!(place.rest(stream, Waker::noop()));
+                }
+            }
+            assert!(places.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
+            // All three are among those that may give way.
+            assert!((0..3).all(|_| places.admit(|| {}).map(|place| held.push(place)).is_some()));
+            assert!(places.admit(|| {}).is_none());
+            drop(held);
+        });
+    }
+
     #[test]
     fn a_request_that_was_not_read_yet_keeps_its_place() {
         run(|listener| {
@@ -234,7 +292,7 @@ mod tests {
                 assert!(place.rest(stream, Waker::noop()));
             }
             connections[0].1.write_all(b"G").unwrap();
-            while !places.lock().idle[&0].has_input() {
+            while !places.lock().seats[0].has_input() {
                 std::thread::yield_now();
             }
             let new = places.admit(|| {}).expect("the other is idle");

@@ -1,23 +1,31 @@
 //! What each request is answered.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Either, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body as _, Incoming},
+    body::{Body as _, Frame, Incoming},
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::{
     Shared,
-    bodies::{Held, NoRoom},
+    bodies::{NoRoom, Room},
     judge::{Judge, Judged},
 };
 use crate::{
     auth::{Credentials, TOKEN_KEY},
-    documents::{Body, whole},
+    documents::Documents,
     endpoints::{Endpoint, Intent},
     hub::{Published, TopicName},
     metrics::Counter,
@@ -45,59 +53,118 @@ pub(super) enum Scope {
 
 type Answer = Response<Body>;
 
+/// What is there as a whole, or a file that is read while it is sent.
+type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
+
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Answer;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
+    /// Begins to answer a request: all but bodies and files is answered at once.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (shared, scope) = (Arc::clone(&self.shared), self.scope);
-        let (judged, peer) = (self.judge.take(), self.judge.peer());
+        let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
-        Box::pin(async move {
-            let has_body = !request.body().is_end_stream();
-            let logs = tracing::enabled!(tracing::Level::DEBUG);
-            let target = logs.then(|| (request.method().clone(), request.uri().path().to_owned()));
-            let origin = request.headers().get(header::ORIGIN).cloned();
-            // The line has let hyper read one request, and has judged that one.
-            let judged = judged.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
+        let mut asked = Asked {
+            has_body: !request.body().is_end_stream(),
+            target: None,
+            origin: request.headers().get(header::ORIGIN).cloned(),
+            may_read: false,
+            peer: self.judge.peer(),
+        };
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            asked.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
+        }
+        // The line has let hyper read one request, and has judged that one.
+        let judged = self.judge.take();
+        let judged = judged.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
+        if let Some(origin) = &asked.origin {
             let endpoint = judged.as_ref().ok().and_then(|judged| judged.endpoint.as_ref().ok());
-            let may_read =
-                origin.as_ref().is_some_and(|origin| shared.endpoints.allow_origin(origin.as_bytes(), endpoint));
-            let answer = match judged {
-                Ok(judged) => answer(&shared, request, judged, peer, scope).await,
-                Err(refusal) => Err(refusal),
-            };
-            let mut answer = answer.unwrap_or_else(|refusal| {
-                // Without the query, which may hold a token; and not why, which may repeat it.
-                if let Some((method, path)) = &target {
-                    tracing::debug!(peer = peer.map(display), status = refusal.status, %method, path, "refused");
-                }
-                let mut answer = refuse(&shared, &refusal);
-                if has_body {
-                    // What was not read of it stands before the next request.
-                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                answer
-            });
-            if let Some(origin) = origin {
-                share_with(origin, may_read, answer.headers_mut());
+            asked.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
+        }
+        match judged.and_then(|judged| begin(shared, request, judged, asked.peer, self.scope)) {
+            Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(asked.finish(shared, Ok(answer))))),
+            Err(refusal) => Box::pin(std::future::ready(Ok(asked.finish(shared, Err(refusal))))),
+            Ok(Begun::Publish { topic, is_text, body }) => {
+                let shared = Arc::clone(shared);
+                Box::pin(async move {
+                    let answer = publish(&shared, topic, is_text, body).await;
+                    Ok(asked.finish(&shared, answer))
+                })
             }
-            Ok(answer)
-        })
+            Ok(Begun::Read { request, documents, below }) => {
+                let shared = Arc::clone(shared);
+                Box::pin(async move {
+                    let answer = read(&shared, &request, &documents, &below).await;
+                    Ok(asked.finish(&shared, answer))
+                })
+            }
+        }
     }
 }
 
-async fn answer(
+/// What has to be known of a request when its answer is there.
+#[derive(Debug)]
+struct Asked {
+    has_body: bool,
+    /// Where refusals are logged: the method and the path.
+    target: Option<Box<(Method, String)>>,
+    origin: Option<HeaderValue>,
+    /// Pages of that origin may read the answer.
+    may_read: bool,
+    peer: Option<SocketAddr>,
+}
+
+impl Asked {
+    /// Completes the answer of a request.
+    fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
+        let mut answer = answer.unwrap_or_else(|refusal| {
+            // Without the query, which may hold a token; and not why, which may repeat it.
+            if let Some((method, path)) = self.target.as_deref() {
+                tracing::debug!(peer = self.peer.map(display), status = refusal.status, %method, path, "refused");
+            }
+            let mut answer = refuse(shared, &refusal);
+            if self.has_body {
+                // What was not read of it stands before the next request.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        });
+        if let Some(origin) = self.origin {
+            share_with(origin, self.may_read, answer.headers_mut());
+        }
+        answer
+    }
+}
+
+/// What becomes of a request.
+enum Begun {
+    Answered(Answer),
+    /// Its body is published.
+    Publish {
+        topic: TopicName,
+        is_text: bool,
+        body: Incoming,
+    },
+    /// A file is read.
+    Read {
+        request: Request<()>,
+        documents: Documents,
+        below: Vec<String>,
+    },
+}
+
+/// Decides what becomes of a request, as far as that is known from its head.
+fn begin(
     shared: &Shared,
     request: Request<Incoming>,
     Judged { head, endpoint, refusal }: Judged,
     peer: Option<SocketAddr>,
     scope: Scope,
-) -> Result<Answer, Refusal> {
+) -> Result<Begun, Refusal> {
     let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
     if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
-        return text.map(|text| response(StatusCode::OK, TEXT, text));
+        return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
     }
     if scope == Scope::Health {
         return Err(Refusal::not_now("as many HTTP connections as this server allows"));
@@ -119,46 +186,38 @@ async fn answer(
         Endpoint::Metrics => {
             only(&request, &[Method::GET, Method::HEAD])?;
             shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
-            Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", shared.metrics()))
+            let text = shared.metrics();
+            Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
         }
         Endpoint::Page => {
             only(&request, &[Method::GET, Method::HEAD])?;
             let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
             let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
             answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
-            Ok(answer)
+            Ok(Begun::Answered(answer))
         }
-        Endpoint::Topic { topic, .. } => at_topic(shared, request, &credentials, &endpoint, topic).await,
+        Endpoint::Topic { topic, .. } => begin_at_topic(shared, request, &credentials, &endpoint, topic),
         Endpoint::WebSocket { .. } => {
             only(&request, &[Method::GET, Method::HEAD])?;
             Err(HandshakeError::Upgrade.refusal())
         }
         Endpoint::Files { mount, below } => {
             shared.authorize(&credentials, Intent::Use, &endpoint)?;
-            let mount = &shared.endpoints.mounts()[*mount];
-            let sending = Arc::clone(&shared.files).try_acquire_owned();
-            let sending =
-                sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
-            let answer = mount.documents.answer(&request, below).await?;
-            // Until the last of it is sent or given up.
-            let keep = move |frame| {
-                _ = &sending;
-                frame
-            };
-            Ok(answer.map(|body| body.map_frame(keep).boxed_unsync()))
+            let documents = shared.endpoints.mounts()[*mount].documents.clone();
+            Ok(Begun::Read { request: request.map(drop), documents, below: below.clone() })
         }
         Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
     }
 }
 
-/// A request at a topic that asks for no WebSocket.
-async fn at_topic(
+/// Decides what becomes of a request at a topic that asks for no WebSocket.
+fn begin_at_topic(
     shared: &Shared,
     request: Request<Incoming>,
     credentials: &Credentials<'_>,
     endpoint: &Endpoint,
     topic: &TopicName,
-) -> Result<Answer, Refusal> {
+) -> Result<Begun, Refusal> {
     match *request.method() {
         Method::POST => {
             if shared.is_leaving() {
@@ -166,9 +225,10 @@ async fn at_topic(
             }
             check_query_of_post(credentials.head.query())?;
             shared.authorize(credentials, Intent::Publish, endpoint)?;
-            publish(shared, request, topic).await
+            let (topic, is_text) = (topic.clone(), is_text(request.headers()));
+            Ok(Begun::Publish { topic, is_text, body: request.into_body() })
         }
-        Method::OPTIONS => Ok(preflight()),
+        Method::OPTIONS => Ok(Begun::Answered(preflight())),
         Method::GET | Method::HEAD => {
             // A browser's page cannot see why its WebSocket was refused, and asks by this.
             let raw = RawRequest::new(topic.clone(), credentials.head.query())?;
@@ -177,6 +237,24 @@ async fn at_topic(
         }
         _ => Err(Refusal::not_allowed("GET, POST, OPTIONS")),
     }
+}
+
+/// Answers with a file.
+async fn read(
+    shared: &Shared,
+    request: &Request<()>,
+    documents: &Documents,
+    below: &[String],
+) -> Result<Answer, Refusal> {
+    let sending = Arc::clone(&shared.files).try_acquire_owned();
+    let sending = sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
+    let answer = documents.answer(request, below).await?;
+    // Until the last of it is sent or given up.
+    let keep = move |frame| {
+        _ = &sending;
+        frame
+    };
+    Ok(answer.map(|body| Body::Right(body.map_frame(keep).boxed_unsync())))
 }
 
 /// A POST has no more to say than its token.
@@ -189,16 +267,12 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
 }
 
 /// `POST /t/{topic}`: publishes the body.
-async fn publish(shared: &Shared, request: Request<Incoming>, topic: &TopicName) -> Result<Answer, Refusal> {
-    let is_text = is_text(request.headers());
-    // Held until it is published: the shards count what they have of it themselves.
-    let (mut held, given_way) = shared.bodies.hold();
-    let body = tokio::select! {
-        biased;
-        _ = given_way => Err(no_room_for_bodies()),
-        body = read_body(shared, request.into_body(), &mut held) => body,
-    }?;
-    held.settle().map_err(|NoRoom| no_room_for_bodies())?;
+async fn publish(shared: &Shared, topic: TopicName, is_text: bool, mut body: Incoming) -> Result<Answer, Refusal> {
+    // Mostly all of a body arrives with its head.
+    let (body, room) = match take_whole(shared, &mut body)? {
+        Ok(whole) => whole,
+        Err(begun) => Box::pin(read_body(shared, body, begun)).await?,
+    };
     let message = if is_text {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             let at = error.valid_up_to();
@@ -209,39 +283,67 @@ async fn publish(shared: &Shared, request: Request<Incoming>, topic: &TopicName)
         PreparedMessage::binary(&body)
     };
     let published = shared.publisher.publish_body(topic.clone(), message, body.len() as u64).await;
-    let published = published.ok_or_else(Refusal::leaving)?;
-    let topic = serde_json::Value::from(topic.as_str());
-    let Published { epoch, offset } = published;
+    // The shards count what they have of it themselves.
+    drop(room);
+    let Published { epoch, offset } = published.ok_or_else(Refusal::leaving)?;
+    let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
     let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}");
     Ok(response(StatusCode::ACCEPTED, JSON, answer))
 }
 
-/// The whole body, within the limits of a message, of all bodies together, and of time.
-async fn read_body(shared: &Shared, mut body: Incoming, held: &mut Held) -> Result<Bytes, Refusal> {
-    let most = shared.config.limits.message.message_bytes_max as usize;
-    let check = |bytes: u64| {
-        let too_large = || Refusal::new(413, format!("the body is larger than the largest message, {most} bytes"));
-        if bytes > most as u64 { Err(too_large()) } else { Ok(()) }
+/// Takes a body that has arrived as a whole, and room for it. The inner error is what has arrived of another.
+fn take_whole(shared: &Shared, body: &mut Incoming) -> Result<Result<(Bytes, Room), Bytes>, Refusal> {
+    check_size(shared, body.size_hint().lower())?;
+    let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) else {
+        return Ok(Err(Bytes::new()));
     };
-    check(body.size_hint().lower())?;
+    let is_whole = frame.is_none() || body.is_end_stream();
+    let data = frame.map(data_of).transpose()?.unwrap_or_default();
+    check_size(shared, data.len() as u64)?;
+    if !is_whole {
+        return Ok(Err(data));
+    }
+    let room = shared.bodies.take(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
+    Ok(Ok((data, room)))
+}
+
+/// Reads a body to its end, within the limits of a message, of all bodies together, and of time.
+async fn read_body(shared: &Shared, mut body: Incoming, begun: Bytes) -> Result<(Bytes, Room), Refusal> {
+    let (incomplete, given_way) = shared.bodies.begin();
     let read = async {
-        let mut whole = BytesMut::new();
+        incomplete.grow(begun.len()).map_err(|NoRoom| no_room_for_bodies())?;
+        let mut whole = BytesMut::from(begun);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Refusal::new(400, format!("the body is broken: {}", cause(&error))))?;
-            // Trailers are nobody's.
-            let Ok(data) = frame.into_data() else { continue };
-            check((whole.len() + data.len()) as u64)?;
-            held.grow(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
-            if whole.is_empty() && body.is_end_stream() {
-                return Ok(data);
-            }
+            let data = data_of(frame)?;
+            check_size(shared, (whole.len() + data.len()) as u64)?;
+            incomplete.grow(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
             whole.extend_from_slice(&data);
         }
         Ok(whole.freeze())
     };
     let timeout = shared.config.http.body_timeout;
-    let overdue = || Refusal::new(408, format!("the body did not arrive within {timeout:?}"));
-    tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(overdue()))
+    let whole = tokio::select! {
+        biased;
+        _ = given_way => Err(no_room_for_bodies()),
+        whole = read => whole,
+        () = tokio::time::sleep(timeout) => {
+            Err(Refusal::new(408, format!("the body did not arrive within {timeout:?}")))
+        }
+    }?;
+    let room = incomplete.complete().map_err(|NoRoom| no_room_for_bodies())?;
+    Ok((whole, room))
+}
+
+/// Returns the data of a frame of a body. Trailers have none.
+fn data_of(frame: hyper::Result<Frame<Bytes>>) -> Result<Bytes, Refusal> {
+    let frame = frame.map_err(|error| Refusal::new(400, format!("the body is broken: {}", cause(&error))))?;
+    Ok(frame.into_data().unwrap_or_default())
+}
+
+fn check_size(shared: &Shared, bytes: u64) -> Result<(), Refusal> {
+    let most = shared.config.limits.message.message_bytes_max;
+    let too_large = || Refusal::new(413, format!("the body is larger than the largest message, {most} bytes"));
+    if bytes > u64::from(most) { Err(too_large()) } else { Ok(()) }
 }
 
 fn no_room_for_bodies() -> Refusal {
@@ -259,10 +361,11 @@ fn is_text(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type.starts_with("text/")
-        || media_type.ends_with("+json")
-        || ["application/json", "application/x-www-form-urlencoded"].contains(&&*media_type)
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
+    is("text/", media_type.get(.."text/".len()))
+        || is("+json", media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..)))
+        || ["application/json", "application/x-www-form-urlencoded"].iter().any(|other| is(other, Some(media_type)))
 }
 
 fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> {
@@ -289,7 +392,7 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(whole(body));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -297,7 +400,7 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
 
 /// What a browser asks before a page of another origin may publish with a token (WHATWG Fetch, CORS).
 fn preflight() -> Answer {
-    let mut answer = Response::new(whole(""));
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));

@@ -28,13 +28,11 @@ pub(crate) enum Endpoint {
     /// A topic of the hub, by WebSocket and by POST.
     Topic {
         route: usize,
-        parameters: Parameters,
         topic: TopicName,
     },
     /// Any other handler's WebSockets.
     WebSocket {
         route: usize,
-        parameters: Parameters,
     },
     /// Files: which folder, and the segments below it. Without any it is the folder, without a slash behind it.
     Files {
@@ -51,14 +49,6 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// What the parameters of its route's pattern stand for.
-    pub(crate) fn into_parameters(self) -> Parameters {
-        match self {
-            Endpoint::Topic { parameters, .. } | Endpoint::WebSocket { parameters, .. } => parameters,
-            _ => Parameters::new(),
-        }
-    }
-
     /// Returns what is answered about the server's health, whoever answers it: a text, or why there is none. `None` if
     /// that is not what the endpoint is for.
     pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {
@@ -191,15 +181,17 @@ impl Endpoints {
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Route(route) => {
-                let parameters = pattern.parameters_of(path);
-                let Some(topics) = &self.routes[route].topics else {
-                    return Ok(Endpoint::WebSocket { route, parameters });
-                };
-                let value = parameters.iter().find(|(name, _)| name == TOPIC).map_or("", |(_, value)| &**value);
-                let topic = topics.topic(value).map_err(|error| Refusal::new(400, error.to_string()))?;
-                Ok(Endpoint::Topic { route, parameters, topic })
+                let Some(topics) = &self.routes[route].topics else { return Ok(Endpoint::WebSocket { route }) };
+                let topic = topics.topic(&pattern.parameter_of(TOPIC, path));
+                let topic = topic.map_err(|error| Refusal::new(400, error.to_string()))?;
+                Ok(Endpoint::Topic { route, topic })
             }
         }
+    }
+
+    /// Returns what the parameters of the pattern of a route stand for in the path of a request that was resolved to it.
+    pub(crate) fn parameters(&self, route: usize, head: &RequestHead) -> Parameters {
+        head.segments().map_or_else(|_| Parameters::new(), |path| self.routes[route].pattern.parameters_of(path))
     }
 
     /// The routes, by their numbers.

@@ -1,6 +1,6 @@
 //! Which handler serves which path, and under which rules.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::{Factory, Rules};
 use crate::{
@@ -58,7 +58,7 @@ impl Pattern {
                 }
                 // As the path of a request is read, of which an empty segment may be the last.
                 let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
-                segments.push(Segment::Fixed(fixed));
+                segments.push(Segment::Fixed(fixed.into_owned()));
                 continue;
             };
             let (name, is_rest) = match inner.strip_suffix("...") {
@@ -127,12 +127,25 @@ impl Pattern {
                 Segment::Fixed(_) => {}
                 Segment::Parameter(name) => parameters.push((name.clone(), part.into())),
                 Segment::Rest(name) => {
-                    let rest = parts.by_ref().fold(part.to_owned(), |rest, part| rest + "/" + part);
-                    parameters.push((name.clone(), rest));
+                    parameters.push((name.clone(), rest(part, parts.by_ref()).into_owned()));
                 }
             }
         }
         parameters
+    }
+
+    /// Returns what one parameter stands for in a path that matches; nothing if there is no such parameter.
+    pub(crate) fn parameter_of<'a>(&self, name: &str, path: &'a RequestPath) -> Cow<'a, str> {
+        let mut parts = path.segments();
+        for segment in &self.segments {
+            let part = parts.next().unwrap_or_default();
+            match segment {
+                Segment::Parameter(other) if other == name => return part.into(),
+                Segment::Rest(other) if other == name => return rest(part, parts),
+                _ => {}
+            }
+        }
+        Cow::default()
     }
 
     /// Is there such a parameter?
@@ -182,6 +195,11 @@ impl Pattern {
         });
         precision.collect()
     }
+}
+
+/// Joins the segments from one on.
+fn rest<'a>(first: &'a str, others: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
+    others.fold(first.into(), |rest, part| rest + "/" + part)
 }
 
 impl fmt::Display for Pattern {
@@ -241,7 +259,7 @@ impl TopicSpace {
         if value.is_empty() {
             return Err(TopicNameError::Empty);
         }
-        TopicName::new(&format!("{}{value}", self.prefix))
+        if self.prefix.is_empty() { TopicName::new(value) } else { TopicName::new(&format!("{}{value}", self.prefix)) }
     }
 
     /// Returns whether a topic is one of these. How it was spelled, `%2F` included, makes no difference.

@@ -85,8 +85,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let mut request = OpeningRequest {
         id,
+        parameters: lobby.endpoints.parameters(at, &head),
         head,
-        parameters: endpoint.into_parameters(),
         peer,
         local,
         listener: listener.unwrap_or_default(),

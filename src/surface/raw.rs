@@ -4,6 +4,8 @@
 //! more: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
 //! `scope=local` stays within the shard.
 
+use std::borrow::Cow;
+
 use crate::{
     auth::TOKEN_KEY,
     endpoints::Intent,
@@ -35,7 +37,7 @@ impl RawRequest {
     /// 400 for one that cannot be.
     pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
         let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen: Vec<Cow<'_, str>> = Vec::new();
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
             if seen.contains(&key) {

@@ -1,5 +1,7 @@
 //! Header lines, owned and compact.
 
+use std::borrow::Cow;
+
 use super::{HEADERS_MAX, HttpError};
 
 /// The header lines of a head, in their order (RFC 9110 5). Names compare without regard to case.
@@ -57,7 +59,10 @@ impl Headers {
     }
 
     pub(super) fn new(lines: &[httparse::Header<'_>]) -> Self {
-        let (mut names, mut values, mut ends) = (String::new(), Vec::new(), Vec::with_capacity(lines.len()));
+        // Of just the lengths that they will have, so that nothing is moved afterwards.
+        let mut names = String::with_capacity(lines.iter().map(|line| line.name.len()).sum());
+        let mut values = Vec::with_capacity(lines.iter().map(|line| line.value.trim_ascii().len()).sum());
+        let mut ends = Vec::with_capacity(lines.len());
         for line in lines {
             names.push_str(line.name);
             values.extend_from_slice(line.value.trim_ascii());
@@ -87,7 +92,10 @@ pub(super) fn header_error(error: httparse::Error) -> HttpError {
 }
 
 /// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
-pub(crate) fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.as_bytes().contains(&b'%') {
+        return Some(text.into());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -98,7 +106,7 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
             bytes.push(byte);
         }
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).ok().map(Cow::from)
 }
 
 /// RFC 9110 5.6.2.

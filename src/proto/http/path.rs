@@ -23,9 +23,9 @@ use std::fmt;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestPath {
     /// All segments, one behind the other.
-    text: Box<str>,
+    text: String,
     /// Where each ends.
-    ends: Box<[u32]>,
+    ends: Vec<u32>,
 }
 
 /// Why a path is refused, with 400.
@@ -52,7 +52,8 @@ impl RequestPath {
     /// See [`PathError`].
     pub fn parse(path: &str) -> Result<RequestPath, PathError> {
         let path = path.strip_prefix('/').ok_or(PathError::NoSlash)?;
-        let (mut text, mut ends) = (String::with_capacity(path.len()), Vec::new());
+        let slashes = path.bytes().filter(|&octet| octet == b'/').count();
+        let (mut text, mut ends) = (String::with_capacity(path.len()), Vec::with_capacity(slashes + 1));
         let mut parts = path.split('/').peekable();
         while let Some(part) = parts.next() {
             let segment = percent_decode(part).ok_or(PathError::Encoding)?;
@@ -64,7 +65,7 @@ impl RequestPath {
             }
             ends.push(text.len() as u32);
         }
-        Ok(RequestPath { text: text.into(), ends: ends.into() })
+        Ok(RequestPath { text, ends })
     }
 
     /// The segments, from the first on.

@@ -1,10 +1,15 @@
 //! The query of a request's target, read once.
 
+use std::borrow::Cow;
+
 use super::percent_decode;
+
+/// A key and its value, where they can be read.
+pub(crate) type QueryPair<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 
 /// The pairs of a query in their order, keys and values percent-decoded (RFC 3986 2.1); `+` is a `+`. What stands
 /// without `=` has an empty value. A key or a value that is not percent-encoded UTF-8 is `None`.
-pub(crate) fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (Option<String>, Option<String>)> {
+pub(crate) fn query_pairs(query: Option<&str>) -> impl Iterator<Item = QueryPair<'_>> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -19,9 +24,9 @@ mod tests {
     #[test]
     fn pairs() {
         let found: Vec<_> = query_pairs(Some("a=1&&%62=%C3%BC+&c&=d&%=e&f=%ff&g=h=i")).collect();
-        let pair = |key: &str, value: &str| (Some(key.to_string()), Some(value.to_string()));
-        let broken_key = (None, Some("e".to_string()));
-        let broken_value = (Some("f".to_string()), None);
+        let pair = |key, value| (Some(Cow::from(key)), Some(Cow::from(value)));
+        let broken_key = (None, Some("e".into()));
+        let broken_value = (Some("f".into()), None);
         let rest = [broken_key, broken_value, pair("g", "h=i")];
         assert_eq!(found[..4], [pair("a", "1"), pair("b", "ü+"), pair("c", ""), pair("", "d")]);
         assert_eq!(found[4..], rest);

@@ -57,7 +57,7 @@ fn targets() {
         let (head, _) = decode(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap().unwrap();
         assert_eq!((head.target(), head.path(), head.query()), (target, path, query));
         let segments: Vec<&str> = path.strip_prefix('/').map_or(Vec::new(), |path| path.split('/').collect());
-        let decoded: Vec<String> = segments.iter().map(|segment| percent_decode(segment).unwrap()).collect();
+        let decoded: Vec<_> = segments.iter().map(|segment| percent_decode(segment).unwrap()).collect();
         assert_eq!(head.segments().unwrap().segments().collect::<Vec<_>>(), decoded, "{target}");
     }
 }
