@@ -2,9 +2,9 @@
 //!
 //! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
 //! the project's bars, with `--baseline` beside the hub of another commit; `idle` does the same for the memory of idle
-//! connections; `post` measures publishing by HTTP; `hostile` and `empty` what a crowd can do to others and to the
-//! server's memory; `k2` is the peer that shows what the hub's own system calls cost with nothing around them. Run it
-//! from the repository root; `bench/run` builds what is needed.
+//! connections; `post` measures publishing by HTTP; `instructions` counts those of a delivery and a publish; `hostile`
+//! and `empty` what a crowd can do to others and to the server's memory; `k2` is the peer that shows what the hub's own
+//! system calls cost with nothing around them. Run it from the repository root; `bench/run` builds what is needed.
 
 mod baseline;
 mod client;
@@ -16,6 +16,7 @@ mod handler;
 mod honest;
 mod hostile;
 mod idle;
+mod instructions;
 mod k2;
 mod peers;
 mod post;
@@ -42,6 +43,8 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
+    /// Instructions of one delivery and one publish; exit status 1 when one is not what the kept file says.
+    Instructions(instructions::Options),
     /// Publishing by HTTP: requests per second, what each costs, how long it takes.
     Post(post::Options),
     /// Honest clients beside a crowd of flooders; exit status 1 when they wait longer or miss anything.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     let done: Result<bool, Box<dyn Error>> = match Cli::parse().command {
         Command::Compare(options) => compare::compare(&options),
         Command::Idle(options) => idle::idle(&options),
+        Command::Instructions(options) => instructions::instructions(&options),
         Command::Post(options) => post::post(&options),
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),

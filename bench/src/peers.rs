@@ -107,6 +107,13 @@ impl Running {
         Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
     }
 
+    /// Starts a server by a command that `--listen` and an address are added to.
+    pub(crate) fn start_other(name: &str, mut command: Command) -> Result<Running, Box<dyn Error>> {
+        let address = free_address()?;
+        command.args(["--listen", &address.to_string()]);
+        Running::spawn(name, command, address)
+    }
+
     fn spawn(name: &str, mut command: Command, address: SocketAddr) -> Result<Running, Box<dyn Error>> {
         let command_line = command_line(&command);
         let log = Path::new(OUTPUT).join(format!("{name}.log"));

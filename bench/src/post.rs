@@ -257,7 +257,7 @@ impl Load {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                     Err(error) => return Err(error.into()),
                 }
-                if answer.last() != Some(&b'}') {
+                if !is_whole(answer) {
                     continue;
                 }
                 if !answer.starts_with(b"HTTP/1.1 202 ") {
@@ -305,6 +305,14 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// Returns whether an answer has come to the end of its body.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let mut lengths = head.lines().filter_map(|line| line.strip_prefix("content-length: "));
+    lengths.next().and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
 }
 
 /// Subscribers looked at between two looks at the publishers.

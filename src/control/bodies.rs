@@ -62,7 +62,8 @@ impl Bodies {
         Bodies { bytes_max, table: Arc::default() }
     }
 
-    /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if they have cost anything.
+    /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if they have cost
+    /// anything.
     ///
     /// # Errors
     ///

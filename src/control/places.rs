@@ -125,8 +125,8 @@ impl Seat {
 }
 
 impl Place {
-    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has
-    /// to end.
+    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its place; if not, it
+    /// has to end.
     pub(super) fn rest(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
         let mut table = self.places.lock();
         let seat = &mut table.seats[self.seat];

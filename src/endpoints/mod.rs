@@ -189,7 +189,7 @@ impl Endpoints {
         }
     }
 
-    /// Returns what the parameters of the pattern of a route stand for in the path of a request that was resolved to it.
+    /// Returns what the parameters of a route's pattern stand for in the path of a request that was resolved to it.
     pub(crate) fn parameters(&self, route: usize, head: &RequestHead) -> Parameters {
         head.segments().map_or_else(|_| Parameters::new(), |path| self.routes[route].pattern.parameters_of(path))
     }

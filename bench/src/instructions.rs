@@ -1,0 +1,221 @@
+//! Instructions of one delivery and one publish, counted by callgrind.
+//!
+//! Unlike times, these hardly differ between two runs, so a kept file can say what they are: [`KEPT`]. They depend on
+//! the compiler and the architecture, which the file names too; with others nothing is compared. System calls count as
+//! the few instructions that enter them.
+
+use crate::client::{DROP_BYTES, Received, drop_received, open};
+use crate::peers::Running;
+use crate::tools::{Flags, OUTPUT, Tools};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Flags of `instructions`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Write what was counted into the kept file, instead of comparing it with that.
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    tools: Flags,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Figures {
+    delivery: f64,
+    publish: f64,
+}
+
+impl Figures {
+    fn rows(&self) -> [(&'static str, f64); 2] {
+        [("delivery", self.delivery), ("publish", self.publish)]
+    }
+}
+
+/// Counts, prints, and compares with the kept file. Returns whether every figure is within [`SLACK`] of it.
+pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let tools = Tools::prepare(&options.tools, false, None)?;
+    let toolchain = toolchain()?;
+    let publish = count(&tools, 0, ALONE_MESSAGES)?;
+    let with_subscribers = count(&tools, SUBSCRIBERS, MESSAGES)?;
+    let figures = Figures { delivery: (with_subscribers - publish) / SUBSCRIBERS as f64, publish };
+    println!("{toolchain}");
+    if options.write {
+        fs::write(KEPT, kept_text(&toolchain, &figures))?;
+        figures.rows().iter().for_each(|(name, count)| println!("{name:9} {count:.0}"));
+        return Ok(true);
+    }
+    let text = fs::read_to_string(KEPT)?;
+    let Some(kept) = kept_figures(&text, &toolchain) else {
+        println!("{KEPT} is of another compiler or architecture: nothing is compared");
+        figures.rows().iter().for_each(|(name, count)| println!("{name:9} {count:.0}"));
+        return Ok(true);
+    };
+    let mut is_within = true;
+    for ((name, count), (_, kept)) in figures.rows().into_iter().zip(kept.rows()) {
+        let (ratio, fits) = (count / kept, (count / kept - 1.0).abs() <= SLACK);
+        is_within &= fits;
+        let verdict = if fits { "ok" } else { "MISSED" };
+        println!("{name:9} {count:.0}, {KEPT} has {kept:.0}: {ratio:.3}, {verdict}");
+    }
+    Ok(is_within)
+}
+
+/// Returns the instructions of a server for one message that a client publishes and receives, and so do as many
+/// subscribers.
+fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<dyn Error>> {
+    let out = Path::new(OUTPUT).join("callgrind.out");
+    let dump = out.with_extension("out.1");
+    fs::remove_file(&dump).or_else(|error| if dump.exists() { Err(error) } else { Ok(()) })?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "valgrind", "--tool=callgrind"]);
+    command.arg(format!("--callgrind-out-file={}", out.display())).arg(&tools.hub);
+    command.args(["serve", "--ping-interval", "0", "--shards", "1", "--pin", "off"]).stdin(Stdio::null());
+    let server = Running::start_other("callgrind", command)?;
+    let control = |what: &str| -> Result<(), Box<dyn Error>> {
+        let output = Command::new("callgrind_control").args([what, &server.pid().to_string()]).output()?;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
+    };
+    let mut clients = Clients::open(server.address, subscribers)?;
+    // Tables have grown, buffers have been allocated.
+    clients.publish(messages)?;
+    control("-z")?;
+    clients.publish(messages)?;
+    control("-d")?;
+    let deadline = Instant::now() + DUMP_DEADLINE;
+    while !dump.exists() {
+        if Instant::now() > deadline {
+            return Err(format!("callgrind has not written {}", dump.display()).into());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop((clients, server));
+    let text = fs::read_to_string(&dump)?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    let total: u64 = total.ok_or("callgrind's file has no sum")?.trim().parse()?;
+    Ok(total as f64 / messages as f64)
+}
+
+struct Clients {
+    /// Receives its own messages.
+    publisher: TcpStream,
+    subscribers: Vec<TcpStream>,
+    frame: Vec<u8>,
+}
+
+impl Clients {
+    fn open(address: SocketAddr, subscribers: usize) -> Result<Clients, Box<dyn Error>> {
+        raise_descriptors()?;
+        let publisher = open(address, "/t/bench?echo=true")?;
+        publisher.set_read_timeout(Some(DELIVERY_DEADLINE))?;
+        let subscribers = (0..subscribers).map(|_| open(address, "/t/bench?mode=sub")).collect::<Result<_, _>>()?;
+        // RFC 6455 5.2: final, binary, masked, a length of 16 bits, a key of zeros.
+        let mut frame = vec![0x82, 0x80 | 126, 0, PAYLOAD_BYTES as u8, 0, 0, 0, 0];
+        frame.resize(frame.len() + PAYLOAD_BYTES, b'x');
+        Ok(Clients { publisher, subscribers, frame })
+    }
+
+    /// Publishes messages, each when everybody has received the one before.
+    fn publish(&mut self, messages: usize) -> Result<(), Box<dyn Error>> {
+        let mut nothing = vec![0; DROP_BYTES];
+        for _ in 0..messages {
+            // The server's threads sleep again by then, so each message wakes them.
+            thread::sleep(PAUSE);
+            self.publisher.write_all(&self.frame)?;
+            self.publisher.read_exact(&mut [0; FRAME_BYTES])?;
+            let deadline = Instant::now() + DELIVERY_DEADLINE;
+            for subscriber in &self.subscribers {
+                let mut received = 0;
+                while received < FRAME_BYTES as u64 {
+                    match drop_received(subscriber, &mut nothing)? {
+                        Received::Bytes(count) => received += count,
+                        Received::Nothing if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                        Received::Nothing | Received::End => return Err("a message was not delivered".into()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Allows a descriptor for each subscriber.
+fn raise_descriptors() -> Result<(), Box<dyn Error>> {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = limits.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if limits.current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limits.maximum })?;
+    }
+    Ok(())
+}
+
+/// The compiler that builds this tree, and for which machine.
+fn toolchain() -> Result<String, Box<dyn Error>> {
+    let output = Command::new("rustc").arg("--version").output()?;
+    Ok(format!("{} {}", String::from_utf8(output.stdout)?.trim(), std::env::consts::ARCH))
+}
+
+fn kept_text(toolchain: &str, figures: &Figures) -> String {
+    let mut text = format!("toolchain {toolchain}\n");
+    for (name, count) in figures.rows() {
+        writeln!(text, "{name} {count:.0}").expect("a string takes everything");
+    }
+    text
+}
+
+/// The figures of a kept file. `None` if they are of another toolchain, or it is no such file.
+fn kept_figures(text: &str, toolchain: &str) -> Option<Figures> {
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let count = |name: &str| value(name)?.parse().ok();
+    if value("toolchain")? != toolchain {
+        return None;
+    }
+    Some(Figures { delivery: count("delivery")?, publish: count("publish")? })
+}
+
+/// Where the figures are kept.
+const KEPT: &str = "bench/INSTRUCTIONS";
+
+/// How far a figure may be from the kept one.
+const SLACK: f64 = 0.02;
+
+const SUBSCRIBERS: usize = 1_000;
+
+/// Enough that what the server does by the clock disappears beside them.
+const MESSAGES: usize = 40;
+const ALONE_MESSAGES: usize = 2_000;
+
+/// Between two messages.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const PAYLOAD_BYTES: usize = 128;
+
+/// A delivered frame: a header of four bytes, and the payload.
+const FRAME_BYTES: usize = 4 + PAYLOAD_BYTES;
+
+const DESCRIPTORS: u64 = 4_096;
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(60);
+const DUMP_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_found() {
+        let figures = Figures { delivery: 300.0, publish: 4_000.0 };
+        let text = kept_text("rustc 1.0 x86_64", &figures);
+        assert_eq!(kept_figures(&text, "rustc 1.0 x86_64"), Some(figures));
+        assert_eq!(kept_figures(&text, "rustc 1.1 x86_64"), None);
+        assert_eq!(kept_figures("", "rustc 1.0 x86_64"), None);
+    }
+}
