@@ -178,7 +178,7 @@ counters! {
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
-    /// Connections given up because no sign of life followed a ping.
+    /// Connections given up because no sign of life followed a ping, or their clients took nothing they were owed.
     PongOverdue "pong_overdue_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
     CloseOverdue "close_overdue_total" "connections" Counter Shard;

@@ -322,6 +322,33 @@ fn pings_from_a_client_that_never_reads() {
     broadcast.finish();
 }
 
+/// A client that takes nothing of what it is owed is given up, whatever it sends: one that is read from, and one that
+/// is parked.
+#[test]
+fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
+    let times = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--close-timeout", "300ms"];
+    let limits = ["--send-buffer", "4096", "--max-message", "64KiB", "--max-backlog", "2MiB"];
+    for (messages, is_parked) in [(10, false), (25, true)] {
+        let server = Server::start(&[&limits[..], &times].concat());
+        let client = Client::open(dial_with(server.address(), Some(4_096)), "/t/x", &[]).unwrap();
+        let mut stream = client.into_stream();
+        let sender = thread::spawn(move || {
+            // Bytes of pongs, until there is nobody who takes them.
+            let pong = frame(OpCode::Pong, true, b"");
+            while pong.iter().all(|&byte| {
+                thread::sleep(Duration::from_millis(50));
+                stream.write_all(&[byte]).is_ok()
+            }) {}
+        });
+        let mut publisher = server.connect("/t/x?mode=pub");
+        (0..messages).for_each(|number| publisher.send_binary(&pattern(number, 65_000)));
+        publisher.leave();
+        server.expect_counts(&[("pong_overdue_total", 1), ("slow_closed_total", 0), ("connections_open", 0)]);
+        assert_eq!(server.counts().get("parked_total") > 0, is_parked, "{messages} messages");
+        sender.join().unwrap();
+    }
+}
+
 /// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent
 /// between two messages has none.
 #[test]

@@ -163,9 +163,48 @@ pub struct Output {
     pub backlog: Backlog,
     /// Room was reported for the backlog, and none of it has been offered since.
     pub found_room: bool,
+    /// Whether the peer takes any of the backlog is being watched.
+    pub watch: Option<Watch>,
+}
+
+/// What a peer has taken of a backlog since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    /// When the watch began.
+    pub since: Tick,
+    /// What the peer had yet to take of what its socket held then.
+    held: usize,
+    /// What the socket has taken of the backlog since.
+    sent: usize,
+}
+
+impl Watch {
+    /// Begins a watch over a peer whose socket holds so many bytes.
+    #[must_use]
+    pub fn new(since: Tick, held: usize) -> Self {
+        Watch { since, held, sent: 0 }
+    }
+
+    /// Returns whether the peer, whose socket now holds so many bytes, has taken any, or all there is to take.
+    #[must_use]
+    pub fn sees_progress(&self, held: usize) -> bool {
+        held == 0 || held < self.held + self.sent
+    }
 }
 
 impl Output {
+    /// Marks the next `count` bytes of the backlog as sent.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn advance(&mut self, count: usize) {
+        self.backlog.advance(count);
+        if let Some(watch) = &mut self.watch {
+            watch.sent += count;
+        }
+    }
+
     /// Appends frames for this connection alone.
     pub fn append(&mut self, frames: &[u8]) {
         let length = self.outbox.len();
@@ -232,6 +271,12 @@ impl Connection {
     #[must_use]
     pub fn is_laggard(&self) -> bool {
         self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
+    }
+
+    /// Returns whether its socket has refused some of what it is owed, and the rest waits for its peer.
+    #[must_use]
+    pub fn awaits_peer(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| output.backlog.was_refused())
     }
 
     /// The entry of a batch that it leaves by, if it may be in several walks of one.
@@ -370,7 +415,7 @@ const RESTING: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Role;
+    use crate::{hub::Piece, proto::Role};
 
     fn connection() -> Connection {
         Connection::new(WebSocket::new(Role::Server, Tick(0)))
@@ -387,6 +432,21 @@ mod tests {
         {
             assert_eq!(no_id.parse::<ConnectionId>(), Err(ConnectionIdError), "{no_id:?}");
         }
+    }
+
+    /// What the socket takes is no progress of the peer, only what leaves the socket.
+    #[test]
+    fn a_watch_sees_what_the_peer_takes() {
+        let mut output = Output::default();
+        output.backlog.push(Piece::new(vec![0; 1_000].into(), 1));
+        output.watch = Some(Watch::new(Tick(5), 100));
+        let sees_progress = |output: &Output, held| output.watch.unwrap().sees_progress(held);
+        assert!(!sees_progress(&output, 100));
+        assert!(sees_progress(&output, 99) && sees_progress(&output, 0));
+        output.advance(30);
+        assert!(!sees_progress(&output, 130));
+        assert!(sees_progress(&output, 129) && sees_progress(&output, 100));
+        assert!(sees_progress(&Output { watch: Some(Watch::new(Tick(5), 0)), ..Output::default() }, 0));
     }
 
     #[test]

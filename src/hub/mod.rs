@@ -23,7 +23,7 @@ pub use backlog::Backlog;
 use broadcast::Walk;
 pub use broadcast::{Hub, HubLimits, Published, SPARE_RUN_BYTES_MAX, Scope};
 pub use command::{Command, Commanded, Refused, Reply, Sent};
-pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing, Reading};
+pub use connections::{Connection, ConnectionId, ConnectionIdError, Connections, Output, Publishing, Reading, Watch};
 pub use entry::{Delivery, Publication, Request, Wish};
 pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, MeshLimits, Wake};

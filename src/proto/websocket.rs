@@ -384,7 +384,8 @@ impl WebSocket {
         self.end();
     }
 
-    /// Takes the peer for alive at `now`. For a caller that stopped reading: silence it caused itself must not count.
+    /// Takes the peer for alive at `now`. For a caller that stopped reading, since silence it caused itself must not
+    /// count; and for one that knows from elsewhere that the peer lives, such as from what it takes.
     pub fn excuse_silence(&mut self, now: Tick) {
         self.last_received = now;
         self.awaiting_pong = false;

@@ -433,7 +433,7 @@ impl<I: Io> Shard<I> {
         if let Some(sent) = sent {
             return self.advance(id, offered, sent);
         }
-        output.backlog.advance(offered);
+        output.advance(offered);
         if output.backlog.is_empty() {
             connection.drop_empty_output();
             self.handlers.notice_emptied(id);
@@ -461,13 +461,9 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
         let mut found_room = false;
         if let Some(output) = &mut connection.output {
-            output.backlog.advance(sent);
+            output.advance(sent);
             output.backlog.refuse();
             found_room = mem::take(&mut output.found_room);
-        }
-        if sent > 0 {
-            // Room in the socket is the peer's doing: it lives, though our ping may stand behind megabytes.
-            connection.websocket.excuse_silence(self.now);
         }
         connection.awaits_room = true;
         if found_room && sent == 0 {

@@ -29,6 +29,7 @@ mod network;
 mod plan;
 mod random;
 mod seen;
+mod signs_of_life;
 mod stream;
 mod topics;
 

@@ -11,9 +11,10 @@ use crate::{
     handover::OfAddress,
     hub::{
         Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, Reading, Scope, Subscribed, TopicName,
+        Watch,
     },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Role, State, Tick, Timeout, WebSocket},
+    proto::{CloseCode, KeepAlive, Role, State, Tick, Timeout, WebSocket},
     sys::{Io, Key, Readiness},
 };
 
@@ -289,10 +290,6 @@ impl<I: Io> Shard<I> {
                 self.io.arm(key, socket);
             }
             if readable {
-                if connection.reading == Reading::Parked {
-                    // It is alive, though it is not read from.
-                    connection.websocket.excuse_silence(self.now);
-                }
                 self.incoming.push_ready(connection, id);
             }
             if writable {
@@ -347,7 +344,10 @@ impl<I: Io> Shard<I> {
             0 => None,
             ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
         };
-        let deadline = deadline.into_iter().chain(connection.ends_by).chain(look).chain(message).chain(waits).min();
+        let watch = connection.output.as_ref().and_then(|output| output.watch);
+        let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
+        let deadlines = [deadline, connection.ends_by, look, message, waits, taken];
+        let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
             && connection.timer.is_none_or(|timer| deadline < timer)
         {
@@ -378,10 +378,11 @@ impl<I: Io> Shard<I> {
             self.remove(id);
             return;
         }
-        if connection.reading == Reading::Queued {
-            // It has sent something that we have not come to receive.
+        if connection.reading != Reading::Idle {
+            // What it has sent waits to be received, or is not received because of what it is owed.
             connection.websocket.excuse_silence(self.now);
         }
+        self.expire_watch(id);
         self.expire_message(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let mut replies = mem::take(&mut self.replies);
@@ -407,9 +408,46 @@ impl<I: Io> Shard<I> {
         self.schedule(id);
     }
 
+    /// Gives up the peer of an open connection with a backlog if it has taken nothing for as long as one may be silent.
+    ///
+    /// What it takes is its sign of life. What it sends is none: a client that sends a byte now and then, and takes
+    /// nothing, would keep its backlog for ever. Nor is a missing pong a sign of death: a client that reads slowly has
+    /// yet to read all that stands before the ping.
+    fn expire_watch(&mut self, id: ConnectionId) {
+        let keep_alive = self.handlers.keep_alive(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let awaits_peer = connection.awaits_peer() && connection.websocket.state() == State::Open;
+        let Some(output) = &mut connection.output else { return };
+        let Some(socket) = self.sockets[id.slot() as usize].as_ref().filter(|_| awaits_peer) else {
+            output.watch = None;
+            return;
+        };
+        let held = self.io.unacknowledged(socket);
+        match output.watch {
+            Some(watch) if !watch.sees_progress(held) => {
+                if deadline_of(&watch, &keep_alive).is_none_or(|deadline| self.now < deadline) {
+                    return;
+                }
+                tracing::debug!(%id, peer = self.peer(id), "the client takes nothing of what it is owed");
+                self.count(Counter::PongOverdue, 1);
+                self.close(id, CloseCode::INTERNAL_ERROR, "the client takes nothing");
+            }
+            _ => {
+                output.watch = Some(Watch::new(self.now, held));
+                connection.websocket.excuse_silence(self.now);
+            }
+        }
+    }
+
     pub(super) fn count(&self, counter: Counter, count: u64) {
         self.counters.add(counter, count);
     }
+}
+
+/// Returns when a peer that has taken nothing since the watch began is given up: after as long as one may be silent.
+fn deadline_of(watch: &Watch, keep_alive: &KeepAlive) -> Option<Tick> {
+    let KeepAlive { ping_interval, pong_timeout, .. } = *keep_alive;
+    (ping_interval > 0 && pong_timeout > 0).then(|| watch.since.after(ping_interval.saturating_add(pong_timeout)))
 }
 
 /// The ring's name of a connection.

@@ -408,8 +408,9 @@ impl Io for HotRing {
         }
     }
 
-    fn has_unsent(&self, socket: &OwnedFd) -> bool {
-        net::has_unsent(socket)
+    fn unacknowledged(&self, socket: &OwnedFd) -> usize {
+        // What cannot be asked has no connection any more.
+        net::unacknowledged(socket).unwrap_or_default()
     }
 
     fn reset(&mut self, socket: &OwnedFd) {

@@ -45,9 +45,14 @@ pub trait Io {
     /// Tells the peer that nothing more will be sent (TCP FIN after what is queued).
     fn finish(&mut self, socket: &Self::Socket);
 
+    /// Returns how many bytes that the socket took the peer has not taken from it. The end is one, if it was finished.
+    fn unacknowledged(&self, socket: &Self::Socket) -> usize;
+
     /// Returns whether the socket still holds something that the peer has not taken, the end included if it was
     /// finished.
-    fn has_unsent(&self, socket: &Self::Socket) -> bool;
+    fn has_unsent(&self, socket: &Self::Socket) -> bool {
+        self.unacknowledged(socket) > 0
+    }
 
     /// Makes dropping the socket reset the connection (TCP RST): what the peer has not taken is given up instead of
     /// being kept and sent for as long as the peer pleases.

@@ -135,13 +135,6 @@ pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
     }
 }
 
-/// Returns whether the socket holds something that the other side has not acknowledged: output, or the end behind it.
-#[must_use]
-pub fn has_unsent(socket: &impl AsFd) -> bool {
-    // What cannot be asked has no connection any more.
-    unacknowledged(socket).is_ok_and(|bytes| bytes > 0)
-}
-
 /// Makes closing the socket reset the connection, and the kernel forget what the other side has not taken.
 pub fn reset_when_closed(socket: &impl AsFd) {
     if let Err(error) = SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO)) {

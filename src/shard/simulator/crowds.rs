@@ -11,40 +11,54 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{MeshEnd, Scope, TopicName},
+    hub::{ConnectionId, MeshEnd, Scope, TopicName},
     metrics::{Counter, Counters},
     proto::Tick,
     shard::{pace::Pace, turn::Shard},
 };
 
-/// A shard whose clients publish to one topic without subscribers, and what they send.
-struct World {
-    shard: Shard<SimulatedIo>,
-    counters: Arc<Counters>,
-    network: Rc<RefCell<Network>>,
+/// A shard whose clients publish to one topic, and what they send.
+pub(super) struct World {
+    pub(super) shard: Shard<SimulatedIo>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) network: Rc<RefCell<Network>>,
 }
 
 impl World {
+    /// So many clients that publish, and no subscribers.
     fn new(clients: usize) -> Self {
-        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        let mut world = Self::without_clients(|_| {});
+        for _ in 0..clients {
+            world.connect(usize::MAX, false);
+        }
+        while world.shard.turn(Tick(0)) {}
+        world
+    }
+
+    /// Nobody yet, and what is to be other than the defaults.
+    pub(super) fn without_clients(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        change(&mut config);
         let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
         let handlers = handlers(&config);
-        let mut shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0));
-        let topic = TopicName::new("t").expect("a name");
-        for _ in 0..clients {
-            let socket = Network::connect(&network, ANSWER, usize::MAX);
-            let forwards = Some((topic.clone(), Scope::Global));
-            let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), BytesMut::new());
-            shard.adopt(Tick(0), arrival).expect("there is room");
-        }
-        while shard.turn(Tick(0)) {}
+        let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0));
         World { shard, counters, network }
     }
 
+    /// A client with so much room in its socket.
+    pub(super) fn connect(&mut self, room: usize, subscribes: bool) -> ConnectionId {
+        let topic = TopicName::new("t").expect("a name");
+        let socket = Network::connect(&self.network, ANSWER, room);
+        let subscriptions = if subscribes { vec![(topic.clone(), true)] } else { Vec::new() };
+        let forwards = Some((topic, Scope::Global));
+        let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
+        self.shard.adopt(Tick(0), arrival).expect("there is room")
+    }
+
     /// So many frames of the client arrive.
-    fn arrive(&self, client: usize, frame: &[u8], count: usize) {
+    pub(super) fn arrive(&self, client: usize, frame: &[u8], count: usize) {
         let mut network = self.network.borrow_mut();
         network.lines[client].on_the_way.extend(frame.repeat(count));
         network.arrive(client, usize::MAX);
@@ -73,6 +87,7 @@ impl Drop for World {
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 const EMPTY_MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
 const PING: &[u8] = b"\x89\x80\0\0\0\0";
+pub(super) const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 const FRAMES: u64 = Pace::DEFAULT.frames as u64;
 
 #[test]

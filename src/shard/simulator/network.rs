@@ -531,8 +531,8 @@ impl Io for SimulatedIo {
         assert!(may_end, "line {} is finished before its close frame is out", socket.line);
     }
 
-    fn has_unsent(&self, socket: &SimulatedSocket) -> bool {
-        !self.0.borrow_mut().line(socket).sent.is_empty()
+    fn unacknowledged(&self, socket: &SimulatedSocket) -> usize {
+        self.0.borrow_mut().line(socket).sent.len()
     }
 
     fn reset(&mut self, socket: &SimulatedSocket) {

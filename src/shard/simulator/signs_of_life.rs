@@ -1,0 +1,109 @@
+//! Clients that send and do not take, or take and do not send, and how long they may.
+
+use super::crowds::{PONG, World};
+use crate::{
+    config::Config,
+    hub::{ConnectionId, Reading},
+    metrics::Counter,
+    proto::{KeepAlive, State, Tick},
+};
+
+const KEEP_ALIVE: KeepAlive = KeepAlive { ping_interval: 10, pong_timeout: 10, close_timeout: 5 };
+const BACKLOG_MAX: usize = 1 << 20;
+
+/// A subscriber with little room, number 0, and a publisher.
+fn laggard() -> (World, ConnectionId) {
+    let mut world = World::without_clients(|config: &mut Config| {
+        config.keep_alive = KEEP_ALIVE;
+        config.limits.backlog_bytes_max = BACKLOG_MAX;
+    });
+    let id = world.connect(20_000, true);
+    world.connect(usize::MAX, false);
+    (world, id)
+}
+
+impl World {
+    /// A turn for everything that is due.
+    fn serve(&mut self, tick: u32) {
+        while self.shard.turn(Tick(tick)) {}
+    }
+
+    /// The publisher sends so many messages of 10 000 bytes.
+    fn publish(&self, count: usize) {
+        let message = [&b"\x82\xfe\x27\x10\0\0\0\0"[..], &[0; 10_000]].concat();
+        self.arrive(1, &message, count);
+    }
+
+    fn state(&self, id: ConnectionId) -> Option<State> {
+        self.shard.hub.connections.get(id).map(|connection| connection.websocket.state())
+    }
+}
+
+/// Whether it is parked or owed too little for that, and whatever it sends.
+#[test]
+fn who_takes_nothing_is_given_up_whatever_it_sends() {
+    for (messages, is_parked) in [(10, false), (70, true)] {
+        let (mut world, id) = laggard();
+        world.publish(messages);
+        world.serve(0);
+        let mut given_up = None;
+        for tick in 1..=100 {
+            world.arrive(0, PONG, 1);
+            // The publisher stays.
+            world.arrive(1, PONG, 1);
+            world.serve(tick);
+            let connection = world.shard.hub.connections.get(id);
+            if let Some(connection) = connection.filter(|connection| connection.websocket.state() == State::Open) {
+                assert_eq!(connection.reading == Reading::Parked, is_parked, "tick {tick}");
+            } else {
+                given_up = Some(tick);
+                break;
+            }
+        }
+        assert!(given_up.is_some_and(|tick| (20..=40).contains(&tick)), "given up at {given_up:?}");
+        assert_eq!(world.counters.get(Counter::PongOverdue), 1);
+        world.serve(100);
+        assert_eq!((world.state(id), world.counters.get(Counter::Laggards)), (None, 0));
+    }
+}
+
+/// Its pongs would stand behind all that it has not read. Whether there is never room enough in its socket to be
+/// reported, or its socket is filled again whenever there is.
+#[test]
+fn who_takes_a_little_all_the_time_stays() {
+    for (messages, part, is_refilled) in [(10, 100, false), (60, 7_000, true)] {
+        let (mut world, id) = laggard();
+        world.publish(messages);
+        world.serve(0);
+        let sent = world.counters.get(Counter::BytesOut);
+        for tick in 1..=60 {
+            world.network.borrow_mut().fetch(0, part);
+            world.arrive(1, PONG, 1);
+            world.serve(tick);
+            assert_eq!(world.state(id), Some(State::Open), "tick {tick}");
+        }
+        assert_eq!(world.counters.get(Counter::BytesOut) > sent, is_refilled, "room is reported from a third on");
+        // From here on it takes nothing.
+        for tick in 61..=120 {
+            world.arrive(1, PONG, 1);
+            world.serve(tick);
+        }
+        assert_eq!((world.state(id), world.counters.get(Counter::PongOverdue)), (None, 1));
+    }
+}
+
+/// What the kernel refuses for want of memory is not what a client does not take.
+#[test]
+fn who_has_taken_all_that_was_sent_stays() {
+    let (mut world, id) = laggard();
+    world.network.borrow_mut().is_short_of_memory = true;
+    world.publish(1);
+    world.serve(0);
+    world.network.borrow_mut().fetch(0, usize::MAX);
+    for tick in 1..=60 {
+        world.arrive(1, PONG, 1);
+        world.serve(tick);
+        assert!(world.shard.hub.connections.get(id).is_some_and(|connection| connection.is_laggard()), "tick {tick}");
+        assert_eq!(world.state(id), Some(State::Open), "tick {tick}");
+    }
+}
