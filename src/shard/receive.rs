@@ -318,7 +318,7 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
-        self.note_unfinished(id, has_ended_message);
+        self.note_unfinished(id, has_ended_message, is_paused);
         self.notice_close(id);
         frames
     }
@@ -411,14 +411,20 @@ impl<I: Io> Shard<I> {
 
     /// Notes what the connection's message under way holds. If all of them hold too much, those that have been under
     /// way for the longest time are given up.
-    fn note_unfinished(&mut self, id: ConnectionId, has_ended_message: bool) {
+    ///
+    /// The time in which input waits is the client's if its share is used up, by whatever it has sent, but not if the
+    /// shard may not parse (`is_paused`).
+    fn note_unfinished(&mut self, id: ConnectionId, has_ended_message: bool, is_paused: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
             self.incoming.unfinished.forget(id);
         }
         if connection.has_unparsed {
-            // Its end may have come already. The time until it is parsed is not the client's.
-            self.incoming.unfinished.pause(id, self.now);
+            if is_paused {
+                self.incoming.unfinished.pause(id, self.now);
+            } else if self.incoming.unfinished.resume(id, self.now) {
+                self.schedule(id);
+            }
             return;
         }
         let partial = connection.partial.as_ref().map_or(0, |partial| partial.capacity());
@@ -429,6 +435,8 @@ impl<I: Io> Shard<I> {
         if self.incoming.unfinished.note(id, bytes, self.now) {
             self.schedule(id);
         }
+        // Its time may have been over when there was input to be parsed, in which its end might have stood.
+        self.expire_message(id);
         for _ in 0..GIVEN_UP_AT_ONCE {
             if self.incoming.unfinished.bytes() <= self.unfinished_bytes_max {
                 break;
@@ -446,8 +454,9 @@ impl<I: Io> Shard<I> {
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
             return;
         }
-        if self.is_full() {
-            // The rest may have come, and is not received. It is looked at again with the next tick.
+        let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.has_unparsed);
+        if has_unparsed || self.is_full() {
+            // The rest may have come. It is looked at again when what was received is parsed, and with the next tick.
             return;
         }
         tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");

@@ -70,11 +70,9 @@ impl Unfinished {
         }
     }
 
-    /// Lets the time of the connection's message go on.
-    pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) {
-        if let Some(begun) = self.begun.get_mut(&id) {
-            begun.resume(now);
-        }
+    /// Lets the time of the connection's message go on. Returns whether it had been stopped.
+    pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) -> bool {
+        self.begun.get_mut(&id).is_some_and(|begun| begun.resume(now))
     }
 
     /// Returns when the connection's message under way began, unless its time has been stopped.
@@ -139,8 +137,8 @@ mod tests {
         assert!(unfinished.note(id(1), 100, Tick(17)), "its deadline has moved");
         assert_eq!(unfinished.since(id(1)), Some(Tick(12)));
         unfinished.pause(id(1), Tick(20));
-        unfinished.resume(id(1), Tick(21));
-        unfinished.resume(id(1), Tick(30));
+        assert!(unfinished.resume(id(1), Tick(21)));
+        assert!(!unfinished.resume(id(1), Tick(30)));
         assert_eq!(unfinished.since(id(1)), Some(Tick(13)));
     }
 

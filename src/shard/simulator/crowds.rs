@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Settings},
     hub::{ConnectionId, MeshEnd, Scope, TopicName},
     metrics::{Counter, Counters},
-    proto::Tick,
+    proto::{State, Tick},
     shard::{pace::Pace, turn::Shard},
 };
 
@@ -178,4 +178,56 @@ fn input_behind_a_large_frame_is_bounded() {
         }
     }
     assert_eq!(world.counters.get(Counter::MessagesIn), CLIENTS as u64);
+}
+
+/// A flood of control frames, of which there are more than a turn parses, does not stop the time of a message.
+#[test]
+fn no_flood_extends_the_time_of_a_message() {
+    const CLIENTS: usize = 8;
+    let mut world = World::without_clients(|config: &mut Config| {
+        config.keep_alive.ping_interval = 0;
+        config.limits.message_ticks_max = 20;
+    });
+    let ids: Vec<ConnectionId> = (0..CLIENTS).map(|_| world.connect(usize::MAX, false)).collect();
+    while world.shard.turn(Tick(0)) {}
+    (0..CLIENTS).for_each(|client| world.arrive(client, b"\x02\x80\0\0\0\0", 1));
+    while world.shard.turn(Tick(0)) {}
+    for tick in 0..=60 {
+        if tick % 10 == 0 {
+            (0..CLIENTS).for_each(|client| world.arrive(client, PONG, 20_000));
+        }
+        // One turn: there is always something left to be parsed.
+        world.shard.turn(Tick(tick));
+        let open = ids
+            .iter()
+            .filter(|&&id| {
+                let connection = world.shard.hub.connections.get(id);
+                connection.is_some_and(|connection| connection.websocket.state() == State::Open)
+            })
+            .count();
+        assert!(tick >= 20 || open == CLIENTS, "{open} are open at tick {tick}");
+    }
+    assert_eq!(world.counters.get(Counter::MessageOverdue), CLIENTS as u64);
+}
+
+/// A message whose end was received in time is whole, however much of its client's stands before it.
+#[test]
+fn the_end_of_a_message_may_stand_behind_a_flood() {
+    let mut world = World::without_clients(|config: &mut Config| {
+        config.keep_alive.ping_interval = 0;
+        config.limits.message_ticks_max = 2;
+    });
+    (0..64).for_each(|_| _ = world.connect(usize::MAX, false));
+    while world.shard.turn(Tick(0)) {}
+    (0..64).for_each(|client| world.arrive(client, b"\x02\x80\0\0\0\0", 1));
+    while world.shard.turn(Tick(0)) {}
+    for client in 0..64 {
+        world.arrive(client, PONG, 9_000);
+        world.arrive(client, b"\x80\x80\0\0\0\0", 1);
+    }
+    // All of it is received in the first turn, and parsed in some 140.
+    for tick in 0..300 {
+        world.shard.turn(Tick(tick));
+    }
+    assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageOverdue)), (64, 0));
 }
