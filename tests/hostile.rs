@@ -349,6 +349,26 @@ fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
     }
 }
 
+/// A client that sends its close frame and ends its side at the same moment is gone at once, and cleanly; one that ends
+/// both, and so resets the connection when it is answered, too.
+#[test]
+fn close_frames_with_the_end_behind_them() {
+    let server = Server::start(&["--close-timeout", "1h"]);
+    let close_frame = frame(OpCode::Close, true, b"\x03\xe8");
+    for number in 0..200 {
+        let mut stream = server.connect("/t/x").into_stream();
+        stream.write_all(&close_frame).unwrap();
+        if number % 2 == 0 {
+            continue;
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"\x88\x02\x03\xe8");
+    }
+    server.expect_counts(&[("connections_open", 0), ("close_overdue_total", 0), ("reset_total", 0)]);
+}
+
 /// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent
 /// between two messages has none.
 #[test]

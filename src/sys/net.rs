@@ -114,6 +114,7 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Returns how many bytes that the socket took the peer has not acknowledged (`SIOCOUTQ`). The end behind them is one.
+/// A connection that is over, by a reset for example, has none: the kernel goes on counting what nobody will take.
 ///
 /// # Errors
 ///
@@ -123,7 +124,19 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and this request writes one `int` to where
     // its argument points, which is `bytes`.
     let outcome = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or_default()) }
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if bytes > 0 && is_not_connected(&SockRef::from(&socket.as_fd())) {
+        Ok(0)
+    } else {
+        Ok(usize::try_from(bytes).unwrap_or_default())
+    }
+}
+
+/// Returns whether the kernel has ended the socket's connection: of one that is closing it still knows the peer.
+fn is_not_connected(socket: &SockRef<'_>) -> bool {
+    socket.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
 }
 
 /// Sends FIN and goes on receiving, or ends both ways.

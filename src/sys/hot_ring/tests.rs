@@ -550,6 +550,21 @@ fn without_memory_polls_wait() {
     reap_until_unarmed(&mut ring);
 }
 
+/// The kernel goes on counting what a connection had not sent when its peer reset it, though nobody will take it. Where
+/// the peer's end came before, no receive tells of the reset either.
+#[test]
+fn a_connection_that_was_reset_holds_nothing() {
+    let mut ring = HotRing::new().unwrap();
+    let (server, client) = pair(None);
+    drop(client);
+    assert!(send_one(&mut ring, &server, &[b"to nobody"]).is_none());
+    ring.finish(&server);
+    let begin = Instant::now();
+    while ring.has_unsent(&server) {
+        assert!(begin.elapsed() < PATIENCE, "what was sent is kept");
+    }
+}
+
 /// What the peer has not taken is gone with the socket, and not only its descriptor.
 #[test]
 fn a_reset_gives_up_what_is_unsent() {
