@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::{
     Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publication, Publishing, Request, Run, TopicId,
     TopicName,
+    due::Due,
     subscriptions::Standing,
     topics::{Topic, Topics, VACANT},
 };
@@ -66,8 +67,8 @@ pub struct Hub {
     /// Memory of runs that have been sent, for those to come.
     spare: Vec<BytesMut>,
     pub(super) mesh: MeshEnd,
-    /// Topics whose home has not been asked yet, for want of room in the lane; each once.
-    pub(super) due: Vec<TopicId>,
+    /// Topics whose home has not been asked yet, for want of room in the lane.
+    pub(super) due: Due,
     /// The number of the last interest announced or withdrawn, over all topics: a topic that is forgotten and comes
     /// back must not take an old acknowledgement for its own.
     pub(super) interest_number: u64,
@@ -105,7 +106,7 @@ impl Hub {
             gathered_bytes: 0,
             spare: Vec::new(),
             mesh,
-            due: Vec::new(),
+            due: Due::default(),
             interest_number: 0,
         }
     }

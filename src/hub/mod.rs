@@ -6,6 +6,7 @@ mod backlog;
 mod broadcast;
 mod command;
 mod connections;
+mod due;
 mod entry;
 mod lane;
 mod memory;

@@ -95,12 +95,12 @@ impl Hub {
     /// Asks the homes that have not been asked yet, as far as there is room. Returns whether all have been.
     fn ask_again(&mut self) -> bool {
         let mut due = std::mem::take(&mut self.due);
-        due.retain(|&id| {
+        due.retry(|id| {
             let is_asked = self.ask(id);
             if is_asked {
                 self.topics.notice_unused(id);
             }
-            !is_asked
+            is_asked
         });
         self.due = due;
         self.due.is_empty()
@@ -199,8 +199,9 @@ impl Hub {
         // What waits for room is the topic's latest wish, not a queue of wishes.
         if !topic.is_due {
             topic.is_due = true;
+            let home = topic.home;
             if !self.ask(id) {
-                self.due.push(id);
+                self.due.push(home, id);
             }
         }
     }

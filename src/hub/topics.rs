@@ -180,7 +180,7 @@ impl Topic {
 
     /// Is something of it still on its way?
     fn is_busy(&self) -> bool {
-        self.walk.is_some() || self.run.is_some() || self.is_due
+        self.walk.is_some() || self.run.is_some()
     }
 }
 
@@ -244,10 +244,11 @@ impl Topics {
         self.find(name).unwrap_or_else(|| self.add(name))
     }
 
-    /// A topic that nobody uses is remembered until there are too many of them.
+    /// A topic that nobody uses is remembered until there are too many of them. One whose home has not been asked yet
+    /// comes here again when it has: no number of them costs anything while a home has no room.
     pub(super) fn notice_unused(&mut self, id: TopicId) {
         let topic = &mut self[id];
-        if topic.is_unused() && !std::mem::replace(&mut topic.is_idle, true) {
+        if topic.is_unused() && !topic.is_due && !std::mem::replace(&mut topic.is_idle, true) {
             self.idle.push_back(id);
         }
         self.forget_idle();
@@ -262,7 +263,7 @@ impl Topics {
             }
             let Some(id) = self.idle.pop_front() else { return };
             let topic = &mut self[id];
-            if !topic.is_unused() {
+            if !topic.is_unused() || topic.is_due {
                 topic.is_idle = false;
             } else if topic.is_busy() {
                 self.idle.push_back(id);
@@ -407,6 +408,31 @@ mod tests {
         topics[id].run = None;
         topics.forget_idle();
         assert!(topics.find(&name("a")).is_none());
+    }
+
+    /// It waits for its home's word, which brings it here again: what waits for a home without room is not looked at.
+    #[test]
+    fn a_topic_that_is_due_does_not_stand_in_the_queue() {
+        let mut topics = Topics::new(50, 0, 2);
+        for number in 0..100 {
+            let id = topics.attach(&name(&number.to_string()));
+            topics[id].is_due = number % 2 == 0;
+            topics.detach(id);
+            topics.notice_unused(id);
+        }
+        assert_eq!((topics.len(), topics.idle.len()), (100, 50), "no other is forgotten for one that is due");
+        // One that has become due since it was put there leaves the queue, and is not forgotten.
+        let id = topics.find(&name("1")).expect("it is remembered");
+        topics[id].is_due = true;
+        topics.idle_max = 0;
+        topics.forget_idle();
+        assert_eq!((topics.len(), topics.idle.len()), (51, 0));
+        for number in (0..100).step_by(2).chain([1]) {
+            let id = topics.find(&name(&number.to_string())).expect("it is due");
+            topics[id].is_due = false;
+            topics.notice_unused(id);
+        }
+        assert_eq!(topics.len(), 0);
     }
 
     #[test]
