@@ -11,6 +11,7 @@ mod ending;
 mod flush;
 mod handlers;
 mod handshake;
+mod incoming;
 mod lobby;
 mod opening;
 mod pace;

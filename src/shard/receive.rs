@@ -15,100 +15,24 @@
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
+//! [`Pace::frames`]: super::pace::Pace::frames
 //! [`Limits::unfinished_bytes_max`]: crate::config::Limits::unfinished_bytes_max
 //! [`Limits::message_ticks_max`]: crate::config::Limits::message_ticks_max
 
-use std::{collections::VecDeque, io, mem};
+use std::{io, mem};
 
 use bytes::BytesMut;
 
-use super::{pace::Pace, turn::Shard, unfinished::Unfinished};
+use super::{
+    incoming::{Buffer, RECEIVE_BUFFER, STAYS_IN_PLACE},
+    turn::Shard,
+};
 use crate::{
-    config::Limits,
-    hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Publishing, Reading},
+    hub::{ConnectionId, Publishing, Reading},
     metrics::Counter,
-    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Tick, Verdict},
+    proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Verdict},
     sys::{Io, Receive},
 };
-
-/// Whom a shard receives from, and what has arrived and is not handled.
-#[derive(Debug, Default)]
-pub(super) struct Incoming {
-    /// Connections whose sockets have been reported readable.
-    ready: VecDeque<ConnectionId>,
-    /// Connections that have more than they were served: input that is not parsed, or a socket that filled its buffer.
-    busy: VecDeque<ConnectionId>,
-    /// Whether the next connection comes from `busy`.
-    takes_busy: bool,
-    /// Connections whose input is not parsed to its end.
-    unparsed: usize,
-    pub(super) unfinished: Unfinished,
-    /// Receive buffers that are free.
-    buffers: Vec<BytesMut>,
-}
-
-impl Incoming {
-    /// Returns whether there is nobody to receive from, and nothing to parse.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.busy.is_empty()
-    }
-
-    /// Notes that the connection's socket is readable.
-    pub(super) fn push_ready(&mut self, connection: &mut Connection, id: ConnectionId) {
-        enqueue(&mut self.ready, connection, id);
-    }
-
-    /// Notes that the connection may have more than it was served.
-    fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
-        enqueue(&mut self.busy, connection, id);
-    }
-
-    /// Returns the next connection to serve, from both queues by turns.
-    fn pop(&mut self) -> Option<ConnectionId> {
-        self.takes_busy = !self.takes_busy;
-        let (first, second) =
-            if self.takes_busy { (&mut self.busy, &mut self.ready) } else { (&mut self.ready, &mut self.busy) };
-        first.pop_front().or_else(|| second.pop_front())
-    }
-
-    fn len(&self) -> usize {
-        self.ready.len() + self.busy.len()
-    }
-
-    /// Keeps input that is not parsed to its end.
-    pub(super) fn keep_unparsed(&mut self, connection: &mut Connection, id: ConnectionId, rest: BytesMut) {
-        connection.partial = Some(Box::new(rest));
-        if !mem::replace(&mut connection.has_unparsed, true) {
-            self.unparsed += 1;
-        }
-        self.push_busy(connection, id);
-    }
-
-    /// Takes input that was not parsed to its end.
-    fn take_unparsed(&mut self, connection: &mut Connection) -> Option<BytesMut> {
-        if !mem::take(&mut connection.has_unparsed) {
-            return None;
-        }
-        self.unparsed -= 1;
-        connection.partial.take().map(|rest| *rest)
-    }
-
-    /// Notes that the connection is parked, which [`Shard::unpark`] ends: its input that is not parsed takes no more
-    /// memory than it has bytes, and the time is not its message's.
-    fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
-        self.unfinished.pause(id, now);
-        if connection.has_unparsed {
-            self.unparsed -= 1;
-            connection.partial = connection.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
-        }
-    }
-
-    /// Forgets a connection that has ended.
-    pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
-        self.unparsed -= usize::from(connection.has_unparsed && connection.reading != Reading::Parked);
-        self.unfinished.forget(id);
-    }
-}
 
 impl<I: Io> Shard<I> {
     /// Receives from connections that are ready and handles what they sent, up to a bound, so that sending has its turn
@@ -129,6 +53,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Serves up to [`Pace::receive_batch`] connections. Returns what is left of the budget.
+    ///
+    /// [`Pace::receive_batch`]: super::pace::Pace::receive_batch
     fn receive_batch(&mut self, mut budget: u32) -> u32 {
         let most = self.pace.receive_batch.min(self.incoming.len());
         // Those whose input is parsed on, and those whose sockets are read.
@@ -148,8 +74,7 @@ impl<I: Io> Shard<I> {
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 unparsed.push((id, Buffer { bytes, is_own: false, is_consumed: false }));
             } else {
-                let is_crowded = self.incoming.unparsed >= UNPARSED_MAX;
-                batch.push((id, buffer_for(connection, &mut self.incoming.buffers, is_crowded)));
+                batch.push((id, self.incoming.buffer_for(connection)));
             }
         }
         let results = self.receive_into(&mut batch);
@@ -190,13 +115,13 @@ impl<I: Io> Shard<I> {
     /// Handles the outcome of one receive, up to `share` frames of it. Returns what that took of the budget.
     fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, share: u32) -> u32 {
         let Some(connection) = self.hub.connections.get_mut(id) else {
-            self.give_back(buffer);
+            self.incoming.give_back(buffer);
             return 0;
         };
         match result {
             Ok(0) => {
                 connection.peer_done = true;
-                self.give_back(buffer);
+                self.incoming.give_back(buffer);
                 self.end_if_done(id);
                 0
             }
@@ -221,7 +146,7 @@ impl<I: Io> Shard<I> {
                 0
             }
             Err(error) => {
-                self.give_back(buffer);
+                self.incoming.give_back(buffer);
                 self.lose(id, &error);
                 0
             }
@@ -261,10 +186,7 @@ impl<I: Io> Shard<I> {
             && !self.owes_much(id)
             && let Some(connection) = self.hub.connections.get_mut(id)
         {
-            connection.reading = Reading::Idle;
-            self.incoming.unparsed += usize::from(connection.has_unparsed);
-            self.incoming.push_busy(connection, id);
-            self.incoming.unfinished.resume(id, self.now);
+            self.incoming.unpark(connection, id, self.now);
             self.schedule(id);
         }
     }
@@ -373,7 +295,7 @@ impl<I: Io> Shard<I> {
     fn keep_unparsed(&mut self, id: ConnectionId, buffer: Buffer) {
         let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         let Some(connection) = self.hub.connections.get_mut(id) else {
-            return self.give_back(Buffer { bytes: rest, is_own, is_consumed });
+            return self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
         // A buffer that was made for one frame does not stay for what came behind it, which is one receive at most.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
@@ -406,7 +328,7 @@ impl<I: Io> Shard<I> {
             partial.extend_from_slice(&rest);
             connection.partial = Some(Box::new(partial));
         }
-        self.give_back(Buffer { bytes: rest, is_own, is_consumed });
+        self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
     }
 
     /// Notes what the connection's message under way holds. If all of them hold too much, those that have been under
@@ -477,94 +399,10 @@ impl<I: Io> Shard<I> {
             self.incoming.keep_unparsed(connection, id, *rest);
         }
     }
-
-    /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
-    fn give_back(&mut self, buffer: Buffer) {
-        let is_usual = !buffer.is_own && buffer.bytes.capacity() <= 2 * RECEIVE_BUFFER;
-        if is_usual && self.incoming.buffers.len() < BUFFERS_MAX {
-            self.incoming.buffers.push(buffer.bytes);
-        }
-    }
 }
-
-/// Puts a connection into a queue unless it stands in one, or is parked.
-fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut Connection, id: ConnectionId) {
-    if connection.reading == Reading::Idle {
-        connection.reading = Reading::Queued;
-        queue.push_back(id);
-    }
-}
-
-/// A buffer to receive into.
-#[derive(Debug)]
-struct Buffer {
-    bytes: BytesMut,
-    /// Made for one connection's frame, not one of the shard's receive buffers.
-    is_own: bool,
-    /// Something at its front has been parsed and is gone.
-    is_consumed: bool,
-}
-
-/// A buffer with room for what the connection sends next, behind what is left of its input.
-///
-/// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise it
-/// is a small one, since the connection may have to keep it.
-fn buffer_for(connection: &mut Connection, buffers: &mut Vec<BytesMut>, is_crowded: bool) -> Buffer {
-    match connection.partial.take() {
-        Some(partial) if partial.len() >= STAYS_IN_PLACE => {
-            let mut bytes = *partial;
-            if bytes.len() == bytes.capacity() {
-                bytes.reserve(bytes.len());
-            }
-            Buffer { bytes, is_own: true, is_consumed: false }
-        }
-        partial if is_crowded => {
-            let partial = partial.map_or_else(BytesMut::new, |partial| *partial);
-            let mut bytes = BytesMut::with_capacity(partial.len() + RECEIVE_SMALL);
-            bytes.extend_from_slice(&partial);
-            Buffer { bytes, is_own: true, is_consumed: false }
-        }
-        partial => {
-            let mut bytes = empty_buffer(buffers);
-            if let Some(partial) = partial {
-                bytes.extend_from_slice(&partial);
-            }
-            Buffer { bytes, is_own: false, is_consumed: false }
-        }
-    }
-}
-
-fn empty_buffer(buffers: &mut Vec<BytesMut>) -> BytesMut {
-    let mut buffer = buffers.pop().unwrap_or_default();
-    buffer.clear();
-    // Takes the memory back that parsing has moved past, or new memory if a large frame has kept the old.
-    buffer.reserve(RECEIVE_BUFFER);
-    buffer
-}
-
-/// The shard's receive buffers: what one receive takes, unless it goes on with a large frame in a buffer of its own.
-const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
-
-/// What one receive takes while many connections have input that is not parsed.
-const RECEIVE_SMALL: usize = 2 * 1_024;
-
-/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
-/// come on top.
-const UNPARSED_MAX: usize = 64;
-
-const _: () = assert!(
-    Limits::RECEIVED_BYTES_MAX == (BUFFERS_MAX + UNPARSED_MAX + Pace::DEFAULT.receive_batch) * RECEIVE_BUFFER,
-    "free buffers, those of input that waits, and those of a batch that is added to it"
-);
 
 /// Messages that are given up for one that grows; the next that grows gives up more.
 const GIVEN_UP_AT_ONCE: usize = 64;
 
 /// Input is counted as frames of this size if it has fewer.
 const BYTES_PER_FRAME: usize = 1_024;
-
-/// The beginning of a frame stays where it is from so many bytes on; less is copied.
-const STAYS_IN_PLACE: usize = 4 * 1_024;
-
-/// Receive buffers kept for the next batch.
-const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;

@@ -4,7 +4,7 @@ use std::{any::Any, fmt, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, handlers::Handlers, pace::Pace, receive::Incoming, timers::Wheel};
+use super::{drain::Drain, flush::Flush, handlers::Handlers, incoming::Incoming, pace::Pace, timers::Wheel};
 use crate::{
     config::{Config, Limits},
     handler::Profile,

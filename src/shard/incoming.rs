@@ -1,0 +1,184 @@
+//! Whom a shard receives from, and into which buffers.
+
+use std::{collections::VecDeque, mem};
+
+use bytes::BytesMut;
+
+use super::{pace::Pace, unfinished::Unfinished};
+use crate::{
+    config::Limits,
+    hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Reading},
+    proto::Tick,
+};
+
+/// Whom a shard receives from, and what has arrived and is not handled.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// Connections whose sockets have been reported readable.
+    ready: VecDeque<ConnectionId>,
+    /// Connections that have more than they were served: input that is not parsed, or a socket that filled its buffer.
+    busy: VecDeque<ConnectionId>,
+    /// Whether the next connection comes from `busy`.
+    takes_busy: bool,
+    /// Connections whose input is not parsed to its end.
+    unparsed: usize,
+    pub(super) unfinished: Unfinished,
+    /// Receive buffers that are free.
+    buffers: Vec<BytesMut>,
+}
+
+/// A buffer to receive into.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) bytes: BytesMut,
+    /// Made for one connection's frame, not one of the shard's receive buffers.
+    pub(super) is_own: bool,
+    /// Something at its front has been parsed and is gone.
+    pub(super) is_consumed: bool,
+}
+
+impl Incoming {
+    /// Returns whether there is nobody to receive from, and nothing to parse.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.busy.is_empty()
+    }
+
+    /// Notes that the connection's socket is readable.
+    pub(super) fn push_ready(&mut self, connection: &mut Connection, id: ConnectionId) {
+        enqueue(&mut self.ready, connection, id);
+    }
+
+    /// Notes that the connection may have more than it was served.
+    pub(super) fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
+        enqueue(&mut self.busy, connection, id);
+    }
+
+    /// Returns the next connection to serve, from both queues by turns.
+    pub(super) fn pop(&mut self) -> Option<ConnectionId> {
+        self.takes_busy = !self.takes_busy;
+        let (first, second) =
+            if self.takes_busy { (&mut self.busy, &mut self.ready) } else { (&mut self.ready, &mut self.busy) };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.len() + self.busy.len()
+    }
+
+    /// Keeps input that is not parsed to its end.
+    pub(super) fn keep_unparsed(&mut self, connection: &mut Connection, id: ConnectionId, rest: BytesMut) {
+        connection.partial = Some(Box::new(rest));
+        if !mem::replace(&mut connection.has_unparsed, true) {
+            self.unparsed += 1;
+        }
+        self.push_busy(connection, id);
+    }
+
+    /// Takes input that was not parsed to its end.
+    pub(super) fn take_unparsed(&mut self, connection: &mut Connection) -> Option<BytesMut> {
+        if !mem::take(&mut connection.has_unparsed) {
+            return None;
+        }
+        self.unparsed -= 1;
+        connection.partial.take().map(|rest| *rest)
+    }
+
+    /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
+    /// memory than it has bytes, and the time is not its message's.
+    pub(super) fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+        self.unfinished.pause(id, now);
+        if connection.has_unparsed {
+            self.unparsed -= 1;
+            connection.partial = connection.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
+        }
+    }
+
+    /// Ends the parking: the connection is served again, and the time of its message goes on.
+    pub(super) fn unpark(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+        connection.reading = Reading::Idle;
+        self.unparsed += usize::from(connection.has_unparsed);
+        self.push_busy(connection, id);
+        self.unfinished.resume(id, now);
+    }
+
+    /// Forgets a connection that has ended.
+    pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
+        self.unparsed -= usize::from(connection.has_unparsed && connection.reading != Reading::Parked);
+        self.unfinished.forget(id);
+    }
+
+    /// Returns a buffer with room for what the connection sends next, behind what is left of its input.
+    ///
+    /// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise
+    /// it is a small one, since the connection may have to keep it.
+    pub(super) fn buffer_for(&mut self, connection: &mut Connection) -> Buffer {
+        let is_crowded = self.unparsed >= UNPARSED_MAX;
+        match connection.partial.take() {
+            Some(partial) if partial.len() >= STAYS_IN_PLACE => {
+                let mut bytes = *partial;
+                if bytes.len() == bytes.capacity() {
+                    bytes.reserve(bytes.len());
+                }
+                Buffer { bytes, is_own: true, is_consumed: false }
+            }
+            partial if is_crowded => {
+                let partial = partial.map_or_else(BytesMut::new, |partial| *partial);
+                let mut bytes = BytesMut::with_capacity(partial.len() + RECEIVE_SMALL);
+                bytes.extend_from_slice(&partial);
+                Buffer { bytes, is_own: true, is_consumed: false }
+            }
+            partial => {
+                let mut bytes = self.empty_buffer();
+                if let Some(partial) = partial {
+                    bytes.extend_from_slice(&partial);
+                }
+                Buffer { bytes, is_own: false, is_consumed: false }
+            }
+        }
+    }
+
+    fn empty_buffer(&mut self) -> BytesMut {
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        buffer.clear();
+        // Takes the memory back that parsing has moved past, or new memory if a large frame has kept the old.
+        buffer.reserve(RECEIVE_BUFFER);
+        buffer
+    }
+
+    /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
+    pub(super) fn give_back(&mut self, buffer: Buffer) {
+        let is_usual = !buffer.is_own && buffer.bytes.capacity() <= 2 * RECEIVE_BUFFER;
+        if is_usual && self.buffers.len() < BUFFERS_MAX {
+            self.buffers.push(buffer.bytes);
+        }
+    }
+}
+
+/// Puts a connection into a queue unless it stands in one, or is parked.
+fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut Connection, id: ConnectionId) {
+    if connection.reading == Reading::Idle {
+        connection.reading = Reading::Queued;
+        queue.push_back(id);
+    }
+}
+
+/// The shard's receive buffers: what one receive takes, unless it goes on with a large frame in a buffer of its own.
+pub(super) const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
+
+/// What one receive takes while many connections have input that is not parsed.
+const RECEIVE_SMALL: usize = 2 * 1_024;
+
+/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
+/// come on top.
+const UNPARSED_MAX: usize = 64;
+
+const _: () = assert!(
+    Limits::RECEIVED_BYTES_MAX == (BUFFERS_MAX + UNPARSED_MAX + Pace::DEFAULT.receive_batch) * RECEIVE_BUFFER,
+    "free buffers, those of input that waits, and those of a batch that is added to it"
+);
+
+/// The beginning of a frame stays where it is from so many bytes on; less is copied.
+pub(super) const STAYS_IN_PLACE: usize = 4 * 1_024;
+
+/// Receive buffers kept for the next batch.
+const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;
