@@ -1,12 +1,15 @@
 //! Settings become a [`Client`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    BuildError, Client, Event, Events, Reconnect, SlowOperation,
     config::{ClientLimits, Config, Raw},
-    event::Delivery,
-    handle::Slow,
+    error::BuildError,
+    event::{Event, Events},
+    handle::Client,
+    reconnect::Reconnect,
+    shared::{Delivery, Shared, Slow},
+    stats::SlowOperation,
 };
 
 /// How a client is set up. Nothing is checked, and nothing happens, before it is built.
@@ -31,11 +34,14 @@ pub struct ClientBuilder {
     slow: Option<Slow>,
 }
 
-impl ClientBuilder {
-    pub(super) fn new() -> Self {
-        Self { raw: Raw::default(), limits: ClientLimits::default(), slow: None }
+impl Client {
+    /// Begins to set up a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder { raw: Raw::default(), limits: ClientLimits::default(), slow: None }
     }
+}
 
+impl ClientBuilder {
     /// Where to connect to: `ws://` or `wss://`, a host and perhaps a port, path and query (RFC 6455 3). Required.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.raw.url = Some(url.into());
@@ -158,8 +164,8 @@ impl ClientBuilder {
     }
 
     /// Is told of every operation that took `threshold` or longer. It must not block.
-    pub fn on_slow(mut self, threshold: Duration, told: impl Fn(SlowOperation) + Send + Sync + 'static) -> Self {
-        self.slow = Some(Slow { threshold, told: Box::new(told) });
+    pub fn on_slow(mut self, threshold: Duration, callback: impl Fn(SlowOperation) + Send + Sync + 'static) -> Self {
+        self.slow = Some(Slow { threshold, callback: Box::new(callback) });
         self
     }
 
@@ -191,9 +197,10 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// The first setting that cannot be used.
-    pub fn build_with(self, on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
+    pub fn build_with(self, mut on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
         let config = Config::new(self.raw, self.limits)?;
-        Ok(Client::new(config, Delivery::callback(Box::new(on_event)), self.slow))
+        let callback = move |shared: &Arc<Shared>, event| on_event(&Client::lent(shared.clone()), event);
+        Ok(Client::new(config, Delivery::callback(Box::new(callback)), self.slow))
     }
 }
 
@@ -203,5 +210,3 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
-
-pub(super) type OnSlow = Box<dyn Fn(SlowOperation) + Send + Sync>;

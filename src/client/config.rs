@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{
-    BuildError, Reconnect,
+    error::BuildError,
+    reconnect::Reconnect,
     tls::{self, Tls, Trust},
     url::Url,
 };

@@ -33,13 +33,13 @@ use tokio::{
 };
 
 use super::{
-    Cause, Closed, Event, Operation,
-    handle::Shared,
+    event::{Cause, Closed, Event},
     inspect::{Inspect, Pulse},
     life::{Life, Requester},
     link::{Outgoing, Urgent, What},
     open::{Connected, Stream},
-    session::deliver,
+    shared::Shared,
+    stats::Operation,
 };
 use crate::proto::{CloseCode, CloseFrame, LARGE_FRAME, ProtocolError};
 
@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
                 counters.messages_received.add(1);
                 counters.bytes_received.add(payload.len() as u64);
                 match message(opcode, payload) {
-                    Ok(event) => deliver(self.shared, self.life, event).await,
+                    Ok(event) => self.shared.deliver(self.life, event).await,
                     Err(violation) => return Some(Heard::Violation(violation)),
                 }
             }
@@ -267,12 +267,12 @@ impl<'a> Reader<'a> {
                 if self.shared.config.auto_pong {
                     self.urgent.push(OpCode::Pong, payload.clone());
                 }
-                deliver(self.shared, self.life, Event::Ping(small(&payload))).await;
+                self.shared.deliver(self.life, Event::Ping(small(&payload))).await;
             }
             OpCode::Pong => {
                 counters.pongs_received.add(1);
                 if payload[..] != *KEEP_ALIVE {
-                    deliver(self.shared, self.life, Event::Pong(small(&payload))).await;
+                    self.shared.deliver(self.life, Event::Pong(small(&payload))).await;
                 }
             }
             OpCode::Close => {

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use super::UrlError;
+use super::url::UrlError;
 use crate::proto::{CloseCode, HttpError, ResponseError, ResponseHead};
 
 /// A setting with which no client can be made.

@@ -3,7 +3,6 @@
 use std::{
     fmt, io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
-use super::{Client, ConnectError, Opened, handle::Shared};
+use super::{error::ConnectError, opened::Opened};
 use crate::proto::{CloseCode, ProtocolError};
 
 /// What happens on a connection, in its order. After [`connect`](super::Client::connect) has succeeded there are
@@ -126,6 +125,10 @@ impl fmt::Display for Cause {
 pub struct Events(mpsc::Receiver<Event>);
 
 impl Events {
+    pub(super) fn new(receiver: mpsc::Receiver<Event>) -> Self {
+        Self(receiver)
+    }
+
     /// The next event; `None` after the last. It may be cancelled without losing an event.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
@@ -138,50 +141,4 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
         self.0.poll_recv(context)
     }
-}
-
-/// Where events go.
-pub(super) enum Delivery {
-    Queue(mpsc::Sender<Event>),
-    /// Called by one task at a time: two connections of a client do not live at once.
-    Callback(Mutex<Callback>),
-}
-
-pub(super) type Callback = Box<dyn FnMut(&Client, Event) + Send>;
-
-impl Delivery {
-    pub(super) fn queue(events_max: usize) -> (Self, Events) {
-        let (sender, receiver) = mpsc::channel(events_max);
-        (Self::Queue(sender), Events(receiver))
-    }
-
-    pub(super) fn callback(callback: Callback) -> Self {
-        Self::Callback(Mutex::new(callback))
-    }
-
-    /// Waits for room. Dropping the future drops the event.
-    pub(super) async fn deliver(&self, shared: &Arc<Shared>, event: Event) {
-        match self {
-            // Nobody may be listening any more.
-            Self::Queue(sender) => drop(sender.send(event).await),
-            Self::Callback(callback) => call(callback, shared, event),
-        }
-    }
-
-    /// Without waiting; the event comes back if there is no room.
-    pub(super) fn try_deliver(&self, shared: &Arc<Shared>, event: Event) -> Result<(), Box<Event>> {
-        match self {
-            Self::Queue(sender) => match sender.try_send(event) {
-                Err(mpsc::error::TrySendError::Full(event)) => return Err(Box::new(event)),
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-            },
-            Self::Callback(callback) => call(callback, shared, event),
-        }
-        Ok(())
-    }
-}
-
-fn call(callback: &Mutex<Callback>, shared: &Arc<Shared>, event: Event) {
-    let client = Client::lent(shared.clone());
-    callback.lock().unwrap_or_else(PoisonError::into_inner)(&client, event);
 }

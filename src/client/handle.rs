@@ -1,27 +1,19 @@
 //! The handle that a caller holds.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use fastwebsockets::OpCode;
-use tokio::time::Instant;
 
 use super::{
-    CloseError, ConnectError, Opened, Operation, SendError, SlowOperation, Stats,
-    builder::{ClientBuilder, OnSlow},
     config::Config,
-    event::Delivery,
+    error::{CloseError, ConnectError, SendError},
     life::{CloseRequest, Life, Requester},
-    link::{Link, Outgoing},
+    link::Outgoing,
+    opened::Opened,
     session::{self, Tenure},
-    stats::Counters,
+    shared::{Delivery, Shared, Slow},
+    stats::Stats,
 };
 use crate::proto::{CONTROL_PAYLOAD_MAX, CloseCode};
 
@@ -36,40 +28,16 @@ pub struct Client {
     _keeper: Option<Arc<Keeper>>,
 }
 
-/// What handles and tasks share.
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) counters: Counters,
-    pub(super) delivery: Delivery,
-    slow: Option<Slow>,
-    life: Mutex<Option<Arc<Life>>>,
-    /// One `connect` at a time.
-    connecting: tokio::sync::Mutex<()>,
-    /// No handle of the caller's is left.
-    is_abandoned: AtomicBool,
-}
-
-/// What the caller's handles share. Dropping it ends everything.
+/// Shared by the caller's handles. Dropping it closes the connection.
 struct Keeper(Arc<Shared>);
 
-pub(super) struct Slow {
-    pub(super) threshold: Duration,
-    pub(super) told: OnSlow,
-}
-
 impl Client {
-    /// Begins to set one up.
-    pub fn builder() -> ClientBuilder {
-        ClientBuilder::new()
-    }
-
     pub(super) fn new(config: Config, delivery: Delivery, slow: Option<Slow>) -> Self {
-        let (counters, life, connecting, is_abandoned) = Default::default();
-        let shared = Arc::new(Shared { config, counters, delivery, slow, life, connecting, is_abandoned });
+        let shared = Arc::new(Shared::new(config, delivery, slow));
         Self { _keeper: Some(Arc::new(Keeper(shared.clone()))), shared }
     }
 
-    /// A handle for a callback.
+    /// Returns a handle for a callback, which does not keep the client alive.
     pub(super) fn lent(shared: Arc<Shared>) -> Self {
         Self { shared, _keeper: None }
     }
@@ -90,10 +58,10 @@ impl Client {
         let _turn = self.shared.connecting.lock().await;
         self.shared.end(Requester::Replaced).await;
         let life = Arc::new(Life::new());
-        *self.shared.lock() = Some(life.clone());
+        self.shared.begin(life.clone());
         let tenure = Tenure::new(life.clone());
         // A handle that a callback was given; nobody would ever close its connection.
-        if self.shared.is_abandoned.load(Ordering::Relaxed) {
+        if self.shared.is_abandoned() {
             return Err(ConnectError::Cancelled);
         }
         let connected = session::open(&self.shared, &life).await?;
@@ -175,7 +143,7 @@ impl Client {
     }
 
     /// Sends a pong (RFC 6455 5.5.3), behind what waits to be sent: nobody asked for it, or
-    /// [`auto_pong`](ClientBuilder::auto_pong) is off.
+    /// [`auto_pong`](super::ClientBuilder::auto_pong) is off.
     ///
     /// # Errors
     ///
@@ -274,44 +242,9 @@ impl fmt::Debug for Client {
     }
 }
 
-impl Shared {
-    /// Tells of what began at `begin`, if that is long ago.
-    pub(super) fn measure(&self, operation: Operation, begin: Instant) {
-        let Some(slow) = &self.slow else { return };
-        let took = begin.elapsed();
-        if took >= slow.threshold {
-            self.counters.slow_operations.add(1);
-            (slow.told)(SlowOperation { operation, took });
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Life>>> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn current(&self) -> Option<Arc<Life>> {
-        self.lock().clone()
-    }
-
-    fn link(&self) -> Result<Arc<Link>, SendError> {
-        self.current().and_then(|life| life.link()).ok_or(SendError::NotOpen)
-    }
-
-    async fn end(&self, requester: Requester) {
-        if let Some(life) = self.current() {
-            life.request_close(CloseRequest::going_away(requester));
-            life.over().await;
-        }
-    }
-}
-
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Before the lock of `life`, as `connect` looks at it after that lock: one of the two sees the other.
-        self.0.is_abandoned.store(true, Ordering::Relaxed);
-        if let Some(life) = self.0.current() {
-            life.request_close(CloseRequest::going_away(Requester::Dropped));
-        }
+        self.0.abandon();
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Cause, link::Link};
+use super::{event::Cause, link::Link};
 use crate::proto::CloseCode;
 
 /// The state that handles look at, and the wish to end that they leave.

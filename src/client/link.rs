@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ClientLimits, SendError};
+use super::{config::ClientLimits, error::SendError};
 
 /// The sending end of an open connection.
 pub(super) struct Link {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{BuildError, Closed, ConnectError};
+use super::{
+    error::{BuildError, ConnectError},
+    event::Closed,
+};
 use crate::proto::CloseCode;
 
 /// How a client comes back after a connection was lost.

@@ -8,12 +8,15 @@ use tokio::{
 };
 
 use super::{
-    Cause, Closed, ConnectError, Event, Operation, Reconnect, connection,
-    handle::Shared,
+    connection,
+    error::ConnectError,
+    event::{Cause, Closed, Event},
     life::Life,
     link::{Link, Outgoing},
     open::{self, Connected, random},
-    reconnect::{is_final, is_refusal_final, retry_after},
+    reconnect::{Reconnect, is_final, is_refusal_final, retry_after},
+    shared::Shared,
+    stats::Operation,
 };
 use crate::proto::CloseCode;
 
@@ -73,9 +76,9 @@ pub(super) async fn run(shared: Arc<Shared>, tenure: Tenure, linked: Linked) {
     let closed = live(&shared, &tenure.0, linked).await;
     tracing::debug!(url = %shared.config.url, %closed, "closed");
     // Who waits for the end finds the event there, but does not wait for its being taken.
-    if let Err(event) = shared.delivery.try_deliver(&shared, Event::Closed(closed)) {
+    if let Err(event) = shared.try_deliver(Event::Closed(closed)) {
         drop(tenure);
-        shared.delivery.deliver(&shared, *event).await;
+        shared.deliver_at_length(*event).await;
     }
 }
 
@@ -93,13 +96,13 @@ async fn live(shared: &Arc<Shared>, life: &Life, first: Linked) -> Closed {
         }
         tracing::debug!(url = %shared.config.url, %closed, "lost");
         life.set_reconnecting();
-        deliver(shared, life, Event::Lost(closed)).await;
+        shared.deliver(life, Event::Lost(closed)).await;
         linked = match reopen(shared, life, reconnect, &mut attempt).await {
             Ok(connected) => link(shared, life, connected),
             Err(cause) => return Closed { code: CloseCode::ABNORMAL, reason: String::new(), clean: false, cause },
         };
         shared.counters.reconnects.add(1);
-        deliver(shared, life, Event::Reconnected(Box::new(linked.connected.opened.clone()))).await;
+        shared.deliver(life, Event::Reconnected(Box::new(linked.connected.opened.clone()))).await;
     }
 }
 
@@ -118,7 +121,7 @@ async fn reopen(
         }
         let wished = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
         let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(wished);
-        deliver(shared, life, Event::Reconnecting { attempt: *attempt, delay, error }).await;
+        shared.deliver(life, Event::Reconnecting { attempt: *attempt, delay, error }).await;
         let attempted = tokio::select! {
             biased;
             () = life.close_requested() => Err(ConnectError::Cancelled),
@@ -133,15 +136,4 @@ async fn reopen(
             Err(failure) => error = Some(failure),
         }
     }
-}
-
-/// Waits for room, but not beyond the wish to close.
-pub(super) async fn deliver(shared: &Arc<Shared>, life: &Life, event: Event) {
-    let begin = Instant::now();
-    tokio::select! {
-        biased;
-        () = shared.delivery.deliver(shared, event) => {}
-        () = life.close_requested() => shared.counters.events_dropped.add(1),
-    }
-    shared.measure(Operation::Deliver, begin);
 }

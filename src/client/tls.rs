@@ -14,7 +14,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{BuildError, ConnectError, Stage, open::TlsFacts};
+use super::error::{BuildError, ConnectError, Stage};
 
 /// Whom a client trusts. What the system says is read when it is first needed.
 pub(super) struct Tls {
@@ -28,6 +28,16 @@ pub(super) enum Trust {
     Authorities { own: Vec<CertificateDer<'static>>, system: bool },
     /// Whoever answers.
     Anybody,
+}
+
+/// What client and server agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsFacts {
+    /// Such as `TLSv1_3`.
+    pub version: String,
+    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    pub cipher: String,
 }
 
 impl Tls {
