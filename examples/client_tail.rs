@@ -49,7 +49,7 @@ async fn print(events: &mut Events) -> Result<(), Box<dyn Error>> {
             Event::Reconnected(opened) => eprintln!("connected again to {}", opened.url),
             Event::Closed(closed) => {
                 eprintln!("{closed}");
-                let is_orderly = closed.clean && matches!(closed.cause, Cause::Server);
+                let is_orderly = closed.is_clean && matches!(closed.cause, Cause::Server);
                 return if is_orderly { Ok(()) } else { Err("the connection is gone".into()) };
             }
             _ => {}

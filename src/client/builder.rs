@@ -67,8 +67,8 @@ impl ClientBuilder {
         self
     }
 
-    /// A sub-protocol to ask for, after those that were given before (RFC 6455 1.9).
-    pub fn sub_protocol(mut self, name: impl Into<String>) -> Self {
+    /// A subprotocol to ask for, after those that were given before (RFC 6455 1.9).
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.raw.protocols.push(name.into());
         self
     }
@@ -156,8 +156,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Opens a connection again when it was lost. It is not done unless set, and never for one that
-    /// [`Client::connect`] could not open.
+    /// Opens a connection again when it was lost. It is not done unless set, and never for one that [`Client::connect`]
+    /// could not open.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.raw.reconnect = Some(reconnect);
         self
@@ -199,7 +199,7 @@ impl ClientBuilder {
     /// The first setting that cannot be used.
     pub fn build_with(self, mut on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
         let config = Config::new(self.raw, self.limits)?;
-        let callback = move |shared: &Arc<Shared>, event| on_event(&Client::lent(shared.clone()), event);
+        let callback = move |shared: &Arc<Shared>, event| on_event(&Client::for_callback(shared.clone()), event);
         Ok(Client::new(config, Delivery::callback(Box::new(callback)), self.slow))
     }
 }

@@ -200,10 +200,10 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), BuildError> {
 fn check_protocols(protocols: &[String]) -> Result<(), BuildError> {
     for (index, protocol) in protocols.iter().enumerate() {
         if !is_token(protocol.as_bytes()) {
-            return Err(BuildError::SubProtocol(protocol.clone()));
+            return Err(BuildError::Subprotocol(protocol.clone()));
         }
         if protocols[..index].contains(protocol) {
-            return Err(BuildError::SubProtocolTwice(protocol.clone()));
+            return Err(BuildError::SubprotocolTwice(protocol.clone()));
         }
     }
     Ok(())

@@ -1,22 +1,22 @@
 //! One open connection, from the end of its opening handshake to the end of its socket.
 //!
-//! Two halves run side by side on one task. The reading half hands out messages and finds the end; the writing half
-//! sends what waits. Each owns a `fastwebsockets::WebSocket` over its half of the socket, so that neither's future is
-//! ever dropped in the middle of a frame. Pongs and answers to a close are not left to fastwebsockets, which would
-//! write them from within a read: the reading half asks the writing half for them.
+//! Two halves run concurrently in one task. The reading half delivers messages and detects the end; the writing half
+//! writes the frames of both queues. Each half owns a `fastwebsockets::WebSocket` over its half of the socket, and runs
+//! to its own end, so that no future is dropped in the middle of a frame. fastwebsockets would write pongs and close
+//! frames from within a read; here the reading half queues them for the writing half.
 //!
 //! ```text
-//!            close request ───────────────┐
-//!                                         v
-//! handles ── Link's queue ────────> writing half ──> socket
-//!                                         ^
-//!           pongs, pings, close: Urgent ──┘
-//!                                         |
-//! events <────────────────────────  reading half <── Inspect <── socket
+//!       CloseRequest ─────────────────┐
+//!                                     v
+//! handles ─── SendQueue ──────> writing half ──> socket
+//!                                     ^
+//!            pongs, pings, close: ControlQueue
+//!                                     |
+//! events <───────────────────── reading half <── Inspect <── socket
 //! ```
 //!
-//! The first thing that ends the connection (a wish to close, a close frame, a violation, silence, a failed write)
-//! starts one deadline for all the rest: both close frames, and the server's end of the socket, which comes before ours
+//! The first cause of the end (a close request, a close frame, a violation, an idle timeout, a failed write) starts one
+//! deadline for the rest: both close frames, and the server's end of the socket, which comes before the client's
 //! (RFC 6455 7.1.1).
 
 use std::{io, pin::pin, sync::Arc};
@@ -33,108 +33,110 @@ use tokio::{
 };
 
 use super::{
+    control_queue::ControlQueue,
     event::{Cause, Closed, Event},
     inspect::{Inspect, Pulse},
-    life::{Life, Requester},
-    link::{Outgoing, Urgent, What},
+    lifecycle::{Lifecycle, Requester},
     open::{Connected, Stream},
+    send_queue::{Outgoing, Queued},
     shared::Shared,
     stats::Operation,
 };
 use crate::proto::{CloseCode, CloseFrame, LARGE_FRAME, ProtocolError};
 
-/// Runs it to its end.
+/// Runs a connection to its end.
 pub(super) async fn run(
     shared: &Arc<Shared>,
-    life: &Life,
+    lifecycle: &Lifecycle,
     connected: Connected,
-    queue: mpsc::Receiver<Outgoing>,
+    queue: mpsc::Receiver<Queued>,
 ) -> Closed {
     let (read, write) = tokio::io::split(connected.stream);
-    let (pulse, urgent) = (Arc::new(Pulse::new()), Urgent::default());
-    let reader = Reader::new(shared, life, &urgent, io::Cursor::new(connected.received).chain(read), pulse);
-    let writer = Writer::new(shared, life, &urgent, write, queue);
+    let (pulse, control) = (Arc::new(Pulse::new()), ControlQueue::default());
+    let reader = Reader::new(shared, lifecycle, &control, io::Cursor::new(connected.received).chain(read), pulse);
+    let writer = Writer::new(shared, lifecycle, &control, write, queue);
     let (mut reading, mut writing) = (pin!(reader.run()), pin!(writer.run()));
-    let (mut heard, mut said) = (None, None);
+    let (mut read_end, mut write_end) = (None, None);
     let mut deadline = None;
     loop {
-        // In no fixed order: a server that never stops sending uses up all the time that the runtime gives to a task,
-        // so the writing half must sometimes come first.
+        // The order is random. A server that never stops sending uses up the task's whole budget, so the writing half
+        // must sometimes be polled first.
         tokio::select! {
-            (end, socket) = &mut reading, if heard.is_none() => {
-                end.answer(&urgent);
-                heard = Some((end, socket));
+            (end, socket) = &mut reading, if read_end.is_none() => {
+                end.push_close(&control);
+                read_end = Some((end, socket));
             }
-            (end, socket) = &mut writing, if said.is_none() => said = Some((end, socket)),
-            () = life.close_requested(), if deadline.is_none() => {}
+            (end, socket) = &mut writing, if write_end.is_none() => write_end = Some((end, socket)),
+            () = lifecycle.close_requested(), if deadline.is_none() => {}
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
         }
-        match (&heard, &said) {
-            (Some(_), Some(_)) | (Some((Heard::EndOfStream | Heard::Failed(_), _)), _) => break,
+        match (&read_end, &write_end) {
+            (Some(_), Some(_)) | (Some((ReadEnd::EndOfStream | ReadEnd::Failed(_), _)), _) => break,
             _ => {}
         }
         deadline.get_or_insert_with(|| Instant::now() + shared.config.close_timeout);
     }
     let deadline = deadline.unwrap_or_else(Instant::now);
-    let (heard, input) = heard.unzip();
-    let (said, output) = said.unzip();
-    let is_told = matches!(said, Some(Said::Answer | Said::Request(_)));
-    if let (Some(input), Some(output), true) = (input, output, is_told && !matches!(heard, Some(Heard::Nothing))) {
+    let (read_end, input) = read_end.unzip();
+    let (write_end, output) = write_end.unzip();
+    let is_told = matches!(write_end, Some(WriteEnd::Answer | WriteEnd::Request(_)));
+    if let (Some(input), Some(output), true) = (input, output, is_told && !matches!(read_end, Some(ReadEnd::Idle))) {
         end_socket(input, output, deadline).await;
     }
-    closed(heard, said, life)
+    closed(read_end, write_end, lifecycle)
 }
 
-/// The server ends the socket, then we do (RFC 6455 7.1.1), but not later than `deadline`. Whatever still comes has no
-/// meaning.
+/// Waits until the server ends the socket, discarding its bytes, and then ends the client's side (RFC 6455 7.1.1). The
+/// wait ends at `deadline`.
 async fn end_socket(mut input: impl AsyncRead + Unpin, mut output: WriteHalf<Stream>, deadline: Instant) {
     let mut rest = [0; 1024];
     let end = async {
         while let Ok(1..) = input.read(&mut rest).await {}
         output.shutdown().await
     };
-    // A peer that does not care for the end, or is gone already, needs no more.
+    // A failure or the deadline needs no further step: the socket is dropped next.
     drop(timeout_at(deadline, end).await);
 }
 
-fn closed(heard: Option<Heard>, said: Option<Said>, life: &Life) -> Closed {
-    let is_told = matches!(said, Some(Said::Answer | Said::Request(_)));
-    let request = life.close_request().map(|request| request.requester.cause());
-    let (code, reason, clean) = match &heard {
-        Some(Heard::Close { code, reason }) => (code.unwrap_or(CloseCode::NO_STATUS), reason.clone(), is_told),
+fn closed(read_end: Option<ReadEnd>, write_end: Option<WriteEnd>, lifecycle: &Lifecycle) -> Closed {
+    let is_told = matches!(write_end, Some(WriteEnd::Answer | WriteEnd::Request(_)));
+    let request = lifecycle.close_request().map(|request| request.requester.cause());
+    let (code, reason, is_clean) = match &read_end {
+        Some(ReadEnd::Close { code, reason }) => (code.unwrap_or(CloseCode::NO_STATUS), reason.clone(), is_told),
         _ => (CloseCode::ABNORMAL, String::new(), false),
     };
-    let cause = match (heard, said) {
-        (Some(Heard::Close { .. }), Some(Said::Request(requester))) => requester.cause(),
-        (Some(Heard::Close { .. }), _) => Cause::Server,
-        (Some(Heard::Violation(error)), _) => Cause::Protocol(error),
-        (Some(Heard::Nothing), _) => Cause::Idle,
-        (_, Some(Said::Failed(error))) | (Some(Heard::Failed(error)), _) => Cause::Io(error),
-        (Some(Heard::EndOfStream), _) => Cause::EndOfStream,
+    let cause = match (read_end, write_end) {
+        (Some(ReadEnd::Close { .. }), Some(WriteEnd::Request(requester))) => requester.cause(),
+        (Some(ReadEnd::Close { .. }), _) => Cause::Server,
+        (Some(ReadEnd::Violation(error)), _) => Cause::Protocol(error),
+        (Some(ReadEnd::Idle), _) => Cause::Idle,
+        (_, Some(WriteEnd::Failed(error))) | (Some(ReadEnd::Failed(error)), _) => Cause::Io(error),
+        (Some(ReadEnd::EndOfStream), _) => Cause::EndOfStream,
         (None, _) => request.map_or(Cause::EndOfStream, |_| Cause::CloseTimeout),
     };
-    Closed { code, reason, clean, cause }
+    Closed { code, reason, is_clean, cause }
 }
 
-/// How the reading half ended.
-enum Heard {
-    /// A close frame.
+/// The end of the reading half.
+enum ReadEnd {
+    /// The server's close frame.
     Close {
         code: Option<CloseCode>,
         reason: String,
     },
-    /// What RFC 6455 or a limit forbids.
+    /// A frame that breaks RFC 6455 or exceeds a limit.
     Violation(ProtocolError),
-    /// Silence.
-    Nothing,
+    /// No byte within `idle_timeout`.
+    Idle,
     /// The end of the socket without a close frame.
     EndOfStream,
     Failed(io::Error),
 }
 
-impl Heard {
-    /// Has the server told: its own code comes back (RFC 6455 5.5.1), or what it did wrong (RFC 6455 7.1.7).
-    fn answer(&self, urgent: &Urgent) {
+impl ReadEnd {
+    /// Queues the close frame that this end calls for: the server's own code (RFC 6455 5.5.1), or that of its violation
+    /// (RFC 6455 7.1.7). A socket that has ended gets none.
+    fn push_close(&self, control: &ControlQueue) {
         let violation;
         let frame = match self {
             Self::Close { code, .. } => CloseFrame { code: *code, reason: "" },
@@ -142,16 +144,16 @@ impl Heard {
                 violation = error.to_string();
                 CloseFrame { code: Some(error.close_code()), reason: &violation }
             }
-            Self::Nothing => CloseFrame { code: Some(CloseCode::GOING_AWAY), reason: "nothing came for too long" },
+            Self::Idle => CloseFrame { code: Some(CloseCode::GOING_AWAY), reason: "nothing came for too long" },
             Self::EndOfStream | Self::Failed(_) => return,
         };
         let mut payload = Vec::new();
         frame.encode(&mut payload);
-        urgent.push(OpCode::Close, BytesMut::from(&payload[..]));
+        control.push(OpCode::Close, BytesMut::from(&payload[..]));
     }
 }
 
-impl From<WebSocketError> for Heard {
+impl From<WebSocketError> for ReadEnd {
     fn from(error: WebSocketError) -> Self {
         let error = match error {
             WebSocketError::UnexpectedEOF => return Self::EndOfStream,
@@ -160,18 +162,18 @@ impl From<WebSocketError> for Heard {
         };
         match error.get_ref().and_then(|error| error.downcast_ref()) {
             Some(&violation) => Self::Violation(violation),
-            // Of TLS, without its own goodbye.
+            // A TLS connection that ended without `close_notify`.
             None if error.kind() == io::ErrorKind::UnexpectedEof => Self::EndOfStream,
             None => Self::Failed(error),
         }
     }
 }
 
-/// How the writing half ended.
-enum Said {
-    /// A close frame, because the reading half asked for it.
+/// The end of the writing half.
+enum WriteEnd {
+    /// It wrote the close frame that the reading half queued.
     Answer,
-    /// A close frame, because this was asked for.
+    /// It wrote the close frame of a close request.
     Request(Requester),
     Failed(io::Error),
 }
@@ -180,49 +182,56 @@ type Input = tokio::io::Chain<io::Cursor<Bytes>, ReadHalf<Stream>>;
 
 struct Reader<'a> {
     shared: &'a Arc<Shared>,
-    life: &'a Life,
-    urgent: &'a Urgent,
+    lifecycle: &'a Lifecycle,
+    control: &'a ControlQueue,
     pulse: Arc<Pulse>,
-    /// When the keep-alive last pinged.
+    /// The time of the keep-alive's last ping.
     pinged: Option<Instant>,
-    /// The fragments of a message whose last has not come (RFC 6455 5.4).
+    /// The fragments of a message whose last fragment has not come (RFC 6455 5.4).
     message: Option<(OpCode, BytesMut)>,
-    /// A client's, though nothing is written through it.
+    /// A client's WebSocket that writes nothing.
     socket: WebSocket<Join<Inspect<Input>, Sink>>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Arc<Shared>, life: &'a Life, urgent: &'a Urgent, input: Input, pulse: Arc<Pulse>) -> Self {
+    fn new(
+        shared: &'a Arc<Shared>,
+        lifecycle: &'a Lifecycle,
+        control: &'a ControlQueue,
+        input: Input,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let limits = shared.config.limits.message;
         let input = Inspect::new(input, limits, pulse.clone());
         let mut socket = WebSocket::after_handshake(join(input, sink()), Role::Client);
         socket.set_auto_close(false);
         socket.set_auto_pong(false);
-        // Everything is below the limit that `Inspect` has checked; control frames are not subject to it.
+        // `Inspect` checks the limit of data frames first. fastwebsockets applies its own to control frames too.
         socket.set_max_message_size((limits.frame_bytes_max as usize).saturating_add(CONTROL_FRAMES_BELOW));
-        Self { shared, life, urgent, pulse, pinged: None, message: None, socket }
+        Self { shared, lifecycle, control, pulse, pinged: None, message: None, socket }
     }
 
-    async fn run(mut self) -> (Heard, Input) {
-        let heard = loop {
-            // A buffer full of small frames must not keep the thread to itself.
+    async fn run(mut self) -> (ReadEnd, Input) {
+        let read_end = loop {
+            // A buffer of many small frames yields to other tasks of the thread in between.
             consume_budget().await;
             match self.frame().await {
                 Ok(frame) => {
-                    if let Some(heard) = self.handle(frame).await {
-                        break heard;
+                    if let Some(read_end) = self.handle(frame).await {
+                        break read_end;
                     }
                 }
-                Err(heard) => break heard,
+                Err(read_end) => break read_end,
             }
         };
-        (heard, self.socket.into_inner().into_inner().0.into_inner())
+        (read_end, self.socket.into_inner().into_inner().0.into_inner())
     }
 
-    /// The next frame. Meanwhile the keep-alive watches.
-    async fn frame(&mut self) -> Result<Frame<'static>, Heard> {
+    /// Returns the next frame. The keep-alive runs during the wait: it pings, and ends the connection at
+    /// `idle_timeout`.
+    async fn frame(&mut self) -> Result<Frame<'static>, ReadEnd> {
         let config = &self.shared.config;
-        // Until now the client was busy, or its caller: that was not the server's silence.
+        // The time until now was spent by the client or by its caller, so it does not count as the server's silence.
         self.pulse.beat();
         let mut reading = pin!(self.socket.read_frame());
         loop {
@@ -232,7 +241,7 @@ impl<'a> Reader<'a> {
             let next = ping_at.into_iter().chain(dead_at).min();
             tokio::select! {
                 biased;
-                frame = &mut reading => return frame.map_err(Heard::from),
+                frame = &mut reading => return frame.map_err(ReadEnd::from),
                 () = sleep_until(next.unwrap_or(last)), if next.is_some() => {}
             }
             let now = Instant::now();
@@ -240,16 +249,17 @@ impl<'a> Reader<'a> {
                 continue;
             }
             if dead_at.is_some_and(|at| at <= now) {
-                return Err(Heard::Nothing);
+                return Err(ReadEnd::Idle);
             }
             if ping_at.is_some_and(|at| at <= now) {
                 self.pinged = Some(now);
-                self.urgent.push(OpCode::Ping, BytesMut::from(KEEP_ALIVE));
+                self.control.push(OpCode::Ping, BytesMut::from(KEEP_ALIVE));
             }
         }
     }
 
-    async fn handle(&mut self, frame: Frame<'static>) -> Option<Heard> {
+    /// Delivers what a frame brings. Returns the end of the reading half if the frame is its last.
+    async fn handle(&mut self, frame: Frame<'static>) -> Option<ReadEnd> {
         let counters = &self.shared.counters;
         let (fin, opcode, payload) = (frame.fin, frame.opcode, into_bytes(frame.payload));
         match opcode {
@@ -258,34 +268,34 @@ impl<'a> Reader<'a> {
                 counters.messages_received.add(1);
                 counters.bytes_received.add(payload.len() as u64);
                 match message(opcode, payload) {
-                    Ok(event) => self.shared.deliver(self.life, event).await,
-                    Err(violation) => return Some(Heard::Violation(violation)),
+                    Ok(event) => self.shared.deliver(self.lifecycle, event).await,
+                    Err(violation) => return Some(ReadEnd::Violation(violation)),
                 }
             }
             OpCode::Ping => {
                 counters.pings_received.add(1);
                 if self.shared.config.auto_pong {
-                    self.urgent.push(OpCode::Pong, payload.clone());
+                    self.control.push(OpCode::Pong, payload.clone());
                 }
-                self.shared.deliver(self.life, Event::Ping(small(&payload))).await;
+                self.shared.deliver(self.lifecycle, Event::Ping(small(&payload))).await;
             }
             OpCode::Pong => {
                 counters.pongs_received.add(1);
                 if payload[..] != *KEEP_ALIVE {
-                    self.shared.deliver(self.life, Event::Pong(small(&payload))).await;
+                    self.shared.deliver(self.lifecycle, Event::Pong(small(&payload))).await;
                 }
             }
             OpCode::Close => {
                 return Some(match CloseFrame::parse(&payload) {
-                    Ok(CloseFrame { code, reason }) => Heard::Close { code, reason: reason.into() },
-                    Err(violation) => Heard::Violation(violation),
+                    Ok(CloseFrame { code, reason }) => ReadEnd::Close { code, reason: reason.into() },
+                    Err(violation) => ReadEnd::Violation(violation),
                 });
             }
         }
         None
     }
 
-    /// The whole message, if this frame ends one. `Inspect` has seen that the fragments are in order and within limits.
+    /// Returns the whole message if this frame ends one. `Inspect` has checked the order and the limits of fragments.
     fn assemble(&mut self, fin: bool, opcode: OpCode, payload: BytesMut) -> Option<(OpCode, BytesMut)> {
         match &mut self.message {
             None if fin => Some((opcode, payload)),
@@ -303,98 +313,100 @@ impl<'a> Reader<'a> {
 
 struct Writer<'a> {
     shared: &'a Arc<Shared>,
-    life: &'a Life,
-    urgent: &'a Urgent,
-    queue: mpsc::Receiver<Outgoing>,
-    /// A client's, though nothing is read through it. What waits at once leaves in few writes.
+    lifecycle: &'a Lifecycle,
+    control: &'a ControlQueue,
+    queue: mpsc::Receiver<Queued>,
+    /// A client's WebSocket that reads nothing. Its buffer joins frames that are queued at once into few writes.
     socket: WebSocket<Join<Empty, BufWriter<WriteHalf<Stream>>>>,
 }
 
 impl<'a> Writer<'a> {
     fn new(
         shared: &'a Arc<Shared>,
-        life: &'a Life,
-        urgent: &'a Urgent,
+        lifecycle: &'a Lifecycle,
+        control: &'a ControlQueue,
         output: WriteHalf<Stream>,
-        queue: mpsc::Receiver<Outgoing>,
+        queue: mpsc::Receiver<Queued>,
     ) -> Self {
         let socket = WebSocket::after_handshake(join(empty(), BufWriter::new(output)), Role::Client);
-        Self { shared, life, urgent, queue, socket }
+        Self { shared, lifecycle, control, queue, socket }
     }
 
-    async fn run(mut self) -> (Said, WriteHalf<Stream>) {
-        let said = self.write().await.unwrap_or_else(Said::Failed);
-        (said, self.socket.into_inner().into_inner().1.into_inner())
+    async fn run(mut self) -> (WriteEnd, WriteHalf<Stream>) {
+        let write_end = self.write().await.unwrap_or_else(WriteEnd::Failed);
+        (write_end, self.socket.into_inner().into_inner().1.into_inner())
     }
 
-    /// Writes until a close frame is written.
-    async fn write(&mut self) -> io::Result<Said> {
+    /// Writes the frames of both queues until a close frame is written.
+    async fn write(&mut self) -> io::Result<WriteEnd> {
         let mut is_closing = false;
         loop {
-            while let Some((opcode, payload)) = self.urgent.pop() {
+            while let Some((opcode, payload)) = self.control.pop() {
                 if opcode == OpCode::Close {
                     return self.answer(payload).await;
                 }
                 self.frame(opcode, payload).await?;
             }
-            if !is_closing && self.life.close_request().is_some() {
-                // Takes nothing more; what was taken before still comes out.
+            if !is_closing && self.lifecycle.close_request().is_some() {
+                // A closed queue accepts no further entries, and still yields those that it has.
                 self.queue.close();
                 is_closing = true;
             }
-            let outgoing = match self.queue.try_recv() {
-                Ok(outgoing) => outgoing,
+            let queued = match self.queue.try_recv() {
+                Ok(queued) => queued,
                 Err(_) => {
                     self.flush().await?;
                     tokio::select! {
                         biased;
-                        () = self.urgent.arrived() => continue,
-                        () = self.life.close_requested(), if !is_closing => continue,
-                        outgoing = self.queue.recv() => match outgoing {
-                            Some(outgoing) => outgoing,
+                        () = self.control.arrived() => continue,
+                        () = self.lifecycle.close_requested(), if !is_closing => continue,
+                        queued = self.queue.recv() => match queued {
+                            Some(queued) => queued,
                             None => return self.close().await,
                         },
                     }
                 }
             };
-            self.outgoing(outgoing).await?;
+            self.write_queued(queued).await?;
         }
     }
 
-    async fn outgoing(&mut self, outgoing: Outgoing) -> io::Result<()> {
-        match outgoing.what {
-            What::Frame(opcode, payload) => {
+    async fn write_queued(&mut self, queued: Queued) -> io::Result<()> {
+        match queued.outgoing {
+            Outgoing::Frame(opcode, payload) => {
                 self.frame(opcode, payload).await?;
-                self.shared.measure(Operation::Send, outgoing.since);
+                self.shared.measure(Operation::Send, queued.since);
             }
-            What::Flush(done) => {
+            Outgoing::Flush(done) => {
                 self.flush().await?;
-                // Who asked may have gone.
+                // The caller may have dropped its future.
                 done.send(()).ok();
             }
         }
         Ok(())
     }
 
-    /// RFC 6455 5.5.1: what was accepted before the server closed, or broke the protocol, still goes before the answer.
-    async fn answer(&mut self, close: BytesMut) -> io::Result<Said> {
+    /// Writes the close frame that the reading half queued, after the messages that were accepted before
+    /// (RFC 6455 5.5.1).
+    async fn answer(&mut self, close: BytesMut) -> io::Result<WriteEnd> {
         self.queue.close();
-        while let Ok(outgoing) = self.queue.try_recv() {
-            self.outgoing(outgoing).await?;
+        while let Ok(queued) = self.queue.try_recv() {
+            self.write_queued(queued).await?;
         }
         self.frame(OpCode::Close, close).await?;
         self.flush().await?;
-        Ok(Said::Answer)
+        Ok(WriteEnd::Answer)
     }
 
-    async fn close(&mut self) -> io::Result<Said> {
-        // The queue ends by the wish alone, since the life of the connection holds its other end.
-        let Some(request) = self.life.close_request() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    /// Writes the close frame of the close request.
+    async fn close(&mut self) -> io::Result<WriteEnd> {
+        // The lifecycle holds the queue's sending end, so the queue ends by a close request alone.
+        let Some(request) = self.lifecycle.close_request() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let mut payload = Vec::new();
         CloseFrame { code: Some(request.code), reason: &request.reason }.encode(&mut payload);
         self.frame(OpCode::Close, BytesMut::from(&payload[..])).await?;
         self.flush().await?;
-        Ok(Said::Request(request.requester))
+        Ok(WriteEnd::Request(request.requester))
     }
 
     async fn frame(&mut self, opcode: OpCode, payload: BytesMut) -> io::Result<()> {
@@ -419,11 +431,11 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A message as its receiver wants it. A small one is copied, so that it does not keep the buffer alive into which much
-/// else was received.
+/// Returns a message as an event. A small payload is copied, so that it does not keep the buffer alive that it shares
+/// with other frames.
 fn message(opcode: OpCode, payload: BytesMut) -> Result<Event, ProtocolError> {
     if opcode == OpCode::Text {
-        // Known to be UTF-8 since it came, but only a look at it makes it a `String` without `unsafe`.
+        // `Inspect` has checked the text already; a second check makes it a `String` without `unsafe`.
         let text = simdutf8::basic::from_utf8(&payload).map_err(|_| ProtocolError::InvalidUtf8)?;
         return Ok(Event::Text(text.into()));
     }
@@ -448,8 +460,8 @@ fn write_error(error: WebSocketError) -> io::Error {
     }
 }
 
-/// What the keep-alive's pings carry, so that their pongs are told from others.
+/// The payload of the keep-alive's pings, by which their pongs are recognised.
 const KEEP_ALIVE: &[u8] = b"ringhub keep-alive";
 
-/// fastwebsockets wants every frame, control frames too, below its limit.
+/// The room for control frames in fastwebsockets' limit, which every frame must stay below.
 const CONTROL_FRAMES_BELOW: usize = 126;

@@ -30,10 +30,10 @@ pub enum BuildError {
     CredentialsTwice,
     /// A user name with a colon, or a control character in credentials (RFC 7617 2).
     Credentials,
-    /// A sub-protocol's name is not a token (RFC 6455 4.1, requirement 10).
-    SubProtocol(String),
-    /// A sub-protocol is asked for twice (RFC 6455 4.1, requirement 10).
-    SubProtocolTwice(String),
+    /// A subprotocol's name is not a token (RFC 6455 4.1, requirement 10).
+    Subprotocol(String),
+    /// A subprotocol is asked for twice (RFC 6455 4.1, requirement 10).
+    SubprotocolTwice(String),
     /// What was given as a certificate authority has no certificate in PEM form, or a broken one.
     CertificateAuthority(String),
     /// The setting of this name must not be 0.
@@ -55,8 +55,8 @@ impl fmt::Display for BuildError {
             Self::HeadTooLong => f.write_str("the headers are longer than 8 KiB together"),
             Self::CredentialsTwice => f.write_str("there is more than one set of credentials"),
             Self::Credentials => f.write_str("credentials have a character that is not possible there"),
-            Self::SubProtocol(name) => write!(f, "{name:?} is no name of a sub-protocol"),
-            Self::SubProtocolTwice(name) => write!(f, "the sub-protocol {name} is asked for twice"),
+            Self::Subprotocol(name) => write!(f, "{name:?} is no name of a subprotocol"),
+            Self::SubprotocolTwice(name) => write!(f, "the subprotocol {name} is asked for twice"),
             Self::CertificateAuthority(what) => write!(f, "certificate authority: {what}"),
             Self::Zero(setting) => write!(f, "{setting} must not be 0"),
             Self::ReconnectDelays(min, max) => write!(f, "the longest delay {max:?} is below the shortest, {min:?}"),

@@ -23,8 +23,8 @@ pub enum Event {
     Text(String),
     /// A whole binary message (RFC 6455 5.6).
     Binary(Bytes),
-    /// A ping (RFC 6455 5.5.2). It is being answered, unless
-    /// [`auto_pong(false)`](super::ClientBuilder::auto_pong) leaves that to the caller.
+    /// A ping (RFC 6455 5.5.2). It is being answered, unless [`auto_pong(false)`](super::ClientBuilder::auto_pong)
+    /// leaves that to the caller.
     Ping(Bytes),
     /// A pong, other than those to the keep-alive's own pings (RFC 6455 5.5.3).
     Pong(Bytes),
@@ -41,21 +41,21 @@ pub enum Event {
         /// Why the attempt before failed; `None` before the first.
         error: Option<ConnectError>,
     },
-    /// A lost connection was opened again. Whatever the server was told on the old one (subscriptions, for example)
-    /// it must be told again.
+    /// A lost connection was opened again. Whatever the server was told on the old one (subscriptions, for example) it
+    /// must be told again.
     Reconnected(Box<Opened>),
 }
 
 /// The end of a connection (RFC 6455 7.1.4 to 7.1.6).
 #[derive(Debug)]
 pub struct Closed {
-    /// The code of the server's close frame; [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] if
-    /// there was no close frame.
+    /// The code of the server's close frame; [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] if there
+    /// was no close frame.
     pub code: CloseCode,
     /// The reason in the server's close frame.
     pub reason: String,
     /// The closing handshake was completed: both sides have sent a close frame.
-    pub clean: bool,
+    pub is_clean: bool,
     /// What ended it.
     pub cause: Cause,
 }
@@ -79,13 +79,11 @@ pub enum Cause {
     Replaced,
     /// No handle was left.
     Dropped,
-    /// The server broke the protocol or exceeded a limit, and was told so with
-    /// [`ProtocolError::close_code`].
+    /// The server broke the protocol or exceeded a limit, and was told so with [`ProtocolError::close_code`].
     Protocol(ProtocolError),
     /// Nothing came for [`idle_timeout`](super::ClientBuilder::idle_timeout).
     Idle,
-    /// The server did not complete the closing handshake within
-    /// [`close_timeout`](super::ClientBuilder::close_timeout).
+    /// The server did not complete the closing handshake within [`close_timeout`](super::ClientBuilder::close_timeout).
     CloseTimeout,
     /// The server ended the connection without a close frame.
     EndOfStream,

@@ -1,4 +1,4 @@
-//! The handle that a caller holds.
+//! `Client`, the handle that a caller holds.
 
 use std::{fmt, sync::Arc};
 
@@ -8,104 +8,105 @@ use fastwebsockets::OpCode;
 use super::{
     config::Config,
     error::{CloseError, ConnectError, SendError},
-    life::{CloseRequest, Life, Requester},
-    link::Outgoing,
+    lifecycle::{CloseRequest, Lifecycle, Requester},
     opened::Opened,
-    session::{self, Tenure},
+    send_queue::Queued,
+    session::{self, LifetimeGuard},
     shared::{Delivery, Shared, Slow},
     stats::Stats,
 };
 use crate::proto::{CONTROL_PAYLOAD_MAX, CloseCode};
 
-/// A WebSocket client: a handle that any number of tasks may share. It works within a tokio runtime whose I/O and time
-/// are enabled.
+/// A WebSocket client: a handle, whose clones any number of tasks may use. It needs a tokio runtime with I/O and time
+/// enabled.
 ///
-/// Dropping the last handle closes the connection with 1001, after what was accepted before has been sent. Handles that
-/// a callback is given do not count.
+/// Dropping the last handle closes the connection with 1001, after the messages that were accepted before have been
+/// sent. A callback's handle does not keep the connection open, and neither does a clone of it.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    _keeper: Option<Arc<Keeper>>,
+    _last_handle: Option<Arc<LastHandle>>,
 }
 
 /// Shared by the caller's handles. Dropping it closes the connection.
-struct Keeper(Arc<Shared>);
+struct LastHandle(Arc<Shared>);
 
 impl Client {
     pub(super) fn new(config: Config, delivery: Delivery, slow: Option<Slow>) -> Self {
         let shared = Arc::new(Shared::new(config, delivery, slow));
-        Self { _keeper: Some(Arc::new(Keeper(shared.clone()))), shared }
+        Self { _last_handle: Some(Arc::new(LastHandle(shared.clone()))), shared }
     }
 
     /// Returns a handle for a callback, which does not keep the client alive.
-    pub(super) fn lent(shared: Arc<Shared>) -> Self {
-        Self { shared, _keeper: None }
+    pub(super) fn for_callback(shared: Arc<Shared>) -> Self {
+        Self { shared, _last_handle: None }
     }
 
-    /// Opens a connection, and returns what the server said and how it came about. A connection that is open already is
-    /// closed with 1001 first, and another call under way ends with [`ConnectError::Cancelled`]. Cancelling this
-    /// leaves no connection.
+    /// Opens a connection, and returns the server's answer and the timings of the opening. A connection that is open
+    /// already is closed with 1001 first, and another call under way ends with [`ConnectError::Cancelled`]. Dropping
+    /// the future before it completes leaves no connection.
     ///
     /// # Errors
     ///
-    /// Why there is no connection. It is not tried again, whatever [`Reconnect`](super::Reconnect) says.
+    /// The reason of a failed attempt. [`Reconnect`](super::Reconnect) repeats no call of this method.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// The call panics outside a tokio runtime.
     pub async fn connect(&self) -> Result<Opened, ConnectError> {
         self.shared.end(Requester::Replaced).await;
-        let _turn = self.shared.connecting.lock().await;
+        let _only_call = self.shared.connecting.lock().await;
         self.shared.end(Requester::Replaced).await;
-        let life = Arc::new(Life::new());
-        self.shared.begin(life.clone());
-        let tenure = Tenure::new(life.clone());
-        // A handle that a callback was given; nobody would ever close its connection.
+        let lifecycle = Arc::new(Lifecycle::new());
+        self.shared.begin(lifecycle.clone());
+        let guard = LifetimeGuard::new(lifecycle.clone());
+        // This is a callback's handle and the caller has no handle left: no drop would ever close the connection.
         if self.shared.is_abandoned() {
             return Err(ConnectError::Cancelled);
         }
-        let connected = session::open(&self.shared, &life).await?;
+        let connected = session::open(&self.shared, &lifecycle).await?;
         let opened = connected.opened.clone();
-        let linked = session::link(&self.shared, &life, connected);
-        tokio::spawn(session::run(self.shared.clone(), tenure, linked));
+        let established = session::establish(&self.shared, &lifecycle, connected);
+        tokio::spawn(session::run(self.shared.clone(), guard, established));
         Ok(opened)
     }
 
-    /// Whether messages can be sent: the connection is open and not being closed.
+    /// Returns whether messages can be sent: the connection is open and no close was requested.
     pub fn is_open(&self) -> bool {
-        self.shared.current().is_some_and(|life| life.link().is_some())
+        self.shared.current().is_some_and(|lifecycle| lifecycle.send_queue().is_some())
     }
 
-    /// Whether a connection was lost and the client is about to open it again.
+    /// Returns whether the client is about to open a lost connection again.
     pub fn is_reconnecting(&self) -> bool {
-        self.shared.current().is_some_and(|life| life.is_reconnecting())
+        self.shared.current().is_some_and(|lifecycle| lifecycle.is_reconnecting())
     }
 
-    /// The number of the open connection, see [`Opened::connection_id`].
+    /// Returns the id of the open connection, see [`Opened::connection_id`].
     pub fn connection_id(&self) -> Option<u64> {
-        self.shared.current()?.link().map(|link| link.connection_id())
+        self.shared.current()?.send_queue().map(|queue| queue.connection_id())
     }
 
-    /// Where it connects to, without the query, in which there may be a secret. An address with credentials is refused.
+    /// Returns the URL that the client connects to, without its query, which may hold a secret. A URL with credentials
+    /// is refused by the builder.
     pub fn url(&self) -> String {
         self.shared.config.url.to_string()
     }
 
-    /// What it has counted since it was built.
+    /// Returns the client's counters, from the building of the client on.
     pub fn stats(&self) -> Stats {
         self.shared.counters.read()
     }
 
-    /// Sends a text message, when there is room among what waits to be sent; see [`Client::flush`].
+    /// Sends a text message: queues it, waiting until the queue has room. [`Client::flush`] waits for the socket.
     ///
     /// # Errors
     ///
-    /// [`SendError::NotOpen`], also if the connection ends while this waits; [`SendError::TooLarge`].
+    /// [`SendError::NotOpen`], also if the connection ends during the wait; [`SendError::TooLarge`].
     pub async fn send_text(&self, text: impl Into<String>) -> Result<(), SendError> {
         self.send(OpCode::Text, owned_text(text.into())).await
     }
 
-    /// Sends a binary message in the same way.
+    /// Sends a binary message, as [`Client::send_text`] sends text.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl Client {
         self.send(OpCode::Binary, bytes.into().into()).await
     }
 
-    /// Sends a text message if there is room for it now.
+    /// Sends a text message if the queue has room for it now.
     ///
     /// # Errors
     ///
@@ -123,7 +124,7 @@ impl Client {
         self.try_send(OpCode::Text, owned_text(text.into()))
     }
 
-    /// Sends a binary message if there is room for it now.
+    /// Sends a binary message if the queue has room for it now.
     ///
     /// # Errors
     ///
@@ -132,8 +133,8 @@ impl Client {
         self.try_send(OpCode::Binary, bytes.into().into())
     }
 
-    /// Sends a ping (RFC 6455 5.5.2), behind what waits to be sent. The answer is an
-    /// [`Event::Pong`](super::Event::Pong) with the same bytes.
+    /// Sends a ping (RFC 6455 5.5.2), behind the messages in the queue. The server answers with a pong of the same
+    /// bytes, an [`Event::Pong`](super::Event::Pong).
     ///
     /// # Errors
     ///
@@ -142,8 +143,8 @@ impl Client {
         self.send_control(OpCode::Ping, payload.into()).await
     }
 
-    /// Sends a pong (RFC 6455 5.5.3), behind what waits to be sent: nobody asked for it, or
-    /// [`auto_pong`](super::ClientBuilder::auto_pong) is off.
+    /// Sends a pong (RFC 6455 5.5.3), behind the messages in the queue: an unsolicited one, or the answer to a ping
+    /// where [`auto_pong`](super::ClientBuilder::auto_pong) is off.
     ///
     /// # Errors
     ///
@@ -152,38 +153,40 @@ impl Client {
         self.send_control(OpCode::Pong, payload.into()).await
     }
 
-    /// Waits until everything that was accepted before has been handed to the socket.
+    /// Waits until the messages that were accepted before have been written to the socket.
     ///
     /// # Errors
     ///
-    /// [`SendError::NotOpen`], also if the connection ends before.
+    /// [`SendError::NotOpen`], also if the connection ends during the wait.
     pub async fn flush(&self) -> Result<(), SendError> {
-        self.shared.link()?.flush().await
+        self.shared.send_queue()?.flush().await
     }
 
-    /// Closes with 1001 and no reason; otherwise [`Client::close_with`].
+    /// Closes the connection as [`Client::close_with`] does, with 1001 and no reason.
     ///
     /// # Errors
     ///
-    /// None, in fact.
+    /// The code is sendable, so this method returns no error.
     pub async fn close(&self) -> Result<(), CloseError> {
         self.close_with(CloseCode::GOING_AWAY, "").await
     }
 
-    /// Closes the connection (RFC 6455 7.1.2) after what was accepted before has been sent, and waits for its end, or
-    /// ends the attempt to open one. Without either it does nothing. Of the reason 123 bytes are sent, or fewer where a
-    /// character would be cut. What the server sends meanwhile still comes as events, so far as there is room.
+    /// Closes the connection (RFC 6455 7.1.2) after the messages that were accepted before have been sent, and waits
+    /// for its end. An attempt to open a connection is given up. Without a connection or an attempt this does nothing.
+    /// The close frame holds at most 123 bytes of the reason, cut before a whole character. Messages that the server
+    /// sends before its close frame still come as events, unless the queue of events is full.
     ///
     /// # Errors
     ///
-    /// [`CloseError::Code`]; then nothing is closed.
+    /// [`CloseError::Code`]; the connection then stays open.
     pub async fn close_with(&self, code: CloseCode, reason: &str) -> Result<(), CloseError> {
         self.begin_close(code, reason)?;
         self.closed().await;
         Ok(())
     }
 
-    /// The same without waiting, as a callback needs it.
+    /// Begins what [`Client::close_with`] does, and does not wait for the end. A callback, which must not block, needs
+    /// this.
     ///
     /// # Errors
     ///
@@ -192,28 +195,28 @@ impl Client {
         if !code.is_sendable() {
             return Err(CloseError::Code(code));
         }
-        if let Some(life) = self.shared.current() {
-            life.request_close(CloseRequest { code, reason: reason.into(), requester: Requester::Caller });
+        if let Some(lifecycle) = self.shared.current() {
+            lifecycle.request_close(CloseRequest { code, reason: reason.into(), requester: Requester::Caller });
         }
         Ok(())
     }
 
-    /// Waits until there is no connection, and none is being opened.
+    /// Waits until the client has neither a connection nor an attempt to open one.
     pub async fn closed(&self) {
-        if let Some(life) = self.shared.current() {
-            life.over().await;
+        if let Some(lifecycle) = self.shared.current() {
+            lifecycle.ended().await;
         }
     }
 
     async fn send(&self, opcode: OpCode, payload: BytesMut) -> Result<(), SendError> {
-        let link = self.shared.link()?;
-        link.send(Outgoing::new(opcode, payload)).await?;
+        let queue = self.shared.send_queue()?;
+        queue.send(Queued::frame(opcode, payload)).await?;
         self.count_accepted(opcode);
         Ok(())
     }
 
     fn try_send(&self, opcode: OpCode, payload: BytesMut) -> Result<(), SendError> {
-        self.shared.link()?.try_send(Outgoing::new(opcode, payload))?;
+        self.shared.send_queue()?.try_send(Queued::frame(opcode, payload))?;
         self.count_accepted(opcode);
         Ok(())
     }
@@ -242,13 +245,13 @@ impl fmt::Debug for Client {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LastHandle {
     fn drop(&mut self) {
         self.0.abandon();
     }
 }
 
-/// The same bytes where they are.
+/// Returns the text's bytes without copying them.
 fn owned_text(text: String) -> BytesMut {
     Bytes::from(text).into()
 }

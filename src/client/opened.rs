@@ -11,7 +11,7 @@ use crate::proto::ResponseHead;
 pub struct Opened {
     /// The server's answer to the opening handshake.
     pub head: ResponseHead,
-    /// The sub-protocol that the server chose (RFC 6455 1.9).
+    /// The subprotocol that the server chose (RFC 6455 1.9).
     pub protocol: Option<String>,
     /// A number that no other connection of this process has.
     pub connection_id: u64,

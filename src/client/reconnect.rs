@@ -10,9 +10,9 @@ use crate::proto::CloseCode;
 
 /// How a client comes back after a connection was lost.
 ///
-/// Before attempt *n* since the last stable connection it waits a random time between nothing and
-/// `delay_min` · 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once. If a
-/// server refuses with `Retry-After` in seconds, it waits at least that long, but not beyond `delay_max` either.
+/// Before attempt *n* since the last stable connection it waits a random time between nothing and `delay_min` ·
+/// 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once. If a server refuses
+/// with `Retry-After` in seconds, it waits at least that long, but not beyond `delay_max` either.
 ///
 /// These ends are final: one that the caller asked for, a close with 1008 or 4000-4999, and an answer to an attempt
 /// with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404.

@@ -1,4 +1,4 @@
-//! From a connection to the next: what becomes of a life that `connect` began.
+//! The sequence of connections that one `connect` begins: open, run, reconnect, until a close is final.
 
 use std::sync::Arc;
 
@@ -11,37 +11,37 @@ use super::{
     connection,
     error::ConnectError,
     event::{Cause, Closed, Event},
-    life::Life,
-    link::{Link, Outgoing},
+    lifecycle::Lifecycle,
     open::{self, Connected, random},
     reconnect::{Reconnect, is_final, is_refusal_final, retry_after},
+    send_queue::{Queued, SendQueue},
     shared::Shared,
     stats::Operation,
 };
 use crate::proto::CloseCode;
 
-/// Keeps a life going. Dropping it ends the life: when all is done, but also when the caller cancels `connect`, when a
-/// callback panics and when the runtime stops.
-pub(super) struct Tenure(Arc<Life>);
+/// Marks the lifecycle as ended when it is dropped: after the last event, and also when the caller cancels `connect`,
+/// when a callback panics and when the runtime stops.
+pub(super) struct LifetimeGuard(Arc<Lifecycle>);
 
-impl Tenure {
-    pub(super) fn new(life: Arc<Life>) -> Self {
-        Self(life)
+impl LifetimeGuard {
+    pub(super) fn new(lifecycle: Arc<Lifecycle>) -> Self {
+        Self(lifecycle)
     }
 }
 
-impl Drop for Tenure {
+impl Drop for LifetimeGuard {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.set_ended();
     }
 }
 
-/// Opens a connection, unless the wish to close comes first.
-pub(super) async fn open(shared: &Arc<Shared>, life: &Life) -> Result<Connected, ConnectError> {
+/// Opens a connection, unless a close request comes first.
+pub(super) async fn open(shared: &Arc<Shared>, lifecycle: &Lifecycle) -> Result<Connected, ConnectError> {
     let begin = Instant::now();
     let connected = tokio::select! {
         biased;
-        () = life.close_requested() => Err(ConnectError::Cancelled),
+        () = lifecycle.close_requested() => Err(ConnectError::Cancelled),
         connected = open::open(&shared.config) => connected,
     };
     shared.measure(Operation::Connect, begin);
@@ -58,58 +58,60 @@ pub(super) async fn open(shared: &Arc<Shared>, life: &Life) -> Result<Connected,
     connected
 }
 
-/// From here on there is something to send to.
-pub(super) fn link(shared: &Arc<Shared>, life: &Life, connected: Connected) -> Linked {
-    let (link, queue) = Link::new(connected.opened.connection_id, &shared.config.limits);
-    life.set_open(Arc::new(link));
-    Linked { connected, queue }
+/// Gives handles a send queue for the connection. From here on the client is open.
+pub(super) fn establish(shared: &Arc<Shared>, lifecycle: &Lifecycle, connected: Connected) -> Established {
+    let (queue, receiver) = SendQueue::new(connected.opened.connection_id, &shared.config.limits);
+    lifecycle.set_open(Arc::new(queue));
+    Established { connected, receiver }
 }
 
-/// An open connection and what handles want to send there.
-pub(super) struct Linked {
+/// An open connection, and the receiving end of its send queue.
+pub(super) struct Established {
     connected: Connected,
-    queue: mpsc::Receiver<Outgoing>,
+    receiver: mpsc::Receiver<Queued>,
 }
 
-/// Lives it to its end.
-pub(super) async fn run(shared: Arc<Shared>, tenure: Tenure, linked: Linked) {
-    let closed = live(&shared, &tenure.0, linked).await;
+/// Runs a connection and those that follow it, and delivers [`Event::Closed`] at the end.
+pub(super) async fn run(shared: Arc<Shared>, guard: LifetimeGuard, established: Established) {
+    let closed = run_all(&shared, &guard.0, established).await;
     tracing::debug!(url = %shared.config.url, %closed, "closed");
-    // Who waits for the end finds the event there, but does not wait for its being taken.
+    // A caller of `Client::closed` finds the event in the queue, but does not wait until a full queue has room for it.
     if let Err(event) = shared.try_deliver(Event::Closed(closed)) {
-        drop(tenure);
+        drop(guard);
         shared.deliver_at_length(*event).await;
     }
 }
 
-async fn live(shared: &Arc<Shared>, life: &Life, first: Linked) -> Closed {
-    let (mut linked, mut attempt) = (first, 0);
+async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established) -> Closed {
+    let (mut established, mut attempt) = (first, 0);
     loop {
         let begin = Instant::now();
-        let closed = connection::run(shared, life, linked.connected, linked.queue).await;
+        let closed = connection::run(shared, lifecycle, established.connected, established.receiver).await;
         let Some(reconnect) = &shared.config.reconnect else { return closed };
-        if life.close_request().is_some() || is_final(&closed) {
+        if lifecycle.close_request().is_some() || is_final(&closed) {
             return closed;
         }
         if begin.elapsed() >= reconnect.stable_after {
             attempt = 0;
         }
         tracing::debug!(url = %shared.config.url, %closed, "lost");
-        life.set_reconnecting();
-        shared.deliver(life, Event::Lost(closed)).await;
-        linked = match reopen(shared, life, reconnect, &mut attempt).await {
-            Ok(connected) => link(shared, life, connected),
-            Err(cause) => return Closed { code: CloseCode::ABNORMAL, reason: String::new(), clean: false, cause },
+        lifecycle.set_reconnecting();
+        shared.deliver(lifecycle, Event::Lost(closed)).await;
+        established = match reopen(shared, lifecycle, reconnect, &mut attempt).await {
+            Ok(connected) => establish(shared, lifecycle, connected),
+            Err(cause) => {
+                return Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false, cause };
+            }
         };
         shared.counters.reconnects.add(1);
-        shared.deliver(life, Event::Reconnected(Box::new(linked.connected.opened.clone()))).await;
+        shared.deliver(lifecycle, Event::Reconnected(Box::new(established.connected.opened.clone()))).await;
     }
 }
 
-/// Tries until there is a connection again, or a reason not to try any more.
+/// Repeats attempts until one opens a connection, the attempts are used up, or a refusal or a close request is final.
 async fn reopen(
     shared: &Arc<Shared>,
-    life: &Life,
+    lifecycle: &Lifecycle,
     reconnect: &Reconnect,
     attempt: &mut u32,
 ) -> Result<Connected, Cause> {
@@ -119,15 +121,15 @@ async fn reopen(
         if !reconnect.may_attempt(*attempt) {
             return Err(Cause::GaveUp(error));
         }
-        let wished = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
-        let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(wished);
-        shared.deliver(life, Event::Reconnecting { attempt: *attempt, delay, error }).await;
+        let delay_min = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
+        let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(delay_min);
+        shared.deliver(lifecycle, Event::Reconnecting { attempt: *attempt, delay, error }).await;
         let attempted = tokio::select! {
             biased;
-            () = life.close_requested() => Err(ConnectError::Cancelled),
-            attempted = async { sleep(delay).await; open(shared, life).await } => attempted,
+            () = lifecycle.close_requested() => Err(ConnectError::Cancelled),
+            attempted = async { sleep(delay).await; open(shared, lifecycle).await } => attempted,
         };
-        if let Some(request) = life.close_request() {
+        if let Some(request) = lifecycle.close_request() {
             return Err(request.requester.cause());
         }
         match attempted {

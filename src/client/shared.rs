@@ -14,8 +14,8 @@ use super::{
     config::Config,
     error::SendError,
     event::{Event, Events},
-    life::{CloseRequest, Life, Requester},
-    link::Link,
+    lifecycle::{CloseRequest, Lifecycle, Requester},
+    send_queue::SendQueue,
     stats::{Counters, Operation, SlowOperation},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     delivery: Delivery,
     slow: Option<Slow>,
-    life: Mutex<Option<Arc<Life>>>,
+    lifecycle: Mutex<Option<Arc<Lifecycle>>>,
     /// Held by `Client::connect`, so that calls of it run one after the other.
     pub(super) connecting: tokio::sync::Mutex<()>,
     /// Set once the last handle of the caller is dropped.
@@ -63,8 +63,8 @@ impl Delivery {
 
 impl Shared {
     pub(super) fn new(config: Config, delivery: Delivery, slow: Option<Slow>) -> Self {
-        let (counters, life, connecting, is_abandoned) = Default::default();
-        Self { config, counters, delivery, slow, life, connecting, is_abandoned }
+        let (counters, lifecycle, connecting, is_abandoned) = Default::default();
+        Self { config, counters, delivery, slow, lifecycle, connecting, is_abandoned }
     }
 
     /// Reports an operation that began at `begin` to the caller's `on_slow` callback, if it took too long.
@@ -79,12 +79,12 @@ impl Shared {
 
     /// Delivers an event. A full queue is waited for, but no longer than until the connection is to be closed; then the
     /// event is dropped.
-    pub(super) async fn deliver(self: &Arc<Self>, life: &Life, event: Event) {
+    pub(super) async fn deliver(self: &Arc<Self>, lifecycle: &Lifecycle, event: Event) {
         let begin = Instant::now();
         tokio::select! {
             biased;
             () = self.deliver_at_length(event) => {}
-            () = life.close_requested() => self.counters.events_dropped.add(1),
+            () = lifecycle.close_requested() => self.counters.events_dropped.add(1),
         }
         self.measure(Operation::Deliver, begin);
     }
@@ -118,35 +118,35 @@ impl Shared {
         callback.lock().unwrap_or_else(PoisonError::into_inner)(self, event);
     }
 
-    /// Makes `life` the one that handles see.
-    pub(super) fn begin(&self, life: Arc<Life>) {
-        *self.lock() = Some(life);
+    /// Makes `lifecycle` the one that handles see.
+    pub(super) fn begin(&self, lifecycle: Arc<Lifecycle>) {
+        *self.lock() = Some(lifecycle);
     }
 
-    pub(super) fn current(&self) -> Option<Arc<Life>> {
+    pub(super) fn current(&self) -> Option<Arc<Lifecycle>> {
         self.lock().clone()
     }
 
     /// Returns the queue of the open connection.
-    pub(super) fn link(&self) -> Result<Arc<Link>, SendError> {
-        self.current().and_then(|life| life.link()).ok_or(SendError::NotOpen)
+    pub(super) fn send_queue(&self) -> Result<Arc<SendQueue>, SendError> {
+        self.current().and_then(|lifecycle| lifecycle.send_queue()).ok_or(SendError::NotOpen)
     }
 
     /// Closes the current connection with 1001, if there is one, and waits for its end.
     pub(super) async fn end(&self, requester: Requester) {
-        if let Some(life) = self.current() {
-            life.request_close(CloseRequest::going_away(requester));
-            life.over().await;
+        if let Some(lifecycle) = self.current() {
+            lifecycle.request_close(CloseRequest::going_away(requester));
+            lifecycle.ended().await;
         }
     }
 
     /// Closes the current connection without waiting, and lets no further one begin.
     pub(super) fn abandon(&self) {
-        // `connect` calls `begin` before it reads `is_abandoned`. Both sides take the lock of `life` between their own
-        // write and their read, so at least one of them sees what the other has written.
+        // `connect` calls `begin` before it reads `is_abandoned`. Both sides take the lock of `lifecycle` between their
+        // own write and their read, so at least one of them sees what the other has written.
         self.is_abandoned.store(true, Ordering::Relaxed);
-        if let Some(life) = self.current() {
-            life.request_close(CloseRequest::going_away(Requester::Dropped));
+        if let Some(lifecycle) = self.current() {
+            lifecycle.request_close(CloseRequest::going_away(Requester::Dropped));
         }
     }
 
@@ -155,7 +155,7 @@ impl Shared {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Life>>> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Lifecycle>>> {
+        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

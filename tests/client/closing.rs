@@ -27,8 +27,8 @@ macro_rules! answer_close {
 }
 
 #[track_caller]
-fn assert_cause(closed: &Closed, code: u16, clean: bool, is_cause: impl Fn(&Cause) -> bool) {
-    assert_eq!((closed.code, closed.clean), (CloseCode(code), clean), "{closed:?}");
+fn assert_cause(closed: &Closed, code: u16, is_clean: bool, is_cause: impl Fn(&Cause) -> bool) {
+    assert_eq!((closed.code, closed.is_clean), (CloseCode(code), is_clean), "{closed:?}");
     assert!(is_cause(&closed.cause), "{closed:?}");
     assert!(!closed.to_string().is_empty());
 }

@@ -47,8 +47,8 @@ fn the_request() {
         let (client, _events) = client(&format!("ws://localhost:{}/a?b", peer.address().port()))
             .header("Origin", "http://page.example")
             .basic_auth("me", "secret é")
-            .sub_protocol("one")
-            .sub_protocol("two")
+            .subprotocol("one")
+            .subprotocol("two")
             .build()
             .unwrap();
         let request = async {
@@ -455,7 +455,7 @@ fn a_second_connect_closes_the_first() {
         let (opened, mut second) = tokio::join!(client.connect(), again);
         opened.unwrap();
         let closed = expect_closed(&mut events).await;
-        assert!(closed.clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
+        assert!(closed.is_clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
         second.send_text("second").await;
         expect_text(&mut events, "second").await;
         assert_eq!(client.stats().connections, 2);

@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         self.upgrade_with(None, b"").await
     }
 
-    /// The same with a sub-protocol, and with `behind` in one write with the answer.
+    /// The same with a subprotocol, and with `behind` in one write with the answer.
     pub(crate) async fn upgrade_with(&mut self, protocol: Option<&str>, behind: &[u8]) -> RequestHead {
         let head = self.request().await;
         let mut answer = Upgrade::from_request(&head).unwrap().response(protocol, &[("X-From", "peer")]).to_vec();

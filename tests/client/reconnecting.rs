@@ -75,7 +75,7 @@ fn it_comes_back() {
         let (client, mut events, side) = peer.connected(returning(&peer)).await;
         leave(side, 1012).await;
         let closed = expect_lost(&mut events).await;
-        assert!(closed.clean && closed.code == CloseCode::SERVICE_RESTART, "{closed:?}");
+        assert!(closed.is_clean && closed.code == CloseCode::SERVICE_RESTART, "{closed:?}");
         assert!(client.is_reconnecting() && !client.is_open());
         assert!(expect_attempt(&mut events, 1).await.is_none());
         let mut side = peer.open().await;
@@ -141,7 +141,7 @@ fn final_closes() {
             let (client, mut events, side) = peer.connected(returning(&peer)).await;
             leave(side, code).await;
             let closed = expect_closed(&mut events).await;
-            assert_eq!((closed.code, closed.clean), (CloseCode(code), true));
+            assert_eq!((closed.code, closed.is_clean), (CloseCode(code), true));
             client.closed().await;
             assert!(!client.is_reconnecting());
         }

@@ -54,9 +54,9 @@ fn credentials() {
 }
 
 #[test]
-fn sub_protocols() {
-    refused(some().sub_protocol("a b"), BuildError::SubProtocol("a b".into()));
-    refused(some().sub_protocol("a").sub_protocol("b").sub_protocol("a"), BuildError::SubProtocolTwice("a".into()));
+fn subprotocols() {
+    refused(some().subprotocol("a b"), BuildError::Subprotocol("a b".into()));
+    refused(some().subprotocol("a").subprotocol("b").subprotocol("a"), BuildError::SubprotocolTwice("a".into()));
 }
 
 #[test]

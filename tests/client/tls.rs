@@ -103,7 +103,7 @@ fn messages() {
         };
         let (closed, ()) = tokio::join!(client.close(), close);
         closed.unwrap();
-        assert!(expect_closed(&mut events).await.clean);
+        assert!(expect_closed(&mut events).await.is_clean);
     });
 }
 

@@ -56,7 +56,7 @@ fn qore_client_options_are_checked() {
 fn qore_client_connect_returns_the_head_and_facts() {
     let server = server();
     on_tokio(async {
-        let (client, mut events) = to(&server).sub_protocol("v1").build().unwrap();
+        let (client, mut events) = to(&server).subprotocol("v1").build().unwrap();
         let opened = client.connect().await.unwrap();
         assert_eq!((opened.head.status(), opened.protocol.as_deref()), (101, Some("v1")));
         assert_eq!((opened.peer_address, opened.tls.is_none()), (server.address, true));
@@ -65,7 +65,7 @@ fn qore_client_connect_returns_the_head_and_facts() {
         let again = client.connect().await.unwrap();
         assert_ne!(again.connection_id, opened.connection_id);
         let Event::Closed(closed) = next(&mut events).await else { panic!("the first is not closed") };
-        assert!(closed.clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
+        assert!(closed.is_clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
         client.send_text("second").await.unwrap();
         expect_text(&mut events, "second").await;
     });
@@ -81,7 +81,7 @@ fn qore_client_tells_messages_and_the_end() {
         expect_text(&mut events, "é").await;
         client.send_text("close 4000").await.unwrap();
         let Event::Closed(closed) = next(&mut events).await else { panic!("no end") };
-        assert_eq!((closed.code, &*closed.reason, closed.clean), (CloseCode(4000), "as told", true));
+        assert_eq!((closed.code, &*closed.reason, closed.is_clean), (CloseCode(4000), "as told", true));
         assert!(!client.is_open());
     });
 }
