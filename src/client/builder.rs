@@ -1,4 +1,4 @@
-//! Settings become a [`Client`].
+//! `ClientBuilder`: collects the settings of a [`Client`] and builds it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,7 +12,8 @@ use super::{
     stats::SlowOperation,
 };
 
-/// How a client is set up. Nothing is checked, and nothing happens, before it is built.
+/// The settings of a client to be built. [`build`](Self::build) and [`build_with`](Self::build_with) check them; the
+/// other methods only store them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,7 +28,7 @@ use super::{
 /// assert!(!client.is_open());
 /// # Ok::<(), ringhub::client::BuildError>(())
 /// ```
-#[must_use = "it is built with build or build_with"]
+#[must_use = "build or build_with makes the client"]
 pub struct ClientBuilder {
     raw: Raw,
     limits: ClientLimits,
@@ -35,153 +36,158 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// Begins to set up a client.
+    /// Returns a builder with the default settings.
     pub fn builder() -> ClientBuilder {
         ClientBuilder { raw: Raw::default(), limits: ClientLimits::default(), slow: None }
     }
 }
 
 impl ClientBuilder {
-    /// Where to connect to: `ws://` or `wss://`, a host and perhaps a port, path and query (RFC 6455 3). Required.
+    /// Sets the URL to connect to: `ws://` or `wss://`, a host, and optionally a port, path and query (RFC 6455 3).
+    /// Required.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.raw.url = Some(url.into());
         self
     }
 
-    /// One more header for the opening request, such as `Origin` or `Cookie`. Where a redirect leads to another origin
-    /// than that of `url` only `Origin` and `User-Agent` are sent, since any other may hold a secret.
+    /// Adds a header to the opening request, such as `Origin` or `Cookie`. After a redirect to another origin than that
+    /// of `url`, only `Origin` and `User-Agent` are sent, since any other header may hold a secret.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.raw.headers.push((name.into(), value.into()));
         self
     }
 
-    /// A user name and a password for the server (RFC 7617).
+    /// Sets a user name and a password for the server (RFC 7617).
     pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.raw.basic = Some((user.into(), password.into()));
         self
     }
 
-    /// A token for the server (RFC 6750).
+    /// Sets a bearer token for the server (RFC 6750).
     pub fn bearer_auth(mut self, token: impl Into<String>) -> Self {
         self.raw.bearer = Some(token.into());
         self
     }
 
-    /// A subprotocol to ask for, after those that were given before (RFC 6455 1.9).
+    /// Adds a subprotocol to request (RFC 6455 1.9). The order of the calls is the order of preference.
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.raw.protocols.push(name.into());
         self
     }
 
-    /// A proxy to go through by `CONNECT`, `http://host:port` (RFC 9110 9.3.6). None unless set: variables of the
-    /// environment are not looked at.
+    /// Sets a proxy, `http://host:port`, which is asked for a tunnel by `CONNECT` (RFC 9110 9.3.6). None by default:
+    /// the client reads no environment variables.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.raw.proxy = Some(url.into());
         self
     }
 
-    /// A user name and a password for the proxy (RFC 7617).
+    /// Sets a user name and a password for the proxy (RFC 7617).
     pub fn proxy_basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.raw.proxy_basic = Some((user.into(), password.into()));
         self
     }
 
-    /// Certificate authorities to trust for `wss`, in PEM form, beside the system's and those given before.
+    /// Adds certificate authorities to trust for `wss`, in PEM form.
     pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.raw.authorities.push(pem.into());
         self
     }
 
-    /// Whether the system's certificate authorities are trusted for `wss`. `true` unless set.
+    /// Sets whether the system's certificate authorities are trusted for `wss`. `true` by default.
     pub fn system_authorities(mut self, trusted: bool) -> Self {
         self.raw.system_authorities = trusted;
         self
     }
 
-    /// Whether any certificate is accepted for `wss`. Then TLS protects against nobody who stands between: it is for
-    /// experiments. `false` unless set.
+    /// Sets whether every certificate is accepted for `wss`. TLS then protects against no attacker on the path, so this
+    /// is for experiments. `false` by default.
     pub fn danger_accept_any_certificate(mut self, accepted: bool) -> Self {
         self.raw.any_certificate = accepted;
         self
     }
 
-    /// How many redirects in a row are followed (RFC 9110 15.4); 0 takes a redirect for a refusal. 5 unless set.
+    /// Sets the number of redirects in a row that are followed (RFC 9110 15.4). With 0 a redirect is a refusal. 5 by
+    /// default.
     pub fn redirects_max(mut self, redirects: u32) -> Self {
         self.raw.redirects_max = redirects;
         self
     }
 
-    /// How long finding the name's addresses and connecting a socket may take. 10 s unless set; not 0.
+    /// Sets the time limit for resolving the host's name and connecting a socket. 10 s by default; not 0.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.raw.connect_timeout = timeout;
         self
     }
 
-    /// How long it may take from there until the connection is open: proxy, TLS and opening handshake. 10 s unless set;
-    /// not 0. Each redirect has both deadlines anew.
+    /// Sets the time limit from the connected socket to the open connection: proxy, TLS and opening handshake. 10 s by
+    /// default; not 0. Each redirect starts this limit and `connect_timeout` anew.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.raw.handshake_timeout = timeout;
         self
     }
 
-    /// How long the closing handshake may take, and the server to end the connection after it (RFC 6455 7.1.1). 5 s
-    /// unless set; not 0.
+    /// Sets the time limit for a close: the closing handshake, and the server's end of the socket after it
+    /// (RFC 6455 7.1.1). 5 s by default; not 0.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.raw.close_timeout = timeout;
         self
     }
 
-    /// Silence from the server after which it is pinged (RFC 6455 5.5.2). 30 s unless set; 0 never pings.
+    /// Sets the time without a received byte after which the client sends a ping (RFC 6455 5.5.2). 30 s by default; 0
+    /// sends no pings.
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.raw.ping_interval = interval;
         self
     }
 
-    /// Silence from the server after which the connection is taken for dead. It counts while the client is ready to
-    /// receive, and any received byte ends it. 40 s unless set; 0 waits forever.
+    /// Sets the time without a received byte after which the connection is ended. It runs only while the client is
+    /// ready to receive, not while an event waits for the caller. 40 s by default; 0 waits forever.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.raw.idle_timeout = timeout;
         self
     }
 
-    /// Whether pings are answered at once (RFC 6455 5.5.3). `true` unless set; otherwise [`Client::pong`] does.
+    /// Sets whether the client answers pings by itself (RFC 6455 5.5.3). `true` by default; with `false` the caller
+    /// sends the answers by [`Client::pong`].
     pub fn auto_pong(mut self, answered: bool) -> Self {
         self.raw.auto_pong = answered;
         self
     }
 
-    /// What may come and what may wait.
+    /// Sets the limits of received messages and of both queues.
     pub fn limits(mut self, limits: ClientLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Opens a connection again when it was lost. It is not done unless set, and never for one that [`Client::connect`]
-    /// could not open.
+    /// Sets that a lost connection is opened again. By default it is not. A failed [`Client::connect`] is never
+    /// repeated.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.raw.reconnect = Some(reconnect);
         self
     }
 
-    /// Is told of every operation that took `threshold` or longer. It must not block.
+    /// Sets a callback for every operation that takes `threshold` or longer. The callback must not block.
     pub fn on_slow(mut self, threshold: Duration, callback: impl Fn(SlowOperation) + Send + Sync + 'static) -> Self {
         self.slow = Some(Slow { threshold, callback: Box::new(callback) });
         self
     }
 
-    /// A client whose events are a stream.
+    /// Builds a client whose events are a stream.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot be used.
+    /// The first setting that is not valid.
     pub fn build(self) -> Result<(Client, Events), BuildError> {
         let config = Config::new(self.raw, self.limits)?;
         let (delivery, events) = Delivery::queue(self.limits.events_max);
         Ok((Client::new(config, delivery, self.slow), events))
     }
 
-    /// A client that gives its events to a callback, one after the other, with a handle to answer by. The callback must
-    /// not block: nothing is received or sent on this client meanwhile. If it panics, its connection is dropped.
+    /// Builds a client that calls `on_event` with each event and a handle to answer by. The calls come one after the
+    /// other. The callback must not block: the client neither receives nor sends during a call. A panic in the callback
+    /// drops the connection.
     ///
     /// ```
     /// use ringhub::client::{Client, Event};
@@ -196,7 +202,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// The first setting that cannot be used.
+    /// The first setting that is not valid.
     pub fn build_with(self, mut on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
         let config = Config::new(self.raw, self.limits)?;
         let callback = move |shared: &Arc<Shared>, event| on_event(&Client::for_callback(shared.clone()), event);
@@ -205,7 +211,7 @@ impl ClientBuilder {
 }
 
 impl fmt::Debug for ClientBuilder {
-    /// Without what may be secret.
+    /// Shows the limits alone, since other settings may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder").field("limits", &self.limits).finish_non_exhaustive()
     }

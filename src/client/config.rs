@@ -1,4 +1,4 @@
-//! Settings, checked once: a [`Config`] cannot be wrong.
+//! The client's settings, as given ([`Raw`]) and as checked ([`Config`]). A `Config` is always valid.
 
 use std::time::Duration;
 
@@ -14,29 +14,30 @@ use super::{
 };
 use crate::proto::{ClientHandshake, HEAD_BYTES_MAX, MessageLimits, is_token};
 
-/// What a server may send at once, and what may wait in a client. Each is at least 1.
+/// The limits of received messages and of the client's queues. Each is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// Of received frames and messages; more fails the connection with 1009 (RFC 6455 7.4.1). A frame is received into
-    /// a buffer of its announced length.
+    /// The limits of received frames and messages. A larger one fails the connection with 1009 (RFC 6455 7.4.1). The
+    /// client allocates a frame's announced length before its payload arrives.
     pub message: MessageLimits,
-    /// Messages, pings and pongs that wait to be sent. Beyond it senders wait, or hear
-    /// [`SendError::QueueFull`](super::SendError::QueueFull).
+    /// The number of queued messages, pings and pongs. At the limit `send_` methods wait, and `try_send_` methods fail
+    /// with [`SendError::QueueFull`](super::SendError::QueueFull).
     pub queue_messages_max: usize,
-    /// The bytes of all that wait to be sent. Beyond it the same; a single message beyond it is refused.
+    /// The payload bytes of the queue, with the same effect at the limit. A single larger message fails with
+    /// [`SendError::TooLarge`](super::SendError::TooLarge).
     pub queue_bytes_max: u32,
-    /// Events that wait to be taken from [`Events`](super::Events). Beyond it nothing is received.
+    /// The number of events queued in [`Events`](super::Events). At the limit the client receives nothing.
     pub events_max: usize,
 }
 
 impl Default for ClientLimits {
-    /// The default of [`MessageLimits`]; 1 024 messages and 16 MiB to be sent; 256 events.
+    /// Returns the default of [`MessageLimits`], 1 024 queued messages of 16 MiB together, and 256 events.
     fn default() -> Self {
         Self { message: MessageLimits::default(), queue_messages_max: 1024, queue_bytes_max: 16 << 20, events_max: 256 }
     }
 }
 
-/// What a caller has set.
+/// The settings as the caller gave them, unchecked.
 pub(super) struct Raw {
     pub(super) url: Option<String>,
     pub(super) headers: Vec<(String, String)>,
@@ -83,7 +84,7 @@ impl Default for Raw {
     }
 }
 
-/// What a client works with.
+/// The checked settings.
 pub(super) struct Config {
     pub(super) url: Url,
     headers: Vec<(String, String)>,
@@ -95,9 +96,9 @@ pub(super) struct Config {
     pub(super) connect_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
-    /// `None`: never pings.
+    /// `None` sends no pings.
     pub(super) ping_interval: Option<Duration>,
-    /// `None`: waits forever.
+    /// `None` waits forever.
     pub(super) idle_timeout: Option<Duration>,
     pub(super) auto_pong: bool,
     pub(super) limits: ClientLimits,
@@ -135,11 +136,11 @@ impl Config {
                 authorization: credentials.map(|(user, password)| basic(&user, &password)).transpose()?,
             }),
         };
-        let own: Vec<CertificateDer<'static>> =
+        let given: Vec<CertificateDer<'static>> =
             raw.authorities.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>, _>>()?.concat();
         let trust = match raw.any_certificate {
-            true => Trust::Anybody,
-            false => Trust::Authorities { own, system: raw.system_authorities },
+            true => Trust::Insecure,
+            false => Trust::Authorities { given, has_system: raw.system_authorities },
         };
         let config = Self {
             url,
@@ -164,14 +165,14 @@ impl Config {
         Ok(config)
     }
 
-    /// The request for `url`, which is ours or where a redirect led. Whoever is there learns nothing that was meant for
-    /// ours: of the caller's headers it gets [`SHARED_HEADERS`] alone.
+    /// Returns the opening request for `url`, the configured URL or a redirect's target. A target of another origin
+    /// gets no credentials, and of the caller's headers only [`SHARED_HEADERS`].
     pub(super) fn opening_request(&self, handshake: &mut ClientHandshake, url: &Url) -> Bytes {
-        let is_ours = url.is_same_origin(&self.url);
+        let is_own_origin = url.is_same_origin(&self.url);
         let is_shared = |name: &str| SHARED_HEADERS.iter().any(|shared| shared.eq_ignore_ascii_case(name));
-        let own = self.headers.iter().map(|(name, value)| (&**name, &**value));
-        let mut headers: Vec<(&str, &str)> = own.filter(|(name, _)| is_ours || is_shared(name)).collect();
-        if let Some(authorization) = self.authorization.as_deref().filter(|_| is_ours) {
+        let given = self.headers.iter().map(|(name, value)| (&**name, &**value));
+        let mut headers: Vec<(&str, &str)> = given.filter(|(name, _)| is_own_origin || is_shared(name)).collect();
+        if let Some(authorization) = self.authorization.as_deref().filter(|_| is_own_origin) {
             headers.push(("Authorization", authorization));
         }
         let protocols: Vec<&str> = self.protocols.iter().map(|protocol| &**protocol).collect();
@@ -221,7 +222,7 @@ fn check_limits(limits: &ClientLimits) -> Result<(), BuildError> {
     zero.iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(name, _)| Err(BuildError::Zero(name)))
 }
 
-/// RFC 7617 2.
+/// Returns the `Authorization` value for a user name and a password (RFC 7617 2).
 fn basic(user: &str, password: &str) -> Result<String, BuildError> {
     if user.contains(':') || !is_header_value(user) || !is_header_value(password) {
         return Err(BuildError::Credentials);
@@ -229,7 +230,7 @@ fn basic(user: &str, password: &str) -> Result<String, BuildError> {
     Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// RFC 9110 5.5: a tab is allowed, but nobody means it.
+/// Returns whether a header may have this value. RFC 9110 5.5 would allow a tab.
 fn is_header_value(value: &str) -> bool {
     !value.bytes().any(|octet| octet.is_ascii_control())
 }
@@ -238,18 +239,18 @@ fn required(setting: &'static str, duration: Duration) -> Result<Duration, Build
     optional(duration).ok_or(BuildError::Zero(setting))
 }
 
-/// 0 is off. What no clock can add is forever.
+/// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds the rest, so that it can be added to a time.
 fn optional(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then(|| duration.min(FOREVER))
 }
 
-/// Those of HTTP that decide where a message ends or what a connection is, and the handshake's own.
+/// The headers of HTTP that decide where a message ends or what a connection is, and those of the handshake.
 const RESERVED_HEADERS: &[&str] =
     &["Host", "Upgrade", "Connection", "Content-Length", "Transfer-Encoding", "TE", "Trailer", "Proxy-Authorization"];
 
 const WEBSOCKET_PREFIX: &str = "Sec-WebSocket-";
 
-/// Who the caller is, not what it may do.
+/// The headers that say who the caller is, and nothing of what it may do.
 const SHARED_HEADERS: &[&str] = &["Origin", "User-Agent"];
 
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -144,7 +144,7 @@ impl ReadEnd {
                 violation = error.to_string();
                 CloseFrame { code: Some(error.close_code()), reason: &violation }
             }
-            Self::Idle => CloseFrame { code: Some(CloseCode::GOING_AWAY), reason: "nothing came for too long" },
+            Self::Idle => CloseFrame { code: Some(CloseCode::GOING_AWAY), reason: "idle timeout" },
             Self::EndOfStream | Self::Failed(_) => return,
         };
         let mut payload = Vec::new();

@@ -1,79 +1,81 @@
-//! What a caller can be told, by what was asked for: to build, to connect, to send, to close.
+//! The errors of the client: of building, connecting, sending and closing.
 
 use std::{fmt, io, time::Duration};
 
 use super::url::UrlError;
 use crate::proto::{CloseCode, HttpError, ResponseError, ResponseHead};
 
-/// A setting with which no client can be made.
+/// An invalid setting, for which [`build`](super::ClientBuilder::build) fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// There is no address to connect to.
+    /// [`url`](super::ClientBuilder::url) was not called.
     UrlMissing,
-    /// The address is not one of a WebSocket.
+    /// The URL is not one of a WebSocket.
     Url(UrlError),
-    /// The proxy's address is not usable.
+    /// The proxy's URL is not usable.
     Proxy(UrlError),
-    /// Credentials for a proxy, but no proxy.
+    /// There are credentials for a proxy, but no proxy.
     ProxyMissing,
     /// A header's name is not a token (RFC 9110 5.6.2).
     HeaderName(String),
-    /// The value of the header of this name has control characters.
+    /// The value of the named header has control characters.
     HeaderValue(String),
-    /// The opening handshake, or HTTP, sets the header of this name itself.
+    /// The client sets the named header itself, for HTTP or the opening handshake.
     HeaderReserved(String),
-    /// All headers together make a head that servers refuse, see [`HEAD_BYTES_MAX`](crate::proto::HEAD_BYTES_MAX).
+    /// The head of the opening request is too long, see [`HEAD_BYTES_MAX`](crate::proto::HEAD_BYTES_MAX).
     HeadTooLong,
-    /// More than one of [`basic_auth`](super::ClientBuilder::basic_auth),
+    /// More than one of these was given: [`basic_auth`](super::ClientBuilder::basic_auth),
     /// [`bearer_auth`](super::ClientBuilder::bearer_auth) and a header `Authorization`.
     CredentialsTwice,
-    /// A user name with a colon, or a control character in credentials (RFC 7617 2).
+    /// The user name has a colon, or credentials have a control character (RFC 7617 2).
     Credentials,
-    /// A subprotocol's name is not a token (RFC 6455 4.1, requirement 10).
+    /// The subprotocol's name is not a token (RFC 6455 4.1, requirement 10).
     Subprotocol(String),
-    /// A subprotocol is asked for twice (RFC 6455 4.1, requirement 10).
+    /// The subprotocol was given twice (RFC 6455 4.1, requirement 10).
     SubprotocolTwice(String),
-    /// What was given as a certificate authority has no certificate in PEM form, or a broken one.
+    /// The bytes of a certificate authority hold no certificate in PEM form, or a broken one.
     CertificateAuthority(String),
-    /// The setting of this name must not be 0.
+    /// The named setting is 0, and must not be.
     Zero(&'static str),
-    /// The longest delay between two attempts to reconnect is shorter than the shortest.
+    /// The first duration, `Reconnect::delay_min`, is longer than the second, `delay_max`.
     ReconnectDelays(Duration, Duration),
 }
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UrlMissing => f.write_str("there is no address to connect to"),
+            Self::UrlMissing => f.write_str("there is no URL to connect to"),
             Self::Url(error) => write!(f, "url: {error}"),
             Self::Proxy(error) => write!(f, "proxy: {error}"),
             Self::ProxyMissing => f.write_str("there are credentials for a proxy, but no proxy"),
-            Self::HeaderName(name) => write!(f, "{name:?} is no header name"),
+            Self::HeaderName(name) => write!(f, "{name:?} is not a header name"),
             Self::HeaderValue(name) => write!(f, "the value of {name} has control characters"),
             Self::HeaderReserved(name) => write!(f, "{name} is set by the client itself"),
             Self::HeadTooLong => f.write_str("the headers are longer than 8 KiB together"),
             Self::CredentialsTwice => f.write_str("there is more than one set of credentials"),
-            Self::Credentials => f.write_str("credentials have a character that is not possible there"),
-            Self::Subprotocol(name) => write!(f, "{name:?} is no name of a subprotocol"),
-            Self::SubprotocolTwice(name) => write!(f, "the subprotocol {name} is asked for twice"),
-            Self::CertificateAuthority(what) => write!(f, "certificate authority: {what}"),
+            Self::Credentials => {
+                f.write_str("the credentials have a colon or a control character that is not allowed there")
+            }
+            Self::Subprotocol(name) => write!(f, "{name:?} is not a subprotocol's name"),
+            Self::SubprotocolTwice(name) => write!(f, "the subprotocol {name} was given twice"),
+            Self::CertificateAuthority(error) => write!(f, "certificate authority: {error}"),
             Self::Zero(setting) => write!(f, "{setting} must not be 0"),
-            Self::ReconnectDelays(min, max) => write!(f, "the longest delay {max:?} is below the shortest, {min:?}"),
+            Self::ReconnectDelays(min, max) => write!(f, "delay_max, {max:?}, is below delay_min, {min:?}"),
         }
     }
 }
 
 impl std::error::Error for BuildError {}
 
-/// How far the opening of a connection had come.
+/// A stage of opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Finding the addresses of a name.
+    /// Resolving the host's name.
     Resolve,
     /// Connecting a TCP socket.
     Connect,
-    /// Asking a proxy for a tunnel.
+    /// Requesting a tunnel from the proxy.
     Proxy,
     /// The TLS handshake.
     Tls,
@@ -93,41 +95,41 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a connection was not opened.
+/// The reason of a failed attempt to connect.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// A deadline has passed.
+    /// The stage exceeded its time limit.
     Timeout(Stage),
-    /// The name of the server, or of the proxy, has no address.
+    /// The named host, the server or the proxy, has no address.
     Resolve(String, io::Error),
-    /// No address of the host (with its port) accepts a connection; the error of the last.
+    /// No address of the named host and port accepts a connection. The error is that of the last address.
     Connect(String, io::Error),
-    /// The connection failed in the middle of this.
+    /// The connection failed in this stage.
     Io(Stage, io::Error),
-    /// The connection ended in the middle of this.
+    /// The connection ended in this stage.
     EndOfStream(Stage),
-    /// The answer to this is not HTTP, or unacceptable HTTP.
+    /// The answer in this stage is not HTTP, or HTTP that the client does not accept.
     Http(Stage, HttpError),
-    /// The proxy refuses to make a tunnel. 407 asks for credentials.
+    /// The proxy refused the tunnel. Status 407 asks for credentials.
     ProxyRefused(Box<ResponseHead>),
-    /// The server's certificate is not valid for it, or not to be trusted.
+    /// The server's certificate is not valid for the host, or is signed by no trusted authority.
     Certificate(String),
-    /// The TLS handshake failed otherwise.
+    /// The TLS handshake failed for another reason.
     Tls(io::Error),
-    /// The system has no trusted certificate authorities, and none was given.
+    /// There is no certificate authority to trust, neither a given one nor one of the system.
     NoCertificateAuthorities,
     /// The server answered with another status than 101.
     Refused(Box<Refused>),
-    /// The server answered 101, but not what RFC 6455 4.1 asks for with it.
+    /// The server answered 101 without the headers that RFC 6455 4.1 demands.
     Handshake(ResponseError),
-    /// More redirects than [`redirects_max`](super::ClientBuilder::redirects_max).
+    /// The server redirected more often than [`redirects_max`](super::ClientBuilder::redirects_max).
     TooManyRedirects(u32),
-    /// A redirect without a `Location`, or to one that is not usable.
+    /// A redirect has no `Location`, or one that is not usable.
     RedirectLocation(Option<UrlError>),
-    /// A redirect from `wss` to `ws`, which is not followed.
+    /// A redirect leads from `wss` to `ws`, and is not followed.
     RedirectInsecure,
-    /// The client was closed, or asked to connect again, before the connection was open.
+    /// A close, or a further call of `connect`, came before the connection was open.
     Cancelled,
 }
 
@@ -148,9 +150,9 @@ impl fmt::Display for ConnectError {
             Self::Handshake(error) => error.fmt(f),
             Self::TooManyRedirects(max) => write!(f, "more than {max} redirects"),
             Self::RedirectLocation(None) => f.write_str("a redirect has no Location"),
-            Self::RedirectLocation(Some(error)) => write!(f, "a redirect leads nowhere: {error}"),
+            Self::RedirectLocation(Some(error)) => write!(f, "a redirect's Location is not usable: {error}"),
             Self::RedirectInsecure => f.write_str("a redirect leads from wss to ws"),
-            Self::Cancelled => f.write_str("the client was closed meanwhile"),
+            Self::Cancelled => f.write_str("the client was closed before the connection was open"),
         }
     }
 }
@@ -167,17 +169,17 @@ impl std::error::Error for ConnectError {
     }
 }
 
-/// A server's answer that opens nothing.
+/// A server's answer other than 101.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Its status and headers.
+    /// The status and the headers.
     pub head: ResponseHead,
-    /// The beginning of its body, if it announced a length; at most [`Refused::BODY_BYTES_MAX`].
+    /// The beginning of the body, at most [`Refused::BODY_BYTES_MAX`]. Empty without a `Content-Length`.
     pub body: Vec<u8>,
 }
 
 impl Refused {
-    /// How much of a refusal's body is kept.
+    /// The number of bytes that are kept of a body.
     pub const BODY_BYTES_MAX: usize = 4096;
 }
 
@@ -187,18 +189,17 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Why something is not sent.
+/// The reason why a frame is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// There is no connection, or it is being closed.
+    /// There is no connection, or a close was requested.
     NotOpen,
-    /// Only from the `try_` methods: what waits to be sent has reached a limit of
-    /// [`ClientLimits`](super::ClientLimits).
+    /// The queue has reached a limit of [`ClientLimits`](super::ClientLimits). Only `try_` methods return this.
     QueueFull,
     /// The message is larger than [`ClientLimits::queue_bytes_max`](super::ClientLimits).
     TooLarge,
-    /// A ping or a pong carries at most 125 bytes (RFC 6455 5.5).
+    /// The payload of a ping or a pong is longer than 125 bytes (RFC 6455 5.5).
     ControlTooLong,
 }
 
@@ -206,8 +207,8 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotOpen => "the connection is not open",
-            Self::QueueFull => "too much waits to be sent",
-            Self::TooLarge => "the message is larger than all that may wait to be sent",
+            Self::QueueFull => "the queue is full",
+            Self::TooLarge => "the message is larger than the queue",
             Self::ControlTooLong => "a ping or a pong is longer than 125 bytes",
         })
     }
@@ -215,11 +216,11 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// Why a connection is not closed with what was given.
+/// The reason why a close is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// This code must not be sent; see [`CloseCode::is_sendable`].
+    /// An endpoint must not send this code, see [`CloseCode::is_sendable`].
     Code(CloseCode),
 }
 

@@ -1,4 +1,4 @@
-//! What a client hears of: a stream of events, or a callback that is given them.
+//! The events of a client.
 
 use std::{
     fmt, io,
@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use super::{error::ConnectError, opened::Opened};
 use crate::proto::{CloseCode, ProtocolError};
 
-/// What happens on a connection, in its order. After [`connect`](super::Client::connect) has succeeded there are
-/// messages, perhaps losses and returns, and exactly one [`Event::Closed`] at the end.
+/// An event of a connection. Events come in the order of their causes. After a successful
+/// [`connect`](super::Client::connect) they are messages, losses and reconnects, and exactly one [`Event::Closed`] at
+/// the end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -23,26 +24,26 @@ pub enum Event {
     Text(String),
     /// A whole binary message (RFC 6455 5.6).
     Binary(Bytes),
-    /// A ping (RFC 6455 5.5.2). It is being answered, unless [`auto_pong(false)`](super::ClientBuilder::auto_pong)
+    /// A ping (RFC 6455 5.5.2). The client answers it, unless [`auto_pong(false)`](super::ClientBuilder::auto_pong)
     /// leaves that to the caller.
     Ping(Bytes),
-    /// A pong, other than those to the keep-alive's own pings (RFC 6455 5.5.3).
+    /// A pong (RFC 6455 5.5.3). Answers to the keep-alive's pings are left out.
     Pong(Bytes),
-    /// The connection has ended, and the client does not open it again by itself.
+    /// The connection has ended, and the client does not open it again.
     Closed(Closed),
-    /// The connection has ended, and the client is about to open it again.
+    /// The connection has ended, and the client is going to open it again.
     Lost(Closed),
-    /// The next attempt to open a lost connection comes after `delay`.
+    /// The next attempt to open a lost connection begins after `delay`.
     Reconnecting {
         /// The attempt's number since the last stable connection, from 1.
         attempt: u32,
-        /// The time until then.
+        /// The time from this event to the attempt.
         delay: Duration,
-        /// Why the attempt before failed; `None` before the first.
+        /// The error of the attempt before; `None` before the first.
         error: Option<ConnectError>,
     },
-    /// A lost connection was opened again. Whatever the server was told on the old one (subscriptions, for example) it
-    /// must be told again.
+    /// A lost connection was opened again. The server knows nothing of the lost one, so the caller must repeat its
+    /// messages that matter to the server, subscriptions for example.
     Reconnected(Box<Opened>),
 }
 
@@ -54,9 +55,9 @@ pub struct Closed {
     pub code: CloseCode,
     /// The reason in the server's close frame.
     pub reason: String,
-    /// The closing handshake was completed: both sides have sent a close frame.
+    /// Both sides have sent a close frame, so the closing handshake was completed.
     pub is_clean: bool,
-    /// What ended it.
+    /// The cause of the end.
     pub cause: Cause,
 }
 
@@ -67,21 +68,21 @@ impl fmt::Display for Closed {
     }
 }
 
-/// What ends a connection.
+/// The cause of a connection's end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
     /// The server sent a close frame.
     Server,
-    /// [`close`](super::Client::close) or one of its kin.
+    /// The caller called [`close`](super::Client::close), `close_with` or `begin_close`.
     Caller,
-    /// A second [`connect`](super::Client::connect).
+    /// The caller called [`connect`](super::Client::connect) a second time.
     Replaced,
-    /// No handle was left.
+    /// The caller dropped its last handle.
     Dropped,
-    /// The server broke the protocol or exceeded a limit, and was told so with [`ProtocolError::close_code`].
+    /// The server broke the protocol or exceeded a limit. The client's close frame has [`ProtocolError::close_code`].
     Protocol(ProtocolError),
-    /// Nothing came for [`idle_timeout`](super::ClientBuilder::idle_timeout).
+    /// The server sent no byte for [`idle_timeout`](super::ClientBuilder::idle_timeout).
     Idle,
     /// The server did not complete the closing handshake within [`close_timeout`](super::ClientBuilder::close_timeout).
     CloseTimeout,
@@ -89,10 +90,10 @@ pub enum Cause {
     EndOfStream,
     /// The connection failed.
     Io(io::Error),
-    /// An answer to an attempt to reconnect was final, see [`Reconnect`](super::Reconnect).
+    /// The server refused a reconnect for good, see [`Reconnect`](super::Reconnect).
     Refused(ConnectError),
-    /// That was the last attempt to reconnect; why it failed, or `None` if every attempt led to a connection that was
-    /// soon lost again.
+    /// The attempts to reconnect are used up. The error is that of the last attempt, or `None` if every attempt opened
+    /// a connection that was soon lost again.
     GaveUp(Option<ConnectError>),
 }
 
@@ -102,23 +103,25 @@ impl fmt::Display for Cause {
             Self::Server => f.write_str("the server closed"),
             Self::Caller => f.write_str("closed by the caller"),
             Self::Replaced => f.write_str("replaced by another connection"),
-            Self::Dropped => f.write_str("no handle is left"),
+            Self::Dropped => f.write_str("the last handle was dropped"),
             Self::Protocol(error) => error.fmt(f),
-            Self::Idle => f.write_str("nothing came for too long"),
-            Self::CloseTimeout => f.write_str("the server did not answer the close"),
-            Self::EndOfStream => f.write_str("the server ended the connection without a close"),
+            Self::Idle => f.write_str("idle timeout"),
+            Self::CloseTimeout => f.write_str("close timeout"),
+            Self::EndOfStream => f.write_str("the server ended the connection without a close frame"),
             Self::Io(error) => write!(f, "the connection failed: {error}"),
-            Self::Refused(error) => write!(f, "the server does not want it back: {error}"),
-            Self::GaveUp(Some(error)) => write!(f, "gave up: {error}"),
-            Self::GaveUp(None) => f.write_str("gave up"),
+            Self::Refused(error) => write!(f, "the server refused the reconnect: {error}"),
+            Self::GaveUp(Some(error)) => write!(f, "no attempts to reconnect are left: {error}"),
+            Self::GaveUp(None) => f.write_str("no attempts to reconnect are left"),
         }
     }
 }
 
-/// The events of a client, over all its connections. It ends when no [`Client`](super::Client) handle is left.
+/// The events of a client, over all its connections. The stream ends after the last [`Client`](super::Client) handle is
+/// dropped.
 ///
-/// At most [`events_max`](super::ClientLimits) wait here. Beyond that nothing is received until there is room, so the
-/// server's messages wait in the network; nor are pings answered then. Dropping it lets all further events go.
+/// The queue holds at most [`events_max`](super::ClientLimits) events. While it is full the client receives nothing:
+/// the server's messages stay in the network, and its pings get no answer. Dropping the queue discards all further
+/// events.
 #[derive(Debug)]
 pub struct Events(mpsc::Receiver<Event>);
 
@@ -127,7 +130,7 @@ impl Events {
         Self(receiver)
     }
 
-    /// The next event; `None` after the last. It may be cancelled without losing an event.
+    /// Returns the next event; `None` after the last. Dropping the future loses no event.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }

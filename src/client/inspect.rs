@@ -1,10 +1,9 @@
-//! What RFC 6455 asks of a client that receives, checked on the bytes before fastwebsockets cuts them into frames.
+//! `Inspect`: checks the bytes between the socket and fastwebsockets against RFC 6455.
 //!
-//! fastwebsockets hands out a frame when it is whole. Three things cannot wait for that or are not to be seen then: a
-//! length that is too large must fail the connection before its payload is read, text that is not UTF-8 at the very
-//! byte, and a mask or a length in a longer form than necessary leaves no trace in a frame. So this stands between the
-//! socket and it, follows the headers, and turns the first violation into an error of the stream. What was sound before
-//! it still arrives.
+//! fastwebsockets returns whole frames. Three checks cannot wait for one, or cannot be made on one: a length above its
+//! limit must fail the connection before the payload is read, text that is not UTF-8 must fail at the very byte, and a
+//! frame does not show a mask or a length in a longer form than necessary. So `Inspect` follows the headers, and turns
+//! the first violation into an error of the stream. The sound bytes before it are still read.
 
 use std::{
     io,
@@ -24,7 +23,7 @@ use tokio::{
 
 use crate::proto::{FrameHeader, MessageLimits, OpCode, ProtocolError};
 
-/// A stream of frames that ends with an error, a [`ProtocolError`] in an [`io::Error`], where they break the protocol.
+/// A stream of frames. Where they break the protocol it fails with a [`ProtocolError`] in an [`io::Error`].
 pub(super) struct Inspect<R> {
     inner: R,
     frames: Frames,
@@ -37,7 +36,7 @@ impl<R> Inspect<R> {
         Self { inner, frames: Frames::new(limits), pulse, violation: None }
     }
 
-    /// The stream without its checks.
+    /// Returns the unchecked stream.
     pub(super) fn into_inner(self) -> R {
         self.inner
     }
@@ -61,12 +60,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Inspect<R> {
         let Err((sound, violation)) = self.frames.follow(received) else { return Poll::Ready(Ok(())) };
         self.violation = Some(violation);
         buffer.set_filled(begin + sound);
-        // Nothing read would be the end of the stream.
+        // A read of 0 bytes would be the end of the stream.
         if sound == 0 { self.poll_read(context, buffer) } else { Poll::Ready(Ok(())) }
     }
 }
 
-/// When something was last received.
+/// The time of the last received byte.
 pub(super) struct Pulse {
     begin: Instant,
     last_ms: AtomicU64,
@@ -78,7 +77,7 @@ impl Pulse {
     }
 
     pub(super) fn beat(&self) {
-        // It is read by the same task.
+        // The same task reads it, so no ordering is needed.
         self.last_ms.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
@@ -87,20 +86,21 @@ impl Pulse {
     }
 }
 
-/// Where in the frames of a server the bytes have come to.
+/// The position in a server's frames.
 struct Frames {
     limits: MessageLimits,
     header: [u8; FrameHeader::LEN_MAX],
     header_len: usize,
-    /// The frame whose payload comes next.
+    /// The frame whose payload is being received.
     frame: Option<Frame>,
-    /// The message that has begun and is not complete.
+    /// The message whose last fragment has not come.
     message: Option<Message>,
 }
 
 struct Frame {
+    /// The number of payload bytes that have not come.
     missing: u64,
-    /// Control frames stand between the fragments of a message and are not part of it.
+    /// False for a control frame, which may come between the fragments of a message.
     is_data: bool,
     fin: bool,
 }
@@ -116,8 +116,8 @@ impl Frames {
         Self { limits, header: [0; FrameHeader::LEN_MAX], header_len: 0, frame: None, message: None }
     }
 
-    /// Follows what was received. A violation comes with the number of bytes in front of it that are sound, and that do
-    /// not complete the frame which it is in.
+    /// Follows received bytes. A violation comes with the number of sound bytes before it, which do not complete the
+    /// frame that it is in.
     fn follow(&mut self, received: &[u8]) -> Result<(), (usize, ProtocolError)> {
         let mut at = 0;
         while at < received.len() {
@@ -144,7 +144,7 @@ impl Frames {
         self.end_if_whole()
     }
 
-    /// RFC 6455 5.2 and 5.4.
+    /// Checks the reserved bits, the opcode and the order of fragments (RFC 6455 5.2 and 5.4).
     fn first_byte(&self, byte: u8) -> Result<(), ProtocolError> {
         FrameHeader::decode(&[byte])?;
         if byte & RSV_BITS != 0 {
@@ -208,10 +208,10 @@ impl Frames {
     }
 }
 
-/// UTF-8 in pieces.
+/// A check of text that arrives in pieces.
 #[derive(Default)]
 struct Utf8 {
-    /// The beginning of a character whose rest has not come.
+    /// The first bytes of a character whose last byte has not come.
     begun: [u8; 4],
     begun_len: usize,
 }
@@ -237,7 +237,7 @@ impl Utf8 {
     }
 }
 
-/// How many bytes at the end begin a character without ending it.
+/// Returns the number of bytes at the end that begin a character without completing it.
 fn incomplete_tail(bytes: &[u8]) -> Result<usize, ProtocolError> {
     match simdutf8::compat::from_utf8(bytes) {
         Ok(_) => Ok(0),
@@ -246,10 +246,10 @@ fn incomplete_tail(bytes: &[u8]) -> Result<usize, ProtocolError> {
     }
 }
 
-/// RFC 6455 5.2: no extension is negotiated that would give these a meaning.
+/// The reserved bits (RFC 6455 5.2), to which no negotiated extension gives a meaning.
 const RSV_BITS: u8 = 0x70;
 
-/// RFC 6455 5.1: a server sets it never.
+/// The bit that a server never sets (RFC 6455 5.1).
 const MASK_BIT: u8 = 0x80;
 
 #[cfg(test)]
@@ -262,7 +262,7 @@ mod tests {
     const LIMITS: MessageLimits =
         MessageLimits { frame_bytes_max: 200, message_bytes_max: 300, fragments_max: 4, ..MessageLimits::DEFAULT };
 
-    /// In one piece, in two at every place, and byte by byte.
+    /// Checks the bytes in one piece, in two pieces cut at every position, and byte by byte.
     #[track_caller]
     fn check(bytes: &[u8], expected: Result<(), ProtocolError>) {
         for cut in 0..=bytes.len() {
@@ -308,7 +308,7 @@ mod tests {
         check(b"\x01\x00\x82\x00", Err(ProtocolError::MessageInterrupted));
     }
 
-    /// RFC 6455 10.4: told by the header alone.
+    /// RFC 6455 10.4: the header alone shows that a limit is exceeded.
     #[test]
     fn limits() {
         check(b"\x82\x7e\x00\xc9", Err(ProtocolError::FrameTooBig));
@@ -326,11 +326,11 @@ mod tests {
         check(b"\x81\x02\xe2\x9a", Err(ProtocolError::InvalidUtf8));
         check(b"\x01\x01\xe2\x80\x00", Err(ProtocolError::InvalidUtf8));
         check(b"\x01\x01\xe2\x80\x01\x41", Err(ProtocolError::InvalidUtf8));
-        // The first byte of a code point beyond U+10FFFF, whose rest has not come.
+        // The first two bytes of a code point beyond U+10FFFF.
         check(b"\x01\x02\xf4\x90", Err(ProtocolError::InvalidUtf8));
     }
 
-    /// The client of `proto`, which shares no code with this but the header's, finds the same first violation.
+    /// Compares the first violation with that of `proto`'s client, which shares only the header's decoder with this.
     fn check_against_proto(bytes: &[u8]) {
         let mut websocket = WebSocket::new(Role::Client { masking_seed: [0; 16] }, Tick(0));
         let (mut input, mut replies, mut found) = (Input::new(bytes.into()), Vec::new(), Ok(()));
@@ -370,14 +370,14 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] ^= mask;
             }
-            // A close would be the end for `proto`, and is not for this.
+            // `proto` stops at a close frame, and `Frames` does not.
             if !bytes.iter().any(|byte| byte & 0x0F == 8) {
                 check_against_proto(&bytes);
             }
         }
     }
 
-    /// What came before a violation arrives, and no frame is completed by it.
+    /// The bytes before a violation are sound, and do not complete its frame.
     #[test]
     fn the_sound_part() {
         let whole = frame(OpCode::Text, true, b"one");

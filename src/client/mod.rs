@@ -1,9 +1,10 @@
-//! A WebSocket client (RFC 6455) for any tokio runtime: `ws` and `wss`, through a proxy if need be, as callback or
-//! stream, that comes back when its connection is lost.
+//! A WebSocket client (RFC 6455) for any tokio runtime: `ws` and `wss`, direct or through a proxy, with events as a
+//! stream or by a callback, and with automatic reconnects.
 //!
-//! A [`Client`] is built once, with all settings checked, and then connected. It is a handle: clones of it send from
-//! any number of tasks, and the last one dropped closes the connection. What arrives comes as [`Event`]s, either from
-//! [`Events`] ([`ClientBuilder::build`]) or to a callback ([`ClientBuilder::build_with`]).
+//! [`ClientBuilder`] checks all settings once and builds a [`Client`], which [`Client::connect`] then connects. A
+//! client is a handle: clones of it send from any number of tasks, and dropping the last one closes the connection.
+//! Messages arrive as [`Event`]s, either from [`Events`] ([`ClientBuilder::build`]) or by a callback
+//! ([`ClientBuilder::build_with`]).
 //!
 //! ```no_run
 //! use ringhub::client::{Client, Event, Reconnect};
@@ -33,8 +34,8 @@
 //! # }
 //! ```
 //!
-//! The frames are fastwebsockets'; the opening handshake, and what of the protocol must be seen before a frame is
-//! whole, are [`proto`](crate::proto)'s. There are no extensions.
+//! fastwebsockets reads and writes the frames. [`proto`](crate::proto) has the opening handshake, and the checks that
+//! cannot wait for a whole frame. The client negotiates no extensions.
 
 mod builder;
 mod config;

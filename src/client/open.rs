@@ -1,4 +1,4 @@
-//! The opening of a connection: name, socket, proxy, TLS, opening handshake, redirects; each within its deadline.
+//! Opens a connection: name, socket, proxy, TLS, opening handshake, redirects; each within its deadline.
 
 use std::{
     io,
@@ -26,19 +26,19 @@ use crate::proto::{ClientHandshake, HeadScan, HttpError, ResponseError, Response
 /// A connection that is ready for frames.
 pub(super) struct Connected {
     pub(super) stream: Stream,
-    /// What came behind the answer to the opening handshake.
+    /// The bytes that came behind the answer to the opening handshake.
     pub(super) received: Bytes,
     pub(super) opened: Opened,
 }
 
-/// A socket, or TLS over one.
+/// A TCP socket, or TLS over one.
 pub(super) type Stream = Box<dyn Transport>;
 
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// Opens a connection to where the configuration says, following redirects.
+/// Opens a connection to the configured URL, following redirects.
 pub(super) async fn open(config: &Config) -> Result<Connected, ConnectError> {
     let begin = Instant::now();
     let mut url = config.url.clone();
@@ -49,8 +49,8 @@ pub(super) async fn open(config: &Config) -> Result<Connected, ConnectError> {
                 connected.opened.timings.total = begin.elapsed();
                 return Ok(*connected);
             }
-            Answer::Elsewhere(_) if redirects == config.redirects_max => {}
-            Answer::Elsewhere(head) => {
+            Answer::Redirect(_) if redirects == config.redirects_max => {}
+            Answer::Redirect(head) => {
                 let location = head.headers().get("location").and_then(|location| str::from_utf8(location).ok());
                 let next = location.ok_or(ConnectError::RedirectLocation(None))?;
                 let next = url.redirect(next).map_err(|error| ConnectError::RedirectLocation(Some(error)))?;
@@ -65,17 +65,17 @@ pub(super) async fn open(config: &Config) -> Result<Connected, ConnectError> {
     Err(ConnectError::TooManyRedirects(config.redirects_max))
 }
 
-/// As many bytes that nobody can foresee.
+/// Returns `N` unpredictable bytes.
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let filled = getrandom(&mut bytes, GetRandomFlags::empty()).expect("the kernel has randomness");
-    assert_eq!(filled, N, "up to 256 bytes come at once");
+    assert_eq!(filled, N, "the kernel fills up to 256 bytes in one call");
     bytes
 }
 
 enum Answer {
     Opened(Box<Connected>),
-    Elsewhere(ResponseHead),
+    Redirect(ResponseHead),
 }
 
 async fn attempt(config: &Config, url: &Url) -> Result<Answer, ConnectError> {
@@ -111,7 +111,7 @@ async fn attempt(config: &Config, url: &Url) -> Result<Answer, ConnectError> {
     let protocol = match handshake.check(&head) {
         Ok(protocol) => protocol,
         Err(ResponseError::Status(301 | 302 | 303 | 307 | 308)) if config.redirects_max > 0 => {
-            return Ok(Answer::Elsewhere(head));
+            return Ok(Answer::Redirect(head));
         }
         Err(ResponseError::Status(_)) => {
             let body = refusal_body(&mut stream, &head, received, deadline).await;
@@ -148,13 +148,13 @@ async fn tcp_connect(config: &Config, url: &Url, timings: &mut Timings) -> Resul
         Some(error) => ConnectError::Connect(url.host_and_port(), error),
     })?;
     timings.connect = begin.elapsed();
-    // Small messages must not wait for the answers to others. Where it is not possible, they do.
+    // Nagle's algorithm would delay small messages. A failure costs that delay and nothing else.
     drop(stream.set_nodelay(true));
     Ok(stream)
 }
 
-/// Tries all addresses in turn. Each has its share of the time that is left, so that one which swallows everything does
-/// not hide the others. The error is that of the last, `None` for a deadline.
+/// Connects to the first address that accepts. Each address has an equal share of the remaining time, so that an
+/// address without any answer leaves time for the others. The error is that of the last address, `None` for a timeout.
 async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Option<io::Error>> {
     let mut last = Some(io::ErrorKind::AddrNotAvailable.into());
     for (index, address) in addresses.iter().enumerate() {
@@ -169,7 +169,7 @@ async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, 
     Err(last)
 }
 
-/// A tunnel to the server (RFC 9110 9.3.6; RFC 6455 4.1).
+/// Requests a tunnel to the server from the proxy (RFC 9110 9.3.6; RFC 6455 4.1).
 async fn proxy_connect(
     mut socket: TcpStream,
     url: &Url,
@@ -201,7 +201,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), stage: Stage, bytes: &[u8
     written.await.map_err(|error| io_error(stage, error))
 }
 
-/// The head of the final response, and what came behind it.
+/// Returns the head of the final response, and the bytes behind it.
 async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
     stage: Stage,
@@ -224,7 +224,7 @@ async fn read_head(
     }
 }
 
-/// As much as comes of a body that is announced with its length; it is only for people.
+/// Returns the beginning of a body of announced length, as far as it comes before the deadline. It is only shown.
 async fn refusal_body(
     stream: &mut (impl AsyncRead + Unpin),
     head: &ResponseHead,
@@ -244,7 +244,7 @@ async fn refusal_body(
     body
 }
 
-/// The outcome, and how long it took.
+/// Runs a stage until the deadline. Returns its result and its duration.
 async fn within<T>(
     deadline: Instant,
     stage: Stage,
@@ -266,13 +266,13 @@ fn io_error(stage: Stage, error: io::Error) -> ConnectError {
     }
 }
 
-/// Opened by this process so far.
+/// The id of the next connection of this process.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
-/// How many addresses of a name are tried.
+/// The number of addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
-/// How many responses may announce another one before they count as the answer.
+/// The number of interim responses that are skipped. A further one counts as the answer.
 const INTERIM_RESPONSES_MAX: u32 = 8;
 
 #[cfg(test)]
@@ -291,7 +291,7 @@ mod tests {
         socket.local_addr().unwrap().as_socket().unwrap()
     }
 
-    /// One address refuses, the next swallows every attempt since nobody accepts, the last is there.
+    /// The first address refuses, the second has a full backlog and answers nothing, the third accepts.
     #[test]
     fn the_first_address_that_accepts() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

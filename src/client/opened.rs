@@ -1,11 +1,11 @@
-//! What opening a connection has yielded.
+//! The result of opening a connection.
 
 use std::{net::SocketAddr, time::Duration};
 
 use super::tls::TlsFacts;
 use crate::proto::ResponseHead;
 
-/// An opened connection: what the server said, and how it came about.
+/// An opened connection: the server's answer, the addresses of both ends, and the timings of the opening.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Opened {
@@ -13,36 +13,36 @@ pub struct Opened {
     pub head: ResponseHead,
     /// The subprotocol that the server chose (RFC 6455 1.9).
     pub protocol: Option<String>,
-    /// A number that no other connection of this process has.
+    /// A number that is unique among the connections of this process.
     pub connection_id: u64,
-    /// The address connected to, without its query; another than was asked for if there were redirects.
+    /// The URL of the server, without its query. After redirects it differs from the one that was set.
     pub url: String,
-    /// Our end.
+    /// The client's address.
     pub local_address: SocketAddr,
-    /// The server's end, or the proxy's.
+    /// The address of the server, or of the proxy.
     pub peer_address: SocketAddr,
-    /// What TLS was agreed on, for `wss`.
+    /// The result of the TLS handshake, for `wss`.
     pub tls: Option<TlsFacts>,
-    /// How often the server sent us elsewhere.
+    /// The number of redirects that were followed.
     pub redirects: u32,
-    /// Where the time went.
+    /// The time that each stage took.
     pub timings: Timings,
 }
 
-/// How long each part of an opening took. After redirects all but `total` are those of the last server.
+/// The time that each stage of an opening took. After redirects, all but `total` are those of the last server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Finding the addresses of the name.
+    /// Resolving the host's name.
     pub resolve: Duration,
     /// Connecting the TCP socket.
     pub connect: Duration,
-    /// Getting a tunnel from the proxy.
+    /// Requesting a tunnel from the proxy.
     pub proxy: Option<Duration>,
     /// The TLS handshake.
     pub tls: Option<Duration>,
-    /// From sending the opening request to having its answer.
+    /// The opening handshake, from the request to its answer.
     pub handshake: Duration,
-    /// All of it.
+    /// The whole opening, redirects included.
     pub total: Duration,
 }

@@ -1,4 +1,4 @@
-//! When a lost connection is opened again: exponential backoff with full jitter.
+//! `Reconnect`: the delays before a lost connection is opened again, by exponential backoff with full jitter.
 
 use std::time::Duration;
 
@@ -8,23 +8,24 @@ use super::{
 };
 use crate::proto::CloseCode;
 
-/// How a client comes back after a connection was lost.
+/// The rules by which a client opens a lost connection again.
 ///
-/// Before attempt *n* since the last stable connection it waits a random time between nothing and `delay_min` ·
-/// 2^(*n*-1), at most `delay_max`; so clients that lost a server at once do not return at once. If a server refuses
-/// with `Retry-After` in seconds, it waits at least that long, but not beyond `delay_max` either.
+/// The delay before attempt *n* since the last stable connection is a random time between 0 and `delay_min` ·
+/// 2^(*n*-1), at most `delay_max`. The random part keeps many clients that lost one server from returning at once. If
+/// the server refuses with `Retry-After` in seconds, the next delay is at least that long, but at most `delay_max`.
 ///
-/// These ends are final: one that the caller asked for, a close with 1008 or 4000-4999, and an answer to an attempt
+/// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and an answer to an attempt
 /// with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// The longest wait before the first attempt. 500 ms unless set.
+    /// The longest delay before the first attempt. 500 ms by default.
     pub delay_min: Duration,
-    /// The longest wait before any. 30 s unless set.
+    /// The longest delay before any attempt. 30 s by default.
     pub delay_max: Duration,
-    /// Attempts in a row, a short-lived connection between them or not, before it gives up; `None` never does.
+    /// The number of attempts since the last stable connection, after which the client gives up. `None`, the default,
+    /// sets no limit.
     pub attempts_max: Option<u32>,
-    /// A connection that was open for as long begins the count of attempts anew. 10 s unless set.
+    /// The time after which an open connection is stable, so that the count of attempts begins anew. 10 s by default.
     pub stable_after: Duration,
 }
 
@@ -52,7 +53,7 @@ impl Reconnect {
         }
     }
 
-    /// How long to wait before the attempt of that number, counted from 1.
+    /// Returns the delay before an attempt, counted from 1.
     pub(super) fn delay(&self, attempt: u32, random: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
         let longest = self.delay_min.saturating_mul(doubled).min(self.delay_max);
@@ -64,12 +65,12 @@ impl Reconnect {
     }
 }
 
-/// The server does not want this client back.
+/// Returns whether the server's close frame rules out a reconnect.
 pub(super) fn is_final(closed: &Closed) -> bool {
     closed.code == CloseCode::POLICY_VIOLATION || matches!(closed.code.0, 4000..=4999)
 }
 
-/// The same told by an answer to the opening handshake.
+/// Returns whether the server's answer to the opening handshake rules out a further attempt.
 pub(super) fn is_refusal_final(error: &ConnectError) -> bool {
     match error {
         ConnectError::Refused(refused) => matches!(refused.head.status(), 400..=499 if
@@ -78,7 +79,7 @@ pub(super) fn is_refusal_final(error: &ConnectError) -> bool {
     }
 }
 
-/// How long the server wants to be left alone (RFC 9110 10.2.3). A date is not looked at.
+/// Returns the delay that a refusal asks for by `Retry-After` in seconds (RFC 9110 10.2.3). A date is ignored.
 pub(super) fn retry_after(error: &ConnectError) -> Option<Duration> {
     let ConnectError::Refused(refused) = error else { return None };
     let seconds = str::from_utf8(refused.head.headers().get("retry-after")?).ok()?;
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant() {
+    fn settings_without_a_meaning_are_refused() {
         let check = |reconnect: Reconnect, error| assert_eq!(reconnect.check(), Err(error));
         check(Reconnect { delay_min: Duration::ZERO, ..RECONNECT }, BuildError::Zero("reconnect.delay_min"));
         check(Reconnect { attempts_max: Some(0), ..RECONNECT }, BuildError::Zero("reconnect.attempts_max"));

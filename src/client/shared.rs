@@ -77,8 +77,7 @@ impl Shared {
         }
     }
 
-    /// Delivers an event. A full queue is waited for, but no longer than until the connection is to be closed; then the
-    /// event is dropped.
+    /// Delivers an event. Waits while the queue is full, until a close is requested; then the event is dropped.
     pub(super) async fn deliver(self: &Arc<Self>, lifecycle: &Lifecycle, event: Event) {
         let begin = Instant::now();
         tokio::select! {
@@ -89,7 +88,7 @@ impl Shared {
         self.measure(Operation::Deliver, begin);
     }
 
-    /// Delivers an event, however long a full queue takes to have room. Dropping the future drops the event.
+    /// Delivers an event. Waits while the queue is full, with no limit. Dropping the future drops the event.
     pub(super) async fn deliver_at_length(self: &Arc<Self>, event: Event) {
         match &self.delivery {
             // The caller may have dropped its `Events`.
@@ -118,7 +117,7 @@ impl Shared {
         callback.lock().unwrap_or_else(PoisonError::into_inner)(self, event);
     }
 
-    /// Makes `lifecycle` the one that handles see.
+    /// Makes `lifecycle` the current one.
     pub(super) fn begin(&self, lifecycle: Arc<Lifecycle>) {
         *self.lock() = Some(lifecycle);
     }
@@ -140,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// Closes the current connection without waiting, and lets no further one begin.
+    /// Closes the current connection without waiting, and makes further calls of `connect` fail.
     pub(super) fn abandon(&self) {
         // `connect` calls `begin` before it reads `is_abandoned`. Both sides take the lock of `lifecycle` between their
         // own write and their read, so at least one of them sees what the other has written.

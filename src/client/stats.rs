@@ -1,33 +1,33 @@
-//! What a client has counted, and what it found slow.
+//! The counters of a client, and its report of slow operations.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// What a client has done since it was built, over all its connections. Bytes are payload.
+/// The counters of a client since it was built, over all its connections. Bytes are those of payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Connections opened, reconnects among them.
+    /// Connections opened, including reconnects.
     pub connections: u64,
     /// Connections opened again after one was lost.
     pub reconnects: u64,
     /// Attempts to open a connection that failed.
     pub failures: u64,
-    /// Messages taken by a send method. What was neither sent nor is still waiting was lost with a connection.
+    /// Messages accepted by a send method. A message that was neither sent nor is queued was lost with a connection.
     pub messages_accepted: u64,
     /// Messages written to a connection.
     pub messages_sent: u64,
-    /// Their bytes.
+    /// The bytes of the messages sent.
     pub bytes_sent: u64,
     /// Messages received whole.
     pub messages_received: u64,
-    /// Their bytes.
+    /// The bytes of the messages received.
     pub bytes_received: u64,
-    /// Events that found no room while the connection was being closed.
+    /// Events dropped because the queue was full while the connection was being closed.
     pub events_dropped: u64,
-    /// Pings written, the keep-alive's among them.
+    /// Pings written, including the keep-alive's.
     pub pings_sent: u64,
     /// Pings received.
     pub pings_received: u64,
@@ -35,27 +35,27 @@ pub struct Stats {
     pub pongs_sent: u64,
     /// Pongs received.
     pub pongs_received: u64,
-    /// Operations that took longer than the threshold of [`on_slow`](super::ClientBuilder::on_slow).
+    /// Operations that took at least the threshold of [`on_slow`](super::ClientBuilder::on_slow).
     pub slow_operations: u64,
 }
 
-/// What took longer than it should.
+/// An operation that took at least the threshold of [`on_slow`](super::ClientBuilder::on_slow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowOperation {
-    /// What it was.
+    /// The kind of the operation.
     pub operation: Operation,
-    /// How long it took.
+    /// The time that it took.
     pub took: Duration,
 }
 
-/// What may be slow.
+/// A kind of operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Opening a connection, from the resolution of its name to the end of the opening handshake.
     Connect,
-    /// A message on its way from a send method to the socket: the server, or the network, does not keep up.
+    /// Queueing and writing a message, from the send method to the socket. It is slow if the server or the network is.
     Send,
-    /// The caller's callback, or room for an event: the caller does not keep up.
+    /// Delivering an event: the wait for room in the queue, or the callback. It is slow if the caller is.
     Deliver,
 }
 
@@ -99,7 +99,7 @@ impl Counters {
     }
 }
 
-/// A figure that nothing else depends on, so relaxed.
+/// A counter. No other memory depends on its value, so its ordering is relaxed.
 #[derive(Debug, Default)]
 pub(super) struct Count(AtomicU64);
 

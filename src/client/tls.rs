@@ -1,4 +1,4 @@
-//! Whom to trust, and the TLS handshake.
+//! The TLS handshake, and the certificate authorities that it trusts.
 
 use std::{io, sync::Arc};
 
@@ -16,7 +16,7 @@ use tokio_rustls::{
 
 use super::error::{BuildError, ConnectError, Stage};
 
-/// Whom a client trusts. What the system says is read when it is first needed.
+/// A client's TLS configuration, made at the first handshake: the system's certificate authorities are read then.
 pub(super) struct Tls {
     trust: Trust,
     config: OnceCell<Arc<ClientConfig>>,
@@ -24,19 +24,19 @@ pub(super) struct Tls {
 
 #[derive(Clone)]
 pub(super) enum Trust {
-    /// These certificate authorities, and the system's if wanted.
-    Authorities { own: Vec<CertificateDer<'static>>, system: bool },
-    /// Whoever answers.
-    Anybody,
+    /// The given certificate authorities, and the system's unless `has_system` is false.
+    Authorities { given: Vec<CertificateDer<'static>>, has_system: bool },
+    /// Every certificate is accepted.
+    Insecure,
 }
 
-/// What client and server agreed on.
+/// The result of a TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsFacts {
-    /// Such as `TLSv1_3`.
+    /// The protocol version, such as `TLSv1_3`.
     pub version: String,
-    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    /// The cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
     pub cipher: String,
 }
 
@@ -45,6 +45,7 @@ impl Tls {
         Self { trust, config: OnceCell::new() }
     }
 
+    /// Runs the handshake of a client that expects a certificate for `host`.
     pub(super) async fn connect(
         &self,
         host: &str,
@@ -67,13 +68,13 @@ impl Tls {
 
     async fn load(&self) -> Result<Arc<ClientConfig>, ConnectError> {
         let trust = self.trust.clone();
-        // The system's certificates are files.
+        // The system's certificates are files, whose reading blocks.
         let config = task::spawn_blocking(move || client_config(&trust)).await;
         config.map_err(|error| ConnectError::Tls(io::Error::other(error)))?
     }
 }
 
-/// The certificates in a PEM file.
+/// Returns the certificates of a PEM file, of which there must be one at least.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let wrong = |error: &dyn ToString| BuildError::CertificateAuthority(error.to_string());
     let certificates: Vec<_> =
@@ -94,16 +95,16 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ConnectError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
     let mut config = match trust {
-        Trust::Anybody => builder
+        Trust::Insecure => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
             .with_no_client_auth(),
-        Trust::Authorities { own, system } => {
+        Trust::Authorities { given, has_system } => {
             let mut roots = RootCertStore::empty();
-            // Each was checked when it was given.
-            roots.add_parsable_certificates(own.iter().cloned());
-            if *system {
-                // What cannot be read is not trusted; if that leaves nothing, it is told below.
+            // `certificates` has checked each of them.
+            roots.add_parsable_certificates(given.iter().cloned());
+            if *has_system {
+                // An unreadable certificate is not trusted. An empty store is refused below.
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
             if roots.is_empty() {
@@ -124,7 +125,7 @@ fn handshake_error(error: io::Error) -> ConnectError {
     }
 }
 
-/// Accepts every certificate; that its owner has the key is still proven.
+/// A verifier that accepts every certificate. The server still proves that it has the certificate's key.
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,

@@ -1,54 +1,54 @@
-//! The addresses a client connects to: `ws` and `wss` (RFC 6455 3), and a proxy's `http`.
+//! The URLs that a client connects to: `ws` and `wss` (RFC 6455 3), and a proxy's `http`.
 
 use std::{fmt, net::Ipv6Addr};
 
-/// Why an address is not usable.
+/// The reason why a URL is not usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// It does not begin with a scheme and `://`.
+    /// The URL does not begin with a scheme and `://`.
     NoScheme,
-    /// The scheme is not one of those that are possible here.
+    /// The scheme is neither `ws` nor `wss`; for a proxy, it is not `http`.
     UnknownScheme(String),
-    /// It has a user name or a password, which would end up in logs; there are methods for credentials.
+    /// The URL has a user name or a password, which logs would show. The builder has methods for credentials.
     UserInfo,
-    /// The host is missing, or has characters that no host has. Names beyond ASCII are written in their ASCII form.
+    /// The host is missing, or has a character that no host has. A name beyond ASCII is given in its ASCII form.
     Host(String),
     /// The port is not a number from 1 to 65535.
     Port(String),
-    /// It has a fragment, `#...` (RFC 6455 3).
+    /// The URL has a fragment, `#...` (RFC 6455 3).
     Fragment,
-    /// A character that must be percent-encoded in a path or query.
+    /// The path or query has this character, which must be percent-encoded.
     Character(char),
-    /// A proxy's address has a path or a query.
+    /// A proxy's URL has a path or a query.
     Path,
 }
 
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoScheme => f.write_str("the address does not begin with a scheme such as ws://"),
-            Self::UnknownScheme(scheme) => write!(f, "the scheme {scheme:?} is not possible here"),
-            Self::UserInfo => f.write_str("the address has a user name or a password"),
+            Self::NoScheme => f.write_str("the URL does not begin with a scheme such as ws://"),
+            Self::UnknownScheme(scheme) => write!(f, "the scheme {scheme:?} is not supported"),
+            Self::UserInfo => f.write_str("the URL has a user name or a password"),
             Self::Host(host) => write!(f, "{host:?} is not a host"),
             Self::Port(port) => write!(f, "{port:?} is not a port"),
-            Self::Fragment => f.write_str("the address has a fragment"),
+            Self::Fragment => f.write_str("the URL has a fragment"),
             Self::Character(character) => write!(f, "{character:?} must be percent-encoded"),
-            Self::Path => f.write_str("a proxy's address has no path"),
+            Self::Path => f.write_str("a proxy's URL has no path or query"),
         }
     }
 }
 
 impl std::error::Error for UrlError {}
 
-/// An address that can be connected to. Displaying it leaves out the query, where tokens like to stand.
+/// A URL that can be connected to. `Display` leaves out the query, which may hold a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
     scheme: Scheme,
-    /// Without the brackets of an IPv6 address.
+    /// The name or address; an IPv6 address without its brackets.
     host: String,
     port: u16,
-    /// Path and query, visible ASCII, never empty.
+    /// The path and query: visible ASCII, beginning with `/`.
     target: String,
 }
 
@@ -60,18 +60,18 @@ enum Scheme {
 }
 
 impl Url {
-    /// What a caller gives to connect to.
+    /// Parses a `ws` or `wss` URL.
     pub(super) fn websocket(text: &str) -> Result<Self, UrlError> {
         Self::parse(text, &[("ws", Scheme::Ws), ("wss", Scheme::Wss)])
     }
 
-    /// What a caller gives as a proxy.
+    /// Parses a proxy's `http` URL.
     pub(super) fn proxy(text: &str) -> Result<Self, UrlError> {
         let url = Self::parse(text, &[("http", Scheme::Http)])?;
         if url.target == "/" { Ok(url) } else { Err(UrlError::Path) }
     }
 
-    /// Where a redirect's `Location` leads (RFC 9110 10.2.2): an address, or a reference relative to this one.
+    /// Parses a redirect's `Location` (RFC 9110 10.2.2): a URL, or a reference relative to this one.
     pub(super) fn redirect(&self, location: &str) -> Result<Self, UrlError> {
         let location = location.split_once('#').map_or(location, |(location, _)| location);
         if location.split_once("://").is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
@@ -93,7 +93,7 @@ impl Url {
         Ok(Self { target, ..self.clone() })
     }
 
-    /// TLS is spoken.
+    /// Returns whether the connection uses TLS.
     pub(super) fn is_secure(&self) -> bool {
         self.scheme == Scheme::Wss
     }
@@ -106,24 +106,24 @@ impl Url {
         self.port
     }
 
-    /// Path and query.
+    /// Returns the path and query.
     pub(super) fn target(&self) -> &str {
         &self.target
     }
 
-    /// What `Host` says: without the scheme's own port (RFC 6455 4.1, requirement 4).
+    /// Returns the value of the `Host` header, without the scheme's default port (RFC 6455 4.1, requirement 4).
     pub(super) fn authority(&self) -> String {
         let full = self.host_and_port();
         if self.port == self.scheme.port() { full[..full.len() - self.port_len()].into() } else { full }
     }
 
-    /// What `CONNECT` asks for (RFC 9110 9.3.6).
+    /// Returns the target of a `CONNECT` request (RFC 9110 9.3.6).
     pub(super) fn host_and_port(&self) -> String {
         let (host, port) = (&self.host, self.port);
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    /// Credentials for the one may be shown to the other.
+    /// Returns whether both URLs have the same origin, so that credentials for one may be sent to the other.
     pub(super) fn is_same_origin(&self, other: &Self) -> bool {
         self.scheme == other.scheme && self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
     }

@@ -42,7 +42,7 @@ fn it_says_what_is_wrong() {
         assert_eq!(tail.wait().code(), Some(code));
     };
     check(&[], 2, "usage");
-    check(&["http://hub/"], 1, "the scheme \"http\" is not possible here");
+    check(&["http://hub/"], 1, "the scheme \"http\" is not supported");
     let server = Server::start(&[]);
     check(&[&format!("ws://{}/nothing", server.address())], 1, "the server refused: 404");
 }
