@@ -88,7 +88,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds certificate authorities to trust for `wss`, in PEM form.
+    /// Adds certificate authorities to trust for `wss`, in PEM form, beside the system's.
     pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.raw.authorities.push(pem.into());
         self

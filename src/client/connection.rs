@@ -1,9 +1,9 @@
 //! One open connection, from the end of its opening handshake to the end of its socket.
 //!
 //! Two halves run concurrently in one task. The reading half delivers messages and detects the end; the writing half
-//! writes the frames of both queues. Each half owns a `fastwebsockets::WebSocket` over its half of the socket, and runs
-//! to its own end, so that no future is dropped in the middle of a frame. fastwebsockets would write pongs and close
-//! frames from within a read; here the reading half queues them for the writing half.
+//! writes the frames of both queues. Each half owns a `fastwebsockets::WebSocket` over its half of the socket, so that
+//! the work of one half never drops the other's future in the middle of a frame. fastwebsockets would write pongs and
+//! close frames from within a read; here the reading half queues them for the writing half.
 //!
 //! ```text
 //!       CloseRequest ─────────────────┐

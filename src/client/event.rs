@@ -55,7 +55,7 @@ pub struct Closed {
     pub code: CloseCode,
     /// The reason in the server's close frame.
     pub reason: String,
-    /// Both sides have sent a close frame, so the closing handshake was completed.
+    /// True if both sides have sent a close frame, which completes the closing handshake.
     pub is_clean: bool,
     /// The cause of the end.
     pub cause: Cause,
@@ -120,7 +120,7 @@ impl fmt::Display for Cause {
 /// dropped.
 ///
 /// The queue holds at most [`events_max`](super::ClientLimits) events. While it is full the client receives nothing:
-/// the server's messages stay in the network, and its pings get no answer. Dropping the queue discards all further
+/// the server's messages stay in the network, and its pings get no answer. Dropping `Events` discards all further
 /// events.
 #[derive(Debug)]
 pub struct Events(mpsc::Receiver<Event>);

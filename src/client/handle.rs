@@ -173,7 +173,7 @@ impl Client {
 
     /// Closes the connection (RFC 6455 7.1.2) after the messages that were accepted before have been sent, and waits
     /// for its end. An attempt to open a connection is given up. Without a connection or an attempt this does nothing.
-    /// The close frame holds at most 123 bytes of the reason, cut before a whole character. Messages that the server
+    /// The close frame holds at most 123 bytes of the reason, cut between two characters. Messages that the server
     /// sends before its close frame still come as events, unless the queue of events is full.
     ///
     /// # Errors
@@ -185,8 +185,8 @@ impl Client {
         Ok(())
     }
 
-    /// Begins what [`Client::close_with`] does, and does not wait for the end. A callback, which must not block, needs
-    /// this.
+    /// Requests the close that [`Client::close_with`] describes, without waiting for its end. A callback must not
+    /// block, so this is its way to close.
     ///
     /// # Errors
     ///

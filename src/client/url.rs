@@ -8,7 +8,8 @@ use std::{fmt, net::Ipv6Addr};
 pub enum UrlError {
     /// The URL does not begin with a scheme and `://`.
     NoScheme,
-    /// The scheme is neither `ws` nor `wss`; for a proxy, it is not `http`.
+    /// The scheme is not supported. Supported are `ws` and `wss`, in a redirect also `http` and `https`, and for a
+    /// proxy `http` alone.
     UnknownScheme(String),
     /// The URL has a user name or a password, which logs would show. The builder has methods for credentials.
     UserInfo,

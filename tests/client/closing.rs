@@ -1,4 +1,4 @@
-//! The end of a connection (RFC 6455 7), whoever brings it about.
+//! The end of a connection (RFC 6455 7), by the caller, the server or a failure.
 
 use std::{
     sync::{Arc, Mutex},
@@ -33,7 +33,7 @@ fn assert_cause(closed: &Closed, code: u16, is_clean: bool, is_cause: impl Fn(&C
     assert!(!closed.to_string().is_empty());
 }
 
-/// RFC 6455 7.1.2: 1001 unless another code is given.
+/// RFC 6455 7.1.2: `close` sends 1001.
 #[test]
 fn the_caller_closes() {
     on_tokio(async {
@@ -44,12 +44,12 @@ fn the_caller_closes() {
         assert!(!client.is_open());
         assert_cause(&expect_closed(&mut events).await, 1001, true, |cause| matches!(cause, Cause::Caller));
         assert_eq!(client.send_text("late").await, Err(SendError::NotOpen));
-        // Again it does nothing.
+        // A second close does nothing.
         client.close().await.unwrap();
     });
 }
 
-/// RFC 6455 5.5: a reason of 123 bytes at most, cut where a character ends.
+/// RFC 6455 5.5: the reason has at most 123 bytes, and is cut between two characters.
 #[test]
 fn a_code_and_a_reason() {
     on_tokio(async {
@@ -64,9 +64,9 @@ fn a_code_and_a_reason() {
     });
 }
 
-/// What was accepted goes before the close frame, nothing goes after.
+/// Accepted messages go before the close frame, and nothing goes after it.
 #[test]
-fn what_was_accepted_is_sent() {
+fn accepted_messages_go_before_the_close() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, _events, mut side) = peer.connected(peer.client()).await;
@@ -99,7 +99,7 @@ fn the_last_handle_closes() {
     });
 }
 
-/// RFC 6455 5.5.1: its code comes back.
+/// RFC 6455 5.5.1: the client answers with the server's code.
 #[test]
 fn the_server_closes() {
     on_tokio(async {
@@ -131,9 +131,9 @@ fn the_server_closes_without_a_code() {
     });
 }
 
-/// What was accepted before the server's close was seen goes before the answer to it.
+/// Messages that were accepted before the server's close arrived go before the answer to it.
 #[test]
-fn the_answer_comes_last() {
+fn the_answer_to_a_close_goes_last() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let client = peer.client().build_with(|client, event| {
@@ -178,7 +178,7 @@ fn a_close_that_is_not_answered() {
         assert_cause(&expect_closed(&mut events).await, 1006, false, |cause| matches!(cause, Cause::CloseTimeout));
         side.expect_close(1001, "").await;
         side.expect_end().await;
-        // Nor for the end of the socket: the closing handshake was clean.
+        // After a clean closing handshake the client does not wait forever for the end of the socket either.
         let (_client, mut events, mut side) = peer.connected(peer.client().close_timeout(SOON)).await;
         side.send_close(1000, "").await;
         assert_cause(&expect_closed(&mut events).await, 1000, true, |cause| matches!(cause, Cause::Server));
@@ -203,7 +203,7 @@ fn the_server_ends_the_socket() {
 }
 
 #[test]
-fn silence() {
+fn an_idle_timeout() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let builder = peer.client().ping_interval(SOON / 4).idle_timeout(SOON * 5);
@@ -212,14 +212,14 @@ fn silence() {
         assert_eq!(opcode, OpCode::Ping);
         side.send(OpCode::Pong, true, &payload).await;
         assert_eq!(side.frame().await.0, OpCode::Ping);
-        // The answer to its own ping is not told; that nothing follows is.
+        // The pong to the keep-alive's ping is no event. The idle timeout after it is.
         assert_cause(&expect_closed(&mut events).await, 1006, false, |cause| matches!(cause, Cause::Idle));
         assert_eq!(client.stats().pongs_received, 1);
         assert!(client.stats().pings_sent >= 2, "{:?}", client.stats());
     });
 }
 
-/// RFC 6455 7.1.7, with the code that RFC 6455 7.4.1 has for it. What came before still comes.
+/// RFC 6455 7.1.7, with the code of RFC 6455 7.4.1. Messages before the violation are delivered.
 #[test]
 fn violations() {
     on_tokio(async {
@@ -254,7 +254,7 @@ fn violations() {
     });
 }
 
-/// At the limits, not beyond them.
+/// Frames and messages at the limits are no violations.
 #[test]
 fn no_violations() {
     on_tokio(async {
@@ -274,9 +274,9 @@ fn no_violations() {
     });
 }
 
-/// The caller may close although it takes nothing any more.
+/// A close succeeds while the caller takes no events.
 #[test]
-fn a_close_with_events_that_nobody_takes() {
+fn a_close_with_a_full_queue_of_events() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let limits = ClientLimits { events_max: 1, ..ClientLimits::default() };
@@ -287,7 +287,7 @@ fn a_close_with_events_that_nobody_takes() {
         let (closed, ()) = tokio::join!(client.close(), answer_close!(side, 1001, ""));
         closed.unwrap();
         expect_text(&mut events, "0").await;
-        // Who waits for room has come before, so there may be one more.
+        // One event may have waited for room before the close.
         let closed = match next(&mut events).await {
             Event::Closed(closed) => closed,
             _ => expect_closed(&mut events).await,
@@ -297,9 +297,9 @@ fn a_close_with_events_that_nobody_takes() {
     });
 }
 
-/// Letting the events go ends neither the connection nor the answers to pings.
+/// Dropping `Events` ends neither the connection nor the answers to pings.
 #[test]
-fn nobody_listens() {
+fn dropped_events() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, events, mut side) = peer.connected(peer.client()).await;
@@ -330,7 +330,7 @@ fn a_callback_that_panics() {
 }
 
 #[test]
-fn a_callback_hears_of_the_end() {
+fn a_callback_gets_the_closed_event() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (tell, told) = oneshot::channel();
@@ -349,9 +349,9 @@ fn a_callback_hears_of_the_end() {
     });
 }
 
-/// A handle of a callback outlives the caller's, but opens nothing that nobody would close.
+/// A callback's handle outlives the caller's, and then opens no connection, which no drop would close.
 #[test]
-fn a_lent_handle_does_not_connect() {
+fn a_callbacks_handle_does_not_connect() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (lend, lent) = oneshot::channel();

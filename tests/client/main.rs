@@ -17,7 +17,7 @@ use ringhub::client::{Client, ClientBuilder, Closed, Event, Events};
 use support::DEADLINE;
 use tokio::time::timeout;
 
-/// Runs the test on a runtime as an embedder has one.
+/// Runs the test on a runtime of the kind that embedders have.
 fn on_tokio(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing happens any more") });

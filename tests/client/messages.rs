@@ -1,4 +1,4 @@
-//! What an open connection carries.
+//! Messages, pings and pongs of an open connection.
 
 use std::{
     pin::Pin,
@@ -29,7 +29,7 @@ async fn echo(server: &Server) -> (Client, Events) {
     (client, events)
 }
 
-/// Around the sizes where the encoding of the length, or the way of the bytes, changes.
+/// Sizes around those where the encoding of the length, or the copying of the payload, changes.
 #[test]
 fn messages_of_every_size() {
     on_tokio(async {
@@ -45,7 +45,7 @@ fn messages_of_every_size() {
     });
 }
 
-/// A handle is for several tasks, on several threads.
+/// Several tasks on several threads share one handle.
 #[test]
 fn senders_on_all_threads() {
     const fn is_shared<T: Send + Sync + Clone>() {}
@@ -142,9 +142,9 @@ fn nothing_is_sent_without_a_connection() {
     });
 }
 
-/// A server that does not read: senders wait, or are told; then everything comes.
+/// With a server that does not read, `send_` waits and `try_send_` fails. Once it reads, every message arrives.
 #[test]
-fn limits_of_what_waits() {
+fn limits_of_the_send_queue() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let limits = ClientLimits { queue_messages_max: 4, queue_bytes_max: 1 << 20, ..ClientLimits::default() };
@@ -156,7 +156,7 @@ fn limits_of_what_waits() {
                 Ok(()) => sent += 1,
                 Err(error) => {
                     assert_eq!(error, SendError::QueueFull);
-                    // Until the connection takes nothing more either.
+                    // The queue is full. Once this send waits for long, the socket is full too.
                     let waiting = client.send_binary(vec![0; 1 << 18]);
                     match tokio::time::timeout(Duration::from_millis(100), waiting).await {
                         Ok(done) => done.unwrap(),
@@ -176,7 +176,7 @@ fn limits_of_what_waits() {
     });
 }
 
-/// The same where it is bytes that there is no room for.
+/// A sender that waits for room in bytes fails when the connection ends.
 #[test]
 fn a_sender_that_waits_for_bytes_at_the_end() {
     on_tokio(async {
@@ -199,7 +199,7 @@ fn a_sender_that_waits_for_bytes_at_the_end() {
     });
 }
 
-/// Who waits for room hears of the end.
+/// A sender that waits for room in messages fails when the connection ends.
 #[test]
 fn a_sender_that_waits_at_the_end() {
     on_tokio(async {
@@ -222,9 +222,9 @@ fn a_sender_that_waits_at_the_end() {
     });
 }
 
-/// A server that sends without end, faster than the client takes it.
+/// The server sends without end, faster than the client reads.
 #[test]
-fn a_flood_does_not_hold_up_what_is_sent() {
+fn a_flood_does_not_hold_up_sends() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let client = peer.client().build_with(|_, _| {}).unwrap();
@@ -243,7 +243,7 @@ fn a_flood_does_not_hold_up_what_is_sent() {
     });
 }
 
-/// Nothing is lost because the caller is slow: the server waits.
+/// A slow caller loses no message: the server waits.
 #[test]
 fn a_caller_that_is_slow() {
     on_tokio(async {
@@ -253,7 +253,7 @@ fn a_caller_that_is_slow() {
         let (client, mut events, mut side) = peer.connected(peer.client().limits(limits).idle_timeout(timeout)).await;
         side.send_text("first").await;
         side.send_text("second, for which there is no room").await;
-        // That is not the server's silence.
+        // The caller's pause does not count as the server's silence.
         tokio::time::sleep(longer).await;
         expect_text(&mut events, "first").await;
         expect_text(&mut events, "second, for which there is no room").await;
@@ -285,7 +285,7 @@ fn events_are_a_stream() {
 }
 
 #[test]
-fn a_callback_is_told_and_answers() {
+fn a_callback_gets_events_and_answers() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let calls = Arc::new(AtomicU32::new(0));

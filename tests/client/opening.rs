@@ -1,4 +1,4 @@
-//! What `connect` says, and why it may fail.
+//! The results and the errors of `connect`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,11 +16,11 @@ use super::{
     support::Server,
 };
 
-/// Long enough to be noticed, short enough to be waited for.
+/// A deadline that is long enough to be noticed and short enough for a test.
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
-fn facts() {
+fn the_opened_connection_is_described() {
     on_tokio(async {
         let server = Server::start(&[]);
         let (client, _events) = client(&format!("ws://{}/t/x?echo=true", server.address())).build().unwrap();
@@ -114,15 +114,15 @@ fn interim_responses() {
     });
 }
 
-/// Connects to a peer that does `what`, and returns the error.
+/// Connects to a peer that runs `serve`, and returns the error.
 async fn failure<T>(
     settings: impl FnOnce(ClientBuilder) -> ClientBuilder,
-    what: impl AsyncFnOnce(Side<TcpStream>) -> T,
+    serve: impl AsyncFnOnce(Side<TcpStream>) -> T,
 ) -> ConnectError {
     let peer = Peer::listen().await;
     let (client, _events) = settings(peer.client()).build().unwrap();
-    // What it returns stays until the client is done.
-    let accept = async { what(peer.accept().await).await };
+    // The result of `serve`, the socket perhaps, is kept until the client is done.
+    let accept = async { serve(peer.accept().await).await };
     let (opened, _kept) = tokio::join!(client.connect(), accept);
     assert!(!client.is_open());
     assert_eq!((client.stats().connections, client.stats().failures), (0, 1));
@@ -131,7 +131,7 @@ async fn failure<T>(
     error
 }
 
-/// The same with an answer.
+/// Connects to a peer that sends this answer, and returns the error.
 async fn failure_by(answer: &str) -> ConnectError {
     let answer = async |mut side: Side<TcpStream>| {
         side.request().await;
@@ -211,7 +211,7 @@ fn connections_that_end_too_early() {
 }
 
 #[test]
-fn nobody_there() {
+fn no_listener() {
     on_tokio(async {
         let free = Peer::listen().await.address();
         let (client, _events) = client(&format!("ws://{free}/")).build().unwrap();
@@ -223,7 +223,7 @@ fn nobody_there() {
     });
 }
 
-/// Each deadline, by something that never comes.
+/// Each deadline passes, by a step that never completes.
 #[test]
 fn deadlines() {
     on_tokio(async {
@@ -241,7 +241,7 @@ fn deadlines() {
     });
 }
 
-/// Names are resolved on the runtime's threads for what blocks, of which this one has none free.
+/// Names are resolved on the runtime's blocking threads, of which this runtime has none free.
 #[test]
 fn a_name_that_takes_too_long() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
@@ -254,7 +254,7 @@ fn a_name_that_takes_too_long() {
     drop(done);
 }
 
-/// Listens, but has no room for a connection, so that the kernel ignores attempts.
+/// A listener with a full backlog, so that the kernel ignores further attempts.
 struct FullListener {
     address: SocketAddr,
     _sockets: Vec<Socket>,
@@ -271,7 +271,7 @@ impl FullListener {
         for _ in 0..4 {
             let socket = stream();
             socket.set_nonblocking(true).unwrap();
-            // It is on its way.
+            // The attempt goes on: the socket is non-blocking.
             drop(socket.connect(&address));
             sockets.push(socket);
         }
@@ -344,7 +344,7 @@ fn redirect(location: &str) -> String {
     format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// Credentials go to the server they are for, not to where it points.
+/// Credentials go to the configured server, not to a redirect's target.
 #[test]
 fn redirects() {
     on_tokio(async {
@@ -423,7 +423,7 @@ fn a_close_ends_the_attempt() {
     });
 }
 
-/// The last call counts, and the first is told.
+/// The last call opens the connection, and the first fails.
 #[test]
 fn another_connect_ends_the_attempt() {
     on_tokio(async {

@@ -1,4 +1,4 @@
-//! A server that does what a test tells it, byte by byte if need be.
+//! `Peer`: a server that a test drives, byte by byte if need be.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ impl Peer {
         format!("ws://{}/t/x", self.address())
     }
 
-    /// A client of it.
+    /// Returns a builder for a client of this peer.
     pub(crate) fn client(&self) -> ClientBuilder {
         client(&self.url())
     }
@@ -44,7 +44,7 @@ impl Peer {
         side
     }
 
-    /// An open connection, seen from both sides.
+    /// Connects a client to this peer, and returns both sides of the connection.
     pub(crate) async fn connected(&self, builder: ClientBuilder) -> (Client, Events, Side<TcpStream>) {
         let (client, events) = builder.build().unwrap();
         let side = self.connect(&client).await;
@@ -80,12 +80,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         }
     }
 
-    /// The request was acceptable, and was answered with 101.
+    /// Reads an acceptable opening request and answers it with 101. Returns the request.
     pub(crate) async fn upgrade(&mut self) -> RequestHead {
         self.upgrade_with(None, b"").await
     }
 
-    /// The same with a subprotocol, and with `behind` in one write with the answer.
+    /// Answers with 101 and a subprotocol, and with `behind` in the same write.
     pub(crate) async fn upgrade_with(&mut self, protocol: Option<&str>, behind: &[u8]) -> RequestHead {
         let head = self.request().await;
         let mut answer = Upgrade::from_request(&head).unwrap().response(protocol, &[("X-From", "peer")]).to_vec();
@@ -115,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         self.send(OpCode::Close, true, &payload).await;
     }
 
-    /// The next frame, which is masked and whole, as all of ours are.
+    /// Returns the next frame, which must be masked and whole, as all frames of the client are.
     pub(crate) async fn frame(&mut self) -> (OpCode, Vec<u8>) {
         loop {
             if let Some((header, length)) = FrameHeader::decode(&self.received).unwrap() {
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         assert_eq!(CloseFrame::parse(&payload), Ok(expected));
     }
 
-    /// Ends our direction, as a server does first, and then sees the client end its own.
+    /// Ends the server's direction, and then waits for the end of the client's.
     pub(crate) async fn end(mut self) {
         self.stream.shutdown().await.unwrap();
         self.expect_end().await;

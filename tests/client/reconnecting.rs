@@ -1,4 +1,4 @@
-//! Lost connections, those that come back and those that do not.
+//! Lost connections, those that are opened again and those that are not.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn lost(peer: &Peer) -> (Client, Events) {
 }
 
 #[test]
-fn it_comes_back() {
+fn a_lost_connection_is_opened_again() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events, side) = peer.connected(returning(&peer)).await;
@@ -90,9 +90,9 @@ fn it_comes_back() {
     });
 }
 
-/// Every way of losing a connection but the final ones; each failed attempt tells the next why.
+/// Every end that is not final is followed by attempts. Each `Reconnecting` has the error of the attempt before.
 #[test]
-fn it_tries_again() {
+fn every_end_that_is_not_final_is_followed_by_attempts() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events) = lost(&peer).await;
@@ -109,7 +109,7 @@ fn it_tries_again() {
         let side = peer.open().await;
         expect_return(&mut events).await;
         assert_eq!(client.stats().failures, 4);
-        // It was not open for long, so the count goes on.
+        // The connection was not stable, so the count goes on.
         leave(side, 1000).await;
         expect_lost(&mut events).await;
         expect_attempt(&mut events, 6).await;
@@ -132,7 +132,7 @@ fn a_stable_connection_begins_the_count_anew() {
     });
 }
 
-/// The server does not want this client back.
+/// A close with 1008 or 4000-4999 rules out a reconnect.
 #[test]
 fn final_closes() {
     on_tokio(async {
@@ -166,12 +166,12 @@ fn final_refusals() {
 }
 
 #[test]
-fn it_gives_up() {
+fn attempts_are_used_up() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let builder = peer.client().reconnect(Reconnect { attempts_max: Some(2), ..QUICK });
         let (_client, mut events, side) = peer.connected(builder).await;
-        // From here on nobody listens.
+        // The listener is gone from here on.
         drop((side, peer));
         expect_lost(&mut events).await;
         assert!(expect_attempt(&mut events, 1).await.is_none());
@@ -181,9 +181,9 @@ fn it_gives_up() {
     });
 }
 
-/// RFC 9110 10.2.3, within what the caller allows.
+/// RFC 9110 10.2.3, bounded by `delay_max`.
 #[test]
-fn it_waits_as_long_as_the_server_wants() {
+fn retry_after_delays_an_attempt() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (_client, mut events) = lost(&peer).await;
@@ -203,9 +203,9 @@ fn it_waits_as_long_as_the_server_wants() {
     });
 }
 
-/// Connections that last for a moment are attempts, too.
+/// A connection that is not stable counts as an attempt.
 #[test]
-fn it_gives_up_on_moments() {
+fn short_connections_use_up_attempts() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let builder = peer.client().reconnect(Reconnect { attempts_max: Some(2), ..QUICK });
@@ -227,7 +227,7 @@ fn it_gives_up_on_moments() {
 const NEVER: Reconnect =
     Reconnect { delay_min: Duration::from_secs(1 << 40), delay_max: Duration::from_secs(1 << 40), ..QUICK };
 
-/// What the caller closes does not come back, nor is it lost.
+/// A connection that the caller closes is neither lost nor opened again.
 #[test]
 fn the_caller_closes() {
     on_tokio(async {
@@ -244,9 +244,9 @@ fn the_caller_closes() {
     });
 }
 
-/// A close ends the wait for the next attempt.
+/// A close ends the delay before the next attempt.
 #[test]
-fn the_caller_closes_meanwhile() {
+fn the_caller_closes_between_attempts() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events, side) = peer.connected(peer.client().reconnect(NEVER)).await;
@@ -262,7 +262,7 @@ fn the_caller_closes_meanwhile() {
 }
 
 #[test]
-fn the_last_handle_goes_meanwhile() {
+fn the_last_handle_is_dropped_between_attempts() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events, side) = peer.connected(peer.client().reconnect(NEVER)).await;
@@ -275,7 +275,7 @@ fn the_last_handle_goes_meanwhile() {
     });
 }
 
-/// A close ends an attempt under way, which is then no failure to tell.
+/// A close ends an attempt under way, which is then not reported as a failure.
 #[test]
 fn the_caller_closes_during_an_attempt() {
     on_tokio(async {
@@ -293,7 +293,7 @@ fn the_caller_closes_during_an_attempt() {
 
 /// A new `connect` does not wait for the old one's attempts.
 #[test]
-fn connecting_anew_meanwhile() {
+fn a_second_connect_between_attempts() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events, side) = peer.connected(peer.client().reconnect(NEVER)).await;

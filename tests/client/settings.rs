@@ -1,4 +1,4 @@
-//! Settings with which no client can be made, each with its error.
+//! Invalid settings, each with its error.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ fn zeros() {
     refused(some().reconnect(reconnect), BuildError::ReconnectDelays(min, max));
 }
 
-/// Whatever may be secret is not shown.
+/// `Debug` shows no secret.
 #[test]
 fn secrets() {
     let builder = client("ws://hub/?token=secret").basic_auth("me", "secret").header("Cookie", "secret");

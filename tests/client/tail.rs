@@ -1,11 +1,11 @@
-//! The example that prints a topic.
+//! The example `client_tail`, which prints a topic.
 
 use std::process::Command;
 
 use super::support::{Program, Server, example};
 
 #[test]
-fn it_prints_what_arrives() {
+fn it_prints_messages() {
     let mut server = Server::start(&[]);
     let mut command = Command::new(example("client_tail"));
     command.arg(format!("ws://{}/t/news", server.address()));
@@ -20,7 +20,7 @@ fn it_prints_what_arrives() {
     let address = server.address();
     server.end();
     tail.log_until("lost: the server closed (1001");
-    // Another hub at the same address, as after a restart.
+    // A second hub at the same address stands for a restart.
     let mut command = super::support::program();
     command.args(["--listen", &address.to_string()]);
     let server = Server::start_at(command);
@@ -33,7 +33,7 @@ fn it_prints_what_arrives() {
 }
 
 #[test]
-fn it_says_what_is_wrong() {
+fn its_errors_name_the_cause() {
     let check = |arguments: &[&str], code: i32, message: &str| {
         let mut command = Command::new(example("client_tail"));
         command.args(arguments);

@@ -1,4 +1,4 @@
-//! `wss`, with certificates of our own making.
+//! `wss`, with certificates that the tests make.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
     support::{Program, example},
 };
 
-/// A certificate authority, and a server with a certificate of its making for `localhost`.
+/// A certificate authority, and a server with a certificate by it for `localhost`.
 struct SecurePeer {
     peer: Peer,
     acceptor: TlsAcceptor,
@@ -42,7 +42,7 @@ impl SecurePeer {
         SecurePeer { peer: Peer::listen().await, acceptor, authority: authority.pem() }
     }
 
-    /// By the name in the certificate.
+    /// Returns a builder for a client that connects to the name in the certificate.
     fn client(&self) -> ClientBuilder {
         self.client_of("localhost")
     }
@@ -65,7 +65,7 @@ impl SecurePeer {
         side
     }
 
-    /// Whoever does not trust it says so before any request.
+    /// Returns the error of a client that fails during the TLS handshake, before its opening request.
     async fn failure(&self, builder: ClientBuilder) -> ConnectError {
         let (client, _events) = builder.build().unwrap();
         let (opened, _) = tokio::join!(client.connect(), self.accept());
@@ -73,7 +73,7 @@ impl SecurePeer {
     }
 }
 
-/// Large messages go both ways at once, more than TLS and the socket take at a time.
+/// Large messages go both ways at once, larger than the buffers of TLS and the socket.
 #[test]
 fn messages() {
     on_tokio(async {
@@ -156,7 +156,7 @@ fn certificates_that_are_not_accepted() {
 }
 
 #[test]
-fn nobody_to_trust() {
+fn no_certificate_authorities() {
     on_tokio(async {
         let peer = SecurePeer::listen().await;
         let (client, _events) = peer.client().build().unwrap();
@@ -165,7 +165,7 @@ fn nobody_to_trust() {
     });
 }
 
-/// Those of the system, which can be told to be ours.
+/// The system's certificate authorities, which `SSL_CERT_FILE` sets.
 #[test]
 fn system_authorities() {
     on_tokio(async {
@@ -185,7 +185,7 @@ fn system_authorities() {
     });
 }
 
-/// Servers that do not speak TLS.
+/// The server does not speak TLS.
 #[test]
 fn no_tls() {
     on_tokio(async {
@@ -227,7 +227,7 @@ fn a_redirect_to_ws() {
     });
 }
 
-/// From `ws` to `wss` it is followed.
+/// A redirect from `ws` to `wss` is followed.
 #[test]
 fn a_redirect_to_wss() {
     on_tokio(async {
