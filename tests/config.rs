@@ -338,6 +338,32 @@ fn routes_are_what_the_file_says() {
     assert!(Given::read(&Flags::default(), []).config(20_000).unwrap().routes.is_empty());
 }
 
+/// The largest message is that of any route, and each body needs room.
+#[test]
+fn a_route_with_larger_messages_needs_room_for_them() {
+    let config = |text: &str| {
+        let file = Scratch::new(&format!("shards = 2\nmax_backlog = \"256MiB\"\nmax_gathered = \"128MiB\"\n{text}"));
+        let mut flags = Flags::default();
+        flags.read_file(file.0.clone(), "test");
+        Given::read(&flags, []).config(20_000).map_err(|errors| errors.to_string().replace(&file.name(), "FILE"))
+    };
+    let hub = |size: &str| format!("[[routes]]\nmatch = \"/t/{{topic}}\"\nhandler = \"hub\"\nmax_message = \"{size}\"");
+    let bytes = |text: &str, name: &str| {
+        let memory = config(text).unwrap().memory();
+        memory.into_iter().find(|part| part.name == name).unwrap().bytes
+    };
+    // Two between each two shards; one in the runs of each; one body.
+    for (name, count) in [("lanes between shards", 4), ("runs", 2), ("bodies", 1)] {
+        assert_eq!(bytes(&hub("3MiB"), name), bytes("", name) + count * (2 << 20), "{name}");
+        assert_eq!(bytes(&hub("1KiB"), name), bytes("", name), "{name}");
+    }
+    let error = config(&hub("65MiB")).unwrap_err();
+    assert_eq!(error, "FILE:7: routes.max_message: 65MiB needs a max_bodies of 65MiB, which is 64MiB");
+    assert!(config(&format!("max_bodies = \"65MiB\"\n{}", hub("65MiB"))).is_ok());
+    // An echo takes no bodies.
+    assert!(config(&hub("65MiB").replace("hub", "echo")).is_ok());
+}
+
 /// What is shown can be written and means the same, but for its secrets.
 #[test]
 fn routes_are_shown() {

@@ -354,6 +354,34 @@ fn odd_targets_are_judged_alike() {
     }
 }
 
+/// A topic decides how large a message may be, as it decides who may use it: of all routes that lead to it the smallest
+/// limit holds, by WebSocket and by POST.
+#[test]
+fn a_topic_decides_how_large_a_message_may_be() {
+    let folder = Folder::new("sizes");
+    let server = folder.serve(
+        "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\nmax_message = \"2KiB\"\n\
+         [[routes]]\nmatch = \"/s/{topic...}\"\nhandler = \"hub\"\ntopic_prefix = \"small/\"\nmax_message = \"1KiB\"\n\
+         [[routes]]\nmatch = \"/l/{topic...}\"\nhandler = \"hub\"\ntopic_prefix = \"large/\"\nmax_message = \"1MiB\"\n",
+    );
+    for (target, most) in [("/t/x", 2_048), ("/s/x", 1_024), ("/t/small/x", 1_024), ("/l/x", 2_048)] {
+        let message = "x".repeat(most);
+        let mut subscriber = server.connect(&format!("{target}?mode=sub"));
+        published(&exchange(server.address(), &post(target, "text/plain", &message)));
+        let mut publisher = server.connect(&format!("{target}?mode=pub"));
+        publisher.send_text(&message);
+        (0..2).for_each(|_| subscriber.expect(text(&message)));
+        for more in [most + 1, 100_000] {
+            let refused = exchange(server.address(), &post(target, "text/plain", &"x".repeat(more)));
+            assert_eq!(refused.status(), 413, "{target} {more}");
+            assert!(refused.error().ends_with(&format!(" {most} bytes")), "{target}: {}", refused.error());
+            let mut publisher = server.connect(&format!("{target}?mode=pub"));
+            publisher.send_text(&"x".repeat(more));
+            publisher.expect_close(1009, "a frame is too big");
+        }
+    }
+}
+
 /// Where the hub is at its usual place and nothing else is at `/`, the page is there.
 #[test]
 fn the_page_is_where_the_topics_are() {

@@ -31,7 +31,9 @@ impl Config {
     pub fn memory(&self) -> Vec<MemoryPart> {
         let Config { limits, http, .. } = self;
         let (connections, shards) = (limits.connections_max as u64, self.shards as u64);
-        let message = u64::from(limits.message.message_bytes_max);
+        // A route's messages may be larger than those of the server's own setting.
+        let of_routes = self.routes.iter().map(|route| route.rules.limits.message_bytes_max);
+        let message = u64::from(of_routes.fold(limits.message.message_bytes_max, u32::max));
         let gathered = limits.gathered_bytes_max as u64;
         // One run of any size that fits makes a backlog of somebody who had kept up until then.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);

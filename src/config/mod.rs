@@ -167,6 +167,7 @@ impl Config {
             keep_alive: self.keep_alive,
             backlog_bytes_max: self.limits.backlog_bytes_max as u64,
             gathered_bytes_max: self.limits.gathered_bytes_max as u64,
+            bodies_bytes_max: self.http.bodies_bytes_max as u64,
         }
     }
 

@@ -89,13 +89,20 @@ impl Bodies {
     }
 
     /// Takes the room of incomplete bodies, the dearest first, until there is some for `bytes` more. One that has cost
-    /// no more than `own` would with these keeps its room; a complete body that is new costs nothing.
+    /// no more than `own` would with these keeps its room; a complete body that is new costs nothing. If all that may
+    /// give way is not enough, nothing does.
     fn make_room(&self, table: &mut Table, now: Instant, bytes: usize, own: Option<u64>) -> Result<(), NoRoom> {
         let own_cost = own.and_then(|own| table.incomplete.get(&own)).map_or(0, |own| own.cost(now, bytes));
+        let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
+        let dearer = others.filter(|(_, entry)| entry.cost(now, 0) > own_cost);
+        let given: usize = dearer.map(|(_, entry)| entry.bytes).sum();
+        if table.bytes - given + bytes > self.bytes_max {
+            return Err(NoRoom);
+        }
         while table.bytes + bytes > self.bytes_max {
             let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
-            let (_, number) = dearest.filter(|(cost, _)| *cost > own_cost).ok_or(NoRoom)?;
+            let (_, number) = dearest.ok_or(NoRoom)?;
             // Its task drops what it has before anything else of it is read.
             table.remove(number);
         }
@@ -194,6 +201,26 @@ mod tests {
         let room = other.complete().unwrap();
         assert_eq!((bodies.take(3).err(), bodies.take(2).is_ok()), (Some(NoRoom), true));
         drop(room);
+        assert_eq!(bodies.lock().bytes, 0);
+    }
+
+    /// A body loses its room only to one that finds it.
+    #[test]
+    fn nothing_gives_way_in_vain() {
+        let bodies = Bodies::new(10);
+        let begin = |bytes: usize, at: Instant| {
+            let (body, gives_way) = bodies.begin();
+            bodies.lock().incomplete.get_mut(&body.number).unwrap().since = at;
+            body.grow_at(at, bytes).map(|()| (body, gives_way)).unwrap()
+        };
+        let start = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
+        let whole = begin(7, start).0.complete().unwrap();
+        let (small, mut gives_way) = begin(2, start);
+        assert_eq!(bodies.take(4).err(), Some(NoRoom));
+        assert_eq!((gives_way.try_recv(), bodies.lock().bytes), (Err(TryRecvError::Empty), 9));
+        assert_eq!(bodies.take(3).map(|room| room.bytes), Ok(3));
+        assert_eq!(gives_way.try_recv(), Err(TryRecvError::Closed));
+        drop((whole, small));
         assert_eq!(bodies.lock().bytes, 0);
     }
 

@@ -85,10 +85,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         match judged.and_then(|judged| begin(shared, request, judged, asked.peer, self.scope)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(asked.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(asked.finish(shared, Err(refusal))))),
-            Ok(Begun::Publish { topic, is_text, body }) => {
+            Ok(Begun::Publish { topic, is_text, bytes_max, body }) => {
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
-                    let answer = publish(&shared, topic, is_text, body).await;
+                    let answer = publish(&shared, topic, is_text, bytes_max, body).await;
                     Ok(asked.finish(&shared, answer))
                 })
             }
@@ -144,6 +144,8 @@ enum Begun {
     Publish {
         topic: TopicName,
         is_text: bool,
+        /// How large it may be.
+        bytes_max: u32,
         body: Incoming,
     },
     /// A file is read.
@@ -226,7 +228,8 @@ fn begin_at_topic(
             check_query_of_post(credentials.head.query())?;
             shared.authorize(credentials, Intent::Publish, endpoint)?;
             let (topic, is_text) = (topic.clone(), is_text(request.headers()));
-            Ok(Begun::Publish { topic, is_text, body: request.into_body() })
+            let bytes_max = shared.endpoints.message_bytes_max(endpoint);
+            Ok(Begun::Publish { topic, is_text, bytes_max, body: request.into_body() })
         }
         Method::OPTIONS => Ok(Begun::Answered(preflight())),
         Method::GET | Method::HEAD => {
@@ -266,12 +269,18 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
-/// `POST /t/{topic}`: publishes the body.
-async fn publish(shared: &Shared, topic: TopicName, is_text: bool, mut body: Incoming) -> Result<Answer, Refusal> {
+/// `POST /t/{topic}`: publishes the body, of at most `bytes_max` bytes.
+async fn publish(
+    shared: &Shared,
+    topic: TopicName,
+    is_text: bool,
+    bytes_max: u32,
+    mut body: Incoming,
+) -> Result<Answer, Refusal> {
     // Mostly all of a body arrives with its head.
-    let (body, room) = match take_whole(shared, &mut body)? {
+    let (body, room) = match take_whole(shared, bytes_max, &mut body)? {
         Ok(whole) => whole,
-        Err(begun) => Box::pin(read_body(shared, body, begun)).await?,
+        Err(begun) => Box::pin(read_body(shared, bytes_max, body, begun)).await?,
     };
     let message = if is_text {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
@@ -282,7 +291,10 @@ async fn publish(shared: &Shared, topic: TopicName, is_text: bool, mut body: Inc
     } else {
         PreparedMessage::binary(&body)
     };
-    let published = shared.publisher.publish_body(topic.clone(), message, body.len() as u64).await;
+    let bytes = body.len() as u64;
+    // The message has a copy of it, and it may wait for its place.
+    drop(body);
+    let published = shared.publisher.publish_body(topic.clone(), message, bytes).await;
     // The shards count what they have of it themselves.
     drop(room);
     let Published { epoch, offset } = published.ok_or_else(Refusal::leaving)?;
@@ -292,14 +304,14 @@ async fn publish(shared: &Shared, topic: TopicName, is_text: bool, mut body: Inc
 }
 
 /// Takes a body that has arrived as a whole, and room for it. The inner error is what has arrived of another.
-fn take_whole(shared: &Shared, body: &mut Incoming) -> Result<Result<(Bytes, Room), Bytes>, Refusal> {
-    check_size(shared, body.size_hint().lower())?;
+fn take_whole(shared: &Shared, bytes_max: u32, body: &mut Incoming) -> Result<Result<(Bytes, Room), Bytes>, Refusal> {
+    check_size(bytes_max, body.size_hint().lower())?;
     let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) else {
         return Ok(Err(Bytes::new()));
     };
     let is_whole = frame.is_none() || body.is_end_stream();
     let data = frame.map(data_of).transpose()?.unwrap_or_default();
-    check_size(shared, data.len() as u64)?;
+    check_size(bytes_max, data.len() as u64)?;
     if !is_whole {
         return Ok(Err(data));
     }
@@ -308,14 +320,19 @@ fn take_whole(shared: &Shared, body: &mut Incoming) -> Result<Result<(Bytes, Roo
 }
 
 /// Reads a body to its end, within the limits of a message, of all bodies together, and of time.
-async fn read_body(shared: &Shared, mut body: Incoming, begun: Bytes) -> Result<(Bytes, Room), Refusal> {
+async fn read_body(
+    shared: &Shared,
+    bytes_max: u32,
+    mut body: Incoming,
+    begun: Bytes,
+) -> Result<(Bytes, Room), Refusal> {
     let (incomplete, given_way) = shared.bodies.begin();
     let read = async {
         incomplete.grow(begun.len()).map_err(|NoRoom| no_room_for_bodies())?;
         let mut whole = BytesMut::from(begun);
         while let Some(frame) = body.frame().await {
             let data = data_of(frame)?;
-            check_size(shared, (whole.len() + data.len()) as u64)?;
+            check_size(bytes_max, (whole.len() + data.len()) as u64)?;
             incomplete.grow(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
             whole.extend_from_slice(&data);
         }
@@ -340,10 +357,9 @@ fn data_of(frame: hyper::Result<Frame<Bytes>>) -> Result<Bytes, Refusal> {
     Ok(frame.into_data().unwrap_or_default())
 }
 
-fn check_size(shared: &Shared, bytes: u64) -> Result<(), Refusal> {
-    let most = shared.config.limits.message.message_bytes_max;
-    let too_large = || Refusal::new(413, format!("the body is larger than the largest message, {most} bytes"));
-    if bytes > u64::from(most) { Err(too_large()) } else { Ok(()) }
+fn check_size(bytes_max: u32, bytes: u64) -> Result<(), Refusal> {
+    let too_large = || Refusal::new(413, format!("the body is larger than the largest message, {bytes_max} bytes"));
+    if bytes > u64::from(bytes_max) { Err(too_large()) } else { Ok(()) }
 }
 
 fn no_room_for_bodies() -> Refusal {

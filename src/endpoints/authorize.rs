@@ -100,10 +100,11 @@ impl Endpoints {
                 (&OPEN, None)
             }
         };
-        let others = self.routes.iter().enumerate().filter(move |(at, route)| {
-            let names = |topic: &TopicName| route.topics.as_ref().is_some_and(|topics| topics.include(topic));
-            topic.is_some_and(|(own, topic)| own != *at && names(topic))
-        });
+        let others = self
+            .routes
+            .iter()
+            .enumerate()
+            .filter(move |(at, route)| topic.is_some_and(|(own, topic)| own != *at && route.leads_to(topic)));
         std::iter::once(own).chain(others.map(|(_, route)| &route.rules.gate))
     }
 }

@@ -194,6 +194,19 @@ impl Endpoints {
         head.segments().map_or_else(|_| Parameters::new(), |path| self.routes[route].pattern.parameters_of(path))
     }
 
+    /// Returns how large a message to an endpoint may be; 0 where no message goes. A topic decides, whichever path
+    /// leads to it: of all routes whose topics include it the smallest limit holds.
+    pub(crate) fn message_bytes_max(&self, endpoint: &Endpoint) -> u32 {
+        match endpoint {
+            Endpoint::Topic { topic, .. } => {
+                let leading = self.routes.iter().filter(|route| route.leads_to(topic));
+                leading.map(|route| route.rules.limits.message_bytes_max).min().unwrap_or_default()
+            }
+            Endpoint::WebSocket { route } => self.routes[*route].rules.limits.message_bytes_max,
+            _ => 0,
+        }
+    }
+
     /// The routes, by their numbers.
     pub(crate) fn routes(&self) -> &[Route] {
         &self.routes

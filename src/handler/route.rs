@@ -286,6 +286,13 @@ pub(crate) struct Route {
     pub(crate) factory: Arc<dyn Factory>,
 }
 
+impl Route {
+    /// Returns whether a topic is one of those that the route leads to.
+    pub(crate) fn leads_to(&self, topic: &TopicName) -> bool {
+        self.topics.as_ref().is_some_and(|topics| topics.include(topic))
+    }
+}
+
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route").field("pattern", &self.pattern).field("rules", &self.rules).finish()

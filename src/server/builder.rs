@@ -210,7 +210,8 @@ impl Builder {
             }
             Base::Config(config) => *config,
         };
-        let base = config.base_of_routes();
+        // Routes of handlers take no bodies, and topics have the server's own rules.
+        let base = config.base_of_routes().without_bodies();
         let rules = |pattern: &Pattern, options: &RouteOptions| {
             settle(options, &base).map_err(|mut faults| {
                 let RuleFault { key, what, .. } = faults.swap_remove(0);

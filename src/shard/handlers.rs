@@ -146,6 +146,9 @@ impl<I: Io> Shard<I> {
     pub(super) fn seat(&mut self, id: ConnectionId, arrival: &mut Arrival<I::Socket>) {
         let state = mem::replace(&mut arrival.state, Box::new(()));
         let key = self.handlers.routes[usize::from(arrival.route)].handler.insert(state, arrival.profile.take());
+        if arrival.limits.is_some() {
+            self.handlers.own.entry(id).or_default().limits = arrival.limits;
+        }
         let slot = id.slot() as usize;
         if self.handlers.seats.len() <= slot {
             self.handlers.seats.resize(slot + 1, (0, 0));

@@ -64,7 +64,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
         Ok((head, length)) => {
             let has_body = head.method() != "HEAD";
             match judge(&lobby, &socket, head).await {
-                Ok(Accepted { route, opened, profile, answer }) => {
+                Ok(Accepted { route, opened, profile, limits, answer }) => {
                     let Some(socket) = sole_owner(socket) else { return };
                     let Opened { state, subscriptions, forwards, .. } = opened;
                     let leftover = received.split_off(length);
@@ -74,6 +74,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
                         route,
                         state,
                         profile,
+                        limits,
                         subscriptions,
                         forwards,
                         answer,

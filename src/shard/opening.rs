@@ -21,7 +21,7 @@ use crate::{
     handler::{Opened, OpeningRequest, Panicked, Profile, Response, Route},
     hub::TopicName,
     metrics::Counter,
-    proto::{Refusal, RequestHead, Upgrade},
+    proto::{MessageLimits, Refusal, RequestHead, Upgrade},
     surface::raw::RawRequest,
     sys::net,
 };
@@ -31,6 +31,8 @@ pub(super) struct Accepted {
     pub(super) route: u16,
     pub(super) opened: Opened,
     pub(super) profile: Option<Box<Profile>>,
+    /// The limits of its messages, where its topic has others than its route.
+    pub(super) limits: Option<MessageLimits>,
     pub(super) answer: Bytes,
 }
 
@@ -122,7 +124,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         let request = keeps.then_some(request);
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
     });
-    Ok(Accepted { route: at as u16, opened, profile, answer })
+    let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
+    Ok(Accepted { route: at as u16, opened, profile, limits, answer })
 }
 
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
@@ -141,6 +144,15 @@ fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, R
         return Err(Refusal::new(400, error).into());
     }
     Ok(chosen)
+}
+
+/// Returns the limits of messages to a topic that takes smaller ones than the route by which it is reached.
+fn limits_of_topic(bytes_max: u32, of_route: &MessageLimits) -> Option<MessageLimits> {
+    (bytes_max < of_route.message_bytes_max).then(|| MessageLimits {
+        message_bytes_max: bytes_max,
+        frame_bytes_max: of_route.frame_bytes_max.min(bytes_max),
+        ..*of_route
+    })
 }
 
 /// What the handler says, within the time for an opening request. A client that leaves meanwhile ends it.

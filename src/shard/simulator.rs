@@ -107,6 +107,7 @@ fn arrival<S>(
         route: 0,
         state: Box::new(()),
         profile: None,
+        limits: None,
         subscriptions,
         forwards,
         answer,

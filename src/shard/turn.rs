@@ -14,7 +14,7 @@ use crate::{
         Watch,
     },
     metrics::{Counter, Counters},
-    proto::{CloseCode, KeepAlive, Role, State, Tick, Timeout, WebSocket},
+    proto::{CloseCode, KeepAlive, MessageLimits, Role, State, Tick, Timeout, WebSocket},
     sys::{Io, Key, Readiness},
 };
 
@@ -63,6 +63,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
     pub(crate) profile: Option<Box<Profile>>,
+    /// The limits of its messages, where they are not those of its route.
+    pub(crate) limits: Option<MessageLimits>,
     /// The topics it subscribes to from the beginning, and whether with echo. Its answer is held until all are live.
     pub(crate) subscriptions: Vec<(TopicName, bool)>,
     /// Where its client's messages go, if its handler is not to see them.

@@ -108,7 +108,11 @@ impl GivenRoute {
     ///
     /// Everything that is wrong.
     pub(super) fn settle(&self, base: &Base, from: impl Fn(&str) -> Origin) -> Result<RouteConfig, Vec<ConfigError>> {
-        let rules = settle(&self.options, base);
+        let base = match self.handler {
+            RouteHandler::Hub => base.clone(),
+            RouteHandler::Echo | RouteHandler::Files(_) => base.clone().without_bodies(),
+        };
+        let rules = settle(&self.options, &base);
         let rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);

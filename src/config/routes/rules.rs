@@ -13,6 +13,8 @@ pub(crate) struct Base {
     pub(crate) keep_alive: KeepAlive,
     pub(crate) backlog_bytes_max: u64,
     pub(crate) gathered_bytes_max: u64,
+    /// Bytes of all bodies together. Only messages to topics come as bodies.
+    pub(crate) bodies_bytes_max: u64,
 }
 
 impl Base {
@@ -23,7 +25,13 @@ impl Base {
             keep_alive: KeepAlive::default(),
             backlog_bytes_max: u64::MAX,
             gathered_bytes_max: u64::MAX,
+            bodies_bytes_max: u64::MAX,
         }
+    }
+
+    /// For a route to which nothing is published by HTTP.
+    pub(crate) fn without_bodies(self) -> Base {
+        Base { bodies_bytes_max: u64::MAX, ..self }
     }
 }
 
@@ -52,7 +60,11 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
     if message == 0 || message > largest.0 {
         fault("max_message", 0, None, format!("{} is not between 1 and {largest}", Size(message)));
     } else if given.max_message.is_some() {
-        let room = [("max_backlog", base.backlog_bytes_max, 2), ("max_gathered", base.gathered_bytes_max, 1)];
+        let room = [
+            ("max_backlog", base.backlog_bytes_max, 2),
+            ("max_gathered", base.gathered_bytes_max, 1),
+            ("max_bodies", base.bodies_bytes_max, 1),
+        ];
         if let Some((setting, bytes, times)) = room.into_iter().find(|(_, bytes, times)| times * message > *bytes) {
             let (size, needed) = (Size(message), Size(times * message));
             let what = format!("{size} needs a {setting} of {needed}, which is {}", Size(bytes));
