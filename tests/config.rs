@@ -146,7 +146,7 @@ fn a_route_says_what_is_wrong_and_where() {
     check("routes = [\n  1]", "2: routes: a table is expected, not this integer");
     check("[[route]]", "1: unknown key \"route\"; did you mean \"routes\"?");
     check("\n[[routes]]", "2: routes.match: a route needs a path");
-    check("[[routes]]\nmatch = \"/\"", "1: routes.handler: a route needs a handler: \"hub\", \"echo\" or \"files\"");
+    check("[[routes]]\nmatch = \"/\"", "1: routes.handler: a route needs a handler: \"hub\", \"echo\", \"files\" or");
     check(
         "[[routes]]\nmatch = 1",
         "2: routes.match: a path in quotes, such as \"/chat/{room}\", is expected, not this",
@@ -157,7 +157,10 @@ fn a_route_says_what_is_wrong_and_where() {
             &format!("2: routes.match: the route {bad:?} "),
         );
     }
-    check("[[routes]]\nhandler = \"ech\"\nmatch = \"/\"", "2: routes.handler: \"ech\" is none of hub, echo, files");
+    check(
+        "[[routes]]\nhandler = \"ech\"\nmatch = \"/\"",
+        "2: routes.handler: \"ech\" is none of hub, echo, files, page",
+    );
     check("[[routes]]\nhandler = \"hub\"\nmatch = \"/t/topic\"", "3: routes.match: \"/t/topic\" has no {topic}");
     check("[[routes]]\nhandler = \"files\"\nmatch = \"/\"", "2: routes.documents: a route of files needs a folder");
     check("[[routes]]\nmatch = \"/\"\ndocuments = \"./nowhere\"", "3: routes.documents: the folder ");
@@ -165,6 +168,10 @@ fn a_route_says_what_is_wrong_and_where() {
     check("[[routes]]\nmatch = \"/{a...}\"\ndocuments = \"site\"", "2: routes.match: \"/{a...}\" has parameters");
     let files = "1: routes: max_frame concerns WebSockets, and a route of files opens none";
     check("[[routes]]\nmatch = \"/\"\ndocuments = \"site\"\nmax_frame = 1", files);
+    let page = "1: routes: ping_payload concerns WebSockets, and a route of the page opens none";
+    check("[[routes]]\nmatch = \"/w\"\nhandler = \"page\"\nping_payload = \"x\"", page);
+    check("[[routes]]\nmatch = \"/{w}\"\nhandler = \"page\"", "2: routes.match: \"/{w}\" has parameters; the page is");
+    check("[[routes]]\nmatch = \"/w\"\nhandler = \"page\"\ndocuments = \"site\"", "4: routes.documents: only a route");
     hub("documents = \"site\"", "4: routes.documents: only a route of files has a folder");
     hub("[[routes]]\nmatch = \"/t/{x}\"\nhandler = \"echo\"", "4: routes.match: \"/t/{x}\" is there already, at ");
     check("[[routes]]\nmatch = \"/%68ealthz\"\nhandler = \"echo\"", "1: routes.match: /healthz is the server's own");
@@ -398,12 +405,14 @@ fn the_examples_of_routes_hold() {
     let example = String::from_utf8(run_to_end(command(&["example-config"])).stdout).unwrap();
     let example = &example[example.find("#[[routes]]").unwrap()..];
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let of_readme = readme.split("```toml\n").nth(2).and_then(|rest| rest.split("```").next()).unwrap();
-    for text in [&*example.replace("\n#", "\n").replacen('#', "", 1), of_readme] {
+    let of_readme = readme.split("```toml\n").skip(2).map(|rest| rest.split("```").next().unwrap());
+    let example = example.replace("\n#", "\n").replacen('#', "", 1);
+    for text in std::iter::once(&*example).chain(of_readme) {
         let output = run_to_end(check_config(&Scratch::new(text)));
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() && log.is_empty(), "{log}");
-        assert_eq!(String::from_utf8(output.stdout).unwrap().matches("\n[[routes]]").count(), 3);
+        let count = String::from_utf8(output.stdout).unwrap().matches("\n[[routes]]").count();
+        assert_eq!(count, text.matches("[[routes]]").count());
     }
 }
 
@@ -413,7 +422,7 @@ fn routes_that_let_everybody_in_are_warned_of() {
     let warns = |routes: &str| {
         let output = run_to_end(check_config(&Scratch::new(&format!("listen = \"0.0.0.0:0\"\n{routes}"))));
         assert!(output.status.success(), "{output:?}");
-        !output.stderr.is_empty()
+        String::from_utf8_lossy(&output.stderr).contains("whoever reaches")
     };
     let hub = "[[routes]]\nmatch = \"/{topic}\"\nhandler = \"hub\"\n";
     assert!(warns("") && warns(hub));
@@ -449,11 +458,83 @@ fn routes_that_lead_to_the_same_topics_are_warned_of() {
         let told = warnings(&(hub("/t/{topic}", first) + &hub("/s/{topic...}", second)));
         assert_eq!(told.contains("lead to the same topics"), is_told, "{first} {second}: {told}");
     }
+    // What is to be done, and what it needs until then.
+    let told = warnings(&(hub("/t/{topic...}", bearer) + &hub("/staff/{topic...}", &prefix("staff/", basic))));
+    let asked = "\"/t/{topic...}\" asks for bearer, \"/staff/{topic...}\" for basic";
+    let remedy = "give \"/t/{topic...}\", which has no topic_prefix, one too, or both the same rules";
+    assert!(told.contains(asked) && told.contains(remedy), "{told}");
+    let pages = "allowed_origins = \"https://a.example\"";
+    let told = warnings(&(hub("/s/{topic...}", &prefix("a/", pages)) + &hub("/t/{topic...}", &prefix("a/b", bearer))));
+    let asked =
+        "\"/s/{topic...}\" asks for nothing, of pages also for its allowed_origins, \"/t/{topic...}\" for bearer";
+    let remedy = "give \"/s/{topic...}\" a topic_prefix with which that of \"/t/{topic...}\" does not begin";
+    assert!(told.contains(asked) && told.contains(remedy), "{told}");
+    let told = warnings(&(hub("/s/{topic...}", "") + &hub("/t/{topic...}", bearer)));
+    assert!(told.contains("give each a topic_prefix of its own"), "{told}");
     // An open route to topics that another keeps is open to nobody else.
     let opens = |text: &str| warnings(&format!("listen = \"0.0.0.0:0\"\n{text}")).contains("whoever reaches");
     let hubs = |first: &str, second: &str| hub("/t/{topic...}", first) + &hub("/s/{topic...}", second);
     assert!(opens(&hubs("", &prefix("staff/", bearer))) && opens(&hubs(&prefix("a/", ""), &prefix("b/", bearer))));
     assert!(!opens(&hubs("", bearer)) && !opens(&hubs(&prefix("staff/", ""), bearer)));
+}
+
+/// What a browser knows of its user, any page may use in that person's name.
+#[test]
+fn routes_that_any_page_may_use_are_warned_of() {
+    fs::create_dir_all(scratch_folder().join("site")).unwrap();
+    let (network, basic) = ("network.allow = \"10.0.0.0/8\"\n", "basic.users.a = \"hush\"\n");
+    let (bearer, origins) = ("bearer.tokens.a = \"hush\"\n", "allowed_origins = \"https://a.example\"\n");
+    let check = |settings: &str, handler: &str, rules: &[&str], is_told: bool| {
+        let rules = rules.concat();
+        let text = format!("{settings}[[routes]]\nmatch = \"/x\"\n{handler}\n{rules}");
+        let text = if handler.contains("hub") { text.replace("/x", "/{topic}") } else { text };
+        let output = run_to_end(check_config(&Scratch::new(&text)));
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !log.contains("hush"), "{log}");
+        let words = ["the route \"/", "allowed_origins: any web page", "as allowed_origins"];
+        assert_eq!(words.map(|word| log.contains(word)), [is_told; 3], "{text}: {log}");
+    };
+    let (hub, echo, page) = ("handler = \"hub\"", "handler = \"echo\"", "handler = \"page\"");
+    let files = "documents = \"site\"";
+    for handler in [hub, echo] {
+        check("", handler, &[network], true);
+        check("", handler, &[basic], true);
+        check("", handler, &["admit = \"any\"\n", basic, bearer], true);
+        check("", handler, &[basic, bearer], false);
+        check("", handler, &[bearer], false);
+        check("", handler, &[], false);
+        check("", handler, &[network, origins], false);
+        check(origins, handler, &[network], false);
+    }
+    check("", files, &[network], true);
+    check("", files, &[network, origins], false);
+    check("", files, &[basic], false);
+    check("", page, &[network, basic], false);
+}
+
+/// A request shows one token, which both lists have to know.
+#[test]
+fn routes_whose_tokens_are_of_no_use_are_warned_of() {
+    let check = |settings: &str, rules: &str, told: &[&str]| {
+        let text = format!("{settings}\n[[routes]]\nmatch = \"/{{topic}}\"\nhandler = \"hub\"\n{rules}");
+        let output = run_to_end(check_config(&Scratch::new(&text)));
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !log.contains("hush"), "{log}");
+        let expected = ["publish", "subscribe"].map(|what| told.contains(&what));
+        let lists = ["publish_tokens have no token in common", "subscribe_tokens have no token in common"];
+        assert_eq!(lists.map(|words| log.contains(words)), expected, "{text}: {log}");
+        assert_eq!(["nobody can publish", "nobody can subscribe"].map(|words| log.contains(words)), expected, "{log}");
+    };
+    let bearer = "bearer.tokens = { a = [\"hush1\", \"hush2\"] }";
+    check("publish_tokens = \"hush\"", bearer, &["publish"]);
+    check("subscribe_tokens = \"hush\"\npublish_tokens = \"hush2\"", bearer, &["subscribe"]);
+    check("subscribe_tokens = \"hush\"\npublish_tokens = \"hush3\"", bearer, &["publish", "subscribe"]);
+    check("publish_tokens = [\"hush\", \"hush1\"]", bearer, &[]);
+    check("", bearer, &[]);
+    check("publish_tokens = \"hush\"", "", &[]);
+    let other = "admit = \"any\"\nbasic.users.a = \"hush\"\n";
+    check("publish_tokens = \"hush\"", &format!("{other}{bearer}"), &[]);
+    check("publish_tokens = \"hush\"", &format!("{}{bearer}", other.replace("any", "all")), &["publish"]);
 }
 
 #[test]

@@ -291,6 +291,12 @@ fn a_gate_protects_topics_and_not_paths() {
         let ours = "Authorization: Bearer let-me-in\r\nOrigin: https://staff.example\r\n";
         assert_eq!(all(target, ours), open, "{target}");
     }
+    // Whose rule it is, where it is not that of the path.
+    let error = |target: &str, header: &str| get(&server, target, header).error();
+    assert_eq!(error("/staff/plan", ""), "this needs a bearer token");
+    let elsewhere =
+        "this needs a bearer token: by the rules of the route /staff/{topic...}, which leads to the same topic";
+    assert_eq!(error("/t/staff/plan", ""), elsewhere);
     for target in ["/t/news", "/rooms/staf", "/rooms/staff", "/t/Staff/plan", "/public-plan", "/t/public/staff/plan"] {
         assert_eq!(all(target, ""), open, "{target}");
     }
@@ -392,6 +398,34 @@ fn the_page_is_where_the_topics_are() {
     assert!(page.body.contains("<title>"));
     let server = folder.serve("[[routes]]\nmatch = \"/rooms/{topic}\"\nhandler = \"hub\"");
     assert_eq!(get(&server, "/", "").status(), 404);
+}
+
+/// The page is where a route says, under that route's rules, and nowhere else.
+#[test]
+fn a_page_with_rules() {
+    let folder = Folder::new("page-rules");
+    let server = folder.serve(
+        "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n\
+         [[routes]]\nmatch = \"/watch\"\nhandler = \"page\"\nallowed_origins = [\"https://a.example\"]\n\
+         basic = { realm = \"r\", users = { alice = \"secret\" } }\n",
+    );
+    assert!(server.notes().contains("/watch (page)"), "{}", server.notes());
+    let refused = get(&server, "/watch", "");
+    assert_eq!((refused.status(), refused.header("www-authenticate").is_some()), (401, true));
+    assert_eq!(get(&server, "/watch", &format!("{ALICE}Origin: https://b.example\r\n")).status(), 403);
+    let page = get(&server, "/watch", ALICE);
+    assert_eq!((page.status(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").is_some() && page.body.contains("<title>"));
+    assert_eq!(both_ways(&server, &post("/watch", "text/plain", "x")), [405; 2]);
+    assert_eq!(both_ways(&server, &upgrade_request("/watch")), [404; 2]);
+    for nothing in ["/", "/watch/", "/watch/x"] {
+        assert_eq!(get(&server, nothing, ALICE).status(), 404, "{nothing}");
+    }
+    // At the place of the server's own too, and among files.
+    let server = folder
+        .serve("[[routes]]\nmatch = \"/\"\nhandler = \"page\"\n[[routes]]\nmatch = \"/\"\ndocuments = \"./site\"\n");
+    assert!(get(&server, "/", "").body.contains("<title>"));
+    assert_eq!(get(&server, "/private/plan.txt", "").body, "secret plan");
 }
 
 /// A client that sends all before it reads anything gets all of it back: it is not read from while it does not read.

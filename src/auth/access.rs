@@ -35,7 +35,8 @@ impl Access {
         self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
     }
 
-    /// Does a request show tokens for all of this?
+    /// Checks that a request shows a token for all of this. A refusal names the `mode` that would do with what is
+    /// shown.
     ///
     /// # Errors
     ///
@@ -46,11 +47,17 @@ impl Access {
             if self.tokens(right).admit(shown.as_deref()) {
                 continue;
             }
+            let less = rights.iter().filter(|&&other| other != right && self.tokens(other).admit(shown.as_deref()));
+            let mode = less.copied().find_map(mode);
             let refusal = match &shown {
-                None => Refusal::new(401, format!("{} needs a bearer token", name(right)))
-                    .header("WWW-Authenticate", "Bearer"),
+                None => {
+                    let remedy = mode.map(|mode| format!("; {mode} asks for none")).unwrap_or_default();
+                    Refusal::new(401, format!("{} needs a bearer token{remedy}", name(right)))
+                        .header("WWW-Authenticate", "Bearer")
+                }
                 Some(token) if self.is_known(token) => {
-                    Refusal::new(403, format!("this token is not for {}", name(right)))
+                    let remedy = mode.map(|mode| format!("; with {mode} it is enough")).unwrap_or_default();
+                    Refusal::new(403, format!("this token is not for {}{remedy}", name(right)))
                         .header("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
                 }
                 Some(_) => Refusal::new(401, "the bearer token is not valid")
@@ -81,6 +88,15 @@ fn name(right: Right) -> &'static str {
         Right::Publish => "publishing",
         Right::Subscribe => "subscribing",
         Right::Metrics => "reading the metrics",
+    }
+}
+
+/// Returns how a client asks for nothing but that at a topic.
+fn mode(right: Right) -> Option<&'static str> {
+    match right {
+        Right::Publish => Some("mode=pub"),
+        Right::Subscribe => Some("mode=sub"),
+        Right::Metrics => None,
     }
 }
 
@@ -116,6 +132,38 @@ mod tests {
         check("/", &[], &[], Ok(()));
         // Of several, somebody else may have judged another.
         check("/", &["Bearer pub", "Bearer pub"], &[Publish], Err(401));
+    }
+
+    /// A client that only subscribes learns how to say so.
+    #[test]
+    fn a_refusal_names_what_would_do() {
+        use Right::{Metrics, Publish, Subscribe};
+        let tokens = |tokens: &[&str]| match tokens {
+            [] => Tokens::default(),
+            _ => Tokens::new(tokens.iter().map(ToString::to_string).collect()).unwrap(),
+        };
+        let told = |publish: &[&str], subscribe: &[&str], shown: &str, rights: &[Right]| {
+            let access = Access { publish: tokens(publish), subscribe: tokens(subscribe), ..Access::default() };
+            let line = if shown.is_empty() { String::new() } else { format!("Authorization: Bearer {shown}\r\n") };
+            let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes()).unwrap().unwrap().0;
+            let refusal = access.check_tokens(&Credentials { head: &head, peer: None }, rights).unwrap_err();
+            (refusal.status, refusal.error)
+        };
+        let check = |publish: &[&str], subscribe: &[&str], shown: &str, status: u16, error: &str| {
+            assert_eq!(told(publish, subscribe, shown, &[Subscribe, Publish]), (status, error.into()), "{shown}");
+        };
+        check(&["p"], &[], "", 401, "publishing needs a bearer token; mode=sub asks for none");
+        check(&[], &["s"], "", 401, "subscribing needs a bearer token; mode=pub asks for none");
+        check(&["p"], &["s"], "", 401, "subscribing needs a bearer token");
+        check(&["p"], &["s"], "s", 403, "this token is not for publishing; with mode=sub it is enough");
+        check(&["p"], &["s"], "p", 403, "this token is not for subscribing; with mode=pub it is enough");
+        check(&["p"], &["s"], "x", 401, "the bearer token is not valid");
+        assert_eq!(told(&["p"], &["s"], "s", &[Publish]).1, "this token is not for publishing");
+        assert_eq!(told(&["p"], &["s"], "", &[Publish]).1, "publishing needs a bearer token");
+        let access = Access { metrics: tokens(&["m"]), ..Access::default() };
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let refusal = access.check_tokens(&Credentials { head: &head, peer: None }, &[Metrics]).unwrap_err();
+        assert_eq!(refusal.error, "reading the metrics needs a bearer token");
     }
 
     #[test]

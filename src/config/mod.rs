@@ -11,6 +11,7 @@ mod routes;
 mod settings;
 mod show;
 mod values;
+mod warnings;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -147,19 +148,6 @@ impl Config {
         }
     }
 
-    /// May anybody who reaches the port use the hub?
-    fn is_open(&self) -> bool {
-        let hubs: Vec<&RouteConfig> = self.hubs().collect();
-        let guards =
-            |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
-        let is_open = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
-        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_open).is_some())
-    }
-
-    fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
-        self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
-    }
-
     /// What rules of routes are checked against, and filled up from.
     pub(crate) fn base_of_routes(&self) -> Base {
         Base {
@@ -169,39 +157,6 @@ impl Config {
             gathered_bytes_max: self.limits.gathered_bytes_max as u64,
             bodies_bytes_max: self.http.bodies_bytes_max as u64,
         }
-    }
-
-    /// What an operator should hear although it can be meant so.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
-        let open = reachable.filter(|_| self.is_open()).map(|address| {
-            format!(
-                "whoever reaches {address} may publish and subscribe: set publish_tokens and subscribe_tokens, for \
-                 browsers also allowed_origins, or listen on 127.0.0.1 only"
-            )
-        });
-        open.into_iter().chain(self.shared_topics()).collect()
-    }
-
-    /// Routes of the hub that lead to the same topics and let different people in.
-    fn shared_topics(&self) -> Vec<String> {
-        let hubs: Vec<&RouteConfig> = self.hubs().collect();
-        let pairs =
-            hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
-        let pairs = pairs.filter(|(first, second)| first.is_at_odds_with(second));
-        let warning = |(first, second): (&&RouteConfig, &&RouteConfig)| {
-            format!(
-                "the routes {:?} ({}) and {:?} ({}) let different people in and lead to the same topics: whoever uses \
-                 one of these topics must be let in by both, whichever path is taken; topic_prefix gives a route \
-                 topics of its own",
-                first.pattern.as_str(),
-                first.origin,
-                second.pattern.as_str(),
-                second.origin
-            )
-        };
-        pairs.map(warning).collect()
     }
 }
 

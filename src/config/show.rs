@@ -177,16 +177,19 @@ const EXAMPLE_ROUTES: &str = r#"
 
 # What is served where. These have to stand at the end of the file, and only here: there are no
 # flags and variables for them. Without any, the hub is at /t/{topic...} and its page at /; with
-# some, they are all there is beside /healthz, /readyz and /metrics.
+# some, they are all there is beside /healthz, /readyz and /metrics, but for the page: without a
+# route of its own it is at / where a hub is at /t/{topic...} and nothing else is at /.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
-# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", or "files" with
-# the folder that documents names, relative to this file; files are served at the path and below it.
+# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", "page" (the page
+# that watches the topics at /t/), or "files" with the folder that documents names, relative to this
+# file; files are served at the path and below it.
 #
 # basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that
 # are given must admit, or one of them with admit = "any". A password may be its SHA-256, as
 # "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one topic, all of
-# them must admit, whichever path is taken.
+# them must admit, whichever path is taken. What basic and network let in, any page in that
+# person's browser may use, unless allowed_origins names the origins of your own pages.
 #
 # allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
 # above where they are not given. protocols are sub-protocols, the best first; ping_payload is what
@@ -212,9 +215,14 @@ const EXAMPLE_ROUTES: &str = r#"
 #check_utf8 = false
 
 #[[routes]]
+#match = "/watch"
+#handler = "page"
+
+#[[routes]]
 #match = "/"
 #handler = "files"
 #documents = "./site"
+#allowed_origins = ["https://example.org"]
 #admit = "any"
 #[routes.basic]
 #realm = "staff"

@@ -191,8 +191,12 @@ fn begin(
             let text = shared.metrics();
             Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
         }
-        Endpoint::Page => {
+        Endpoint::Page { page } => {
             only(&request, &[Method::GET, Method::HEAD])?;
+            // The server's own is for everybody: it holds nothing.
+            if page.is_some() {
+                shared.authorize(&credentials, Intent::Use, &endpoint)?;
+            }
             let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
             let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
             answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));

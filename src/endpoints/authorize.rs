@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Endpoint, Endpoints};
 use crate::{
     auth::{Credentials, Gate, Identity, Right},
-    handler::Panicked,
+    handler::{Panicked, Pattern},
     hub::TopicName,
     proto::Refusal,
 };
@@ -59,16 +59,17 @@ impl Endpoints {
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Denied> {
         let mut identity = None;
-        for (at, gate) in self.gates(endpoint).enumerate() {
+        for (at, (gate, elsewhere)) in self.gates(endpoint).enumerate() {
             let admitted = catch_unwind(AssertUnwindSafe(|| gate.admit(&self.access.origins, credentials)));
             let admitted = admitted.map_err(|panic| {
                 let Panicked(panic) = Panicked::new(&*panic);
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;
-            let found = admitted.map_err(Denied::Refused)?;
-            if at == 0 {
-                identity = found;
+            match admitted {
+                Ok(found) if at == 0 => identity = found,
+                Ok(_) => {}
+                Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, refusal))),
             }
         }
         let rights: &[Right] = match intent {
@@ -85,26 +86,36 @@ impl Endpoints {
     /// Returns whether pages of an origin may use an endpoint, and read what it answers; without one, whether they may
     /// use what the server has beside its routes.
     pub(crate) fn allow_origin(&self, origin: &[u8], endpoint: Option<&Endpoint>) -> bool {
-        let allow = |gate: &Gate| gate.origins.as_ref().unwrap_or(&self.access.origins).allow(origin);
+        let allow = |(gate, _): (&Gate, _)| gate.origins.as_ref().unwrap_or(&self.access.origins).allow(origin);
         endpoint.map_or_else(|| self.access.origins.allow(origin), |endpoint| self.gates(endpoint).all(allow))
     }
 
-    /// Every gate that holds at an endpoint, its own first.
-    fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Gate> {
+    /// Every gate that holds at an endpoint, its own first. The others with the patterns of their routes.
+    fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)> {
         static OPEN: Gate = Gate { origins: None, authenticator: None };
         let (own, topic): (&Gate, Option<(usize, &TopicName)>) = match endpoint {
             Endpoint::Topic { route, topic, .. } => (&self.routes[*route].rules.gate, Some((*route, topic))),
             Endpoint::WebSocket { route, .. } => (&self.routes[*route].rules.gate, None),
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
-            Endpoint::Page | Endpoint::Health | Endpoint::Ready | Endpoint::Metrics | Endpoint::Nothing => {
-                (&OPEN, None)
-            }
+            Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
+            Endpoint::Page { page: None }
+            | Endpoint::Health
+            | Endpoint::Ready
+            | Endpoint::Metrics
+            | Endpoint::Nothing => (&OPEN, None),
         };
         let others = self
             .routes
             .iter()
             .enumerate()
             .filter(move |(at, route)| topic.is_some_and(|(own, topic)| own != *at && route.leads_to(topic)));
-        std::iter::once(own).chain(others.map(|(_, route)| &route.rules.gate))
+        std::iter::once((own, None)).chain(others.map(|(_, route)| (&route.rules.gate, Some(&route.pattern))))
     }
+}
+
+/// Says whose rule refuses, if it is not that of the route by which the client came.
+fn refused_by(elsewhere: Option<&Pattern>, refusal: Refusal) -> Refusal {
+    let Some(pattern) = elsewhere else { return refusal };
+    let error = format!("{}: by the rules of the route {pattern}, which leads to the same topic", refusal.error);
+    Refusal { error, ..refusal }
 }

@@ -39,8 +39,10 @@ pub(crate) enum Endpoint {
         mount: usize,
         below: Vec<String>,
     },
-    /// The page that watches topics.
-    Page,
+    /// The page that watches topics: which of the routes' pages, or the server's own.
+    Page {
+        page: Option<usize>,
+    },
     /// Whether the server is alive, whether it takes traffic, and its counters.
     Health,
     Ready,
@@ -102,6 +104,8 @@ pub(crate) struct Endpoints {
     rows: Vec<(Pattern, Target)>,
     routes: Vec<Route>,
     mounts: Vec<Mount>,
+    /// What the rules of the routes of pages say.
+    pages: Vec<Gate>,
     /// The server's own origins and tokens.
     access: Access,
 }
@@ -111,6 +115,7 @@ pub(crate) struct Endpoints {
 enum Target {
     Own(Endpoint),
     Route(usize),
+    Page(usize),
     Folder(usize),
     Below(usize),
 }
@@ -125,7 +130,7 @@ pub(crate) enum Conflict {
 }
 
 impl Endpoints {
-    /// A table of these, with the page if `has_page`, with health, readiness and metrics if `has_operations`. Without
+    /// A table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with health, readiness and metrics if `has_operations`. Without
     /// rules of their own, `access` is who may use them.
     ///
     /// # Errors
@@ -134,6 +139,7 @@ impl Endpoints {
     pub(crate) fn new(
         mut routes: Vec<Route>,
         mounts: Vec<Mount>,
+        pages: Vec<(Pattern, Gate)>,
         has_page: bool,
         has_operations: bool,
         access: Access,
@@ -141,10 +147,12 @@ impl Endpoints {
         routes.sort_by_key(|route| std::cmp::Reverse(route.pattern.precision()));
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
         let operations = OPERATIONS.into_iter().filter(|_| has_operations);
-        for (path, endpoint) in operations.chain([("/", Endpoint::Page)].into_iter().filter(|_| has_page)) {
+        let page = has_page.then_some(("/", Endpoint::Page { page: None }));
+        for (path, endpoint) in operations.chain(page) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(routes.iter().enumerate().map(|(at, route)| (route.pattern.clone(), Target::Route(at))));
+        rows.extend(pages.iter().enumerate().map(|(at, (pattern, _))| (pattern.clone(), Target::Page(at))));
         rows.extend(mounts.iter().enumerate().map(|(at, mount)| (mount.below.clone(), Target::Below(at))));
         for (at, (pattern, _)) in rows.iter().enumerate() {
             if let Some((other, target)) = rows[..at].iter().find(|(other, _)| other.clashes_with(pattern)) {
@@ -158,7 +166,8 @@ impl Endpoints {
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
         // Stable: of two as precise, only a folder itself can be one, which is behind a route.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
-        Ok(Endpoints { rows, routes, mounts, access })
+        let pages = pages.into_iter().map(|(_, gate)| gate).collect();
+        Ok(Endpoints { rows, routes, mounts, pages, access })
     }
 
     /// What the request is for, by nothing but the segments of its path.
@@ -179,6 +188,7 @@ impl Endpoints {
         };
         match *target {
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
+            Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Route(route) => {
                 let Some(topics) = &self.routes[route].topics else { return Ok(Endpoint::WebSocket { route }) };
@@ -268,7 +278,14 @@ mod tests {
         };
         let documents = || Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap();
         let mounts = folders.iter().map(|folder| Mount::new(folder, documents(), Gate::default()).unwrap());
-        Endpoints::new(patterns.iter().map(route).collect(), mounts.collect(), has_page, true, Access::default())
+        Endpoints::new(
+            patterns.iter().map(route).collect(),
+            mounts.collect(),
+            Vec::new(),
+            has_page,
+            true,
+            Access::default(),
+        )
     }
 
     #[test]
@@ -297,6 +314,7 @@ mod tests {
             Ok(Endpoint::Topic { route, topic, .. }) => format!("{} {topic}", table.routes()[route].pattern),
             Ok(Endpoint::WebSocket { route, .. }) => table.routes()[route].pattern.to_string(),
             Ok(Endpoint::Files { mount, below }) => format!("{} {below:?}", table.mounts()[mount].pattern),
+            Ok(Endpoint::Page { .. }) => "Page".into(),
             Ok(own) => format!("{own:?}"),
             Err(refusal) => refusal.status.to_string(),
         }

@@ -267,6 +267,11 @@ impl TopicSpace {
         topic.as_str().starts_with(&self.prefix)
     }
 
+    /// Returns whether every topic is one of these.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.prefix.is_empty()
+    }
+
     /// Returns whether all topics of another route are among these.
     pub(crate) fn include_all(&self, other: &TopicSpace) -> bool {
         other.prefix.starts_with(&self.prefix)

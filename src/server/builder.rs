@@ -238,6 +238,7 @@ impl Builder {
         for (path, documents, options) in documents {
             mount(&path, documents, options.gate)?;
         }
+        let mut pages = Vec::new();
         for RouteConfig { pattern, handler, topics, rules, .. } in &config.routes {
             let (pattern, rules) = (pattern.clone(), rules.clone());
             match handler {
@@ -246,6 +247,7 @@ impl Builder {
                     let factory = Arc::new(Typed(Arc::new(Echo)));
                     routes.push(Route { pattern, rules, topics: None, factory });
                 }
+                RouteHandler::Page => pages.push((pattern, rules.gate)),
                 RouteHandler::Files(folder) => mount(pattern.as_str(), folder.clone(), rules.gate)?,
             }
         }
@@ -254,9 +256,9 @@ impl Builder {
         if !config.routes.is_empty() && has(TOPIC_PATTERN) {
             // A file's routes say nothing of the page, which watches the topics there.
             let is_root = |route: &Route| route.pattern.as_str() == "/";
-            page = !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
+            page = pages.is_empty() && !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
         }
-        let endpoints = Endpoints::new(routes, mounts, page, operations, config.access.clone());
+        let endpoints = Endpoints::new(routes, mounts, pages, page, operations, config.access.clone());
         let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),

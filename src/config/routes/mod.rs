@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use toml::{Spanned, de::DeValue};
 
+pub(super) use self::people::{NETWORK, Whom};
 use self::reader::Reader;
 pub(crate) use self::rules::{Base, RuleFault, settle};
 use super::file::TomlFile;
@@ -30,8 +31,8 @@ pub struct RouteConfig {
     pub(crate) topics: TopicSpace,
     /// Its rules, with the server's where it has none of its own.
     pub rules: Rules,
-    /// A fingerprint of its rules about whom to let in, by which two routes are told to have the same.
-    whom: u64,
+    /// What it asks of those whom it lets in.
+    pub(super) whom: Whom,
     /// Where it stands.
     pub origin: Origin,
 }
@@ -45,6 +46,8 @@ pub enum RouteHandler {
     Echo,
     /// The files of a folder, to plain HTTP.
     Files(Documents),
+    /// The page that watches topics, to plain HTTP.
+    Page,
 }
 
 /// By its name in a file.
@@ -54,6 +57,7 @@ impl fmt::Display for RouteHandler {
             RouteHandler::Hub => "hub",
             RouteHandler::Echo => "echo",
             RouteHandler::Files(_) => "files",
+            RouteHandler::Page => "page",
         })
     }
 }
@@ -64,12 +68,6 @@ impl RouteConfig {
     pub fn is_open(&self) -> bool {
         let Gate { origins, authenticator } = &self.rules.gate;
         authenticator.is_none() && origins.as_ref().is_none_or(Origins::are_any)
-    }
-
-    /// Returns whether a topic that both lead to has different people to let in.
-    pub(super) fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
-        let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
-        overlap && self.whom != other.whom
     }
 }
 
@@ -93,7 +91,7 @@ pub(super) struct GivenRoute {
     handler: RouteHandler,
     topics: TopicSpace,
     options: RouteOptions,
-    whom: u64,
+    whom: Whom,
     origin: Origin,
     /// Where the values of each of its keys stand.
     origins: BTreeMap<&'static str, Vec<Origin>>,
@@ -110,7 +108,7 @@ impl GivenRoute {
     pub(super) fn settle(&self, base: &Base, from: impl Fn(&str) -> Origin) -> Result<RouteConfig, Vec<ConfigError>> {
         let base = match self.handler {
             RouteHandler::Hub => base.clone(),
-            RouteHandler::Echo | RouteHandler::Files(_) => base.clone().without_bodies(),
+            RouteHandler::Echo | RouteHandler::Files(_) | RouteHandler::Page => base.clone().without_bodies(),
         };
         let rules = settle(&self.options, &base);
         let rules = rules.map_err(|faults| {
@@ -127,7 +125,7 @@ impl GivenRoute {
         })?;
         let GivenRoute { pattern, handler, topics, whom, origin, .. } = self;
         let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
-        Ok(RouteConfig { pattern, handler, topics, rules, whom: *whom, origin: origin.clone() })
+        Ok(RouteConfig { pattern, handler, topics, rules, whom: whom.clone(), origin: origin.clone() })
     }
 
     /// The paths at which it alone is: of files those below theirs.

@@ -1,6 +1,6 @@
 //! Whom a route lets in.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{
     super::{file::in_order, values::one_of},
@@ -10,6 +10,46 @@ use crate::{
     auth::{Authenticator, Basic, Bearer, Network, all_of, any_of},
     error::ConfigError,
 };
+
+/// Whom a route of a file lets in, as far as an operator can be warned of it.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct Whom {
+    /// The same for two routes that let the same people in.
+    pub(in crate::config) fingerprint: u64,
+    /// What is asked for, by its keys.
+    pub(in crate::config) keys: Vec<&'static str>,
+    /// Whether all of that is needed, not one of it.
+    pub(super) is_all: bool,
+    pub(super) bearer: Option<Bearer>,
+}
+
+impl Whom {
+    /// Returns whether somebody is let in by what a browser adds to the requests of any page: the user's address, or a
+    /// password that was typed once.
+    pub(in crate::config) fn is_known_to_browsers(&self) -> bool {
+        let [network, basic, bearer] = [NETWORK, BASIC, BEARER].map(|key| self.keys.contains(&key));
+        (network || basic) && !(bearer && self.is_all)
+    }
+
+    /// Returns the tokens of which everybody has to show one.
+    pub(in crate::config) fn needed_bearer(&self) -> Option<&Bearer> {
+        self.bearer.as_ref().filter(|_| self.is_all || self.keys.len() == 1)
+    }
+}
+
+/// What is asked for, in words.
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let between = if self.is_all { " and " } else { " or " };
+        f.write_str(if self.keys.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&self.keys.join(between))
+    }
+}
+
+/// The keys of a route that say whom it lets in.
+pub(in crate::config) const NETWORK: &str = "network";
+pub(super) const BASIC: &str = "basic";
+pub(super) const BEARER: &str = "bearer";
 
 impl Reader<'_> {
     pub(super) fn basic(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
@@ -35,7 +75,7 @@ impl Reader<'_> {
         basic.map(|basic| Arc::new(basic) as _)
     }
 
-    pub(super) fn bearer(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
+    pub(super) fn bearer(&mut self, value: Value<'_, '_>) -> Option<Bearer> {
         let (mut tokens, mut whole) = (Vec::new(), true);
         for (key, value) in in_order(self.table("routes.bearer", value)?) {
             if key.get_ref() != "tokens" {
@@ -51,8 +91,7 @@ impl Reader<'_> {
                 }
             }
         }
-        let bearer = whole.then(|| self.checked("routes.bearer", value, || Bearer::new(tokens)))?;
-        bearer.map(|bearer| Arc::new(bearer) as _)
+        whole.then(|| self.checked("routes.bearer", value, || Bearer::new(tokens)))?
     }
 
     pub(super) fn network(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {

@@ -21,10 +21,10 @@ use super::{
         values::{Shape, Size, one_of},
     },
     GivenRoute, ROUTES, RouteHandler,
-    people::together,
+    people::{BASIC, BEARER, NETWORK, Whom, together},
 };
 use crate::{
-    auth::{Authenticator, Origins},
+    auth::{Authenticator, Bearer, Origins},
     documents::Documents,
     error::{ConfigError, Origin},
     handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
@@ -39,9 +39,9 @@ const KEYS: &[&str] = &[
     "bearer",
     "network",
     "admit",
+    "allowed_origins",
     "protocols",
     "topic_prefix",
-    "allowed_origins",
     "max_message",
     "max_frame",
     "max_fragments",
@@ -50,7 +50,7 @@ const KEYS: &[&str] = &[
     "ping_payload",
     "check_utf8",
 ];
-const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(7).1;
+const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(8).1;
 
 /// Reads one route.
 pub(super) struct Reader<'a> {
@@ -65,7 +65,7 @@ struct Parts {
     name: Option<(Name, Origin)>,
     documents: Option<(Documents, Origin)>,
     basic: Option<Arc<dyn Authenticator>>,
-    bearer: Option<Arc<dyn Authenticator>>,
+    bearer: Option<Bearer>,
     network: Option<Arc<dyn Authenticator>>,
     admit: Option<(bool, Origin)>,
     topics: Option<(TopicSpace, Origin)>,
@@ -84,6 +84,7 @@ enum Name {
     Hub,
     Echo,
     Files,
+    Page,
 }
 
 impl Reader<'_> {
@@ -155,7 +156,11 @@ impl Reader<'_> {
             (Some(name), _) => name,
             (None, Some((_, at))) => (Name::Files, at.clone()),
             (None, None) => {
-                return self.fail("routes.handler", origin, "a route needs a handler: \"hub\", \"echo\" or \"files\"");
+                return self.fail(
+                    "routes.handler",
+                    origin,
+                    "a route needs a handler: \"hub\", \"echo\", \"files\" or \"page\"",
+                );
             }
         };
         let handler = match (name, parts.documents) {
@@ -164,6 +169,7 @@ impl Reader<'_> {
             (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
             ((Name::Hub, _), None) => RouteHandler::Hub,
             ((Name::Echo, _), None) => RouteHandler::Echo,
+            ((Name::Page, _), None) => RouteHandler::Page,
         };
         let path = pattern.as_str();
         match handler {
@@ -171,14 +177,17 @@ impl Reader<'_> {
                 let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
                 return self.fail("routes.match", pattern_at, &what);
             }
-            RouteHandler::Files(_) => {
+            RouteHandler::Files(_) | RouteHandler::Page => {
+                let (whose, place) = match handler {
+                    RouteHandler::Page => ("the page", "the page is served at one path"),
+                    _ => ("files", "files are served at a path and below it"),
+                };
                 if path.contains('{') {
-                    let what = format!("{path:?} has parameters; files are served at a path and below it");
-                    return self.fail("routes.match", pattern_at, &what);
+                    return self.fail("routes.match", pattern_at, &format!("{path:?} has parameters; {place}"));
                 }
                 let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
                 if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
-                    let what = format!("{key} concerns WebSockets, and a route of files opens none");
+                    let what = format!("{key} concerns WebSockets, and a route of {whose} opens none");
                     return self.fail(ROUTES, origin, &what);
                 }
             }
@@ -190,14 +199,22 @@ impl Reader<'_> {
             (_, None) => TopicSpace::default(),
         };
         // The cheapest first, and by name last.
-        let authenticators: Vec<_> = [parts.network, parts.basic, parts.bearer].into_iter().flatten().collect();
+        let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
+        let given = [(NETWORK, parts.network), (BASIC, parts.basic), (BEARER, bearer)];
+        let (mut asked, mut authenticators) = (Vec::new(), Vec::new());
+        for (key, authenticator) in given {
+            asked.extend(authenticator.as_ref().map(|_| key));
+            authenticators.extend(authenticator);
+        }
         if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
             let what = "there is nothing to choose: it is for several of basic, bearer and network";
             return self.fail("routes.admit", at.clone(), what);
         }
         let mut options = parts.options;
-        options.gate.authenticator = together(authenticators, parts.admit.is_none_or(|(is_all, _)| is_all));
-        let (whom, origins, shown) = (parts.whom, parts.origins, parts.shown);
+        let is_all = parts.admit.is_none_or(|(is_all, _)| is_all);
+        options.gate.authenticator = together(authenticators, is_all);
+        let whom = Whom { fingerprint: parts.whom, keys: asked, is_all, bearer: parts.bearer };
+        let (origins, shown) = (parts.origins, parts.shown);
         Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
     }
 
@@ -280,8 +297,8 @@ impl Reader<'_> {
     }
 
     fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
-        let name = self.text("routes.handler", "\"hub\", \"echo\" or \"files\"", value)?;
-        let names = [("hub", Name::Hub), ("echo", Name::Echo), ("files", Name::Files)];
+        let name = self.text("routes.handler", "\"hub\", \"echo\", \"files\" or \"page\"", value)?;
+        let names = [("hub", Name::Hub), ("echo", Name::Echo), ("files", Name::Files), ("page", Name::Page)];
         self.checked("routes.handler", value, || one_of(&name, &names))
     }
 

@@ -1,0 +1,119 @@
+//! What an operator should hear of settings that can be meant so.
+
+use super::{Config, RouteConfig, RouteHandler, routes::NETWORK};
+use crate::auth::{Access, Origins};
+
+impl Config {
+    /// What an operator should hear although it can be meant so.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
+        let open = reachable.filter(|_| self.is_open()).map(|address| {
+            format!(
+                "whoever reaches {address} may publish and subscribe: set publish_tokens and subscribe_tokens, for \
+                 browsers also allowed_origins, or listen on 127.0.0.1 only"
+            )
+        });
+        let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
+        let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
+        open.into_iter().chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
+    }
+
+    /// Routes of the hub that lead to the same topics and let different people in.
+    fn shared_topics(&self) -> Vec<String> {
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let pairs =
+            hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
+        pairs.filter_map(|(first, second)| first.warn_of(second)).collect()
+    }
+
+    /// May anybody who reaches the port use the hub?
+    fn is_open(&self) -> bool {
+        let hubs: Vec<&RouteConfig> = self.hubs().collect();
+        let guards =
+            |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
+        let is_open = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
+        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_open).is_some())
+    }
+
+    fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
+        self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
+    }
+}
+
+impl RouteConfig {
+    /// Returns what is wrong with two routes of the hub that lead to the same topics and let different people in, and
+    /// what to do.
+    fn warn_of(&self, other: &RouteConfig) -> Option<String> {
+        if !self.is_at_odds_with(other) {
+            return None;
+        }
+        let named = |route: &RouteConfig| format!("{:?} ({})", route.pattern.as_str(), route.origin);
+        let (wide, narrow) = if self.topics.include_all(&other.topics) { (self, other) } else { (other, self) };
+        let [wide_path, narrow_path] = [wide, narrow].map(|route| route.pattern.as_str());
+        let remedy = match (wide.topics.is_everything(), wide.topics == narrow.topics) {
+            (_, true) => "give each a topic_prefix of its own".into(),
+            (true, false) => format!("give {wide_path:?}, which has no topic_prefix, one too"),
+            (false, false) => {
+                format!("give {wide_path:?} a topic_prefix with which that of {narrow_path:?} does not begin")
+            }
+        };
+        let [first, second] = [named(self), named(other)];
+        Some(format!(
+            "the routes {first} and {second} let different people in and lead to the same topics: whoever uses one of \
+             these topics must be let in by both, whichever path is taken, and {wide_path:?} asks for {}, \
+             {narrow_path:?} for {}; {remedy}, or both the same rules",
+            wide.asks_for(),
+            narrow.asks_for(),
+        ))
+    }
+
+    fn asks_for(&self) -> String {
+        let pages = if self.rules.gate.origins.is_some() { ", of pages also for its allowed_origins" } else { "" };
+        format!("{}{pages}", self.whom)
+    }
+
+    /// Returns what is wrong with a route whose people any page in their browsers can speak for; `origins` are the
+    /// server's.
+    fn warn_of_pages(&self, origins: &Origins) -> Option<String> {
+        let is_read = match self.handler {
+            RouteHandler::Hub | RouteHandler::Echo => true,
+            // Browsers show other pages only what no password was sent for.
+            RouteHandler::Files(_) => self.whom.keys.contains(&NETWORK),
+            RouteHandler::Page => false,
+        };
+        let is_any = self.rules.gate.origins.as_ref().unwrap_or(origins).are_any();
+        (is_read && is_any && self.whom.is_known_to_browsers()).then(|| {
+            format!(
+                "the route {:?} ({}) lets people in by {} and has no allowed_origins: any web page that one of them \
+                 opens may use it in that person's name; give it the origins of your own pages as allowed_origins",
+                self.pattern.as_str(),
+                self.origin,
+                self.whom,
+            )
+        })
+    }
+
+    /// Returns what is wrong with a route whose tokens are of no use with the server's own.
+    fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
+        let Some(bearer) = self.whom.needed_bearer() else { return Vec::new() };
+        let lists =
+            [("publish_tokens", &access.publish, "publish"), ("subscribe_tokens", &access.subscribe, "subscribe")];
+        let apart = lists.into_iter().filter(|(_, tokens, _)| tokens.are_required() && !bearer.shares_one_with(tokens));
+        let warning = |(setting, _, what)| {
+            format!(
+                "the route {:?} ({}) and {setting} have no token in common: a request shows one token, so nobody can \
+                 {what} there; put a token of the route's bearer into {setting} too",
+                self.pattern.as_str(),
+                self.origin,
+            )
+        };
+        apart.map(warning).collect()
+    }
+
+    /// Returns whether a topic that both lead to has different people to let in.
+    fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
+        let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
+        overlap && self.whom.fingerprint != other.whom.fingerprint
+    }
+}
