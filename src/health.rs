@@ -1,10 +1,17 @@
 //! `ringhub health`: asks a server whether it is alive, for a container's health check, which then needs no other tool.
 
 use std::{
+    ffi::OsString,
     fmt,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::PathBuf,
     time::{Duration, Instant},
+};
+
+use ringhub::{
+    config::{Flags, Given, Settings, parse_address},
+    error::ConfigErrors,
 };
 
 /// Which server to ask.
@@ -13,8 +20,15 @@ pub(crate) struct Health {
     /// The server's address [default: where the settings of variables and the file say]. One that stands for all
     /// addresses means the loopback.
     #[arg(long, value_name = "ADDRESS")]
-    address: Option<SocketAddr>,
+    address: Option<String>,
+    /// The server's file of settings [default: the one that RINGHUB_CONFIG names].
+    #[arg(long, value_name = "FILE", conflicts_with = "address")]
+    config: Option<PathBuf>,
 }
+
+/// What is wrong with the address that is named.
+#[derive(Debug)]
+struct NoAddress(String);
 
 /// Why a server does not count as alive.
 #[derive(Debug)]
@@ -39,10 +53,32 @@ enum Symptom {
 ///
 /// # Errors
 ///
-/// Anything but an answer 200 within [`TIMEOUT`].
-pub(crate) fn check(health: &Health, listen: SocketAddr) -> Result<(), Sick> {
-    let address = reachable(health.address.unwrap_or(listen));
-    ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })
+/// Settings that cannot be read, an address that is none, and anything but an answer 200 within [`TIMEOUT`].
+pub(crate) fn check(
+    health: Health,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let address = match health.address {
+        Some(address) => parse_address(&address).map_err(NoAddress)?,
+        None => first_listened(health.config, variables)?,
+    };
+    let address = reachable(address);
+    Ok(ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })?)
+}
+
+/// Returns where the server listens first, by its own settings.
+fn first_listened(
+    file: Option<PathBuf>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<SocketAddr, ConfigErrors> {
+    let mut flags = Flags::default();
+    if let Some(file) = file {
+        flags.read_file(file, "--config");
+    }
+    let given = Given::read(&flags, variables);
+    given.check_sources()?;
+    // A list of addresses that is given has one at least.
+    Ok(given.settings.listen.first().copied().unwrap_or_else(|| Settings::default().listen[0]))
 }
 
 /// The address under which one process of a machine reaches another that listens there.
@@ -100,6 +136,14 @@ impl From<io::Error> for Symptom {
         }
     }
 }
+
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--address: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoAddress {}
 
 impl fmt::Display for Sick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 use ringhub::{
-    config::{self, Config, Flags, Given, SETTINGS, Settings},
+    config::{self, Config, Flags, Given, SETTINGS},
     logs::Logs,
     metrics::{self, Counter},
     server::{Running, Server},
@@ -72,12 +72,7 @@ fn main() -> ExitCode {
             say(config::example().trim_end());
             Ok(())
         }
-        Some(Command::Health(health)) => {
-            let listen = Given::read(&Flags::default(), env::vars_os()).settings.listen;
-            // Without any the server has not started, and nobody answers at the default.
-            let listen = listen.first().copied().unwrap_or_else(|| Settings::default().listen[0]);
-            health::check(&health, listen).map_err(Into::into)
-        }
+        Some(Command::Health(health)) => health::check(health, env::vars_os()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

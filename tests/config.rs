@@ -110,6 +110,10 @@ fn a_file_says_what_is_wrong_and_where() {
     check("listen = 6455", "1: listen: an address and port in quotes, such as \"127.0.0.1:6455\", or a list of such,");
     check("listen = [\n  \"127.0.0.1:0\",\n  6455,\n]", "3: listen: an address and port in quotes");
     check("listen = [\n  \"127.0.0.1:0\",\n  \"localhost\",\n]", "3: listen: \"localhost\" is no address and port");
+    let twice = "1: listen: 127.0.0.1:1 is given twice: 0.0.0.0:1 stands for the same";
+    check("listen = [\"0.0.0.0:1\", \"127.0.0.1:1\"]", twice);
+    check("listen = [\"[::1]:1\", \"[::1]:1\"]", "1: listen: [::1]:1 is given twice");
+    check("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", "2: metrics_listen: [::1]:1 is given twice (listen is");
     check("pin = 1", "1: pin: \"auto\", \"on\" or \"off\" is expected, not this integer");
     check("pin = \"maybe\"", "1: pin: \"maybe\" is none of auto, on, off");
     check("cpus = [0, \"3-1\"]", "1: cpus: \"3-1\" is no range of CPUs");

@@ -111,6 +111,40 @@ fn a_file_says_where_the_server_listens() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A file that is named and cannot be used says nothing of where the server listens, and neither does the default.
+#[test]
+fn settings_that_cannot_be_read_are_told_of() {
+    let run = |arguments: &[&str], file: &str| {
+        let mut command = program();
+        command.arg("health").args(arguments).env("RINGHUB_CONFIG", file);
+        let output = run_to_end(command);
+        assert!(output.stdout.is_empty());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, told) = run(&[], "nope.toml");
+    assert!(status == Some(1) && told.starts_with("ringhub: RINGHUB_CONFIG: \"nope.toml\" cannot be read: "), "{told}");
+    let (status, told) = run(&["--config", "no.toml"], "nope.toml");
+    assert!(status == Some(1) && told.starts_with("ringhub: --config: \"no.toml\" cannot be read: "), "{told}");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-bad-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    fs::write(&file, format!("listen = \"{address}\"\nnonsense = 1")).unwrap();
+    let by_variable = run(&[], path);
+    fs::write(&file, format!("listen = \"{address}\"")).unwrap();
+    let by_flag = run(&["--config", path], "nope.toml");
+    fs::remove_file(&file).unwrap();
+    let (status, told) = by_variable;
+    let expected = format!("ringhub: {path}:2: unknown key \"nonsense\"");
+    assert!(status == Some(1) && told.starts_with(&expected), "{told}");
+    assert_eq!(by_flag, (Some(0), String::new()));
+    // Whoever names the address needs no settings.
+    let (status, told) = run(&["--address", "foo"], "nope.toml");
+    let expected = "ringhub: --address: \"foo\" is no address and port; write it like 127.0.0.1:6455 or [::1]:6455\n";
+    assert_eq!((status, &*told), (Some(1), expected));
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    assert_eq!(run(&["--address", &address.to_string()], "nope.toml"), (Some(0), String::new()));
+}
+
 /// Runs `ringhub health` and expects this status and standard error.
 fn check(address: SocketAddr, status: i32, complaint: &str) {
     let mut command = program();

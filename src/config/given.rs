@@ -206,12 +206,17 @@ impl Given {
                 errors.extend(of_routes.flatten());
             }
         }
-        // The file from its first line on, and each other source as it was read.
-        errors.sort_by_key(|error| match error.origin() {
-            Origin::File(_, line) => *line,
-            _ => usize::MAX,
-        });
-        Err(ConfigErrors(errors))
+        Err(in_order(errors))
+    }
+
+    /// Checks that every source could be read and that each value is right in itself: for whoever needs a setting and
+    /// no server.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong in any source. What does not fit another setting, or this machine, is not among it.
+    pub fn check_sources(&self) -> Result<(), ConfigErrors> {
+        if self.errors.is_empty() { Ok(()) } else { Err(in_order(self.errors.clone())) }
     }
 
     /// What is strange and no error.
@@ -225,6 +230,15 @@ impl Given {
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
+}
+
+/// Returns errors of the file from its first line on, and those of each other source as it was read.
+fn in_order(mut errors: Vec<ConfigError>) -> ConfigErrors {
+    errors.sort_by_key(|error| match error.origin() {
+        Origin::File(_, line) => *line,
+        _ => usize::MAX,
+    });
+    ConfigErrors(errors)
 }
 
 /// A setting as one source gives it.

@@ -23,7 +23,7 @@ pub(crate) use routes::{Base, RuleFault, settle};
 pub use routes::{RouteConfig, RouteHandler};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
-pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time};
+pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time, parse_address};
 
 use crate::{
     auth::{Origins, Tokens},
@@ -162,10 +162,7 @@ impl Config {
 
 /// Finds as many faults as it can, so that they can be mended at once.
 fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Config> {
-    let listen = faults.keep(match &*settings.listen {
-        [] => Err(ConfigError::of("listen", "at least one address is needed".into())),
-        addresses => Ok(addresses.to_vec()),
-    });
+    let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
     let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
     let http = check_http(settings, faults);
@@ -204,6 +201,33 @@ impl Faults {
     fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|error| self.0.push(error)).ok()
     }
+}
+
+/// Each address can be listened on once. One that stands for all addresses includes the others of its family.
+fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
+    let clash = |first: &SocketAddr, second: &SocketAddr| {
+        let is_one = first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
+        is_one && first.port() == second.port() && first.port() != 0 && first.is_ipv4() == second.is_ipv4()
+    };
+    let twice = |first: &SocketAddr, second: &SocketAddr| match first == second {
+        true => format!("{second} is given twice"),
+        false => format!("{second} is given twice: {first} stands for the same"),
+    };
+    let listen = &settings.listen;
+    if listen.is_empty() {
+        faults.0.push(ConfigError::of("listen", "at least one address is needed".into()));
+    }
+    for (at, second) in listen.iter().enumerate() {
+        if let Some(first) = listen[..at].iter().find(|first| clash(first, second)) {
+            faults.0.push(ConfigError::of("listen", twice(first, second)));
+        }
+    }
+    if let Some(metrics) = &settings.metrics_listen
+        && let Some(first) = listen.iter().find(|first| clash(first, metrics))
+    {
+        faults.0.push(ConfigError::of("metrics_listen", twice(first, metrics)).against("listen"));
+    }
+    Some(listen.clone())
 }
 
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
@@ -535,6 +559,15 @@ mod tests {
             let error = Config::new(&empty, DESCRIPTORS).unwrap_err().0.remove(0);
             assert_eq!(error.setting(), Some(setting));
             assert!(error.to_string().contains("the list is empty"), "{error}");
+        }
+        for listen in ["127.0.0.1:1,127.0.0.1:1", "0.0.0.0:1,127.0.0.1:1", "127.0.0.1:1,0.0.0.0:1", "[::1]:1,[::]:1"] {
+            check(&["--listen", listen], "listen");
+        }
+        check(&["--metrics-listen", "127.0.0.1:1", "--listen", "[::1]:1,127.0.0.1:1"], "metrics_listen");
+        check(&["--metrics-listen", "0.0.0.0:1", "--listen", "127.0.0.1:1"], "metrics_listen");
+        for apart in ["0.0.0.0:1,[::]:1", "127.0.0.1:0,127.0.0.1:0", "127.0.0.1:1,127.0.0.2:1", "127.0.0.1:1,0.0.0.0:2"]
+        {
+            assert!(config(&["--listen", apart]).is_ok(), "{apart}");
         }
         let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
         assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));

@@ -181,8 +181,8 @@ const EXAMPLE_ROUTES: &str = r#"
 # route of its own it is at / where a hub is at /t/{topic...} and nothing else is at /.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
-# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", "page" (the page
-# that watches the topics at /t/), or "files" with the folder that documents names, relative to this
+# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", "page" (which
+# watches the topics at /t/), or "files" with the folder that documents names, relative to this
 # file; files are served at the path and below it.
 #
 # basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that

@@ -366,12 +366,27 @@ impl Scalar for LogFilter {
     }
 }
 
+/// Reads an address and port, as settings are written.
+///
+/// ```
+/// use ringhub::config::parse_address;
+/// assert_eq!(parse_address("[::1]:80").map(|address| address.port()), Ok(80));
+/// assert!(parse_address("localhost").unwrap_err().starts_with("\"localhost\" is no address and port; write it like "));
+/// ```
+///
+/// # Errors
+///
+/// A sentence about what is none, with examples.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.trim().parse();
+    address.map_err(|_| format!("{text:?} is no address and port; write it like 127.0.0.1:6455 or [::1]:6455"))
+}
+
 impl Scalar for SocketAddr {
     const EXPECTED: &'static str = "an address and port in quotes, such as \"127.0.0.1:6455\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let address = text.trim().parse();
-        address.map_err(|_| format!("{text:?} is no address and port; write it like 127.0.0.1:6455 or [::1]:6455"))
+        parse_address(text)
     }
 
     fn show(&self) -> String {

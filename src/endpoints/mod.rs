@@ -130,8 +130,8 @@ pub(crate) enum Conflict {
 }
 
 impl Endpoints {
-    /// A table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with health, readiness and metrics if `has_operations`. Without
-    /// rules of their own, `access` is who may use them.
+    /// A table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with health,
+    /// readiness and metrics if `has_operations`. Without rules of their own, `access` is who may use them.
     ///
     /// # Errors
     ///
