@@ -225,5 +225,5 @@ fn files() {
         client.expect_nothing();
     }
     writers[1].send_text(&"x".repeat(401));
-    writers[1].expect(close(1009, "a frame is too big"));
+    writers[1].expect(close(1009, "a message is larger than 400 bytes"));
 }

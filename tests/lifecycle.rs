@@ -382,7 +382,7 @@ fn variables_are_settings_and_flags_win() {
     one.send_text("0123456789");
     other.expect(text("0123456789"));
     one.send(OpCode::Text, true, b"0123456789a");
-    one.expect(close(1009, "a frame is too big"));
+    one.expect(close(1009, "a message is larger than 10 bytes"));
     let mut command = program();
     command.env("RINGHUB_MAX_MESSAGE", "much");
     check_failure(&run_to_end(command), &["RINGHUB_MAX_MESSAGE: ", "much"]);

@@ -91,7 +91,7 @@ fn a_message_too_large_closes_with_1009() {
         let mut peer = connect(&server, "/t/x").await;
         send(&mut peer, OpCode::Binary, &[0; 1_001]).await;
         let mut payload = 1009_u16.to_be_bytes().to_vec();
-        payload.extend_from_slice(b"a frame is too big");
+        payload.extend_from_slice(b"a message is larger than 1000 bytes");
         expect(&mut peer, OpCode::Close, &payload).await;
     });
 }

@@ -279,7 +279,7 @@ fn a_message_beyond_the_limit_is_refused() {
     let mut publisher = server.connect("/t/x");
     // The header alone says it: the payload is not waited for.
     publisher.send_raw(&frame(OpCode::Binary, true, &vec![0; (1 << 20) + 1])[..14]);
-    publisher.expect(support::close(1009, "a frame is too big"));
+    publisher.expect(support::close(1009, "a message is larger than 1048576 bytes"));
     subscriber.expect_nothing();
     assert_eq!(server.counts().get("protocol_errors_total"), 1);
 }
@@ -295,10 +295,10 @@ fn limits_of_messages_are_settings() {
         }
         publisher.expect(support::close(1009, error));
     };
-    refused(&[(OpCode::Text, true, 601)], "a frame is too big");
-    refused(&[(OpCode::Text, false, 600), (OpCode::Continuation, false, 401)], "a message is too big");
+    refused(&[(OpCode::Text, true, 601)], "a frame is larger than 600 bytes");
+    refused(&[(OpCode::Text, false, 600), (OpCode::Continuation, false, 401)], "a message is larger than 1000 bytes");
     let four = [OpCode::Text, OpCode::Continuation, OpCode::Continuation, OpCode::Continuation];
-    refused(&four.map(|opcode| (opcode, false, 1)), "a message has too many fragments");
+    refused(&four.map(|opcode| (opcode, false, 1)), "a message has more than 3 fragments");
     let mut publisher = server.connect("/t/x");
     publisher.send(OpCode::Text, false, &[b'x'; 600]);
     publisher.send(OpCode::Continuation, false, &[]);

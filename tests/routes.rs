@@ -125,7 +125,7 @@ fn an_echo_with_rules() {
     client.send_text("0123456789");
     client.expect(text("0123456789"));
     client.send_text("0123456789a");
-    client.expect_close(1009, "a frame is too big");
+    client.expect_close(1009, "a message is larger than 10 bytes");
     assert_eq!(get(&server, "/echo", "").status(), 426);
 }
 
@@ -383,7 +383,7 @@ fn a_topic_decides_how_large_a_message_may_be() {
             assert!(refused.error().ends_with(&format!(" {most} bytes")), "{target}: {}", refused.error());
             let mut publisher = server.connect(&format!("{target}?mode=pub"));
             publisher.send_text(&"x".repeat(more));
-            publisher.expect_close(1009, "a frame is too big");
+            publisher.expect_close(1009, &format!("a message is larger than {most} bytes"));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a peer can do wrong on an established connection, and its one mapping to a close code.
 
-use super::CloseCode;
+use super::{CloseCode, MessageLimits};
 use std::fmt;
 
 /// A violation of RFC 6455, or of our limits and rules, by the peer: the connection must be failed (RFC 6455 7.1.7).
@@ -72,6 +72,21 @@ impl ProtocolError {
             Self::Refused(code) => code,
         }
     }
+
+    /// Returns what the close frame says to the peer: the error, with the limit that it has passed.
+    #[cold]
+    pub(super) fn reason(self, limits: &MessageLimits) -> String {
+        let &MessageLimits { frame_bytes_max, message_bytes_max, fragments_max, .. } = limits;
+        match self {
+            Self::FrameTooBig if frame_bytes_max < message_bytes_max => {
+                format!("a frame is larger than {frame_bytes_max} bytes")
+            }
+            // A frame beyond the limit of messages belongs to such a message.
+            Self::FrameTooBig | Self::MessageTooBig => format!("a message is larger than {message_bytes_max} bytes"),
+            Self::TooManyFragments => format!("a message has more than {fragments_max} fragments"),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for ProtocolError {
@@ -100,3 +115,29 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::CLOSE_REASON_MAX;
+
+    #[test]
+    fn a_reason_names_the_limit() {
+        let check = |error: ProtocolError, (frame, message, fragments): (u32, u32, u32), expected: &str| {
+            let limits = MessageLimits {
+                frame_bytes_max: frame,
+                message_bytes_max: message,
+                fragments_max: fragments,
+                ..MessageLimits::DEFAULT
+            };
+            let reason = error.reason(&limits);
+            assert_eq!(reason, expected);
+            assert!(reason.len() <= CLOSE_REASON_MAX);
+        };
+        check(ProtocolError::FrameTooBig, (10, 11, 1), "a frame is larger than 10 bytes");
+        check(ProtocolError::FrameTooBig, (11, 11, 1), "a message is larger than 11 bytes");
+        check(ProtocolError::MessageTooBig, (10, u32::MAX, 1), "a message is larger than 4294967295 bytes");
+        check(ProtocolError::TooManyFragments, (1, 1, 7), "a message has more than 7 fragments");
+        check(ProtocolError::MaskMissing, (1, 1, 1), "a client's frame is not masked");
+    }
+}

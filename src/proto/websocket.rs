@@ -424,7 +424,7 @@ impl WebSocket {
                 }
                 Err(error) => {
                     input.consume_all();
-                    return Err(self.fail(error, replies));
+                    return Err(self.fail(error, &error.reason(limits), replies));
                 }
             }
         };
@@ -457,7 +457,8 @@ impl WebSocket {
                 Ok(Event::Ping(payload))
             }
             OpCode::Close => {
-                let frame = CloseFrame::parse(payload).map_err(|error| self.fail(error, replies))?;
+                let frame =
+                    CloseFrame::parse(payload).map_err(|error| self.fail(error, &error.to_string(), replies))?;
                 self.close_code = frame.code.unwrap_or(CloseCode::NO_STATUS);
                 if self.state == State::Open {
                     self.put_close(self.close_code, "", replies);
@@ -471,9 +472,9 @@ impl WebSocket {
 
     /// RFC 6455 7.1.7.
     #[cold]
-    fn fail(&mut self, error: ProtocolError, replies: &mut Vec<u8>) -> ProtocolError {
+    fn fail(&mut self, error: ProtocolError, reason: &str, replies: &mut Vec<u8>) -> ProtocolError {
         if self.state == State::Open {
-            self.put_close(error.close_code(), &error.to_string(), replies);
+            self.put_close(error.close_code(), reason, replies);
         }
         self.end();
         error

@@ -75,7 +75,12 @@ fn ioto_errors_have_a_type_and_come_before_the_end() {
     check(&frame(OpCode::Text, true, &[0xff]), "InvalidUtf8", 1007, "a text message is not UTF-8");
     check(b"\x81\x01a", "MaskMissing", 1002, "a client's frame is not masked");
     check(b"\xc1\x80\0\0\0\0", "ReservedBits", 1002, "a reserved bit is set");
-    check(&frame(OpCode::Binary, true, &[0; (1 << 20) + 1])[..14], "FrameTooBig", 1009, "a frame is too big");
+    check(
+        &frame(OpCode::Binary, true, &[0; (1 << 20) + 1])[..14],
+        "FrameTooBig",
+        1009,
+        "a message is larger than 1048576 bytes",
+    );
 }
 
 #[test]
@@ -108,12 +113,12 @@ fn kore_limits_of_a_route() {
     refused(
         "/small",
         &[(OpCode::Text, false, b"12345"), (OpCode::Continuation, false, b"6789")],
-        "a message is too big",
+        "a message is larger than 8 bytes",
     );
-    refused("/frames", &[(OpCode::Text, true, b"12345")], "a frame is too big");
+    refused("/frames", &[(OpCode::Text, true, b"12345")], "a frame is larger than 4 bytes");
     let three: &[(OpCode, bool, &[u8])] =
         &[(OpCode::Text, false, b""), (OpCode::Continuation, false, b""), (OpCode::Continuation, false, b"")];
-    refused("/fragments", three, "a message has too many fragments");
+    refused("/fragments", three, "a message has more than 2 fragments");
 }
 
 /// They hold from the next message on; the one under way keeps its own, which a limit in the middle would break.
@@ -134,7 +139,7 @@ fn ioto_limits_of_a_connection() {
     client.send(OpCode::Continuation, true, b"67");
     client.send_text("123456");
     client.send_text("1234567");
-    client.expect_close(1009, "a frame is too big");
+    client.expect_close(1009, "a message is larger than 6 bytes");
     drop(client);
     journal.expect_at_the_end(
         server,

@@ -61,7 +61,10 @@ fn check_failing(script: Script, stream: &[u8], events: &[Seen], error: Protocol
     if script.role == Role::Server {
         let (header, header_len) = FrameHeader::decode(&history.replies).unwrap().unwrap();
         let close = CloseFrame::parse(&history.replies[header_len..]).unwrap();
-        assert_eq!((header.opcode, close.code, close.reason), (OpCode::Close, Some(code), &*error.to_string()));
+        assert_eq!(
+            (header.opcode, close.code, close.reason),
+            (OpCode::Close, Some(code), &*error.reason(&script.limits))
+        );
     }
     assert_eq!(script.run(&stream[..stream.len() - 1], usize::MAX).error, None, "not a byte later than it shows");
     assert_eq!(run(script, &[stream, &masked(OpCode::Ping, true, "")].concat()), history, "the rest is ignored");
