@@ -213,13 +213,10 @@ fn start_report(config: &Config, descriptors: u64) -> String {
     let kernel = rustix::system::uname();
     let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
-    let pinned = if config.pinned { "pinned to" } else { "floating over" };
     format!(
-        "{} {} {pinned} CPUs {:?}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
+        "{}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
          and skipped completions; {descriptors} descriptors, {memlock} of locked memory",
-        config.shards,
-        if config.shards == 1 { "shard" } else { "shards" },
-        config.cpus,
+        config.placement(),
         kernel.release().to_string_lossy(),
     )
 }

@@ -148,6 +148,19 @@ impl Config {
         }
     }
 
+    /// Returns how many shards run, and on which CPUs, in words.
+    #[must_use]
+    pub fn placement(&self) -> String {
+        let shards = if self.shards == 1 { "shard" } else { "shards" };
+        let (how, cpus) = match self.pinned {
+            // Shards take the CPUs in turn, so some may have none.
+            true => ("pinned to", &self.cpus[..self.cpus.len().min(self.shards)]),
+            false => ("floating over", &self.cpus[..]),
+        };
+        let cpus = if let [cpu] = cpus { format!("CPU {cpu}") } else { format!("CPUs {cpus:?}") };
+        format!("{} {shards} {how} {cpus}", self.shards)
+    }
+
     /// What rules of routes are checked against, and filled up from.
     pub(crate) fn base_of_routes(&self) -> Base {
         Base {
@@ -427,9 +440,10 @@ fn ticks(setting: &'static str, time: Time) -> Result<u32, ConfigError> {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Limits { connections_max, message, backlog_bytes_max, .. } = &self.limits;
+        let connections = if *connections_max == 1 { "connection" } else { "connections" };
         write!(
             f,
-            "{connections_max} connections, messages to {}, backlogs to {}",
+            "{connections_max} {connections}, messages to {}, backlogs to {}",
             Size(u64::from(message.message_bytes_max)),
             Size(*backlog_bytes_max as u64)
         )
@@ -594,6 +608,21 @@ mod tests {
             assert_eq!(warnings(&["--listen", public, "--allowed-origins", "https://a.example"]), 0);
             assert_eq!(warnings(&["--listen", public, "--metrics-tokens", "a"]), 1);
         }
+    }
+
+    /// Only CPUs that a shard runs on are named.
+    #[test]
+    fn where_shards_run_is_told() {
+        let placement =
+            |flags: &[&str], cpus: &[usize]| Config { cpus: cpus.to_vec(), ..config(flags).unwrap() }.placement();
+        let (one, two) = (["--shards", "1", "--pin", "on"], ["--shards", "2", "--pin", "on"]);
+        assert_eq!(placement(&one, &[0, 1]), "1 shard pinned to CPU 0");
+        assert_eq!(placement(&one, &[3]), "1 shard pinned to CPU 3");
+        assert_eq!(placement(&two, &[0, 1, 2]), "2 shards pinned to CPUs [0, 1]");
+        assert_eq!(placement(&two, &[1]), "2 shards pinned to CPU 1");
+        assert_eq!(placement(&["--shards", "1", "--pin", "off"], &[0, 1]), "1 shard floating over CPUs [0, 1]");
+        let config = |count: &str| config(&["--max-connections", count, "--shards", "1"]).unwrap().to_string();
+        assert!(config("1").starts_with("1 connection, ") && config("2").starts_with("2 connections, "));
     }
 
     #[test]

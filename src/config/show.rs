@@ -8,6 +8,7 @@ use super::{
     Config, DescriptorPart, Given, MemoryPart, Preset, SETTINGS, Setting, descriptors, file::in_order, memory::mib,
     settings::quoted,
 };
+use crate::sys::memory::{self as machine, Available};
 
 /// A file of TOML with every setting, commented out, and what it means.
 ///
@@ -58,7 +59,7 @@ pub fn effective(given: &Given, config: &Config) -> String {
         text.push_str(&route.shown);
     }
     line(&mut text, "\n# ---- Memory at worst ----");
-    text += &memory(config);
+    text += &memory(config, machine::available());
     line(&mut text, "\n# ---- Descriptors beside those of connections ----");
     text + &descriptors_reserved(config)
 }
@@ -74,15 +75,21 @@ fn descriptors_reserved(config: &Config) -> String {
     text
 }
 
-/// The worst case of memory, part by part and as a sum, as comments of TOML.
-fn memory(config: &Config) -> String {
+/// The worst case of memory, part by part and as a sum, as comments of TOML, and whether it is more than there is. It
+/// nearly always is, for a server that has room for as many connections as there are descriptors.
+fn memory(config: &Config, available: Option<Available>) -> String {
     let mut text = String::new();
+    line(&mut text, "# An upper bound, with every limit reached at the same time; the real figure is far below it.");
     let parts = config.memory();
     for MemoryPart { name, bytes, follows_from } in &parts {
         line(&mut text, &format!("# {:>10.1} MiB  {name}: {follows_from}", mib(*bytes)));
     }
-    let sum = mib(parts.iter().map(|part| part.bytes).sum());
-    line(&mut text, &format!("# {sum:>10.1} MiB  in all, beside the kernel's socket buffers (send_buffer)"));
+    let sum: u64 = parts.iter().map(|part| part.bytes).sum();
+    let all = "in all, beside the kernel's socket buffers (send_buffer)";
+    line(&mut text, &format!("# {:>10.1} MiB  {all}", mib(sum)));
+    if let Some(available) = available.filter(|available| available.bytes < sum) {
+        line(&mut text, &format!("# Warning: that is more than the {:.1} MiB that {available}.", mib(available.bytes)));
+    }
     text
 }
 
@@ -260,6 +267,21 @@ mod tests {
         let routes: Vec<&str> = routes.lines().filter(is_setting).map(|line| &line[1..]).collect();
         assert!(toml::de::DeTable::parse(&routes.join("\n")).is_ok());
         assert!(example.lines().all(|line| line.chars().count() <= 100), "{example}");
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_told() {
+        let config = Config::new(&Default::default(), 1_000).unwrap();
+        let sum: u64 = config.memory().iter().map(|part| part.bytes).sum();
+        let told = |bytes: u64, is_cgroup| memory(&config, Some(Available { bytes, is_cgroup }));
+        assert!(told(sum - 1, true).ends_with("MiB that this container or cgroup may have.\n"));
+        assert!(told(1 << 20, false).ends_with("# Warning: that is more than the 1.0 MiB that this machine has.\n"));
+        for enough in [told(sum, false), memory(&config, None)] {
+            assert!(
+                enough.starts_with("# An upper bound, with every limit") && !enough.contains("Warning"),
+                "{enough}"
+            );
+        }
     }
 
     #[test]
