@@ -218,6 +218,12 @@ impl Counter {
         self.name().split_once('{').map_or("", |(_, label)| label.trim_end_matches('}'))
     }
 
+    /// What the label says, such as `limit`: of requests that are refused, why.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        self.label().split('"').nth(1).unwrap_or_default()
+    }
+
     /// What counts a request refused with this status, unless its cause is known: 503 has several, and a handler may
     /// have its own.
     #[must_use]

@@ -139,7 +139,7 @@ fn tokens_stay_secret() {
     assert!(metrics.status() == 200 && !metrics.body.contains("s3cret"));
     let log = server.end();
     for refused in ["handshake: refused peer=127.0.0.1:", "service: refused peer=127.0.0.1:"] {
-        let words = ["DEBUG", refused, "status=401", "path=\"/t/x\""];
+        let words = ["DEBUG", refused, "status=401", "cause=\"token\"", "path=\"/t/x\""];
         let is_told = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(is_told, "{words:?}: {log}");
     }

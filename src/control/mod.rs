@@ -167,13 +167,13 @@ impl Shared {
         })
     }
 
-    fn count_refusal(&self, refusal: &Refusal) {
-        let cause = match refusal.status {
+    /// Returns what counts a refusal.
+    fn cause(&self, refusal: &Refusal) -> Counter {
+        match refusal.status {
             503 if self.is_leaving() => Counter::RefusedLeaving,
             503 => Counter::RefusedLimit,
             status => Counter::refused(status),
-        };
-        self.counters.add(cause, 1);
+        }
     }
 
     /// Returns the text of `/metrics`. All who ask within a second get the same, so nobody can keep this thread busy

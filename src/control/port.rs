@@ -185,7 +185,7 @@ async fn part(shared: &Shared, line: Line, ending: Option<Ending>) {
             let refusal = error.refusal();
             tracing::debug!(status = refusal.status, %error, "refused");
             shared.counters.add(Counter::HttpRequests, 1);
-            shared.count_refusal(&refusal);
+            shared.counters.add(shared.cause(&refusal), 1);
             line.refuse(&refusal).await;
         }
         Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),

@@ -121,7 +121,8 @@ impl Asked {
         let mut answer = answer.unwrap_or_else(|refusal| {
             // Without the query, which may hold a token; and not why, which may repeat it.
             if let Some((method, path)) = self.target.as_deref() {
-                tracing::debug!(peer = self.peer.map(display), status = refusal.status, %method, path, "refused");
+                let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
+                tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
@@ -303,7 +304,7 @@ async fn publish(
     drop(room);
     let Published { epoch, offset } = published.ok_or_else(Refusal::leaving)?;
     let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
-    let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}");
+    let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}\n");
     Ok(response(StatusCode::ACCEPTED, JSON, answer))
 }
 
@@ -396,7 +397,7 @@ fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> 
 }
 
 fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
-    shared.count_refusal(refusal);
+    shared.counters.add(shared.cause(refusal), 1);
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = response(status, JSON, refusal.body());
     let headers = answer.headers_mut();

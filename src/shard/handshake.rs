@@ -95,12 +95,14 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
             }
         }
     };
-    tracing::debug!(peer = net::peer(&socket).map(display), status = response.status(), path, "refused");
     let by_status = || match response.status() {
         503 if lobby.is_leaving() => Counter::RefusedLeaving,
         status => Counter::refused(status),
     };
-    lobby.counters.add(cause.unwrap_or_else(by_status), 1);
+    let counter = cause.unwrap_or_else(by_status);
+    let (peer, status) = (net::peer(&socket).map(display), response.status());
+    tracing::debug!(peer, status, cause = counter.cause(), path, "refused");
+    lobby.counters.add(counter, 1);
     say_and_close(&socket, response.encode(has_body)).await;
 }
 

@@ -17,8 +17,8 @@ impl fmt::Display for Available {
     }
 }
 
-/// Returns the memory of the machine, or the limit of a cgroup (`memory.max` of cgroup v2, or `memory.limit_in_bytes` of
-/// v1), seen from inside the container, if that is less. `None` if neither can be read.
+/// Returns the memory of the machine, or the limit of a cgroup (`memory.max` of cgroup v2, or `memory.limit_in_bytes`
+/// of v1), seen from inside the container, if that is less. `None` if neither can be read.
 #[must_use]
 pub fn available() -> Option<Available> {
     let read = |path: &str| std::fs::read_to_string(path).ok();

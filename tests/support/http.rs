@@ -32,6 +32,7 @@ impl Response {
     /// What the body of a refusal says.
     pub(crate) fn error(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        assert!(self.body.ends_with("}\n"), "{self:?}");
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{self:?}"));
         body["error"].as_str().unwrap_or_else(|| panic!("{self:?}")).to_string()
     }
@@ -117,6 +118,7 @@ pub(crate) fn ask(stream: &mut TcpStream, request: &str) -> Response {
 #[track_caller]
 pub(crate) fn published(response: &Response) -> (String, u64, u64) {
     assert_eq!((response.status(), response.header("content-type")), (202, Some("application/json")), "{response:?}");
+    assert!(response.body.ends_with("}\n"), "{response:?}");
     let answer: serde_json::Value = serde_json::from_str(&response.body).unwrap();
     let number = |key: &str| answer[key].as_u64().unwrap_or_else(|| panic!("{response:?}"));
     (answer["topic"].as_str().unwrap().into(), number("epoch"), number("offset"))

@@ -12,7 +12,7 @@ use std::fmt::Write;
 /// assert_eq!(
 ///     response,
 ///     "HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET\r\nContent-Type: application/json\r\n\
-///      Content-Length: 20\r\n\r\n{\"error\":\"only GET\"}"
+///      Content-Length: 21\r\n\r\n{\"error\":\"only GET\"}\n"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Refusal {
         self
     }
 
-    /// The JSON body.
+    /// The JSON body, a line.
     pub fn body(&self) -> String {
         let mut body = String::from("{\"error\":\"");
         for character in self.error.chars() {
@@ -63,7 +63,7 @@ impl Refusal {
                 _ => body.push(character),
             }
         }
-        body + "\"}"
+        body + "\"}\n"
     }
 
     /// The response, which ends the connection.
