@@ -10,11 +10,11 @@ use std::{
 };
 
 use clap::{
-    Parser,
+    CommandFactory as _, Parser,
     error::{ContextKind, ContextValue},
 };
 use ringhub::{
-    config::{self, Config, Flags, Given, SETTINGS},
+    config::{self, Config, Flags, Given, SETTINGS, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
     server::{Running, Server},
@@ -68,10 +68,7 @@ fn main() -> ExitCode {
         None => return serve(&arguments.flags),
         Some(Command::Serve(flags)) => return serve(&flags),
         Some(Command::CheckConfig(arguments)) => check_config(arguments),
-        Some(Command::ExampleConfig) => {
-            say(config::example().trim_end());
-            Ok(())
-        }
+        Some(Command::ExampleConfig) => say(config::example().trim_end()),
         Some(Command::Health(health)) => health::check(health, env::vars_os()),
     };
     match outcome {
@@ -86,18 +83,45 @@ fn main() -> ExitCode {
 /// A word that belongs to nothing would be shown; beside a flag for tokens it may be one of them.
 fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            // Help, or the version: what was asked for.
+            let outcome = written(error.print());
+            process::exit(outcome.map_or_else(|error| tell(&error, 1), |()| error.exit_code()));
+        }
+        if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+            && Arguments::command().get_subcommands().any(|command| command.get_name() == word)
+        {
+            process::exit(tell(&format_args!("flags go after the subcommand: ringhub {word} --FLAG VALUE"), 2));
+        }
         let is_word = |kind| matches!(error.get(kind), Some(ContextValue::String(word)) if !word.starts_with('-'));
         let is_stray_word = is_word(ContextKind::InvalidArg) || is_word(ContextKind::InvalidSubcommand);
         let secrets: Vec<String> = SETTINGS.iter().filter(|row| row.is_secret).map(|row| row.flag()).collect();
         let is_secret = |argument: &str| secrets.iter().any(|flag| argument.trim_start_matches('-').starts_with(flag));
-        if !is_stray_word || !env::args_os().any(|argument| is_secret(&argument.to_string_lossy())) {
-            error.exit();
+        if is_stray_word && env::args_os().any(|argument| is_secret(&argument.to_string_lossy())) {
+            let hidden = "it is not shown, since it may be a token (commas between them, no spaces)";
+            process::exit(tell(&format_args!("a word belongs to no flag; {hidden}"), 2));
         }
-        complain(
-            &"a word belongs to no flag; it is not shown, since it may be a token (commas between them, no spaces)",
-        );
-        process::exit(2)
+        if let Some((number, unit)) = split_value().filter(|_| is_stray_word) {
+            process::exit(tell(&format_args!("a value has no space in it: write {number}{unit}"), 2));
+        }
+        error.exit()
     })
+}
+
+/// Complains, and returns the status to end with.
+fn tell(what: &dyn fmt::Display, status: i32) -> i32 {
+    complain(what);
+    status
+}
+
+/// Returns the parts of a value that was written with a space before its unit.
+fn split_value() -> Option<(String, String)> {
+    let words: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|octet| octet.is_ascii_digit());
+    let has_unit =
+        |unit: &str| format!("1{unit}").parse::<Size>().is_ok() || format!("1{unit}").parse::<Time>().is_ok();
+    let pair = words.windows(2).find(|pair| is_number(&pair[0]) && !is_number(&pair[1]) && has_unit(&pair[1]))?;
+    Some((pair[0].clone(), pair[1].clone()))
 }
 
 /// What goes to the terminal goes there as well as it can; there is nobody to tell if it cannot.
@@ -110,10 +134,30 @@ fn complaint(what: &dyn fmt::Display) -> String {
     what.to_string().lines().map(|line| format!("ringhub: {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a line for whoever listens; there is nobody to tell if nobody does.
-fn say(line: &str) {
-    drop(writeln!(io::stdout(), "{line}"));
+/// Writes a line that somebody has asked for.
+fn say(line: &str) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(written(writeln!(io::stdout(), "{line}"))?)
 }
+
+/// Returns whether standard output has taken what was written. A reader who leaves has seen enough.
+fn written(outcome: io::Result<()>) -> Result<(), Unwritten> {
+    match outcome.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Standard output takes nothing.
+#[derive(Debug)]
+struct Unwritten(io::Error);
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "standard output cannot be written: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unwritten {}
 
 fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>> {
     let CheckConfig { file, mut flags } = arguments;
@@ -126,8 +170,7 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     for warning in given.warnings().iter().chain(&of_config) {
         complain(&format_args!("warning: {warning}"));
     }
-    say(config::effective(&given, &config?).trim_end());
-    Ok(())
+    say(config::effective(&given, &config?).trim_end())
 }
 
 /// Serves to the end. From here on nothing waits for whoever reads what the process says.

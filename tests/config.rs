@@ -119,9 +119,16 @@ fn a_file_says_what_is_wrong_and_where() {
     check("cpus = [0, \"3-1\"]", "1: cpus: \"3-1\" is no range of CPUs");
     check("cpus = [0, 99999]", "1: cpus: CPU 99999 is not among those this process may use");
     check("max_message = \"much\"", "1: max_message: \"much\" is no size");
-    check("max_fragments = -1", "1: max_fragments: \"-1\" is no whole number from 0 to 4294967295");
+    check("max_fragments = -1", "1: max_fragments: \"-1\" is no whole number from 1 to 4294967295");
     check("max_fragments = 5_000_000_000", "1: max_fragments: \"5000000000\" is no whole number");
     check("ping_interval = 30", "1: ping_interval: \"30\" needs a unit of time: ms, s, m or h");
+    check("shards = \"abc\"", "1: shards: \"abc\" is no whole number from 1 to 256");
+    check("max_connections = \"\"", "1: max_connections: \"\" is no whole number from 1 to 16777216");
+    check("max_http_connections = -1", "1: max_http_connections: \"-1\" is no whole number from 1 to");
+    check("max_idle_topics = -1", "1: max_idle_topics: \"-1\" is no whole number from 0 to");
+    check("ping_interval = \"5sec\"", "1: ping_interval: \"5sec\": \"sec\" is no unit of time: ms, s, m or h");
+    check("ping_interval = \"1.5s\"", "1: ping_interval: \"1.5s\" is no whole number of a unit of time");
+    check("cpus = \"0-\"", "1: cpus: \"0-\" is no CPU number or range; write it like 0 or 2-3");
     check("log = \"a=b=c\"", "1: log: \"a=b=c\" is no filter of logs");
     check("log_format = \"xml\"", "1: log_format: \"xml\" is none of text, json");
     check("# first\nmax_message = 1\nmax_message = 2", "3: duplicate key \"max_message\"");
@@ -784,6 +791,41 @@ fn the_file_of_the_readme() {
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && log.is_empty(), "{log}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches(&file.name()).count(), example.lines().count());
+}
+
+/// What a slip of the hand on the command line is told.
+#[test]
+fn a_command_line_that_is_none_says_how_to_write_it() {
+    let told = |arguments: &[&str]| {
+        let output = run_to_end(command(arguments));
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let spaced = "ringhub: a value has no space in it: write 4MiB\n";
+    assert_eq!(told(&["--max-message", "4", "MiB"]), spaced);
+    assert_eq!(told(&["check-config", "FILE", "--max-message", "4", "MiB"]), spaced);
+    assert_eq!(told(&["serve", "--ping-interval", "10", "s"]), spaced.replace("4MiB", "10s"));
+    let after = "ringhub: flags go after the subcommand: ringhub check-config --FLAG VALUE\n";
+    assert_eq!(told(&["--shards", "2", "check-config"]), after);
+    assert_eq!(told(&["--publish-tokens", "hush", "check-config", "--shards", "2"]), after);
+    for (arguments, words) in [(&["--max-message", "4", "x"][..], "'x'"), (&["--nonsense"], "--nonsense")] {
+        let told = told(arguments);
+        assert!(told.starts_with("error: ") && told.contains(words), "{told}");
+    }
+    let hidden = told(&["--publish-tokens", "4", "MiB"]);
+    assert!(hidden.contains("may be a token") && !hidden.contains('4'), "{hidden}");
+}
+
+/// Whoever asks for something gets it, or a status that says that it was lost.
+#[test]
+fn an_output_that_takes_nothing_is_a_failure() {
+    for arguments in [&["check-config"][..], &["example-config"], &["--help"], &["help", "serve"], &["--version"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command(arguments).stdout(full).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?} {told}");
+        assert!(told.starts_with("ringhub: standard output cannot be written: No space left"), "{arguments:?} {told}");
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use Preset::{Otherwise, Value as Is};
 
 use super::{
-    Config,
+    Config, Limits,
     values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
 };
+use crate::hub::ConnectionId;
 
 /// One row of the table.
 #[derive(Debug)]
@@ -146,9 +147,21 @@ fn bytes(count: usize) -> Vec<String> {
     one(Size(count as u64))
 }
 
-/// `"heading" { documentation key: type, VALUE_NAME, preset; ... }`.
+/// Names the range of a setting for an item that is no number.
+fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
+    let no_number = items.iter().position(|item| item.trim().parse::<u64>().is_err());
+    no_number.map_or(Ok(()), |item| {
+        Err(Fault { item, what: format!("{:?} is no whole number from {least} to {most}", items[item]) })
+    })
+}
+
+/// `"heading" { documentation key: type, VALUE_NAME (from least to most), preset; ... }`. Whether a number is in its
+/// range is for whoever knows what it depends on; the table only says what the range is.
 macro_rules! settings {
-    ($($heading:literal { $($(#[doc = $doc:literal])+ $key:ident: $type:ty, $value:ident, $preset:expr;)+ })+) => {
+    ($($heading:literal { $(
+        $(#[doc = $doc:literal])+
+        $key:ident: $type:ty, $value:ident $((from $least:literal to $most:expr))?, $preset:expr;
+    )+ })+) => {
         /// Every setting, in the order of the help.
         pub const SETTINGS: &[Setting] = &[$($(Setting {
             key: stringify!($key),
@@ -160,6 +173,7 @@ macro_rules! settings {
             takes_integers: <$type as Value>::TAKES_INTEGERS,
             expected: <$type as Value>::EXPECTED,
             read: |settings, items| {
+                $(check_numbers(items, $least, $most as u64)?;)?
                 settings.$key = Value::read(items)?;
                 Ok(())
             },
@@ -222,7 +236,7 @@ settings! {
     "CPUs" {
         /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a
         /// cgroup quota.
-        shards: Option<usize>, COUNT,
+        shards: Option<usize>, COUNT (from 1 to Limits::SHARDS_MAX),
         Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
 
         /// CPUs to run on, such as 0 or 0,2-3. Shards take them in turn.
@@ -240,14 +254,14 @@ settings! {
 
     "Limits" {
         /// Connections at the same time, those still in their opening handshake included. Beyond it: 503.
-        max_connections: Option<usize>, COUNT,
+        max_connections: Option<usize>, COUNT (from 1 to ConnectionId::SLOTS_MAX),
         Otherwise {
             words: "from the descriptor limit",
             example: "800",
             effective: |config| one(config.limits.connections_max),
         };
 
-        /// The same from one address, or from one /64 of IPv6; 0 is any number. Beyond it: 429. Behind a proxy
+        /// The same from one address, or from one /64 of IPv6; 0 is no limit. Beyond it: 429. Behind a proxy
         /// everybody has the proxy's address.
         max_connections_per_address: usize, COUNT, Is("0");
 
@@ -263,7 +277,7 @@ settings! {
         };
 
         /// Fragments of one message. Beyond it: close 1009.
-        max_fragments: u32, COUNT, Is("65537");
+        max_fragments: u32, COUNT (from 1 to u32::MAX), Is("65537");
 
         /// Memory of what a slow subscriber is owed, at least two of the largest messages. Beyond it: close 1008.
         max_backlog: Option<Size>, SIZE,
@@ -310,7 +324,7 @@ settings! {
 
         /// Connections that speak HTTP at the same time. Beyond it the one that has been idle longest is ended; if none
         /// is idle: 503, and the connection ends.
-        max_http_connections: usize, COUNT, Is("1024");
+        max_http_connections: usize, COUNT (from 1 to usize::MAX), Is("1024");
 
         /// How much of an answer a client has to take in a second, on average over --body-timeout, while the server
         /// waits for it. Below it the connection is reset; 0 asks only for some progress.

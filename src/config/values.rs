@@ -213,7 +213,11 @@ impl FromStr for Time {
             "s" => seconds(1),
             "m" | "min" => seconds(60),
             "h" => seconds(3_600),
-            _ => return Err(format!("{text:?} needs a unit of time: ms, s, m or h")),
+            "" => return Err(format!("{text:?} needs a unit of time: ms, s, m or h")),
+            part if part.starts_with(['.', ',']) => {
+                return Err(format!("{text:?} is no whole number of a unit of time"));
+            }
+            _ => return Err(format!("{text:?}: {unit:?} is no unit of time: ms, s, m or h")),
         };
         time.map(Time).ok_or_else(|| format!("{text:?} is too long"))
     }
@@ -264,7 +268,8 @@ impl CpuList {
 }
 
 fn cpu_range(part: &str) -> Result<std::ops::RangeInclusive<usize>, String> {
-    let number = |part: &str| part.trim().parse::<usize>().map_err(|_| format!("{part:?} is no CPU number"));
+    let error = || format!("{part:?} is no CPU number or range; write it like 0 or 2-3");
+    let number = |number: &str| number.trim().parse::<usize>().map_err(|_| error());
     let (first, last) = match part.split_once('-') {
         Some((first, last)) if !first.is_empty() => (number(first)?, number(last)?),
         _ => (number(part)?, number(part)?),
