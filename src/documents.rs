@@ -165,6 +165,8 @@ impl Documents {
         let is_empty = answer.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         if is_range && (is_other || is_short || is_empty) {
             headers.remove(header::RANGE);
+            // A request has one file open, as descriptors are reserved for.
+            drop(answer);
             answer = self.of_file(&inner, &headers).await?;
         }
         match answer.status() {

@@ -277,6 +277,23 @@ fn ranges() {
     }
 }
 
+/// Descriptors are reserved for one file of each request that is answered, also where it has to be opened again.
+#[test]
+fn a_request_has_one_file_open() {
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    let site = Site::new(&[("a.txt", "0123456789")]);
+    let events = init(CreateFlags::empty()).unwrap();
+    add_watch(&events, site.root().join("a.txt"), WatchFlags::OPEN | WatchFlags::CLOSE_NOWRITE).unwrap();
+    check(&site.ask("GET", "/site/a.txt", &["Range: bytes=2-4", "If-Range: \"other\""]), 200, "0123456789");
+    drop(site);
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4_096];
+    let mut reader = Reader::new(&events, &mut buffer);
+    let mut next = || reader.next().unwrap().events();
+    let seen: Vec<ReadFlags> = std::iter::from_fn(|| Some(next()).filter(|seen| *seen != ReadFlags::IGNORED)).collect();
+    // Each time for what is known of it, then for what is in it. Two alike in a row would be one event.
+    assert_eq!(seen, [ReadFlags::OPEN, ReadFlags::CLOSE_NOWRITE].repeat(4));
+}
+
 #[test]
 fn folders_are_redirected_into() {
     let site = Site::new(&[("index.html", "start"), ("sub/index.html", "sub"), ("a:b/c/index.html", "deep")]);
