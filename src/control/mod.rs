@@ -26,6 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
+    runtime::Runtime,
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
@@ -77,7 +78,14 @@ pub(crate) struct Start {
 pub(crate) fn run(start: Start) -> io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READING_THREADS_MAX).build()?;
-    runtime.block_on(serve(start))
+    let outcome = runtime.block_on(serve(start));
+    end(runtime);
+    outcome
+}
+
+/// Ends a runtime without waiting any longer for reads of files than for answers: one may never return.
+fn end(runtime: Runtime) {
+    runtime.shutdown_timeout(FINISH);
 }
 
 /// Threads that read documents while the control thread does other things. Beyond it, reads wait for each other.
@@ -208,3 +216,31 @@ const FINISH: Duration = Duration::from_secs(1);
 
 /// How old the text of `/metrics` may be.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// A file on a device that does not answer keeps its reader, and nobody else.
+    #[test]
+    fn a_read_that_never_returns_does_not_hold_the_end() {
+        let (let_go, is_let_go) = mpsc::channel::<()>();
+        let (reads, is_reading) = mpsc::channel();
+        let (ended, has_ended) = mpsc::channel();
+        let ending = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.spawn_blocking(move || {
+                reads.send(()).unwrap();
+                is_let_go.recv()
+            });
+            is_reading.recv().unwrap();
+            end(runtime);
+            ended.send(()).unwrap();
+        });
+        has_ended.recv_timeout(Duration::from_secs(60)).expect("the runtime waits for the read");
+        drop(let_go);
+        ending.join().unwrap();
+    }
+}
