@@ -151,7 +151,7 @@ enum Begun {
     },
     /// A file is read.
     Read {
-        request: Request<()>,
+        request: Box<Request<()>>,
         documents: Documents,
         below: Vec<String>,
     },
@@ -211,7 +211,7 @@ fn begin(
         Endpoint::Files { mount, below } => {
             shared.authorize(&credentials, Intent::Use, &endpoint)?;
             let documents = shared.endpoints.mounts()[*mount].documents.clone();
-            Ok(Begun::Read { request: request.map(drop), documents, below: below.clone() })
+            Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
         }
         Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
     }
