@@ -8,8 +8,8 @@
 //!   names; if that is full, the batch ends before the share.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
-//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries, in the middle of a walk if need be, and goes on
-//!   in the next turn. Until a walk ends its topic gathers into the next run.
+//! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
+//!   walk if need be, and goes on in the next turn. Until a walk ends its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
@@ -59,6 +59,15 @@ pub(super) struct Flush {
 struct Planned {
     id: ConnectionId,
     what: What,
+    /// Its length.
+    bytes: usize,
+}
+
+/// What is left of a flush's portion.
+#[derive(Debug)]
+struct Left {
+    entries: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -99,29 +108,38 @@ impl Flush {
 
     /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
     /// one of its own, which is its door from then on. Returns whether there was room.
-    fn plan_share(
-        &mut self,
-        door: &mut Door,
-        (pieces, entry_pieces): (usize, usize),
-        Planned { id, what }: Planned,
-    ) -> bool {
+    fn plan_share(&mut self, door: &mut Door, (pieces, entry_pieces): (usize, usize), planned: Planned) -> bool {
         if door.batch != self.batch {
             *door = Door { batch: self.batch, entry: self.plan.len() as u32, pieces: pieces as u32 };
-            self.plan.push(Planned { id, what });
+            self.plan.push(planned);
             return true;
         }
         if door.pieces as usize + pieces > entry_pieces {
             return false;
         }
         door.pieces += pieces as u32;
-        match &mut self.plan[door.entry as usize].what {
-            What::Several(shares) => shares.push(what),
+        let entry = &mut self.plan[door.entry as usize];
+        entry.bytes += planned.bytes;
+        match &mut entry.what {
+            What::Several(shares) => shares.push(planned.what),
             first => {
                 let first_share = mem::replace(first, What::Backlog);
-                *first = What::Several(vec![first_share, what]);
+                *first = What::Several(vec![first_share, planned.what]);
             }
         }
         true
+    }
+}
+
+impl Left {
+    fn is_used_up(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+
+    /// Takes an entry of so many bytes. The last one may have more than are left.
+    fn take(&mut self, bytes: usize) {
+        self.entries -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 
@@ -138,13 +156,13 @@ impl What {
 }
 
 impl<I: Io> Shard<I> {
-    /// Sends what is due, up to [`Pace::flush_entries`] entries.
+    /// Sends what is due, until [`Pace::flush_entries`] or [`Pace::flush_bytes`] are used up.
     pub(super) fn flush(&mut self) {
         self.hub.begin_walks(&mut self.flush.walks);
-        let mut visited = 0;
-        while visited < self.pace.flush_entries && !self.flush.is_idle() {
-            let (count, ended) = self.plan_batch();
-            visited += count;
+        let Pace { flush_entries, flush_bytes, .. } = self.pace;
+        let mut left = Left { entries: flush_entries, bytes: flush_bytes };
+        while !left.is_used_up() && !self.flush.is_idle() {
+            let ended = self.plan_batch(&mut left);
             self.send_batch();
             self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
             // Topics take turns: a large one does not keep the others waiting for all of its subscribers.
@@ -155,60 +173,63 @@ impl<I: Io> Shard<I> {
         self.flush.dirty_first = !self.flush.dirty.is_empty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections. Returns how many, and how many walks, from the
-    /// front, end with it.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections, as long as something is left of the flush's
+    /// portion. Returns how many walks, from the front, end with it.
     ///
     /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
     /// flush left waiting go before all walks: there may always be a walk.
-    fn plan_batch(&mut self) -> (usize, usize) {
-        let Pace { send_batch, .. } = self.pace;
-        let (mut visited, mut ended) = (0, 0);
+    fn plan_batch(&mut self, left: &mut Left) -> usize {
+        let entries_after = left.entries.saturating_sub(self.pace.send_batch);
+        let is_full = |left: &Left| left.entries == entries_after || left.bytes == 0;
+        let mut ended = 0;
         self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {
             while let Some(&topic) = self.flush.walks.get(ended) {
-                if visited >= send_batch {
-                    return (visited, ended);
+                if is_full(left) {
+                    return ended;
                 }
                 let Some(slot) = self.hub.next_member(topic) else {
                     ended += 1;
                     continue;
                 };
-                if !self.plan_member(slot, topic) {
+                let Some(bytes) = self.plan_member(slot, topic) else {
                     // It will be the first share of the next batch.
                     self.hub.step_back(topic);
-                    return (visited, ended);
-                }
-                visited += 1;
+                    return ended;
+                };
+                left.take(bytes);
             }
         }
-        while visited < send_batch
+        while !is_full(left)
             && let Some(id) = self.flush.dirty.pop_front()
         {
-            visited += 1;
-            self.plan_dirty(id);
+            let bytes = self.plan_dirty(id);
+            left.take(bytes);
         }
-        (visited, ended)
+        ended
     }
 
-    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns whether there was
-    /// room for it in the connection's entry of this batch.
-    fn plan_member(&mut self, slot: u32, topic: TopicId) -> bool {
-        let Some(id) = self.hub.connections.id_at(slot) else { return true };
+    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns how many bytes it is
+    /// handed, to its socket or to its backlog; `None` if there was no room in the connection's entry of this batch.
+    fn plan_member(&mut self, slot: u32, topic: TopicId) -> Option<usize> {
+        let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
         let run = self.hub.run(topic);
         let share = run.share(slot);
-        let mut pieces = run.pieces().len();
-        let Some(connection) = self.hub.connections.get_mut(id) else { return true };
+        let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
+        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
         let what = match (&mut connection.output, share) {
             (None, Share::Whole) => What::Run(topic),
             (None, Share::Part(share)) => {
                 What::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
             }
-            (None, Share::Nothing) => return true,
+            (None, Share::Nothing) => return Some(0),
             (Some(output), _) if !output.backlog.is_empty() => {
                 let owed = self.hub.owed_by_walk(topic, slot);
+                // Much of it may have to be copied.
+                let bytes = length(&owed);
                 self.owe(id, owed);
                 self.check_backlog(id);
-                return true;
+                return Some(bytes);
             }
             (Some(output), share) => {
                 let outbox = outbox(output);
@@ -220,50 +241,56 @@ impl<I: Io> Shard<I> {
                     Share::Nothing => Vec::new(),
                 };
                 if outbox.is_none() && share.is_empty() {
-                    return true;
+                    return Some(0);
                 }
                 What::Pieces { outbox, share, topic: Some(topic) }
             }
         };
         if let What::Pieces { outbox, share, .. } = &what {
             pieces = share.len() + usize::from(outbox.is_some());
+            bytes = length(outbox.iter().chain(share));
         }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return true };
-        let planned = Planned { id, what };
+        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
+        let planned = Planned { id, what, bytes };
         if let Some(door) = connection.door() {
-            return self.flush.plan_share(door, (pieces, self.pace.entry_pieces), planned);
+            return self.flush.plan_share(door, (pieces, self.pace.entry_pieces), planned).then_some(bytes);
         }
         self.flush.plan.push(planned);
-        true
+        Some(bytes)
     }
 
-    /// Plans what waits for one connection alone: its backlog if there is room, or its outbox.
-    fn plan_dirty(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+    /// Plans what waits for one connection alone: its backlog if there is room, or its outbox. Returns how many bytes
+    /// of it.
+    fn plan_dirty(&mut self, id: ConnectionId) -> usize {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         connection.is_dirty = false;
         if connection.websocket.state() == State::Closed && self.close_waits(id).is_some() {
-            return;
+            return 0;
         }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let Some(output) = &mut connection.output else { return };
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        let Some(output) = &mut connection.output else { return 0 };
         if output.backlog.is_empty() {
             let outbox = outbox(output);
             connection.output = None;
             self.handlers.notice_emptied(id);
+            let bytes = length(&outbox);
             if outbox.is_some() {
-                self.flush.plan.push(Planned { id, what: What::Pieces { outbox, share: Vec::new(), topic: None } });
+                let what = What::Pieces { outbox, share: Vec::new(), topic: None };
+                self.flush.plan.push(Planned { id, what, bytes });
             }
-            return;
+            return bytes;
         }
         if connection.awaits_room {
             // Its outbox stays together until there is room, and counts.
             self.check_backlog(id);
-            return;
+            return 0;
         }
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox);
         }
-        self.flush.plan.push(Planned { id, what: What::Backlog });
+        let bytes = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
+        self.flush.plan.push(Planned { id, what: What::Backlog, bytes });
+        bytes
     }
 
     /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
@@ -323,10 +350,10 @@ impl<I: Io> Shard<I> {
         let mut deliveries = 0;
         let entries = plan.len();
         let mut plan = plan;
-        for (index, Planned { id, what }) in plan.drain(..).enumerate() {
+        for (index, Planned { id, what, bytes: offered }) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             match (what, refusal) {
-                (What::Backlog, sent) => unsent += self.settle_backlog(id, sent),
+                (What::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
                 (What::Run(topic), None) => deliveries += u64::from(self.hub.run(topic).messages()),
                 (What::Several(shares), None) => {
@@ -338,8 +365,8 @@ impl<I: Io> Shard<I> {
                     self.unpark(id);
                     self.end_if_done(id);
                 }
-                (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, sent),
-                (share, Some(sent)) => unsent += self.settle_refused(id, [share], sent),
+                (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, offered, sent),
+                (share, Some(sent)) => unsent += self.settle_refused(id, [share], offered, sent),
             }
         }
         drop(refusals);
@@ -357,13 +384,13 @@ impl<I: Io> Shard<I> {
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(plan.len().min(32));
         let mut ranges: Vec<Range<usize>> = Vec::with_capacity(plan.len());
         let mut last_run = None;
-        let mut bytes = 0;
-        for Planned { id, what } in plan {
+        let mut sum = 0;
+        for Planned { id, what, bytes } in plan {
             let begin = slices.len();
+            sum += bytes;
             match what {
                 What::Run(topic) => {
                     let run = hub.run(*topic);
-                    bytes += run.bytes();
                     let range = match last_run {
                         Some((last, (begin, end))) if last == *topic => begin..end,
                         _ => {
@@ -386,7 +413,7 @@ impl<I: Io> Shard<I> {
                     slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
                 }
             }
-            bytes += slices[begin..].iter().map(|slice| slice.len()).sum::<usize>();
+            debug_assert_eq!(slices[begin..].iter().map(|slice| slice.len()).sum::<usize>(), *bytes);
             ranges.push(begin..slices.len());
         }
         let entries: Vec<Send<'_, I::Socket>> = plan
@@ -398,7 +425,7 @@ impl<I: Io> Shard<I> {
             })
             .collect();
         self.io.send(&entries, refused);
-        bytes
+        sum
     }
 
     /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
@@ -408,11 +435,10 @@ impl<I: Io> Shard<I> {
         &mut self,
         id: ConnectionId,
         shares: impl IntoIterator<Item = What>,
+        offered: usize,
         sent: io::Result<usize>,
     ) -> usize {
-        let mut offered = 0;
         for share in shares {
-            offered += share.pieces(&self.hub).map(|piece| piece.bytes.len()).sum::<usize>();
             let (outbox, topic) = match share {
                 What::Run(topic) => (None, Some(topic)),
                 What::Pieces { outbox, topic, .. } => (outbox, topic),
@@ -426,10 +452,9 @@ impl<I: Io> Shard<I> {
     }
 
     /// The front of a backlog was offered; `None` means that all of it was taken. Returns how many bytes were not.
-    fn settle_backlog(&mut self, id: ConnectionId, sent: Option<io::Result<usize>>) -> usize {
+    fn settle_backlog(&mut self, id: ConnectionId, offered: usize, sent: Option<io::Result<usize>>) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.output else { return 0 };
-        let offered: usize = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
         if let Some(sent) = sent {
             return self.advance(id, offered, sent);
         }
@@ -546,6 +571,11 @@ fn outbox(output: &mut Output) -> Option<Piece> {
 
 fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
     pieces.map(|piece| u64::from(piece.messages)).sum()
+}
+
+/// The bytes of these pieces.
+fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
+    pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.

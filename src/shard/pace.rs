@@ -16,8 +16,11 @@ pub(super) struct Pace {
     pub(super) send_batch: usize,
     /// Pieces up to which the shares of further walks join an entry of a batch.
     pub(super) entry_pieces: usize,
-    /// Sends after which a flush lets the rest of the turn go first.
+    /// Sends after which a flush lets the rest of the turn go first. Below the size of a batch it is the batch's.
     pub(super) flush_entries: usize,
+    /// Bytes after which it does, those of its last send included, which may have more than are left. What a laggard's
+    /// backlog is given counts too.
+    pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
     /// Deliveries, and requests, taken from the other shards in one turn.
@@ -33,6 +36,9 @@ impl Pace {
         send_batch: 256,
         entry_pieces: Send::<()>::PIECES_MAX,
         flush_entries: 512,
+        // Two runs of the size at which a shard stops gathering. The kernel copies them in some 4 ms; a turn's fixed
+        // work is a few hundredths of that. Where a send has less than 32 KiB the number of sends decides.
+        flush_bytes: 8 << 20,
         backlog_pieces: 256,
         mail: 1_024,
     };

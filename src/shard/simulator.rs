@@ -566,6 +566,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         send_batch: 1,
         entry_pieces: 1,
         flush_entries: 1,
+        flush_bytes: 1,
         backlog_pieces: 1,
         mail: 1,
     };

@@ -1,5 +1,7 @@
 //! What must hold between any two turns, when the network has settled, and when everybody has left.
 
+use std::mem;
+
 use super::{
     Simulation,
     answering::{CLOSED_AS_ASKED, CLOSED_AS_FULL},
@@ -19,6 +21,8 @@ impl Simulation {
     /// What holds between any two turns.
     pub(super) fn check_turn(&mut self, (close_overdue, cut_off): (u64, u64)) {
         let network = &mut *self.network.borrow_mut();
+        let offered = mem::take(&mut network.offered);
+        assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
         let limits = &self.shard.limits;
         let offsets: Vec<u64> = self.topics.iter().map(|name| self.shard.hub.offset(name)).collect();
         let (mut alive, mut laggards) = (0, 0);

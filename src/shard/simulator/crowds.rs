@@ -1,12 +1,12 @@
 //! Clients that send as much as they can, beside one that sends little.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, mem, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     arrival, handlers,
-    network::{Network, SimulatedIo, Weather},
+    network::{Network, Offered, SimulatedIo, Weather},
     random::Random,
 };
 use crate::{
@@ -27,11 +27,18 @@ pub(super) struct World {
 impl World {
     /// So many clients that publish, and no subscribers.
     fn new(clients: usize) -> Self {
+        Self::with_subscribers(clients, 0, 0)
+    }
+
+    /// The same with subscribers behind them, each with so much room in its socket.
+    fn with_subscribers(clients: usize, subscribers: usize, room: usize) -> Self {
         let mut world = Self::without_clients(|_| {});
-        for _ in 0..clients {
-            world.connect(usize::MAX, false);
+        for client in 0..clients + subscribers {
+            let subscribes = client >= clients;
+            world.connect(if subscribes { room } else { usize::MAX }, subscribes);
         }
         while world.shard.turn(Tick(0)) {}
+        world.network.borrow_mut().offered = Offered::default();
         world
     }
 
@@ -71,10 +78,23 @@ impl World {
         self.counters.get(Counter::MessagesIn) - before
     }
 
-    /// How many bytes of pongs the client was sent since the last call.
-    fn pongs(&self, client: usize) -> usize {
+    /// Turns until nothing is left to do. Each sends a flush's portion at most.
+    fn turns(&mut self) {
+        let mut more = true;
+        while more {
+            more = self.shard.turn(Tick(0)) || self.network.borrow().has_reports();
+            let offered = mem::take(&mut self.network.borrow_mut().offered);
+            assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
+        }
+    }
+
+    /// How many bytes the client was sent since the last call.
+    fn sent(&self, client: usize) -> usize {
         let mut network = self.network.borrow_mut();
-        network.lines[client].sent.drain(..).collect::<Vec<_>>().len()
+        let count = network.lines[client].sent.len();
+        network.fetch(client, count);
+        network.lines[client].fetched.clear();
+        count
     }
 }
 
@@ -108,7 +128,7 @@ fn a_turn_takes_so_many_frames_whoever_sends_them() {
 fn a_client_that_sends_little_waits_for_no_crowd() {
     let quiet = 300;
     let mut world = World::new(quiet + 1);
-    world.pongs(quiet);
+    world.sent(quiet);
     (0..quiet).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 1_000));
     // Until every one of the crowd has been met once.
     (0..15).for_each(|_| _ = world.turn());
@@ -116,10 +136,44 @@ fn a_client_that_sends_little_waits_for_no_crowd() {
         world.arrive(quiet, PING, 1);
         let turns = (1..100).find(|_| {
             world.turn();
-            world.pongs(quiet) > 0
+            world.sent(quiet) > 0
         });
         assert!(turns.is_some_and(|turns| turns <= 2), "{turns:?} turns until a ping is answered");
     }
+}
+
+/// A binary message of so many bytes, at least 64 KiB.
+fn message(length: usize) -> Vec<u8> {
+    [&b"\x82\xff"[..], &(length as u64).to_be_bytes(), &[0; 4], &vec![0; length]].concat()
+}
+
+/// A few large messages, which come together, are handed out to so many subscribers at a time as a turn may send bytes.
+#[test]
+fn a_turn_sends_so_many_bytes_whoever_is_owed_them() {
+    let mut world = World::with_subscribers(4, 300, 100_000);
+    let large = message(1 << 20);
+    (0..4).for_each(|client| world.arrive(client, &large[..large.len() - 1], 1));
+    world.turns();
+    (0..4).for_each(|client| world.arrive(client, b"\0", 1));
+    world.turns();
+    assert_eq!(world.counters.get(Counter::Laggards), 300);
+}
+
+/// What a socket has no room for leaves in portions too.
+#[test]
+fn a_turn_sends_so_many_bytes_of_backlogs() {
+    const SUBSCRIBERS: usize = 30;
+    let mut world = World::with_subscribers(4, SUBSCRIBERS, 100_000);
+    world.shard.pace.flush_bytes = 1 << 20;
+    (0..4).for_each(|client| world.arrive(client, &message(70_000), 2));
+    let mut received = [0; SUBSCRIBERS];
+    for _ in 0..20 {
+        world.turns();
+        (0..SUBSCRIBERS).for_each(|number| received[number] += world.sent(4 + number));
+    }
+    let owed = ANSWER.len() + 8 * (70_000 + 10);
+    assert_eq!(received, [owed; SUBSCRIBERS]);
+    assert_eq!(world.counters.get(Counter::Laggards), 0);
 }
 
 /// Empty fragments of one message are no messages, and are frames all the same.
@@ -131,11 +185,11 @@ fn fragments_count() {
         world.arrive(client, b"\x00\x80\0\0\0\0", 9_998);
         world.arrive(client, b"\x80\x80\0\0\0\0", 1);
     });
-    world.pongs(64);
+    world.sent(64);
     world.turn();
     world.arrive(64, PING, 1);
     (0..2).for_each(|_| _ = world.turn());
-    assert!(world.pongs(64) > 0, "a ping is answered between the fragments of others");
+    assert!(world.sent(64) > 0, "a ping is answered between the fragments of others");
     assert_eq!(world.counters.get(Counter::MessagesIn), 0);
     while world.shard.turn(Tick(0)) {}
     assert_eq!(world.counters.get(Counter::MessagesIn), 64);

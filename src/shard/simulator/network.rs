@@ -14,7 +14,10 @@ use std::{
 };
 
 use super::{random::Random, stream::Stream};
-use crate::sys::{Io, Key, Readiness, Receive, Refused, Send};
+use crate::{
+    shard::pace::Pace,
+    sys::{Io, Key, Readiness, Receive, Refused, Send},
+};
 
 /// How unkind the network is: chances per mille, all 0 once the clients only wait for what they are owed.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +105,15 @@ pub(super) struct Tally {
     pub(super) cut_off: u64,
 }
 
+/// What sockets were offered since somebody last looked, whether they took it or not.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Offered {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// Bytes of the largest entry.
+    largest: usize,
+}
+
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) random: Random,
@@ -111,6 +123,7 @@ pub(super) struct Network {
     /// Those with anything left to happen.
     pub(super) active: Vec<usize>,
     pub(super) tally: Tally,
+    pub(super) offered: Offered,
     /// Asked for and not yet submitted.
     asked: Vec<Asked>,
     /// Multishot polls for input.
@@ -157,6 +170,19 @@ impl Tally {
     }
 }
 
+impl Offered {
+    fn add(&mut self, bytes: usize) {
+        self.entries += 1;
+        self.bytes += bytes;
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// Is this what one flush may offer? Its last entry may have more bytes than are left of its portion.
+    pub(super) fn is_within(&self, pace: &Pace) -> bool {
+        self.entries <= pace.flush_entries && self.bytes < pace.flush_bytes + self.largest.max(1)
+    }
+}
+
 impl Network {
     pub(super) fn new(random: Random, weather: Weather) -> Self {
         Network {
@@ -165,6 +191,7 @@ impl Network {
             lines: Vec::new(),
             active: Vec::new(),
             tally: Tally::default(),
+            offered: Offered::default(),
             asked: Vec::new(),
             inputs: HashMap::new(),
             rooms: HashMap::new(),
@@ -504,6 +531,7 @@ impl Io for SimulatedIo {
             network.line(entry.socket);
             let length: usize = entry.pieces.iter().map(|piece| piece.len()).sum();
             let sent = network.send_one(entry.socket.line, entry.pieces);
+            network.offered.add(length);
             network.tally.sends += 1;
             let count = *sent.as_ref().unwrap_or(&0);
             network.tally.bytes_sent += count as u64;
