@@ -42,7 +42,7 @@ pub(super) struct Flush {
     /// this one before their room is awaited again, which is there already.
     paused: Vec<ConnectionId>,
     paused_at: Tick,
-    /// The last flush left some of them waiting.
+    /// The next flush begins with `dirty`: the last one began with walks and left some of `dirty` waiting.
     dirty_first: bool,
     /// The number of the batch being planned; the first is 1.
     batch: u64,
@@ -159,6 +159,7 @@ impl<I: Io> Shard<I> {
     /// Sends what is due, until [`Pace::flush_entries`] or [`Pace::flush_bytes`] are used up.
     pub(super) fn flush(&mut self) {
         self.hub.begin_walks(&mut self.flush.walks);
+        let dirty_first = self.flush.dirty_first;
         let Pace { flush_entries, flush_bytes, .. } = self.pace;
         let mut left = Left { entries: flush_entries, bytes: flush_bytes };
         while !left.is_used_up() && !self.flush.is_idle() {
@@ -170,7 +171,8 @@ impl<I: Io> Shard<I> {
                 self.flush.walks.rotate_left(1);
             }
         }
-        self.flush.dirty_first = !self.flush.dirty.is_empty();
+        // By turns: one batch of them may use up a flush, and some of them may always be left.
+        self.flush.dirty_first = !dirty_first && !self.flush.dirty.is_empty();
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections, as long as something is left of the flush's

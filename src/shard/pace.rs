@@ -35,7 +35,9 @@ impl Pace {
         frames: 4_096,
         send_batch: 256,
         entry_pieces: Send::<()>::PIECES_MAX,
-        flush_entries: 512,
+        // Publishers are read sooner after a pause, so more messages leave by one send; smaller batches cost more than
+        // that brings where few messages are in flight.
+        flush_entries: 256,
         // Two runs of the size at which a shard stops gathering. The kernel copies them in some 4 ms; a turn's fixed
         // work is a few hundredths of that. Where a send has less than 32 KiB the number of sends decides.
         flush_bytes: 8 << 20,

@@ -176,6 +176,27 @@ fn a_turn_sends_so_many_bytes_of_backlogs() {
     assert_eq!(world.counters.get(Counter::Laggards), 0);
 }
 
+/// More pongs than a flush sends are due in each turn: a message waits for a turn or two, not for their end.
+#[test]
+fn a_walk_waits_for_no_crowd() {
+    const CROWD: usize = 1_000;
+    let mut world = World::with_subscribers(CROWD, 1, usize::MAX);
+    world.sent(CROWD);
+    world.shard.pace.flush_entries = world.shard.pace.receive_batch;
+    let mut expected = 0;
+    for turn in 0..200 {
+        (1..CROWD).for_each(|client| world.arrive(client, PING, 1));
+        if turn % 10 == 0 {
+            world.arrive(0, EMPTY_MESSAGE, 1);
+            expected += EMPTY_MESSAGE.len() - 4;
+        }
+        world.turn();
+        if turn % 10 == 9 {
+            assert_eq!(mem::take(&mut expected), world.sent(CROWD), "turn {turn}");
+        }
+    }
+}
+
 /// Empty fragments of one message are no messages, and are frames all the same.
 #[test]
 fn fragments_count() {
