@@ -41,6 +41,7 @@ pub(super) struct Flush {
     /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
     /// this one before their room is awaited again, which is there already.
     paused: Vec<ConnectionId>,
+    /// When the first of them was refused.
     paused_at: Tick,
     /// The next flush begins with `dirty`: the last one began with walks and left some of `dirty` waiting.
     dirty_first: bool,
@@ -97,8 +98,11 @@ impl Flush {
     }
 
     fn pause(&mut self, id: ConnectionId, now: Tick) {
+        // Nobody waits longer for those who come after it.
+        if self.paused.is_empty() {
+            self.paused_at = now;
+        }
         self.paused.push(id);
-        self.paused_at = now;
     }
 
     /// Is nothing left to be sent?

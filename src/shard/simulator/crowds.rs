@@ -197,6 +197,21 @@ fn a_walk_waits_for_no_crowd() {
     }
 }
 
+/// However many others the kernel refuses for want of memory in the meantime, each is tried again in every tick.
+#[test]
+fn a_shortage_of_memory_holds_nobody_longer_than_others() {
+    let mut world = World::with_subscribers(0, 20, 100_000);
+    world.network.borrow_mut().is_short_of_memory = true;
+    for tick in 0..20 {
+        let offers = |world: &World| world.network.borrow().lines.iter().map(|line| line.offers).collect::<Vec<_>>();
+        let before = offers(&world);
+        world.arrive(tick, PING, 1);
+        while world.shard.turn(Tick(tick as u32)) || world.network.borrow().has_reports() {}
+        let tried = offers(&world).iter().zip(before).filter(|(now, before)| *now > before).count();
+        assert_eq!(tried, tick + 1, "tried at tick {tick}");
+    }
+}
+
 /// Empty fragments of one message are no messages, and are frames all the same.
 #[test]
 fn fragments_count() {

@@ -85,6 +85,8 @@ pub(super) struct Line {
     reset: bool,
     /// The socket did not take everything once.
     pub(super) was_short: bool,
+    /// How many sends it was offered.
+    pub(super) offers: u64,
     /// The server has come to know of an end or a reset.
     pub(super) end_received: bool,
 }
@@ -223,6 +225,7 @@ impl Network {
             dropped: false,
             reset: false,
             was_short: false,
+            offers: 0,
             end_received: false,
         });
         let line = this.lines.len() - 1;
@@ -528,7 +531,7 @@ impl Io for SimulatedIo {
             let pieces = entry.pieces.len();
             assert!((1..=Send::<SimulatedSocket>::PIECES_MAX).contains(&pieces), "a send of {pieces} pieces");
             assert!(entry.pieces.iter().all(|piece| !piece.is_empty()), "an empty piece");
-            network.line(entry.socket);
+            network.line(entry.socket).offers += 1;
             let length: usize = entry.pieces.iter().map(|piece| piece.len()).sum();
             let sent = network.send_one(entry.socket.line, entry.pieces);
             network.offered.add(length);
