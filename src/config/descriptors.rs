@@ -3,10 +3,6 @@
 use super::{Config, Limits};
 
 impl Limits {
-    /// Sockets that a shard may have accepted from one of its listeners and not yet looked at: each is the end of an
-    /// accept in flight.
-    pub const ACCEPTS_MAX: usize = 4;
-
     /// Sockets that all shards keep at the same time only to tell them that there is no room, those included that have
     /// given way to others and are about to be closed; but a shard always has two. Beyond it they are closed without a
     /// word.
@@ -59,7 +55,7 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
     let parts = [
         ("the process", PROCESS),
         ("shards: rings and runtimes", shards * SHARD),
-        ("shards: listeners, and what they have just accepted", shards * addresses * (1 + Limits::ACCEPTS_MAX)),
+        ("shards: listeners, and the socket that has just been accepted", shards * (addresses + 1)),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),

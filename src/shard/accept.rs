@@ -1,5 +1,5 @@
-//! Accepting: a few one-shot accepts in flight, each handing its socket to an opening handshake; and taking in those
-//! who come back from the control thread.
+//! Accepting: a poll of each listener, behind it all that waits in one go, each socket handed to an opening handshake;
+//! and taking in those who come back from the control thread.
 
 use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
@@ -10,7 +10,6 @@ use super::{
     lobby::{Lobby, NoRoom},
 };
 use crate::{
-    config::Limits,
     handover::Visit,
     metrics::Counter,
     sys::{net, oneshot},
@@ -25,16 +24,15 @@ pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visi
 }
 
 /// Accepts until the listener is shut down.
-pub(super) fn start(lobby: &Rc<Lobby>, listener: &Rc<OwnedFd>) {
-    for _ in 0..Limits::ACCEPTS_MAX {
-        tokio_uring::spawn(accept(Rc::clone(lobby), Rc::clone(listener)));
-    }
-}
-
-async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
+///
+/// The runtime submits and completes once between two turns, so each go takes many sockets: by single ones a shard with
+/// long turns would hardly let anybody in.
+pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     loop {
-        match oneshot::accept(Rc::clone(&listener)).await {
-            Ok(socket) => admit(&lobby, socket),
+        let ready = oneshot::readable(Rc::clone(&listener)).await;
+        let go = || accept_waiting(&listener, lobby.refusals.at_once_max(), |socket| admit(&lobby, socket));
+        match ready.and_then(|()| go()) {
+            Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
                 // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
@@ -57,11 +55,32 @@ async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     }
 }
 
-fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
+/// Accepts what waits, up to [`ACCEPTS_MAX`] sockets of which so many may find no room. `admit` counts each, as a
+/// connection or as one that is being refused, before the next is taken, and returns whether there was room.
+fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<()> {
+    for _ in 0..ACCEPTS_MAX {
+        let socket = match net::accept_now(listener) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        if !admit(socket) {
+            refusals -= 1;
+            if refusals == 0 {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
+fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     let admission = lobby.admit(&socket);
+    let has_room = admission.is_ok();
     if let Err(error) = net::prepare_connection(&socket, lobby.config.send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
-        return;
+        return has_room;
     }
     match admission {
         Ok(place) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place))),
@@ -74,6 +93,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) {
             }
         }
     }
+    has_room
 }
 
 /// Counts a socket for which there is no room, and now and then says so.
@@ -108,5 +128,35 @@ fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| shortage.raw_os_error() == code))
 }
 
+/// Sockets that are accepted from one listener before everything else has its turn.
+const ACCEPTS_MAX: usize = 64;
+
 /// How long accepting pauses when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_go_is_bounded() {
+        let (listeners, address) = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let clients: Vec<_> = (0..2 * ACCEPTS_MAX + 1).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let go = |refusals, has_room| {
+            let mut count = 0;
+            let admit = |_socket| {
+                count += 1;
+                has_room
+            };
+            accept_waiting(&listeners[0], refusals, admit).map(|()| count).map_err(|error| error.kind())
+        };
+        assert_eq!(go(1, true), Ok(ACCEPTS_MAX));
+        assert_eq!(go(3, false), Ok(3));
+        assert_eq!(go(1, true), Ok(clients.len() - ACCEPTS_MAX - 3));
+        assert_eq!(go(1, true), Ok(0));
+        net::stop_listening(&listeners[0]).unwrap();
+        assert_eq!(go(1, true), Err(io::ErrorKind::InvalidInput));
+    }
+}

@@ -125,7 +125,7 @@ async fn serve(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let mut spawned = spawned::Spawned::new(tasks.clone());
     let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
     for listener in &listeners {
-        accept::start(&lobby, listener);
+        tokio_uring::spawn(accept::accept(Rc::clone(&lobby), Rc::clone(listener)));
     }
     tokio_uring::spawn(accept::take_back(Rc::clone(&lobby), start.returns));
     started();

@@ -36,6 +36,12 @@ impl Refusals {
         Refusals { kept: Rc::default(), kept_max: open_max * 3 / 4, open: Rc::default(), open_max }
     }
 
+    /// Returns how many sockets may be given places, at least one, before those that have one are looked at again: the
+    /// oldest has been answered when it gives way, if its request was there.
+    pub(super) fn at_once_max(&self) -> usize {
+        self.kept_max.div_ceil(4)
+    }
+
     /// Finds a place for a socket. `None` if as many as allowed are about to be closed and are not yet.
     pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<Kept> {
         if self.open.get() >= self.open_max {

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::{RecvFlags, SendFlags, Shutdown, sockopt},
+    net::{RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// As many listening sockets on one address as there are shards, and the address, with the port that the kernel chose
 /// where `address` has port 0. The kernel spreads connections over them by a hash of both addresses.
 ///
-/// The sockets are blocking: a non-blocking listener would make the ring's accepts fail instead of wait.
+/// The sockets are non-blocking, for [`accept_now`].
 ///
 /// # Errors
 ///
@@ -30,6 +30,7 @@ pub fn listen(address: SocketAddr, count: usize) -> io::Result<(Vec<OwnedFd>, So
     let listeners: io::Result<Vec<OwnedFd>> = (0..count)
         .map(|_| {
             let socket = bind(address, true)?;
+            socket.set_nonblocking(true)?;
             socket.listen(backlog_max())?;
             Ok(socket.into())
         })
@@ -50,7 +51,16 @@ fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Ends accepting: the accepts that wait on `listener` fail with `EINVAL`, and the port refuses.
+/// Accepts a connection that waits on a non-blocking listener. The socket is non-blocking and closed on exec.
+///
+/// # Errors
+///
+/// `WouldBlock` if none waits; otherwise what `accept4(2)` answers: `EINVAL` after the listener was shut down.
+pub fn accept_now(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// Ends accepting: polls of `listener` are answered, [`accept_now`] fails with `EINVAL`, and the port refuses.
 ///
 /// # Errors
 ///

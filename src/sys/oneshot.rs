@@ -7,26 +7,15 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
 };
 
 use io_uring::{cqueue, opcode, types::Fd};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-/// Accepts one connection. The socket is non-blocking and closed on exec.
-///
-/// # Errors
-///
-/// What `accept4(2)` answers; `EINVAL` after the listener was shut down.
-pub async fn accept(listener: Rc<OwnedFd>) -> io::Result<OwnedFd> {
-    let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
-        .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
-        .build();
-    UnsubmittedOneshot::new(listener, IntoSocket, entry).submit().await
-}
-
-/// Waits until `socket` has input, its end, or an error.
+/// Waits until `socket` has input, its end, or an error; a listener, until a connection can be accepted or it was shut
+/// down.
 ///
 /// # Errors
 ///
@@ -42,22 +31,6 @@ pub async fn nop() {
     let entry = opcode::Nop::new().build();
     // A NOP has no way to fail.
     let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
-}
-
-/// An accepted socket.
-struct IntoSocket;
-
-impl OneshotOutputTransform for IntoSocket {
-    type Output = io::Result<OwnedFd>;
-    type StoredData = Rc<OwnedFd>;
-
-    fn transform_oneshot_output(self, _listener: Rc<OwnedFd>, completion: cqueue::Entry) -> Self::Output {
-        match completion.result() {
-            // SAFETY: a non-negative result of an accept is a new descriptor that nobody else knows of.
-            fd @ 0.. => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-            error => Err(io::Error::from_raw_os_error(-error)),
-        }
-    }
 }
 
 /// Success or failure; what the operation borrowed is dropped with its completion.

@@ -90,7 +90,6 @@ fn probe_here() -> Result<(), ProbeError> {
     let mut operations = Probe::new();
     ring.submitter().register_probe(&mut operations).map_err(ProbeError::Refused)?;
     let needed = [
-        (opcode::Accept::CODE, "accept"),
         (opcode::PollAdd::CODE, "poll"),
         (opcode::AsyncCancel::CODE, "cancellation"),
         (opcode::Recv::CODE, "recv"),

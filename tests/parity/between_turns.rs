@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::Duration,
@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 use crate::{
     Live, Script, builder, serve,
-    support::{Client, Received, dial, text},
+    support::{Client, DEADLINE, Received, dial, text, upgrade_request},
     topic, until,
 };
 
@@ -297,4 +297,77 @@ fn an_authenticator_does_not_wait_for_its_own_thread() {
     stream.read_exact(&mut status).unwrap();
     assert_eq!(status, *b"HTTP/1.1 500");
     assert_eq!(Hub::wait(server.hub().connections()), Ok(Vec::new()));
+}
+
+/// A server of one shard whose turns last, once a client has sent a message, until the test ends them.
+struct LongTurns {
+    end: Sender<()>,
+    begun: Receiver<()>,
+    /// The last: it waits for its handlers, which wait for `end`.
+    server: Live,
+}
+
+impl LongTurns {
+    fn start(builder: Builder) -> LongTurns {
+        let (begin, begun) = channel();
+        let (end, ends) = channel();
+        let (begin, ends) = (Mutex::new(begin), Mutex::new(ends));
+        let (script, _journal) = Script::<()>::new();
+        let script = script.on_message(move |_, _| {
+            begin.lock().unwrap().send(()).unwrap();
+            // Nothing comes once the test is over.
+            _ = ends.lock().unwrap().recv();
+        });
+        LongTurns { end, begun, server: Live::start(builder.route("/", script)) }
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.server.running().counters()[0].get(counter)
+    }
+
+    fn await_turn(&self) {
+        self.begun.recv_timeout(DEADLINE).unwrap();
+    }
+}
+
+/// However long turns are, many clients are let in between two of them.
+#[test]
+fn long_turns_let_clients_in() {
+    const CLIENTS: u64 = 400;
+    const TURNS_MAX: u64 = 30;
+    let turns = LongTurns::start(builder(1));
+    let mut busy = turns.server.connect("/");
+    busy.send_text("a turn");
+    turns.await_turn();
+    let (before, accepted) = (turns.count(Counter::Turns), turns.count(Counter::Accepted));
+    let _clients: Vec<TcpStream> = (0..CLIENTS).map(|_| dial(turns.server.address)).collect();
+    while turns.count(Counter::Accepted) < accepted + CLIENTS {
+        let (count, accepted) = (turns.count(Counter::Turns) - before, turns.count(Counter::Accepted) - accepted);
+        assert!(count < TURNS_MAX, "{accepted} clients in {count} turns");
+        // The next turn has something to do before this one ends.
+        busy.send_text("a turn");
+        turns.end.send(()).unwrap();
+        turns.await_turn();
+    }
+}
+
+/// However many come during a turn, and find no room: each that has sent its request is told so.
+#[test]
+fn a_crowd_of_a_long_turn_is_told_that_there_is_no_room() {
+    let turns = LongTurns::start(builder(1).settings(|settings| settings.max_connections = Some(1)));
+    let mut busy = turns.server.connect("/");
+    busy.send_text("a turn");
+    turns.await_turn();
+    let crowd = (0..200).map(|_| {
+        let mut client = dial(turns.server.address);
+        client.write_all(upgrade_request("/").as_bytes()).unwrap();
+        client
+    });
+    let crowd: Vec<TcpStream> = crowd.collect();
+    turns.end.send(()).unwrap();
+    for mut client in crowd {
+        let mut status = [0; 12];
+        client.read_exact(&mut status).unwrap();
+        assert_eq!(status, *b"HTTP/1.1 503");
+    }
 }
