@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Small,
     /// Binary messages of 16 KiB.
     Large,
+    /// Binary messages of 1 MiB, to many subscribers that read nothing.
+    Unread,
     /// Fragments of one byte, of a message that never ends.
     Fragments,
     /// Pings of 125 bytes.
@@ -70,10 +72,19 @@ impl Kind {
             Kind::EmptyBinary => "empty-binary",
             Kind::Small => "small",
             Kind::Large => "large",
+            Kind::Unread => "unread",
             Kind::Fragments => "fragments",
             Kind::Pings => "pings",
             Kind::Pongs => "pongs",
             Kind::Garbage => "garbage",
+        }
+    }
+
+    /// How many subscribers the topic that is heard has, and whether they read.
+    fn subscribers(self) -> (usize, bool) {
+        match self {
+            Kind::Unread => (UNREADING, false),
+            _ => (SUBSCRIBERS, true),
         }
     }
 
@@ -85,6 +96,7 @@ impl Kind {
             Kind::EmptyBinary => write_masked(opcode::BINARY, KEY, b"", &mut frame),
             Kind::Small => write_masked(opcode::BINARY, KEY, &[0x55; 125], &mut frame),
             Kind::Large => write_masked(opcode::BINARY, KEY, &[0x55; 16 << 10], &mut frame),
+            Kind::Unread => write_masked(opcode::BINARY, KEY, &vec![0x55; 1 << 20], &mut frame),
             Kind::Pings => write_masked(opcode::PING, KEY, &[0x55; 125], &mut frame),
             Kind::Pongs => write_masked(opcode::PONG, KEY, b"", &mut frame),
             Kind::Fragments => {
@@ -160,6 +172,7 @@ struct Crowd {
 struct Flooder {
     target: String,
     is_subscriber: bool,
+    reads: bool,
     has_opened: bool,
     state: State,
 }
@@ -182,12 +195,18 @@ enum State {
 impl Crowd {
     fn new(address: SocketAddr, kind: Kind, connections: usize) -> Crowd {
         let name = kind.name();
-        let flooder =
-            |target: String, is_subscriber| Flooder { target, is_subscriber, has_opened: false, state: State::Gone };
-        let subscribers = (0..SUBSCRIBERS).map(|_| flooder(format!("/t/heard-{name}?mode=sub"), true));
+        let flooder = |target: String, is_subscriber, reads| Flooder {
+            target,
+            is_subscriber,
+            reads,
+            has_opened: false,
+            state: State::Gone,
+        };
+        let (subscribers, read) = kind.subscribers();
+        let subscribers = (0..subscribers).map(|_| flooder(format!("/t/heard-{name}?mode=sub"), true, read));
         let publishers = (0..connections).map(|index| {
             let topic = if index % 2 == 0 { "heard" } else { "unheard" };
-            flooder(format!("/t/{topic}-{name}?mode=pub"), false)
+            flooder(format!("/t/{topic}-{name}?mode=pub"), false, true)
         });
         Crowd {
             address,
@@ -205,7 +224,7 @@ impl Crowd {
         for flooder in &mut self.flooders {
             if let State::Gone = flooder.state {
                 let request = opening_request(self.address, &flooder.target);
-                flooder.state = match connect(self.address) {
+                flooder.state = match connect(self.address, flooder.reads) {
                     Ok(socket) => State::Opening { socket, request, sent: 0, answer: Vec::new() },
                     Err(_) => {
                         self.done.refused += 1;
@@ -240,7 +259,8 @@ impl Flooder {
                 Some(PollFd::new(socket, if *sent < request.len() { both } else { PollFlags::IN }))
             }
             State::Open { socket, .. } => {
-                Some(PollFd::new(socket, if self.is_subscriber { PollFlags::IN } else { both }))
+                let reads = if self.reads { PollFlags::IN } else { PollFlags::empty() };
+                Some(PollFd::new(socket, if self.is_subscriber { reads } else { both }))
             }
         }
     }
@@ -277,6 +297,8 @@ impl Flooder {
                 }
                 Ok(())
             }
+            // The server resets it when it has waited long enough.
+            State::Open { socket, .. } if !self.reads => socket.take_error()?.map_or(Ok(()), Err),
             State::Open { socket, sent } => {
                 loop {
                     match drop_received(socket, nothing)? {
@@ -302,10 +324,13 @@ impl Flooder {
     }
 }
 
-/// A socket on its way to the server.
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// A socket on its way to the server. If nobody will read from it, it has little room.
+fn connect(address: SocketAddr, is_read: bool) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    if !is_read {
+        socket.set_recv_buffer_size(UNREAD_BYTES)?;
+    }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
         _ => Ok(socket.into()),
@@ -321,7 +346,11 @@ const NICE: i32 = 19;
 /// Subscribers of the topic that is heard. They read all they can, which may not be enough.
 const SUBSCRIBERS: usize = 4;
 
-/// Bytes of a write.
+/// Subscribers that read nothing, and what their own sockets take. Those of the server take some MiB each.
+const UNREADING: usize = 128;
+const UNREAD_BYTES: usize = 32 << 10;
+
+/// Bytes of a write, if a frame has no more.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// How long nothing may happen before standard input is looked at.
@@ -345,7 +374,7 @@ mod tests {
         assert_eq!(fragments.rest(7 + fragments.chunk.len() + 1)[0], 0x81);
         for kind in Kind::value_variants() {
             let Stream { chunk, frame_length, .. } = kind.stream();
-            assert!(chunk.len() % frame_length == 0 && chunk.len() <= CHUNK_BYTES, "{kind:?}");
+            assert!(chunk.len() % frame_length == 0 && chunk.len() <= CHUNK_BYTES.max(frame_length), "{kind:?}");
         }
         assert_eq!(Kind::EmptyBinary.stream().rest(0)[..6], [0x82, 0x80, 0x37, 0xfa, 0x21, 0x3d]);
         assert_eq!(Kind::Garbage.stream().rest(0), [0xc1, 0x80, 0, 0, 0, 0]);
