@@ -70,14 +70,16 @@ pub(crate) struct Start {
     pub(crate) leaving: Arc<AtomicBool>,
 }
 
-/// Runs the control thread until all shards have ended.
+/// Runs the control thread until all shards have ended. `started` is called once it has all descriptors that it needs
+/// itself.
 ///
 /// # Errors
 ///
 /// If its runtime cannot be set up.
-pub(crate) fn run(start: Start) -> io::Result<()> {
+pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READING_THREADS_MAX).build()?;
+    started();
     let outcome = runtime.block_on(serve(start));
     end(runtime);
     outcome

@@ -191,7 +191,9 @@ impl Server {
             };
             let (started, ended) = (started.clone(), ended.clone());
             let thread = thread::Builder::new().name(format!("{SHARD_THREAD}{number}"));
-            let run = move || shard::run(start, || started.send(()).expect("the server waits for every shard"));
+            // The sender goes with the word or with the failure: whoever waits for all of them learns of either.
+            let started = move || started.send(()).expect("the server waits for every shard");
+            let run = move || shard::run(start, started);
             let spawned = thread.spawn(move || watch(run, &ended));
             spawned.map_err(StartError::Shard)?;
         }
@@ -210,11 +212,13 @@ impl Server {
             leaving: Arc::clone(&leaving),
         };
         let thread = thread::Builder::new().name(CONTROL_THREAD.into());
-        let (watched, run) = (ended.clone(), move || control::run(start));
+        let watched = ended.clone();
+        let started = move || started.send(()).expect("the server waits for control");
+        let run = move || control::run(start, started);
         thread.spawn(move || watch(run, &watched)).map_err(StartError::Control)?;
         // The doors of the shards are the last: when they have ended, control ends.
-        drop((started, ended, door));
-        for _ in 0..count {
+        drop((ended, door));
+        for _ in 0..=count {
             if is_started.recv().is_err() {
                 // One has ended before it started, and has said why before that.
                 while let Ok(outcome) = ends.try_recv() {
