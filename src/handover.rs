@@ -4,6 +4,7 @@
 //! which speaks HTTP; and what asks for one there, on a connection that was kept alive, goes to a shard.
 
 mod addresses;
+mod idle;
 
 use std::{
     fmt,
@@ -18,6 +19,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 pub(crate) use addresses::{Addresses, Network, OfAddress};
+pub(crate) use idle::{IdleConnection, has_input};
 
 /// One connection and all that is known of it.
 #[derive(Debug)]
@@ -26,12 +28,14 @@ pub(crate) struct Visit {
     /// What has been received and is to be read first.
     pub(crate) received: BytesMut,
     pub(crate) ticket: Ticket,
+    /// There is no room for it: it is only answered what a monitor asks, and counted in [`Sockets::monitors`].
+    pub(crate) is_refused: bool,
 }
 
 /// A socket's part in what is counted of sockets, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    /// In the number of all sockets.
+    /// In the number of all sockets, or of those that have no room.
     pub(crate) of_all: Counted,
     /// In the number of those of its peer's address, where that is limited.
     pub(crate) of_address: Option<OfAddress>,
@@ -42,13 +46,15 @@ pub(crate) struct Ticket {
 pub(crate) struct Sockets {
     pub(crate) all: Count,
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    /// Those that have no room, and are handed over nevertheless because they ask for the metrics.
+    pub(crate) monitors: Count,
 }
 
 impl Sockets {
     /// Counts none yet; an address may have so many, or any number if that is 0.
     pub(crate) fn new(of_address_max: usize) -> Sockets {
         let of_addresses = (of_address_max > 0).then(|| Addresses::new(of_address_max));
-        Sockets { all: Count::default(), of_addresses }
+        Sockets { of_addresses, ..Sockets::default() }
     }
 }
 

@@ -143,7 +143,7 @@ counters! {
     /// for the server's health.
     HttpRequests "http_requests_total" "requests" Counter Both;
     /// Idle HTTP connections that gave way to new ones.
-    HttpDisplaced "http_displaced_total" "connections" Counter Control;
+    HttpDisplaced "http_displaced_total" "connections" Counter Both;
     /// HTTP connections given up because their client took an answer too slowly.
     HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.

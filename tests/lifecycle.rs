@@ -14,8 +14,8 @@ use ringhub::{config::SETTINGS, proto::OpCode};
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use support::{
-    Client, Received, Server, close, dial, dial_with, exchange, pattern, post, program, published, read_response,
-    reset, run_to_end, text,
+    Client, Received, Server, ask, close, dial, dial_with, exchange, pattern, post, program, published, read_response,
+    request, reset, run_to_end, text,
 };
 
 const GOING_AWAY: &str = "the server is going away";
@@ -87,6 +87,43 @@ fn clients_that_do_not_answer_do_not_keep_it() {
     // Whether it is an end or a reset does not matter to one that has said nothing.
     drop(silent.read_to_end(&mut rest));
     assert!(rest.is_empty(), "{rest:?}");
+}
+
+/// Connections that speak HTTP end as soon as nothing is owed on them, and not when the last WebSocket has left.
+#[test]
+fn idle_connections_end_when_the_drain_begins() {
+    let settings = ["--drain-timeout", "1h", "--close-timeout", "1h", "--metrics-listen", "127.0.0.1:0"];
+    let mut server = Server::start(&settings);
+    let notes = server.notes();
+    let end = notes.rfind("/metrics").unwrap();
+    let metrics = notes[..end].rsplit("http://").next().unwrap().parse().unwrap();
+    let mut deaf = server.connect("/t/x");
+    deaf.never_answer();
+    let mut kept: Vec<_> = [(server.address(), "/"), (server.address(), "/"), (metrics, "/metrics")]
+        .into_iter()
+        .map(|(address, target)| {
+            let mut stream = dial(address);
+            assert_eq!(ask(&mut stream, &request("GET", target)).status(), 200);
+            stream
+        })
+        .collect();
+    // A request that has begun is answered, and is the last.
+    kept[1].write_all(b"GET /nothing HT").unwrap();
+    server.signal(Signal::TERM);
+    deaf.expect(close(1001, GOING_AWAY));
+    for at in [0, 2] {
+        assert_eq!(kept[at].read(&mut [0]).expect("an orderly end"), 0);
+    }
+    kept[1].write_all(b"TP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let last = read_response(&mut kept[1], &[], true);
+    assert_eq!((last.status(), last.header("connection")), (404, Some("close")));
+    // The port of the metrics stays open: there a balancer sees why this one refuses.
+    for (target, status) in [("/healthz", 200), ("/readyz", 503), ("/metrics", 200)] {
+        let response = exchange(metrics, &request("GET", target));
+        assert_eq!((response.status(), response.header("connection")), (status, Some("close")), "{target}");
+    }
+    drop(deaf);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 #[test]

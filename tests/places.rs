@@ -38,6 +38,7 @@ fn an_address_has_so_many_connections() {
     let websocket = server.connect("/t/x");
     let mut http = dial(server.address());
     published(&ask(&mut http, &post("/t/x", "", "x")));
+    http.write_all(b"POST /t/x HT").unwrap();
     let waiting = dial(server.address());
     server.counts_until("three are accepted", |counts| counts.get("accepted_total") == 3);
     for _ in 0..3 {
@@ -61,6 +62,49 @@ fn an_address_has_so_many_connections() {
     let log = server.end();
     assert_eq!(log.matches("--max-connections-per-address allows").count(), 1, "{log}");
     assert!(log.contains("address=127.0.0.1\n"), "{log}");
+}
+
+/// What an address keeps idle gives way to what else it wants, the longest idle first; to what others want, never.
+#[test]
+fn idle_connections_of_an_address_give_way() {
+    let server = Server::start(&["--shards", "2", "--max-connections-per-address", "2"]);
+    let publish = |stream: &mut TcpStream| drop(published(&ask(stream, &post("/t/x", "", "x"))));
+    let mut other = dial_from(server.address(), address(2), None);
+    publish(&mut other);
+    let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
+    kept.iter_mut().for_each(publish);
+    // The first of them is not the one that has been idle longest any more.
+    publish(&mut kept[0]);
+    let mut clients = Vec::new();
+    for gives_way in [1, 0] {
+        clients.push(Client::open_when_there_is_room(server.address(), "/t/x?echo=true"));
+        expect_end(&mut kept[gives_way]);
+    }
+    for _ in 0..3 {
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), 429);
+    }
+    publish(&mut other);
+    for client in &mut clients {
+        client.expect(support::binary(b"x"));
+    }
+    // A request that has begun to arrive is not ended, and one that becomes a WebSocket is idle no more.
+    let mut begun = dial_from(server.address(), address(3), None);
+    publish(&mut begun);
+    begun.write_all(b"POST /t/x HT").unwrap();
+    let mut upgraded = dial_from(server.address(), address(3), None);
+    publish(&mut upgraded);
+    let upgraded = Client::open(upgraded, "/t/x", &[]).unwrap();
+    assert_eq!(answered(&server, address(3), &upgrade_request("/t/x")), 429);
+    begun.write_all(&post("/t/x", "", "x").as_bytes()[12..]).unwrap();
+    published(&take_response(&mut begun, Vec::new(), true).0);
+    // Idle again, it gives way. Its client may know of the answer first.
+    let deadline = Instant::now() + DEADLINE;
+    while answered(&server, address(3), &upgrade_request("/t/x")) != 101 {
+        assert!(Instant::now() < deadline, "it does not give way");
+    }
+    expect_end(&mut begun);
+    drop((upgraded, clients));
+    server.expect_counts(&[("http_displaced_total", 3), ("connections_open", 0)]);
 }
 
 /// However connections have begun, gone from thread to thread and ended, in the end an address has as many places as at
@@ -209,9 +253,9 @@ fn connections_to_the_metrics_give_way() {
     }
     drop(idle);
     // Until the last of them has begun, there may be a place.
-    while exchange(metrics, &closing("/metrics")).status() == 200 {}
+    while exchange(metrics, &closing("/nothing")).status() == 404 {}
     let silent: Vec<TcpStream> = (0..100).map(|_| dial(metrics)).collect();
-    for (target, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 503)] {
+    for (target, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 503)] {
         assert_eq!(exchange(metrics, &closing(target)).status(), status, "{target}");
     }
     drop(silent);
@@ -272,6 +316,60 @@ fn a_full_server_is_healthy() {
     check_health(server.address());
     busy.write_all(b"y").unwrap();
     published(&take_response(&mut busy, Vec::new(), true).0);
+}
+
+/// What a monitor asks is answered by a server that is full in whatever way: to whom it may be, and to nobody else.
+#[test]
+fn a_full_server_is_monitored() {
+    for flags in [["--max-connections", "2"], ["--max-connections-per-address", "2"]] {
+        let server = Server::start(&[&flags[..], &["--metrics-tokens", "m-token", "--shards", "2"]].concat());
+        let address = server.address();
+        let clients: Vec<Client> = (0..2).map(|_| server.connect("/t/x")).collect();
+        let authorized =
+            |method: &str| request(method, "/metrics").replacen("\r\n", "\r\nAuthorization: Bearer m-token\r\n", 1);
+        let scrape = exchange(address, &authorized("GET"));
+        assert_eq!((scrape.status(), scrape.header("connection")), (200, Some("close")), "{scrape:?}");
+        assert!(scrape.body.contains("connections_open"), "{}", scrape.body);
+        assert_eq!(exchange(address, &authorized("HEAD")).status(), 200);
+        assert_eq!(exchange(address, &authorized("POST")).status(), 405);
+        assert_eq!(exchange(address, &request("GET", "/metrics")).status(), 401);
+        // Sockets that hold every place of a refusal, and monitors that neither read nor leave.
+        let silent: Vec<TcpStream> = (0..200).map(|_| dial(address)).collect();
+        let deaf: Vec<TcpStream> = (0..100)
+            .map(|_| {
+                let mut stream = dial(address);
+                stream.write_all(authorized("GET").as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        server.counts_until("all are accepted", |counts| counts.get("accepted_total") >= 2 + 4 + 300);
+        let deadline = Instant::now() + DEADLINE;
+        // As long as they are taken in, there may be no room.
+        while exchange(address, &authorized("GET")).status() != 200 {
+            assert!(Instant::now() < deadline, "no monitor is answered any more");
+        }
+        let status = if flags[0] == "--max-connections" { 503 } else { 429 };
+        for request in [request("GET", "/"), upgrade_request("/metrics"), post("/t/x", "", "x")] {
+            assert_eq!(answered(&server, None, &request), status, "{request}");
+        }
+        drop((silent, deaf, clients));
+        server.expect_counts(&[("http_connections_open", 0), ("connections_open", 0)]);
+        // Nobody who had no room has taken or given back a place.
+        let clients: Vec<Client> = (0..2).map(|_| Client::open_when_there_is_room(address, "/t/x")).collect();
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), status);
+        drop(clients);
+    }
+    let server = Server::start(&["--max-http-connections", "1"]);
+    let mut busy = dial(server.address());
+    busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();
+    server.counts_until("it is served", |counts| counts.get("http_requests_total") == 1);
+    assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 200);
+    assert_eq!(exchange(server.address(), &request("GET", "/")).status(), 503);
+    // Where the metrics have an address of their own, this one has no more to say of them.
+    let server = Server::start(&["--max-connections", "1", "--metrics-listen", "127.0.0.1:0"]);
+    let _client = server.connect("/t/x");
+    assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 503);
+    assert_eq!(exchange(metrics_address(&server), &request("GET", "/metrics")).status(), 200);
 }
 
 /// Who is accepted before the server leaves and asks only then is told so, also where there is no room for it.

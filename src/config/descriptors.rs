@@ -12,10 +12,16 @@ impl Limits {
     /// time to read their last answer. They count as connections. Beyond it the oldest is closed.
     pub const FAREWELLS_MAX: usize = 64;
 
+    /// Connections for which there is no room and that are answered nevertheless because they ask for the metrics,
+    /// those included that have given way to others and are about to be closed. Beyond it they are refused like all
+    /// others.
+    pub const MONITORS_MAX: usize = 16;
+
     /// Files that are sent at the same time. One more request is answered 503.
     pub const FILES_MAX: usize = 64;
 
-    /// Connections that are served on the address of the metrics. If none of them is idle, one more is answered 503.
+    /// Connections that are served on the address of the metrics. If none of them is idle, one more is closed
+    /// after its first answer.
     pub const METRICS_CONNECTIONS_MAX: usize = 64;
 
     /// The same as [`Limits::FAREWELLS_MAX`] on the address of the metrics.
@@ -57,6 +63,7 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
         ("shards: rings and runtimes", shards * SHARD),
         ("shards: listeners, and the socket that has just been accepted", shards * (addresses + 1)),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
+        ("monitors for which there is no room", Limits::MONITORS_MAX),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
     ];

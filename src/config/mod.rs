@@ -480,7 +480,7 @@ mod tests {
     fn defaults_are_those_of_the_documentation() {
         let config = config(&["--shards", "1"]).unwrap();
         assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
-        assert_eq!(config.limits.connections_max, 20_000 - 185);
+        assert_eq!(config.limits.connections_max, 20_000 - 201);
         assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
         assert_eq!(config.limits.message.fragments_max, 65_537);
@@ -493,20 +493,20 @@ mod tests {
     #[test]
     fn descriptors_are_reserved_for_what_is_asked_for() {
         let connections = |flags: &[&str]| config(flags).unwrap().limits.connections_max;
-        assert_eq!(connections(&["--shards", "2"]), 20_000 - 185 - 9);
-        assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 185 - 1);
-        assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 185 - 81);
+        assert_eq!(connections(&["--shards", "2"]), 20_000 - 201 - 9);
+        assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 201 - 1);
+        assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 201 - 81);
         // With no more than its own the server could serve nobody.
         let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
-        for few in [0, 64, 185] {
+        for few in [0, 64, 201] {
             let ConfigErrors(errors) = error(few);
             assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some("max_connections")]);
             let expected = format!("the limit of {few} open descriptors leaves none");
             assert!(errors[0].to_string().contains(&expected), "{errors:?}");
         }
-        assert_eq!(Config::new(&settings(&["--shards", "1"]), 186).unwrap().limits.connections_max, 1);
+        assert_eq!(Config::new(&settings(&["--shards", "1"]), 202).unwrap().limits.connections_max, 1);
         // Each shard may refuse two sockets.
-        assert_eq!(connections(&["--shards", "256"]), 20_000 - 185 - 255 * 9 - (2 * 256 - 64));
+        assert_eq!(connections(&["--shards", "256"]), 20_000 - 201 - 255 * 9 - (2 * 256 - 64));
     }
 
     /// Nothing that is added to a clock is more than it can take.

@@ -83,6 +83,11 @@ impl Judge {
         self.lock().take()
     }
 
+    /// Returns whether the server leaves.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.shared.is_leaving()
+    }
+
     /// The address it comes from.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.peer

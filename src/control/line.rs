@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     config::Http,
+    handover::{IdleConnection, OfAddress, has_input},
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
 };
 
@@ -50,8 +51,12 @@ pub(super) struct Line {
     output: Output,
     /// In the number of connections that are served at the same time, where it is one of these.
     place: Option<Place>,
+    /// In the number of connections of its address, where that is limited.
+    of_address: Option<OfAddress>,
     /// Nothing has come since the last request.
     is_between: bool,
+    /// A whole head has come.
+    has_asked: bool,
     /// Runs while a head is awaited, or its end.
     head_ends: Option<Pin<Box<Sleep>>>,
     /// Which of the two it was set for.
@@ -86,6 +91,7 @@ impl Line {
         judge: Arc<Judge>,
         http: &Http,
         place: Option<Place>,
+        of_address: Option<OfAddress>,
     ) -> Self {
         Line {
             stream: Arc::new(stream),
@@ -98,7 +104,9 @@ impl Line {
             idle_timeout: http.idle_timeout,
             output: Output::new(http),
             place,
+            of_address,
             is_between: false,
+            has_asked: false,
             head_ends: None,
             is_set_for_rest: None,
         }
@@ -112,15 +120,15 @@ impl Line {
         }
     }
 
-    /// The socket, and what was received and not read.
+    /// Returns the socket, what was received and not read, and the socket's part in the number of its address.
     ///
     /// # Errors
     ///
     /// If the runtime cannot give the socket up.
-    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut)> {
+    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<OfAddress>)> {
         // A look at whether it is idle holds it only for a moment, on this thread.
         let stream = Arc::into_inner(self.stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
-        Ok((stream.into_std()?.into(), self.received))
+        Ok((stream.into_std()?.into(), self.received, self.of_address))
     }
 
     /// Returns whether the peer took an answer too slowly.
@@ -141,10 +149,12 @@ impl Line {
         self.finish().await;
     }
 
-    /// Finishes our side, and keeps the place for as long as the peer still takes much of the last answer. Returns
-    /// whether it is fast enough; otherwise the connection is to be dropped.
+    /// Finishes our side, and keeps the place for as long as the peer still takes much of the last answer. A connection
+    /// that has given way keeps nothing. Returns whether the peer is fast enough; otherwise the connection is to be
+    /// dropped.
     pub(super) async fn deliver(&mut self) -> bool {
-        if self.place.as_ref().is_some_and(Place::is_held) && self.shut_down() {
+        let is_of_address = self.of_address.as_ref().is_none_or(OfAddress::is_held);
+        if is_of_address && self.place.as_ref().is_some_and(Place::is_held) && self.shut_down() {
             self.output.wait_until_taken(&self.stream).await;
         }
         !self.was_too_slow()
@@ -202,6 +212,7 @@ impl Line {
     fn take_head(&mut self, head: RequestHead, length: usize) {
         self.is_set_for_rest = None;
         self.is_between = false;
+        self.has_asked = true;
         let (checked, body) = (head.check_host(), head.body());
         if self.judge.verdict(head) == Verdict::WebSocket {
             return self.end(Ending::WebSocket);
@@ -224,15 +235,20 @@ impl Line {
             self.is_between = self.received.is_empty();
             let keeps_place = self.keeps_place(cx);
             match filled {
-                Poll::Ready(0) => self.end(Ending::Quiet),
-                Poll::Pending if keeps_place => return self.await_rest(cx),
-                Poll::Ready(_) | Poll::Pending => {}
+                Poll::Ready(1..) if keeps_place => {}
+                Poll::Pending if keeps_place && !self.is_to_leave() => return self.await_rest(cx),
+                Poll::Ready(_) | Poll::Pending => self.end(Ending::Quiet),
             }
             return Poll::Ready(Ok(()));
         }
         // Another connection has its place.
         self.end(Ending::Quiet);
         Poll::Ready(Ok(()))
+    }
+
+    /// Returns whether the server leaves and owes no answer here. A connection that has asked nothing yet may do so.
+    fn is_to_leave(&self) -> bool {
+        self.is_between && self.has_asked && self.judge.is_leaving() && !has_input(&self.stream)
     }
 
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -279,12 +295,14 @@ impl Line {
     /// Notes whether the connection is idle: everything that was asked is answered, and nothing more has come. Returns
     /// whether it still has its place.
     fn keeps_place(&mut self, cx: &Context<'_>) -> bool {
-        let Some(place) = &mut self.place else { return true };
+        let idle = || IdleConnection::new(&self.stream, cx.waker());
         if self.is_between && !self.output.is_waiting {
-            return place.rest(&self.stream, cx.waker());
+            let is_placed = self.place.as_mut().is_none_or(|place| place.rest(idle()));
+            let is_of_address = self.of_address.as_mut().is_none_or(|of_address| of_address.rest(idle()));
+            return is_placed && is_of_address;
         }
-        place.work();
-        true
+        self.place.iter_mut().for_each(Place::work);
+        self.of_address.as_mut().is_none_or(OfAddress::work)
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,6 +33,7 @@ use tokio::{
 
 use self::{
     bodies::Bodies,
+    places::Farewells,
     port::Port,
     publisher::{Publisher, Publishing, Requests},
     service::Scope,
@@ -66,8 +67,8 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
-    /// The server is leaving.
-    pub(crate) leaving: Arc<AtomicBool>,
+    /// Whether the server is leaving.
+    pub(crate) leaving: watch::Receiver<bool>,
 }
 
 /// Runs the control thread until all shards have ended. `started` is called once it has all descriptors that it needs
@@ -98,7 +99,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let Start { outside, woken, requests, publisher, endpoints, .. } = start;
     // Dropped when everybody is to finish.
     let (finish, finishing) = watch::channel(());
-    let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::clone(&leaving), requests);
+    let publishing = Publishing::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
@@ -112,6 +113,8 @@ async fn serve(start: Start) -> io::Result<()> {
         counters,
         leaving,
         port,
+        // The rest is for those that have given way and are about to be closed.
+        monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
         files,
         metrics: Mutex::default(),
@@ -122,8 +125,12 @@ async fn serve(start: Start) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         connections.spawn(port::serve_metrics(Arc::clone(&shared), listener, finishing.clone()));
     }
+    let mut ends_by = None;
     loop {
         tokio::select! {
+            () = shared.has_left(), if ends_by.is_none() => {
+                ends_by = Instant::now().checked_add(shared.config.drain_timeout);
+            }
             arrival = arrivals.recv() => {
                 let Some(visit) = arrival else { break };
                 connections.spawn(port::serve_visit(Arc::clone(&shared), visit, finishing.clone()));
@@ -138,7 +145,8 @@ async fn serve(start: Start) -> io::Result<()> {
     drop(finish);
     // Nobody is left to publish to: what was not published is answered so.
     let rest = async { while connections.join_next().await.is_some() {} };
-    drop(tokio::time::timeout(FINISH, rest).await);
+    let left = ends_by.map_or(FINISH, |ends_by| ends_by.saturating_duration_since(Instant::now()));
+    drop(tokio::time::timeout(left.clamp(FINISH_MIN, FINISH), rest).await);
     Ok(())
 }
 
@@ -151,9 +159,11 @@ pub(crate) struct Shared {
     returns: Vec<mpsc::Sender<Visit>>,
     shards: Vec<Arc<Counters>>,
     counters: Arc<Counters>,
-    leaving: Arc<AtomicBool>,
+    leaving: watch::Receiver<bool>,
     /// For everything but `/metrics` on an address of its own.
     port: Port,
+    /// Connections without room that ask for the metrics.
+    monitors: Farewells,
     bodies: Bodies,
     /// Files that may be sent at the same time.
     files: Arc<Semaphore>,
@@ -163,8 +173,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn is_leaving(&self) -> bool {
-        // Relaxed: it only says what to answer.
-        self.leaving.load(Ordering::Relaxed)
+        *self.leaving.borrow()
+    }
+
+    /// Waits until the server leaves, or is gone.
+    async fn has_left(&self) {
+        drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
     /// May who sent a request do what it wants?
@@ -213,8 +227,10 @@ impl Shared {
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// How long answers under way may take when the shards have ended.
+/// How long answers under way may take when the shards have ended, within [`Config::drain_timeout`]; and how long in any
+/// case, which is enough to hand them to the kernel.
 const FINISH: Duration = Duration::from_secs(1);
+const FINISH_MIN: Duration = Duration::from_millis(50);
 
 /// How old the text of `/metrics` may be.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

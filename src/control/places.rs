@@ -7,13 +7,13 @@
 use std::{
     collections::VecDeque,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::Waker,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use slab::Slab;
-use socket2::SockRef;
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::sync::oneshot;
+
+use crate::handover::IdleConnection;
 
 /// The places for connections that are served at the same time.
 #[derive(Debug)]
@@ -37,10 +37,8 @@ struct Table {
 #[derive(Debug)]
 struct Seat {
     state: State,
-    /// Both are set when the connection becomes idle for the first time.
-    stream: Weak<TcpStream>,
-    /// Wakes the connection's task.
-    waker: Waker,
+    /// As it last became idle.
+    idle: Option<IdleConnection>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +75,15 @@ impl Places {
             table.taken += 1;
         } else {
             // What has arrived and was not read yet is a request, too.
-            let may_give_way = |idle: &&Idle| table.is_current(idle) && !table.seats[idle.seat].has_input();
+            let has_input = |seat: usize| table.seats[seat].idle.as_ref().is_some_and(IdleConnection::has_input);
+            let may_give_way = |idle: &&Idle| table.is_current(idle) && !has_input(idle.seat);
             let longest = table.idle.iter().find(may_give_way)?.seat;
             let seat = &mut table.seats[longest];
             seat.state = State::GaveWay;
-            seat.waker.wake_by_ref();
+            seat.idle.iter().for_each(IdleConnection::wake);
             gave_way();
         }
-        let waker = Waker::noop().clone();
-        let seat = table.seats.insert(Seat { state: State::Busy, stream: Weak::new(), waker });
+        let seat = table.seats.insert(Seat { state: State::Busy, idle: None });
         drop(table);
         Some(Place { places: Arc::clone(self), seat })
     }
@@ -115,25 +113,13 @@ impl Table {
     }
 }
 
-impl Seat {
-    fn has_input(&self) -> bool {
-        let Some(stream) = self.stream.upgrade() else { return false };
-        let mut octet = [std::mem::MaybeUninit::uninit()];
-        // The end, or an error, is no request.
-        SockRef::from(&*stream).peek(&mut octet).is_ok_and(|count| count > 0)
-    }
-}
-
 impl Place {
     /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its place; if not, it
     /// has to end.
-    pub(super) fn rest(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
+    pub(super) fn rest(&mut self, connection: IdleConnection) -> bool {
         let mut table = self.places.lock();
         let seat = &mut table.seats[self.seat];
-        if seat.stream.strong_count() == 0 {
-            seat.stream = Arc::downgrade(stream);
-        }
-        seat.waker.clone_from(waker);
+        seat.idle = Some(connection);
         match seat.state {
             State::Busy => table.rest(self.seat),
             State::Idle(_) => {}
@@ -163,9 +149,6 @@ impl Drop for Place {
         if seat.state != State::GaveWay {
             table.taken -= 1;
         }
-        drop(table);
-        // Its waker is dropped without the lock.
-        drop(seat);
     }
 }
 
@@ -213,10 +196,17 @@ mod tests {
     use std::{
         io::Write as _,
         net::{TcpListener, TcpStream as Peer},
+        task::Waker,
         time::Duration,
     };
 
+    use tokio::net::TcpStream;
+
     use super::*;
+
+    fn idle(stream: &Arc<TcpStream>) -> IdleConnection {
+        IdleConnection::new(stream, Waker::noop())
+    }
 
     /// A connection's side, and its peer's.
     fn pair(listener: &TcpListener) -> (Arc<TcpStream>, Peer) {
@@ -237,7 +227,7 @@ mod tests {
             let places = Places::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
             let mut held: Vec<Place> = (0..3).map(|_| places.admit(|| panic!("there is room")).unwrap()).collect();
-            let rest = |held: &mut [Place], at: usize| held[at].rest(&connections[at].0, Waker::noop());
+            let rest = |held: &mut [Place], at: usize| held[at].rest(idle(&connections[at].0));
             assert!(places.admit(|| panic!("all are busy")).is_none());
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
@@ -271,7 +261,7 @@ mod tests {
             for _ in 0..1_000 {
                 for (place, (stream, _)) in held.iter_mut().zip(&connections) {
                     place.work();
-                    assert!(place.rest(stream, Waker::noop()));
+                    assert!(place.rest(idle(stream)));
                 }
             }
             assert!(places.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
@@ -289,14 +279,14 @@ mod tests {
             let mut connections: Vec<_> = (0..2).map(|_| pair(listener)).collect();
             let mut held: Vec<Place> = (0..2).map(|_| places.admit(|| {}).unwrap()).collect();
             for (place, (stream, _)) in held.iter_mut().zip(&connections) {
-                assert!(place.rest(stream, Waker::noop()));
+                assert!(place.rest(idle(stream)));
             }
             connections[0].1.write_all(b"G").unwrap();
-            while !places.lock().seats[0].has_input() {
+            while !places.lock().seats[0].idle.as_ref().unwrap().has_input() {
                 std::thread::yield_now();
             }
             let new = places.admit(|| {}).expect("the other is idle");
-            assert!(held[0].rest(&connections[0].0, Waker::noop()) && !held[1].rest(&connections[1].0, Waker::noop()));
+            assert!(held[0].rest(idle(&connections[0].0)) && !held[1].rest(idle(&connections[1].0)));
             assert!(places.admit(|| {}).is_none());
             drop((new, held));
         });

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    handover::Visit,
+    handover::{OfAddress, Ticket, Visit},
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
     seldom::Seldom,
@@ -42,37 +42,44 @@ impl Port {
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
-    /// One that finds no place is told so, or whether the server is healthy.
-    async fn serve(
-        &self,
-        shared: &Arc<Shared>,
-        stream: TcpStream,
-        received: BytesMut,
-        finishing: watch::Receiver<()>,
-    ) -> Option<Line> {
-        let place = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1));
-        let scope = if place.is_some() { self.scope } else { Scope::Health };
-        if scope == Scope::Health {
+    /// One that finds no place is told so, or what a monitor asks.
+    async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<Line> {
+        let Some(place) = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
             self.note_full(shared);
-            let farewell = async {
-                if let Some((line, ending)) = converse(shared, stream, received, scope, place, finishing).await {
-                    part(shared, line, ending).await;
-                }
-            };
-            self.farewells.bid(farewell).await;
+            self.answer_one(shared, caller, finishing, &self.farewells).await;
             return None;
-        }
-        match converse(shared, stream, received, scope, place, finishing).await? {
+        };
+        match converse(shared, caller, self.scope, Some(place), finishing.clone()).await? {
             (line, Some(Ending::WebSocket)) => Some(line),
             (mut line, ending) => {
                 if matches!(ending, Some(Ending::Quiet) | None) && !line.deliver().await {
                     shared.counters.add(Counter::HttpTooSlow, 1);
                     return None;
                 }
-                self.farewells.bid(part(shared, line, ending)).await;
+                // What was answered before the shards ended has been taken, or had its time: nobody waits for it then.
+                tokio::select! {
+                    () = self.farewells.bid(part(shared, line, ending)) => {}
+                    () = end_of_shards(finishing.clone()) => {}
+                }
                 None
             }
         }
+    }
+
+    /// Answers one request of a connection for which there is no place: what a monitor asks, or that there is none.
+    async fn answer_one(
+        &self,
+        shared: &Arc<Shared>,
+        caller: Caller,
+        finishing: &watch::Receiver<()>,
+        farewells: &Farewells,
+    ) {
+        let farewell = async {
+            if let Some((line, ending)) = converse(shared, caller, self.scope, None, finishing.clone()).await {
+                part(shared, line, ending).await;
+            }
+        };
+        farewells.bid(farewell).await;
     }
 
     fn note_full(&self, shared: &Shared) {
@@ -86,7 +93,7 @@ impl Port {
                     "no more connections are served to the metrics"
                 );
             }
-            Scope::Everything | Scope::Health => {
+            Scope::Everything => {
                 let limit = shared.config.http.connections_max;
                 tracing::warn!(
                     limit,
@@ -97,18 +104,32 @@ impl Port {
     }
 }
 
+/// A connection that is to be served.
+#[derive(Debug)]
+struct Caller {
+    stream: TcpStream,
+    /// What has been received and is to be read first.
+    received: BytesMut,
+    of_address: Option<OfAddress>,
+}
+
 /// Serves a connection that a shard has handed over.
 pub(super) async fn serve_visit(shared: Arc<Shared>, visit: Visit, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, ticket } = visit;
+    let Visit { socket, received, ticket: Ticket { of_all, of_address }, is_refused } = visit;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
     let open = Open::new(&shared.counters);
-    let returned = shared.port.serve(&shared, stream, received, finishing).await;
+    let caller = Caller { stream, received, of_address };
+    if is_refused {
+        return shared.port.answer_one(&shared, caller, &finishing, &shared.monitors).await;
+    }
+    let returned = shared.port.serve(&shared, caller, &finishing).await;
     drop(open);
-    if let Some((socket, received)) = returned.and_then(|line| line.into_parts().ok()) {
-        shared.hand_back(Visit { socket, received, ticket }).await;
+    if let Some((socket, received, of_address)) = returned.and_then(|line| line.into_parts().ok()) {
+        let ticket = Ticket { of_all, of_address };
+        shared.hand_back(Visit { socket, received, ticket, is_refused }).await;
     }
 }
 
@@ -130,7 +151,8 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
             _ = finishing.changed() => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
-        connections.spawn(async move { drop(port.serve(&shared, stream, BytesMut::new(), finishing).await) });
+        let caller = Caller { stream, received: BytesMut::new(), of_address: None };
+        connections.spawn(async move { drop(port.serve(&shared, caller, &finishing).await) });
     }
 }
 
@@ -138,31 +160,37 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
 /// can be sent.
 async fn converse(
     shared: &Arc<Shared>,
-    stream: TcpStream,
-    received: BytesMut,
+    Caller { stream, received, of_address }: Caller,
     scope: Scope,
     place: Option<Place>,
     mut finishing: watch::Receiver<()>,
 ) -> Option<(Line, Option<Ending>)> {
-    let judge = Arc::new(Judge::new(Arc::clone(shared), scope == Scope::Everything, stream.peer_addr().ok()));
+    let has_place = place.is_some();
+    let websockets = has_place && scope == Scope::Everything;
+    let judge = Arc::new(Judge::new(Arc::clone(shared), websockets, stream.peer_addr().ok()));
     let peer = judge.peer().map(display);
-    let line = Line::new(stream, received, Arc::clone(&judge), &shared.config.http, place);
-    let service = Service { shared: Arc::clone(shared), judge, scope };
+    let line = Line::new(stream, received, Arc::clone(&judge), &shared.config.http, place, of_address);
+    let service = Service { shared: Arc::clone(shared), judge, scope, has_place };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // Who has finished sending is still waiting for its answer.
         .half_close(true)
         // The line keeps the time.
         .header_read_timeout(None)
-        .keep_alive(scope != Scope::Health)
+        .keep_alive(has_place)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut connection = builder.serve_connection(line, service);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        _ = finishing.changed() => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+    let mut is_told = false;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut connection => break outcome,
+            // Whether the server is gone or leaves, the line looks again at whether it may go on.
+            () = shared.has_left(), if !is_told => is_told = true,
+            _ = finishing.changed() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                break (&mut connection).await;
+            }
         }
     };
     let line = connection.into_parts().io;
@@ -190,6 +218,13 @@ async fn part(shared: &Shared, line: Line, ending: Option<Ending>) {
         }
         Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
         Some(Ending::Quiet | Ending::WebSocket) | None => line.finish().await,
+    }
+}
+
+/// Waits for the end of the shards, or forever if they have ended already.
+async fn end_of_shards(mut finishing: watch::Receiver<()>) {
+    if finishing.has_changed().is_err() || finishing.changed().await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,12 +1,6 @@
 //! The one task that speaks with the shards: what others ask goes out by it, and the answers come in.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -102,7 +96,7 @@ pub(super) struct Publishing {
     outside: Outside,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
-    leaving: Arc<AtomicBool>,
+    leaving: watch::Receiver<bool>,
     requests: mpsc::Receiver<Asked>,
     /// What waits for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
@@ -123,7 +117,7 @@ impl Publishing {
         outside: Outside,
         woken: Arc<Notify>,
         counters: Arc<Counters>,
-        leaving: Arc<AtomicBool>,
+        leaving: watch::Receiver<bool>,
         Requests(requests): Requests,
     ) -> Publishing {
         Publishing { outside, woken, counters, leaving, requests, waiting: HashMap::new(), ticket: 0 }
@@ -165,7 +159,7 @@ impl Publishing {
         match what {
             // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is
             // the last moment at which it can be said truly that the message was not published.
-            What::Publish { .. } if self.leaving.load(Ordering::Relaxed) => return,
+            What::Publish { .. } if *self.leaving.borrow() => return,
             What::Publish { topic, source, message, body_bytes: bytes } => {
                 body_bytes = bytes;
                 self.outside.submit(topic, source, message, self.ticket);
@@ -209,7 +203,8 @@ mod tests {
         let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
-        let publishing = Publishing::new(outside, woken, Arc::clone(&counters), Arc::default(), requests);
+        let publishing =
+            Publishing::new(outside, woken, Arc::clone(&counters), watch::Sender::new(false).subscribe(), requests);
         let counted = || (counters.get(Counter::MessagesIn), counters.get(Counter::BytesIn));
         runtime.block_on(async {
             let (finish, finishing) = watch::channel(());
@@ -250,7 +245,10 @@ mod tests {
             let outside = Outside::new(ends.pop().unwrap());
             let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
-            let publishing = Publishing::new(outside, Arc::default(), Arc::default(), Arc::default(), requests);
+            let publishing = {
+                let leaving = watch::Sender::new(false).subscribe();
+                Publishing::new(outside, Arc::default(), Arc::default(), leaving, requests)
+            };
             runtime.block_on(async {
                 let (finish, finishing) = watch::channel(());
                 let publishing = tokio::spawn(publishing.run(finishing));

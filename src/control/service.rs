@@ -39,6 +39,8 @@ pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) judge: Arc<Judge>,
     pub(super) scope: Scope,
+    /// Without a place, the connection may ask only for metrics, health and readiness.
+    pub(super) has_place: bool,
 }
 
 /// What a connection may ask for.
@@ -47,8 +49,6 @@ pub(super) enum Scope {
     Everything,
     /// Metrics, health and readiness: it is on the address of the metrics.
     Operations,
-    /// Health and readiness: there is no place for it.
-    Health,
 }
 
 type Answer = Response<Body>;
@@ -82,7 +82,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             let endpoint = judged.as_ref().ok().and_then(|judged| judged.endpoint.as_ref().ok());
             asked.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
         }
-        match judged.and_then(|judged| begin(shared, request, judged, asked.peer, self.scope)) {
+        match judged.and_then(|judged| self.begin(request, judged, asked.peer)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(asked.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(asked.finish(shared, Err(refusal))))),
             Ok(Begun::Publish { topic, is_text, bytes_max, body }) => {
@@ -131,6 +131,9 @@ impl Asked {
             }
             answer
         });
+        if shared.is_leaving() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(origin) = self.origin {
             share_with(origin, self.may_read, answer.headers_mut());
         }
@@ -157,63 +160,68 @@ enum Begun {
     },
 }
 
-/// Decides what becomes of a request, as far as that is known from its head.
-fn begin(
-    shared: &Shared,
-    request: Request<Incoming>,
-    Judged { head, endpoint, refusal }: Judged,
-    peer: Option<SocketAddr>,
-    scope: Scope,
-) -> Result<Begun, Refusal> {
-    let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
-    if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
-        return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
-    }
-    if scope == Scope::Health {
-        return Err(Refusal::not_now("as many HTTP connections as this server allows"));
-    }
-    if let Some(refusal) = refusal {
-        return Err(refusal);
-    }
-    let endpoint = endpoint?;
-    let is_for_metrics = scope == Scope::Operations;
-    if is_for_metrics && endpoint != Endpoint::Metrics {
-        let path = head.path();
-        return Err(Refusal::new(404, format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz")));
-    }
-    let credentials = Credentials { head: &head, peer };
-    match &endpoint {
-        Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
-            Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
+impl Service {
+    /// Decides what becomes of a request, as far as that is known from its head.
+    fn begin(
+        &self,
+        request: Request<Incoming>,
+        Judged { head, endpoint, refusal }: Judged,
+        peer: Option<SocketAddr>,
+    ) -> Result<Begun, Refusal> {
+        let shared = &*self.shared;
+        let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
+        if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
+            return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
         }
-        Endpoint::Metrics => {
-            only(&request, &[Method::GET, Method::HEAD])?;
-            shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
-            let text = shared.metrics();
-            Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+        if !self.has_place && !matches!(endpoint, Ok(Endpoint::Metrics)) {
+            return Err(Refusal::not_now("as many HTTP connections as this server allows"));
         }
-        Endpoint::Page { page } => {
-            only(&request, &[Method::GET, Method::HEAD])?;
-            // The server's own is for everybody: it holds nothing.
-            if page.is_some() {
-                shared.authorize(&credentials, Intent::Use, &endpoint)?;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let endpoint = endpoint?;
+        let is_for_metrics = self.scope == Scope::Operations;
+        if is_for_metrics && endpoint != Endpoint::Metrics {
+            let path = head.path();
+            return Err(Refusal::new(
+                404,
+                format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
+            ));
+        }
+        let credentials = Credentials { head: &head, peer };
+        match &endpoint {
+            Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
+                Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
-            let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
-            let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
-            answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
-            Ok(Begun::Answered(answer))
+            Endpoint::Metrics => {
+                only(&request, &[Method::GET, Method::HEAD])?;
+                shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
+                let text = shared.metrics();
+                Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+            }
+            Endpoint::Page { page } => {
+                only(&request, &[Method::GET, Method::HEAD])?;
+                // The server's own is for everybody: it holds nothing.
+                if page.is_some() {
+                    shared.authorize(&credentials, Intent::Use, &endpoint)?;
+                }
+                let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
+                let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
+                answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
+                Ok(Begun::Answered(answer))
+            }
+            Endpoint::Topic { topic, .. } => begin_at_topic(shared, request, &credentials, &endpoint, topic),
+            Endpoint::WebSocket { .. } => {
+                only(&request, &[Method::GET, Method::HEAD])?;
+                Err(HandshakeError::Upgrade.refusal())
+            }
+            Endpoint::Files { mount, below } => {
+                shared.authorize(&credentials, Intent::Use, &endpoint)?;
+                let documents = shared.endpoints.mounts()[*mount].documents.clone();
+                Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
+            }
+            Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
         }
-        Endpoint::Topic { topic, .. } => begin_at_topic(shared, request, &credentials, &endpoint, topic),
-        Endpoint::WebSocket { .. } => {
-            only(&request, &[Method::GET, Method::HEAD])?;
-            Err(HandshakeError::Upgrade.refusal())
-        }
-        Endpoint::Files { mount, below } => {
-            shared.authorize(&credentials, Intent::Use, &endpoint)?;
-            let documents = shared.endpoints.mounts()[*mount].documents.clone();
-            Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
-        }
-        Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
     }
 }
 

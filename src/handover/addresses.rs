@@ -1,26 +1,43 @@
-//! How many sockets each peer address has, over all threads.
+//! How many sockets each peer address has, over all threads, and which of them gives way to a new one.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
     fmt,
     hash::BuildHasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::IdleConnection;
 use crate::seldom::Seldom;
 
 /// The sockets of each network that has any, and how many one network may have.
 ///
 /// An entry exists only while a socket of its network does, so the table is no larger than the number of sockets.
-/// Locks are taken when a socket is accepted and when it ends, never for a delivery.
+/// Locks are taken when a socket is accepted, when it ends, and when a connection that speaks HTTP becomes idle or
+/// busy; never for a delivery.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     sockets_max: usize,
     hasher: RandomState,
-    parts: [Mutex<HashMap<Network, usize>>; PARTS],
+    parts: [Mutex<Part>; PARTS],
     /// When the log is told of a network that has as many as it may.
     pub(crate) full: Seldom,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    networks: HashMap<Network, Sockets>,
+    /// How many times a connection has become idle.
+    rests: u64,
+}
+
+/// The sockets of one network.
+#[derive(Debug, Default)]
+struct Sockets {
+    count: usize,
+    /// Those that speak HTTP and are idle, by the [`Part::rests`] at which they became so: the oldest first.
+    idle: Vec<(u64, IdleConnection)>,
 }
 
 impl Addresses {
@@ -33,42 +50,104 @@ impl Addresses {
         })
     }
 
-    /// Counts one more socket of the address.
+    /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle longest
+    /// and has no unread input gives its place away, and `gave_way` is called.
     ///
     /// # Errors
     ///
-    /// The network that has as many as it may.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<OfAddress, Network> {
+    /// The network that has as many as it may, none of which is idle.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<OfAddress, Network> {
         let network = Network::of(address);
-        let mut part = self.part(network).lock().unwrap_or_else(PoisonError::into_inner);
-        let count = part.entry(network).or_default();
-        if *count >= self.sockets_max {
-            return Err(network);
+        let mut part = self.part(network);
+        let sockets = part.networks.entry(network).or_default();
+        let mut gives_way = None;
+        if sockets.count < self.sockets_max {
+            sockets.count += 1;
+        } else {
+            let at = sockets.idle.iter().position(|(_, connection)| !connection.has_input()).ok_or(network)?;
+            gives_way = Some(sockets.idle.remove(at).1);
         }
-        *count += 1;
         drop(part);
-        Ok(OfAddress { all: Arc::clone(self), network })
+        if let Some(connection) = gives_way {
+            connection.wake();
+            gave_way();
+        }
+        Ok(OfAddress { all: Arc::clone(self), network, idle_since: None })
     }
 
     /// The part of the table in which the network stands. No peer can choose addresses that all stand in one.
-    fn part(&self, network: Network) -> &Mutex<HashMap<Network, usize>> {
-        &self.parts[self.hasher.hash_one(network) as usize % PARTS]
+    fn part(&self, network: Network) -> MutexGuard<'_, Part> {
+        let part = &self.parts[self.hasher.hash_one(network) as usize % PARTS];
+        part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of the sockets of an address, until it is dropped.
+/// One of the sockets of an address, until it is dropped or has given way.
 pub(crate) struct OfAddress {
     all: Arc<Addresses>,
     network: Network,
+    /// Set while the socket stands among those that are idle, and from then on if it has given way.
+    idle_since: Option<u64>,
+}
+
+impl OfAddress {
+    /// Marks the socket as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has to
+    /// end.
+    pub(crate) fn rest(&mut self, connection: IdleConnection) -> bool {
+        let mut part = self.all.part(self.network);
+        let next = part.rests;
+        let Some(sockets) = part.networks.get_mut(&self.network) else { return false };
+        match self.idle_since.map(|since| sockets.find_idle(since)) {
+            Some(Some(at)) => sockets.idle[at].1 = connection,
+            Some(None) => return false,
+            None => {
+                sockets.idle.push((next, connection));
+                self.idle_since = Some(next);
+                part.rests += 1;
+            }
+        }
+        true
+    }
+
+    /// Returns whether the socket has not given way.
+    pub(crate) fn is_held(&self) -> bool {
+        let Some(since) = self.idle_since else { return true };
+        let part = self.all.part(self.network);
+        part.networks.get(&self.network).is_some_and(|sockets| sockets.find_idle(since).is_some())
+    }
+
+    /// Marks the socket as busy. Returns whether it still has its place; if not, it has to end.
+    pub(crate) fn work(&mut self) -> bool {
+        let Some(since) = self.idle_since else { return true };
+        let mut part = self.all.part(self.network);
+        let sockets = part.networks.get_mut(&self.network);
+        let connection = sockets.and_then(|sockets| sockets.find_idle(since).map(|at| sockets.idle.remove(at)));
+        drop(part);
+        let is_held = connection.is_some();
+        if is_held {
+            self.idle_since = None;
+        }
+        is_held
+    }
+}
+
+impl Sockets {
+    fn find_idle(&self, since: u64) -> Option<usize> {
+        self.idle.binary_search_by_key(&since, |(since, _)| *since).ok()
+    }
 }
 
 impl Drop for OfAddress {
     fn drop(&mut self) {
-        let mut part = self.all.part(self.network).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = part.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                part.remove(&self.network);
+        // What has given way has nothing to give back.
+        if !self.work() {
+            return;
+        }
+        let mut part = self.all.part(self.network);
+        if let Some(sockets) = part.networks.get_mut(&self.network) {
+            sockets.count -= 1;
+            if sockets.count == 0 {
+                part.networks.remove(&self.network);
             }
         }
     }
@@ -121,13 +200,16 @@ mod tests {
     use super::*;
 
     fn entries(addresses: &Addresses) -> usize {
-        addresses.parts.iter().map(|part| part.lock().unwrap().len()).sum()
+        addresses.parts.iter().map(|part| part.lock().unwrap().networks.len()).sum()
     }
 
     #[test]
     fn each_network_has_a_limit_of_its_own() {
         let addresses = Addresses::new(2);
-        let admit = |text: &str| addresses.admit(text.parse().unwrap()).map_err(|network| network.to_string());
+        let admit = |text: &str| {
+            let address = text.parse().unwrap();
+            addresses.admit(address, || panic!("none is idle")).map_err(|network| network.to_string())
+        };
         let one = admit("192.0.2.1").unwrap();
         let mapped = admit("::ffff:192.0.2.1").unwrap();
         assert_eq!(admit("192.0.2.1").unwrap_err(), "192.0.2.1");
@@ -144,6 +226,40 @@ mod tests {
         assert_eq!(entries(&addresses), 0);
     }
 
+    /// An idle socket gives its place away once, and gives nothing back then; one that is busy again keeps it.
+    #[test]
+    fn the_longest_idle_socket_gives_way() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = Arc::new(tokio::net::TcpStream::from_std(stream).unwrap());
+        let idle = || IdleConnection::new(&stream, std::task::Waker::noop());
+        let addresses = Addresses::new(3);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let admit = || addresses.admit(address, || {});
+        let mut held: Vec<OfAddress> = (0..3).map(|_| admit().unwrap()).collect();
+        for at in [1, 0, 2, 1] {
+            assert!(held[at].rest(idle()));
+        }
+        assert!(held[0].work());
+        let first = admit().expect("the second is idle");
+        let held_still = |held: &[OfAddress]| held.iter().map(OfAddress::is_held).collect::<Vec<_>>();
+        assert_eq!(held_still(&held), [true, false, true]);
+        assert!(!held[1].rest(idle()) && !held[1].work());
+        let second = admit().expect("the third is idle");
+        assert_eq!(held_still(&held), [true, false, false]);
+        assert!(admit().is_err(), "the first is busy");
+        assert!(addresses.admit([192, 0, 2, 2].into(), || panic!("it has room")).is_ok());
+        // Who has given way has nothing to give back.
+        held.drain(1..);
+        assert!(admit().is_err());
+        assert!(held[0].rest(idle()));
+        drop((held, first, second));
+        assert_eq!(entries(&addresses), 0);
+    }
+
     #[test]
     fn threads_share_one_count() {
         let addresses = Addresses::new(100);
@@ -152,7 +268,7 @@ mod tests {
                 scope.spawn(|| {
                     for number in 0..2_000_u32 {
                         let address = IpAddr::from(Ipv4Addr::from_bits(number % 7));
-                        drop(addresses.admit(address).expect("four threads hold at most four"));
+                        drop(addresses.admit(address, || {}).expect("four threads hold at most four"));
                     }
                 });
             }

@@ -8,15 +8,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     panic,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     config::Config,
@@ -164,7 +161,7 @@ impl Server {
         hub.start(&counters);
         let (started, is_started) = std::sync::mpsc::channel();
         let control_counters: Arc<Counters> = Arc::default();
-        let leaving: Arc<AtomicBool> = Arc::default();
+        let leaving = watch::Sender::new(false);
         let (ended, mut ends) = mpsc::channel(count + 1);
         let epoch_first = epoch_first();
         let (mut commands, mut returns) = (Vec::new(), Vec::new());
@@ -209,7 +206,7 @@ impl Server {
             metrics_listener,
             shards: counters.clone(),
             counters: Arc::clone(&control_counters),
-            leaving: Arc::clone(&leaving),
+            leaving: leaving.subscribe(),
         };
         let thread = thread::Builder::new().name(CONTROL_THREAD.into());
         let watched = ended.clone();
@@ -264,7 +261,7 @@ pub struct Running {
     counters: Vec<Arc<Counters>>,
     control_counters: Arc<Counters>,
     hub: Hub,
-    leaving: Arc<AtomicBool>,
+    leaving: watch::Sender<bool>,
     ends: mpsc::Receiver<Result<(), StartError>>,
     /// Threads that have not ended.
     running: usize,
@@ -304,8 +301,7 @@ impl Running {
     /// Begins to leave: no new connections, each client is told with close code 1001, and after
     /// [`Config::drain_timeout`] at the latest nothing is left.
     pub fn stop(&self) {
-        // Relaxed: it only says what to answer.
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.send_replace(true);
         for commands in &self.commands {
             // Full or closed: it is stopping already.
             drop(commands.try_send(Command::Drain));
@@ -398,7 +394,7 @@ mod tests {
                 counters: Vec::new(),
                 control_counters: Arc::default(),
                 hub: Hub::new().0,
-                leaving: Arc::default(),
+                leaving: watch::Sender::default(),
                 ends,
                 running: 2,
             };

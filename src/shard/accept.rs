@@ -17,7 +17,7 @@ use crate::{
 
 /// Takes in what comes back from the control thread, until that ends.
 pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visit>) {
-    while let Some(Visit { socket, received, ticket }) = returns.recv().await {
+    while let Some(Visit { socket, received, ticket, .. }) = returns.recv().await {
         let place = lobby.take_in(ticket);
         tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, place));
     }

@@ -20,8 +20,10 @@ use super::{
     turn::Arrival,
 };
 use crate::{
+    config::Limits,
+    endpoints::Endpoint,
     handler::{Opened, Response},
-    handover::Visit,
+    handover::{Ticket, Visit},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::asks_for_websocket,
@@ -59,7 +61,11 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
         Ok((head, _)) if !asks_for_websocket(&head) => match health(&lobby, &head) {
             // Whatever the control thread is doing, and however many connections it has.
             Some(response) => return say_and_close(&socket, response).await,
-            None => return hand_over(&lobby, socket, received, place).await,
+            None => {
+                let Some(socket) = sole_owner(socket) else { return };
+                let ticket = lobby.let_go(place);
+                return hand_over(&lobby, Visit { socket, received, ticket, is_refused: false }).await;
+            }
         },
         Ok((head, length)) => {
             let has_body = head.method() != "HEAD";
@@ -106,14 +112,31 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
     say_and_close(&socket, response.encode(has_body)).await;
 }
 
-/// Tells a client that there is no room for it.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, _kept: Kept) {
+/// Tells a client that there is no room for it, or what a monitor asks.
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, kept: Kept) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
-    let Some(head) = read_in_time(&lobby, &socket, &mut BytesMut::new()).await else { return };
+    let mut received = BytesMut::new();
+    let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
-    let response = head.filter(|head| !asks_for_websocket(head)).and_then(|head| health(&lobby, head));
+    let asks = head.filter(|head| !asks_for_websocket(head));
+    let response = asks.and_then(|head| health(&lobby, head));
+    if response.is_none()
+        && asks.is_some_and(|head| asks_for_metrics(&lobby, head))
+        && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
+    {
+        drop(kept);
+        let Some(socket) = sole_owner(socket) else { return };
+        let ticket = Ticket { of_all, of_address: None };
+        return hand_over(&lobby, Visit { socket, received, ticket, is_refused: true }).await;
+    }
     let method = head.map_or("GET", RequestHead::method);
     say_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+}
+
+/// Returns whether a request is for metrics that are on this address. Whether it may have them, the control thread
+/// decides.
+fn asks_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
+    lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
 }
 
 /// The answer to a request for the server's health, after which the connection ends. `None` for any other request, also
@@ -139,10 +162,8 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
-async fn hand_over(lobby: &Lobby, socket: Rc<OwnedFd>, received: BytesMut, place: Place) {
-    let Some(socket) = sole_owner(socket) else { return };
-    let ticket = lobby.let_go(place);
-    if let Err(visit) = lobby.control.enter(Visit { socket, received, ticket }) {
+async fn hand_over(lobby: &Lobby, visit: Visit) {
+    if let Err(visit) = lobby.control.enter(visit) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
             tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");

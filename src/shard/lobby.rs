@@ -151,7 +151,8 @@ impl Lobby {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
         // Without a peer the client has left, which whoever serves it will find out.
         let Some(peer) = net::peer(socket) else { return Ok(None) };
-        addresses.admit(peer.ip()).map(Some).map_err(NoRoom::Address)
+        let displaced = || self.counters.add(Counter::HttpDisplaced, 1);
+        addresses.admit(peer.ip(), displaced).map(Some).map_err(NoRoom::Address)
     }
 
     /// A connection that is counted already begins an opening handshake here.
