@@ -32,6 +32,7 @@ const TESTS: &[Test] = &[
     ("a_refusal_is_explained", a_refusal_is_explained),
     ("tokens_for_one_way_only", tokens_for_one_way_only),
     ("an_origin_that_is_not_allowed", an_origin_that_is_not_allowed),
+    ("few_connections_for_an_address", few_connections_for_an_address),
     ("the_topic_stands_in_the_address", the_topic_stands_in_the_address),
     ("figures", figures),
     ("figures_elsewhere_or_locked", figures_elsewhere_or_locked),
@@ -245,7 +246,7 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     page.until_says("state", "Refused with 401: subscribing needs a bearer token");
     page.type_into("token", "wrong");
     page.click("#watch button");
-    page.until_says("state", "Refused with 401: the bearer token is not valid");
+    page.until_says("state", "Refused with 401: the bearer token is not valid; or http://");
     // Asking again would not help, nor would another mode.
     assert_eq!(page.eval("[ui.now.hidden, ui.instead.hidden, ui.again.textContent]"), json!([true, true, ""]));
     // The token went with the request, and stays out of the page's own address.
@@ -305,11 +306,20 @@ fn an_origin_that_is_not_allowed(browser: &mut Browser) {
     let server = Server::start(&["--allowed-origins", "https://page.example"]);
     let mut page = open(browser, &server, "x");
     page.until_says("state", &format!("is http://{} among its allowed_origins", server.address()));
+    page.until_says("state", "has it reached max_connections or max_connections_per_address");
     page.until("!document.getElementById('now').hidden");
     page.choose("way", "post");
     page.click("#publish button");
     page.until_says("answer", "Refused with 403: pages of ");
     assert_eq!(page.eval("ui.other_token.hidden"), true);
+}
+
+/// A browser keeps the connections by which it has got the page: they do not take the place of its WebSocket.
+fn few_connections_for_an_address(browser: &mut Browser) {
+    for limit in ["1", "2"] {
+        let server = Server::start(&["--max-connections-per-address", limit]);
+        drop(watch(browser, &server, "x"));
+    }
 }
 
 fn the_topic_stands_in_the_address(browser: &mut Browser) {
