@@ -143,6 +143,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_door_has_a_limit() {
+        let (door, mut arrivals) = ControlDoor::new();
+        let sockets = Sockets::new(0);
+        let visit = || {
+            let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+            let ticket = Ticket { of_all: sockets.all.admit(usize::MAX).unwrap(), of_address: None };
+            Visit { socket, received: BytesMut::new(), ticket, is_refused: false }
+        };
+        (0..VISITS_MAX).for_each(|_| door.enter(visit()).expect("there is room"));
+        drop(door.enter(visit()).expect_err("there is none"));
+        assert_eq!(sockets.all.get(), VISITS_MAX);
+        drop(arrivals.try_recv().unwrap());
+        door.enter(visit()).expect("there is room again");
+        drop(arrivals);
+        assert_eq!(sockets.all.get(), 0);
+    }
+
+    #[test]
     fn a_count_has_a_limit() {
         let count = Count::default();
         let first = count.admit(2).unwrap();

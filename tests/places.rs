@@ -475,6 +475,24 @@ fn slow_readers_are_given_up() {
     assert!(read_slowly(&mut fast, Duration::ZERO) > Folder::LARGE);
 }
 
+/// As many files as may be sent at the same time are: one more is answered 503, until one of them has been taken.
+#[test]
+fn more_files_than_are_sent_at_once() {
+    let (_folder, server) = Folder::serve("files", &["--body-timeout", "1h", "--send-buffer", "64KiB"]);
+    let mut readers: Vec<TcpStream> = (0..64).map(|_| dial_with(server.address(), Some(16_384))).collect();
+    for stream in &mut readers {
+        stream.write_all(closing("/large").as_bytes()).unwrap();
+        stream.peek(&mut [0]).unwrap();
+    }
+    let response = exchange(server.address(), &closing("/large"));
+    assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
+    assert!(response.error().contains("as many files"), "{}", response.error());
+    assert!(read_slowly(&mut readers.pop().unwrap(), Duration::ZERO) > Folder::LARGE);
+    let mut stream = dial(server.address());
+    stream.write_all(closing("/large").as_bytes()).unwrap();
+    assert!(read_slowly(&mut stream, Duration::ZERO) > Folder::LARGE);
+}
+
 /// The same for what the socket has taken already when the last of an answer is sent: it is not left to the kernel.
 #[test]
 fn slow_readers_of_the_rest_are_given_up() {

@@ -121,14 +121,39 @@ const IMPURE: &[&str] = &[
 
 const COLUMNS_MAX: usize = 120;
 
-/// Every setting that is a limit has a row in the page of limits, and every test that the page names exists.
+/// Constants that are limits, besides those that `src/config` declares.
+const LIMITS: &[&str] = &[
+    "HEADERS_MAX",
+    "HEAD_BYTES_MAX",
+    "LINES_MAX",
+    "REQUESTS_MAX",
+    "SLOTS_MAX",
+    "UNPARSED_MAX",
+    "VISITS_MAX",
+    "WORK_MAX",
+];
+
+/// The page of limits names every setting whose key says that it is one, every constant of `src/config` that is one, and
+/// all of [`LIMITS`]; and every test that the page names exists.
 #[test]
 fn the_page_of_limits_is_complete() {
     let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
     let code: String = texts().filter(|(path, _)| is_rust(path)).map(|(_, text)| text).collect();
-    let is_limit = |key: &str| key.starts_with("max_") || key.ends_with("_timeout") || key.ends_with("_interval");
+    let is_limit = |key: &str| {
+        key.starts_with("max_") || key.ends_with("_timeout") || key.ends_with("_interval") || key.starts_with("min_")
+    };
     let missing = SETTINGS.iter().map(|row| row.key).filter(|key| is_limit(key) && !page.contains(&format!("`{key}`")));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new(), "settings that docs/limits.md does not name");
+    let declared = texts().filter(|(path, _)| path.starts_with("src/config")).flat_map(|(_, text)| {
+        let words = words(&text);
+        let names = words.windows(3).filter(|three| three[0] == "pub" && three[1] == "const");
+        names.map(|three| three[2].clone()).collect::<Vec<_>>()
+    });
+    let constants: BTreeSet<String> =
+        declared.filter(|name| name.ends_with("_MAX")).chain(LIMITS.iter().map(ToString::to_string)).collect();
+    assert!(constants.len() > LIMITS.len() + 5, "{constants:?}");
+    assert_none(&constants.iter().filter(|name| !code.contains(&format!("const {name}:"))).collect::<Vec<_>>());
+    assert_none(&constants.iter().filter(|name| !page.contains(&format!("{name}`"))).collect::<Vec<_>>());
     let mut tests = 0;
     for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| limit")) {
         let named = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
