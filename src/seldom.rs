@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Says when something is logged that happens all the time: at first, and once in [`Seldom::SILENCE`].
+/// Says when something is logged that happens all the time: at first, and again when it happens after
+/// [`Seldom::SILENCE`] has passed.
 #[derive(Debug, Default)]
 pub(crate) struct Seldom(Mutex<Option<Instant>>);
 
 impl Seldom {
     const SILENCE: Duration = Duration::from_secs(60);
 
-    /// Returns whether it is time, which then has been used.
+    /// Returns whether it is time to log; if so, the next time is after [`Seldom::SILENCE`].
     pub(crate) fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -133,8 +133,8 @@ const LIMITS: &[&str] = &[
     "WORK_MAX",
 ];
 
-/// The page of limits names every setting whose key says that it is one, every constant of `src/config` that is one, and
-/// all of [`LIMITS`]; and every test that the page names exists.
+/// The page of limits names every setting whose key says that it is one, every constant of `src/config` that is one,
+/// and all of [`LIMITS`]; and every test that the page names exists.
 #[test]
 fn the_page_of_limits_is_complete() {
     let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();

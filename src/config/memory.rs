@@ -38,9 +38,10 @@ impl Config {
         // One run of any size that fits makes a backlog of somebody who had kept up until then.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);
         let unfinished = limits.unfinished_bytes_max as u64;
-        // Those that have no place any more are still there for a while.
+        // Those that have no place any more are still there for a while, and some are served that have no room at all.
         let farewells = Limits::FAREWELLS_MAX as u64;
-        let http_connections = (http.connections_max as u64 + farewells).min(connections);
+        let monitors = Limits::MONITORS_MAX as u64;
+        let http_connections = (http.connections_max as u64 + farewells).min(connections) + monitors;
         let mesh = MeshLimits::default();
         // The control thread is an end of the mesh too; what it sends is counted as bodies.
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
@@ -90,7 +91,7 @@ impl Config {
                 "HTTP connections",
                 http_connections * HTTP_CONNECTION,
                 format!(
-                    "{http_connections} (max_http_connections + {farewells}, up to max_connections) × {}",
+                    "{http_connections} (max_http_connections + {farewells}, up to max_connections; {monitors}) × {}",
                     Size(HTTP_CONNECTION)
                 ),
             ),

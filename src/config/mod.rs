@@ -69,7 +69,8 @@ pub struct Http {
     /// Served at the same time, of all shards. For one more the one that has been idle longest is ended; if none is
     /// idle, it is answered 503 and closed.
     pub connections_max: usize,
-    /// Bytes of all bodies that are being received or published, over all connections. One more is answered 503.
+    /// Bytes of all bodies that are being received or published, over all connections. Beyond it the incomplete body
+    /// with the highest bytes × age is answered 503.
     pub bodies_bytes_max: usize,
     /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
     /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
@@ -90,10 +91,11 @@ pub struct Limits {
     /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle one costs about 150 bytes
     /// here and 4 KB in the kernel.
     pub connections_max: usize,
-    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. One more is answered
-    /// 429. An IPv4 address counts by itself, an IPv6 address with all that share its first 64 bits.
+    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. For one more the
+    /// one that speaks HTTP and has been idle longest is ended; if none is idle, it is answered 429. An IPv4 address
+    /// counts by itself, an IPv6 address with all that share its first 64 bits.
     ///
-    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 24 bytes more.
+    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 40 bytes more.
     pub connections_per_address_max: usize,
     /// What one message may be. Beyond it the connection is failed with 1009.
     pub message: MessageLimits,
@@ -103,7 +105,7 @@ pub struct Limits {
     /// At worst every connection has one. What several keep of the same messages exists once and is charged to each of
     /// them. It is never below two of the largest messages, so that one can always be on its way while the next is
     /// published; 4 KiB more are for what stands beside those. One run, however large, closes nobody who had kept up
-    /// until then; so a backlog may be larger than this by [`Limits::gathered_bytes_max`].
+    /// until then; so a backlog may be as large as [`Limits::gathered_bytes_max`], where that is more.
     pub backlog_bytes_max: usize,
     /// Messages of such a backlog.
     pub backlog_messages_max: u64,

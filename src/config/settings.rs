@@ -307,14 +307,15 @@ settings! {
             effective: |config| bytes(config.limits.unfinished_bytes_max),
         };
 
-        /// Topics without a connection whose offsets are remembered.
+        /// Topics without a connection whose offsets each shard remembers.
         max_idle_topics: usize, COUNT, Is("10000");
 
         /// Send buffer of each connection's socket (SO_SNDBUF).
         send_buffer: Option<Size>, SIZE,
         Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET };
 
-        /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503.
+        /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503 for
+        /// the incomplete body with the highest bytes × age.
         max_bodies: Option<Size>, SIZE,
         Otherwise {
             words: "64MiB, or four of the largest messages",

@@ -227,8 +227,8 @@ impl Shared {
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// How long answers under way may take when the shards have ended, within [`Config::drain_timeout`]; and how long in any
-/// case, which is enough to hand them to the kernel.
+/// How long answers under way may take when the shards have ended, within [`Config::drain_timeout`]; and how long in
+/// any case, which is enough to hand them to the kernel.
 const FINISH: Duration = Duration::from_secs(1);
 const FINISH_MIN: Duration = Duration::from_millis(50);
 

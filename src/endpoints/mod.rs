@@ -52,7 +52,7 @@ pub(crate) enum Endpoint {
 
 impl Endpoint {
     /// Returns what is answered about the server's health, whoever answers it: a text, or why there is none. `None` if
-    /// that is not what the endpoint is for.
+    /// the endpoint is neither health nor readiness.
     pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {
         let text = match self {
             Endpoint::Health => "alive\n",
@@ -110,7 +110,7 @@ pub(crate) struct Endpoints {
     access: Access,
 }
 
-/// What a pattern is of. Of two that are as precise, the first of these has the path.
+/// What has the paths of a pattern. Of two patterns that are as precise, a route's has a path before a folder's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     Own(Endpoint),
@@ -130,12 +130,13 @@ pub(crate) enum Conflict {
 }
 
 impl Endpoints {
-    /// A table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with health,
-    /// readiness and metrics if `has_operations`. Without rules of their own, `access` is who may use them.
+    /// Makes a table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with
+    /// health, readiness and metrics if `has_operations`. Without rules of their own, `access` is who may use them.
     ///
     /// # Errors
     ///
-    /// Two patterns that match the same paths.
+    /// [`Conflict::Clash`] if two patterns match the same paths, [`Conflict::Own`] if one matches a path of the
+    /// server's own.
     pub(crate) fn new(
         mut routes: Vec<Route>,
         mounts: Vec<Mount>,

@@ -69,7 +69,8 @@ impl RouteOptions {
         self
     }
 
-    /// Largest message from a client, in bytes: 1 to 1 GiB. Beyond it: close 1009.
+    /// Sets the largest message from a client, in bytes: 1 to 1 GiB, at most half of the server's `max_backlog` and
+    /// at most its `max_gathered`. Beyond it the connection is closed with 1009.
     #[must_use]
     pub fn max_message(mut self, bytes: u32) -> Self {
         self.max_message = Some(bytes.into());
@@ -111,7 +112,9 @@ impl RouteOptions {
         self
     }
 
-    /// When silent clients are pinged and given up, such as [`KeepAlive::seconds`].
+    /// Sets when silent clients are pinged and given up, such as [`KeepAlive::seconds`], and with that how long a
+    /// close may take: [`KeepAlive::close_timeout`] stands in place of the server's `close_timeout`, and is 10 s by
+    /// [`KeepAlive::seconds`].
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.ping_interval = Some(keep_alive.ping_interval);
@@ -128,8 +131,8 @@ impl RouteOptions {
     }
 
     /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
-    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is kept
-    /// only for subscribers to the level of debugging then.
+    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is
+    /// kept only if a `tracing` subscriber is enabled at DEBUG.
     #[must_use]
     pub fn forget_request(mut self) -> Self {
         self.forgets_request = true;

@@ -50,8 +50,8 @@ impl Addresses {
         })
     }
 
-    /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle longest
-    /// and has no unread input gives its place away, and `gave_way` is called.
+    /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle
+    /// longest and has no unread input gives its place away, and `gave_way` is called.
     ///
     /// # Errors
     ///
@@ -197,6 +197,8 @@ const PARTS: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn entries(addresses: &Addresses) -> usize {
@@ -256,6 +258,12 @@ mod tests {
         held.drain(1..);
         assert!(admit().is_err());
         assert!(held[0].rest(idle()));
+        // What has arrived and was not read yet is a request.
+        listener.accept().unwrap().0.write_all(b"G").unwrap();
+        while !idle().has_input() {
+            std::thread::yield_now();
+        }
+        assert!(admit().is_err());
         drop((held, first, second));
         assert_eq!(entries(&addresses), 0);
     }

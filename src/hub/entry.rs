@@ -13,7 +13,7 @@ use crate::proto::PreparedMessage;
 pub struct Publication {
     /// The topic.
     pub topic: TopicName,
-    /// Who sent it, and does not receive it.
+    /// The connection that sent it, which does not receive it unless its subscription asks for its own messages.
     pub source: Option<ConnectionId>,
     /// The message.
     pub message: PreparedMessage,
@@ -22,7 +22,7 @@ pub struct Publication {
 /// What a shard asks of a topic's home.
 #[derive(Debug, Clone)]
 pub enum Request {
-    /// Give this message the topic's next offset and deliver it.
+    /// The topic's home gives this message the next offset and sends it to each interested shard.
     Publish(Arc<Publication>),
     /// The same for an end that is no shard and wants to know the message's place.
     Submit {
@@ -38,7 +38,7 @@ pub enum Request {
         /// What the answer is told apart by.
         ticket: u64,
     },
-    /// From now on this shard wants so much of the topic.
+    /// The asking shard wants this much of the topic from now on, whatever it wished before.
     Interest {
         /// The topic.
         topic: TopicName,
@@ -49,7 +49,7 @@ pub enum Request {
     },
 }
 
-/// What a shard wants of a topic whose home is another.
+/// What a shard wants of a topic whose home is another shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// Nothing: no connection names it.

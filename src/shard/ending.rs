@@ -1,7 +1,8 @@
-//! How a connection ends: from its leaving the open state to the last that the kernel keeps of its socket.
+//! How a connection ends: from its leaving the open state to the descriptor's close.
 //!
-//! The close timeout is for all of it. A socket that then, or whenever its connection is dropped, holds something that
-//! its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's end.
+//! The close timeout is for all of it, unless it is 0. A socket that then, or whenever its connection is dropped,
+//! holds something that its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's
+//! end.
 
 use std::io;
 
@@ -25,7 +26,7 @@ impl<I: Io> Shard<I> {
         if connection.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
-        // In all, whatever progress it makes. 0 turns the deadline off, as everywhere.
+        // The deadline holds whatever progress the close makes. A route's keep-alive may have turned it off by 0.
         let close_timeout = self.handlers.keep_alive(id).close_timeout;
         if connection.ends_by.is_none() && close_timeout > 0 {
             connection.ends_by = Some(self.now.after(close_timeout));
@@ -61,8 +62,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Until when the close frame of a connection waits, if it does: the one for a message that is too big, while its
-    /// peer goes on sending it, for at most half of the time that a close may take.
+    /// Returns until when the close frame of a connection waits, if it does: the one for a message that is too big
+    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the time that a
+    /// close may take.
     ///
     /// A browser that is told in the middle of a message gives up the rest of it, and takes the close for an unclean
     /// one. Its input is dropped either way. Whoever breaks the protocol is told at once.
@@ -93,7 +95,7 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// The socket has failed: nothing more can be sent or received.
+    /// Ends a connection whose socket has failed: what its peer has not taken is given up by a reset.
     pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {

@@ -42,7 +42,8 @@ impl Refusals {
         self.kept_max.div_ceil(4)
     }
 
-    /// Finds a place for a socket. `None` if as many as allowed are about to be closed and are not yet.
+    /// Finds a place for a socket, for which the oldest is shut down if three quarters of the places are kept. `None`
+    /// if all places are taken by sockets that are kept or about to be closed.
     pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<Kept> {
         if self.open.get() >= self.open_max {
             return None;
