@@ -56,11 +56,7 @@ impl Port {
                     shared.counters.add(Counter::HttpTooSlow, 1);
                     return None;
                 }
-                // What was answered before the shards ended has been taken, or had its time: nobody waits for it then.
-                tokio::select! {
-                    () = self.farewells.bid(part(shared, line, ending)) => {}
-                    () = end_of_shards(finishing.clone()) => {}
-                }
+                self.farewells.bid(part(shared, line, ending, finishing)).await;
                 None
             }
         }
@@ -76,7 +72,7 @@ impl Port {
     ) {
         let farewell = async {
             if let Some((line, ending)) = converse(shared, caller, self.scope, None, finishing.clone()).await {
-                part(shared, line, ending).await;
+                part(shared, line, ending, finishing).await;
             }
         };
         farewells.bid(farewell).await;
@@ -206,8 +202,16 @@ async fn converse(
     Some((line, ending))
 }
 
-/// Ends a connection so that its peer can read the last answer.
-async fn part(shared: &Shared, line: Line, ending: Option<Ending>) {
+/// Ends a connection so that its peer can read the last answer. What was answered before the shards have ended has had
+/// its time by then: the end of the server does not wait for it.
+async fn part(shared: &Shared, line: Line, ending: Option<Ending>, finishing: &watch::Receiver<()>) {
+    tokio::select! {
+        () = take_leave(shared, line, ending) => {}
+        () = end_of_shards(finishing.clone()) => {}
+    }
+}
+
+async fn take_leave(shared: &Shared, line: Line, ending: Option<Ending>) {
     match ending {
         Some(Ending::Malformed(error)) => {
             let refusal = error.refusal();
