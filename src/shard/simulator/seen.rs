@@ -26,6 +26,7 @@ impl Seen {
             Counter::Accepted,
             Counter::HandshakeOverdue,
             Counter::HttpRequests,
+            Counter::HttpDisplaced,
             Counter::AcceptPaused,
             Counter::LaneOverflow,
             Counter::HandlerPanics,
