@@ -294,18 +294,25 @@ fn bodies_of_many_clients_together() {
     server.expect_counts(&[("refused_total{cause=\"limit\"}", 4), ("messages_in_total", 4)]);
 }
 
-/// A client that is being told keeps the server for a while, in which it serves kept connections and no new messages.
+/// A client that is being told keeps the server for a while, in which it answers requests that have begun, and takes no
+/// new messages.
 #[test]
 fn leaving() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
     let mut stays = server.connect("/t/x");
     stays.never_answer();
-    let [mut one, mut other, mut third] = [(); 3].map(|()| dial(server.address()));
-    assert_eq!(ask(&mut one, &request("GET", "/")).status(), 200);
-    published(&ask(&mut other, &post("/t/x", "text/plain", "before")));
-    // Its body comes when the server is leaving already.
+    let [mut third, mut publisher] = [(); 2].map(|()| dial(server.address()));
+    published(&ask(&mut publisher, &post("/t/x", "text/plain", "before")));
+    // Of each the rest comes when the server is leaving already.
+    let requests =
+        [request("GET", "/readyz"), request("GET", "/healthz"), upgrade_request("/t/x"), post("/t/x", "", "after")];
+    let mut begun: Vec<_> = (0..requests.len()).map(|_| dial(server.address())).collect();
+    for (stream, request_to_come) in begun.iter_mut().zip(&requests) {
+        assert_eq!(ask(stream, &request("GET", "/")).status(), 200);
+        stream.write_all(&request_to_come.as_bytes()[..8]).unwrap();
+    }
     third.write_all(post("/t/x", "text/plain", "late").trim_end_matches("late").as_bytes()).unwrap();
-    server.counts_until("three are served", |counts| counts.get("http_requests_total") == 3);
+    server.counts_until("all are served", |counts| counts.get("http_requests_total") == 6);
     stays.expect(text("before"));
     server.signal(Signal::TERM);
     stays.expect(support::close(1001, "the server is going away"));
@@ -313,11 +320,11 @@ fn leaving() {
         assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
         assert!(response.error().contains("going away"), "{}", response.error());
     };
-    away(ask(&mut one, &request("GET", "/readyz")));
-    assert_eq!(ask(&mut one, &request("GET", "/healthz")).status(), 200);
-    away(ask(&mut one, &upgrade_request("/t/x")));
+    let mut answers = begun.iter_mut().zip(&requests).map(|(stream, request)| ask(stream, &request[8..]));
+    away(answers.next().unwrap());
+    assert_eq!(answers.next().unwrap().status(), 200);
+    answers.for_each(away);
     away(ask(&mut third, "late"));
-    away(ask(&mut other, &post("/t/x", "", "after")));
     let counts = server.counts();
     assert_eq!(counts.get("refused_total{cause=\"leaving\"}"), 4, "{counts:?}");
     assert_eq!((counts.get("messages_in_total"), counts.get("deliveries_total")), (1, 1), "{counts:?}");
