@@ -105,6 +105,11 @@ impl Flush {
         self.paused.push(id);
     }
 
+    /// Returns whether a topic's walk is under way.
+    pub(super) fn has_walks(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
     /// Is nothing left to be sent?
     pub(super) fn is_idle(&self) -> bool {
         self.walks.is_empty() && self.dirty.is_empty()

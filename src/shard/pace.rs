@@ -12,6 +12,8 @@ pub(super) struct Pace {
     pub(super) receive_batches: usize,
     /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up.
     pub(super) frames: u32,
+    /// The same while a walk is under way: a publisher must not outrun its subscribers.
+    pub(super) frames_beside_walks: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
     /// Pieces up to which the shares of further walks join an entry of a batch.
@@ -33,14 +35,17 @@ impl Pace {
         receive_batch: 64,
         receive_batches: 4,
         frames: 4_096,
+        // A run that grows while the run before it leaves makes the next one longer still. At 17 B for 1 000
+        // subscribers 512 frames are as many bytes as leave by 10 MiB of sends, so a run stays within the cache.
+        frames_beside_walks: 512,
         send_batch: 256,
         entry_pieces: Send::<()>::PIECES_MAX,
         // Publishers are read sooner after a pause, so more messages leave by one send; smaller batches cost more than
         // that brings where few messages are in flight.
         flush_entries: 256,
-        // Two runs of the size at which a shard stops gathering. The kernel copies them in some 4 ms; a turn's fixed
-        // work is a few hundredths of that. Where a send has less than 32 KiB the number of sends decides.
-        flush_bytes: 8 << 20,
+        // Four runs of the size at which a shard stops gathering. The kernel copies them in some 4 ms; a turn's fixed
+        // work is a few hundredths of that. Where a send has less than 64 KiB the number of sends decides.
+        flush_bytes: 16 << 20,
         backlog_pieces: 256,
         mail: 1_024,
     };
