@@ -184,14 +184,15 @@ impl<I: Io> Shard<I> {
         self.flush.dirty_first = !dirty_first && !self.flush.dirty.is_empty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections, as long as something is left of the flush's
-    /// portion. Returns how many walks, from the front, end with it.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections and up to [`Pace::batch_bytes`], as long as something
+    /// is left of the flush's portion. Returns how many walks, from the front, end with it.
     ///
     /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
     /// flush left waiting go before all walks: there may always be a walk.
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
-        let is_full = |left: &Left| left.entries == entries_after || left.bytes == 0;
+        let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
+        let is_full = |left: &Left| left.entries == entries_after || left.bytes <= bytes_after;
         let mut ended = 0;
         self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {

@@ -8,15 +8,16 @@ use super::{pace::Pace, unfinished::Unfinished};
 use crate::{
     config::Limits,
     hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Reading},
-    proto::Tick,
+    proto::{State, Tick},
 };
 
 /// Whom a shard receives from, and what has arrived and is not handled.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    /// Connections whose sockets have been reported readable.
+    /// Open connections whose sockets have been reported readable.
     ready: VecDeque<ConnectionId>,
     /// Connections that have more than they were served: input that is not parsed, or a socket that filled its buffer.
+    /// Connections that are closing stand here too: thousands of them may send what is only dropped.
     busy: VecDeque<ConnectionId>,
     /// Whether the next connection comes from `busy`.
     takes_busy: bool,
@@ -45,7 +46,8 @@ impl Incoming {
 
     /// Notes that the connection's socket is readable.
     pub(super) fn push_ready(&mut self, connection: &mut Connection, id: ConnectionId) {
-        enqueue(&mut self.ready, connection, id);
+        let is_open = connection.websocket.state() == State::Open;
+        enqueue(if is_open { &mut self.ready } else { &mut self.busy }, connection, id);
     }
 
     /// Notes that the connection may have more than it was served.

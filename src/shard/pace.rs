@@ -16,6 +16,8 @@ pub(super) struct Pace {
     pub(super) frames_beside_walks: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
+    /// Bytes after which a batch ends, those of its last send included. Topics take turns between two batches.
+    pub(super) batch_bytes: usize,
     /// Pieces up to which the shares of further walks join an entry of a batch.
     pub(super) entry_pieces: usize,
     /// Sends after which a flush lets the rest of the turn go first. Below the size of a batch it is the batch's.
@@ -39,6 +41,8 @@ impl Pace {
         // subscribers 512 frames are as many bytes as leave by 10 MiB of sends, so a run stays within the cache.
         frames_beside_walks: 512,
         send_batch: 256,
+        // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.
+        batch_bytes: 4 << 20,
         entry_pieces: Send::<()>::PIECES_MAX,
         // Publishers are read sooner after a pause, so more messages leave by one send; smaller batches cost more than
         // that brings where few messages are in flight.

@@ -568,6 +568,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         entry_pieces: 1,
         flush_entries: 1,
         flush_bytes: 1,
+        batch_bytes: 1,
         backlog_pieces: 1,
         mail: 1,
     };

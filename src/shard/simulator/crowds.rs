@@ -197,6 +197,46 @@ fn a_walk_waits_for_no_crowd() {
     }
 }
 
+/// Thousands of connections are closing and go on sending what is dropped: a message of another waits for two turns.
+#[test]
+fn closing_connections_keep_nobody_waiting() {
+    const CROWD: usize = 4_000;
+    let mut world = World::new(CROWD + 1);
+    // RFC 6455 5.1: a client masks its frames.
+    (0..CROWD).for_each(|client| world.arrive(client, b"\x82\x00", 1));
+    while world.shard.turn(Tick(0)) {}
+    assert_eq!(world.counters.get(Counter::ProtocolErrors), CROWD as u64);
+    for _ in 0..10 {
+        (0..CROWD).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 10));
+        world.arrive(CROWD, EMPTY_MESSAGE, 1);
+        assert_eq!(world.turn() + world.turn(), 1);
+    }
+}
+
+/// A topic with much to send leaves the socket of one with little alone for no more than a batch.
+#[test]
+fn topics_take_turns_within_a_flush() {
+    const LARGE: usize = 200;
+    let mut world = World::with_subscribers(1, LARGE, usize::MAX);
+    let small = TopicName::new("small").expect("a name");
+    let socket = Network::connect(&world.network, ANSWER, usize::MAX);
+    let subscriptions = vec![(small.clone(), true)];
+    let forwards = Some((small, Scope::Global));
+    let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
+    world.shard.adopt(Tick(0), arrival).expect("there is room");
+    while world.shard.turn(Tick(0)) {}
+    let client = LARGE + 1;
+    world.sent(client);
+    world.shard.pace.batch_bytes = 1_000;
+    world.shard.pace.flush_bytes = 10_000;
+    // 200 shares of 200 bytes, of which a flush sends a quarter.
+    world.arrive(0, EMPTY_MESSAGE, 100);
+    world.turn();
+    world.arrive(client, EMPTY_MESSAGE, 1);
+    world.turn();
+    assert_eq!(world.sent(client), EMPTY_MESSAGE.len() - 4, "its own message comes back");
+}
+
 /// However many others the kernel refuses for want of memory in the meantime, each is tried again in every tick.
 #[test]
 fn a_shortage_of_memory_holds_nobody_longer_than_others() {

@@ -98,9 +98,11 @@ impl Plan {
     /// Small portions: a handful of connections is then as much as many thousand.
     fn draw_pace(random: &mut Random) -> Pace {
         let flush_bytes = random.pick(&[1, 100, 5_000, 1 << 30]);
+        let batch_bytes = random.pick(&[1, 1_000, 1 << 30]);
         let mut portion = || random.pick(&[1, 1, 2, 3, 8, 64]);
         Pace {
             flush_bytes,
+            batch_bytes,
             receive_batch: portion(),
             receive_batches: portion(),
             frames: portion() as u32,
