@@ -70,7 +70,7 @@ impl Handler for News {
         let (name, number) = (&member.name, member.announced);
         let text = message.as_text().unwrap_or("(something that is not text)");
         let announcement = PreparedMessage::text(&format!("{name}, {number}: {text}"));
-        connection.publish(&self.topic, &announcement, Scope::Global);
+        connection.publish(&self.topic, &announcement, Scope::Server);
     }
 }
 

@@ -94,7 +94,7 @@ fn take_reading(connection: &mut Connection<'_, Device>, message: &Message<'_>) 
     let report = Report { device: &device.name, number: device.readings, celsius, is_low: battery < 20 };
     let report = serde_json::to_string(&report).map_err(|error| error.to_string())?;
     let topic = topic_of(&device.name)?;
-    connection.publish(&topic, &PreparedMessage::text(&report), Scope::Global);
+    connection.publish(&topic, &PreparedMessage::text(&report), Scope::Server);
     Ok(())
 }
 

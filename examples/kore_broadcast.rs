@@ -64,8 +64,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .listen([listen])
         .shards(workers)
         .settings(|settings| settings.ping_interval = Time(Duration::from_secs(120)))
-        .route_with("/connect", Broadcast { scope: Scope::Global }, options.clone())
-        .route_with("/connect/local", Broadcast { scope: Scope::Local }, options)
+        .route_with("/connect", Broadcast { scope: Scope::Server }, options.clone())
+        .route_with("/connect/local", Broadcast { scope: Scope::Shard }, options)
         .build()?
         .start()?;
     println!("ws://{}/connect", running.local_addr());

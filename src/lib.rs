@@ -23,7 +23,7 @@
 //!         let text = message.as_text().unwrap_or("something that is not text");
 //!         let said = PreparedMessage::text(&format!("{}: {text}", connection.id()));
 //!         for room in connection.topics() {
-//!             connection.publish(&room, &said, Scope::Global);
+//!             connection.publish(&room, &said, Scope::Server);
 //!         }
 //!     }
 //! }

@@ -69,7 +69,7 @@ impl Shard {
     /// Publishes one message after the other, then hands all of them to everybody's backlog.
     fn publish(&mut self, messages: &[PreparedMessage], backlogs: &mut [Backlog]) {
         for message in messages {
-            self.hub.publish_by_name(&self.topic, None, message, Scope::Global);
+            self.hub.publish_by_name(&self.topic, None, message, Scope::Server);
         }
         let mut walks: Vec<TopicId> = Vec::new();
         self.hub.begin_walks(&mut walks);

@@ -35,7 +35,7 @@ impl Handler for Publishes {
 
     fn on_message(&self, connection: &mut Connection<'_, Self::State>, message: Message<'_>) {
         if let Some(topic) = connection.state().clone() {
-            connection.publish(&topic, &message.prepare(), Scope::Global);
+            connection.publish(&topic, &message.prepare(), Scope::Server);
         }
     }
 }

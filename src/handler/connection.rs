@@ -410,7 +410,7 @@ impl<S: 'static> Connection<'_, S> {
     /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::PreparedMessage};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let news = TopicName::new("news").expect("a name");
-    /// connection.publish(&news, &PreparedMessage::text("good news"), Scope::Global);
+    /// connection.publish(&news, &PreparedMessage::text("good news"), Scope::Server);
     /// # }
     /// ```
     pub fn publish(&mut self, topic: &TopicName, message: &PreparedMessage, scope: Scope) -> Option<Published> {
@@ -419,14 +419,14 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes that forgo
     /// it ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each gets it once, in one order with all
-    /// other broadcasts of global scope.
+    /// other broadcasts of [`Scope::Server`].
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let message = PreparedMessage::text("somebody has joined");
     /// // To everybody else.
-    /// connection.broadcast(Some(connection.id()), &message, Scope::Global);
+    /// connection.broadcast(Some(connection.id()), &message, Scope::Server);
     /// # }
     /// ```
     pub fn broadcast(&mut self, source: Option<ConnectionId>, message: &PreparedMessage, scope: Scope) {

@@ -89,7 +89,7 @@ use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Ver
 ///     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
 ///         connection.state_mut().said += 1;
 ///         if let Some(room) = connection.state().room.clone() {
-///             connection.publish(&room, &message.prepare(), Scope::Global);
+///             connection.publish(&room, &message.prepare(), Scope::Server);
 ///         }
 ///     }
 ///
@@ -97,7 +97,7 @@ use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Ver
 ///         let Member { room, said } = connection.state();
 ///         if let Some(room) = room.clone() {
 ///             let goodbye = format!("one who said {said} things has left ({})", closed.code);
-///             connection.publish(&room, &PreparedMessage::text(&goodbye), Scope::Global);
+///             connection.publish(&room, &PreparedMessage::text(&goodbye), Scope::Server);
 ///         }
 ///     }
 /// }

@@ -16,11 +16,11 @@ use crate::proto::PreparedMessage;
 /// Which subscribers a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scope {
-    /// Those of the publisher's shard only. Not ordered against what others publish.
-    Local,
-    /// All subscribers of the topic, on every shard, in one order.
+    /// Those of the publisher's shard only, in no order with the messages of other publishers.
+    Shard,
+    /// Those of all the server's shards, in one order.
     #[default]
-    Global,
+    Server,
 }
 
 /// Where a published message stands in its topic.
@@ -150,14 +150,14 @@ impl Hub {
         }
         let home = self.home(name);
         match scope {
-            Scope::Local => None,
-            Scope::Global if home == self.mesh.number() => {
+            Scope::Shard => None,
+            Scope::Server if home == self.mesh.number() => {
                 let topic = self.topics.find_or_add(name);
                 let published = self.order(topic, source, message);
                 self.topics.notice_unused(topic);
                 Some(published)
             }
-            Scope::Global => {
+            Scope::Server => {
                 let publication = Publication { topic: name.clone(), source, message: message.clone() };
                 self.mesh.request(home, Request::Publish(Arc::new(publication)));
                 None
@@ -168,7 +168,7 @@ impl Hub {
     /// Publishes a message of this shard. `source` does not receive it unless it asked for the echo.
     ///
     /// Returns its place in the topic's order if this shard is the topic's home. If not, the message is on its way
-    /// there, and comes back with those of everybody else. A message of local scope has no place in the order.
+    /// there, and comes back with those of everybody else. A message for one shard has no place in the order.
     pub fn publish(
         &mut self,
         topic: TopicId,
@@ -178,12 +178,12 @@ impl Hub {
     ) -> Option<Published> {
         let home = self.topics[topic].home;
         match scope {
-            Scope::Local => {
+            Scope::Shard => {
                 self.gather(topic, source, message);
                 None
             }
-            Scope::Global if home == self.mesh.number() => Some(self.order(topic, source, message)),
-            Scope::Global => {
+            Scope::Server if home == self.mesh.number() => Some(self.order(topic, source, message)),
+            Scope::Server => {
                 let topic = self.topics[topic].name.clone();
                 let publication = Publication { topic, source, message: message.clone() };
                 self.mesh.request(home, Request::Publish(Arc::new(publication)));
@@ -387,7 +387,7 @@ mod tests {
 
     fn publish(hub: &mut Hub, source: ConnectionId, topic: &str, text: &str) -> u64 {
         let message = PreparedMessage::text(text);
-        hub.publish_by_name(&name(topic), Some(source), &message, Scope::Global).expect("at home").offset
+        hub.publish_by_name(&name(topic), Some(source), &message, Scope::Server).expect("at home").offset
     }
 
     /// Begins and finishes every walk, and returns who got what.
@@ -474,7 +474,7 @@ mod tests {
             assert_eq!(publish(&mut hub, a, &topic.to_string(), "1"), 1);
         }
         assert_eq!((hub.offset(&name("95")), hub.offset(&name("96"))), (0, 1));
-        hub.publish_by_name(&name("local"), Some(a), &PreparedMessage::text("1"), Scope::Local);
+        hub.publish_by_name(&name("local"), Some(a), &PreparedMessage::text("1"), Scope::Shard);
         assert_eq!(hub.offset(&name("96")), 1, "what nobody receives makes no topic");
     }
 

@@ -425,7 +425,7 @@ mod tests {
         /// A connection that publishes and subscribes to nothing.
         fn connect_publisher(&mut self, shard: usize, number: usize) -> ConnectionId {
             let id = self.connect(shard, &[]);
-            self.hubs[shard].publish_to(id, &topic(number), Scope::Global);
+            self.hubs[shard].publish_to(id, &topic(number), Scope::Server);
             id
         }
 
@@ -500,7 +500,7 @@ mod tests {
                 return;
             }
             self.published += 1;
-            let local = if scope == Scope::Local { "local " } else { "" };
+            let local = if scope == Scope::Shard { "local " } else { "" };
             let message = PreparedMessage::text(&format!("{local}{id} {} {number}", self.published));
             hub.publish_by_name(&topic(number), Some(id), &message, scope);
         }
@@ -554,7 +554,7 @@ mod tests {
                 2..=4 => {
                     let at = self.pick(self.connections.len());
                     let (number, scope) =
-                        (self.pick(TOPICS), if self.pick(8) == 0 { Scope::Local } else { Scope::Global });
+                        (self.pick(TOPICS), if self.pick(8) == 0 { Scope::Shard } else { Scope::Server });
                     self.publish(self.connections[at], number, scope);
                 }
                 12 => {
@@ -666,12 +666,12 @@ mod tests {
         let shard = world.home(near);
         let id = world.connect(shard, &[(near, true), (far, true)]);
         let is_subscribed = |world: &World, number| world.hubs[shard].is_subscribed(id, &topic(number));
-        world.publish(id, near, Scope::Global);
+        world.publish(id, near, Scope::Server);
         assert!(!is_subscribed(&world, near) && !is_subscribed(&world, far));
         world.settle();
         assert!(is_subscribed(&world, near) && is_subscribed(&world, far));
         assert!(world.members[&(id, near)].seen.is_empty(), "that was before it was told");
-        world.publish(id, near, Scope::Global);
+        world.publish(id, near, Scope::Server);
         world.settle();
         assert_eq!(world.members[&(id, near)].seen.len(), 1);
         world.check();
@@ -686,7 +686,7 @@ mod tests {
         // The lane to the home is full to its last entry, and nothing waits beside it.
         let publisher = world.connect(other, &[]);
         while world.hubs[other].mesh.has_room_for_requests(home as u16) {
-            world.publish(publisher, number, Scope::Global);
+            world.publish(publisher, number, Scope::Server);
         }
         assert!(world.hubs[other].mesh.has_sent_all());
         let held = world.connect(other, &[(number, true)]);
@@ -720,12 +720,12 @@ mod tests {
                     let message = PreparedMessage::text("nobody hears");
                     let name = TopicName::new(&format!("unknown {unknown}")).unwrap();
                     world.rouse(home);
-                    world.hubs[home].publish_by_name(&name, None, &message, Scope::Global);
+                    world.hubs[home].publish_by_name(&name, None, &message, Scope::Server);
                     world.settle();
                 }
             };
             for offset in 1..5 {
-                world.publish(publisher, number, Scope::Global);
+                world.publish(publisher, number, Scope::Server);
                 world.settle();
                 forget_others(&mut world);
                 assert_eq!(place(&world), Some((epoch, offset)), "up to {idle_max} idle topics");
@@ -807,7 +807,7 @@ mod tests {
         assert_eq!(most_before, Some(0));
         for round in 0..3_000 {
             for &(id, number) in &subscribers {
-                world.publish(id, number, Scope::Global);
+                world.publish(id, number, Scope::Server);
             }
             for shard in 0..world.hubs.len() {
                 for what in [2, 0, 1, 3, 4, 4, 4, 4] {

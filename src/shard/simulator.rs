@@ -250,7 +250,7 @@ impl Simulation {
         } else {
             Vec::new()
         };
-        let forwards = client.publishes.then(|| (name(topic), Scope::Global));
+        let forwards = client.publishes.then(|| (name(topic), Scope::Server));
         let id = self.shard.adopt(self.now, arrival(socket, subscriptions, forwards, answer, leftover));
         self.tell(format_args!("client {number} is {id:?}"));
         self.clients[number].id = id;
@@ -367,7 +367,7 @@ impl Simulation {
             _ if topic != client.topic && connection.is_some() && !self.is_draining => {
                 let most = self.random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
                 let (message_name, message) = client.speak(topic, self.random.within(0..=most));
-                self.shard.hub.publish_by_name(name, Some(id), &message, Scope::Global);
+                self.shard.hub.publish_by_name(name, Some(id), &message, Scope::Server);
                 format!("publishes {message_name:x} to topic {topic}")
             }
             _ => return,

@@ -36,7 +36,7 @@ impl RawRequest {
     ///
     /// 400 for one that cannot be.
     pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
-        let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Global };
+        let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Server };
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
@@ -49,8 +49,8 @@ impl RawRequest {
                 ("mode", "both") => {}
                 ("mode", "sub") => request.publishes = false,
                 ("mode", "pub") => request.subscribes = false,
-                ("scope", "local") => request.scope = Scope::Local,
-                ("scope", "global") => request.scope = Scope::Global,
+                ("scope", "local") => request.scope = Scope::Shard,
+                ("scope", "global") => request.scope = Scope::Server,
                 // Read with the credentials.
                 (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
@@ -118,12 +118,12 @@ mod tests {
             let found = RawRequest::new(TopicName::new("x").unwrap(), Some(query)).map_err(|refusal| refusal.status);
             assert_eq!(found.map(|r| (r.subscribes, r.publishes, r.echo, r.scope)), expected, "{query}");
         };
-        check("", Ok((true, true, false, Scope::Global)));
-        check("echo=true", Ok((true, true, true, Scope::Global)));
-        check("mode=sub&echo=false", Ok((true, false, false, Scope::Global)));
-        check("mode=pub&scope=local", Ok((false, true, false, Scope::Local)));
-        check("access_token=x", Ok((true, true, false, Scope::Global)));
-        check("%65cho=t%72ue&mode=%73ub", Ok((true, false, true, Scope::Global)));
+        check("", Ok((true, true, false, Scope::Server)));
+        check("echo=true", Ok((true, true, true, Scope::Server)));
+        check("mode=sub&echo=false", Ok((true, false, false, Scope::Server)));
+        check("mode=pub&scope=local", Ok((false, true, false, Scope::Shard)));
+        check("access_token=x", Ok((true, true, false, Scope::Server)));
+        check("%65cho=t%72ue&mode=%73ub", Ok((true, false, true, Scope::Server)));
         for bad in [
             "echo=1",
             "echo",

@@ -18,10 +18,10 @@ fn broadcasting(shards: usize) -> Live {
         let message = PreparedMessage::text(message);
         let id = connection.id();
         match to {
-            "all" => connection.broadcast(None, &message, Scope::Global),
-            "others" => connection.broadcast(Some(id), &message, Scope::Global),
-            "shard" => connection.broadcast(None, &message, Scope::Local),
-            "others-of-shard" => connection.broadcast(Some(id), &message, Scope::Local),
+            "all" => connection.broadcast(None, &message, Scope::Server),
+            "others" => connection.broadcast(Some(id), &message, Scope::Server),
+            "shard" => connection.broadcast(None, &message, Scope::Shard),
+            "others-of-shard" => connection.broadcast(Some(id), &message, Scope::Shard),
             "id" => _ = connection.send_json(&(id.shard(), id.slot(), id.generation())).unwrap(),
             _ => unreachable!("{text}"),
         }

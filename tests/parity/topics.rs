@@ -20,11 +20,11 @@ fn server(shards: usize) -> (Live, Journal) {
             ["echo", name] => format!("{:?}", connection.subscribe(&topic(name), true)),
             ["unsub", name] => format!("{}", connection.unsubscribe(&topic(name))),
             ["pub", name, text] => {
-                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Global);
+                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Server);
                 "published".into()
             }
             ["local", name, text] => {
-                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Local);
+                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Shard);
                 "published".into()
             }
             _ => {
@@ -127,7 +127,7 @@ fn subscriptions_from_the_beginning() {
         Ok(topics.fold(Accept::with(()), |accept, (topic, echo)| accept.subscribe(topic, echo)))
     });
     let script = script.on_message(|connection, name| {
-        connection.publish(&topic(name), &PreparedMessage::text(name), Scope::Global);
+        connection.publish(&topic(name), &PreparedMessage::text(name), Scope::Server);
     });
     let server = serve(3, |builder| builder.route("/", script));
     for _ in 0..10 {
@@ -159,7 +159,7 @@ fn what_is_live_from_the_beginning_is_told_after_the_opening() {
         let script = script.on_open(|connection| _ = connection.send_text("open"));
         let script = script.on_subscribed(|connection, name| {
             _ = connection.send_text(format!("live {name}"));
-            connection.publish(name, &PreparedMessage::text(&format!("to {name}")), Scope::Global);
+            connection.publish(name, &PreparedMessage::text(&format!("to {name}")), Scope::Server);
         });
         let server = serve(shards, |builder| builder.route("/", script));
         for _ in 0..8 {
@@ -188,9 +188,9 @@ fn a_goodbye_at_the_end() {
         assert!(!connection.send_text("too late").is_accepted());
         assert_eq!(connection.subscribe(&topic("other"), false), Err(SubscribeError::NotOpen));
         let goodbye = PreparedMessage::text(&closed.reason);
-        connection.publish(&topic("all"), &goodbye, Scope::Global);
-        connection.broadcast(Some(connection.id()), &goodbye, Scope::Global);
-        connection.broadcast(None, &goodbye, Scope::Local);
+        connection.publish(&topic("all"), &goodbye, Scope::Server);
+        connection.broadcast(Some(connection.id()), &goodbye, Scope::Server);
+        connection.broadcast(None, &goodbye, Scope::Shard);
     });
     let server = serve(1, |builder| builder.route("/", script));
     let (mut one, two) = (server.connect("/"), server.connect("/"));
@@ -207,7 +207,7 @@ fn a_goodbye_at_the_end() {
 fn forward_publishes_for_the_client() {
     let (script, journal) = Script::<()>::new();
     let script =
-        script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), false).forward(topic("all"), Scope::Global)));
+        script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), false).forward(topic("all"), Scope::Server)));
     let server = serve(3, |builder| builder.route("/", script));
     let (mut one, mut two) = (server.connect("/"), server.connect("/"));
     one.send_text("from one");

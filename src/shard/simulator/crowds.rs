@@ -59,7 +59,7 @@ impl World {
         let topic = TopicName::new("t").expect("a name");
         let socket = Network::connect(&self.network, ANSWER, room);
         let subscriptions = if subscribes { vec![(topic.clone(), true)] } else { Vec::new() };
-        let forwards = Some((topic, Scope::Global));
+        let forwards = Some((topic, Scope::Server));
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
         self.shard.adopt(Tick(0), arrival).expect("there is room")
     }

@@ -54,7 +54,7 @@ impl World {
     /// Publishes at the topic's home.
     fn publish(&mut self, topic: &TopicName, text: &str) {
         let hub = if self.other.home(topic) == 0 { &mut self.shard.hub } else { &mut self.other };
-        let published = hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Global);
+        let published = hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Server);
         assert!(published.is_some(), "at home");
     }
 
