@@ -55,10 +55,11 @@ struct Shard {
 
 impl Shard {
     fn new(subscribers: usize) -> Self {
-        let mut hub = Hub::new(MeshEnd::alone(), HubLimits::default(), 1);
+        let mut hub: Hub = Hub::new(MeshEnd::alone(), HubLimits::default(), 1);
         let topic = TopicName::new("t").expect("a name");
         let subscribers = (0..subscribers).map(|_| {
-            let id = hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)))).expect("a slot");
+            let id =
+                hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).expect("a slot");
             assert_eq!(hub.subscribe(id, &topic, false), Subscribed::Live);
             id
         });

@@ -200,7 +200,7 @@ mod tests {
         let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
         let outside = Outside::new(ends.pop().unwrap());
-        let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
         let publishing =
@@ -243,7 +243,7 @@ mod tests {
             let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
             let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
             let outside = Outside::new(ends.pop().unwrap());
-            let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+            let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
             let publishing = {
                 let leaving = watch::Sender::new(false).subscribe();

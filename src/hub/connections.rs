@@ -1,11 +1,9 @@
 //! Connections by id: slots that are reused, and generations that tell their owners apart.
 
-use std::{collections::VecDeque, fmt, str::FromStr};
+use std::{collections::VecDeque, fmt, mem, str::FromStr};
 
-use bytes::BytesMut;
-
-use super::{Backlog, Door, Scope, TopicId, subscriptions::Subscriptions};
-use crate::proto::{Tick, WebSocket};
+use super::{Scope, TopicId, subscriptions::Subscriptions};
+use crate::proto::WebSocket;
 
 /// Names one connection of the whole hub: the shard that owns it, its slot there, and which of the slot's owners is
 /// meant. An id is not used again until its slot has had 16 million other owners.
@@ -98,51 +96,33 @@ impl fmt::Display for ConnectionIdError {
 
 impl std::error::Error for ConnectionIdError {}
 
-/// One established connection. While it is idle it owns nothing outside this struct.
+/// What the owner of a [`Hub`](super::Hub) keeps of each connection, beside what the hub itself knows.
+pub trait Attachment {
+    /// What the owner keeps of a connection with several subscriptions, which may be in several walks at a time. It
+    /// stands beside them, so that other connections have no memory of it.
+    type Mark: fmt::Debug + Default;
+}
+
+impl Attachment for () {
+    type Mark = ();
+}
+
+/// One established connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<T: Attachment = ()> {
     /// The protocol's state.
     pub websocket: WebSocket,
-    /// The beginning of a frame that has not arrived whole, or input that is not parsed to its end.
-    pub partial: Option<Box<BytesMut>>,
-    /// What waits to be sent to this connection alone, and what it is still owed.
-    pub output: Option<Box<Output>>,
+    /// What the hub's owner keeps of it.
+    pub io: T,
     /// The topics it receives.
-    pub(super) subscriptions: Subscriptions,
-    /// Where its client's messages go. If nowhere, one closes the connection with 1008.
+    pub(super) subscriptions: Subscriptions<T::Mark>,
+    /// Where its client's messages go as they are. Without it they are its handler's.
     pub publishes: Option<Publishing>,
     /// Nothing may be sent to it yet: its opening answer waits until all that it subscribes to can go live, which they
     /// do together. [`Hub::release`](super::Hub::release) ends this.
     pub is_held: bool,
-    /// Whether it is received from.
-    pub reading: Reading,
-    /// Has input that was received and is not parsed to its end.
-    pub has_unparsed: bool,
-    /// Stands in the shard's list of connections with something in their outbox.
-    pub is_dirty: bool,
-    /// The peer has finished or the socket has failed: receive until the end shows.
-    pub hung_up: bool,
-    /// The peer's end of input has been received.
-    pub peer_done: bool,
-    /// Our side of the socket has been finished; only the peer's end is awaited.
-    pub is_finished: bool,
-    /// A backlog waits for room in the socket, or for memory of the kernel's.
-    pub awaits_room: bool,
-    /// When the timer wheel looks at it next.
-    pub timer: Option<Tick>,
-    /// When it is dropped, whatever the peer does. Set when it leaves the open state.
-    pub ends_by: Option<Tick>,
-}
-
-/// Whether a connection is received from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
-    /// Its socket has reported nothing since it was last received from.
-    Idle,
-    /// It stands in one of the shard's queues of connections to receive from.
-    Queued,
-    /// It is not received from until it has taken some of what it is owed.
-    Parked,
+    /// Which of its slot's owners it is.
+    generation: u32,
 }
 
 /// Where a client's messages go as they are.
@@ -154,149 +134,24 @@ pub struct Publishing {
     pub scope: Scope,
 }
 
-/// What a connection that is not on the fast path owns.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Frames for this connection alone, in whole: the opening answer, pongs, closes. Leaves with the next flush.
-    pub outbox: Vec<u8>,
-    /// What the socket did not take.
-    pub backlog: Backlog,
-    /// Room was reported for the backlog, and none of it has been offered since.
-    pub found_room: bool,
-    /// Whether the peer takes any of the backlog is being watched.
-    pub watch: Option<Watch>,
-}
-
-/// What a peer has taken of a backlog since when.
-#[derive(Debug, Clone, Copy)]
-pub struct Watch {
-    /// When the watch began.
-    pub since: Tick,
-    /// What the peer had yet to take of what its socket held then.
-    held: usize,
-    /// What the socket has taken of the backlog since.
-    sent: usize,
-}
-
-impl Watch {
-    /// Begins a watch over a peer whose socket holds so many bytes.
+impl<T: Attachment> Connection<T> {
+    /// Returns a connection that has just been established, without topics.
     #[must_use]
-    pub fn new(since: Tick, held: usize) -> Self {
-        Watch { since, held, sent: 0 }
+    pub fn new(websocket: WebSocket, io: T) -> Self {
+        Connection { websocket, io, subscriptions: Subscriptions::None, publishes: None, is_held: false, generation: 0 }
     }
 
-    /// Returns whether the peer, whose socket now holds so many bytes, has taken any, or all there is to take.
-    #[must_use]
-    pub fn sees_progress(&self, held: usize) -> bool {
-        held == 0 || held < self.held + self.sent
-    }
-}
-
-impl Output {
-    /// Marks the next `count` bytes of the backlog as sent.
-    ///
-    /// # Panics
-    ///
-    /// If there are fewer.
-    pub fn advance(&mut self, count: usize) {
-        self.backlog.advance(count);
-        if let Some(watch) = &mut self.watch {
-            watch.sent += count;
-        }
-    }
-
-    /// Appends frames for this connection alone.
-    pub fn append(&mut self, frames: &[u8]) {
-        let length = self.outbox.len();
-        if self.outbox.capacity() - length < frames.len() {
-            // What is kept counts with its unused part: much does not double.
-            let part = if length < OUTBOX_DOUBLES { length } else { length / 8 };
-            self.outbox.reserve_exact(frames.len().max(part));
-        }
-        self.outbox.extend_from_slice(frames);
-    }
-
-    /// Returns whether nothing waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.outbox.is_empty() && self.backlog.is_empty()
-    }
-
-    /// The memory of all that waits, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.backlog.bytes() + self.outbox.capacity()
-    }
-
-    /// Returns whether so many bytes more would be within a limit. A limit of two messages allows two messages.
-    #[must_use]
-    pub fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
-        self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
-    }
-}
-
-/// An outbox doubles up to so many bytes.
-const OUTBOX_DOUBLES: usize = 4 * 1_024;
-
-impl Connection {
-    /// A connection that has just been established: without topics.
-    #[must_use]
-    pub fn new(websocket: WebSocket) -> Self {
-        Connection {
-            websocket,
-            partial: None,
-            output: None,
-            subscriptions: Subscriptions::None,
-            publishes: None,
-            is_held: false,
-            reading: Reading::Idle,
-            has_unparsed: false,
-            is_dirty: false,
-            hung_up: false,
-            is_finished: false,
-            awaits_room: false,
-            peer_done: false,
-            timer: None,
-            ends_by: None,
-        }
-    }
-
-    /// Is anything still to be sent to it?
-    #[must_use]
-    pub fn owes_output(&self) -> bool {
-        self.output.is_some()
-    }
-
-    /// Does it have a backlog?
-    #[must_use]
-    pub fn is_laggard(&self) -> bool {
-        self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
-    }
-
-    /// Returns whether its socket has refused some of what it is owed, and the rest waits for its peer.
-    #[must_use]
-    pub fn awaits_peer(&self) -> bool {
-        self.output.as_ref().is_some_and(|output| output.backlog.was_refused())
-    }
-
-    /// The entry of a batch that it leaves by, if it may be in several walks of one.
-    pub fn door(&mut self) -> Option<&mut Door> {
-        self.subscriptions.door()
-    }
-
-    /// Gives up the output's memory once nothing is in it.
-    pub fn drop_empty_output(&mut self) {
-        if self.output.as_ref().is_some_and(|output| output.is_empty()) {
-            self.output = None;
-        }
+    /// Returns the mark of a connection with several subscriptions.
+    pub fn mark(&mut self) -> Option<&mut T::Mark> {
+        self.subscriptions.mark()
     }
 }
 
 /// The connections of one shard.
 #[derive(Debug)]
-pub struct Connections {
+pub struct Connections<T: Attachment = ()> {
     shard: u16,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<T>>,
     /// Slots without an owner; the one that was left first is used again first.
     free: VecDeque<u32>,
     /// So many of them rest before one is used again, as long as there may be more slots: on a server with few clients
@@ -305,14 +160,17 @@ pub struct Connections {
 }
 
 #[derive(Debug)]
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
+enum Slot<T: Attachment> {
+    /// Waits for an owner of this generation.
+    Free { generation: u32 },
+    /// Has an owner, which knows its generation: a field beside it would make the slot larger.
+    Taken(Connection<T>),
 }
 
-const _: () = assert!(size_of::<Slot>() == 112, "ARCHITECTURE.md adds up what an idle connection costs");
+impl<T: Attachment> Connections<T> {
+    /// What each connection takes here, in bytes.
+    pub const SLOT_BYTES: usize = size_of::<Slot<T>>();
 
-impl Connections {
     /// No connections yet.
     #[must_use]
     pub fn new(shard: u16) -> Self {
@@ -342,10 +200,10 @@ impl Connections {
     /// # Errors
     ///
     /// Gives the connection back if all [`ConnectionId::SLOTS_MAX`] slots are taken.
-    pub fn insert(&mut self, connection: Connection) -> Result<ConnectionId, Box<Connection>> {
+    pub fn insert(&mut self, mut connection: Connection<T>) -> Result<ConnectionId, Box<Connection<T>>> {
         let may_grow = (self.slots.len() as u32) < ConnectionId::SLOTS_MAX;
         let slot = if self.free.len() <= self.resting && may_grow {
-            self.slots.push(Slot { generation: 0, connection: None });
+            self.slots.push(Slot::Free { generation: 0 });
             self.slots.len() as u32 - 1
         } else if let Some(slot) = self.free.pop_front() {
             slot
@@ -353,47 +211,56 @@ impl Connections {
             return Err(Box::new(connection));
         };
         let entry = &mut self.slots[slot as usize];
-        entry.connection = Some(connection);
-        Ok(ConnectionId::new(self.shard, slot, entry.generation))
+        let Slot::Free { generation } = *entry else { unreachable!("a slot in the list of free ones has no owner") };
+        connection.generation = generation;
+        *entry = Slot::Taken(connection);
+        Ok(ConnectionId::new(self.shard, slot, generation))
     }
 
     /// Takes a connection out. Its id means nothing from now on.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
-        let shard = self.shard;
-        let slot = self.slots.get_mut(id.slot() as usize)?;
-        if id.shard() != shard || slot.generation != id.generation() {
-            return None;
-        }
-        let connection = slot.connection.take()?;
-        slot.generation = (slot.generation + 1) % ConnectionId::GENERATIONS;
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
+        self.get(id)?;
+        let generation = (id.generation() + 1) % ConnectionId::GENERATIONS;
+        let taken = mem::replace(&mut self.slots[id.slot() as usize], Slot::Free { generation });
         self.free.push_back(id.slot());
-        Some(connection)
+        match taken {
+            Slot::Taken(connection) => Some(connection),
+            Slot::Free { .. } => None,
+        }
     }
 
-    /// The connection, if it still exists.
+    /// Returns the connection, if it still exists.
     #[must_use]
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        let slot = self.slots.get(id.slot() as usize)?;
-        (id.shard() == self.shard && slot.generation == id.generation()).then_some(slot.connection.as_ref()).flatten()
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection<T>> {
+        match self.slots.get(id.slot() as usize)? {
+            Slot::Taken(owner) if id.shard() == self.shard && owner.generation == id.generation() => Some(owner),
+            _ => None,
+        }
     }
 
-    /// The connection, if it still exists.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.slot() as usize)?;
-        (id.shard() == self.shard && slot.generation == id.generation()).then_some(slot.connection.as_mut()).flatten()
+    /// Returns the connection, if it still exists.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection<T>> {
+        match self.slots.get_mut(id.slot() as usize)? {
+            Slot::Taken(owner) if id.shard() == self.shard && owner.generation == id.generation() => Some(owner),
+            _ => None,
+        }
     }
 
-    /// The id of the slot's present owner.
+    /// Returns the id of the slot's present owner.
     #[must_use]
     pub fn id_at(&self, slot: u32) -> Option<ConnectionId> {
-        let entry = self.slots.get(slot as usize)?;
-        entry.connection.as_ref()?;
-        Some(ConnectionId::new(self.shard, slot, entry.generation))
+        match self.slots.get(slot as usize)? {
+            Slot::Taken(owner) => Some(ConnectionId::new(self.shard, slot, owner.generation)),
+            Slot::Free { .. } => None,
+        }
     }
 
-    /// The slot's present owner. For those whose entry ends with the connection: topics.
-    pub fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(slot as usize)?.connection.as_mut()
+    /// Returns the slot's present owner, for topics, whose entry of a slot ends with its connection.
+    pub fn at_mut(&mut self, slot: u32) -> Option<&mut Connection<T>> {
+        match self.slots.get_mut(slot as usize)? {
+            Slot::Taken(owner) => Some(owner),
+            Slot::Free { .. } => None,
+        }
     }
 
     /// The id made of a slot and a generation, whether it still exists or not.
@@ -415,10 +282,10 @@ const RESTING: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::Piece, proto::Role};
+    use crate::proto::{Role, Tick};
 
     fn connection() -> Connection {
-        Connection::new(WebSocket::new(Role::Server, Tick(0)))
+        Connection::new(WebSocket::new(Role::Server, Tick(0)), ())
     }
 
     #[test]
@@ -432,21 +299,6 @@ mod tests {
         {
             assert_eq!(no_id.parse::<ConnectionId>(), Err(ConnectionIdError), "{no_id:?}");
         }
-    }
-
-    /// What the socket takes is no progress of the peer, only what leaves the socket.
-    #[test]
-    fn a_watch_sees_what_the_peer_takes() {
-        let mut output = Output::default();
-        output.backlog.push(Piece::new(vec![0; 1_000].into(), 1));
-        output.watch = Some(Watch::new(Tick(5), 100));
-        let sees_progress = |output: &Output, held| output.watch.unwrap().sees_progress(held);
-        assert!(!sees_progress(&output, 100));
-        assert!(sees_progress(&output, 99) && sees_progress(&output, 0));
-        output.advance(30);
-        assert!(!sees_progress(&output, 130));
-        assert!(sees_progress(&output, 129) && sees_progress(&output, 100));
-        assert!(sees_progress(&Output { watch: Some(Watch::new(Tick(5), 0)), ..Output::default() }, 0));
     }
 
     #[test]

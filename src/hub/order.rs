@@ -15,13 +15,14 @@
 use std::sync::Arc;
 
 use super::{
-    Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Publication, Published, Reply, Request, TopicId, Wish,
+    Attachment, Commanded, ConnectionId, Connections, Delivery, Hub, Joined, Publication, Published, Reply, Request,
+    TopicId, Wish,
     subscriptions::Standing,
     topics::{Interest, Topic},
 };
 use crate::proto::PreparedMessage;
 
-impl Hub {
+impl<T: Attachment> Hub<T> {
     /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
     /// there was one.
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
@@ -276,7 +277,7 @@ impl Hub {
 }
 
 /// Does the connection wait to be a subscriber of the topic?
-fn is_waiting(connections: &Connections, id: ConnectionId, topic: TopicId) -> bool {
+fn is_waiting<T: Attachment>(connections: &Connections<T>, id: ConnectionId, topic: TopicId) -> bool {
     let subscription = connections.get(id).and_then(|connection| connection.subscriptions.get(topic));
     subscription.is_some_and(|subscription| subscription.standing == Standing::Waiting)
 }
@@ -411,7 +412,7 @@ mod tests {
         fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
             self.rouse(shard);
             let hub = &mut self.hubs[shard];
-            let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)));
+            let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)), ());
             connection.is_held = true;
             let id = hub.connections.insert(connection).unwrap();
             self.connections.push(id);

@@ -3,7 +3,7 @@
 use std::{mem, slice};
 
 use super::{
-    ConnectionId, Connections, Hub, Piece, TopicId, TopicName,
+    Attachment, ConnectionId, Connections, Hub, Piece, TopicId, TopicName,
     topics::{Interest, VACANT},
 };
 use crate::proto::State;
@@ -56,34 +56,23 @@ pub(super) enum Standing {
 /// The subscriptions of one connection, each topic at most once. Nearly every connection has one, which costs nothing
 /// beside the connection itself.
 #[derive(Debug, Default)]
-pub(super) enum Subscriptions {
+pub(super) enum Subscriptions<M> {
     #[default]
     None,
     One(Subscription),
-    Several(Box<Several>),
+    Several(Box<Several<M>>),
 }
 
 /// Two subscriptions or more.
 #[derive(Debug)]
-pub(super) struct Several {
+pub(super) struct Several<M> {
     /// In the order of their topics' ids.
     list: Vec<Subscription>,
-    door: Door,
+    /// What the hub's owner keeps of the connection only if it has several.
+    mark: M,
 }
 
-/// The entry of a batch that a connection with several subscriptions leaves by: its shares of all the batch's walks are
-/// to be found there, since a connection stands at most once in a batch. Any other is in at most one walk.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Door {
-    /// The batch's number; from 1.
-    pub batch: u64,
-    /// The entry's index.
-    pub entry: u32,
-    /// Pieces of memory in it so far.
-    pub pieces: u32,
-}
-
-impl Subscriptions {
+impl<M: Default> Subscriptions<M> {
     /// All of them, by topic.
     pub(super) fn as_slice(&self) -> &[Subscription] {
         match self {
@@ -120,7 +109,7 @@ impl Subscriptions {
             Subscriptions::One(one) => {
                 debug_assert_ne!(one.topic, new.topic);
                 let list = if one.topic < new.topic { vec![*one, new] } else { vec![new, *one] };
-                *self = Subscriptions::Several(Box::new(Several { list, door: Door::default() }));
+                *self = Subscriptions::Several(Box::new(Several { list, mark: M::default() }));
             }
             Subscriptions::Several(several) => {
                 let Err(index) = several.find(new.topic) else { unreachable!("a topic is subscribed at most once") };
@@ -152,22 +141,22 @@ impl Subscriptions {
         }
     }
 
-    /// The door of a connection that may be in several walks of a batch.
-    pub(super) fn door(&mut self) -> Option<&mut Door> {
+    /// Returns what the hub's owner keeps of a connection with several.
+    pub(super) fn mark(&mut self) -> Option<&mut M> {
         match self {
-            Subscriptions::Several(several) => Some(&mut several.door),
+            Subscriptions::Several(several) => Some(&mut several.mark),
             _ => None,
         }
     }
 }
 
-impl Several {
+impl<M> Several<M> {
     fn find(&self, topic: TopicId) -> Result<usize, usize> {
         self.list.binary_search_by_key(&topic, |subscription| subscription.topic)
     }
 }
 
-impl Hub {
+impl<T: Attachment> Hub<T> {
     /// Makes the connection a subscriber of the topic. With `echo` it receives its own messages too.
     pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, echo: bool) -> Subscribed {
         let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
@@ -281,7 +270,7 @@ impl Hub {
         owed
     }
 
-    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions {
+    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Mark> {
         self.connections.get_mut(id).map(|connection| mem::take(&mut connection.subscriptions)).unwrap_or_default()
     }
 
@@ -316,7 +305,7 @@ impl Hub {
     }
 
     /// A subscriber stands elsewhere now.
-    pub(super) fn moved(connections: &mut Connections, slot: u32, topic: TopicId, standing: Standing) {
+    pub(super) fn moved(connections: &mut Connections<T>, slot: u32, topic: TopicId, standing: Standing) {
         let connection = connections.at_mut(slot).expect("a subscriber is a connection");
         connection.subscriptions.get_mut(topic).expect("and knows that it is one").standing = standing;
     }
@@ -336,19 +325,19 @@ mod tests {
 
     #[test]
     fn one_needs_no_memory_of_its_own() {
-        assert_eq!(size_of::<Subscriptions>(), 16);
-        let mut subscriptions = Subscriptions::default();
+        assert_eq!(size_of::<Subscriptions<()>>(), 16);
+        let mut subscriptions = Subscriptions::<()>::default();
         subscriptions.insert(subscription(5));
-        assert!(matches!(subscriptions, Subscriptions::One(_)) && subscriptions.door().is_none());
+        assert!(matches!(subscriptions, Subscriptions::One(_)) && subscriptions.mark().is_none());
         subscriptions.insert(subscription(3));
-        assert!(subscriptions.door().is_some());
+        assert!(subscriptions.mark().is_some());
         assert_eq!(subscriptions.remove(TopicId(5)), Some(subscription(5)));
         assert!(matches!(subscriptions, Subscriptions::One(one) if one == subscription(3)));
     }
 
     #[test]
     fn memory_is_given_back_as_they_go() {
-        let mut subscriptions = Subscriptions::default();
+        let mut subscriptions = Subscriptions::<()>::default();
         (0..1_024).for_each(|topic| subscriptions.insert(subscription(topic)));
         (2..1_024).for_each(|topic| assert!(subscriptions.remove(TopicId(topic)).is_some()));
         let Subscriptions::Several(several) = &subscriptions else { panic!("two are several") };
@@ -359,7 +348,7 @@ mod tests {
         #[test]
         fn they_are_a_map(steps in prop::collection::vec((any::<bool>(), 0..12_u32), 0..80)) {
             let mut map: BTreeMap<u32, Subscription> = BTreeMap::new();
-            let mut subscriptions = Subscriptions::default();
+            let mut subscriptions = Subscriptions::<()>::default();
             for (adds, topic) in steps {
                 if adds && !map.contains_key(&topic) {
                     map.insert(topic, subscription(topic));

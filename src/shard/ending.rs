@@ -6,9 +6,10 @@
 
 use std::io;
 
+use super::io_state::{Connection, Reading};
 use super::turn::{Shard, key};
 use crate::{
-    hub::{Connection, ConnectionId, Reading},
+    hub::ConnectionId,
     metrics::Counter,
     proto::{CloseCode, State, Tick},
     sys::Io,
@@ -23,13 +24,13 @@ impl<I: Io> Shard<I> {
         }
         // It will not become a subscriber any more; it is still owed its answer.
         connection.is_held = false;
-        if connection.owes_output() {
+        if connection.io.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
         // The deadline holds whatever progress the close makes. A route's keep-alive may have turned it off by 0.
         let close_timeout = self.handlers.keep_alive(id).close_timeout;
-        if connection.ends_by.is_none() && close_timeout > 0 {
-            connection.ends_by = Some(self.now.after(close_timeout));
+        if connection.io.ends_by.is_none() && close_timeout > 0 {
+            connection.io.ends_by = Some(self.now.after(close_timeout));
         }
         self.hub.unsubscribe_all(id);
         self.drop_partial(id);
@@ -45,19 +46,19 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(socket) = &self.sockets[id.slot() as usize] else { return };
         if connection.websocket.state() != State::Closed {
-            if connection.peer_done {
+            if connection.io.peer_done {
                 self.abandon(id);
             }
             return;
         }
-        if connection.owes_output() {
+        if connection.io.owes_output() {
             return;
         }
-        if !connection.is_finished {
-            connection.is_finished = true;
+        if !connection.io.is_finished {
+            connection.io.is_finished = true;
             self.io.finish(socket);
         }
-        if connection.peer_done && !self.io.has_unsent(socket) {
+        if connection.io.peer_done && !self.io.has_unsent(socket) {
             self.remove(id);
         }
     }
@@ -73,12 +74,12 @@ impl<I: Io> Shard<I> {
         let websocket = &connection.websocket;
         let is_too_big =
             websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
-        if !is_too_big || !connection.owes_output() || connection.peer_done {
+        if !is_too_big || !connection.io.owes_output() || connection.io.peer_done {
             return None;
         }
-        let heard = if connection.reading == Reading::Queued { self.now } else { websocket.last_received() };
+        let heard = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
         let half = self.handlers.keep_alive(id).close_timeout / 2;
-        let latest = Tick(connection.ends_by?.0.saturating_sub(half));
+        let latest = Tick(connection.io.ends_by?.0.saturating_sub(half));
         Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
     }
 
@@ -86,10 +87,10 @@ impl<I: Io> Shard<I> {
     /// nothing more but what its socket has taken before.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let (was_open, was_laggard) = (connection.websocket.state() == State::Open, connection.is_laggard());
+        let (was_open, was_laggard) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
         connection.websocket.abandon();
-        connection.output = None;
-        connection.awaits_room = false;
+        connection.io.output = None;
+        connection.io.awaits_room = false;
         self.count(Counter::Aborted, u64::from(was_open));
         self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - u64::from(was_laggard));
         self.notice_close(id);
@@ -111,7 +112,7 @@ impl<I: Io> Shard<I> {
     /// long as that pleases.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.take_out(id) else { return };
-        if connection.owes_output() || self.io.has_unsent(&socket) {
+        if connection.io.owes_output() || self.io.has_unsent(&socket) {
             self.io.reset(&socket);
             self.count(Counter::Reset, 1);
         }
@@ -122,7 +123,7 @@ impl<I: Io> Shard<I> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);
-        if connection.is_laggard() {
+        if connection.io.has_backlog() {
             let laggards = self.counters.get(Counter::Laggards) - 1;
             self.counters.set(Counter::Laggards, laggards);
         }

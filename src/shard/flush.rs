@@ -2,10 +2,10 @@
 //!
 //! The plain version: for each topic with a run, for each of its subscribers, send the run. What is added:
 //!
-//! - **One door.** What a connection is owed alone (outbox) and with others (its share of a run) leaves as one entry,
+//! - **One entry.** What a connection is owed alone (outbox) and with others (its share of a run) leaves as one entry,
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
-//!   Who is in several walks of a batch has its later shares put behind the first, in the entry that its [`Door`]
-//!   names; if that is full, the batch ends before the share.
+//!   The later shares of a connection that is in several walks of a batch go behind the first, into its [`BatchEntry`];
+//!   if that is full, the batch ends before the share.
 //! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
 //!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
@@ -21,11 +21,12 @@ use std::{
 };
 
 use super::{
+    io_state::{BatchEntry, Connection, Hub, Output},
     pace::Pace,
     turn::{Shard, key},
 };
 use crate::{
-    hub::{Connection, ConnectionId, Door, Hub, Output, Piece, Share, TopicId, TopicName, bounded},
+    hub::{ConnectionId, Piece, Share, TopicId, TopicName, bounded},
     metrics::Counter,
     proto::{CloseCode, State, Tick},
     sys::{Io, Refused, Send},
@@ -86,8 +87,8 @@ enum What {
 impl Flush {
     /// Notes that the connection has something to be sent.
     pub(super) fn mark_dirty(&mut self, connection: &mut Connection, id: ConnectionId) {
-        if !connection.is_dirty {
-            connection.is_dirty = true;
+        if !connection.io.is_dirty {
+            connection.io.is_dirty = true;
             self.dirty.push_back(id);
         }
     }
@@ -116,18 +117,18 @@ impl Flush {
     }
 
     /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
-    /// one of its own, which is its door from then on. Returns whether there was room.
-    fn plan_share(&mut self, door: &mut Door, (pieces, entry_pieces): (usize, usize), planned: Planned) -> bool {
-        if door.batch != self.batch {
-            *door = Door { batch: self.batch, entry: self.plan.len() as u32, pieces: pieces as u32 };
+    /// one of its own, which its mark names from then on. Returns whether there was room.
+    fn plan_share(&mut self, mark: &mut BatchEntry, (pieces, entry_pieces): (usize, usize), planned: Planned) -> bool {
+        if mark.batch != self.batch {
+            *mark = BatchEntry { batch: self.batch, index: self.plan.len() as u32, pieces: pieces as u32 };
             self.plan.push(planned);
             return true;
         }
-        if door.pieces as usize + pieces > entry_pieces {
+        if mark.pieces as usize + pieces > entry_pieces {
             return false;
         }
-        door.pieces += pieces as u32;
-        let entry = &mut self.plan[door.entry as usize];
+        mark.pieces += pieces as u32;
+        let entry = &mut self.plan[mark.index as usize];
         entry.bytes += planned.bytes;
         match &mut entry.what {
             What::Several(shares) => shares.push(planned.what),
@@ -229,7 +230,7 @@ impl<I: Io> Shard<I> {
         let share = run.share(slot);
         let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        let what = match (&mut connection.output, share) {
+        let what = match (&mut connection.io.output, share) {
             (None, Share::Whole) => What::Run(topic),
             (None, Share::Part(share)) => {
                 What::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
@@ -245,7 +246,7 @@ impl<I: Io> Shard<I> {
             }
             (Some(output), share) => {
                 let outbox = outbox(output);
-                connection.output = None;
+                connection.io.output = None;
                 self.handlers.notice_emptied(id);
                 let share = match share {
                     Share::Whole => self.hub.run(topic).pieces().to_vec(),
@@ -264,8 +265,8 @@ impl<I: Io> Shard<I> {
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
         let planned = Planned { id, what, bytes };
-        if let Some(door) = connection.door() {
-            return self.flush.plan_share(door, (pieces, self.pace.entry_pieces), planned).then_some(bytes);
+        if let Some(mark) = connection.mark() {
+            return self.flush.plan_share(mark, (pieces, self.pace.entry_pieces), planned).then_some(bytes);
         }
         self.flush.plan.push(planned);
         Some(bytes)
@@ -275,15 +276,15 @@ impl<I: Io> Shard<I> {
     /// of it.
     fn plan_dirty(&mut self, id: ConnectionId) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
-        connection.is_dirty = false;
+        connection.io.is_dirty = false;
         if connection.websocket.state() == State::Closed && self.close_waits(id).is_some() {
             return 0;
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
-        let Some(output) = &mut connection.output else { return 0 };
+        let Some(output) = &mut connection.io.output else { return 0 };
         if output.backlog.is_empty() {
             let outbox = outbox(output);
-            connection.output = None;
+            connection.io.output = None;
             self.handlers.notice_emptied(id);
             let bytes = length(&outbox);
             if outbox.is_some() {
@@ -292,7 +293,7 @@ impl<I: Io> Shard<I> {
             }
             return bytes;
         }
-        if connection.awaits_room {
+        if connection.io.awaits_room {
             // Its outbox stays together until there is room, and counts.
             self.check_backlog(id);
             return 0;
@@ -330,15 +331,15 @@ impl<I: Io> Shard<I> {
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         self.flush.mark_dirty(connection, id);
-        let outbox = connection.output.as_mut().and_then(|output| outbox(output));
+        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         self.owe(id, outbox.into_iter().chain(owed));
     }
 
     /// Appends to the connection's backlog, which makes it a laggard if it is none.
     fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let was_laggard = connection.is_laggard();
-        let backlog = &mut connection.output.get_or_insert_default().backlog;
+        let was_laggard = connection.io.has_backlog();
+        let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
         owed.into_iter().for_each(|piece| backlog.push(piece));
         let messages = backlog.messages() - before;
@@ -420,7 +421,7 @@ impl<I: Io> Shard<I> {
                     slices.extend(pieces.map(|piece| IoSlice::new(&piece.bytes)));
                 }
                 What::Backlog => {
-                    let output = hub.connections.get(*id).and_then(|connection| connection.output.as_ref());
+                    let output = hub.connections.get(*id).and_then(|connection| connection.io.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
                     slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
                 }
@@ -466,13 +467,13 @@ impl<I: Io> Shard<I> {
     /// The front of a backlog was offered; `None` means that all of it was taken. Returns how many bytes were not.
     fn settle_backlog(&mut self, id: ConnectionId, offered: usize, sent: Option<io::Result<usize>>) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
-        let Some(output) = &mut connection.output else { return 0 };
+        let Some(output) = &mut connection.io.output else { return 0 };
         if let Some(sent) = sent {
             return self.advance(id, offered, sent);
         }
         output.advance(offered);
         if output.backlog.is_empty() {
-            connection.drop_empty_output();
+            connection.io.drop_empty_output();
             self.handlers.notice_emptied(id);
             self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
             self.unpark(id);
@@ -497,12 +498,12 @@ impl<I: Io> Shard<I> {
         self.count(Counter::ShortSends, 1);
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
         let mut found_room = false;
-        if let Some(output) = &mut connection.output {
+        if let Some(output) = &mut connection.io.output {
             output.advance(sent);
             output.backlog.refuse();
             found_room = mem::take(&mut output.found_room);
         }
-        connection.awaits_room = true;
+        connection.io.awaits_room = true;
         if found_room && sent == 0 {
             // Room would be reported at once, turn after turn.
             self.flush.pause(id, self.now);
@@ -519,7 +520,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let still_waits = |connection: &&Connection| connection.awaits_room;
+            let still_waits = |connection: &&Connection| connection.io.awaits_room;
             if self.hub.connections.get(id).filter(still_waits).is_some()
                 && let Some(socket) = &self.sockets[id.slot() as usize]
             {
@@ -535,7 +536,7 @@ impl<I: Io> Shard<I> {
         if connection.websocket.state() != State::Open {
             return;
         }
-        let Some(output) = &mut connection.output else { return };
+        let Some(output) = &mut connection.io.output else { return };
         let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
             && output.backlog.messages() <= self.limits.backlog_messages_max;
         if is_within || !(output.backlog.was_refused() || connection.is_held) {
@@ -547,7 +548,7 @@ impl<I: Io> Shard<I> {
     /// Closes an open connection that does not take what it is sent; what it has not begun to receive is given up.
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let Some(output) = &mut connection.output else { return };
+        let Some(output) = &mut connection.io.output else { return };
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let mut dropped = output.backlog.truncate();
         if !output.backlog.is_empty() {

@@ -208,7 +208,7 @@ impl<I: Io> Shard<I> {
     /// After a flush: tells those who wait until a connection is owed nothing more.
     pub(super) fn tell_drained(&mut self) {
         for id in mem::take(&mut self.handlers.emptied) {
-            if !self.hub.connections.get(id).is_some_and(|connection| connection.owes_output()) {
+            if !self.hub.connections.get(id).is_some_and(|connection| connection.io.owes_output()) {
                 self.handlers.notice_drained(id);
             }
         }
@@ -303,7 +303,7 @@ impl<I: Io> Shard<I> {
 impl<I: Io> Door for Shard<I> {
     fn facts(&self, id: ConnectionId) -> Option<Facts> {
         let connection = self.hub.connections.get(id)?;
-        let backlog = connection.output.as_ref().map_or(0, |output| output.backlog.bytes());
+        let backlog = connection.io.output.as_ref().map_or(0, |output| output.backlog.bytes());
         let own = self.handlers.own(id);
         Some(Facts {
             state: connection.websocket.state(),
@@ -329,7 +329,7 @@ impl<I: Io> Door for Shard<I> {
             return Sent::Refused(Refused::NotOpen);
         }
         // One message, however large, is refused to nobody who is owed nothing.
-        let output = connection.output.as_ref().filter(|output| !output.is_empty());
+        let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
         if output.is_some_and(|output| !output.has_room_for(frames.len(), self.limits.backlog_bytes_max)) {
             if !self.handlers.has_manual_backpressure(id) {
                 self.close_slow(id);
@@ -403,7 +403,7 @@ impl<I: Io> Door for Shard<I> {
     }
 
     fn when_drained(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
-        if self.hub.connections.get(id).is_some_and(|connection| connection.owes_output()) {
+        if self.hub.connections.get(id).is_some_and(|connection| connection.io.owes_output()) {
             self.handlers.notice_waiting(id, waiter);
         } else {
             // Who waits may have given up.

@@ -4,10 +4,14 @@ use std::{collections::VecDeque, mem};
 
 use bytes::BytesMut;
 
-use super::{pace::Pace, unfinished::Unfinished};
+use super::{
+    io_state::{Connection, Reading},
+    pace::Pace,
+    unfinished::Unfinished,
+};
 use crate::{
     config::Limits,
-    hub::{Connection, ConnectionId, LARGE_PIECE_PINS, Reading},
+    hub::{ConnectionId, LARGE_PIECE_PINS},
     proto::{State, Tick},
 };
 
@@ -69,8 +73,8 @@ impl Incoming {
 
     /// Keeps input that is not parsed to its end.
     pub(super) fn keep_unparsed(&mut self, connection: &mut Connection, id: ConnectionId, rest: BytesMut) {
-        connection.partial = Some(Box::new(rest));
-        if !mem::replace(&mut connection.has_unparsed, true) {
+        connection.io.partial = Some(Box::new(rest));
+        if !mem::replace(&mut connection.io.has_unparsed, true) {
             self.unparsed += 1;
         }
         self.push_busy(connection, id);
@@ -78,34 +82,34 @@ impl Incoming {
 
     /// Takes input that was not parsed to its end.
     pub(super) fn take_unparsed(&mut self, connection: &mut Connection) -> Option<BytesMut> {
-        if !mem::take(&mut connection.has_unparsed) {
+        if !mem::take(&mut connection.io.has_unparsed) {
             return None;
         }
         self.unparsed -= 1;
-        connection.partial.take().map(|rest| *rest)
+        connection.io.partial.take().map(|rest| *rest)
     }
 
     /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
     /// memory than it has bytes, and the time is not its message's.
     pub(super) fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
         self.unfinished.pause(id, now);
-        if connection.has_unparsed {
+        if connection.io.has_unparsed {
             self.unparsed -= 1;
-            connection.partial = connection.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
+            connection.io.partial = connection.io.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
         }
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
     pub(super) fn unpark(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
-        connection.reading = Reading::Idle;
-        self.unparsed += usize::from(connection.has_unparsed);
+        connection.io.reading = Reading::Idle;
+        self.unparsed += usize::from(connection.io.has_unparsed);
         self.push_busy(connection, id);
         self.unfinished.resume(id, now);
     }
 
     /// Forgets a connection that has ended.
     pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
-        self.unparsed -= usize::from(connection.has_unparsed && connection.reading != Reading::Parked);
+        self.unparsed -= usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
         self.unfinished.forget(id);
     }
 
@@ -115,7 +119,7 @@ impl Incoming {
     /// it is a small one, since the connection may have to keep it.
     pub(super) fn buffer_for(&mut self, connection: &mut Connection) -> Buffer {
         let is_crowded = self.unparsed >= UNPARSED_MAX;
-        match connection.partial.take() {
+        match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
                 if bytes.len() == bytes.capacity() {
@@ -158,8 +162,8 @@ impl Incoming {
 
 /// Puts a connection into a queue unless it stands in one, or is parked.
 fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut Connection, id: ConnectionId) {
-    if connection.reading == Reading::Idle {
-        connection.reading = Reading::Queued;
+    if connection.io.reading == Reading::Idle {
+        connection.io.reading = Reading::Queued;
         queue.push_back(id);
     }
 }

@@ -12,6 +12,7 @@ mod flush;
 mod handlers;
 mod handshake;
 mod incoming;
+mod io_state;
 mod lobby;
 mod opening;
 mod pace;

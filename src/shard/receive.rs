@@ -25,10 +25,11 @@ use bytes::BytesMut;
 
 use super::{
     incoming::{Buffer, RECEIVE_BUFFER, STAYS_IN_PLACE},
+    io_state::Reading,
     turn::Shard,
 };
 use crate::{
-    hub::{ConnectionId, Publishing, Reading},
+    hub::{ConnectionId, Publishing},
     metrics::Counter,
     proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Verdict},
     sys::{Io, Receive},
@@ -65,7 +66,7 @@ impl<I: Io> Shard<I> {
         {
             let owes_much = self.owes_much(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.reading = if owes_much { Reading::Parked } else { Reading::Idle };
+            connection.io.reading = if owes_much { Reading::Parked } else { Reading::Idle };
             if owes_much {
                 self.incoming.park(connection, id, self.now);
                 self.count(Counter::Parked, 1);
@@ -120,7 +121,7 @@ impl<I: Io> Shard<I> {
         };
         match result {
             Ok(0) => {
-                connection.peer_done = true;
+                connection.io.peer_done = true;
                 self.incoming.give_back(buffer);
                 self.end_if_done(id);
                 0
@@ -128,7 +129,7 @@ impl<I: Io> Shard<I> {
             Ok(count) => {
                 // A full buffer may have left something behind, and a hang-up is not reported again.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
-                let has_more = is_full || connection.hung_up;
+                let has_more = is_full || connection.io.hung_up;
                 self.count(Counter::BytesIn, count as u64);
                 let frames = self.input(id, buffer, share);
                 if has_more {
@@ -173,7 +174,7 @@ impl<I: Io> Shard<I> {
     /// A connection that is closing is always read from, since its client's close frame or end is awaited.
     fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
-        let Some(output) = &connection.output else { return false };
+        let Some(output) = &connection.io.output else { return false };
         let is_much = output.bytes() > self.limits.backlog_bytes_max / 2
             || output.backlog.messages() > self.limits.backlog_messages_max / 2;
         is_much && connection.websocket.state() == State::Open && !self.handlers.has_manual_backpressure(id)
@@ -181,7 +182,7 @@ impl<I: Io> Shard<I> {
 
     /// Reads from a parked connection again if it has taken enough of what it is owed, or is closing.
     pub(super) fn unpark(&mut self, id: ConnectionId) {
-        let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.reading == Reading::Parked);
+        let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.io.reading == Reading::Parked);
         if is_parked
             && !self.owes_much(id)
             && let Some(connection) = self.hub.connections.get_mut(id)
@@ -319,14 +320,14 @@ impl<I: Io> Shard<I> {
                 if rest.len() == rest.capacity() {
                     rest.reserve(missing.clamp(1, rest.len()));
                 }
-                connection.partial = Some(Box::new(rest));
+                connection.io.partial = Some(Box::new(rest));
                 return;
             }
             // Below the limit it goes back into a receive buffer and needs no room.
             let room = if rest.len() >= STAYS_IN_PLACE { missing.min(rest.len()).max(1) } else { 0 };
             let mut partial = BytesMut::with_capacity(rest.len() + room);
             partial.extend_from_slice(&rest);
-            connection.partial = Some(Box::new(partial));
+            connection.io.partial = Some(Box::new(partial));
         }
         self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
     }
@@ -341,7 +342,7 @@ impl<I: Io> Shard<I> {
         if has_ended_message {
             self.incoming.unfinished.forget(id);
         }
-        if connection.has_unparsed {
+        if connection.io.has_unparsed {
             if is_paused {
                 self.incoming.unfinished.pause(id, self.now);
             } else if self.incoming.unfinished.resume(id, self.now) {
@@ -349,7 +350,7 @@ impl<I: Io> Shard<I> {
             }
             return;
         }
-        let partial = connection.partial.as_ref().map_or(0, |partial| partial.capacity());
+        let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
         let bytes = partial + connection.websocket.assembled_bytes();
         if bytes == 0 || connection.websocket.state() != State::Open {
             return self.incoming.unfinished.forget(id);
@@ -376,7 +377,7 @@ impl<I: Io> Shard<I> {
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
             return;
         }
-        let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.has_unparsed);
+        let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.io.has_unparsed);
         if has_unparsed || self.is_full() {
             // The rest may have come. It is looked at again when what was received is parsed, and with the next tick.
             return;
@@ -392,9 +393,9 @@ impl<I: Io> Shard<I> {
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         // Below this it may be the beginning of a header or of the peer's close frame, which stays.
-        if !connection.has_unparsed
-            && connection.partial.as_ref().is_some_and(|partial| partial.len() >= STAYS_IN_PLACE)
-            && let Some(rest) = connection.partial.take()
+        if !connection.io.has_unparsed
+            && connection.io.partial.as_ref().is_some_and(|partial| partial.len() >= STAYS_IN_PLACE)
+            && let Some(rest) = connection.io.partial.take()
         {
             self.incoming.keep_unparsed(connection, id, *rest);
         }

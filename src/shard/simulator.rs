@@ -47,13 +47,14 @@ use self::{
 };
 use super::{
     handlers::Handlers,
+    io_state::Reading,
     pace::Pace,
     turn::{Arrival, Shard},
 };
 use crate::{
     config::{Config, Settings, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
-    hub::{MeshEnd, Reading, Scope, Subscribed, TopicName},
+    hub::{MeshEnd, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, KeepAlive, State, Tick},
     surface::raw::TOPIC_PATTERN,
@@ -598,7 +599,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     }
     let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
-    assert!(waiting.reading == Reading::Queued && waiting.websocket.state() == State::Open);
+    assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
     assert!(simulation.counters.get(Counter::PongOverdue) > 0, "the others were silent");
     simulation.network.borrow_mut().is_over = true;
 }

@@ -4,15 +4,20 @@ use std::{any::Any, fmt, mem, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{drain::Drain, flush::Flush, handlers::Handlers, incoming::Incoming, pace::Pace, timers::Wheel};
+use super::{
+    drain::Drain,
+    flush::Flush,
+    handlers::Handlers,
+    incoming::Incoming,
+    io_state::{Connection, Hub, IoState, Reading, Watch},
+    pace::Pace,
+    timers::Wheel,
+};
 use crate::{
     config::{Config, Limits},
     handler::Profile,
     handover::OfAddress,
-    hub::{
-        Commanded, Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, Reading, Scope, Subscribed, TopicName,
-        Watch,
-    },
+    hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd, Scope, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, KeepAlive, MessageLimits, Role, State, Tick, Timeout, WebSocket},
     sys::{Io, Key, Readiness},
@@ -120,7 +125,7 @@ impl<I: Io> Shard<I> {
         self.now = now;
         // What was ordered before it came is not for it.
         self.take_mail();
-        let mut connection = Connection::new(WebSocket::new(Role::Server, now));
+        let mut connection = Connection::new(WebSocket::new(Role::Server, now), IoState::new());
         // Who is told that it subscribes is owed everything from then on.
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;
@@ -270,7 +275,7 @@ impl<I: Io> Shard<I> {
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            if connection.owes_output() {
+            if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
             }
             if !topic.is_everyone() && connection.websocket.state() == State::Open {
@@ -287,7 +292,7 @@ impl<I: Io> Shard<I> {
             let id = self.hub.connections.name(key.slot, key.generation);
             // A report that was on its way when its connection ended.
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.hung_up |= hung_up;
+            connection.io.hung_up |= hung_up;
             if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
                 self.io.arm(key, socket);
             }
@@ -295,8 +300,8 @@ impl<I: Io> Shard<I> {
                 self.incoming.push_ready(connection, id);
             }
             if writable {
-                connection.awaits_room = false;
-                if let Some(output) = &mut connection.output {
+                connection.io.awaits_room = false;
+                if let Some(output) = &mut connection.io.output {
                     output.found_room = true;
                 }
                 self.flush.mark_dirty(connection, id);
@@ -321,7 +326,7 @@ impl<I: Io> Shard<I> {
             self.leave_topics(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        connection.output.get_or_insert_default().append(frames);
+        connection.io.output.get_or_insert_default().append(frames);
         if connection.is_held {
             // It is not in the flush's hands yet, but may answer pings.
             self.check_backlog(id);
@@ -346,14 +351,14 @@ impl<I: Io> Shard<I> {
             0 => None,
             ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
         };
-        let watch = connection.output.as_ref().and_then(|output| output.watch);
+        let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
-        let deadlines = [deadline, connection.ends_by, look, message, waits, taken];
+        let deadlines = [deadline, connection.io.ends_by, look, message, waits, taken];
         let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
-            && connection.timer.is_none_or(|timer| deadline < timer)
+            && connection.io.timer.is_none_or(|timer| deadline < timer)
         {
-            connection.timer = Some(self.wheel.insert(deadline, id));
+            connection.io.timer = Some(self.wheel.insert(deadline, id));
         }
     }
 
@@ -363,8 +368,8 @@ impl<I: Io> Shard<I> {
         for (tick, id) in due.drain(..) {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             // An entry that an earlier one has replaced.
-            if connection.timer == Some(tick) {
-                connection.timer = None;
+            if connection.io.timer == Some(tick) {
+                connection.io.timer = None;
                 self.expire(id);
             }
         }
@@ -374,13 +379,13 @@ impl<I: Io> Shard<I> {
     /// Does what is due for a connection, and enters its next deadline.
     fn expire(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
+        if connection.io.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
             tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
             self.count(Counter::CloseOverdue, 1);
             self.remove(id);
             return;
         }
-        if connection.reading != Reading::Idle {
+        if connection.io.reading != Reading::Idle {
             // What it has sent waits to be received, or is not received because of what it is owed.
             connection.websocket.excuse_silence(self.now);
         }
@@ -418,8 +423,8 @@ impl<I: Io> Shard<I> {
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let awaits_peer = connection.awaits_peer() && connection.websocket.state() == State::Open;
-        let Some(output) = &mut connection.output else { return };
+        let awaits_peer = connection.io.awaits_peer() && connection.websocket.state() == State::Open;
+        let Some(output) = &mut connection.io.output else { return };
         let Some(socket) = self.sockets[id.slot() as usize].as_ref().filter(|_| awaits_peer) else {
             output.watch = None;
             return;

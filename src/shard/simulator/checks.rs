@@ -2,13 +2,14 @@
 
 use std::mem;
 
+use super::super::io_state::Reading;
 use super::{
     Simulation,
     answering::{CLOSED_AS_ASKED, CLOSED_AS_FULL},
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
 };
 use crate::{
-    hub::{Backlog, Reading},
+    hub::Backlog,
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State},
 };
@@ -36,7 +37,7 @@ impl Simulation {
                 continue;
             };
             alive += 1;
-            laggards += u64::from(connection.is_laggard());
+            laggards += u64::from(connection.io.has_backlog());
             let is_open = connection.websocket.state() == State::Open;
             if is_open {
                 client.open_until.clone_from(&offsets);
@@ -48,10 +49,10 @@ impl Simulation {
                 let expected = is_open && client.subscription(topic).is_some();
                 assert_eq!(is_subscribed, expected, "client {number} and topic {topic}");
             }
-            match &connection.output {
+            match &connection.io.output {
                 None => {
                     client.backlog = None;
-                    let has_heard = line.stream.has_ended() || connection.peer_done;
+                    let has_heard = line.stream.has_ended() || connection.io.peer_done;
                     assert!(is_open || has_heard, "client {number} is closed without a word");
                 }
                 Some(output) => {
@@ -74,18 +75,18 @@ impl Simulation {
                     assert!(is_new || may_be || !is_open, "the backlog of client {number} is beyond its limit");
                     client.backlog = (!backlog.is_empty()).then_some(seen);
                     let close_waits = client.id.is_some_and(|id| self.shard.close_waits(id).is_some());
-                    let is_waiting = connection.awaits_room || connection.is_dirty || close_waits;
+                    let is_waiting = connection.io.awaits_room || connection.io.is_dirty || close_waits;
                     assert!(is_waiting || backlog.is_empty(), "the backlog of client {number} waits for nothing");
                 }
             }
-            assert!(!connection.awaits_room || connection.is_laggard(), "client {number} needs no room");
-            let is_over = connection.websocket.state() == State::Closed && !connection.owes_output();
+            assert!(!connection.io.awaits_room || connection.io.has_backlog(), "client {number} needs no room");
+            let is_over = connection.websocket.state() == State::Closed && !connection.io.owes_output();
             assert_eq!(line.finished, is_over, "the end of client {number}");
             // Until what its socket has taken is taken from there, and that is known.
             let is_taken =
-                line.sent.is_empty() && connection.reading != Reading::Queued && !network.has_input_report(number);
+                line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(number);
             let may_stay = connection.websocket.state() == State::Closed && !(is_over && is_taken);
-            assert!(!connection.peer_done || may_stay, "client {number} has gone and nothing is left to do");
+            assert!(!connection.io.peer_done || may_stay, "client {number} has gone and nothing is left to do");
         }
         assert!(network.has_submitted(), "the shard goes to sleep without having asked");
         assert_eq!(self.shard.open(), alive, "connections");

@@ -280,7 +280,8 @@ fn input_that_waits_is_bounded() {
     for _ in 0..300 {
         world.turn();
         let connections = &world.shard.hub.connections;
-        let kept = connections.ids().filter_map(|id| connections.get(id)?.partial.as_ref().map(|rest| rest.capacity()));
+        let kept =
+            connections.ids().filter_map(|id| connections.get(id)?.io.partial.as_ref().map(|rest| rest.capacity()));
         most = most.max(kept.sum());
     }
     assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
@@ -303,7 +304,7 @@ fn input_behind_a_large_frame_is_bounded() {
     for _ in 0..20 {
         world.turn();
         let connections = &world.shard.hub.connections;
-        for partial in connections.ids().filter_map(|id| connections.get(id)?.partial.as_ref()) {
+        for partial in connections.ids().filter_map(|id| connections.get(id)?.io.partial.as_ref()) {
             assert!(partial.len() <= 64 << 10 || partial.len() > 900_000, "{} bytes wait to be parsed", partial.len());
         }
     }

@@ -1,9 +1,10 @@
 //! Clients that send and do not take, or take and do not send, and how long they may.
 
+use super::super::io_state::Reading;
 use super::crowds::{PONG, World};
 use crate::{
     config::Config,
-    hub::{ConnectionId, Reading},
+    hub::ConnectionId,
     metrics::Counter,
     proto::{KeepAlive, State, Tick},
 };
@@ -54,7 +55,7 @@ fn who_takes_nothing_is_given_up_whatever_it_sends() {
             world.serve(tick);
             let connection = world.shard.hub.connections.get(id);
             if let Some(connection) = connection.filter(|connection| connection.websocket.state() == State::Open) {
-                assert_eq!(connection.reading == Reading::Parked, is_parked, "tick {tick}");
+                assert_eq!(connection.io.reading == Reading::Parked, is_parked, "tick {tick}");
             } else {
                 given_up = Some(tick);
                 break;
@@ -103,7 +104,10 @@ fn who_has_taken_all_that_was_sent_stays() {
     for tick in 1..=60 {
         world.arrive(1, PONG, 1);
         world.serve(tick);
-        assert!(world.shard.hub.connections.get(id).is_some_and(|connection| connection.is_laggard()), "tick {tick}");
+        assert!(
+            world.shard.hub.connections.get(id).is_some_and(|connection| connection.io.has_backlog()),
+            "tick {tick}"
+        );
         assert_eq!(world.state(id), Some(State::Open), "tick {tick}");
     }
 }

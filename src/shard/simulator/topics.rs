@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
+use super::super::io_state::Hub;
 use super::{
     arrival, handlers_with,
     network::{Network, SimulatedIo, Weather},
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     config::{Config, Settings},
     handler::RouteOptions,
-    hub::{ConnectionId, Hub, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
+    hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
     proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
     shard::turn::Shard,
@@ -264,7 +265,7 @@ fn who_is_held_is_owed_no_more_than_others() {
             world.network.borrow_mut().arrive(0, 50_000);
             world.turn();
             let connection = world.shard.hub.connections.get(id).expect("it waits");
-            most = most.max(connection.output.as_ref().map_or(0, |output| output.bytes()));
+            most = most.max(connection.io.output.as_ref().map_or(0, |output| output.bytes()));
         }
         let halves = if is_closed { 2 } else { 1 };
         assert!(

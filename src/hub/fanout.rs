@@ -5,8 +5,8 @@ use std::{mem, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
-    Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publication, Publishing, Request, Run, TopicId,
-    TopicName,
+    Attachment, Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publication, Publishing, Request,
+    Run, TopicId, TopicName,
     due::Due,
     subscriptions::Standing,
     topics::{Topic, Topics, VACANT},
@@ -54,9 +54,9 @@ impl Default for HubLimits {
 /// [`Hub::end_walk`] closes each walk. A walk may last several turns; messages that arrive meanwhile gather in the
 /// topic's next run.
 #[derive(Debug)]
-pub struct Hub {
+pub struct Hub<T: Attachment = ()> {
     /// Every connection of the shard.
-    pub connections: Connections,
+    pub connections: Connections<T>,
     /// What it refuses or forgets beyond.
     pub limits: HubLimits,
     pub(super) topics: Topics,
@@ -93,7 +93,7 @@ impl Walk {
     }
 }
 
-impl Hub {
+impl<T: Attachment> Hub<T> {
     /// An empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be larger
     /// than any epoch of an earlier process.
     #[must_use]
@@ -121,7 +121,7 @@ impl Hub {
     }
 
     /// Takes the connection out of everything.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
         self.unsubscribe_all(id);
         let connection = self.connections.remove(id)?;
         if let Some(Publishing { topic, .. }) = connection.publishes {
@@ -365,7 +365,7 @@ mod tests {
     };
 
     fn hub() -> Hub {
-        let mut hub = Hub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
+        let mut hub: Hub = Hub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
         // Slots are used again within a run.
         hub.connections.let_rest(0);
         hub
@@ -376,7 +376,7 @@ mod tests {
     }
 
     fn connect(hub: &mut Hub) -> ConnectionId {
-        hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)))).unwrap()
+        hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).unwrap()
     }
 
     fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {

@@ -100,7 +100,7 @@ mod tests {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
         let mut outside = Outside::new(ends.pop().unwrap());
-        let mut hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 7);
+        let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 7);
         outside.command(0, Command::List, 5);
         outside.send_out();
         let mut commands = Vec::new();

@@ -1,0 +1,212 @@
+//! What a shard keeps of a connection's socket, beside what the hub knows of the connection.
+
+use bytes::BytesMut;
+
+use crate::{
+    hub::{self, Attachment, Backlog, Connections},
+    proto::Tick,
+};
+
+/// A connection of a shard.
+pub(crate) type Connection = hub::Connection<IoState>;
+
+/// The hub of a shard.
+pub(crate) type Hub = hub::Hub<IoState>;
+
+/// The input and output of one connection. While the connection is idle it owns nothing outside this struct.
+#[derive(Debug)]
+pub(crate) struct IoState {
+    /// The beginning of a frame that has not arrived whole, or input that is not parsed to its end.
+    pub(crate) partial: Option<Box<BytesMut>>,
+    /// What waits to be sent to this connection alone, and what it is still owed.
+    pub(crate) output: Option<Box<Output>>,
+    /// Whether it is received from.
+    pub(crate) reading: Reading,
+    /// Has input that was received and is not parsed to its end.
+    pub(crate) has_unparsed: bool,
+    /// Stands in the shard's list of connections with something in their outbox.
+    pub(crate) is_dirty: bool,
+    /// The peer has finished or the socket has failed: receive until the end shows.
+    pub(crate) hung_up: bool,
+    /// The peer's end of input has been received.
+    pub(crate) peer_done: bool,
+    /// Our side of the socket has been finished; only the peer's end is awaited.
+    pub(crate) is_finished: bool,
+    /// A backlog waits for room in the socket, or for memory of the kernel's.
+    pub(crate) awaits_room: bool,
+    /// When the timer wheel looks at it next.
+    pub(crate) timer: Option<Tick>,
+    /// When it is dropped, whatever the peer does. Set when it leaves the open state.
+    pub(crate) ends_by: Option<Tick>,
+}
+
+impl Attachment for IoState {
+    type Mark = BatchEntry;
+}
+
+const _: () =
+    assert!(Connections::<IoState>::SLOT_BYTES == 112, "ARCHITECTURE.md adds up what an idle connection costs");
+
+/// The entry of a batch that a connection with several subscriptions leaves by. Its shares of all walks of the batch are
+/// in that entry, since a connection stands at most once in a batch. Any other connection is in at most one walk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct BatchEntry {
+    /// The batch's number; from 1.
+    pub(crate) batch: u64,
+    /// The entry's index.
+    pub(crate) index: u32,
+    /// Pieces of memory in it so far.
+    pub(crate) pieces: u32,
+}
+
+/// Whether a connection is received from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Its socket has reported nothing since it was last received from.
+    Idle,
+    /// It stands in one of the shard's queues of connections to receive from.
+    Queued,
+    /// It is not received from until it has taken some of what it is owed.
+    Parked,
+}
+
+/// What a connection that is not on the fast path owns.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// Frames for this connection alone, in whole: the opening answer, pongs, closes. Leaves with the next flush.
+    pub(crate) outbox: Vec<u8>,
+    /// What the socket did not take.
+    pub(crate) backlog: Backlog,
+    /// Room was reported for the backlog, and none of it has been offered since.
+    pub(crate) found_room: bool,
+    /// Whether the peer takes any of the backlog is being watched.
+    pub(crate) watch: Option<Watch>,
+}
+
+/// What a peer has taken of a backlog since when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    /// When the watch began.
+    pub(crate) since: Tick,
+    /// What the peer had yet to take of what its socket held then.
+    held: usize,
+    /// What the socket has taken of the backlog since.
+    sent: usize,
+}
+
+impl Watch {
+    /// Begins a watch over a peer whose socket holds so many bytes.
+    pub(crate) fn new(since: Tick, held: usize) -> Self {
+        Watch { since, held, sent: 0 }
+    }
+
+    /// Returns whether the peer, whose socket now holds so many bytes, has taken any, or all there is to take.
+    pub(crate) fn sees_progress(&self, held: usize) -> bool {
+        held == 0 || held < self.held + self.sent
+    }
+}
+
+impl Output {
+    /// Marks the next `count` bytes of the backlog as sent.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.backlog.advance(count);
+        if let Some(watch) = &mut self.watch {
+            watch.sent += count;
+        }
+    }
+
+    /// Appends frames for this connection alone.
+    pub(crate) fn append(&mut self, frames: &[u8]) {
+        let length = self.outbox.len();
+        if self.outbox.capacity() - length < frames.len() {
+            // What is kept counts with its unused part: much does not double.
+            let part = if length < OUTBOX_DOUBLES { length } else { length / 8 };
+            self.outbox.reserve_exact(frames.len().max(part));
+        }
+        self.outbox.extend_from_slice(frames);
+    }
+
+    /// Returns whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.outbox.is_empty() && self.backlog.is_empty()
+    }
+
+    /// The memory of all that waits, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.backlog.bytes() + self.outbox.capacity()
+    }
+
+    /// Returns whether so many bytes more would be within a limit. A limit of two messages allows two messages.
+    pub(crate) fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
+        self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
+    }
+}
+
+impl IoState {
+    /// Returns the state of a socket that nothing has been received from and nothing is owed to.
+    pub(crate) fn new() -> Self {
+        IoState {
+            partial: None,
+            output: None,
+            reading: Reading::Idle,
+            has_unparsed: false,
+            is_dirty: false,
+            hung_up: false,
+            peer_done: false,
+            is_finished: false,
+            awaits_room: false,
+            timer: None,
+            ends_by: None,
+        }
+    }
+
+    /// Returns whether anything is still to be sent.
+    pub(crate) fn owes_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Returns whether there is a backlog: the connection is a slow consumer.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
+    }
+
+    /// Returns whether the socket has refused some of what is owed, and the rest waits for the peer.
+    pub(crate) fn awaits_peer(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| output.backlog.was_refused())
+    }
+
+    /// Gives up the output's memory once nothing is in it.
+    pub(crate) fn drop_empty_output(&mut self) {
+        if self.output.as_ref().is_some_and(|output| output.is_empty()) {
+            self.output = None;
+        }
+    }
+}
+
+/// An outbox doubles up to so many bytes.
+const OUTBOX_DOUBLES: usize = 4 * 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Piece;
+
+    /// What the socket takes is no progress of the peer, only what leaves the socket.
+    #[test]
+    fn a_watch_sees_what_the_peer_takes() {
+        let mut output = Output::default();
+        output.backlog.push(Piece::new(vec![0; 1_000].into(), 1));
+        output.watch = Some(Watch::new(Tick(5), 100));
+        let sees_progress = |output: &Output, held| output.watch.unwrap().sees_progress(held);
+        assert!(!sees_progress(&output, 100));
+        assert!(sees_progress(&output, 99) && sees_progress(&output, 0));
+        output.advance(30);
+        assert!(!sees_progress(&output, 130));
+        assert!(sees_progress(&output, 129) && sees_progress(&output, 100));
+        assert!(sees_progress(&Output { watch: Some(Watch::new(Tick(5), 0)), ..Output::default() }, 0));
+    }
+}
