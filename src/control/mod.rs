@@ -43,7 +43,7 @@ use crate::{
     config::{Config, Limits},
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::Visit,
-    hub::Outside,
+    hub::ExternalEnd,
     metrics::{self, Counter, Counters},
     proto::Refusal,
 };
@@ -51,7 +51,7 @@ use crate::{
 /// What the control thread is started with.
 pub(crate) struct Start {
     /// Its end of the mesh, and what a shard notifies it by.
-    pub(crate) outside: Outside,
+    pub(crate) outside: ExternalEnd,
     pub(crate) woken: Arc<Notify>,
     /// What is asked of the shards, and the way to ask.
     pub(crate) requests: Requests,

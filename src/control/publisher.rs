@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    hub::{Command, ConnectionId, Outside, Published, Reply, TopicName},
+    hub::{Command, ConnectionId, ExternalEnd, Published, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::PreparedMessage,
 };
@@ -93,7 +93,7 @@ impl Publisher {
 /// The other side of all [`Publisher`]s.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    outside: Outside,
+    outside: ExternalEnd,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
@@ -114,7 +114,7 @@ struct Waiting {
 impl Publishing {
     /// `woken` is notified when a shard has put something into a lane.
     pub(super) fn new(
-        outside: Outside,
+        outside: ExternalEnd,
         woken: Arc<Notify>,
         counters: Arc<Counters>,
         leaving: watch::Receiver<bool>,
@@ -199,7 +199,7 @@ mod tests {
         let notified = Arc::clone(&woken);
         let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
-        let outside = Outside::new(ends.pop().unwrap());
+        let outside = ExternalEnd::new(ends.pop().unwrap());
         let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
@@ -242,7 +242,7 @@ mod tests {
         for is_taken in [true, false] {
             let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
             let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
-            let outside = Outside::new(ends.pop().unwrap());
+            let outside = ExternalEnd::new(ends.pop().unwrap());
             let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
             let publishing = {

@@ -1,13 +1,16 @@
-//! What a laggard is still owed.
+//! The backlog of a slow consumer: what it is still owed.
 
 use std::{collections::VecDeque, mem};
 
 use bytes::BytesMut;
 
-use super::{Piece, memory::BUFFER, run::COPIED_BELOW};
+use super::{
+    memory::BUFFER,
+    run::{COPIED_BELOW, Piece},
+};
 
-/// The bytes that a socket did not take, in order. Many are references into runs and large frames, so what counts
-/// against the limit is the memory that they keep alive; little ones are copied one behind the other.
+/// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so what
+/// counts against the limit is the memory that they keep alive; little pieces are copied one behind the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
@@ -18,15 +21,15 @@ pub struct Backlog {
     tail_messages: u32,
     /// How much of the first piece has been sent, or of the tail if there is none.
     sent: usize,
-    /// What the pieces keep alive.
+    /// The bytes that the pieces keep alive.
     charged: usize,
     messages: u64,
     was_refused: bool,
 }
 
 impl Backlog {
-    /// What may be owed beyond a limit in bytes: places in queues, headers, answers to pings. So a limit of two
-    /// messages allows two messages, whatever stands beside them.
+    /// Bytes that a connection may be owed beyond its limit: places in queues, headers, answers to pings. So a limit of
+    /// two messages allows two messages, whatever stands beside them.
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece.
@@ -73,19 +76,19 @@ impl Backlog {
         self.was_refused = false;
     }
 
-    /// The socket did not take all that it was offered.
+    /// Notes that the socket did not take all that it was offered.
     pub fn refuse(&mut self) {
         self.was_refused = true;
     }
 
-    /// Has the socket refused any of it? If not, its owner has kept up until now: it holds the shares of topics that
-    /// were left before their walks came.
+    /// Returns whether the socket has refused any of the backlog. If not, the connection has kept up until now: the
+    /// backlog holds shares of topics that the connection left before their walks visited it.
     #[must_use]
     pub fn was_refused(&self) -> bool {
         self.was_refused
     }
 
-    /// What to send next, at most `pieces_max` pieces.
+    /// Returns what to send next, at most `pieces_max` pieces.
     pub fn unsent(&self, pieces_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
         let tail = Some(&self.tail[..]).filter(|tail| !tail.is_empty());
@@ -114,15 +117,15 @@ impl Backlog {
         self.pieces.is_empty() && self.tail.is_empty()
     }
 
-    /// Bytes of memory that it takes and keeps alive, by pieces sent in part as well. What several connections keep
-    /// alive together is charged to each of them.
+    /// Returns the bytes of memory that the backlog takes and keeps alive, by pieces sent in part as well. What several
+    /// connections keep alive together is charged to each of them.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let tail = if self.tail.capacity() > 0 { self.tail.capacity() + BUFFER } else { 0 };
         self.charged + size_of::<Piece>() * self.pieces.capacity() + tail
     }
 
-    /// Messages owed, counting one that was sent in part.
+    /// Returns how many messages are owed, one that was sent in part included.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
@@ -176,6 +179,8 @@ impl Backlog {
 const TAIL_MIN: usize = 64;
 const TAIL_MAX: usize = 32 * 1_024;
 
+const _: () = assert!(TAIL_MIN < COPIED_BELOW && COPIED_BELOW <= TAIL_MAX, "every little piece fits into a buffer");
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -199,7 +204,7 @@ mod tests {
     const LARGE: usize = COPIED_BELOW;
 
     #[test]
-    fn advances_over_pieces_and_what_was_copied() {
+    fn a_backlog_advances_over_pieces_and_copied_bytes() {
         let lengths = [3, LARGE, 5, 7, LARGE + 1, 2];
         let mut backlog = backlog(&lengths);
         let whole = unsent(&backlog);
@@ -213,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_new_until_it_has_been_refused() {
+    fn a_backlog_is_new_until_the_socket_has_refused_it() {
         for lengths in [[2, 2], [LARGE, LARGE]] {
             let mut backlog = backlog(&lengths);
             backlog.advance(lengths[0] + 1);
@@ -225,9 +230,9 @@ mod tests {
         }
     }
 
-    /// Pieces sent in part count whole, and so do places that nothing stands in.
+    /// Pieces sent in part count whole, and so do empty places.
     #[test]
-    fn counts_what_it_keeps_alive() {
+    fn a_backlog_counts_what_it_keeps_alive() {
         let places = |count: usize| count * size_of::<Piece>();
         let mut backlog = backlog(&[LARGE, 2 * LARGE]);
         backlog.advance(LARGE - 1);
@@ -240,9 +245,9 @@ mod tests {
         assert_eq!((backlog.bytes(), backlog.messages()), (BUFFER + TAIL_MIN, 1));
     }
 
-    /// Nor does it matter what stands between them.
+    /// The order of little and large pieces does not matter.
     #[test]
-    fn little_and_large_pieces_in_turn() {
+    fn little_and_large_pieces_in_turn_weigh_little_more_than_their_bytes() {
         let mut backlog = Backlog::default();
         for number in 0..1_000 {
             backlog.push(Piece::new(vec![0; if number % 7 == 0 { LARGE } else { LARGE - 100 }].into(), 1));
@@ -279,9 +284,9 @@ mod tests {
         assert!(backlog.is_empty());
     }
 
-    /// What was copied together stays together.
+    /// Pieces that were copied together stay together.
     #[test]
-    fn a_cut_keeps_what_stands_in_the_first_piece() {
+    fn a_cut_keeps_the_first_piece_whole() {
         let mut backlog = backlog(&[2, 3]);
         backlog.advance(1);
         assert_eq!((backlog.truncate(), backlog.messages()), (0, 2));
@@ -290,12 +295,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "more was sent than was owed")]
-    fn more_than_owed_cannot_have_been_sent() {
+    fn advancing_beyond_the_end_panics() {
         backlog(&[2]).advance(3);
     }
 
     #[test]
-    fn at_most_so_many_pieces() {
+    fn the_number_of_unsent_pieces_is_bounded() {
         let backlog = backlog(&[LARGE, LARGE, 1]);
         assert_eq!((backlog.unsent(2).count(), backlog.unsent(9).count()), (2, 3));
     }
@@ -304,7 +309,7 @@ mod tests {
         /// Whatever is pushed and sent: what is unsent is what was pushed behind what was sent, and a backlog that has
         /// emptied weighs nothing.
         #[test]
-        fn it_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {
+        fn a_backlog_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {
             let (mut backlog, mut model) = (Backlog::default(), Vec::new());
             for (at, (is_sent, length)) in steps.into_iter().enumerate() {
                 if is_sent {

@@ -1,40 +1,40 @@
-//! What a shard is asked from outside about single connections, and what it answers.
+//! Commands of external ends about single connections, and their answers.
 
-use super::{ConnectionId, Published};
+use super::{connection_id::ConnectionId, publication::Published};
 use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
 
-/// What became of something that was to be sent.
+/// The outcome of sending something to one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It leaves with the flush at the end of this turn.
+    /// The message leaves with the flush at the end of this turn.
     Sent,
-    /// It stands behind so many bytes that the client's socket has not taken.
+    /// The message waits behind bytes that the client's socket has not taken.
     Queued {
-        /// The bytes before it.
+        /// How many bytes wait before the message.
         bytes: usize,
     },
-    /// It was not accepted.
+    /// The message was not accepted.
     Refused(Refused),
 }
 
 impl Sent {
-    /// Was it accepted?
+    /// Returns whether the message was accepted.
     #[must_use]
     pub fn is_accepted(self) -> bool {
         !matches!(self, Sent::Refused(_))
     }
 }
 
-/// Why something is not sent.
+/// The reason for which something is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The connection is closing or has ended: nothing follows a close frame (RFC 6455 5.5.1).
     NotOpen,
-    /// More would be owed to it than a backlog may have.
+    /// The connection would be owed more than a backlog may have.
     Full,
-    /// A control frame has at most 125 bytes (RFC 6455 5.5).
+    /// The control frame has more than 125 bytes (RFC 6455 5.5).
     ControlTooLong,
-    /// Text that is not UTF-8 (RFC 6455 5.6).
+    /// The text is not UTF-8 (RFC 6455 5.6).
     NotText,
     /// Close frames and continuations have calls of their own.
     OpCode,
@@ -57,56 +57,56 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What a shard is asked to do by an end of the mesh that is none.
+/// What an external end asks of a shard.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Send a message to one connection.
     Send {
-        /// To this one.
+        /// The recipient.
         id: ConnectionId,
-        /// This.
+        /// The message.
         message: PreparedMessage,
     },
     /// Begin the closing handshake of one connection.
     Close {
-        /// Of this one.
+        /// The connection.
         id: ConnectionId,
-        /// With a code that may be sent.
+        /// A close code that may be sent (RFC 6455 7.4).
         code: CloseCode,
-        /// And a reason that fits.
+        /// A reason that fits into a close frame.
         reason: Box<str>,
     },
-    /// Name all connections that are open.
+    /// Return the ids of all open connections.
     List,
-    /// Ping and give up as this says.
+    /// Change how connections are pinged and when they time out.
     KeepAlive {
-        /// This connection, or all of the shard, those to come included.
+        /// The connection; `None` means all of the shard, those to come included.
         id: Option<ConnectionId>,
-        /// So.
+        /// The new keep-alive.
         keep_alive: KeepAlive,
     },
 }
 
-/// What is answered to who is outside.
+/// The answer to an external end.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// What was submitted has this place in its topic's order.
+    /// The place of the submitted message in its topic's order.
     Published(Published),
-    /// What became of what was to be sent.
+    /// The outcome of [`Command::Send`].
     Sent(Sent),
-    /// Whether the connection was there, and open.
+    /// Whether there is such a connection, and it was open.
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),
 }
 
-/// A command that has arrived at its shard, and what the answer needs.
+/// A command that has arrived at its shard, and the address of the answer.
 #[derive(Debug)]
 pub struct Commanded {
-    /// Which end asks.
+    /// The end that asks.
     pub end: u16,
-    /// What the answer is told apart by.
+    /// The number by which that end knows the answer.
     pub ticket: u64,
-    /// What is asked.
+    /// The command.
     pub command: Command,
 }

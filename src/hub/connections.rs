@@ -1,105 +1,14 @@
-//! Connections by id: slots that are reused, and generations that tell their owners apart.
+//! The connections of one shard: slots that are reused, and generations that tell their owners apart.
 
-use std::{collections::VecDeque, fmt, mem, str::FromStr};
+use std::{collections::VecDeque, fmt, mem};
 
-use super::{Scope, TopicId, subscriptions::Subscriptions};
+use super::{connection_id::ConnectionId, publication::Scope, subscriptions::Subscriptions, topics::TopicId};
 use crate::proto::WebSocket;
 
-/// Names one connection of the whole hub: the shard that owns it, its slot there, and which of the slot's owners is
-/// meant. An id is not used again until its slot has had 16 million other owners.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// The largest number of connections of a shard.
-    pub const SLOTS_MAX: u32 = 1 << 24;
-    const GENERATIONS: u32 = 1 << 24;
-
-    /// Puts an id together.
-    ///
-    /// # Panics
-    ///
-    /// If slot or generation have more than 24 bits.
-    #[must_use]
-    pub fn new(shard: u16, slot: u32, generation: u32) -> Self {
-        assert!(slot < Self::SLOTS_MAX && generation < Self::GENERATIONS, "a connection id has 24 bits for each");
-        ConnectionId(u64::from(shard) << 48 | u64::from(generation) << 24 | u64::from(slot))
-    }
-
-    /// The shard that owns the connection.
-    #[must_use]
-    pub fn shard(self) -> u16 {
-        (self.0 >> 48) as u16
-    }
-
-    /// Its slot in that shard.
-    #[must_use]
-    pub fn slot(self) -> u32 {
-        self.0 as u32 & (Self::SLOTS_MAX - 1)
-    }
-
-    /// Which of the slot's owners it is.
-    #[must_use]
-    pub fn generation(self) -> u32 {
-        (self.0 >> 24) as u32 & (Self::GENERATIONS - 1)
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.shard(), self.slot(), self.generation())
-    }
-}
-
-impl fmt::Debug for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionId({self})")
-    }
-}
-
-/// An id as it is written, such as `0.17.2`.
-///
-/// ```
-/// use ringhub::ConnectionId;
-/// assert_eq!("0.17.2".parse(), Ok(ConnectionId::new(0, 17, 2)));
-/// assert!("0.17".parse::<ConnectionId>().is_err());
-/// ```
-impl FromStr for ConnectionId {
-    type Err = ConnectionIdError;
-
-    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
-        let mut numbers = text.split('.').map(number);
-        let mut next = || numbers.next().flatten().ok_or(ConnectionIdError);
-        let (shard, slot, generation) = (next()?, next()?, next()?);
-        let shard = u16::try_from(shard).map_err(|_| ConnectionIdError)?;
-        if slot >= Self::SLOTS_MAX || generation >= Self::GENERATIONS || numbers.next().is_some() {
-            return Err(ConnectionIdError);
-        }
-        Ok(ConnectionId::new(shard, slot, generation))
-    }
-}
-
-/// Digits only: `u32::from_str` would take a sign.
-fn number(text: &str) -> Option<u32> {
-    text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-/// Text that is no [`ConnectionId`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectionIdError;
-
-impl fmt::Display for ConnectionIdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a connection's id is three numbers with dots between them, such as 0.17.2")
-    }
-}
-
-impl std::error::Error for ConnectionIdError {}
-
-/// What the owner of a [`Hub`](super::Hub) keeps of each connection, beside what the hub itself knows.
+/// What the owner of a hub keeps of each connection, beside what the hub itself knows.
 pub trait Attachment {
-    /// What the owner keeps of a connection with several subscriptions, which may be in several walks at a time. It
-    /// stands beside them, so that other connections have no memory of it.
+    /// What the owner keeps of a connection with several subscriptions, which may be in several walks at a time. The
+    /// mark stands beside the subscriptions, so that other connections have no memory for it.
     type Mark: fmt::Debug + Default;
 }
 
@@ -112,25 +21,25 @@ impl Attachment for () {
 pub struct Connection<T: Attachment = ()> {
     /// The protocol's state.
     pub websocket: WebSocket,
-    /// What the hub's owner keeps of it.
+    /// What the hub's owner keeps of the connection.
     pub io: T,
-    /// The topics it receives.
+    /// The topics that the connection receives.
     pub(super) subscriptions: Subscriptions<T::Mark>,
-    /// Where its client's messages go as they are. Without it they are its handler's.
+    /// The topic of its client's messages, if they are published as they are. Otherwise its handler gets them.
     pub publishes: Option<Publishing>,
-    /// Nothing may be sent to it yet: its opening answer waits until all that it subscribes to can go live, which they
-    /// do together. [`Hub::release`](super::Hub::release) ends this.
+    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
+    /// which they do together. [`Hub::release`](super::hub::Hub::release) ends this.
     pub is_held: bool,
-    /// Which of its slot's owners it is.
+    /// The slot's generation.
     generation: u32,
 }
 
-/// Where a client's messages go as they are.
+/// The target of a client's messages that are published as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publishing {
-    /// To this topic.
+    /// The topic.
     pub topic: TopicId,
-    /// To these of its subscribers.
+    /// The subscribers that the messages are for.
     pub scope: Scope,
 }
 
@@ -152,26 +61,26 @@ impl<T: Attachment> Connection<T> {
 pub struct Connections<T: Attachment = ()> {
     shard: u16,
     slots: Vec<Slot<T>>,
-    /// Slots without an owner; the one that was left first is used again first.
+    /// Slots without an owner; the one that has been free for longest is used first.
     free: VecDeque<u32>,
-    /// So many of them rest before one is used again, as long as there may be more slots: on a server with few clients
-    /// that come and go one slot would have all of them, and be through with its generations within hours.
+    /// How many free slots rest before one is used again, as long as there may be more slots. Without rest, one slot of
+    /// a server with few clients that come and go would have all of them, and use up its generations within hours.
     resting: usize,
 }
 
 #[derive(Debug)]
 enum Slot<T: Attachment> {
-    /// Waits for an owner of this generation.
+    /// The slot has no owner; the next one gets this generation.
     Free { generation: u32 },
-    /// Has an owner, which knows its generation: a field beside it would make the slot larger.
+    /// The slot has an owner, which holds the generation: a field beside the owner would make the slot larger.
     Taken(Connection<T>),
 }
 
 impl<T: Attachment> Connections<T> {
-    /// What each connection takes here, in bytes.
+    /// Bytes that each connection takes in the table.
     pub const SLOT_BYTES: usize = size_of::<Slot<T>>();
 
-    /// No connections yet.
+    /// Returns the empty table of a shard.
     #[must_use]
     pub fn new(shard: u16) -> Self {
         Connections { shard, slots: Vec::new(), free: VecDeque::new(), resting: RESTING }
@@ -183,23 +92,23 @@ impl<T: Attachment> Connections<T> {
         self.resting = count;
     }
 
-    /// How many there are.
+    /// Returns how many connections there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Are there none?
+    /// Returns whether there is no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes in a connection and names it.
+    /// Adds a connection and returns its id.
     ///
     /// # Errors
     ///
-    /// Gives the connection back if all [`ConnectionId::SLOTS_MAX`] slots are taken.
+    /// Returns the connection if all [`ConnectionId::SLOTS_MAX`] slots are taken.
     pub fn insert(&mut self, mut connection: Connection<T>) -> Result<ConnectionId, Box<Connection<T>>> {
         let may_grow = (self.slots.len() as u32) < ConnectionId::SLOTS_MAX;
         let slot = if self.free.len() <= self.resting && may_grow {
@@ -217,7 +126,7 @@ impl<T: Attachment> Connections<T> {
         Ok(ConnectionId::new(self.shard, slot, generation))
     }
 
-    /// Takes a connection out. Its id means nothing from now on.
+    /// Removes a connection. Its id is invalid from now on.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
         self.get(id)?;
         let generation = (id.generation() + 1) % ConnectionId::GENERATIONS;
@@ -255,7 +164,7 @@ impl<T: Attachment> Connections<T> {
         }
     }
 
-    /// Returns the slot's present owner, for topics, whose entry of a slot ends with its connection.
+    /// Returns the slot's present owner. Only for topics, whose members leave before their slots get other owners.
     pub fn at_mut(&mut self, slot: u32) -> Option<&mut Connection<T>> {
         match self.slots.get_mut(slot as usize)? {
             Slot::Taken(owner) => Some(owner),
@@ -263,13 +172,13 @@ impl<T: Attachment> Connections<T> {
         }
     }
 
-    /// The id made of a slot and a generation, whether it still exists or not.
+    /// Returns the id of a slot and a generation, whether the connection still exists or not.
     #[must_use]
     pub fn name(&self, slot: u32, generation: u32) -> ConnectionId {
         ConnectionId::new(self.shard, slot, generation)
     }
 
-    /// The ids of all connections, by slot.
+    /// Returns the ids of all connections, by slot.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         (0..self.slots.len() as u32).filter_map(|slot| self.id_at(slot))
     }
@@ -289,19 +198,6 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_as_they_are_written() {
-        let last = ConnectionId::new(u16::MAX, ConnectionId::SLOTS_MAX - 1, ConnectionId::GENERATIONS - 1);
-        for id in [ConnectionId::new(0, 0, 0), ConnectionId::new(1, 2, 3), last] {
-            assert_eq!(id.to_string().parse(), Ok(id));
-        }
-        for no_id in
-            ["", "1", "1.2", "1.2.3.4", "1.2.", "1.+2.3", "1. 2.3", "65536.0.0", "0.16777216.0", "0.0.16777216"]
-        {
-            assert_eq!(no_id.parse::<ConnectionId>(), Err(ConnectionIdError), "{no_id:?}");
-        }
-    }
-
-    #[test]
     fn an_id_names_one_owner_of_a_slot() {
         let mut connections = Connections::new(3);
         connections.let_rest(0);
@@ -318,7 +214,7 @@ mod tests {
         assert_eq!(connections.ids().collect::<Vec<_>>(), [second]);
     }
 
-    /// One client that comes again and again: a slot rests until a thousand others have been used.
+    /// A client that comes again and again: a slot rests until a thousand others have been used.
     #[test]
     fn slots_are_used_in_turn() {
         let mut connections = Connections::new(0);
@@ -342,12 +238,5 @@ mod tests {
         let theirs = ConnectionId::new(4, ours.slot(), ours.generation());
         assert!(connections.get(theirs).is_none());
         assert!(connections.remove(theirs).is_none());
-    }
-
-    #[test]
-    fn an_id_keeps_its_parts() {
-        let id = ConnectionId::new(65_535, ConnectionId::SLOTS_MAX - 1, 5);
-        assert_eq!((id.shard(), id.slot(), id.generation()), (65_535, ConnectionId::SLOTS_MAX - 1, 5));
-        assert_eq!(id.to_string(), "65535.16777215.5");
     }
 }

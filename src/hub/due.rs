@@ -1,11 +1,11 @@
-//! Topics whose homes are to be asked when there is room.
+//! Topics whose interest waits for room in the lane to their home.
 
 use std::collections::VecDeque;
 
-use super::TopicId;
+use super::topics::TopicId;
 
-/// Topics whose homes have not been asked yet, for want of room in their lanes; each once. A home without room costs
-/// one look, however many topics wait for it.
+/// Topics whose interest has not been sent yet, for want of room in the lane to their home; each once. A home without
+/// room costs one look, however many topics wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     by_home: Vec<VecDeque<TopicId>>,
@@ -13,11 +13,12 @@ pub(super) struct Due {
 }
 
 impl Due {
+    /// Returns whether no topic waits.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Enters a topic of that home.
+    /// Adds a topic of that home.
     pub(super) fn push(&mut self, home: u16, topic: TopicId) {
         let home = usize::from(home);
         if self.by_home.len() <= home {
@@ -27,19 +28,19 @@ impl Due {
         self.count += 1;
     }
 
-    /// Takes out the topics whose homes `ask` has asked, which returns whether there was room: each home's from the
-    /// first on, until it has none.
-    pub(super) fn retry(&mut self, mut ask: impl FnMut(TopicId) -> bool) {
+    /// Removes the topics whose interest `send` has sent, which returns whether the home had room: each home's topics
+    /// from the first on, until the home has no room.
+    pub(super) fn retry(&mut self, mut send: impl FnMut(TopicId) -> bool) {
         if self.is_empty() {
             return;
         }
         for topics in &mut self.by_home {
-            while topics.front().is_some_and(|&topic| ask(topic)) {
+            while topics.front().is_some_and(|&topic| send(topic)) {
                 topics.pop_front();
                 self.count -= 1;
             }
             if topics.is_empty() {
-                // A crowd's queue is not kept.
+                // The queue of a crowd is not kept.
                 topics.shrink_to(QUEUE_KEPT);
             }
         }
@@ -65,7 +66,7 @@ mod tests {
             asked.push(topic.0);
             topic.0 >= 10_000
         });
-        // Those of the home that has room, in their order, and the first of the other.
+        // The topics of the home that has room, in their order, and the first of the other home.
         assert_eq!(asked, (10_000..11_000).chain([0]).collect::<Vec<_>>());
         assert!(!due.is_empty());
         asked.clear();
@@ -78,6 +79,6 @@ mod tests {
         assert_eq!(asked, [0, 1, 2, 3]);
         due.retry(|_| true);
         assert!(due.is_empty());
-        due.retry(|_| panic!("there is nobody to ask"));
+        due.retry(|_| panic!("no topic waits"));
     }
 }

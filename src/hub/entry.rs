@@ -1,78 +1,68 @@
-//! What stands in the lanes between shards, and what it weighs.
+//! The entries of the lanes between shards, and their weights.
 
 use std::sync::Arc;
 
 use super::{
-    Command, ConnectionId, Published, Reply, TopicName,
+    command::{Command, Reply},
     memory::{ALLOCATION, pinned},
+    publication::{Publication, Published},
+    topic_name::TopicName,
 };
-use crate::proto::PreparedMessage;
 
-/// A message of a topic. All ends that it goes to share one.
-#[derive(Debug)]
-pub struct Publication {
-    /// The topic.
-    pub topic: TopicName,
-    /// The connection that sent it, which does not receive it unless its subscription asks for its own messages.
-    pub source: Option<ConnectionId>,
-    /// The message.
-    pub message: PreparedMessage,
-}
-
-/// What a shard asks of a topic's home.
+/// What an end of the mesh asks of a shard.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// The topic's home gives this message the next offset and sends it to each interested shard.
     Publish(Arc<Publication>),
-    /// The same for an end that is no shard and wants to know the message's place.
+    /// The same for an external end, which is answered with the message's place.
     Submit {
         /// The message.
         publication: Arc<Publication>,
-        /// What the answer is told apart by.
+        /// The number by which the external end knows the answer.
         ticket: u64,
     },
-    /// Do something with connections, for an end that is no shard.
+    /// The shard does something with connections for an external end.
     Command {
-        /// What to do.
+        /// The command.
         command: Box<Command>,
-        /// What the answer is told apart by.
+        /// The number by which the external end knows the answer.
         ticket: u64,
     },
-    /// The asking shard wants this much of the topic from now on, whatever it wished before.
+    /// The asking shard has this interest in the topic from now on, whatever it announced before.
     Interest {
         /// The topic.
         topic: TopicName,
-        /// The asking shard's number for this request; larger than those before it.
+        /// The asking shard's number for this announcement; larger than those before it.
         number: u64,
-        /// How much.
-        wish: Wish,
+        /// The interest.
+        interest: Interest,
     },
 }
 
 /// What a shard wants of a topic whose home is another shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing: no connection names it.
-    Nothing,
-    /// That its offsets are remembered: some connections publish to it, and none subscribes.
-    Remember,
-    /// Its messages.
-    Deliver,
+pub enum Interest {
+    /// Nothing: no connection of the shard is attached to the topic.
+    None,
+    /// The home remembers the topic's offsets: connections of the shard publish to it, and none subscribes.
+    Offsets,
+    /// The home sends the topic's messages.
+    Messages,
 }
 
-/// What a topic's home tells a shard.
+/// What a shard sends to another end of the mesh.
 #[derive(Debug, Clone)]
 pub enum Delivery {
-    /// The topic's next message.
+    /// The topic's next message, from its home.
     Message {
         /// The message.
         publication: Arc<Publication>,
-        /// Its place in the topic's order.
+        /// The message's place in the topic's order.
         published: Published,
     },
     /// The answer to a [`Request::Submit`] or a [`Request::Command`].
     Reply {
-        /// Its number.
+        /// The request's ticket.
         ticket: u64,
         /// The answer.
         reply: Reply,
@@ -89,10 +79,10 @@ pub enum Delivery {
 /// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. What several
 /// entries share is charged to each.
 pub(super) trait Weight: Sized {
-    /// What it keeps alive outside of itself, in bytes. The same as long as it exists.
+    /// Returns the bytes that the entry keeps alive outside of itself: the same as long as it exists.
     fn kept(&self) -> usize;
 
-    /// All of it. A queue that doubles as it grows has two places for each of its entries.
+    /// Returns the weight of the entry. A queue that doubles as it grows has two places for each of its entries.
     fn weight(&self) -> usize {
         2 * size_of::<Self>() + self.kept()
     }
@@ -120,7 +110,7 @@ impl Weight for Delivery {
 }
 
 impl Publication {
-    /// The memory of a publication and of all that it keeps alive, in bytes.
+    /// Returns the bytes of the publication and of all that it keeps alive.
     fn kept(&self) -> usize {
         // The name of a topic that the publishing shard does not know is the publication's own.
         PUBLICATION + ALLOCATION + self.topic.as_str().len() + pinned(self.message.frame())

@@ -1,55 +1,63 @@
-//! An end of the mesh that is no shard: it publishes and commands, and is answered.
+//! An end of the mesh that is no shard: it publishes, sends commands, and takes the answers.
 
 use std::sync::Arc;
 
-use super::{Command, ConnectionId, Delivery, MeshEnd, Publication, Reply, Request, TopicName, topics};
+use super::{
+    command::{Command, Reply},
+    connection_id::ConnectionId,
+    entry::{Delivery, Request},
+    mesh::MeshEnd,
+    publication::Publication,
+    topic_name::{TopicName, home},
+};
 use crate::proto::PreparedMessage;
 
-/// Publishes from outside the shards. It has no connections and no topics.
+/// An end of the mesh that is no shard. It has no connections and no topics.
 ///
-/// Its owner calls [`Outside::submit`] unless [`Outside::is_congested`], then [`Outside::send_out`]; takes the answers
-/// by [`Outside::next_answer`]; and before it sleeps calls [`Outside::may_sleep`].
+/// The owner calls [`ExternalEnd::submit`] unless [`ExternalEnd::is_congested`], then [`ExternalEnd::send_out`]; takes
+/// the answers by [`ExternalEnd::next_answer`]; and calls [`ExternalEnd::may_sleep`] before it sleeps.
 #[derive(Debug)]
-pub struct Outside {
+pub struct ExternalEnd {
     mesh: MeshEnd,
 }
 
-impl Outside {
-    /// Takes over an end that is no shard.
+impl ExternalEnd {
+    /// Takes over an end of the mesh.
     ///
     /// # Panics
     ///
-    /// If it is one.
+    /// If the end is a shard.
     #[must_use]
     pub fn new(mesh: MeshEnd) -> Self {
         assert!(mesh.number() >= mesh.shards(), "a shard has a hub");
-        Outside { mesh }
+        ExternalEnd { mesh }
     }
 
-    /// Publishes a message to all subscribers of the topic, except `source`. Its place comes back with the ticket.
+    /// Publishes a message to all subscribers of the topic, except `source`. The message's place comes back with the
+    /// ticket.
     pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage, ticket: u64) {
-        let home = topics::home(&topic, self.mesh.shards());
+        let home = home(&topic, self.mesh.shards());
         let publication = Arc::new(Publication { topic, source, message });
         self.mesh.request(home, Request::Submit { publication, ticket });
     }
 
-    /// Asks a shard to do something. The answer comes back with the ticket.
+    /// Sends a command to a shard. The answer comes back with the ticket.
     ///
     /// # Panics
     ///
-    /// If it is no shard.
+    /// If there is no such shard.
     pub fn command(&mut self, shard: u16, command: Command, ticket: u64) {
         assert!(shard < self.mesh.shards(), "{shard} is no shard");
         self.mesh.request(shard, Request::Command { command: Box::new(command), ticket });
     }
 
-    /// How many shards there are.
+    /// Returns how many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.mesh.shards()
     }
 
-    /// The next answer, and its ticket.
+    /// Returns the next answer, and its ticket.
     pub fn next_answer(&mut self) -> Option<(u64, Reply)> {
         loop {
             match self.mesh.next_delivery()? {
@@ -59,31 +67,31 @@ impl Outside {
         }
     }
 
-    /// Must submitting pause, because what was submitted waits for room?
+    /// Returns whether submitting must pause, because requests wait for room in a lane.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.mesh.is_congested()
     }
 
-    /// How many messages have found no room in a lane so far.
+    /// Returns how many requests have found no room in a lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.mesh.overflowed()
     }
 
-    /// Sends what has waited for room, and wakes the shards that have something to take.
+    /// Sends the requests that have waited for room, and wakes the shards that have something to take.
     pub fn send_out(&mut self) {
         self.mesh.send_out();
     }
 
-    /// The owner is about to sleep. Returns whether it may: an answer may have come just now.
+    /// Notes that the owner is about to sleep. Returns whether it may: an answer may have come just now.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.mesh.about_to_sleep();
         !self.mesh.has_mail()
     }
 
-    /// The owner is awake.
+    /// Notes that the owner is awake.
     pub fn awake(&self) {
         self.mesh.awake();
     }
@@ -94,50 +102,50 @@ mod tests {
     use super::*;
     use crate::hub::{Commanded, Hub, HubLimits, MeshLimits, Wake};
 
-    /// A command reaches the shard it is for, and its answer who has asked.
+    /// A command reaches its shard, and the answer comes back with the command's ticket.
     #[test]
     fn commands_are_answered() {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
-        let mut outside = Outside::new(ends.pop().unwrap());
+        let mut external = ExternalEnd::new(ends.pop().unwrap());
         let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 7);
-        outside.command(0, Command::List, 5);
-        outside.send_out();
+        external.command(0, Command::List, 5);
+        external.send_out();
         let mut commands = Vec::new();
         assert!(hub.take_request(&mut commands) && !hub.take_request(&mut commands));
         let [Commanded { end: 1, ticket: 5, command: Command::List }] = commands[..] else { panic!("{commands:?}") };
         hub.reply(1, 5, Reply::Connections([ConnectionId::new(0, 1, 2)].into()));
         hub.send_out();
-        let Some((5, Reply::Connections(ids))) = outside.next_answer() else { panic!("no answer") };
+        let Some((5, Reply::Connections(ids))) = external.next_answer() else { panic!("no answer") };
         assert_eq!(*ids, [ConnectionId::new(0, 1, 2)]);
-        assert!(outside.next_answer().is_none());
+        assert!(external.next_answer().is_none());
     }
 
     /// However short the lanes: every message gets the next place of its topic, in the order of submission.
     #[test]
-    fn what_is_submitted_is_told_its_place() {
+    fn submitted_messages_are_answered_with_their_places() {
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
         let wake = (0..3).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 2, &limits);
-        let mut outside = Outside::new(ends.pop().unwrap());
+        let mut external = ExternalEnd::new(ends.pop().unwrap());
         let mut hubs: Vec<Hub> = ends.into_iter().map(|mesh| Hub::new(mesh, HubLimits::default(), 7)).collect();
         assert!(!hubs[0].is_alone());
         let names: Vec<TopicName> = (0..6).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
-        let homes: Vec<u16> = names.iter().map(|name| topics::home(name, 2)).collect();
+        let homes: Vec<u16> = names.iter().map(|name| home(name, 2)).collect();
         assert!(homes.contains(&0) && homes.contains(&1), "{homes:?}");
         for ticket in 0..60 {
-            outside.submit(names[ticket % 6].clone(), None, PreparedMessage::text("x"), ticket as u64);
+            external.submit(names[ticket % 6].clone(), None, PreparedMessage::text("x"), ticket as u64);
         }
-        assert!(outside.is_congested() && outside.overflowed() > 0);
+        assert!(external.is_congested() && external.overflowed() > 0);
         let mut answers = Vec::new();
         while answers.len() < 60 {
-            outside.send_out();
+            external.send_out();
             hubs.iter_mut().for_each(|hub| while hub.take_request(&mut Vec::new()) {});
             hubs.iter_mut().for_each(Hub::send_out);
-            answers.extend(std::iter::from_fn(|| outside.next_answer()));
+            answers.extend(std::iter::from_fn(|| external.next_answer()));
         }
-        assert!(!outside.is_congested() && outside.may_sleep());
-        outside.awake();
+        assert!(!external.is_congested() && external.may_sleep());
+        external.awake();
         answers.sort_unstable_by_key(|(ticket, _)| *ticket);
         for (at, (ticket, reply)) in answers.iter().enumerate() {
             let Reply::Published(published) = reply else { panic!("{reply:?}") };

@@ -1,203 +1,25 @@
-//! Publishing: order, gather, and the walks that hand each subscriber its share. The only door for every surface.
+//! Fan-out: what is gathered for the members of a topic, and the walks that hand each of them its share.
 
-use std::{mem, sync::Arc};
-
-use bytes::BytesMut;
+use std::mem;
 
 use super::{
-    Attachment, Connection, ConnectionId, Connections, FrozenRun, MeshEnd, Piece, Publication, Publishing, Request,
-    Run, TopicId, TopicName,
-    due::Due,
-    subscriptions::Standing,
-    topics::{Topic, Topics, VACANT},
+    connection_id::ConnectionId,
+    connections::{Attachment, Connections},
+    hub::Hub,
+    run::{FrozenRun, Piece, Run},
+    subscriptions::{Membership, Subscription},
+    topics::{Topic, TopicId},
+    walk::{VACANT, Walk},
 };
 use crate::proto::PreparedMessage;
 
-/// Which subscribers a message is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scope {
-    /// Those of the publisher's shard only, in no order with the messages of other publishers.
-    Shard,
-    /// Those of all the server's shards, in one order.
-    #[default]
-    Server,
-}
-
-/// Where a published message stands in its topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// The topic's life; a topic that was forgotten comes back with another.
-    pub epoch: u64,
-    /// The message's number within it, from 1.
-    pub offset: u64,
-}
-
-/// What a hub refuses or forgets beyond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HubLimits {
-    /// Topics of one connection. One more is refused. Each takes 20 bytes beside the topic's own some 300.
-    pub subscriptions_max: usize,
-    /// Topics that no connection subscribes or publishes to, on any shard, but whose offsets are remembered.
-    pub topics_idle_max: usize,
-}
-
-impl Default for HubLimits {
-    fn default() -> Self {
-        HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000 }
-    }
-}
-
-/// The connections and topics of one shard, and what is owed between them.
-///
-/// Each turn: [`Hub::subscribe`], [`Hub::unsubscribe`], [`Hub::publish`] and [`Hub::remove`] as input demands; then
-/// [`Hub::begin_walks`] freezes what was gathered, [`Hub::next_member`] is called until it returns `None`, and
-/// [`Hub::end_walk`] closes each walk. A walk may last several turns; messages that arrive meanwhile gather in the
-/// topic's next run.
-#[derive(Debug)]
-pub struct Hub<T: Attachment = ()> {
-    /// Every connection of the shard.
-    pub connections: Connections<T>,
-    /// What it refuses or forgets beyond.
-    pub limits: HubLimits,
-    pub(super) topics: Topics,
-    /// Topics whose run has something and that are not being walked; each once.
-    dirty: Vec<TopicId>,
-    /// What all runs weigh, filling and frozen.
-    pub(super) gathered_bytes: usize,
-    /// Memory of runs that have been sent, for those to come.
-    spare: Vec<BytesMut>,
-    pub(super) mesh: MeshEnd,
-    /// Topics whose home has not been asked yet, for want of room in the lane.
-    pub(super) due: Due,
-    /// The number of the last interest announced or withdrawn, over all topics: a topic that is forgotten and comes
-    /// back must not take an old acknowledgement for its own.
-    pub(super) interest_number: u64,
-}
-
-/// One pass over the subscribers of a topic. It owns the run it hands out; those who were subscribed when it began are
-/// its members, less those who leave before their turn.
-#[derive(Debug)]
-pub(super) struct Walk {
-    /// What its subscribers are owed.
-    pub(super) run: FrozenRun,
-    start: u32,
-    visited: u32,
-    length: u32,
-}
-
-impl Walk {
-    /// Returns whether the member at this index is still to be visited.
-    pub(super) fn is_ahead_of(&self, index: u32) -> bool {
-        let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
-        position >= self.visited
-    }
-}
-
 impl<T: Attachment> Hub<T> {
-    /// An empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be larger
-    /// than any epoch of an earlier process.
-    #[must_use]
-    pub fn new(mesh: MeshEnd, limits: HubLimits, epoch_first: u64) -> Self {
-        Hub {
-            connections: Connections::new(mesh.number()),
-            limits,
-            topics: Topics::new(limits.topics_idle_max, epoch_first, mesh.shards()),
-            dirty: Vec::new(),
-            gathered_bytes: 0,
-            spare: Vec::new(),
-            mesh,
-            due: Due::default(),
-            interest_number: 0,
-        }
-    }
-
-    /// What the connection's client sends goes to the topic of that name. Once for each connection.
-    pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
-        let topic = self.topics.attach(name);
-        connection.publishes = Some(Publishing { topic, scope });
-        self.announce(topic);
-    }
-
-    /// Takes the connection out of everything.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
-        self.unsubscribe_all(id);
-        let connection = self.connections.remove(id)?;
-        if let Some(Publishing { topic, .. }) = connection.publishes {
-            self.detach(topic);
-        }
-        Some(connection)
-    }
-
-    /// One connection fewer names the topic.
-    pub(super) fn detach(&mut self, topic: TopicId) {
-        self.topics.detach(topic);
-        self.announce(topic);
-        self.topics.notice_unused(topic);
-    }
-
-    /// [`Hub::publish`] to the topic of that name, which nobody needs to have subscribed to.
-    pub fn publish_by_name(
-        &mut self,
-        name: &TopicName,
-        source: Option<ConnectionId>,
-        message: &PreparedMessage,
-        scope: Scope,
-    ) -> Option<Published> {
-        if let Some(topic) = self.topics.find(name) {
-            return self.publish(topic, source, message, scope);
-        }
-        let home = self.home(name);
-        match scope {
-            Scope::Shard => None,
-            Scope::Server if home == self.mesh.number() => {
-                let topic = self.topics.find_or_add(name);
-                let published = self.order(topic, source, message);
-                self.topics.notice_unused(topic);
-                Some(published)
-            }
-            Scope::Server => {
-                let publication = Publication { topic: name.clone(), source, message: message.clone() };
-                self.mesh.request(home, Request::Publish(Arc::new(publication)));
-                None
-            }
-        }
-    }
-
-    /// Publishes a message of this shard. `source` does not receive it unless it asked for the echo.
-    ///
-    /// Returns its place in the topic's order if this shard is the topic's home. If not, the message is on its way
-    /// there, and comes back with those of everybody else. A message for one shard has no place in the order.
-    pub fn publish(
-        &mut self,
-        topic: TopicId,
-        source: Option<ConnectionId>,
-        message: &PreparedMessage,
-        scope: Scope,
-    ) -> Option<Published> {
-        let home = self.topics[topic].home;
-        match scope {
-            Scope::Shard => {
-                self.gather(topic, source, message);
-                None
-            }
-            Scope::Server if home == self.mesh.number() => Some(self.order(topic, source, message)),
-            Scope::Server => {
-                let topic = self.topics[topic].name.clone();
-                let publication = Publication { topic, source, message: message.clone() };
-                self.mesh.request(home, Request::Publish(Arc::new(publication)));
-                None
-            }
-        }
-    }
-
     /// Gathers the message for the topic's subscribers on this shard.
     pub(super) fn gather(&mut self, topic: TopicId, source: Option<ConnectionId>, message: &PreparedMessage) {
         let subscription = source.and_then(|id| self.connections.get(id)?.subscriptions.get(topic));
-        let excludes = subscription.is_some_and(|own| !own.echo && own.standing != Standing::Waiting);
+        let excludes = subscription.is_some_and(|own| !own.echo && own.membership != Membership::Pending);
         let entry = &mut self.topics[topic];
-        if entry.members.len() == entry.vacant as usize && entry.joiners.is_empty() {
+        if entry.members.len() == entry.vacant as usize && entry.joining.is_empty() {
             return;
         }
         if entry.run.is_none() {
@@ -207,82 +29,58 @@ impl<T: Attachment> Hub<T> {
             }
         }
         if let Some(run) = &mut entry.run {
-            let before = if run.is_empty() { 0 } else { run.weight() };
-            run.append(message, source.filter(|_| excludes).map(ConnectionId::slot));
-            self.gathered_bytes = self.gathered_bytes - before + run.weight();
+            let except = source.filter(|_| excludes).map(ConnectionId::slot);
+            change(&mut self.gathered_bytes, run, |run| run.append(message, except));
         }
     }
 
-    /// The memory of what was gathered and has not yet been handed to every subscriber, in all topics.
-    #[inline]
-    #[must_use]
-    pub fn gathered_bytes(&self) -> usize {
-        self.gathered_bytes
-    }
-
-    /// Does [`Hub::begin_walks`] have something to begin?
-    #[must_use]
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
-    /// Freezes the run of every topic that has one and is not being walked. Each begins a walk.
+    /// Freezes the run of every topic that has one and no walk. Each of these topics begins a walk, and is added to
+    /// `walks`.
     pub fn begin_walks(&mut self, walks: &mut impl Extend<TopicId>) {
         for &id in &self.dirty {
             let topic = &mut self.topics[id];
+            assert!(topic.walk.is_none(), "a topic has one walk at a time");
             let run = topic.run.take().expect("a dirty topic has a run");
             let before = run.weight();
             let run = run.freeze();
             self.gathered_bytes = self.gathered_bytes - before + run.weight();
-            let length = topic.members.len() as u32;
             // A step that shares no divisor with most lengths: over many walks every subscriber is early and late.
             topic.rotation = topic.rotation.wrapping_add(ROTATION_STEP);
-            let start = topic.rotation.checked_rem(length).unwrap_or(0);
-            topic.walk = Some(Box::new(Walk { run, start, visited: 0, length }));
+            topic.walk = Some(Box::new(Walk::new(run, topic.members.len() as u32, topic.rotation)));
         }
         walks.extend(self.dirty.drain(..));
     }
 
-    /// What the walk of this topic hands out.
+    /// Returns what the walk of this topic hands out.
     ///
     /// # Panics
     ///
-    /// If there is none; as do the three below.
+    /// If the topic has no walk, as the four methods below.
     #[inline]
     #[must_use]
     pub fn run(&self, topic: TopicId) -> &FrozenRun {
         &self.topics[topic].walk.as_ref().expect(WALKING).run
     }
 
-    /// What the walk of this topic owes the subscriber at `slot`, to be kept for later.
+    /// Returns what the walk of this topic owes the subscriber at `slot`, in pieces that may be kept for long.
     #[must_use]
     pub fn owed_by_walk(&mut self, topic: TopicId, slot: u32) -> Vec<Piece> {
         self.topics[topic].walk.as_mut().expect(WALKING).run.owed(slot)
     }
 
-    /// The slot of the next subscriber that the topic's walk comes to.
+    /// Returns the slot of the next subscriber that the topic's walk visits.
     pub fn next_member(&mut self, topic: TopicId) -> Option<u32> {
         let Topic { members, walk, .. } = &mut self.topics[topic];
-        let walk = walk.as_mut().expect(WALKING);
-        while walk.visited < walk.length {
-            let index = walk.start + walk.visited;
-            walk.visited += 1;
-            let index = if index < walk.length { index } else { index - walk.length };
-            let slot = members[index as usize];
-            if slot != VACANT {
-                return Some(slot);
-            }
-        }
-        None
+        walk.as_mut().expect(WALKING).next(members)
     }
 
-    /// Takes back the last member that [`Hub::next_member`] has returned: it will be the next once more.
+    /// Takes back the last member that [`Hub::next_member`] has returned, which returns it once more.
     pub fn step_back(&mut self, topic: TopicId) {
-        self.topics[topic].walk.as_mut().expect(WALKING).visited -= 1;
+        self.topics[topic].walk.as_mut().expect(WALKING).step_back();
     }
 
-    /// Ends the topic's walk: those who left make room, those who joined become members, and what was gathered
-    /// meanwhile is dirty.
+    /// Ends the topic's walk: vacant places of members are filled, joining subscriptions become members, and the topic
+    /// is dirty if messages were gathered meanwhile.
     pub fn end_walk(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
         let run = topic.walk.take().expect(WALKING).run;
@@ -297,13 +95,13 @@ impl<T: Attachment> Hub<T> {
             if let Some(&moved) = topic.members.get(index)
                 && moved != VACANT
             {
-                Self::moved(&mut self.connections, moved, id, Standing::Member(index as u32));
+                note_membership(&mut self.connections, moved, id, Membership::Member(index as u32));
             }
         }
-        for slot in mem::take(&mut topic.joiners) {
+        for slot in mem::take(&mut topic.joining) {
             let index = topic.members.len() as u32;
             topic.members.push(slot);
-            Self::moved(&mut self.connections, slot, id, Standing::Member(index));
+            note_membership(&mut self.connections, slot, id, Membership::Member(index));
         }
         if topic.run.is_some() {
             self.dirty.push(id);
@@ -321,35 +119,91 @@ impl<T: Attachment> Hub<T> {
         self.topics.forget_idle();
     }
 
-    /// The shard that orders the topic's messages.
-    #[must_use]
-    pub fn home(&self, name: &TopicName) -> u16 {
-        self.topics.home(name)
+    /// Makes a pending subscription live: from here on the connection is owed every message of the topic.
+    pub(super) fn join(&mut self, id: ConnectionId, topic_id: TopicId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(subscription) = connection.subscriptions.get_mut(topic_id) else { return };
+        assert_eq!(subscription.membership, Membership::Pending, "a subscription joins once");
+        let topic = &mut self.topics[topic_id];
+        if let Some(run) = &mut topic.run {
+            change(&mut self.gathered_bytes, run, |run| run.join(id.slot()));
+        }
+        let list = if topic.walk.is_some() { &mut topic.joining } else { &mut topic.members };
+        let index = list.len() as u32;
+        list.push(id.slot());
+        subscription.membership =
+            if topic.walk.is_some() { Membership::Joining(index) } else { Membership::Member(index) };
     }
 
-    /// How many subscribers the topic has on this shard.
-    #[must_use]
-    pub fn subscribers(&self, name: &TopicName) -> usize {
-        self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
+    /// Removes the connection from the members of a topic, which its subscription was until now.
+    pub(super) fn remove_member(&mut self, id: ConnectionId, topic_id: TopicId, membership: Membership) {
+        let topic = &mut self.topics[topic_id];
+        let (list, index) = match membership {
+            Membership::Pending => return,
+            Membership::Joining(index) => (&mut topic.joining, index),
+            Membership::Member(index) => (&mut topic.members, index),
+        };
+        let place = &mut list[index as usize];
+        assert_eq!(*place, id.slot(), "a member stands where its subscription says");
+        if matches!(membership, Membership::Member(_)) && topic.walk.is_some() {
+            *place = VACANT;
+            topic.vacant += 1;
+            return;
+        }
+        list.swap_remove(index as usize);
+        if let Some(&moved) = list.get(index as usize) {
+            note_membership(&mut self.connections, moved, topic_id, membership);
+        }
     }
 
-    /// The number of the topic's last message; 0 if there was none, or if the topic is not known.
-    #[must_use]
-    pub fn offset(&self, name: &TopicName) -> u64 {
-        self.topics.find(name).map_or(0, |id| self.topics[id].offset)
+    /// Returns what these subscriptions of a connection are owed and has not been handed to it.
+    pub(super) fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Piece> {
+        let mut owed = Vec::new();
+        for subscription in subscriptions {
+            let topic = &mut self.topics[subscription.topic];
+            if let Membership::Member(index) = subscription.membership
+                && let Some(walk) = &mut topic.walk
+                && walk.is_ahead_of(index)
+            {
+                owed.extend(walk.run.owed(id.slot()));
+            }
+            if subscription.membership != Membership::Pending
+                && let Some(run) = &mut topic.run
+            {
+                owed.extend(change(&mut self.gathered_bytes, run, |run| run.owed(id.slot())));
+            }
+        }
+        owed
     }
 }
 
-const WALKING: &str = "the topic is being walked";
+/// Notes in the subscription of the connection at `slot` where it stands among the members of the topic now.
+fn note_membership<T: Attachment>(connections: &mut Connections<T>, slot: u32, topic: TopicId, membership: Membership) {
+    let connection = connections.at_mut(slot).expect("a member is a connection");
+    connection.subscriptions.get_mut(topic).expect("a member has a subscription").membership = membership;
+}
+
+/// Changes a run, and the weight of all runs by what the run's weight changes. An empty run does not count yet.
+#[inline]
+fn change<R>(gathered_bytes: &mut usize, run: &mut Run, change: impl FnOnce(&mut Run) -> R) -> R {
+    let before = if run.is_empty() { 0 } else { run.weight() };
+    let result = change(run);
+    *gathered_bytes = *gathered_bytes - before + run.weight();
+    result
+}
+
+const WALKING: &str = "the topic has a walk";
 
 /// About the golden ratio of 2³², and odd.
 const ROTATION_STEP: u32 = 0x9e37_79b1;
+
+const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members begin at each of them");
 
 /// Memory kept for runs to come: a few buffers, none of them large.
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 
-/// Bytes of runs that were sent and are kept for those to come.
+/// Bytes of runs that were sent and are kept for runs to come.
 pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
 
 #[cfg(test)]
@@ -360,7 +214,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Piece, Subscribed, testing},
+        hub::{Connection, HubLimits, MeshEnd, Scope, Subscribed, TopicName, testing},
         proto::{Role, Tick, WebSocket},
     };
 
@@ -491,7 +345,7 @@ mod tests {
             hub.subscribe(b, &name("t"), true);
         }
         let topic = &hub.topics[walks[0]];
-        assert_eq!((topic.members.len(), topic.joiners.len()), (2, 1));
+        assert_eq!((topic.members.len(), topic.joining.len()), (2, 1));
         hub.end_walk(walks.pop().unwrap());
         assert_eq!(hub.subscribers(&name("t")), 2);
     }

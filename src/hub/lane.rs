@@ -1,4 +1,4 @@
-//! A lane: a lock-free queue from one end of the mesh to another, and what waits beside it.
+//! A lane: a lock-free queue from one end of the mesh to another, and the overflow that waits beside it.
 
 use std::{
     collections::VecDeque,
@@ -12,16 +12,16 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::entry::Weight;
 
-/// The producing end of a lane, with what has found no room in it.
+/// The producing end of a lane, with the entries that have found no room in it.
 #[derive(Debug)]
 pub(super) struct LaneOut<T> {
     producer: Producer<T>,
-    /// The weight of what stands in the lane. The producer adds, the consumer subtracts.
+    /// The weight of the entries in the lane. The producer adds, the consumer subtracts.
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
     overflow: VecDeque<T>,
     overflow_bytes: usize,
-    /// How many have ever had to wait.
+    /// How many entries have ever had to wait.
     overflowed: u64,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct LaneIn<T> {
     bytes: Arc<AtomicUsize>,
 }
 
-/// Both ends of a lane with room for so many entries, until those in it weigh more than `bytes_max`.
+/// Returns both ends of a lane. It takes this many entries, and none while those in it weigh more than `bytes_max`.
 pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
     let bytes = Arc::new(AtomicUsize::new(0));
@@ -48,7 +48,7 @@ pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T
 }
 
 impl<T: Weight> LaneOut<T> {
-    /// Puts an entry into the lane, or behind what waits for room in it. Returns the weight of what has to wait.
+    /// Puts an entry into the lane, or at the end of the overflow. Returns the weight of the entry if it has to wait.
     pub(super) fn send(&mut self, item: T) -> usize {
         if self.would_take() {
             self.push(item);
@@ -66,7 +66,7 @@ impl<T: Weight> LaneOut<T> {
         self.overflow.is_empty() && self.has_room()
     }
 
-    /// Moves what waits into the lane as far as there is room. Returns how many entries were moved.
+    /// Moves the overflow into the lane as far as there is room. Returns how many entries were moved.
     pub(super) fn send_overflow(&mut self) -> usize {
         let mut moved = 0;
         while self.has_room()
@@ -83,17 +83,17 @@ impl<T: Weight> LaneOut<T> {
         moved
     }
 
-    /// The weight of what waits for room.
+    /// Returns the weight of the overflow.
     pub(super) fn overflow_bytes(&self) -> usize {
         self.overflow_bytes
     }
 
-    /// How many entries have ever had to wait.
+    /// Returns how many entries have ever had to wait.
     pub(super) fn overflowed(&self) -> u64 {
         self.overflowed
     }
 
-    /// Places of what waits for room.
+    /// Returns the number of places in the overflow.
     #[cfg(test)]
     pub(super) fn overflow_capacity(&self) -> usize {
         self.overflow.capacity()
@@ -111,14 +111,14 @@ impl<T: Weight> LaneOut<T> {
 }
 
 impl<T: Weight> LaneIn<T> {
-    /// The next entry.
+    /// Takes the next entry.
     pub(super) fn take(&mut self) -> Option<T> {
         let item = self.consumer.pop().ok()?;
         self.bytes.fetch_sub(item.weight(), Ordering::Relaxed);
         Some(item)
     }
 
-    /// Returns whether there is none.
+    /// Returns whether the lane has no entry.
     pub(super) fn is_empty(&self) -> bool {
         self.consumer.is_empty()
     }

@@ -1,20 +1,20 @@
 //! Lanes between shards: requests go to a topic's home, deliveries come from it.
 //!
-//! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. What finds no room waits in
-//! an overflow beside the lane, in order, and its owner stops taking on more:
+//! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. An entry that finds no room
+//! waits in an overflow beside the lane, in order, and its owner stops taking on more:
 //!
 //! - while a *request* waits, the shard receives nothing from its connections;
 //! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests either, so request
 //!   lanes fill and the publishers' shards stop receiving;
 //! - deliveries are always taken, as soon as the shard has sent what it has gathered, and cause no lane traffic.
 //!
-//! So whoever waits, waits for somebody who only waits for its own sockets, and those never wait: there is no cycle.
+//! Waits form a chain: receive, request lane, delivery lane, socket. Sends to sockets never block, so the chain has no
+//! cycle.
 
 use std::sync::Arc;
 
 use super::{
-    Delivery, Request,
-    entry::Weight,
+    entry::{Delivery, Request, Weight},
     lane::{LaneIn, LaneOut, lane},
     signal::Signal,
 };
@@ -24,20 +24,20 @@ use super::{
 pub struct MeshLimits {
     /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
     pub lane_bytes_max: usize,
-    /// Memory of what stands in lanes, each entry with its message. A lane beyond its share takes nothing until some
-    /// were taken out.
+    /// Memory of the entries in lanes, each with its message. A lane beyond its share takes no entry until some were
+    /// taken out.
     pub message_bytes_max: usize,
-    /// Memory of what waits for one shard's delivery lanes before it takes no more requests.
+    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests.
     pub overflow_bytes_max: usize,
     /// Entries of one lane, if memory allows.
     pub lane_entries_max: usize,
 }
 
 impl MeshLimits {
-    /// No lane is shorter than this.
+    /// Entries of the shortest lane.
     pub const LANE_ENTRIES_MIN: usize = 2;
 
-    /// Entries of each lane where there are so many ends.
+    /// Returns the entries of each lane of a mesh with this many ends.
     #[must_use]
     pub fn lane_entries(&self, ends: usize) -> usize {
         let pairs = (ends * ends.saturating_sub(1)).max(1);
@@ -45,7 +45,7 @@ impl MeshLimits {
         (self.lane_bytes_max / pairs / ENTRY_PAIR).clamp(Self::LANE_ENTRIES_MIN, most)
     }
 
-    /// Memory of all lanes where there are so many ends.
+    /// Returns the memory of all lanes of a mesh with this many ends.
     #[must_use]
     pub fn lane_memory(&self, ends: usize) -> usize {
         ends * ends.saturating_sub(1) * ENTRY_PAIR * self.lane_entries(ends)
@@ -67,12 +67,12 @@ impl Default for MeshLimits {
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
-    /// Ends with a lower number are shards, which are homes of topics; the others only ask.
+    /// Ends with a lower number are shards; the others are external.
     shards: u16,
     /// By the other end's number; none to itself.
     links: Vec<Option<Link>>,
     signals: Arc<[Signal]>,
-    /// Where looking for something to take begins, so that no lane is always the last.
+    /// The link whose lanes are looked at first, so that no lane is always the last.
     next: usize,
     overflow_bytes_max: usize,
     /// The weight of the requests, and of the deliveries, that wait for room in all links together.
@@ -86,25 +86,26 @@ struct Link {
     requests_in: LaneIn<Request>,
     deliveries_out: LaneOut<Delivery>,
     deliveries_in: LaneIn<Delivery>,
-    /// Something was put into a lane since the other end was last told.
+    /// An entry was put into a lane since the other end was last signalled.
     is_touched: bool,
 }
 
-/// Wakes an end's thread, also if it is called just before that falls asleep.
+/// Wakes an end's thread, also if the call comes just before the thread falls asleep.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 impl MeshEnd {
-    /// Connects as many shards as there are ways to wake one.
+    /// Connects shards, one for each `wake`.
     #[must_use]
     pub fn connect(wake: Vec<Wake>, limits: &MeshLimits) -> Vec<MeshEnd> {
         let shards = wake.len();
         Self::connect_with(wake, shards, limits)
     }
 
-    /// Connects as many ends as there are ways to wake one. The first so many are shards.
+    /// Connects ends, one for each `wake`. The first `shards` of them are shards.
     #[must_use]
     pub fn connect_with(wake: Vec<Wake>, shards: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
         let count = wake.len();
+        assert!(shards <= count && count <= usize::from(u16::MAX), "{shards} of {count} ends are shards");
         let entries = limits.lane_entries(count);
         let bytes_max = limits.message_bytes_max / (2 * count * count.saturating_sub(1)).max(1);
         let signals: Arc<[Signal]> = wake.into_iter().map(Signal::new).collect();
@@ -131,19 +132,19 @@ impl MeshEnd {
         ends
     }
 
-    /// A mesh of one.
+    /// Returns the end of a mesh with one shard.
     #[must_use]
     pub fn alone() -> MeshEnd {
         MeshEnd::connect(vec![Arc::new(|| {})], &MeshLimits::default()).remove(0)
     }
 
-    /// This end's number.
+    /// Returns this end's number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 
-    /// How many ends are shards: they have the lowest numbers.
+    /// Returns how many ends are shards, which have the lowest numbers.
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.shards
@@ -178,28 +179,29 @@ impl MeshEnd {
         link.is_none_or(|link| link.requests_out.would_take())
     }
 
-    /// The next delivery, from whichever end it comes.
+    /// Takes the next delivery, from all ends by turns.
     pub fn next_delivery(&mut self) -> Option<Delivery> {
         self.take(|link| &mut link.deliveries_in).map(|(_, delivery)| delivery)
     }
 
-    /// The next request and the end it comes from; nothing while deliveries wait for room beyond the limit.
+    /// Takes the next request, and the number of its end; none while deliveries wait for room beyond the limit.
     pub fn next_request(&mut self) -> Option<(u16, Request)> {
         if self.deliveries_wait() { None } else { self.take(|link| &mut link.requests_in) }
     }
 
     /// Returns whether receiving from connections must pause, because a request waits for room, or too many deliveries
-    /// do. It is asked between any two messages and only compares two numbers.
+    /// do. A shard calls this between any two messages; it only compares two numbers.
     #[inline]
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.requests_waiting > 0 || self.deliveries_wait()
     }
 
-    /// Tries once more what waits for room, and tells the other ends what has been put into their lanes.
+    /// Sends what has waited for room, and signals the other ends whose lanes have new entries.
     pub fn send_out(&mut self) {
         if !self.send_overflow() {
-            // From here on whoever makes room tells us; room that was made just before is found by trying again.
+            // An end that makes room from here on wakes this one; room that was made just before is found by the second
+            // try.
             self.wants_room();
             self.send_overflow();
         }
@@ -212,42 +214,42 @@ impl MeshEnd {
         }
     }
 
-    /// The owner has something for a lane without room. It must try once more after this call; when there is room
-    /// later, it is woken.
+    /// Notes that the owner has something for a lane without room. The owner must try once more after this call, and is
+    /// woken when there is room later.
     pub(super) fn wants_room(&self) {
         self.signals[usize::from(self.number)].wants_room();
     }
 
-    /// Returns whether there is anything to take that would be taken now.
+    /// Returns whether there is a delivery, or a request that would be taken now.
     #[must_use]
     pub fn has_mail(&self) -> bool {
         let requests = !self.deliveries_wait();
         self.links().any(|link| !link.deliveries_in.is_empty() || (requests && !link.requests_in.is_empty()))
     }
 
-    /// The owner is about to sleep. It must ask [`MeshEnd::has_mail`] once more after this call.
+    /// Notes that the owner is about to sleep. The owner must ask [`MeshEnd::has_mail`] once more after this call.
     pub fn about_to_sleep(&self) {
         self.signals[usize::from(self.number)].about_to_sleep();
     }
 
-    /// The owner is awake.
+    /// Notes that the owner is awake.
     pub fn awake(&self) {
         self.signals[usize::from(self.number)].awake();
     }
 
-    /// The memory of what waits for room in delivery lanes.
+    /// Returns the memory of the deliveries that wait for room.
     #[must_use]
     pub fn overflow_bytes(&self) -> usize {
         self.deliveries_waiting
     }
 
-    /// The same with the requests that wait for room.
+    /// Returns the memory of the deliveries and requests that wait for room.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.requests_waiting + self.deliveries_waiting
     }
 
-    /// How many requests and deliveries have found no room in their lane so far.
+    /// Returns how many requests and deliveries have found no room in their lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.links().map(|link| link.requests_out.overflowed() + link.deliveries_out.overflowed()).sum()
@@ -263,7 +265,7 @@ impl MeshEnd {
         self.deliveries_waiting > self.overflow_bytes_max
     }
 
-    /// Moves what waits into the lanes as far as there is room. Returns whether nothing waits any more.
+    /// Moves overflows into the lanes as far as there is room. Returns whether nothing waits any more.
     fn send_overflow(&mut self) -> bool {
         if self.requests_waiting + self.deliveries_waiting == 0 {
             return true;
@@ -322,7 +324,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Command, ConnectionId, Publication, Published, Reply, TopicName, Wish},
+        hub::{Command, ConnectionId, Interest, Publication, Published, Reply, TopicName},
         proto::{CloseCode, PreparedMessage},
     };
 
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_comes_later_and_in_order() {
+    fn entries_without_room_come_later_and_in_order() {
         let mut ends = mesh(2, &tiny());
         for number in 0..5 {
             ends[0].request(1, request(&number.to_string()));
@@ -390,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_full_of_bytes_too() {
+    fn a_lane_is_full_at_its_share_of_bytes() {
         let long = "x".repeat(10_000);
         let limits = MeshLimits { message_bytes_max: 4 * (request(&long).weight() + 1), ..MeshLimits::default() };
         let mut ends = mesh(2, &limits);
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sleepers_are_woken() {
+    fn only_sleeping_ends_are_woken() {
         let woken = Arc::new(AtomicUsize::new(0));
         let wake: Vec<Wake> = (0..2)
             .map(|_| -> Wake {
@@ -441,7 +443,7 @@ mod tests {
         let count = || woken.load(Ordering::Relaxed);
         ends[0].request(1, request("a"));
         ends[0].send_out();
-        assert_eq!(count(), 0, "nobody sleeps");
+        assert_eq!(count(), 0, "no end sleeps");
         ends[1].about_to_sleep();
         ends[0].send_out();
         assert_eq!(count(), 0, "nothing new");
@@ -452,14 +454,14 @@ mod tests {
         ends[0].request(1, request("no room"));
         ends[0].send_out();
         assert!(ends[1].next_request().is_some());
-        assert_eq!(count(), 2, "who waits for room is woken when there is some");
+        assert_eq!(count(), 2, "an end that waits for room is woken when there is some");
         assert!(ends[1].next_request().is_some());
         assert_eq!(count(), 2);
     }
 
-    /// A shard that ends before the others, as in a drain, takes nothing more and disturbs nobody.
+    /// A shard that ends before the others, as in a drain, takes nothing more.
     #[test]
-    fn an_end_that_is_gone_only_takes_nothing() {
+    fn an_end_that_is_gone_disturbs_no_other() {
         let mut ends = mesh(3, &tiny());
         ends[0].request(1, request("before"));
         ends[1].request(0, request("its last"));
@@ -479,14 +481,14 @@ mod tests {
     #[test]
     fn waiting_acknowledgements_hold_requests_back() {
         let mut ends = mesh(2, &tiny());
-        ends[1].request(0, Request::Interest { topic: name(), number: 9, wish: Wish::Deliver });
+        ends[1].request(0, Request::Interest { topic: name(), number: 9, interest: Interest::Messages });
         for number in 0..4 {
             ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
         }
         assert!(ends[0].is_congested() && ends[0].next_request().is_none());
     }
 
-    /// What is asked between any two messages is what looking at every lane would say.
+    /// The sums that `is_congested` compares are those over all lanes.
     #[test]
     fn the_sums_are_those_of_all_lanes() {
         let mut ends = mesh(3, &MeshLimits { overflow_bytes_max: 1_000, ..tiny() });
@@ -515,7 +517,7 @@ mod tests {
 
     /// Entries count, not only their messages: however small these are, a limit in bytes is one of their number too.
     #[test]
-    fn what_waits_weighs_itself() {
+    fn an_entry_weighs_its_own_size() {
         let mut ends = mesh(2, &MeshLimits { overflow_bytes_max: 64 << 10, ..tiny() });
         let mut count = 0;
         while !ends[0].is_congested() {
@@ -524,7 +526,7 @@ mod tests {
         }
         assert!((100..500).contains(&count), "{count} empty messages are charged 64 KiB");
         for entry in [
-            Request::Interest { topic: name(), number: 1, wish: Wish::Deliver },
+            Request::Interest { topic: name(), number: 1, interest: Interest::Messages },
             Request::Command { command: Box::new(Command::List), ticket: 1 },
         ] {
             assert!(entry.weight() >= size_of::<Request>());

@@ -4,10 +4,7 @@ use std::{collections::HashMap, iter, mem, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    Walk,
-    memory::{ALLOCATION, BUFFER, LARGE_PIECE_PINS, pinned},
-};
+use super::memory::{ALLOCATION, BUFFER, LARGE_PIECE_PINS, pinned};
 use crate::proto::{LARGE_FRAME, PreparedMessage};
 
 /// Whole frames in one piece of memory.
@@ -70,7 +67,7 @@ impl Run {
     /// An empty run that gathers into `buffer`, which must be empty.
     #[must_use]
     pub fn new(buffer: BytesMut) -> Self {
-        debug_assert!(buffer.is_empty());
+        assert!(buffer.is_empty(), "a run gathers into an empty buffer");
         let capacity = buffer.capacity();
         Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, ..Run::default() }
     }
@@ -126,7 +123,7 @@ impl Run {
     pub fn weight(&self) -> usize {
         let small = if self.is_given { self.small } else { self.buffers };
         let pieces = size_of::<Piece>() * self.gathered.pieces.capacity();
-        size_of::<Self>() + size_of::<Walk>() + 2 * ALLOCATION + small + self.large + pieces + self.exclusions
+        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + small + self.large + pieces + self.exclusions
     }
 
     /// Ends gathering.
@@ -358,6 +355,9 @@ impl Position {
     }
 }
 
+/// The walk that a run becomes: the frozen run, and three places among the members.
+pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
+
 /// What is noted of one subscriber with exclusions, in a table that is up to half empty, beside the exclusions.
 const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALLOCATION;
 
@@ -371,6 +371,8 @@ const TAIL_MIN: usize = 64;
 /// Beyond so many pieces even large frames are copied, so that one send can carry the run whatever stands before it.
 /// Each large frame adds two at the most, and the tail is one more.
 const PIECES_MAX: usize = 512;
+
+const _: () = assert!(COPIED_BELOW < TAIL_MAX, "a full tail is kept as it is, not copied into each backlog");
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
-//! Waking another shard, without a system call unless it sleeps, and without ever missing one.
+//! Waking another end of the mesh: no system call unless the end sleeps, and no lost wake-up.
 //!
-//! The plain version wakes after every push. Here the one that is about to sleep says so first, then looks once more:
+//! The plain version wakes after every push. Here the consumer sets a flag before it sleeps, then looks once more:
 //!
-//! | who goes to sleep | who has something for it |
+//! | consumer | producer |
 //! | --- | --- |
 //! | sets its flag | pushes into the lane |
 //! | fence | fence |
@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use std::{fmt, sync::Arc};
 
-/// What the other ends of the mesh know of one end: whether it has to be woken.
+/// The flags by which the other ends of the mesh know whether one end, the owner, has to be woken.
 pub(super) struct Signal {
-    /// It sleeps until something arrives.
+    /// The owner sleeps until something arrives.
     sleeps: AtomicBool,
-    /// It has something for a full lane.
+    /// The owner has something for a full lane.
     wants_room: AtomicBool,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -34,14 +34,14 @@ impl fmt::Debug for Signal {
 }
 
 impl Signal {
-    /// A signal whose owner is awake. `wake` must make the owner look at its lanes again, also if it is called just
-    /// before the owner falls asleep.
+    /// Returns a signal whose owner is awake. `wake` must make the owner look at its lanes again, also if it is called
+    /// just before the owner falls asleep.
     pub(super) fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         Signal { sleeps: AtomicBool::new(false), wants_room: AtomicBool::new(false), wake }
     }
 
-    /// The owner is about to sleep. It must look at its lanes once more after this call, and sleep only if they are
-    /// empty.
+    /// Notes that the owner is about to sleep. The owner must look at its lanes once more after this call, and sleep
+    /// only if they are empty.
     pub(super) fn about_to_sleep(&self) {
         // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not
         // a store: it takes its place in one order with the swap there.
@@ -49,13 +49,13 @@ impl Signal {
         fence(Ordering::SeqCst);
     }
 
-    /// The owner is awake.
+    /// Notes that the owner is awake.
     pub(super) fn awake(&self) {
         // Relaxed: a producer that still sees the flag wakes in vain, no more.
         self.sleeps.store(false, Ordering::Relaxed);
     }
 
-    /// Something was pushed for the owner.
+    /// Notes that something was pushed for the owner.
     pub(super) fn arrived(&self) {
         // Orders the push before the look at the flag; pairs with the one in `about_to_sleep`.
         fence(Ordering::SeqCst);
@@ -64,14 +64,14 @@ impl Signal {
         }
     }
 
-    /// The owner has something for a lane that was full. It must try once more after this call.
+    /// Notes that the owner has something for a lane that was full. The owner must try once more after this call.
     pub(super) fn wants_room(&self) {
         // Relaxed: as in `about_to_sleep`; the fence pairs with the one in `made_room`.
         self.wants_room.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Something was taken out of a lane that the owner fills.
+    /// Notes that something was taken out of a lane that the owner fills.
     pub(super) fn made_room(&self) {
         fence(Ordering::SeqCst);
         if self.wants_room.load(Ordering::Relaxed) && self.wants_room.swap(false, Ordering::Relaxed) {

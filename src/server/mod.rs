@@ -21,7 +21,7 @@ use crate::{
     endpoints::Endpoints,
     error::StartError,
     handover::{ControlDoor, Sockets},
-    hub::{MeshEnd, MeshLimits, Outside, Wake},
+    hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, Command},
     sys::{self, net},
@@ -153,7 +153,7 @@ impl Server {
             Arc::new(move || woken.notify_one()) as Wake
         });
         let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
-        let outside = Outside::new(mesh.pop().expect("one end more than shards"));
+        let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
         let (door, arrivals) = ControlDoor::new();
         let sockets = Sockets::new(config.limits.connections_per_address_max);
         let occupied = Arc::new(AtomicUsize::new(count));

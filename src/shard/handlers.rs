@@ -360,7 +360,7 @@ impl<I: Io> Door for Shard<I> {
                 self.joined.push(Joined { id, topic: topic.clone() });
                 Ok(())
             }
-            Subscribed::Waiting => Ok(()),
+            Subscribed::Pending => Ok(()),
             Subscribed::Already => Err(SubscribeError::Already),
             Subscribed::TooMany => Err(SubscribeError::TooMany),
             Subscribed::Closed => Err(SubscribeError::NotOpen),

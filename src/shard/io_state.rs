@@ -47,8 +47,8 @@ impl Attachment for IoState {
 const _: () =
     assert!(Connections::<IoState>::SLOT_BYTES == 112, "ARCHITECTURE.md adds up what an idle connection costs");
 
-/// The entry of a batch that a connection with several subscriptions leaves by. Its shares of all walks of the batch are
-/// in that entry, since a connection stands at most once in a batch. Any other connection is in at most one walk.
+/// The entry of a batch that a connection with several subscriptions leaves by. Its shares of all walks of the batch
+/// are in that entry, since a connection stands at most once in a batch. Any other connection is in at most one walk.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct BatchEntry {
     /// The batch's number; from 1.

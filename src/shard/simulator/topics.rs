@@ -137,7 +137,7 @@ fn a_later_subscription_holds_nothing() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near]);
-    assert_eq!(world.shard.hub.subscribe(id, &far, true), Subscribed::Waiting);
+    assert_eq!(world.shard.hub.subscribe(id, &far, true), Subscribed::Pending);
     world.publish(&near, "1");
     world.publish(&far, "before");
     world.turn();

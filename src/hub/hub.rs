@@ -1,0 +1,156 @@
+//! The hub of one shard: its connections, its topics, and its end of the mesh.
+//!
+//! The other `impl Hub` stand in floors above this file, each of which calls only those below it: `fanout` (members,
+//! runs, walks), `interest` (what this shard wants of remote topics), `order` (publishing), `membership` (subscribing),
+//! `mail` (what arrives by the mesh).
+
+use bytes::BytesMut;
+
+use super::{
+    connections::{Attachment, Connections},
+    due::Due,
+    mesh::MeshEnd,
+    topic_name::TopicName,
+    topics::{TopicId, TopicRole, Topics},
+};
+
+/// Limits of one hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubLimits {
+    /// Subscriptions of one connection. Each takes 20 bytes beside the topic's own some 300.
+    pub subscriptions_max: usize,
+    /// Topics that the hub remembers although no connection of any shard subscribes or publishes to them.
+    pub topics_idle_max: usize,
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000 }
+    }
+}
+
+/// The connections and topics of one shard, and what is owed between them.
+///
+/// In each turn the shard calls [`Hub::subscribe`], [`Hub::unsubscribe`], [`Hub::publish`] and [`Hub::remove`] as input
+/// demands; then [`Hub::begin_walks`] freezes what was gathered, [`Hub::next_member`] is called until it returns
+/// `None`, and [`Hub::end_walk`] ends each walk. A walk may last several turns; messages that arrive meanwhile gather
+/// in the topic's next run.
+#[derive(Debug)]
+pub struct Hub<T: Attachment = ()> {
+    /// The connections of the shard.
+    pub connections: Connections<T>,
+    /// The limits of this hub.
+    pub limits: HubLimits,
+    pub(super) topics: Topics,
+    /// Topics whose run is not empty and that have no walk; each once.
+    pub(super) dirty: Vec<TopicId>,
+    /// The weight of all runs, filling and frozen.
+    pub(super) gathered_bytes: usize,
+    /// Memory of runs that have been sent, for runs to come.
+    pub(super) spare: Vec<BytesMut>,
+    pub(super) mesh: MeshEnd,
+    /// Topics whose interest has found no room in the lane to their home.
+    pub(super) due: Due,
+    /// The number of the last interest that was announced, over all topics: a topic that is forgotten and comes back
+    /// must not take an old acknowledgement for its own.
+    pub(super) interest_number: u64,
+}
+
+impl<T: Attachment> Hub<T> {
+    /// Returns an empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be
+    /// larger than any epoch of an earlier process.
+    #[must_use]
+    pub fn new(mesh: MeshEnd, limits: HubLimits, epoch_first: u64) -> Self {
+        assert!(mesh.number() < mesh.shards(), "the hub belongs to a shard");
+        Hub {
+            connections: Connections::new(mesh.number()),
+            limits,
+            topics: Topics::new(limits.topics_idle_max, epoch_first, mesh.number(), mesh.shards()),
+            dirty: Vec::new(),
+            gathered_bytes: 0,
+            spare: Vec::new(),
+            mesh,
+            due: Due::default(),
+            interest_number: 0,
+        }
+    }
+
+    /// Calls `step` with the topic of that name, which is added if there is none, and forgotten again in time unless
+    /// `step` puts it to use.
+    pub(super) fn with_topic<R>(&mut self, name: &TopicName, step: impl FnOnce(&mut Self, TopicId) -> R) -> R {
+        let topic = self.topics.find_or_add(name);
+        let result = step(self, topic);
+        self.topics.notice_unused(topic);
+        result
+    }
+
+    /// Returns the memory of messages that were gathered and have not yet been handed to every subscriber, in all
+    /// topics.
+    #[inline]
+    #[must_use]
+    pub fn gathered_bytes(&self) -> usize {
+        self.gathered_bytes
+    }
+
+    /// Returns whether [`Hub::begin_walks`] has a walk to begin.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Returns the shard that orders the topic's messages.
+    #[must_use]
+    pub fn home(&self, name: &TopicName) -> u16 {
+        self.topics.home(name)
+    }
+
+    /// Returns how many subscribers the topic has on this shard.
+    #[must_use]
+    pub fn subscribers(&self, name: &TopicName) -> usize {
+        self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
+    }
+
+    /// Returns the offset of the topic's last message; 0 if there was none, or if this shard is not the topic's home.
+    #[must_use]
+    pub fn offset(&self, name: &TopicName) -> u64 {
+        self.topics.find(name).map_or(0, |id| match &self.topics[id].role {
+            TopicRole::Home(home) => home.offset,
+            TopicRole::Remote(_) => 0,
+        })
+    }
+
+    /// Returns whether the mesh has no other shard.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.mesh.shards() == 1
+    }
+
+    /// Returns how many requests and deliveries have found no room in a lane so far.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.mesh.overflowed()
+    }
+
+    /// Returns whether receiving from connections must pause, because what they send would find no room in a lane.
+    #[inline]
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.mesh.is_congested()
+    }
+
+    /// Returns whether the mesh has something that [`Hub::take_delivery`] or [`Hub::take_request`] would take.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        self.mesh.has_mail()
+    }
+
+    /// Notes that the shard is about to sleep. The shard must ask [`Hub::has_mail`] once more after this call.
+    pub fn about_to_sleep(&self) {
+        self.mesh.about_to_sleep();
+    }
+
+    /// Notes that the shard is awake.
+    pub fn awake(&self) {
+        self.mesh.awake();
+    }
+}

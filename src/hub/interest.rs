@@ -1,0 +1,71 @@
+//! The interest of this shard in topics whose home is another shard.
+//!
+//! A shard announces [`Interest::Messages`] with its first subscriber and withdraws it with its last; where connections
+//! only publish, it announces [`Interest::Offsets`]. Each announcement has a number. An announcement that finds no room
+//! in the lane to the home waits as the topic's latest interest, not as a queue of interests.
+
+use std::mem;
+
+use super::{
+    connections::Attachment,
+    entry::{Interest, Request},
+    hub::Hub,
+    topics::{Feed, TopicId, TopicRole},
+};
+
+impl<T: Attachment> Hub<T> {
+    /// Detaches one connection from the topic, which is forgotten in time if that was the last.
+    pub(super) fn detach(&mut self, topic: TopicId) {
+        self.topics.detach(topic);
+        self.announce(topic);
+        self.topics.notice_unused(topic);
+    }
+
+    /// Announces to the home what this shard wants of the topic, if that has changed. Unless the topic is put to use,
+    /// [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
+    pub(super) fn announce(&mut self, id: TopicId) {
+        let topic = &mut self.topics[id];
+        let TopicRole::Remote(remote) = &mut topic.role else { return };
+        let interest = match remote.feed {
+            Feed::Requested | Feed::Live => Interest::Messages,
+            Feed::Off if topic.attached > 0 => Interest::Offsets,
+            Feed::Off => Interest::None,
+        };
+        if interest == remote.interest {
+            return;
+        }
+        self.interest_number += 1;
+        (remote.interest, remote.number) = (interest, self.interest_number);
+        let home = remote.home;
+        if !mem::replace(&mut remote.is_due, true) && !self.send_interest(id) {
+            self.due.push(home, id);
+        }
+    }
+
+    /// Sends the interests that wait for room, as far as there is some. Returns whether none waits any more.
+    pub(super) fn send_due(&mut self) -> bool {
+        let mut due = mem::take(&mut self.due);
+        due.retry(|id| {
+            let is_sent = self.send_interest(id);
+            if is_sent {
+                self.topics.notice_unused(id);
+            }
+            is_sent
+        });
+        self.due = due;
+        self.due.is_empty()
+    }
+
+    /// Sends the topic's interest if the lane to its home has room. Returns whether it has.
+    fn send_interest(&mut self, id: TopicId) -> bool {
+        let topic = &mut self.topics[id];
+        let TopicRole::Remote(remote) = &mut topic.role else { unreachable!("a home has no interest to send") };
+        let has_room = self.mesh.has_room_for_requests(remote.home);
+        if has_room {
+            remote.is_due = false;
+            let (number, interest) = (remote.number, remote.interest);
+            self.mesh.request(remote.home, Request::Interest { topic: topic.name.clone(), number, interest });
+        }
+        has_room
+    }
+}

@@ -1,0 +1,103 @@
+//! What arrives by the mesh, and what is sent by it.
+//!
+//! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a delivery before the
+//! acknowledgement of the *latest* number is dropped, since the shard has no live subscriber yet; every message after
+//! it is delivered, until the interest is withdrawn. A subscriber is told that it is one only after the
+//! acknowledgement: "subscribed" means that it is owed every message from there on.
+
+use super::{
+    command::{Commanded, Reply},
+    connections::Attachment,
+    entry::{Delivery, Interest, Request},
+    hub::Hub,
+    membership::Joined,
+    publication::{Publication, Published},
+    topic_name::TopicName,
+    topics::TopicRole,
+};
+use std::sync::Arc;
+
+impl<T: Attachment> Hub<T> {
+    /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
+    /// there was a delivery.
+    pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
+        match self.mesh.next_delivery() {
+            None => return false,
+            Some(Delivery::Message { publication, .. }) => {
+                // A shard that does not know the topic has withdrawn its interest, which is on its way.
+                if let Some(id) = self.topics.find(&publication.topic) {
+                    self.gather(id, publication.source, &publication.message);
+                }
+            }
+            // Replies go to external ends only.
+            Some(Delivery::Reply { .. }) => {}
+            Some(Delivery::Acknowledged { topic, number }) => {
+                if let Some(id) = self.topics.find(&topic) {
+                    self.go_live(id, number, joined);
+                }
+            }
+        }
+        true
+    }
+
+    /// Handles the next request of the mesh. A command about single connections, which the shard carries out, is added
+    /// to `commands`. Returns whether there was a request.
+    pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
+        match self.mesh.next_request() {
+            None => return false,
+            Some((_, Request::Publish(publication))) => _ = self.publish_shared(&publication),
+            Some((end, Request::Command { command, ticket })) => {
+                commands.push(Commanded { end, ticket, command: *command });
+            }
+            Some((end, Request::Submit { publication, ticket })) => {
+                let published = self.publish_shared(&publication);
+                self.reply(end, ticket, Reply::Published(published));
+            }
+            Some((shard, Request::Interest { topic, number, interest })) => {
+                self.note_interest(shard, topic, number, interest);
+            }
+        }
+        true
+    }
+
+    /// Answers a command.
+    pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
+        self.mesh.deliver(end, Delivery::Reply { ticket, reply });
+    }
+
+    /// Sends what has waited for room in a lane, and wakes the ends that have something to take.
+    pub fn send_out(&mut self) {
+        if !self.send_due() {
+            // Interests may be all that waits for room: an end that makes some from here on wakes this shard, and room
+            // that was made just before is found by the second try.
+            self.mesh.wants_room();
+            self.send_due();
+        }
+        self.mesh.send_out();
+    }
+
+    /// Publishes a message that has come by a lane.
+    fn publish_shared(&mut self, publication: &Arc<Publication>) -> Published {
+        let Publication { topic, source, message } = &**publication;
+        self.with_topic(topic, |hub, id| hub.publish_at_home(id, *source, message, Some(publication)))
+    }
+
+    /// Notes at a topic's home what another shard wants of the topic.
+    fn note_interest(&mut self, shard: u16, topic: TopicName, number: u64, interest: Interest) {
+        self.with_topic(&topic.clone(), |hub, id| {
+            let TopicRole::Home(home) = &mut hub.topics[id].role else {
+                unreachable!("interests go to the topic's home")
+            };
+            home.interested.retain(|&other| other != shard);
+            home.remembering.retain(|&other| other != shard);
+            match interest {
+                Interest::None => {}
+                Interest::Offsets => home.remembering.push(shard),
+                Interest::Messages => {
+                    home.interested.push(shard);
+                    hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
+                }
+            }
+        });
+    }
+}

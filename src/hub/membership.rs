@@ -1,0 +1,226 @@
+//! Subscribing to topics, and giving them up.
+//!
+//! A subscription to a topic whose home is another shard is pending until the home has acknowledged this shard's
+//! interest. A connection that opens with several topics is held until all of them can go live.
+
+use std::mem;
+
+use super::{
+    connection_id::ConnectionId,
+    connections::{Attachment, Connection, Connections, Publishing},
+    hub::Hub,
+    publication::Scope,
+    run::Piece,
+    subscriptions::{Membership, Subscription, Subscriptions},
+    topic_name::TopicName,
+    topics::{Feed, TopicId, TopicRole},
+};
+use crate::proto::State;
+
+/// The outcome of [`Hub::subscribe`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribed {
+    /// The connection is a subscriber, and owed every message published from here on.
+    Live,
+    /// The connection will be a subscriber when [`Hub::take_delivery`] or [`Hub::release`] adds it to the joined ones,
+    /// and must not be told before.
+    Pending,
+    /// The connection has had this subscription before the call. Nothing has changed, the echo neither.
+    Already,
+    /// Refused: the connection has [`HubLimits::subscriptions_max`](super::hub::HubLimits::subscriptions_max) of them.
+    TooMany,
+    /// Refused: the connection is closing, or is gone.
+    Closed,
+}
+
+/// A subscription that was pending and has gone live: the connection may be told, and is owed every message published
+/// from here on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The subscriber.
+    pub id: ConnectionId,
+    /// The topic.
+    pub topic: TopicName,
+}
+
+impl<T: Attachment> Hub<T> {
+    /// Makes the connection a subscriber of the topic. With `echo` the connection receives its own messages too.
+    pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, echo: bool) -> Subscribed {
+        let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
+        if connection.websocket.state() != State::Open {
+            return Subscribed::Closed;
+        }
+        let subscriptions = &mut connection.subscriptions;
+        if self.topics.find(name).is_some_and(|topic| subscriptions.get(topic).is_some()) {
+            return Subscribed::Already;
+        }
+        if subscriptions.len() >= self.limits.subscriptions_max {
+            return Subscribed::TooMany;
+        }
+        let topic_id = self.topics.attach(name);
+        subscriptions.insert(Subscription { topic: topic_id, membership: Membership::Pending, echo });
+        let is_held = connection.is_held;
+        let topic = &mut self.topics[topic_id];
+        topic.subscribed += 1;
+        if topic.is_live() {
+            if is_held {
+                return Subscribed::Pending;
+            }
+            self.join(id, topic_id);
+            return Subscribed::Live;
+        }
+        self.add_pending(id, topic_id);
+        Subscribed::Pending
+    }
+
+    /// Ends a subscription. Returns what the connection is still owed of the topic: its share of what was gathered
+    /// before this call and not yet handed to it.
+    ///
+    /// If the connection was held for the topic, [`Hub::release`] must follow.
+    pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Piece> {
+        let Some(topic) = self.topics.find(name) else { return Vec::new() };
+        let connection = self.connections.get_mut(id);
+        let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) else {
+            return Vec::new();
+        };
+        let owed = self.owed(id, &[subscription]);
+        self.forget(id, &subscription);
+        owed
+    }
+
+    /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its
+    /// share of the walk under way, if the walk has not visited it yet, and of what has been gathered since.
+    pub fn leave(&mut self, id: ConnectionId) -> Vec<Piece> {
+        let subscriptions = self.take_subscriptions(id);
+        let owed = self.owed(id, subscriptions.as_slice());
+        subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
+        owed
+    }
+
+    /// Ends all of the connection's subscriptions. The connection is owed nothing more.
+    pub fn unsubscribe_all(&mut self, id: ConnectionId) {
+        let subscriptions = self.take_subscriptions(id);
+        subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
+    }
+
+    /// Returns the topics that the connection has subscribed to, pending ones included.
+    #[must_use]
+    pub fn subscriptions(&self, id: ConnectionId) -> Vec<TopicName> {
+        let connection = self.connections.get(id);
+        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
+        subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
+    }
+
+    /// Returns whether the connection is a subscriber of the topic, and owed its messages.
+    #[must_use]
+    pub fn is_subscribed(&self, id: ConnectionId, name: &TopicName) -> bool {
+        let subscription = self.topics.find(name).and_then(|topic| self.connections.get(id)?.subscriptions.get(topic));
+        subscription.is_some_and(|subscription| subscription.membership != Membership::Pending)
+    }
+
+    /// Publishes the messages of the connection's client to the topic of that name as they are. Called at most once for
+    /// each connection.
+    pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
+        let topic = self.topics.attach(name);
+        connection.publishes = Some(Publishing { topic, scope });
+        self.announce(topic);
+    }
+
+    /// Removes the connection, its subscriptions included.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
+        self.unsubscribe_all(id);
+        let connection = self.connections.remove(id)?;
+        if let Some(Publishing { topic, .. }) = connection.publishes {
+            self.detach(topic);
+        }
+        Some(connection)
+    }
+
+    /// Ends the holding of a connection if all its subscriptions can go live, which they do now, and are added to
+    /// `joined`. Until then none of them is owed anything: nothing gathers for a client that cannot be sent to.
+    ///
+    /// Returns whether the connection's opening answer may leave.
+    pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        let subscriptions = connection.subscriptions.as_slice();
+        if !connection.is_held || !subscriptions.iter().all(|own| self.topics[own.topic].is_live()) {
+            return false;
+        }
+        let topics: Vec<TopicId> = subscriptions.iter().map(|subscription| subscription.topic).collect();
+        connection.is_held = false;
+        topics.into_iter().for_each(|topic| self.join_pending(id, topic, joined));
+        true
+    }
+
+    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it is that of the latest.
+    pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
+        let TopicRole::Remote(remote) = &mut self.topics[topic_id].role else {
+            unreachable!("a home acknowledges to other shards")
+        };
+        if remote.feed != Feed::Requested || remote.number != number {
+            return;
+        }
+        remote.feed = Feed::Live;
+        for id in mem::take(&mut remote.pending) {
+            if !is_pending(&self.connections, id, topic_id) {
+                continue;
+            }
+            if self.connections.get(id).is_some_and(|connection| connection.is_held) {
+                self.release(id, joined);
+            } else {
+                self.join_pending(id, topic_id, joined);
+            }
+        }
+    }
+
+    /// Adds a subscription to those that go live with the acknowledgement of the topic's home.
+    fn add_pending(&mut self, id: ConnectionId, topic_id: TopicId) {
+        let topic = &mut self.topics[topic_id];
+        let TopicRole::Remote(remote) = &mut topic.role else { unreachable!("a topic is live at its home") };
+        // A connection that comes and goes has an entry for each time.
+        if remote.pending.len() >= 2 * topic.subscribed as usize + PENDING_SLACK {
+            remote.pending.sort_unstable();
+            remote.pending.dedup();
+            remote.pending.retain(|&other| other != id && is_pending(&self.connections, other, topic_id));
+        }
+        remote.pending.push(id);
+        if remote.feed == Feed::Off {
+            remote.feed = Feed::Requested;
+            self.announce(topic_id);
+        }
+    }
+
+    fn join_pending(&mut self, id: ConnectionId, topic: TopicId, joined: &mut Vec<Joined>) {
+        self.join(id, topic);
+        joined.push(Joined { id, topic: self.topics[topic].name.clone() });
+    }
+
+    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Mark> {
+        self.connections.get_mut(id).map(|connection| mem::take(&mut connection.subscriptions)).unwrap_or_default()
+    }
+
+    /// Ends the topic's side of a subscription that its connection has given up.
+    fn forget(&mut self, id: ConnectionId, &Subscription { topic: topic_id, membership, .. }: &Subscription) {
+        self.remove_member(id, topic_id, membership);
+        let topic = &mut self.topics[topic_id];
+        topic.subscribed -= 1;
+        if topic.subscribed == 0
+            && let TopicRole::Remote(remote) = &mut topic.role
+        {
+            remote.feed = Feed::Off;
+            remote.pending = Vec::new();
+        }
+        self.detach(topic_id);
+    }
+}
+
+/// Returns whether the connection's subscription to the topic is pending.
+fn is_pending<T: Attachment>(connections: &Connections<T>, id: ConnectionId, topic: TopicId) -> bool {
+    let subscription = connections.get(id).and_then(|connection| connection.subscriptions.get(topic));
+    subscription.is_some_and(|subscription| subscription.membership == Membership::Pending)
+}
+
+/// Stale entries tolerated in `Remote::pending` before it is compacted.
+pub(super) const PENDING_SLACK: usize = 64;

@@ -1,0 +1,77 @@
+//! One pass of a fan-out over the members of a topic.
+
+use super::run::{FrozenRun, WALK_BYTES};
+
+/// One pass over the members of a topic. A walk owns the run that it hands out; its members are the subscribers at its
+/// beginning, without those that leave before their turn.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// What the members are owed.
+    pub(super) run: FrozenRun,
+    /// The index of the first member.
+    start: u32,
+    visited: u32,
+    length: u32,
+}
+
+const _: () = assert!(size_of::<Walk>() <= WALK_BYTES, "a run weighs the walk that it becomes");
+
+impl Walk {
+    /// Returns a walk over this many members, which begins at another one for each `rotation`.
+    pub(super) fn new(run: FrozenRun, length: u32, rotation: u32) -> Self {
+        Walk { run, start: rotation.checked_rem(length).unwrap_or(0), visited: 0, length }
+    }
+
+    /// Returns the slot of the next member that has not left.
+    #[inline]
+    pub(super) fn next(&mut self, members: &[u32]) -> Option<u32> {
+        while self.visited < self.length {
+            let index = self.start + self.visited;
+            self.visited += 1;
+            let index = if index < self.length { index } else { index - self.length };
+            let slot = members[index as usize];
+            if slot != VACANT {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Takes the last member back: [`Walk::next`] returns it once more.
+    pub(super) fn step_back(&mut self) {
+        assert!(self.visited > 0, "a member was returned before");
+        self.visited -= 1;
+    }
+
+    /// Returns whether the member at this index is still to be visited.
+    pub(super) fn is_ahead_of(&self, index: u32) -> bool {
+        let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
+        position >= self.visited
+    }
+}
+
+/// The slot that stands for a member that has left during a walk.
+pub(super) const VACANT: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_visits_every_member_once_from_its_start() {
+        let mut walk = Walk::new(FrozenRun::default(), 4, 6);
+        let members = [10, VACANT, 12, 13];
+        assert_eq!(walk.next(&members), Some(12));
+        assert!(!walk.is_ahead_of(2) && walk.is_ahead_of(3) && walk.is_ahead_of(0));
+        walk.step_back();
+        assert!(walk.is_ahead_of(2));
+        let visited: Vec<u32> = std::iter::from_fn(|| walk.next(&members)).collect();
+        assert_eq!(visited, [12, 13, 10]);
+        assert!((0..4).all(|index| !walk.is_ahead_of(index)));
+    }
+
+    #[test]
+    fn a_walk_over_nobody_ends_at_once() {
+        assert_eq!(Walk::new(FrozenRun::default(), 0, 7).next(&[]), None);
+    }
+}
