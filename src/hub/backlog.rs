@@ -306,8 +306,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is pushed and sent: what is unsent is what was pushed behind what was sent, and a backlog that has
-        /// emptied weighs nothing.
+        /// The unsent bytes are those that were pushed behind the sent ones, and a backlog that has emptied weighs
+        /// nothing.
         #[test]
         fn a_backlog_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {
             let (mut backlog, mut model) = (Backlog::default(), Vec::new());

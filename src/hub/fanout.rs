@@ -244,7 +244,7 @@ mod tests {
         hub.publish_by_name(&name(topic), Some(source), &message, Scope::Server).expect("at home").offset
     }
 
-    /// Begins and finishes every walk, and returns who got what.
+    /// Begins and finishes every walk, and returns what each slot got.
     fn flush(hub: &mut Hub) -> BTreeMap<u32, Vec<String>> {
         let mut received = BTreeMap::new();
         let mut walks = Vec::new();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_but_the_source() {
+    fn every_subscriber_but_the_source_gets_a_message() {
         let mut hub = hub();
         let (a, b, c) = (join(&mut hub, "t", false), join(&mut hub, "t", true), join(&mut hub, "other", false));
         assert_eq!(publish(&mut hub, a, "t", "1"), 1);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_the_wish_to_subscribe() {
+    fn subscribing_has_an_outcome_for_each_state() {
         let mut hub = hub();
         let id = join(&mut hub, "0", false);
         let mut check = |topic: &str, expected| assert_eq!(hub.subscribe(id, &name(topic), true), expected, "{topic}");
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(hub.gathered_bytes(), 0);
     }
 
-    /// Whoever publishes to many names makes none of them last.
+    /// Publishing to many names makes no topic last.
     #[test]
     fn topics_that_are_only_published_to_are_forgotten() {
         let mut hub = hub();
@@ -329,10 +329,10 @@ mod tests {
         }
         assert_eq!((hub.offset(&name("95")), hub.offset(&name("96"))), (0, 1));
         hub.publish_by_name(&name("local"), Some(a), &PreparedMessage::text("1"), Scope::Shard);
-        assert_eq!(hub.offset(&name("96")), 1, "what nobody receives makes no topic");
+        assert_eq!(hub.offset(&name("96")), 1, "a message without receivers makes no topic");
     }
 
-    /// One who comes and goes all through a walk takes no more room than one who came once.
+    /// A subscriber that comes and goes all through a walk takes no more room than one that came once.
     #[test]
     fn coming_and_going_during_a_walk_takes_no_room() {
         let mut hub = hub();
@@ -491,8 +491,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Whoever subscribes, leaves and publishes in the middle of whatever walks: each subscription brings every
-        /// message between its two ends once and in order, less its connection's own.
+        /// Connections subscribe, leave and publish in the middle of walks: each subscription brings every message
+        /// between its two ends once and in order, without its connection's own.
         #[test]
         fn every_subscriber_sees_every_message_once(steps in steps()) {
             let mut hub = hub();

@@ -1,4 +1,4 @@
-//! What a turn owes a topic: the contiguous bytes that each of its subscribers is sent at once.
+//! Runs: the contiguous bytes that a topic's subscribers are owed after a turn, which each of them is sent at once.
 
 use std::{collections::HashMap, iter, mem, ops::Range};
 
@@ -14,21 +14,21 @@ pub struct Piece {
     pub bytes: Bytes,
     /// How many messages they carry.
     pub messages: u32,
-    /// How many bytes of memory it keeps alive, its own among them.
+    /// How many bytes of memory the piece keeps alive, its own among them.
     pub charge: usize,
 }
 
 impl Piece {
-    /// A piece that keeps nothing alive but itself.
+    /// Returns a piece that keeps nothing alive but itself.
     #[must_use]
     pub fn new(bytes: Bytes, messages: u32) -> Self {
         let charge = bytes.len() + BUFFER;
         Piece { bytes, messages, charge }
     }
 
-    /// The same bytes, to be kept for long: in memory of their own if they stand in much more.
+    /// Returns the same bytes, to be kept for long: in memory of their own if they stand in much more.
     pub(super) fn kept(&self) -> Piece {
-        // A laggard copies so little behind the rest of its backlog.
+        // The backlog of a slow consumer copies so little behind the rest.
         let is_copied = self.bytes.len() < COPIED_BELOW;
         if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
             return self.clone();
@@ -43,7 +43,7 @@ impl Piece {
 /// carries them all. A large frame stays where it is and stands between.
 #[derive(Debug, Default)]
 pub struct Run {
-    /// All of it, but for the bytes that are still in `tail`.
+    /// The whole run, but for the bytes that are still in `tail`.
     gathered: FrozenRun,
     tail: BytesMut,
     /// How many messages are in the tail.
@@ -53,18 +53,18 @@ pub struct Run {
     buffers: usize,
     /// The tail's buffer has pieces in front of it.
     is_shared: bool,
-    /// It still gathers into the buffer that it was given, whose memory was there before.
+    /// The run still gathers into the buffer that it was given, whose memory was there before.
     is_given: bool,
     /// Bytes of all small frames.
     small: usize,
-    /// What the large frames keep alive.
+    /// Bytes that the large frames keep alive.
     large: usize,
-    /// Memory of what is noted of exclusions.
+    /// Memory of the exclusions.
     exclusions: usize,
 }
 
 impl Run {
-    /// An empty run that gathers into `buffer`, which must be empty.
+    /// Returns an empty run that gathers into `buffer`, which must be empty.
     #[must_use]
     pub fn new(buffer: BytesMut) -> Self {
         assert!(buffer.is_empty(), "a run gathers into an empty buffer");
@@ -94,10 +94,10 @@ impl Run {
         }
     }
 
-    /// The subscriber at `slot` joins now: it is owed only what is appended from here on.
+    /// Notes that the subscriber at `slot` joins now: it is owed only what is appended from here on.
     pub fn join(&mut self, slot: u32) {
         if !self.is_empty() {
-            // Replaces what is noted of an earlier owner of the slot.
+            // Replaces the exclusions of an earlier owner of the slot.
             if let Some(replaced) = self.gathered.excluded.remove(&slot) {
                 self.exclusions -= EXCLUDED + size_of::<Range<Position>>() * replaced.capacity();
             }
@@ -105,19 +105,19 @@ impl Run {
         }
     }
 
-    /// What the run owes the subscriber at `slot` so far. For one that leaves before the walk.
+    /// Returns what the run owes the subscriber at `slot` so far. For a subscriber that leaves before the walk.
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         self.seal_tail();
         self.gathered.owed(slot)
     }
 
-    /// Returns whether there is nothing in it.
+    /// Returns whether the run has no message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.gathered.messages() == 0
     }
 
-    /// The memory that it takes and keeps alive: its messages, its exclusions, itself and the walk that it becomes.
+    /// Returns the memory that the run takes and keeps alive: its messages, its exclusions, itself and its later walk.
     #[inline]
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -139,7 +139,7 @@ impl Run {
         let exclusions = self.gathered.excluded.entry(slot).or_default();
         let before = exclusions.capacity();
         match exclusions.last_mut() {
-            // One who sends much is received from much at once: its messages stand together.
+            // Much of a connection that sends much is received at once: its messages stand together.
             Some(last) if last.end == what.start => last.end = what.end,
             _ => exclusions.push(what),
         }
@@ -147,8 +147,8 @@ impl Run {
         self.exclusions += EXCLUDED * (self.gathered.excluded.len() - slots);
     }
 
-    /// Makes room for so many bytes behind the tail. A tail that is as long as one may be becomes a piece: laggards
-    /// give memory back piece by piece.
+    /// Makes room for this many bytes behind the tail. A tail of the greatest length becomes a piece: slow consumers
+    /// free memory piece by piece.
     fn make_room(&mut self, bytes: usize) {
         let length = self.tail.len();
         if self.tail.capacity() - length >= bytes {
@@ -167,7 +167,8 @@ impl Run {
         (self.buffer, self.is_shared, self.is_given) = (capacity, false, false);
     }
 
-    /// How long a tail may be: where there are many pieces already, a part of the whole, which bounds their number.
+    /// Returns the greatest length of a tail: where there are many pieces already, a part of the whole, which bounds
+    /// their number.
     fn tail_max(&self) -> usize {
         if self.gathered.pieces.len() < PIECES_MAX { TAIL_MAX } else { chunk(self.gathered.end.byte) }
     }
@@ -180,7 +181,7 @@ impl Run {
         let messages = mem::take(&mut self.tail_messages);
         self.is_shared = true;
         self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER });
-        // Much more than a shard gathers comes here, or many who leave in one turn.
+        // Only a run of much more than a shard gathers comes here, or one that many subscribers leave in one turn.
         if self.gathered.pieces.len() > 2 * PIECES_MAX - 2 {
             self.gathered.pieces = joined(mem::take(&mut self.gathered.pieces), chunk(self.gathered.end.byte));
             self.gathered.kept.clear();
@@ -188,15 +189,15 @@ impl Run {
     }
 }
 
-/// A run on its way to the subscribers. It never changes again; laggards keep references into it.
+/// A run on its way to the subscribers. It never changes again; backlogs keep references into it.
 #[derive(Debug, Default)]
 pub struct FrozenRun {
     pieces: Vec<Piece>,
     end: Position,
     /// What the run does not owe a subscriber, in order: its own messages, and those before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
-    /// What laggards keep of the first so many pieces. A piece that stands in much more memory than it has bytes, a
-    /// buffer that others use too or that has doubled, is copied once for all of them.
+    /// What backlogs keep of the first pieces. A piece that stands in much more memory than it has bytes, a buffer that
+    /// others use too or that has doubled, is copied once for all backlogs.
     kept: Vec<Piece>,
     weight: usize,
 }
@@ -208,7 +209,7 @@ struct Position {
     message: u32,
 }
 
-/// What a frozen run owes one subscriber.
+/// The share of one subscriber in a frozen run.
 #[derive(Debug)]
 pub enum Share {
     /// All of it.
@@ -220,7 +221,7 @@ pub enum Share {
 }
 
 impl FrozenRun {
-    /// What it owes the subscriber at `slot`.
+    /// Returns the share of the subscriber at `slot`.
     #[inline]
     #[must_use]
     pub fn share(&self, slot: u32) -> Share {
@@ -233,8 +234,8 @@ impl FrozenRun {
         if part.is_empty() { Share::Nothing } else { Share::Part(part) }
     }
 
-    /// What it owes the subscriber at `slot`, to be kept for later: each piece is charged with the memory that it keeps
-    /// alive, which is little more than its bytes.
+    /// Returns the share of the subscriber at `slot`, to be kept for later: each piece is charged with the memory that
+    /// it keeps alive, which is little more than its bytes.
     #[must_use]
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         let new = self.pieces[self.kept.len()..].iter().map(Piece::kept);
@@ -245,31 +246,31 @@ impl FrozenRun {
         }
     }
 
-    /// The whole run.
+    /// Returns the pieces of the whole run.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// Its length.
+    /// Returns the length of the run in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.end.byte
     }
 
-    /// How many messages it holds.
+    /// Returns how many messages the run holds.
     #[must_use]
     pub fn messages(&self) -> u32 {
         self.end.message
     }
 
-    /// The memory that it takes and keeps alive, beside what laggards keep.
+    /// Returns the memory that the run takes and keeps alive, beside what backlogs keep.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Gives back the memory it gathered in, unless a laggard still refers to it.
+    /// Returns the buffer that the run gathered in, unless a backlog still refers to it.
     #[must_use]
     pub fn into_buffer(mut self) -> Option<BytesMut> {
         self.kept.clear();
@@ -280,7 +281,8 @@ impl FrozenRun {
     }
 }
 
-/// The pieces of a run that ends at `end`, without what is excluded. A part of a piece keeps all of it alive.
+/// Returns the pieces of a run that ends at `end`, without the excluded ranges. A part of a piece keeps all of it
+/// alive.
 fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>]) -> Vec<Piece> {
     let begins = iter::once(Position::default()).chain(exclusions.iter().map(|exclusion| exclusion.end));
     let ends = exclusions.iter().map(|exclusion| exclusion.start).chain([end]);
@@ -306,8 +308,8 @@ fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>]) -> V
     part
 }
 
-/// At most `pieces_max` pieces, if that is more than 512, of the same bytes as these: as far as need be neighbours are
-/// copied into one.
+/// Returns at most `pieces_max` pieces, if that is more than 512, of the same bytes as these: as far as need be
+/// neighbours are copied into one.
 #[must_use]
 pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     if pieces.len() <= pieces_max {
@@ -317,7 +319,7 @@ pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     joined(pieces, chunk(bytes))
 }
 
-/// Neighbours become one piece as long as that has at most `bytes_max` bytes. What is larger stays as it is, so no
+/// Joins neighbours into pieces of at most `bytes_max` bytes. What is larger stays as it is, so no
 /// piece comes near the 2 GiB that one send takes but by frames that do.
 fn joined(pieces: Vec<Piece>, bytes_max: usize) -> Vec<Piece> {
     let mut joined: Vec<Piece> = Vec::new();
@@ -344,7 +346,7 @@ fn one(mut group: Vec<Piece>) -> Option<Piece> {
     Some(Piece::new(all.concat().into(), messages))
 }
 
-/// The size of pieces of which so many bytes are at most 513, if no two neighbours fit into one.
+/// Returns the size of pieces at which this many bytes are at most 513 pieces, if no two neighbours fit into one.
 fn chunk(bytes: usize) -> usize {
     (bytes / 256).max(TAIL_MAX)
 }
@@ -358,10 +360,10 @@ impl Position {
 /// The walk that a run becomes: the frozen run, and three places among the members.
 pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
 
-/// What is noted of one subscriber with exclusions, in a table that is up to half empty, beside the exclusions.
+/// Bytes of one subscriber's entry in the table of exclusions, which is up to half empty, beside its exclusions.
 const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALLOCATION;
 
-/// Less than this a laggard copies; another piece in its backlog would cost more.
+/// A backlog copies pieces below this size; another piece in it would cost more.
 pub(super) const COPIED_BELOW: usize = 4 * 1_024;
 
 /// Small frames are gathered in pieces of at most this size, in buffers of at least [`TAIL_MIN`].
@@ -501,15 +503,15 @@ mod tests {
             run.append(&message("a"), None);
             run.freeze()
         };
-        let buffer = filled().into_buffer().expect("nobody refers to it");
+        let buffer = filled().into_buffer().expect("no piece refers to it");
         assert!(buffer.is_empty() && buffer.capacity() >= 1_000);
         let run = filled();
-        let laggard = run.pieces()[0].bytes.clone();
+        let kept = run.pieces()[0].bytes.clone();
         assert!(run.into_buffer().is_none());
-        assert_eq!(laggard, message("a").frame());
+        assert_eq!(kept, message("a").frame());
     }
 
-    /// What a laggard keeps of a large buffer is copied, once for all laggards; what nearly fills its buffer is shared.
+    /// What backlogs keep of a large buffer is copied, once for all of them; what nearly fills its buffer is shared.
     #[test]
     fn what_a_laggard_keeps_is_charged_or_copied() {
         let check = |capacity: usize, frame: usize, is_copied: bool| {
@@ -538,7 +540,7 @@ mod tests {
         }
     }
 
-    /// What is little is handed out as it is: a laggard copies it.
+    /// A little piece is handed out as it is: a backlog copies it.
     #[test]
     fn what_is_little_is_copied_by_the_laggard() {
         let mut run = Run::new(BytesMut::with_capacity(100_000));
@@ -581,7 +583,7 @@ mod tests {
         assert!(run.freeze().owed(7).iter().map(|piece| piece.charge).sum::<usize>() < 300);
     }
 
-    /// Whatever a run gathers in: what it weighs is at least its bytes, and little more if they are many.
+    /// The weight of a run is at least its bytes in every buffer, and little more if they are many.
     #[test]
     fn a_run_weighs_what_it_holds() {
         let weigh = |frame: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
@@ -595,15 +597,15 @@ mod tests {
             assert!(run.weight().abs_diff(weight) <= 8 * size_of::<Piece>(), "sealing changes little");
             (run.bytes(), run.weight())
         };
-        let nobody: &dyn Fn(usize) -> Option<u32> = &|_| None;
+        let no_source: &dyn Fn(usize) -> Option<u32> = &|_| None;
         for (frame, count) in [(0, 1), (17, 10_000), (1_000, 1_000), (16_000, 100), (65_536, 20), (1 << 20, 3)] {
-            let (bytes, weight) = weigh(frame, count, nobody);
+            let (bytes, weight) = weigh(frame, count, no_source);
             // A buffer doubles as it grows, up to the size of a piece.
             let unused = if bytes < 2 * TAIL_MAX { bytes } else { bytes / 4 };
             assert!((bytes..bytes + unused + 2_048).contains(&weight), "{count} of {frame}: {bytes}, {weight}");
         }
         // A frame that leaves most of its receive buffer unused.
-        assert!(weigh(LARGE_FRAME, 10, nobody).1 >= 10 * LARGE_PIECE_PINS);
+        assert!(weigh(LARGE_FRAME, 10, no_source).1 >= 10 * LARGE_PIECE_PINS);
         // Every message is another exclusion of one of two who take turns, or of another one.
         let two = weigh(0, 10_000, &|number| Some(number as u32 % 2)).1;
         assert!(two >= 10_000 * size_of::<Range<Position>>(), "{two}");
@@ -611,7 +613,7 @@ mod tests {
         assert!(many >= 10_000 * (size_of::<Vec<Range<Position>>>() + 4 * size_of::<Range<Position>>()), "{many}");
     }
 
-    /// Those who join a run that has begun weigh too; one who joins again replaces itself.
+    /// Subscribers that join a run that has begun weigh too; one that joins again replaces its entry.
     #[test]
     fn joining_weighs() {
         let mut run = Run::default();
