@@ -353,9 +353,9 @@ impl World {
     }
 }
 
-/// One who comes and goes while another waits for the home's word takes no more room than that.
+/// A connection that comes and goes while another is pending takes no more room than that one.
 #[test]
-fn coming_and_going_while_waiting_takes_no_room() {
+fn coming_and_going_while_pending_takes_no_room() {
     let mut world = World::new(7);
     let shard = (world.home(0) + 1) % world.hubs.len();
     let (patient, fickle) = (world.connect(shard, &[]), world.connect(shard, &[]));
@@ -377,7 +377,7 @@ fn coming_and_going_while_waiting_takes_no_room() {
 
 /// Nothing of a topic that could go live reaches a connection whose other topics cannot yet.
 #[test]
-fn who_is_held_joins_all_its_topics_at_once() {
+fn a_held_connection_joins_all_its_topics_at_once() {
     let mut world = World::new(7);
     let (near, far) = (0, (1..TOPICS).find(|&far| world.home(far) != world.home(0)).expect("several homes"));
     let shard = world.home(near);
@@ -417,7 +417,7 @@ fn interest_that_waits_for_room_wakes_its_shard() {
 
 /// A topic that some connection publishes to is remembered at its home, whichever shard the connection is on.
 #[test]
-fn who_publishes_keeps_the_offsets() {
+fn a_publisher_keeps_the_offsets() {
     for idle_max in [0, 1] {
         let mut world = World::with_idle(7, idle_max);
         let number = 0;
@@ -450,7 +450,7 @@ fn who_publishes_keeps_the_offsets() {
             forget_others(&mut world);
             assert_eq!(place(&world), Some((epoch, offset)), "up to {idle_max} idle topics");
         }
-        // One who subscribes there and goes changes nothing, and neither does another publisher.
+        // A subscriber there that comes and goes changes nothing, and neither does another publisher.
         let (second, third) = (world.connect_publisher(other, number), world.connect(other, &[(number, true)]));
         world.settle();
         world.leave(third);
@@ -466,9 +466,9 @@ fn who_publishes_keeps_the_offsets() {
     }
 }
 
-/// Giving up what has been waited for ends the holding too.
+/// Giving up the only pending topic ends the holding.
 #[test]
-fn who_gives_up_the_topic_it_is_held_for_is_released() {
+fn giving_up_the_pending_topic_releases_a_held_connection() {
     let mut world = World::new(7);
     let (near, far) = (0, (1..TOPICS).find(|&far| world.home(far) != world.home(0)).expect("several homes"));
     let shard = world.home(near);
@@ -486,8 +486,8 @@ fn next(random: &mut u64, below: usize) -> usize {
     (*random >> 33) as usize % below.max(1)
 }
 
-/// Whoever publishes wherever, and whatever the shards do meanwhile: every subscriber's messages are a piece of the
-/// topic's one order, without a gap or a repetition, from where it was told to where it left.
+/// Whatever the shards do meanwhile, every subscriber's messages are a part of the topic's one order, without a gap or
+/// a repetition, from where the subscriber was told to where it left.
 #[test]
 fn one_order_over_all_shards() {
     let seeds = match option_env!("RINGHUB_SEED") {
