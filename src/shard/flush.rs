@@ -185,8 +185,8 @@ impl<I: Io> Shard<I> {
         self.flush.dirty_first = !dirty_first && !self.flush.dirty.is_empty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections and up to [`Pace::batch_bytes`], as long as something
-    /// is left of the flush's portion. Returns how many walks, from the front, end with it.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
+    /// something is left of the flush's portion. Returns how many walks, from the front, end with it.
     ///
     /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
     /// flush left waiting go before all walks: there may always be a walk.

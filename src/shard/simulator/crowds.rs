@@ -221,7 +221,7 @@ fn topics_take_turns_within_a_flush() {
     let small = TopicName::new("small").expect("a name");
     let socket = Network::connect(&world.network, ANSWER, usize::MAX);
     let subscriptions = vec![(small.clone(), true)];
-    let forwards = Some((small, Scope::Global));
+    let forwards = Some((small, Scope::Server));
     let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
     world.shard.adopt(Tick(0), arrival).expect("there is room");
     while world.shard.turn(Tick(0)) {}
