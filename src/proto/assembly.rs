@@ -1,8 +1,13 @@
 //! A fragmented message under way (RFC 6455 5.4).
 
-use super::message::{HEADER_ROOM, Place};
-use super::utf8::Utf8;
-use super::{Deliver, FrameHeader, Message, MessageLimits, MessageType, ProtocolError, masking};
+use super::{
+    error::ProtocolError,
+    frame::{FrameHeader, HEADER_ROOM, MessageType},
+    limits::{Deliver, MessageLimits},
+    masking,
+    message::{Message, Place},
+    utf8::Utf8,
+};
 use bytes::BytesMut;
 
 /// What is known of a message whose last fragment has not come: the fragments received so far, behind room for the

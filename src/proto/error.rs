@@ -1,6 +1,6 @@
 //! What a peer can do wrong on an established connection, and its one mapping to a close code.
 
-use super::{CloseCode, MessageLimits};
+use super::{close_code::CloseCode, limits::MessageLimits};
 use std::fmt;
 
 /// A violation of RFC 6455, or of our limits and rules, by the peer: the connection must be failed (RFC 6455 7.1.7).

@@ -1,6 +1,10 @@
 //! What the peer sent, and what a hook says of a frame before that.
 
-use super::{CloseCode, CloseFrame, Fragment, Message};
+use super::{
+    close::CloseFrame,
+    close_code::CloseCode,
+    message::{Fragment, Message},
+};
 
 /// What the peer sent.
 #[derive(Debug)]

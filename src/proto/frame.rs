@@ -1,6 +1,6 @@
 //! The frame header (RFC 6455 5.2): decoded from a slice, encoded into a slice. Knows nothing of connections.
 
-use super::{ProtocolError, masking};
+use super::{error::ProtocolError, masking};
 
 /// What a frame is (RFC 6455 5.2, 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +44,26 @@ impl OpCode {
     #[inline]
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
+    }
+}
+
+/// What a message carries (RFC 6455 5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MessageType {
+    /// UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+impl MessageType {
+    /// The opcode of the message's first frame.
+    #[inline]
+    pub const fn opcode(self) -> OpCode {
+        match self {
+            Self::Text => OpCode::Text,
+            Self::Binary => OpCode::Binary,
+        }
     }
 }
 
@@ -240,6 +260,9 @@ const LENGTH_BITS: u8 = 0x7F;
 const LENGTH_16: u8 = 126;
 /// In place of a length: the next eight bytes are the length.
 const LENGTH_64: u8 = 127;
+
+/// Room for an unmasked header in front of an assembled message.
+pub(super) const HEADER_ROOM: usize = 10;
 
 #[cfg(test)]
 mod tests {

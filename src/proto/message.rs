@@ -1,87 +1,15 @@
-//! What a peer's data frames become: whole messages, or fragments as they come; and how much of them it may send.
+//! Received messages and fragments, and how they become frames to send.
 
-use super::{Input, OpCode, PreparedMessage};
+use super::{
+    frame::{HEADER_ROOM, MessageType, OpCode},
+    input::Input,
+    prepared::PreparedMessage,
+};
 use bytes::BytesMut;
 use std::ops::Range;
 
-/// What a message carries (RFC 6455 5.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MessageType {
-    /// UTF-8.
-    Text,
-    /// Any bytes.
-    Binary,
-}
-
-impl MessageType {
-    /// The opcode of the message's first frame.
-    #[inline]
-    pub const fn opcode(self) -> OpCode {
-        match self {
-            Self::Text => OpCode::Text,
-            Self::Binary => OpCode::Binary,
-        }
-    }
-}
-
-/// How much a peer may send at once (RFC 6455 10.4), and how it is handed on. A header that announces more fails the
-/// connection with 1009 before its payload is read. The worst case of a connection is `message_bytes_max` assembled,
-/// twice that for the moment its buffer grows, and `frame_bytes_max` in the caller's buffer.
-///
-/// They may change between two messages of a connection, not within one.
-///
-/// ```
-/// use ringhub::proto::{Deliver, MessageLimits};
-/// let limits = MessageLimits { message_bytes_max: 64 << 20, deliver: Deliver::Fragments, ..MessageLimits::DEFAULT };
-/// assert!(limits.check_utf8);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageLimits {
-    /// Payload of one text, binary or continuation frame.
-    pub frame_bytes_max: u32,
-    /// Payload of a message, its fragments together.
-    pub message_bytes_max: u32,
-    /// Frames of one message, empty ones included.
-    pub fragments_max: u32,
-    /// Whether text must be UTF-8 (RFC 6455 8.1); if not, the connection is failed with 1007. Without it that MUST is
-    /// the caller's business: text may be any bytes, goes out again as it came, and [`Message::as_text`] tells. Close
-    /// reasons are always checked.
-    pub check_utf8: bool,
-    /// What data frames become.
-    pub deliver: Deliver,
-}
-
-impl MessageLimits {
-    /// 1 MiB in a frame and in a message, 65 537 fragments; text is checked, messages are whole.
-    pub const DEFAULT: Self = Self {
-        frame_bytes_max: 1 << 20,
-        message_bytes_max: 1 << 20,
-        fragments_max: 65_537,
-        check_utf8: true,
-        deliver: Deliver::Messages,
-    };
-}
-
-impl Default for MessageLimits {
-    /// [`MessageLimits::DEFAULT`].
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-/// What data frames become (RFC 6455 5.4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Deliver {
-    /// Fragments are assembled: one [`Event::Message`](super::Event::Message) for each message.
-    #[default]
-    Messages,
-    /// Each frame is an [`Event::Fragment`](super::Event::Fragment) as soon as it is whole, and nothing of it is kept.
-    /// How a sender cuts its messages means nothing in itself, and a proxy may cut them otherwise.
-    Fragments,
-}
-
 /// A whole message, unmasked, and checked to be UTF-8 if it is text (RFC 6455 5.4, 8.1) and
-/// [`MessageLimits::check_utf8`] asks for that.
+/// [`check_utf8`](super::MessageLimits::check_utf8) asks for that.
 #[derive(Debug)]
 pub struct Message<'a> {
     message_type: MessageType,
@@ -114,7 +42,8 @@ impl<'a> Message<'a> {
     }
 
     /// The payload of a text message; `None` of a binary one, and of bytes that are not UTF-8 if nobody checked that
-    /// ([`MessageLimits::check_utf8`]). It is scanned again; where bytes will do, take [`Message::payload`].
+    /// ([`check_utf8`](super::MessageLimits::check_utf8)). It is scanned again; where bytes will do, take
+    /// [`Message::payload`].
     pub fn as_text(&self) -> Option<&str> {
         match self.message_type {
             MessageType::Text => simdutf8::basic::from_utf8(self.payload()).ok(),
@@ -223,9 +152,6 @@ pub(super) struct Place {
 /// From this payload on a received message is sent from where it stands. Below, a copy is cheap (8 KiB in about 80 ns),
 /// and sharing would pin a read buffer that is much larger than the message.
 pub const LARGE_FRAME: usize = 16 * 1024;
-
-/// Room for an unmasked header in front of an assembled message.
-pub(super) const HEADER_ROOM: usize = 10;
 
 #[derive(Debug)]
 enum Source<'a> {

@@ -23,6 +23,7 @@
 
 mod assembly;
 mod close;
+mod close_code;
 mod error;
 mod event;
 mod frame;
@@ -32,6 +33,7 @@ mod handshake;
 mod http;
 mod input;
 mod keep_alive;
+mod limits;
 mod masking;
 mod message;
 mod prepared;
@@ -40,10 +42,11 @@ mod testing;
 mod utf8;
 mod websocket;
 
-pub use close::{CLOSE_REASON_MAX, CloseCode, CloseError, CloseFrame};
+pub use close::{CLOSE_REASON_MAX, CloseError, CloseFrame};
+pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};
-pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, encode_frame, encode_masked};
+pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,
@@ -52,6 +55,7 @@ pub use http::{
 pub(crate) use http::{encode_response, is_token, percent_decode, query_pairs};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Tick, Timeout};
-pub use message::{Deliver, Fragment, LARGE_FRAME, Message, MessageLimits, MessageType};
+pub use limits::{Deliver, MessageLimits};
+pub use message::{Fragment, LARGE_FRAME, Message};
 pub use prepared::{PrepareError, PreparedMessage};
 pub use websocket::{Role, State, WebSocket};

@@ -1,7 +1,6 @@
 //! What a server sends, encoded once for everybody who gets it.
 
-use super::message::HEADER_ROOM;
-use super::{CONTROL_PAYLOAD_MAX, FrameHeader, MessageType, OpCode, encode_frame};
+use super::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, HEADER_ROOM, MessageType, OpCode, encode_frame};
 use bytes::{Buf, Bytes, BytesMut};
 use std::{fmt, iter};
 

@@ -1,6 +1,6 @@
 //! UTF-8 as it arrives (RFC 6455 8.1).
 
-use super::ProtocolError;
+use super::error::ProtocolError;
 
 /// The check of one text, piece by piece, wherever it is cut.
 #[derive(Debug, Default)]

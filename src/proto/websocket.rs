@@ -16,77 +16,24 @@
 //! ignored.
 
 mod front;
+mod state;
 
-use super::assembly::Assembly;
-use super::frame::{self, header_len_at_least};
-use super::masking::MaskingKeys;
 use super::{
-    CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Event, Fragment, FrameHeader, Input, KeepAlive, Message, MessageLimits,
-    OpCode, ProtocolError, Tick, Timeout, Verdict,
+    close::CloseFrame,
+    close_code::CloseCode,
+    error::ProtocolError,
+    event::{Event, Verdict},
+    frame::{self, CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, header_len_at_least},
+    input::Input,
+    keep_alive::{KeepAlive, Tick, Timeout},
+    limits::MessageLimits,
+    masking::MaskingKeys,
+    message::{Fragment, Message},
 };
-use front::{Front, Step};
+use front::Step;
+use state::{Front, assert_may_send};
 
-/// One established connection.
-///
-/// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`sent_close_code`](Self::sent_close_code),
-///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length),
-///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
-/// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
-///   [`handle_timeout`](Self::handle_timeout) at the deadline
-/// - commands: [`send`](Self::send), [`close`](Self::close), [`abandon`](Self::abandon) and
-///   [`excuse_silence`](Self::excuse_silence)
-///
-/// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
-///
-/// What is known of a connection that has ended (RFC 6455 7.1.4, 7.1.5):
-///
-/// | ending | told by | `close_code` | `sent_close_code` | `closed_cleanly` |
-/// | --- | --- | --- | --- | --- |
-/// | the peer closes | [`Event::Close`] in `Open`, with its reason | the peer's | the same | true |
-/// | we close, the peer answers | [`Event::Close`] in `Closing`, with its reason | the peer's | ours | true |
-/// | we close, no answer | [`Timeout::CloseOverdue`], or the socket | 1006 | ours | false |
-/// | a protocol error | [`ProtocolError`], which says why | 1006 | the error's, or ours before it | false |
-/// | silence | [`Timeout::PongOverdue`] | 1006 | 1011 | false |
-/// | the socket is lost | the socket ([`abandon`](Self::abandon)) | 1006 | 1006 | false |
-#[derive(Debug)]
-pub struct WebSocket {
-    /// Of a client; a server masks nothing (RFC 6455 5.1).
-    masking: Option<Box<MaskingKeys>>,
-    assembly: Option<Box<Assembly>>,
-    front: Front,
-    last_received: Tick,
-    /// `Open`: when the last ping was sent. `Closing`: when our close frame was.
-    waiting_since: Tick,
-    close_code: CloseCode,
-    sent_close_code: CloseCode,
-    state: State,
-    awaiting_pong: bool,
-}
-
-/// Which side of the connection this is (RFC 6455 1.1).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Sends unmasked frames and takes only masked ones.
-    Server,
-    /// Sends masked frames and takes only unmasked ones.
-    Client {
-        /// Where the masking keys come from: bytes from the operating system's random source, never used twice (RFC
-        /// 6455 10.3).
-        masking_seed: [u8; 16],
-    },
-}
-
-/// How far the closing handshake is (RFC 6455 7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Neither side has sent a close frame.
-    Open,
-    /// We sent a close frame; the peer has not answered (RFC 6455 7.1.3).
-    Closing,
-    /// Both sent one, or the connection failed: nothing more is sent or accepted. A server closes the socket once its
-    /// replies are out (RFC 6455 7.1.1).
-    Closed,
-}
+pub use state::{Role, State, WebSocket};
 
 impl WebSocket {
     /// A connection whose opening handshake has just ended (RFC 6455 4).
@@ -499,16 +446,6 @@ impl WebSocket {
             Some(keys) => frame::encode_masked(opcode, fin, payload, keys.next(), out),
         }
     }
-}
-
-/// A hundred thousand idle connections should cost megabytes.
-const _: () = assert!(size_of::<WebSocket>() == 40);
-
-/// # Panics
-///
-/// If `code` can stand neither in a close frame nor for one without a code.
-fn assert_may_send(code: CloseCode) {
-    assert!(code.is_sendable() || code == CloseCode::NO_STATUS, "close code {code} must not be sent");
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The end of a body, found while it trickles in.
 
-use super::{HEAD_BYTES_MAX, Headers, HttpError};
+use super::{
+    error::{HEAD_BYTES_MAX, HttpError},
+    headers::Headers,
+};
 
 /// Where the body behind a head has come to (RFC 9112 6.3), so that what follows it is never taken for a part of it,
 /// nor a part of it for what follows.

@@ -1,7 +1,13 @@
 //! The head of a request and of a response.
 
-use super::headers::header_error;
-use super::{BodyScan, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, RequestPath, is_token};
+use super::{
+    body::BodyScan,
+    error::{HEADERS_MAX, HttpError},
+    headers::{Headers, header_error},
+    path::{PathError, RequestPath},
+    scan::HeadScan,
+    syntax::is_token,
+};
 
 /// The head of a request (RFC 9112 3), owned and independent of the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The path of a request's target, read once.
 
-use super::percent_decode;
+use super::syntax::percent_decode;
 use std::fmt;
 
 /// The path of a request's target (RFC 3986 3.3), split at its slashes and percent-decoded: what is served at a path

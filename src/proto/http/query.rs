@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::percent_decode;
+use super::syntax::percent_decode;
 
 /// A key and its value, where they can be read.
 pub(crate) type QueryPair<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);

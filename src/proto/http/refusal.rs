@@ -1,6 +1,6 @@
 //! A request refused: a whole response, after which the connection ends.
 
-use super::push_header;
+use super::syntax::push_header;
 use bytes::Bytes;
 use std::fmt::Write;
 

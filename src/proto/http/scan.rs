@@ -1,6 +1,6 @@
 //! The end of a head, found while it trickles in.
 
-use super::{HEAD_BYTES_MAX, HttpError};
+use super::error::{HEAD_BYTES_MAX, HttpError};
 use std::ops::Range;
 
 /// Where the search for the end of a head has come to, so that every byte is looked at once however slowly they arrive.

@@ -10,40 +10,21 @@
 //! the verdict: what is swallowed need not be text. What receives is generic over whether there is a hook
 //! ([`WebSocket::advance`]); without one no trace of it is left.
 
-use super::{State, WebSocket, assert_may_send};
-use crate::proto::assembly::{Assembly, End};
-use crate::proto::frame::{MASK, decode_first};
-use crate::proto::message::Place;
-use crate::proto::utf8::utf8_prefix;
-use crate::proto::{Deliver, FrameHeader, Input, MessageLimits, MessageType, OpCode, ProtocolError, Verdict, masking};
+use super::{
+    super::{
+        assembly::{Assembly, End},
+        error::ProtocolError,
+        event::Verdict,
+        frame::{FrameHeader, MASK, MessageType, OpCode, decode_first},
+        input::Input,
+        limits::{Deliver, MessageLimits},
+        masking,
+        message::Place,
+        utf8::utf8_prefix,
+    },
+    state::{Front, State, WebSocket, assert_may_send},
+};
 use std::ops::Range;
-
-/// How far the frame at the front of the input has been worked through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Front {
-    /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a
-    /// character.
-    Payload { unmasked: u32, utf8_tail: u8 },
-    /// Its header is consumed, and so many bytes of its payload are to be dropped. Never 0.
-    Skip(u32),
-}
-
-impl Front {
-    pub(super) const FRESH: Self = Self::Payload { unmasked: 0, utf8_tail: 0 };
-
-    pub(super) fn skip(missing: u32) -> Self {
-        if missing == 0 { Self::FRESH } else { Self::Skip(missing) }
-    }
-
-    /// How many bytes of the payload at the front are unmasked, and how many of them begin a character.
-    #[inline]
-    pub(super) fn held(self) -> (usize, usize) {
-        match self {
-            Self::Payload { unmasked, utf8_tail } => (unmasked as usize, usize::from(utf8_tail)),
-            Self::Skip(_) => (0, 0),
-        }
-    }
-}
 
 /// What one look at the input came to. Ranges are positions in its buffer.
 pub(super) enum Step {
