@@ -1,7 +1,5 @@
 //! Who may do what at an endpoint: the one judge for every thread and for every way in.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use super::{Endpoint, Endpoints};
 use crate::{
     auth::{Credentials, Gate, Identity, Right},
@@ -60,9 +58,8 @@ impl Endpoints {
     ) -> Result<Option<Identity>, Denied> {
         let mut identity = None;
         for (at, (gate, elsewhere)) in self.gates(endpoint).enumerate() {
-            let admitted = catch_unwind(AssertUnwindSafe(|| gate.admit(&self.access.origins, credentials)));
-            let admitted = admitted.map_err(|panic| {
-                let Panicked(panic) = Panicked::new(&*panic);
+            let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
+            let admitted = admitted.map_err(|Panicked(panic)| {
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;

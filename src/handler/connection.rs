@@ -4,19 +4,22 @@ use std::{fmt, future::Future, net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{
-    Closed, Door, OpeningRequest,
-    door::{Tasks, WORK_MAX},
-    typed::{Profile, States},
+    closed::Closed,
+    door::{Door, Tasks, WORK_MAX},
+    errors::{CloseError, SubscribeError},
+    profile::Profile,
+    request::OpeningRequest,
+    states::{Entry, Out, Seat, States},
 };
 use crate::{
     auth::Identity,
     hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName},
     proto::{
-        CLOSE_REASON_MAX, CONTROL_PAYLOAD_MAX, CloseCode, CloseError as FrameCloseError, CloseFrame, KeepAlive,
-        MessageLimits, MessageType, OpCode, PrepareError, PreparedMessage, ProtocolError, State, encode_frame,
+        CLOSE_REASON_MAX, CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, KeepAlive, MessageLimits, MessageType, OpCode,
+        PrepareError, PreparedMessage, ProtocolError, State, encode_frame,
     },
 };
 
@@ -52,66 +55,6 @@ pub struct Connection<'a, S> {
     pub(super) profile: &'a mut Option<Box<Profile>>,
     pub(super) states: &'a Rc<States<S>>,
 }
-
-/// Why a connection is not closed as asked.
-///
-/// ```
-/// use ringhub::{handler::CloseError, proto::CloseError as FrameError};
-/// let error = CloseError::Frame(FrameError::CodeNotSendable(1006));
-/// assert_eq!(error.to_string(), "close code 1006 must not be sent");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseError {
-    /// There is no such close frame.
-    Frame(FrameCloseError),
-    /// It is closing already, or has ended.
-    NotOpen,
-}
-
-impl From<FrameCloseError> for CloseError {
-    fn from(error: FrameCloseError) -> Self {
-        CloseError::Frame(error)
-    }
-}
-
-impl fmt::Display for CloseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseError::Frame(error) => error.fmt(f),
-            CloseError::NotOpen => f.write_str("the connection is not open"),
-        }
-    }
-}
-
-impl std::error::Error for CloseError {}
-
-/// Why a connection does not become a subscriber; see [`Connection::subscribe`].
-///
-/// ```
-/// use ringhub::handler::SubscribeError;
-/// assert_eq!(SubscribeError::Already.to_string(), "the connection is a subscriber of this topic");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubscribeError {
-    /// It is closing or has ended.
-    NotOpen,
-    /// It has as many subscriptions as allowed.
-    TooMany,
-    /// It is a subscriber of that topic.
-    Already,
-}
-
-impl fmt::Display for SubscribeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SubscribeError::NotOpen => "the connection is not open",
-            SubscribeError::TooMany => "the connection has as many subscriptions as allowed",
-            SubscribeError::Already => "the connection is a subscriber of this topic",
-        })
-    }
-}
-
-impl std::error::Error for SubscribeError {}
 
 /// A fragment to be sent (RFC 6455 5.4); see [`Connection::send_fragment`].
 ///
@@ -568,7 +511,7 @@ impl<S: 'static> Handle<S> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (id, key, states) = (self.id, self.key, Rc::clone(&self.states));
         let call = Box::new(move |door: &mut dyn Door| {
-            let outcome = states.with(door, id, key, work);
+            let outcome = door.facts(id).and_then(|_| call_with(&states, door, Seat { id, key }, work));
             if let Some(outcome) = outcome {
                 // Who asked may have been dropped meanwhile.
                 _ = answer.send(outcome);
@@ -609,6 +552,45 @@ impl<S: 'static> Handle<S> {
         // An error means that it has ended.
         _ = drained.await;
     }
+}
+
+/// Calls `work` with a connection, whose state is out of the table meanwhile, in the connection's span. `None` if the
+/// connection has ended.
+pub(super) fn call_with<S: 'static, T>(
+    states: &Rc<States<S>>,
+    door: &mut dyn Door,
+    Seat { id, key }: Seat,
+    work: impl FnOnce(&mut Connection<'_, S>) -> T,
+) -> Option<T> {
+    let mut out = Out::take(states, key)?;
+    let Entry { state, profile } = out.entry.as_mut()?;
+    // A panic loses it, and the next call makes another.
+    let span = take_span(profile, door, id);
+    let outcome = span.in_scope(|| work(&mut Connection { door, id, key, state, profile, states }));
+    if !span.is_disabled() {
+        profile.get_or_insert_default().span = Some(span);
+    } else if profile.as_ref().is_some_and(|profile| profile.is_empty()) {
+        *profile = None;
+    }
+    Some(outcome)
+}
+
+/// Takes the span of a connection out of its profile, or makes it. A route that forgets its requests wants connections
+/// to cost little: there it is a span of debugging.
+fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: ConnectionId) -> Span {
+    if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
+        return span;
+    }
+    // What stands in a span is found out only if somebody listens to it.
+    if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
+        return tracing::info_span!("connection", %id, peer = peer.map(display));
+    }
+    let mut find_peer = || {
+        let profile = profile.get_or_insert_default();
+        profile.peer = profile.peer.or_else(|| door.addresses(id).0);
+        profile.peer
+    };
+    tracing::debug_span!("connection", %id, peer = find_peer().map(display))
 }
 
 /// As much of a reason as a close frame can hold, 123 bytes, cut at a character (RFC 6455 5.5).

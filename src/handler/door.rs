@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Panicked, SubscribeError};
+use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
     hub::{ConnectionId, Published, Scope, Sent, TopicName},
     proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},

@@ -30,26 +30,36 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod closed;
 mod connection;
 mod door;
+mod errors;
+mod panicked;
+mod profile;
 mod request;
 mod route;
 mod rules;
+mod states;
 mod typed;
 
 use std::future::{Future, ready};
 
 pub use crate::hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
 pub use answer::{Accept, Response};
-pub use connection::{CloseError, Connection, Handle, Part, SubscribeError, cut_reason};
+pub use closed::Closed;
+pub use connection::{Connection, Handle, Part, cut_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
+pub use errors::{CloseError, SubscribeError};
+pub(crate) use panicked::Panicked;
+pub(crate) use profile::Profile;
 pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub use rules::{RouteOptions, Rules};
-pub(crate) use typed::{Factory, Opened, Panicked, Profile, Seat, ShardRoute, Typed};
+pub(crate) use states::Seat;
+pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 
-use crate::proto::{CloseCode, Fragment, FrameHeader, Message, ProtocolError, Verdict};
+use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
 /// Serves the connections of a route. Every method has a default, so write those you need.
 ///
@@ -162,29 +172,5 @@ pub trait Handler: Send + Sync + 'static {
     /// the state. Called exactly once; nothing can be sent any more.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);
-    }
-}
-
-/// How a connection has ended.
-///
-/// ```
-/// use ringhub::{handler::Closed, proto::CloseCode};
-/// // Of a connection that was lost:
-/// let lost = Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false };
-/// assert_eq!(lost, Closed::default());
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
-    /// The code that the peer sent (RFC 6455 7.1.5), 1005 if its close frame had none, 1006 if it sent no close frame.
-    pub code: CloseCode,
-    /// The reason that came with it.
-    pub reason: String,
-    /// Did both sides finish the closing handshake (RFC 6455 7.1.4)?
-    pub is_clean: bool,
-}
-
-impl Default for Closed {
-    fn default() -> Self {
-        Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false }
     }
 }

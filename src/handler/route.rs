@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::{Factory, Rules};
+use super::{rules::Rules, typed::Factory};
 use crate::{
     hub::{TopicName, TopicNameError},
     proto::{RequestPath, percent_decode},

@@ -1,23 +1,21 @@
 //! From a handler with a state of its own type to what a shard can call: the only place where types are erased.
 
-use std::{
-    any::Any,
-    cell::RefCell,
-    fmt,
-    future::Future,
-    net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
+use std::{any::Any, fmt, future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
+
+use super::{
+    Handler,
+    answer::{Accept, Response},
+    closed::Closed,
+    connection::{Connection, call_with},
+    door::Door,
+    panicked::Panicked,
+    profile::Profile,
+    request::OpeningRequest,
+    states::{Entry, Out, Seat, States},
 };
-
-use tracing::Span;
-
-use super::{Accept, Closed, Connection, Door, Handler, OpeningRequest, Response};
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, Scope, TopicName},
+    hub::{Scope, TopicName},
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
@@ -55,24 +53,6 @@ pub(crate) trait ShardRoute {
     fn set_closed(&self, seat: Seat, closed: Closed);
 }
 
-/// A handler has panicked, with this text.
-#[derive(Debug)]
-pub(crate) struct Panicked(pub(crate) String);
-
-impl Panicked {
-    pub(crate) fn new(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        Panicked(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into()))
-    }
-}
-
-/// A connection, and where its route keeps what belongs to it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seat {
-    pub(crate) id: ConnectionId,
-    pub(crate) key: u32,
-}
-
 /// An opening request that a handler has accepted.
 pub(crate) struct Opened {
     pub(crate) state: Box<dyn Any>,
@@ -87,150 +67,6 @@ impl<S: 'static> From<Accept<S>> for Opened {
     fn from(accept: Accept<S>) -> Self {
         let Accept { state, protocol, headers, identity, subscriptions, forwards } = accept;
         Opened { state: Box::new(state), protocol, headers, identity, subscriptions, forwards }
-    }
-}
-
-/// What is known of a connection beside its state. Those that need none of it do without.
-#[derive(Debug, Default)]
-pub(crate) struct Profile {
-    pub(crate) request: Option<OpeningRequest>,
-    pub(crate) identity: Option<Identity>,
-    pub(crate) protocol: Option<String>,
-    pub(crate) error: Option<ProtocolError>,
-    pub(crate) closed: Option<Closed>,
-    /// Frames of a message of ours that is not finished.
-    pub(crate) fragments: Option<Vec<u8>>,
-    /// What the handler is called in, and the client's address beside a request that is not kept. Only while somebody
-    /// listens to events of that level.
-    pub(crate) span: Option<Span>,
-    pub(crate) peer: Option<SocketAddr>,
-}
-
-impl Profile {
-    fn is_empty(&self) -> bool {
-        let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
-        request.is_none()
-            && identity.is_none()
-            && protocol.is_none()
-            && error.is_none()
-            && closed.is_none()
-            && fragments.is_none()
-            && span.is_none()
-            && peer.is_none()
-    }
-
-    /// The client's address.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)
-    }
-}
-
-/// Takes the span of a connection out of its profile, or makes it. A route that forgets its requests wants connections
-/// to cost little: there it is a span of debugging.
-fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: ConnectionId) -> Span {
-    if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
-        return span;
-    }
-    // What stands in a span is found out only if somebody listens to it.
-    if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
-        return tracing::info_span!("connection", %id, peer = peer.map(display));
-    }
-    let mut find_peer = || {
-        let profile = profile.get_or_insert_default();
-        profile.peer = profile.peer.or_else(|| door.addresses(id).0);
-        profile.peer
-    };
-    tracing::debug_span!("connection", %id, peer = find_peer().map(display))
-}
-
-/// The states of a route's connections on a shard.
-pub(crate) struct States<S>(RefCell<Table<S>>);
-
-struct Table<S> {
-    entries: Vec<Option<Entry<S>>>,
-    free: Vec<u32>,
-}
-
-struct Entry<S> {
-    state: S,
-    profile: Option<Box<Profile>>,
-}
-
-impl<S: 'static> States<S> {
-    fn new() -> Rc<Self> {
-        Rc::new(States(RefCell::new(Table { entries: Vec::new(), free: Vec::new() })))
-    }
-
-    fn insert(&self, state: S, profile: Option<Box<Profile>>) -> u32 {
-        let mut table = self.0.borrow_mut();
-        let entry = Some(Entry { state, profile });
-        if let Some(key) = table.free.pop() {
-            table.entries[key as usize] = entry;
-            return key;
-        }
-        table.entries.push(entry);
-        table.entries.len() as u32 - 1
-    }
-
-    fn remove(&self, key: u32) {
-        let mut table = self.0.borrow_mut();
-        let entry = table.entries[key as usize].take();
-        table.free.push(key);
-        drop(table);
-        // Outside of the borrow: a state's end may be anything.
-        drop(entry);
-    }
-
-    /// Does something with a connection. `None` if it has ended.
-    pub(super) fn with<T>(
-        self: &Rc<Self>,
-        door: &mut dyn Door,
-        id: ConnectionId,
-        key: u32,
-        work: impl FnOnce(&mut Connection<'_, S>) -> T,
-    ) -> Option<T> {
-        door.facts(id)?;
-        self.call(door, Seat { id, key }, work)
-    }
-
-    /// Calls `work` with the connection's state, which is out of the table meanwhile, in the connection's span.
-    fn call<T>(
-        self: &Rc<Self>,
-        door: &mut dyn Door,
-        Seat { id, key }: Seat,
-        work: impl FnOnce(&mut Connection<'_, S>) -> T,
-    ) -> Option<T> {
-        let mut out = Out::take(self, key)?;
-        let Entry { state, profile } = out.entry.as_mut()?;
-        // A panic loses it, and the next call makes another.
-        let span = take_span(profile, door, id);
-        let outcome = span.in_scope(|| work(&mut Connection { door, id, key, state, profile, states: self }));
-        if !span.is_disabled() {
-            profile.get_or_insert_default().span = Some(span);
-        } else if profile.as_ref().is_some_and(|profile| profile.is_empty()) {
-            *profile = None;
-        }
-        Some(outcome)
-    }
-}
-
-/// An entry that is out of its table, and goes back even if there is a panic.
-struct Out<'a, S> {
-    states: &'a States<S>,
-    key: u32,
-    entry: Option<Entry<S>>,
-}
-
-impl<'a, S> Out<'a, S> {
-    fn take(states: &'a States<S>, key: u32) -> Option<Self> {
-        let entry = states.0.borrow_mut().entries.get_mut(key as usize)?.take()?;
-        Some(Out { states, key, entry: Some(entry) })
-    }
-}
-
-impl<S> Drop for Out<'_, S> {
-    fn drop(&mut self) {
-        self.states.0.borrow_mut().entries[self.key as usize] = self.entry.take();
     }
 }
 
@@ -262,8 +98,7 @@ impl<H: Handler> OnShard<H> {
         seat: Seat,
         work: impl FnOnce(&H, &mut Connection<'_, H::State>),
     ) -> Result<(), Panicked> {
-        let work = || self.states.call(door, seat, |connection| work(&self.handler, connection));
-        catch_unwind(AssertUnwindSafe(work)).map(drop).map_err(|panic| Panicked::new(&*panic))
+        Panicked::catch(|| call_with(&self.states, door, seat, |connection| work(&self.handler, connection))).map(drop)
     }
 }
 
@@ -284,7 +119,7 @@ impl<H: Handler> ShardRoute for OnShard<H> {
     }
 
     fn remove(&self, key: u32) -> Result<(), Panicked> {
-        catch_unwind(AssertUnwindSafe(|| self.states.remove(key))).map_err(|panic| Panicked::new(&*panic))
+        Panicked::catch(|| self.states.remove(key))
     }
 
     fn on_open(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked> {
@@ -310,7 +145,7 @@ impl<H: Handler> ShardRoute for OnShard<H> {
                 None => look(),
             })
         };
-        let verdict = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::new(&*panic))?;
+        let verdict = Panicked::catch(work)?;
         Ok(verdict.unwrap_or(Verdict::Pass))
     }
 
@@ -341,7 +176,7 @@ impl<H: Handler> ShardRoute for OnShard<H> {
     }
 
     fn peer(&self, seat: Seat) -> Option<SocketAddr> {
-        self.states.0.borrow().entries.get(seat.key as usize)?.as_ref()?.profile.as_ref()?.peer()
+        self.states.peer(seat.key)
     }
 
     fn set_closed(&self, seat: Seat, closed: Closed) {

@@ -1,0 +1,27 @@
+//! The end of a connection, as a handler sees it.
+
+use crate::proto::CloseCode;
+
+/// How a connection has ended.
+///
+/// ```
+/// use ringhub::{handler::Closed, proto::CloseCode};
+/// // Of a connection that was lost:
+/// let lost = Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false };
+/// assert_eq!(lost, Closed::default());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The code that the peer sent (RFC 6455 7.1.5), 1005 if its close frame had none, 1006 if it sent no close frame.
+    pub code: CloseCode,
+    /// The reason that came with it.
+    pub reason: String,
+    /// Did both sides finish the closing handshake (RFC 6455 7.1.4)?
+    pub is_clean: bool,
+}
+
+impl Default for Closed {
+    fn default() -> Self {
+        Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false }
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a connection does not do what its handler asks for.
+
+use std::fmt;
+
+use crate::proto::CloseError as FrameCloseError;
+
+/// Why a connection is not closed as asked.
+///
+/// ```
+/// use ringhub::{handler::CloseError, proto::CloseError as FrameError};
+/// let error = CloseError::Frame(FrameError::CodeNotSendable(1006));
+/// assert_eq!(error.to_string(), "close code 1006 must not be sent");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseError {
+    /// There is no such close frame.
+    Frame(FrameCloseError),
+    /// It is closing already, or has ended.
+    NotOpen,
+}
+
+impl From<FrameCloseError> for CloseError {
+    fn from(error: FrameCloseError) -> Self {
+        CloseError::Frame(error)
+    }
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseError::Frame(error) => error.fmt(f),
+            CloseError::NotOpen => f.write_str("the connection is not open"),
+        }
+    }
+}
+
+impl std::error::Error for CloseError {}
+
+/// Why a connection does not become a subscriber; see
+/// [`Connection::subscribe`](super::Connection::subscribe).
+///
+/// ```
+/// use ringhub::handler::SubscribeError;
+/// assert_eq!(SubscribeError::Already.to_string(), "the connection is a subscriber of this topic");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeError {
+    /// It is closing or has ended.
+    NotOpen,
+    /// It has as many subscriptions as allowed.
+    TooMany,
+    /// It is a subscriber of that topic.
+    Already,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SubscribeError::NotOpen => "the connection is not open",
+            SubscribeError::TooMany => "the connection has as many subscriptions as allowed",
+            SubscribeError::Already => "the connection is a subscriber of this topic",
+        })
+    }
+}
+
+impl std::error::Error for SubscribeError {}

@@ -1,0 +1,44 @@
+//! The rare facts about a connection.
+
+use std::net::SocketAddr;
+
+use tracing::Span;
+
+use super::{closed::Closed, request::OpeningRequest};
+use crate::{auth::Identity, proto::ProtocolError};
+
+/// What is known of a connection beside its state. Those that need none of it do without.
+#[derive(Debug, Default)]
+pub(crate) struct Profile {
+    pub(crate) request: Option<OpeningRequest>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) error: Option<ProtocolError>,
+    pub(crate) closed: Option<Closed>,
+    /// Frames of a message of ours that is not finished.
+    pub(crate) fragments: Option<Vec<u8>>,
+    /// What the handler is called in, and the client's address beside a request that is not kept. Only while somebody
+    /// listens to events of that level.
+    pub(crate) span: Option<Span>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+impl Profile {
+    /// Returns whether no fact is known, so that the profile can be dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
+        request.is_none()
+            && identity.is_none()
+            && protocol.is_none()
+            && error.is_none()
+            && closed.is_none()
+            && fragments.is_none()
+            && span.is_none()
+            && peer.is_none()
+    }
+
+    /// The client's address.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)
+    }
+}
