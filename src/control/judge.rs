@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     auth::Credentials,
     endpoints::Endpoint,

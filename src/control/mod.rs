@@ -13,18 +13,15 @@ mod places;
 mod port;
 pub(crate) mod publisher;
 mod service;
+mod shared;
 
 use std::{
     io,
     net::TcpListener,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use tokio::{
     runtime::Runtime,
     sync::{Notify, Semaphore, mpsc, watch},
@@ -37,15 +34,14 @@ use self::{
     port::Port,
     publisher::{Publisher, Publishing, Requests},
     service::Scope,
+    shared::Shared,
 };
 use crate::{
-    auth::Credentials,
     config::{Config, Limits},
-    endpoints::{Denied, Endpoint, Endpoints, Intent},
+    endpoints::Endpoints,
     handover::Visit,
     hub::ExternalEnd,
-    metrics::{self, Counter, Counters},
-    proto::Refusal,
+    metrics::Counters,
 };
 
 /// What the control thread is started with.
@@ -103,7 +99,8 @@ async fn serve(start: Start) -> io::Result<()> {
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
-    let port = Port::new(Scope::Everything, config.http.connections_max, Limits::FAREWELLS_MAX);
+    // Of everything but `/metrics` on an address of its own.
+    let port = Arc::new(Port::new(Scope::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
         publisher,
@@ -112,12 +109,12 @@ async fn serve(start: Start) -> io::Result<()> {
         shards,
         counters,
         leaving,
-        port,
         // The rest is for those that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
         files,
         metrics: Mutex::default(),
+        returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
     let mut connections = JoinSet::new();
@@ -133,7 +130,7 @@ async fn serve(start: Start) -> io::Result<()> {
             }
             arrival = arrivals.recv() => {
                 let Some(visit) = arrival else { break };
-                connections.spawn(port::serve_visit(Arc::clone(&shared), visit, finishing.clone()));
+                connections.spawn(port::serve_visit(Arc::clone(&shared), Arc::clone(&port), visit, finishing.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
@@ -150,90 +147,10 @@ async fn serve(start: Start) -> io::Result<()> {
     Ok(())
 }
 
-/// What all connections share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    config: Arc<Config>,
-    publisher: Publisher,
-    endpoints: Arc<Endpoints>,
-    returns: Vec<mpsc::Sender<Visit>>,
-    shards: Vec<Arc<Counters>>,
-    counters: Arc<Counters>,
-    leaving: watch::Receiver<bool>,
-    /// For everything but `/metrics` on an address of its own.
-    port: Port,
-    /// Connections without room that ask for the metrics.
-    monitors: Farewells,
-    bodies: Bodies,
-    /// Files that may be sent at the same time.
-    files: Arc<Semaphore>,
-    /// The text of `/metrics` that was made last, and when.
-    metrics: Mutex<Option<(Instant, Bytes)>>,
-}
-
-impl Shared {
-    fn is_leaving(&self) -> bool {
-        *self.leaving.borrow()
-    }
-
-    /// Waits until the server leaves, or is gone.
-    async fn has_left(&self) {
-        drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
-    }
-
-    /// May who sent a request do what it wants?
-    fn authorize(&self, credentials: &Credentials<'_>, intent: Intent, endpoint: &Endpoint) -> Result<(), Refusal> {
-        self.endpoints.authorize(credentials, intent, endpoint).map(drop).map_err(|denied| {
-            if denied == Denied::Panicked {
-                self.counters.add(Counter::HandlerPanics, 1);
-            }
-            denied.into()
-        })
-    }
-
-    /// Returns what counts a refusal.
-    fn cause(&self, refusal: &Refusal) -> Counter {
-        match refusal.status {
-            503 if self.is_leaving() => Counter::RefusedLeaving,
-            503 => Counter::RefusedLimit,
-            status => Counter::refused(status),
-        }
-    }
-
-    /// Returns the text of `/metrics`. All who ask within a second get the same, so nobody can keep this thread busy
-    /// with it.
-    fn metrics(&self) -> Bytes {
-        let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
-            _ => {
-                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters));
-                *last = Some((Instant::now(), text.clone()));
-                text
-            }
-        }
-    }
-
-    /// Gives a connection to a shard, each in turn.
-    async fn hand_back(&self, visit: Visit) {
-        // Relaxed: any shard will do.
-        let at = NEXT.fetch_add(1, Ordering::Relaxed) % self.returns.len();
-        self.counters.add(Counter::HttpReturned, 1);
-        if self.returns[at].send(visit).await.is_err() {
-            tracing::debug!("a shard has ended before it took a connection back");
-        }
-    }
-}
-
-static NEXT: AtomicUsize = AtomicUsize::new(0);
-
 /// How long answers under way may take when the shards have ended, within [`Config::drain_timeout`]; and how long in
 /// any case, which is enough to hand them to the kernel.
 const FINISH: Duration = Duration::from_secs(1);
 const FINISH_MIN: Duration = Duration::from_millis(50);
-
-/// How old the text of `/metrics` may be.
-const METRICS_AGE_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -11,11 +11,11 @@ use tokio::{
 use tracing::field::display;
 
 use super::{
-    Shared,
     judge::Judge,
     line::{Ending, Line},
     places::{Farewells, Place, Places},
     service::{Scope, Service},
+    shared::Shared,
 };
 use crate::{
     config::Limits,
@@ -110,7 +110,7 @@ struct Caller {
 }
 
 /// Serves a connection that a shard has handed over.
-pub(super) async fn serve_visit(shared: Arc<Shared>, visit: Visit, finishing: watch::Receiver<()>) {
+pub(super) async fn serve_visit(shared: Arc<Shared>, port: Arc<Port>, visit: Visit, finishing: watch::Receiver<()>) {
     let Visit { socket, received, ticket: Ticket { of_all, of_address }, is_refused } = visit;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
@@ -119,9 +119,9 @@ pub(super) async fn serve_visit(shared: Arc<Shared>, visit: Visit, finishing: wa
     let open = Open::new(&shared.counters);
     let caller = Caller { stream, received, of_address };
     if is_refused {
-        return shared.port.answer_one(&shared, caller, &finishing, &shared.monitors).await;
+        return port.answer_one(&shared, caller, &finishing, &shared.monitors).await;
     }
-    let returned = shared.port.serve(&shared, caller, &finishing).await;
+    let returned = port.serve(&shared, caller, &finishing).await;
     drop(open);
     if let Some((socket, received, of_address)) = returned.and_then(|line| line.into_parts().ok()) {
         let ticket = Ticket { of_all, of_address };

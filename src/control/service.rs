@@ -19,9 +19,9 @@ use hyper::{
 };
 
 use super::{
-    Shared,
     bodies::{NoRoom, Room},
     judge::{Judge, Judged},
+    shared::Shared,
 };
 use crate::{
     auth::{Credentials, TOKEN_KEY},

@@ -1,0 +1,110 @@
+//! The state that all connections of the control thread share.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::{bodies::Bodies, places::Farewells, publisher::Publisher};
+use crate::{
+    auth::Credentials,
+    config::Config,
+    endpoints::{Denied, Endpoint, Endpoints, Intent},
+    handover::Visit,
+    metrics::{self, Counter, Counters},
+    proto::Refusal,
+};
+
+/// What all connections of the control thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) publisher: Publisher,
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) returns: Vec<mpsc::Sender<Visit>>,
+    pub(super) shards: Vec<Arc<Counters>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) leaving: watch::Receiver<bool>,
+    /// Connections without room that ask for the metrics.
+    pub(super) monitors: Farewells,
+    pub(super) bodies: Bodies,
+    /// Files that may be sent at the same time.
+    pub(super) files: Arc<Semaphore>,
+    /// The text of `/metrics` that was made last, and when.
+    pub(super) metrics: Mutex<Option<(Instant, Bytes)>>,
+    /// Counts the connections that went back to shards, which take them in turn.
+    pub(super) returned: AtomicUsize,
+}
+
+impl Shared {
+    /// Returns whether the server leaves.
+    pub(super) fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// Waits until the server leaves, or is gone.
+    pub(super) async fn has_left(&self) {
+        drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
+    }
+
+    /// Checks that the sender of a request may do what the request is for.
+    ///
+    /// # Errors
+    ///
+    /// The answer that refuses it.
+    pub(super) fn authorize(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        endpoint: &Endpoint,
+    ) -> Result<(), Refusal> {
+        self.endpoints.authorize(credentials, intent, endpoint).map(drop).map_err(|denied| {
+            if denied == Denied::Panicked {
+                self.counters.add(Counter::HandlerPanics, 1);
+            }
+            denied.into()
+        })
+    }
+
+    /// Returns the counter of a refusal.
+    pub(super) fn cause(&self, refusal: &Refusal) -> Counter {
+        match refusal.status {
+            503 if self.is_leaving() => Counter::RefusedLeaving,
+            503 => Counter::RefusedLimit,
+            status => Counter::refused(status),
+        }
+    }
+
+    /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this
+    /// thread busy with it.
+    pub(super) fn metrics(&self) -> Bytes {
+        let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
+            _ => {
+                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters));
+                *last = Some((Instant::now(), text.clone()));
+                text
+            }
+        }
+    }
+
+    /// Gives a connection to a shard, each in turn.
+    pub(super) async fn hand_back(&self, visit: Visit) {
+        // Relaxed: any shard will do.
+        let at = self.returned.fetch_add(1, Ordering::Relaxed) % self.returns.len();
+        self.counters.add(Counter::HttpReturned, 1);
+        if self.returns[at].send(visit).await.is_err() {
+            tracing::debug!("a shard has ended before it took a connection back");
+        }
+    }
+}
+
+/// How old the text of `/metrics` may be.
+const METRICS_AGE_MAX: Duration = Duration::from_secs(1);
