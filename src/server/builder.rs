@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use super::{Hub, Server};
+use super::{Server, hub::Hub};
 use crate::{
     auth::Gate,
     config::{Config, CpuList, Pin, RouteConfig, RouteHandler, RuleFault, Settings, settle},
@@ -71,6 +71,14 @@ impl Default for Builder {
             operations: true,
             hub: Hub::new(),
         }
+    }
+}
+
+impl Server {
+    /// Returns a builder of a server without routes, on 127.0.0.1:6455.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 

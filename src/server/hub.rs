@@ -9,6 +9,7 @@ use std::{
     thread::{self, Thread},
 };
 
+use super::role::Role;
 use crate::{
     control::publisher::{Publisher, Requests},
     handler::{CloseError, Sent},
@@ -189,11 +190,11 @@ impl Hub {
     /// assert_eq!(Hub::wait(async { 6 * 7 }), 42);
     /// ```
     pub fn wait<T>(answer: impl Future<Output = T>) -> T {
-        let current = thread::current();
-        let name = current.name().unwrap_or_default();
-        let is_shard = name.starts_with(super::SHARD_THREAD);
-        assert!(!is_shard, "a handler cannot wait for its own shard; spawn the work on the connection");
-        assert!(name != super::CONTROL_THREAD, "an authenticator cannot wait for the thread it is called on");
+        match Role::of_this_thread() {
+            Some(Role::Shard) => panic!("a handler cannot wait for its own shard; spawn the work on the connection"),
+            Some(Role::Control) => panic!("an authenticator cannot wait for the thread it is called on"),
+            None => {}
+        }
         struct Unpark(Thread);
         impl Wake for Unpark {
             fn wake(self: Arc<Self>) {

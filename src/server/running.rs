@@ -1,0 +1,125 @@
+//! A server at work.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::sync::{mpsc, watch};
+
+use super::hub::Hub;
+use crate::{error::StartError, metrics::Counters, shard::Command};
+
+/// A server at work. Dropping it stops it as [`Running::stop`] does, without waiting for the end.
+///
+/// ```no_run
+/// use ringhub::{proto::PreparedMessage, server::Server};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// // Within a larger program on tokio:
+/// let running = Server::builder().listen(["127.0.0.1:0".parse()?]).topics().build()?.start()?;
+/// let hub = running.hub();
+/// println!("ws://{}/t/hello", running.local_addr());
+/// hub.send_all(&PreparedMessage::text("soon over")).await?;
+/// running.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Running {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) commands: Vec<mpsc::Sender<Command>>,
+    pub(super) counters: Vec<Arc<Counters>>,
+    pub(super) control_counters: Arc<Counters>,
+    pub(super) hub: Hub,
+    pub(super) leaving: watch::Sender<bool>,
+    pub(super) ends: mpsc::Receiver<Result<(), StartError>>,
+    /// Threads that have not ended.
+    pub(super) running: usize,
+}
+
+impl Running {
+    /// The first address it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address it listens on.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A handle to all connections, for any thread.
+    #[must_use]
+    pub fn hub(&self) -> Hub {
+        self.hub.clone()
+    }
+
+    /// What each shard has counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    /// What the control thread has counted so far.
+    #[must_use]
+    pub fn control_counters(&self) -> &Arc<Counters> {
+        &self.control_counters
+    }
+
+    /// Begins to leave: no new connections, each client is told with close code 1001, and after
+    /// [`Config::drain_timeout`] at the latest nothing is left.
+    pub fn stop(&self) {
+        self.leaving.send_replace(true);
+        for commands in &self.commands {
+            // Full or closed: it is stopping already.
+            drop(commands.try_send(Command::Drain));
+        }
+    }
+
+    /// Begins to leave, as [`Running::stop`] does, and waits until the server has ended.
+    ///
+    /// # Errors
+    ///
+    /// If a shard has ended on its own.
+    pub async fn shutdown(mut self) -> Result<(), StartError> {
+        self.stop();
+        self.wait().await
+    }
+
+    /// Waits until the server has ended. Another `wait` may go on after one that was given up.
+    ///
+    /// # Errors
+    ///
+    /// If a shard has ended on its own.
+    pub async fn wait(&mut self) -> Result<(), StartError> {
+        while self.running > 0 {
+            self.ends.recv().await.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            self.running -= 1;
+        }
+        Ok(())
+    }
+
+    /// [`Running::wait`] for callers without a runtime.
+    ///
+    /// # Errors
+    ///
+    /// If a shard has ended on its own.
+    ///
+    /// # Panics
+    ///
+    /// If called within an asynchronous context.
+    pub fn wait_blocking(mut self) -> Result<(), StartError> {
+        while self.running > 0 {
+            let end = self.ends.blocking_recv();
+            end.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            self.running -= 1;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

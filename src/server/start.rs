@@ -1,0 +1,283 @@
+//! Starts a server: the channels between its threads, and the threads.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{Server, role::Role, running::Running};
+use crate::{
+    control,
+    error::StartError,
+    handler::Panicked,
+    handover::{ControlDoor, Sockets, Visit},
+    hub::{MeshEnd, MeshLimits, Outside, Wake},
+    metrics::Counters,
+    shard::{self, Command},
+};
+
+impl Server {
+    /// Starts, and serves for as long as this is awaited: for a program that is nothing but this server. Giving it up
+    /// stops the server as dropping [`Running`] does.
+    ///
+    /// # Errors
+    ///
+    /// See [`Server::start`] and [`Running::wait`].
+    pub async fn run(self) -> Result<(), StartError> {
+        self.start()?.wait().await
+    }
+
+    /// Starts, serves until `stop` is done, then leaves in order.
+    ///
+    /// ```no_run
+    /// # use ringhub::server::Server;
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::builder().topics().build()?;
+    /// server.run_until(async { tokio::signal::ctrl_c().await.expect("a signal handler") }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`Server::start`] and [`Running::wait`].
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let mut running = self.start()?;
+        tokio::select! {
+            ended = running.wait() => ended,
+            () = stop => running.shutdown().await,
+        }
+    }
+
+    /// Starts a thread for each shard and one for control, and returns once all of them accept connections.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Shard`] if one cannot be set up.
+    pub fn start(self) -> Result<Running, StartError> {
+        let Server { config, mut listeners, addresses, metrics_listener, endpoints, hub: (hub, requests) } = self;
+        let (config, endpoints) = (Arc::new(config), Arc::new(endpoints));
+        let count = config.shards;
+        let Wiring { shards, control, commands } = Wiring::new(count);
+        let threads = Threads::new(count + 1);
+        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let occupied = Arc::new(AtomicUsize::new(count));
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        hub.start(&counters);
+        let leaving = watch::Sender::new(false);
+        let epoch_first = epoch_first();
+        for (number, ends) in shards.into_iter().enumerate() {
+            let start = shard::Start {
+                mesh: ends.mesh,
+                woken: ends.woken,
+                occupied: Arc::clone(&occupied),
+                sockets: sockets.clone(),
+                control: ends.control,
+                returns: ends.returns,
+                cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
+                config: Arc::clone(&config),
+                endpoints: Arc::clone(&endpoints),
+                addresses: addresses.clone(),
+                listeners: listeners.iter_mut().filter_map(Vec::pop).collect::<Vec<OwnedFd>>(),
+                counters: Arc::clone(&counters[number]),
+                commands: ends.commands,
+                epoch_first,
+            };
+            let run = move |started: Started<'_>| shard::run(start, || started.report());
+            threads.spawn(format!("ringhub-shard-{number}"), Role::Shard, run).map_err(StartError::Shard)?;
+        }
+        let control_counters: Arc<Counters> = Arc::default();
+        let start = control::Start {
+            outside: control.outside,
+            requests,
+            publisher: hub.publisher(),
+            endpoints,
+            woken: control.woken,
+            config,
+            arrivals: control.arrivals,
+            returns: control.returns,
+            metrics_listener,
+            shards: counters.clone(),
+            counters: Arc::clone(&control_counters),
+            leaving: leaving.subscribe(),
+        };
+        let run = move |started: Started<'_>| control::run(start, || started.report());
+        threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
+        let ends = threads.wait_for_start()?;
+        Ok(Running { addresses, commands, counters, control_counters, hub, leaving, ends, running: count + 1 })
+    }
+}
+
+/// The channels between the threads of a server, sorted by the threads that hold their ends.
+struct Wiring {
+    shards: Vec<ShardEnds>,
+    control: ControlEnds,
+    /// To each shard, from the server's owner.
+    commands: Vec<mpsc::Sender<Command>>,
+}
+
+/// The ends that a shard holds.
+struct ShardEnds {
+    mesh: MeshEnd,
+    woken: Arc<Notify>,
+    commands: mpsc::Receiver<Command>,
+    /// Connections that control gives back.
+    returns: mpsc::Receiver<Visit>,
+    /// Control ends when all shards have dropped theirs.
+    control: ControlDoor,
+}
+
+/// The ends that the control thread holds.
+struct ControlEnds {
+    outside: Outside,
+    woken: Arc<Notify>,
+    arrivals: mpsc::Receiver<Visit>,
+    returns: Vec<mpsc::Sender<Visit>>,
+}
+
+impl Wiring {
+    fn new(count: usize) -> Wiring {
+        // The last is control's.
+        let mut woken: Vec<Arc<Notify>> = (0..=count).map(|_| Arc::default()).collect();
+        let wake = woken.iter().map(|woken| {
+            let woken = Arc::clone(woken);
+            Arc::new(move || woken.notify_one()) as Wake
+        });
+        let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
+        let outside = Outside::new(mesh.pop().expect("one end more than shards"));
+        let of_control = woken.pop().expect("one more than shards");
+        let (door, arrivals) = ControlDoor::new();
+        let (mut shards, mut commands, mut returns) = (Vec::new(), Vec::new(), Vec::new());
+        for (mesh, woken) in mesh.into_iter().zip(woken) {
+            let (command, receiver) = mpsc::channel(COMMANDS_MAX);
+            commands.push(command);
+            let (back, returned) = mpsc::channel(RETURNS_MAX);
+            returns.push(back);
+            shards.push(ShardEnds { mesh, woken, commands: receiver, returns: returned, control: door.clone() });
+        }
+        let control = ControlEnds { outside, woken: of_control, arrivals, returns };
+        Wiring { shards, control, commands }
+    }
+}
+
+/// The threads of a server: reports of their starts and of their ends.
+struct Threads {
+    count: usize,
+    started: blocking::Sender<()>,
+    starts: blocking::Receiver<()>,
+    ended: mpsc::Sender<End>,
+    ends: mpsc::Receiver<End>,
+}
+
+/// How a thread has ended.
+type End = Result<(), StartError>;
+
+/// Reports that a thread has started.
+struct Started<'a>(&'a mut Option<blocking::Sender<()>>);
+
+impl Started<'_> {
+    fn report(self) {
+        let started = self.0.take().expect("a thread starts once");
+        started.send(()).expect("the server waits for every thread");
+    }
+}
+
+impl Threads {
+    fn new(count: usize) -> Threads {
+        let ((started, starts), (ended, ends)) = (blocking::channel(), mpsc::channel(count));
+        Threads { count, started, starts, ended, ends }
+    }
+
+    fn spawn(
+        &self,
+        name: String,
+        role: Role,
+        run: impl FnOnce(Started<'_>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let (mut started, ended) = (Some(self.started.clone()), self.ended.clone());
+        let run = move || {
+            role.assume();
+            report_end(|| run(Started(&mut started)), &ended);
+            // A thread that has not started drops its sender here, after the report of its end.
+        };
+        thread::Builder::new().name(name).spawn(run).map(drop)
+    }
+
+    /// Waits until all threads have started, and returns the receiver of their ends.
+    ///
+    /// # Errors
+    ///
+    /// The end of a thread that has ended before its start.
+    fn wait_for_start(self) -> Result<mpsc::Receiver<End>, StartError> {
+        let Threads { count, started, starts, ended, mut ends } = self;
+        drop((started, ended));
+        for _ in 0..count {
+            if starts.recv().is_err() {
+                // One has ended before it started, and has reported that end before.
+                while let Ok(outcome) = ends.try_recv() {
+                    outcome?;
+                }
+                return Err(StartError::ShardDied("before it started".into()));
+            }
+        }
+        Ok(ends)
+    }
+}
+
+/// Runs a thread, and reports its end, a panic included.
+fn report_end(run: impl FnOnce() -> io::Result<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
+    let outcome = match Panicked::catch(run) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StartError::Shard(error)),
+        Err(Panicked(text)) => Err(StartError::ShardDied(text)),
+    };
+    // The channel has room for the end of every thread; it has no receiver if the server's owner has dropped it.
+    drop(ended.try_send(outcome));
+}
+
+/// Larger than any epoch of an earlier process on this machine: microseconds, and topics are made more slowly.
+fn epoch_first() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_micros() as u64)
+}
+
+/// Connections on their way back to a shard.
+const RETURNS_MAX: usize = 64;
+
+/// There is one command, and saying it twice changes nothing.
+const COMMANDS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::Hub;
+
+    /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all.
+    #[test]
+    fn one_shard_that_dies_is_the_end_of_all() {
+        let check = |end: fn() -> io::Result<()>, expected: &str| {
+            let (ended, ends) = mpsc::channel(2);
+            report_end(end, &ended);
+            drop(ended);
+            let running = Running {
+                addresses: Vec::new(),
+                commands: Vec::new(),
+                counters: Vec::new(),
+                control_counters: Arc::default(),
+                hub: Hub::new().0,
+                leaving: watch::Sender::default(),
+                ends,
+                running: 2,
+            };
+            let error = running.wait_blocking().expect_err("one of two has died").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(|| panic!("an invariant is broken"), "an invariant is broken");
+        check(|| Err(io::Error::other("no ring")), "no ring");
+        check(|| Ok(()), "without a word");
+    }
+}
