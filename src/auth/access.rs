@@ -1,6 +1,6 @@
 //! What the server's own settings say about who may do what: origins and bearer tokens.
 
-use super::{Credentials, Origins, Tokens};
+use super::{credentials::Credentials, origins::Origins, tokens::Tokens};
 use crate::proto::Refusal;
 
 /// Who may do what. Without tokens and origins, everybody may do everything.

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::{Authenticator, Credentials, Identity};
+use super::{Authenticator, Identity, credentials::Credentials};
 use crate::proto::Refusal;
 
 /// Users and passwords (RFC 7617). Who shows none, or wrong ones, is answered 401 with a challenge.

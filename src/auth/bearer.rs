@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use subtle::ConstantTimeEq as _;
 
-use super::{Authenticator, Credentials, Identity, Tokens};
+use super::{Authenticator, Identity, credentials::Credentials, tokens::Tokens};
 use crate::proto::Refusal;
 
 /// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.
@@ -129,9 +129,6 @@ impl fmt::Debug for Bearer {
         }
     }
 }
-
-/// The query's key for a token (RFC 6750 2.3).
-pub const TOKEN_KEY: &str = "access_token";
 
 #[cfg(test)]
 mod tests {

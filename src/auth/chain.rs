@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Authenticator, Credentials, Identity, after_scheme};
+use super::{
+    Authenticator, Identity,
+    credentials::{Credentials, after_scheme},
+};
 use crate::proto::Refusal;
 
 /// Whom all of them admit. See [`AllOf`].

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Authenticator, Credentials, Identity, Origins};
+use super::{Authenticator, Identity, credentials::Credentials, origins::Origins};
 use crate::proto::Refusal;
 
 /// Whose pages may use a route, and who may.

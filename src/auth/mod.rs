@@ -23,6 +23,7 @@ mod access;
 mod basic;
 mod bearer;
 mod chain;
+mod credentials;
 mod gate;
 mod network;
 mod origins;
@@ -30,24 +31,20 @@ mod origins;
 mod testing;
 mod tokens;
 
-use std::{
-    borrow::Cow,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 pub use access::Access;
 pub(crate) use access::Right;
 pub use basic::Basic;
-pub use bearer::{Bearer, TOKEN_KEY, TokenFault};
+pub use bearer::{Bearer, TokenFault};
 pub use chain::{AllOf, AnyOf, all_of, any_of};
+pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::Gate;
 pub use network::Network;
 pub use origins::Origins;
 pub use tokens::Tokens;
 
-use crate::proto::{Refusal, RequestHead, query_pairs};
+use crate::proto::Refusal;
 
 /// Who somebody is, as an authenticator has found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,56 +57,6 @@ impl Identity {
     /// Somebody of that name.
     pub fn new(name: impl Into<String>) -> Self {
         Identity { name: name.into() }
-    }
-}
-
-/// What a request shows of who sent it.
-#[derive(Clone, Copy)]
-pub struct Credentials<'a> {
-    /// Its head.
-    pub head: &'a RequestHead,
-    /// The address it comes from; nothing if the client has gone meanwhile.
-    pub peer: Option<SocketAddr>,
-}
-
-impl<'a> Credentials<'a> {
-    /// What stands behind that scheme in `Authorization` (RFC 9110 11.6.2). Nothing if there is another scheme, no such
-    /// header, or more than one: of several, somebody else may have judged another.
-    #[must_use]
-    pub fn authorization(&self, scheme: &str) -> Option<&'a [u8]> {
-        after_scheme(self.header()?, scheme)
-    }
-
-    /// The address it comes from, as IPv4 also where it reached an IPv6 socket (`::ffff:192.0.2.1`).
-    #[must_use]
-    pub fn address(&self) -> Option<IpAddr> {
-        self.peer.map(|peer| peer.ip().to_canonical())
-    }
-
-    /// The bearer token that it shows, in `Authorization` or else in the query, whose `access_token` is for those who
-    /// cannot set a header: browsers that open a WebSocket (RFC 6750 2.1, 2.3).
-    #[must_use]
-    pub fn token(&self) -> Option<Cow<'a, [u8]>> {
-        let of_query = || {
-            let mut pairs = query_pairs(self.head.query());
-            let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;
-            // What is not UTF-8 is no token that anybody has.
-            Some(Cow::Owned(value.unwrap_or_default().into_owned().into_bytes()))
-        };
-        self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
-    }
-
-    fn header(&self) -> Option<&'a [u8]> {
-        let mut values = self.head.headers().get_all("authorization");
-        values.next().filter(|_| values.next().is_none())
-    }
-}
-
-/// Shows neither headers nor the query: they may hold secrets.
-impl fmt::Debug for Credentials<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Credentials { head, peer } = self;
-        f.debug_struct("Credentials").field("path", &head.path()).field("peer", peer).finish_non_exhaustive()
     }
 }
 
@@ -147,11 +94,4 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         (**self).authenticate(credentials)
     }
-}
-
-/// Schemes compare without regard to case, and are followed by spaces (RFC 9110 11.1, 11.4).
-fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
-    let (before, rest) = value.split_at_checked(scheme.len())?;
-    let is_this = before.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
-    is_this.then(|| rest.trim_ascii())
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Authenticator, Credentials, Identity};
+use super::{Authenticator, Identity, credentials::Credentials};
 use crate::proto::Refusal;
 
 /// Networks whose addresses are let in, and others that are not. Who is not let in is answered 403.

@@ -1,0 +1,70 @@
+//! What a request shows of who sent it.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::proto::{RequestHead, query_pairs};
+
+/// The parts of a request that show who sent it.
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    /// Its head.
+    pub head: &'a RequestHead,
+    /// The address it comes from; nothing if the client has gone meanwhile.
+    pub peer: Option<SocketAddr>,
+}
+
+impl<'a> Credentials<'a> {
+    /// What stands behind that scheme in `Authorization` (RFC 9110 11.6.2). Nothing if there is another scheme, no such
+    /// header, or more than one: of several, somebody else may have judged another.
+    #[must_use]
+    pub fn authorization(&self, scheme: &str) -> Option<&'a [u8]> {
+        after_scheme(self.header()?, scheme)
+    }
+
+    /// The address it comes from, as IPv4 also where it reached an IPv6 socket (`::ffff:192.0.2.1`).
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip().to_canonical())
+    }
+
+    /// The bearer token that it shows, in `Authorization` or else in the query, whose `access_token` is for those who
+    /// cannot set a header: browsers that open a WebSocket (RFC 6750 2.1, 2.3).
+    #[must_use]
+    pub fn token(&self) -> Option<Cow<'a, [u8]>> {
+        let of_query = || {
+            let mut pairs = query_pairs(self.head.query());
+            let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;
+            // What is not UTF-8 is no token that anybody has.
+            Some(Cow::Owned(value.unwrap_or_default().into_owned().into_bytes()))
+        };
+        self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
+    }
+
+    /// Returns the value of `Authorization`, if the request has exactly one.
+    pub(super) fn header(&self) -> Option<&'a [u8]> {
+        let mut values = self.head.headers().get_all("authorization");
+        values.next().filter(|_| values.next().is_none())
+    }
+}
+
+/// Shows neither headers nor the query: they may hold secrets.
+impl fmt::Debug for Credentials<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Credentials { head, peer } = self;
+        f.debug_struct("Credentials").field("path", &head.path()).field("peer", peer).finish_non_exhaustive()
+    }
+}
+
+/// Schemes compare without regard to case, and are followed by spaces (RFC 9110 11.1, 11.4).
+pub(super) fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let (before, rest) = value.split_at_checked(scheme.len())?;
+    let is_this = before.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
+    is_this.then(|| rest.trim_ascii())
+}
+
+/// The query's key for a token (RFC 6750 2.3).
+pub const TOKEN_KEY: &str = "access_token";
