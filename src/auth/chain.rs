@@ -98,6 +98,17 @@ impl Authenticator for AnyOf {
     }
 }
 
+/// Makes one authenticator of several, of which all must admit, or any. `None` without any.
+pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool) -> Option<Arc<dyn Authenticator>> {
+    let mut each = authenticators.into_iter();
+    let first = each.next()?;
+    Some(match each.len() {
+        0 => first,
+        _ if is_all => Arc::new(each.fold(all_of(first), |all, other| all.and(other))),
+        _ => Arc::new(each.fold(any_of(first), |any, other| any.or(other))),
+    })
+}
+
 fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
     refusal.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CHALLENGE)).map(|(_, value)| &**value)
 }

@@ -37,6 +37,7 @@ pub use access::Access;
 pub(crate) use access::Right;
 pub use basic::Basic;
 pub use bearer::{Bearer, TokenFault};
+pub(crate) use chain::together;
 pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::Gate;

@@ -1,6 +1,6 @@
 //! The descriptors that a server needs beside one for each connection.
 
-use super::{Config, Limits};
+use super::checked::{Config, Limits};
 
 impl Limits {
     /// Sockets that all shards keep at the same time only to tell them that there is no room, those included that have

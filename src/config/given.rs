@@ -1,4 +1,4 @@
-//! Who has given which setting: flags win over variables, variables over the file, the file over the defaults.
+//! Reads all sources of settings: flags win over variables, variables over the file, the file over the defaults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,9 +9,11 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{
-    Config, SETTINGS, Setting, Settings, file,
-    routes::{Base, GivenRoute},
-    settings::VARIABLE_PREFIX,
+    checked::Config,
+    entry::{Entry, nearest},
+    file,
+    routes::{given::GivenRoute, rules::Base},
+    settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
 };
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
@@ -239,26 +241,6 @@ fn in_order(mut errors: Vec<ConfigError>) -> ConfigErrors {
         _ => usize::MAX,
     });
     ConfigErrors(errors)
-}
-
-/// A setting as one source gives it.
-pub(super) struct Entry {
-    pub(super) setting: &'static Setting,
-    pub(super) items: Vec<Item>,
-    pub(super) origin: Origin,
-}
-
-/// An item's text, and where exactly it stands.
-pub(super) type Item = (String, Origin);
-
-/// The key that was probably meant, if any is near enough.
-pub(super) fn nearest_key(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    let (nearest, distance) = nearest(key, known)?;
-    (distance <= key.len().max(nearest.len()) / 2).then_some(nearest)
-}
-
-fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<(&'static str, usize)> {
-    known.map(|known| (known, strsim::damerau_levenshtein(name, known))).min_by_key(|&(_, distance)| distance)
 }
 
 /// The flag that names the file, and its variable.

@@ -1,6 +1,9 @@
 //! The most memory that a server may come to, as the sum of its limits.
 
-use super::{Config, Limits, Size};
+use super::{
+    checked::{Config, Limits},
+    values::Size,
+};
 use crate::{
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
     proto::HEAD_BYTES_MAX,

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use Preset::{Otherwise, Value as Is};
 
 use super::{
-    Config, Limits,
+    checked::{Config, Limits},
+    toml::quoted,
     values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
 };
 use crate::hub::ConnectionId;
@@ -82,19 +83,6 @@ impl Setting {
         let items: Vec<String> = items.iter().map(|text| item(text.as_ref())).collect();
         if self.is_list { format!("[{}]", items.join(", ")) } else { items.concat() }
     }
-}
-
-/// A basic string (TOML 1.0, "String").
-pub(super) fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(control))),
-            other => quoted.push(other),
-        }
-    }
-    quoted + "\""
 }
 
 /// What holds if nobody gives a setting.

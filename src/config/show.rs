@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use toml::de::DeValue;
-
 use super::{
-    Config, DescriptorPart, Given, MemoryPart, Preset, SETTINGS, Setting, descriptors, file::in_order, memory::mib,
-    settings::quoted,
+    checked::Config,
+    descriptors::{self, DescriptorPart},
+    given::Given,
+    memory::{MemoryPart, mib},
+    settings::{Preset, SETTINGS, Setting},
+    toml::line,
 };
 use crate::sys::memory::{self as machine, Available};
 
@@ -93,48 +95,6 @@ fn memory(config: &Config, available: Option<Available>) -> String {
     text
 }
 
-/// Which texts of a value are masked.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Masks {
-    None,
-    All,
-    /// All but that of this key, at the first level.
-    Beside(&'static str),
-}
-
-/// A key and its value as TOML.
-pub(super) fn toml_pair(key: &str, value: &DeValue<'_>, masks: Masks) -> String {
-    let is_bare = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
-    let key = if is_bare { key.to_string() } else { quoted(key) };
-    format!("{key} = {}", toml_value(value, masks))
-}
-
-fn toml_value(value: &DeValue<'_>, masks: Masks) -> String {
-    match value {
-        DeValue::String(text) if matches!(masks, Masks::None) => quoted(text),
-        DeValue::String(_) => "\"***\"".into(),
-        DeValue::Boolean(is_so) => is_so.to_string(),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
-        DeValue::Datetime(time) => time.to_string(),
-        DeValue::Array(items) => {
-            let items: Vec<String> = items.iter().map(|item| toml_value(item.get_ref(), masks)).collect();
-            format!("[{}]", items.join(", "))
-        }
-        DeValue::Table(table) => {
-            let pairs = in_order(table).into_iter().map(|(key, value)| {
-                let below = match masks {
-                    Masks::Beside(open) if key.get_ref() == open => Masks::None,
-                    Masks::Beside(_) => Masks::All,
-                    other => other,
-                };
-                toml_pair(key.get_ref(), value.get_ref(), below)
-            });
-            format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
 fn by_heading(text: &mut String, show: impl Fn(&mut String, &Setting)) {
     for (at, setting) in SETTINGS.iter().enumerate() {
         if at == 0 || SETTINGS[at - 1].heading != setting.heading {
@@ -145,11 +105,6 @@ fn by_heading(text: &mut String, show: impl Fn(&mut String, &Setting)) {
         }
         show(text, setting);
     }
-}
-
-pub(super) fn line(text: &mut String, line: &str) {
-    text.push_str(line);
-    text.push('\n');
 }
 
 /// As many lines as the words need.

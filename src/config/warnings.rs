@@ -1,6 +1,12 @@
 //! What an operator should hear of settings that can be meant so.
 
-use super::{Config, RouteConfig, RouteHandler, routes::NETWORK};
+use super::{
+    checked::Config,
+    routes::{
+        config::{RouteConfig, RouteHandler},
+        whom::NETWORK,
+    },
+};
 use crate::auth::{Access, Origins};
 
 impl Config {

@@ -1,10 +1,4 @@
-//! A table of a file becomes a route.
-
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
-};
+//! Reads values of a route's table; a wrong one becomes an error.
 
 use toml::{
     Spanned,
@@ -12,212 +6,20 @@ use toml::{
 };
 
 use super::{
-    super::{
-        Setting, Time,
-        file::{TomlFile, in_order},
-        given::nearest_key,
-        show::{Masks, line, toml_pair},
-        ticks,
-        values::{Shape, Size, one_of},
-    },
-    GivenRoute, ROUTES, RouteHandler,
-    people::{BASIC, BEARER, NETWORK, Whom, together},
+    super::{entry::nearest_key, settings::Setting, toml::TomlFile, values::Shape},
+    given::ROUTES,
 };
-use crate::{
-    auth::{Authenticator, Bearer, Origins},
-    documents::Documents,
-    error::{ConfigError, Origin},
-    handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
-};
+use crate::error::{ConfigError, Origin};
 
-/// The keys of a route, and those that concern WebSockets only.
-const KEYS: &[&str] = &[
-    "match",
-    "handler",
-    "documents",
-    "basic",
-    "bearer",
-    "network",
-    "admit",
-    "allowed_origins",
-    "protocols",
-    "topic_prefix",
-    "max_message",
-    "max_frame",
-    "max_fragments",
-    "ping_interval",
-    "pong_timeout",
-    "ping_payload",
-    "check_utf8",
-];
-const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(8).1;
-
-/// Reads one route.
+/// Reads values of a file, and collects what is wrong with them.
 pub(super) struct Reader<'a> {
     pub(super) file: &'a TomlFile,
     pub(super) errors: &'a mut Vec<ConfigError>,
 }
 
-/// What depends on each other.
-#[derive(Default)]
-struct Parts {
-    pattern: Option<(Pattern, Origin)>,
-    name: Option<(Name, Origin)>,
-    documents: Option<(Documents, Origin)>,
-    basic: Option<Arc<dyn Authenticator>>,
-    bearer: Option<Bearer>,
-    network: Option<Arc<dyn Authenticator>>,
-    admit: Option<(bool, Origin)>,
-    topics: Option<(TopicSpace, Origin)>,
-    options: RouteOptions,
-    /// Where the values of each key stand.
-    origins: BTreeMap<&'static str, Vec<Origin>>,
-    whom: u64,
-    shown: String,
-}
-
 pub(super) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
 
-/// What a file calls a handler.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Name {
-    Hub,
-    Echo,
-    Files,
-    Page,
-}
-
 impl Reader<'_> {
-    /// Whatever is wrong becomes an error.
-    pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
-        let count = self.errors.len();
-        let parts = self.take(keys);
-        // What follows would only repeat that something is missing.
-        if self.errors.len() > count {
-            return None;
-        }
-        self.fit(parts, keys, origin)
-    }
-
-    /// Reads each key: what is right in itself goes into the route.
-    fn take(&mut self, keys: &DeTable<'_>) -> Parts {
-        let mut parts = Parts::default();
-        let mut who = DefaultHasher::new();
-        for (key, value) in in_order(keys) {
-            let at = self.file.origin(value.span().start);
-            match &**key.get_ref() {
-                "match" => parts.pattern = self.pattern(value).map(|pattern| (pattern, at)),
-                "handler" => parts.name = self.handler(value).map(|name| (name, at)),
-                "documents" => parts.documents = self.documents(value).map(|documents| (documents, at)),
-                "basic" => parts.basic = self.basic(value),
-                "bearer" => parts.bearer = self.bearer(value),
-                "network" => parts.network = self.network(value),
-                "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
-                "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
-                "protocols" => parts.protocols(self.texts("routes.protocols", "a sub-protocol in quotes", value)),
-                "allowed_origins" => parts.options.gate.origins = self.origins(value),
-                "max_message" => parts.options.max_message = self.size("routes.max_message", value),
-                "max_frame" => parts.options.max_frame = self.size("routes.max_frame", value),
-                "max_fragments" => {
-                    parts.options.max_fragments = self.keep(self.file.value("routes.max_fragments", value));
-                }
-                "ping_interval" => parts.options.ping_interval = self.ticks("routes.ping_interval", value),
-                "pong_timeout" => parts.options.pong_timeout = self.ticks("routes.pong_timeout", value),
-                "ping_payload" => parts.options.ping_payload = self.ping_payload(value).unwrap_or_default(),
-                "check_utf8" => parts.options.check_utf8 = self.boolean("routes.check_utf8", value),
-                other => {
-                    self.unknown(self.file.origin(key.span().start), "a route", other, KEYS);
-                    continue;
-                }
-            }
-            if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
-                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut who);
-            }
-            let masks = match &**key.get_ref() {
-                "basic" => Masks::Beside("realm"),
-                "bearer" => Masks::All,
-                _ => Masks::None,
-            };
-            line(&mut parts.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
-            if let Some(key) = KEYS.iter().find(|known| ***known == **key.get_ref()) {
-                parts.origins.entry(key).or_insert_with(|| vec![self.file.origin(value.span().start)]);
-            }
-        }
-        parts.whom = who.finish();
-        parts
-    }
-
-    /// Checks what depends on each other.
-    fn fit(&mut self, parts: Parts, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
-        let Some((pattern, pattern_at)) = parts.pattern else {
-            return self.fail("routes.match", origin, "a route needs a path, such as match = \"/chat\"");
-        };
-        let name = match (parts.name, &parts.documents) {
-            (Some(name), _) => name,
-            (None, Some((_, at))) => (Name::Files, at.clone()),
-            (None, None) => {
-                return self.fail(
-                    "routes.handler",
-                    origin,
-                    "a route needs a handler: \"hub\", \"echo\", \"files\" or \"page\"",
-                );
-            }
-        };
-        let handler = match (name, parts.documents) {
-            ((Name::Files, _), Some((documents, _))) => RouteHandler::Files(documents),
-            ((Name::Files, at), None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
-            (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
-            ((Name::Hub, _), None) => RouteHandler::Hub,
-            ((Name::Echo, _), None) => RouteHandler::Echo,
-            ((Name::Page, _), None) => RouteHandler::Page,
-        };
-        let path = pattern.as_str();
-        match handler {
-            RouteHandler::Hub if !pattern.has_parameter(TOPIC) => {
-                let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
-                return self.fail("routes.match", pattern_at, &what);
-            }
-            RouteHandler::Files(_) | RouteHandler::Page => {
-                let (whose, place) = match handler {
-                    RouteHandler::Page => ("the page", "the page is served at one path"),
-                    _ => ("files", "files are served at a path and below it"),
-                };
-                if path.contains('{') {
-                    return self.fail("routes.match", pattern_at, &format!("{path:?} has parameters; {place}"));
-                }
-                let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
-                if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
-                    let what = format!("{key} concerns WebSockets, and a route of {whose} opens none");
-                    return self.fail(ROUTES, origin, &what);
-                }
-            }
-            RouteHandler::Hub | RouteHandler::Echo => {}
-        }
-        let topics = match (&handler, parts.topics) {
-            (RouteHandler::Hub, Some((topics, _))) => topics,
-            (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
-            (_, None) => TopicSpace::default(),
-        };
-        // The cheapest first, and by name last.
-        let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
-        let given = [(NETWORK, parts.network), (BASIC, parts.basic), (BEARER, bearer)];
-        let (mut asked, mut authenticators) = (Vec::new(), Vec::new());
-        for (key, authenticator) in given {
-            asked.extend(authenticator.as_ref().map(|_| key));
-            authenticators.extend(authenticator);
-        }
-        if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
-            let what = "there is nothing to choose: it is for several of basic, bearer and network";
-            return self.fail("routes.admit", at.clone(), what);
-        }
-        let mut options = parts.options;
-        let is_all = parts.admit.is_none_or(|(is_all, _)| is_all);
-        options.gate.authenticator = together(authenticators, is_all);
-        let whom = Whom { fingerprint: parts.whom, keys: asked, is_all, bearer: parts.bearer };
-        let (origins, shown) = (parts.origins, parts.shown);
-        Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
-    }
-
     pub(super) fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
     }
@@ -265,7 +67,7 @@ impl Reader<'_> {
         self.keep(self.file.items(shape, value))
     }
 
-    fn boolean(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<bool> {
+    pub(super) fn boolean(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<bool> {
         match value.get_ref() {
             DeValue::Boolean(is_so) => Some(*is_so),
             other => {
@@ -283,58 +85,5 @@ impl Reader<'_> {
                 self.fail(key, self.file.origin(value.span().start), &what)
             }
         }
-    }
-
-    fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {
-        let pattern = self.text("routes.match", "a path in quotes, such as \"/chat/{room}\",", value)?;
-        self.checked("routes.match", value, || Pattern::new(&pattern).map_err(|error| error.to_string()))
-    }
-
-    fn topics(&mut self, value: Value<'_, '_>) -> Option<TopicSpace> {
-        let prefix =
-            self.text("routes.topic_prefix", "what topics begin with, in quotes, such as \"staff/\",", value)?;
-        self.checked("routes.topic_prefix", value, || TopicSpace::new(&prefix))
-    }
-
-    fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
-        let name = self.text("routes.handler", "\"hub\", \"echo\", \"files\" or \"page\"", value)?;
-        let names = [("hub", Name::Hub), ("echo", Name::Echo), ("files", Name::Files), ("page", Name::Page)];
-        self.checked("routes.handler", value, || one_of(&name, &names))
-    }
-
-    /// Relative to the folder that the settings' file is in.
-    fn documents(&mut self, value: Value<'_, '_>) -> Option<Documents> {
-        let path = self.text("routes.documents", "a folder in quotes, such as \"./site\",", value)?;
-        let folder = self.file.path.parent().map_or_else(|| path.clone().into(), |parent| parent.join(&path));
-        self.checked("routes.documents", value, || Documents::new(folder).map_err(|error| error.to_string()))
-    }
-
-    fn origins(&mut self, value: Value<'_, '_>) -> Option<Origins> {
-        let origins: Vec<String> = self.keep(self.file.value("routes.allowed_origins", value))?;
-        self.checked("routes.allowed_origins", value, || Origins::new(origins))
-    }
-
-    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
-        let size: Size = self.keep(self.file.value(key, value))?;
-        Some(size.0)
-    }
-
-    fn ticks(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u32> {
-        let time: Time = self.keep(self.file.value(key, value))?;
-        let at = self.file.origin(value.span().start);
-        self.keep(ticks(key, time).map_err(|error| error.from(at)))
-    }
-
-    fn ping_payload(&mut self, value: Value<'_, '_>) -> Option<Vec<u8>> {
-        self.text("routes.ping_payload", "text in quotes", value).map(String::into_bytes)
-    }
-}
-
-impl Parts {
-    /// Each with where it stands.
-    fn protocols(&mut self, given: Option<Vec<(String, Origin)>>) {
-        let (protocols, origins) = given.unwrap_or_default().into_iter().unzip();
-        self.options.protocols = protocols;
-        self.origins.insert("protocols", origins);
     }
 }

@@ -1,12 +1,15 @@
 //! Rules of a route that are given become rules that hold.
 
-use super::super::{Limits, values::Size};
+use super::super::{
+    checked::{Config, Limits},
+    values::Size,
+};
 use crate::{
     handler::{RouteOptions, Rules},
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
 };
 
-/// What a server's own settings say where a route's rules do not, and what they leave room for.
+/// The rules of a server for routes that have none of their own, and the room that its settings leave for them.
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     pub(crate) limits: MessageLimits,
@@ -15,6 +18,19 @@ pub(crate) struct Base {
     pub(crate) gathered_bytes_max: u64,
     /// Bytes of all bodies together. Only messages to topics come as bodies.
     pub(crate) bodies_bytes_max: u64,
+}
+
+impl Config {
+    /// Returns what rules of routes are checked against, and filled up from.
+    pub(crate) fn base_of_routes(&self) -> Base {
+        Base {
+            limits: self.limits.message,
+            keep_alive: self.keep_alive,
+            backlog_bytes_max: self.limits.backlog_bytes_max as u64,
+            gathered_bytes_max: self.limits.gathered_bytes_max as u64,
+            bodies_bytes_max: self.http.bodies_bytes_max as u64,
+        }
+    }
 }
 
 impl Base {

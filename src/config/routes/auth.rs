@@ -1,55 +1,15 @@
-//! Whom a route lets in.
+//! Reads the authenticators of a route.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    super::{file::in_order, values::one_of},
+    super::{toml::in_order, values::one_of},
     reader::{Reader, Value},
 };
 use crate::{
-    auth::{Authenticator, Basic, Bearer, Network, all_of, any_of},
+    auth::{Authenticator, Basic, Bearer, Network},
     error::ConfigError,
 };
-
-/// Whom a route of a file lets in, as far as an operator can be warned of it.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct Whom {
-    /// The same for two routes that let the same people in.
-    pub(in crate::config) fingerprint: u64,
-    /// What is asked for, by its keys.
-    pub(in crate::config) keys: Vec<&'static str>,
-    /// Whether all of that is needed, not one of it.
-    pub(super) is_all: bool,
-    pub(super) bearer: Option<Bearer>,
-}
-
-impl Whom {
-    /// Returns whether somebody is let in by what a browser adds to the requests of any page: the user's address, or a
-    /// password that was typed once.
-    pub(in crate::config) fn is_known_to_browsers(&self) -> bool {
-        let [network, basic, bearer] = [NETWORK, BASIC, BEARER].map(|key| self.keys.contains(&key));
-        (network || basic) && !(bearer && self.is_all)
-    }
-
-    /// Returns the tokens of which everybody has to show one.
-    pub(in crate::config) fn needed_bearer(&self) -> Option<&Bearer> {
-        self.bearer.as_ref().filter(|_| self.is_all || self.keys.len() == 1)
-    }
-}
-
-/// What is asked for, in words.
-impl fmt::Display for Whom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let between = if self.is_all { " and " } else { " or " };
-        f.write_str(if self.keys.is_empty() { "nothing" } else { "" })?;
-        f.write_str(&self.keys.join(between))
-    }
-}
-
-/// The keys of a route that say whom it lets in.
-pub(in crate::config) const NETWORK: &str = "network";
-pub(super) const BASIC: &str = "basic";
-pub(super) const BEARER: &str = "bearer";
 
 impl Reader<'_> {
     pub(super) fn basic(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {
@@ -122,15 +82,4 @@ impl Reader<'_> {
         let admit = self.text("routes.admit", "\"all\" or \"any\"", value)?;
         self.checked("routes.admit", value, || one_of(&admit, &[("all", true), ("any", false)]))
     }
-}
-
-/// All as one, of which all must admit or any.
-pub(super) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool) -> Option<Arc<dyn Authenticator>> {
-    let mut each = authenticators.into_iter();
-    let first = each.next()?;
-    Some(match each.len() {
-        0 => first,
-        _ if is_all => Arc::new(each.fold(all_of(first), |all, other| all.and(other))),
-        _ => Arc::new(each.fold(any_of(first), |any, other| any.or(other))),
-    })
 }

@@ -1,0 +1,141 @@
+//! Checked settings: a [`Config`], which is always valid, and its limits.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use super::{routes::config::RouteConfig, values::Size};
+use crate::{
+    auth::Access,
+    proto::{KeepAlive, MessageLimits},
+};
+
+/// Checked settings of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen: at least one address.
+    pub listen: Vec<SocketAddr>,
+    /// Where to serve `/metrics`, if not there.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Who may do what.
+    pub access: Access,
+    /// Plain HTTP: publishing, health, metrics, the page.
+    pub http: Http,
+    /// How many shards to run.
+    pub shards: usize,
+    /// The CPUs to run on, at least one. Shards take them in turn.
+    pub cpus: Vec<usize>,
+    /// Whether shards stay on their CPUs.
+    pub pinned: bool,
+    /// Every limit.
+    pub limits: Limits,
+    /// When silent or closing connections are pinged or given up.
+    pub keep_alive: KeepAlive,
+    /// How long the opening request may take.
+    pub handshake_timeout: Duration,
+    /// How long connections may take to leave when the server stops.
+    pub drain_timeout: Duration,
+    /// `SO_SNDBUF` of each connection.
+    pub send_buffer_bytes: Option<usize>,
+    /// What is served where, in the order of the file; empty if nobody says, which means the hub and its page.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// Limits of connections that speak HTTP without becoming WebSockets.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Served at the same time, of all shards. For one more the one that has been idle longest is ended; if none is
+    /// idle, it is answered 503 and closed.
+    pub connections_max: usize,
+    /// Bytes of all bodies that are being received or published, over all connections. Beyond it the incomplete body
+    /// with the highest bytes × age is answered 503.
+    pub bodies_bytes_max: usize,
+    /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
+    /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
+    pub rate_min: u64,
+    /// How long a head may take, counted from its first byte on a connection that was kept alive.
+    pub header_timeout: Duration,
+    /// How long a body may take. Beyond it: 408.
+    pub body_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
+}
+
+/// Every limit of a server, and what happens beyond it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections, those in their opening handshake included. One more is answered 503.
+    ///
+    /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle one costs about 150 bytes
+    /// here and 4 KB in the kernel.
+    pub connections_max: usize,
+    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. For one more the
+    /// one that speaks HTTP and has been idle longest is ended; if none is idle, it is answered 429. An IPv4 address
+    /// counts by itself, an IPv6 address with all that share its first 64 bits.
+    ///
+    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 40 bytes more.
+    pub connections_per_address_max: usize,
+    /// What one message may be. Beyond it the connection is failed with 1009.
+    pub message: MessageLimits,
+    /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
+    /// that they stand in. Beyond it the connection is closed with 1008.
+    ///
+    /// At worst every connection has one. What several keep of the same messages exists once and is charged to each of
+    /// them. It is never below two of the largest messages, so that one can always be on its way while the next is
+    /// published; 4 KiB more are for what stands beside those. One run, however large, closes nobody who had kept up
+    /// until then; so a backlog may be as large as [`Limits::gathered_bytes_max`], where that is more.
+    pub backlog_bytes_max: usize,
+    /// Messages of such a backlog.
+    pub backlog_messages_max: u64,
+    /// Bytes of memory of all that a shard has gathered for its subscribers before it stops receiving until some were
+    /// sent: messages, what is noted of who does not get which, what large messages keep of the buffers that they were
+    /// received into. The message that goes beyond it is gathered too, as is what else a handler publishes in one call.
+    pub gathered_bytes_max: usize,
+    /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal
+    /// part of it. Beyond it the connections whose messages have been under way for the longest time are closed with
+    /// 1013.
+    pub unfinished_bytes_max: usize,
+    /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
+    /// 1008.
+    pub message_ticks_max: u32,
+    /// Topics that no connection subscribes or publishes to, but whose offsets are remembered. Beyond it the longest
+    /// idle is forgotten; when it returns it has a new epoch. Each costs some 300 bytes.
+    pub topics_idle_max: usize,
+}
+
+impl Limits {
+    /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
+    pub const SHARDS_MAX: usize = 256;
+
+    /// Bytes of buffers that a shard receives into: those of one batch, and those that hold input which is not parsed.
+    pub const RECEIVED_BYTES_MAX: usize = 3 * 64 * crate::hub::LARGE_PIECE_PINS;
+
+    /// The largest message or frame that can be allowed.
+    pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+}
+
+impl Config {
+    /// Returns how many shards run, and on which CPUs, in words.
+    #[must_use]
+    pub fn placement(&self) -> String {
+        let shards = if self.shards == 1 { "shard" } else { "shards" };
+        let (how, cpus) = match self.pinned {
+            // Shards take the CPUs in turn, so some may have none.
+            true => ("pinned to", &self.cpus[..self.cpus.len().min(self.shards)]),
+            false => ("floating over", &self.cpus[..]),
+        };
+        let cpus = if let [cpu] = cpus { format!("CPU {cpu}") } else { format!("CPUs {cpus:?}") };
+        format!("{} {shards} {how} {cpus}", self.shards)
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limits { connections_max, message, backlog_bytes_max, .. } = &self.limits;
+        let connections = if *connections_max == 1 { "connection" } else { "connections" };
+        write!(
+            f,
+            "{connections_max} {connections}, messages to {}, backlogs to {}",
+            Size(u64::from(message.message_bytes_max)),
+            Size(*backlog_bytes_max as u64)
+        )
+    }
+}

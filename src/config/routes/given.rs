@@ -1,0 +1,88 @@
+//! Routes as a file gives them.
+
+use std::collections::BTreeMap;
+
+use super::{
+    config::{RouteConfig, RouteHandler},
+    rules::{Base, RuleFault, settle},
+    whom::Whom,
+};
+use crate::{
+    error::{ConfigError, Origin},
+    handler::{Pattern, RouteOptions, TopicSpace},
+};
+
+/// The key of a file that has the routes.
+pub(in crate::config) const ROUTES: &str = "routes";
+
+/// A route as the file gives it, each value of the right type.
+#[derive(Debug)]
+pub(in crate::config) struct GivenRoute {
+    pub(super) pattern: Pattern,
+    pub(super) handler: RouteHandler,
+    pub(super) topics: TopicSpace,
+    pub(super) options: RouteOptions,
+    pub(super) whom: Whom,
+    pub(super) origin: Origin,
+    /// Where the values of each of its keys stand.
+    pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
+    /// For people: its keys and values, those of secrets masked.
+    pub(in crate::config) shown: String,
+}
+
+impl GivenRoute {
+    /// Checks its rules against the server's own settings, which come from there.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub(in crate::config) fn settle(
+        &self,
+        base: &Base,
+        from: impl Fn(&str) -> Origin,
+    ) -> Result<RouteConfig, Vec<ConfigError>> {
+        let base = match self.handler {
+            RouteHandler::Hub => base.clone(),
+            RouteHandler::Echo | RouteHandler::Files(_) | RouteHandler::Page => base.clone().without_bodies(),
+        };
+        let rules = settle(&self.options, &base);
+        let rules = rules.map_err(|faults| {
+            let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
+                let origins = self.origins.get(key);
+                let origin = origins.and_then(|origins| origins.get(item).or(origins.first())).unwrap_or(&self.origin);
+                let error = ConfigError::of(qualified(key), what).from(origin.clone());
+                match against {
+                    Some(setting) => error.against_one(setting, from(setting)),
+                    None => error,
+                }
+            });
+            located.collect::<Vec<_>>()
+        })?;
+        let GivenRoute { pattern, handler, topics, whom, origin, .. } = self;
+        let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
+        Ok(RouteConfig { pattern, handler, topics, rules, whom: whom.clone(), origin: origin.clone() })
+    }
+
+    /// The paths at which it alone is: of files those below theirs.
+    pub(super) fn served(&self) -> Pattern {
+        let below = matches!(self.handler, RouteHandler::Files(_)).then(|| self.pattern.below()).flatten();
+        below.unwrap_or_else(|| self.pattern.clone())
+    }
+
+    /// Where it stands.
+    pub(in crate::config) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+/// What an error calls a rule.
+fn qualified(key: &'static str) -> &'static str {
+    match key {
+        "max_message" => "routes.max_message",
+        "max_frame" => "routes.max_frame",
+        "max_fragments" => "routes.max_fragments",
+        "ping_payload" => "routes.ping_payload",
+        "protocols" => "routes.protocols",
+        _ => ROUTES,
+    }
+}

@@ -1,0 +1,27 @@
+//! Times as whole ticks, within what a clock can add.
+
+use std::time::Duration;
+
+use super::values::Time;
+use crate::{error::ConfigError, proto::Tick};
+
+/// A time that a clock can add, whoever counts it.
+pub(super) fn at_least_a_tick(setting: &'static str, time: Time) -> Result<Time, ConfigError> {
+    if time.0 >= TICK {
+        return ticks(setting, time).map(|_| time);
+    }
+    Err(ConfigError::of(setting, format!("{time} is less than {}", Time(TICK))))
+}
+
+/// Whole ticks, rounded up.
+pub(super) fn ticks(setting: &'static str, time: Time) -> Result<u32, ConfigError> {
+    let ticks = time.0.as_nanos().div_ceil(TICK.as_nanos());
+    match u32::try_from(ticks) {
+        Ok(ticks) if ticks <= TICKS_MAX => Ok(ticks),
+        _ => Err(ConfigError::of(setting, format!("{time} is more than a year"))),
+    }
+}
+
+/// One [`Tick`].
+pub(crate) const TICK: Duration = Duration::from_millis(1_000 / Tick::PER_SECOND as u64);
+const TICKS_MAX: u32 = 366 * 24 * 3_600 * Tick::PER_SECOND;
