@@ -15,7 +15,7 @@ use std::{collections::HashMap, error::Error, net::SocketAddr};
 use clap::Parser;
 use ringhub::{
     Accept, CloseCode, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, RouteOptions, Scope,
-    Server, TopicName,
+    Server, SubscribeOptions, TopicName,
     auth::{Basic, Bearer, any_of},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,7 +50,8 @@ impl Handler for News {
         let Some(&role) = self.roles.get(&*name) else {
             return Err(Response::error(403, "you have no account here"));
         };
-        Ok(Accept::with(Member { name, role, announced: 0 }).subscribe(self.topic.clone(), true))
+        Ok(Accept::with(Member { name, role, announced: 0 })
+            .subscribe(self.topic.clone(), SubscribeOptions::default().echo()))
     }
 
     fn on_open(&self, connection: &mut Connection<'_, Member>) {

@@ -13,7 +13,7 @@ use std::{error::Error, net::SocketAddr};
 use clap::Parser;
 use ringhub::{
     Accept, Closed, Connection, ConnectionId, Handler, Hub, Message, OpeningRequest, PreparedMessage, Response,
-    RouteOptions, Scope, Server, TopicName,
+    RouteOptions, Scope, Server, SubscribeOptions, TopicName,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,7 +37,7 @@ impl Handler for Chat {
         let name = name.ok_or_else(|| Response::error(400, "say who you are: ?name=..."))?.into_owned();
         let room = TopicName::new(request.parameter("room").unwrap_or_default());
         let room = room.map_err(|error| Response::error(400, &error.to_string()))?;
-        Ok(Accept::with(Member { name, rooms: vec![room.clone()] }).subscribe(room, false))
+        Ok(Accept::with(Member { name, rooms: vec![room.clone()] }).subscribe(room, SubscribeOptions::default()))
     }
 
     fn on_open(&self, connection: &mut Connection<'_, Member>) {
@@ -87,7 +87,7 @@ impl Chat {
 
 fn join(connection: &mut Connection<'_, Member>, room: &str) {
     let joined = TopicName::new(room).map_err(|error| error.to_string()).and_then(|room| {
-        connection.subscribe(&room, false).map_err(|error| error.to_string())?;
+        connection.subscribe(&room, SubscribeOptions::default()).map_err(|error| error.to_string())?;
         Ok(room)
     });
     match joined {

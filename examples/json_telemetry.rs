@@ -17,7 +17,7 @@ use std::{
 use clap::Parser;
 use ringhub::{
     Accept, CloseCode, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, RouteOptions, Scope,
-    Server, TopicName, handler::cut_reason,
+    Server, SubscribeOptions, TopicName, handler::truncate_reason,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,7 +107,7 @@ impl Handler for Dashboards {
         let outcome = read(&message).and_then(|wish| match wish {
             Wish::Watch(device) => {
                 let topic = topic_of(&device)?;
-                connection.subscribe(&topic, false).map_err(|error| format!("{device}: {error}"))
+                connection.subscribe(&topic, SubscribeOptions::default()).map_err(|error| format!("{device}: {error}"))
             }
             Wish::Ignore(device) => match connection.unsubscribe(&topic_of(&device)?) {
                 true => Ok(()),
@@ -141,7 +141,7 @@ fn read<T: DeserializeOwned>(message: &Message<'_>) -> Result<T, String> {
 /// The whole error as a message, and as much of it as a close frame takes.
 fn refuse<S: 'static>(connection: &mut Connection<'_, S>, error: &str) {
     let told = connection.send_json(&Fault { error }).expect("a struct of text is JSON");
-    let closed = connection.close(CloseCode::POLICY_VIOLATION, cut_reason(error));
+    let closed = connection.close(CloseCode::POLICY_VIOLATION, truncate_reason(error));
     tracing::warn!(connection = %connection.id(), error, ?told, ?closed, "refused");
 }
 

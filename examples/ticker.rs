@@ -17,8 +17,8 @@ use std::{
 
 use clap::Parser;
 use ringhub::{
-    Accept, Connection, Handler, Hub, Message, OpeningRequest, PreparedMessage, Response, Server, TopicName,
-    metrics::Counter, server::HubError,
+    Accept, Connection, Handler, Hub, Message, OpeningRequest, PreparedMessage, Response, Server, SubscribeOptions,
+    TopicName, metrics::Counter, server::HubError,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,7 +31,7 @@ impl Handler for Ticks {
     type State = ();
 
     async fn opening(&self, _: &OpeningRequest) -> Result<Accept<()>, Response> {
-        Ok(Accept::default().subscribe(self.topic.clone(), false))
+        Ok(Accept::default().subscribe(self.topic.clone(), SubscribeOptions::default()))
     }
 
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {

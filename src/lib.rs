@@ -5,7 +5,8 @@
 //!
 //! ```no_run
 //! use ringhub::{
-//!     Accept, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, Scope, Server, TopicName,
+//!     Accept, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, Scope, Server,
+//!     SubscribeOptions, TopicName,
 //! };
 //!
 //! struct Rooms;
@@ -16,7 +17,7 @@
 //!     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
 //!         let room = TopicName::new(request.parameter("room").unwrap_or_default());
 //!         let room = room.map_err(|error| Response::error(400, &error.to_string()))?;
-//!         Ok(Accept::default().subscribe(room, false))
+//!         Ok(Accept::default().subscribe(room, SubscribeOptions::default()))
 //!     }
 //!
 //!     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
@@ -77,7 +78,9 @@ pub mod sys;
 pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
-pub use hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
+pub use hub::{
+    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
+};
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};
 #[doc(inline)]

@@ -197,11 +197,11 @@ fn a_route_says_what_is_wrong_and_where() {
     hub("max_mesage = 1", "4: unknown key \"max_mesage\" of a route; did you mean \"max_message\"?");
     hub("nonsense = 1", "4: unknown key \"nonsense\" of a route, which has match, handler, documents, basic,");
     hub("listen = \"127.0.0.1:0\"", "4: \"listen\" is no key of a route but of the server: it has to stand before the");
-    hub("protocols = [\"a\",\n\"b c\"]", "5: routes.protocols: \"b c\" is no sub-protocol");
+    hub("protocols = [\"a\",\n\"b c\"]", "5: routes.protocols: \"b c\" is no subprotocol");
     hub("protocols = [\"a\", \"a\"]", "4: routes.protocols: \"a\" is there twice");
     hub(
         "protocols = 1",
-        "4: routes.protocols: a sub-protocol in quotes, or a list of such, is expected, not this integer",
+        "4: routes.protocols: a subprotocol in quotes, or a list of such, is expected, not this integer",
     );
     hub("allowed_origins = []", "4: routes.allowed_origins: the list is empty");
     hub("topic_prefix = \"\"", "4: routes.topic_prefix: it is empty");

@@ -50,7 +50,7 @@ fn the_sample_handshake() {
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
-/// Nobody asked for an extension or a sub-protocol of ours, so none is agreed on.
+/// Nobody asked for an extension or a subprotocol of ours, so none is agreed on.
 #[test]
 fn offers_are_declined() {
     let server = Server::start(&[]);

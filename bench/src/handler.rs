@@ -1,7 +1,7 @@
 //! The hub as an embedder would write it: topics by a handler of one's own, which is called for every message.
 
 use ringhub::handler::{Accept, Connection, Handler, OpeningRequest, Response};
-use ringhub::hub::{Scope, TopicName};
+use ringhub::hub::{Scope, SubscribeOptions, TopicName};
 use ringhub::proto::Message;
 use ringhub::server::Server;
 use std::error::Error;
@@ -29,8 +29,9 @@ impl Handler for Publishes {
         let topic = topic.map_err(|error| Response::error(400, &error.to_string()))?;
         let accept = Accept::with(Some(topic.clone()));
         let mode = request.query_value("mode");
-        let echo = request.query_value("echo").as_deref() == Some("true");
-        Ok(if mode.as_deref() == Some("pub") { accept } else { accept.subscribe(topic, echo) })
+        let mut options = SubscribeOptions::default();
+        options.echo = request.query_value("echo").as_deref() == Some("true");
+        Ok(if mode.as_deref() == Some("pub") { accept } else { accept.subscribe(topic, options) })
     }
 
     fn on_message(&self, connection: &mut Connection<'_, Self::State>, message: Message<'_>) {

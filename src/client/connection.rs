@@ -34,7 +34,7 @@ use tokio::{
 
 use super::{
     control_queue::ControlQueue,
-    event::{Cause, Closed, Event},
+    event::{Cause, ConnectionEnd, Event},
     inspect::{Inspect, Pulse},
     lifecycle::{Lifecycle, Requester},
     open::{Connected, Stream},
@@ -50,7 +50,7 @@ pub(super) async fn run(
     lifecycle: &Lifecycle,
     connected: Connected,
     queue: mpsc::Receiver<Queued>,
-) -> Closed {
+) -> ConnectionEnd {
     let (read, write) = tokio::io::split(connected.stream);
     let (pulse, control) = (Arc::new(Pulse::new()), ControlQueue::default());
     let reader = Reader::new(shared, lifecycle, &control, io::Cursor::new(connected.received).chain(read), pulse);
@@ -98,7 +98,7 @@ async fn end_socket(mut input: impl AsyncRead + Unpin, mut output: WriteHalf<Str
     drop(timeout_at(deadline, end).await);
 }
 
-fn closed(read_end: Option<ReadEnd>, write_end: Option<WriteEnd>, lifecycle: &Lifecycle) -> Closed {
+fn closed(read_end: Option<ReadEnd>, write_end: Option<WriteEnd>, lifecycle: &Lifecycle) -> ConnectionEnd {
     let is_told = matches!(write_end, Some(WriteEnd::Answer | WriteEnd::Request(_)));
     let request = lifecycle.close_request().map(|request| request.requester.cause());
     let (code, reason, is_clean) = match &read_end {
@@ -114,7 +114,7 @@ fn closed(read_end: Option<ReadEnd>, write_end: Option<WriteEnd>, lifecycle: &Li
         (Some(ReadEnd::EndOfStream), _) => Cause::EndOfStream,
         (None, _) => request.map_or(Cause::EndOfStream, |_| Cause::CloseTimeout),
     };
-    Closed { code, reason, is_clean, cause }
+    ConnectionEnd { code, reason, is_clean, cause }
 }
 
 /// The end of the reading half.

@@ -120,7 +120,7 @@ pub enum ConnectError {
     /// There is no certificate authority to trust, neither a given one nor one of the system.
     NoCertificateAuthorities,
     /// The server answered with another status than 101.
-    Refused(Box<Refused>),
+    Refused(Box<Rejection>),
     /// The server answered 101 without the headers that RFC 6455 4.1 demands.
     Handshake(ResponseError),
     /// The server redirected more often than [`redirects_max`](super::ClientBuilder::redirects_max).
@@ -171,19 +171,19 @@ impl std::error::Error for ConnectError {
 
 /// A server's answer other than 101.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Rejection {
     /// The status and the headers.
     pub head: ResponseHead,
-    /// The beginning of the body, at most [`Refused::BODY_BYTES_MAX`]. Empty without a `Content-Length`.
+    /// The beginning of the body, at most [`Rejection::BODY_BYTES_MAX`]. Empty without a `Content-Length`.
     pub body: Vec<u8>,
 }
 
-impl Refused {
+impl Rejection {
     /// The number of bytes that are kept of a body.
     pub const BODY_BYTES_MAX: usize = 4096;
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server refused: {} {}", self.head.status(), self.head.reason())
     }

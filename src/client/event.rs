@@ -30,9 +30,9 @@ pub enum Event {
     /// A pong (RFC 6455 5.5.3). Answers to the keep-alive's pings are left out.
     Pong(Bytes),
     /// The connection has ended, and the client does not open it again.
-    Closed(Closed),
+    Closed(ConnectionEnd),
     /// The connection has ended, and the client is going to open it again.
-    Lost(Closed),
+    Lost(ConnectionEnd),
     /// The next attempt to open a lost connection begins after `delay`.
     Reconnecting {
         /// The attempt's number since the last stable connection, from 1.
@@ -49,7 +49,7 @@ pub enum Event {
 
 /// The end of a connection (RFC 6455 7.1.4 to 7.1.6).
 #[derive(Debug)]
-pub struct Closed {
+pub struct ConnectionEnd {
     /// The code of the server's close frame; [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] if there
     /// was no close frame.
     pub code: CloseCode,
@@ -61,7 +61,7 @@ pub struct Closed {
     pub cause: Cause,
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for ConnectionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}", self.cause, self.code)?;
         if self.reason.is_empty() { f.write_str(")") } else { write!(f, " {:?})", self.reason) }

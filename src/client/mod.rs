@@ -58,8 +58,8 @@ mod url;
 
 pub use builder::ClientBuilder;
 pub use config::ClientLimits;
-pub use error::{BuildError, CloseError, ConnectError, Refused, SendError, Stage};
-pub use event::{Cause, Closed, Event, Events};
+pub use error::{BuildError, CloseError, ConnectError, Rejection, SendError, Stage};
+pub use event::{Cause, ConnectionEnd, Event, Events};
 pub use handle::Client;
 pub use opened::{Opened, Timings};
 pub use reconnect::Reconnect;

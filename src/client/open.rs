@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     config::Config,
-    error::{ConnectError, Refused, Stage},
+    error::{ConnectError, Rejection, Stage},
     opened::{Opened, Timings},
     url::Url,
 };
@@ -115,7 +115,7 @@ async fn attempt(config: &Config, url: &Url) -> Result<Answer, ConnectError> {
         }
         Err(ResponseError::Status(_)) => {
             let body = refusal_body(&mut stream, &head, received, deadline).await;
-            return Err(ConnectError::Refused(Box::new(Refused { head, body })));
+            return Err(ConnectError::Refused(Box::new(Rejection { head, body })));
         }
         Err(error) => return Err(ConnectError::Handshake(error)),
     };
@@ -232,7 +232,7 @@ async fn refusal_body(
     deadline: Instant,
 ) -> Vec<u8> {
     let announced = head.headers().get("content-length").and_then(|length| str::from_utf8(length).ok()?.parse().ok());
-    let length = announced.unwrap_or(0).min(Refused::BODY_BYTES_MAX);
+    let length = announced.unwrap_or(0).min(Rejection::BODY_BYTES_MAX);
     let mut body = received.to_vec();
     while body.len() < length {
         match timeout_at(deadline, stream.read_buf(&mut body)).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     error::{BuildError, ConnectError},
-    event::Closed,
+    event::ConnectionEnd,
 };
 use crate::proto::CloseCode;
 
@@ -66,7 +66,7 @@ impl Reconnect {
 }
 
 /// Returns whether the server's close frame rules out a reconnect.
-pub(super) fn is_final(closed: &Closed) -> bool {
+pub(super) fn is_final(closed: &ConnectionEnd) -> bool {
     closed.code == CloseCode::POLICY_VIOLATION || matches!(closed.code.0, 4000..=4999)
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     connection,
     error::ConnectError,
-    event::{Cause, Closed, Event},
+    event::{Cause, ConnectionEnd, Event},
     lifecycle::Lifecycle,
     open::{self, Connected, random},
     reconnect::{Reconnect, is_final, is_refusal_final, retry_after},
@@ -82,7 +82,7 @@ pub(super) async fn run(shared: Arc<Shared>, guard: LifetimeGuard, established: 
     }
 }
 
-async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established) -> Closed {
+async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established) -> ConnectionEnd {
     let (mut established, mut attempt) = (first, 0);
     loop {
         let begin = Instant::now();
@@ -100,7 +100,7 @@ async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established
         established = match reopen(shared, lifecycle, reconnect, &mut attempt).await {
             Ok(connected) => establish(shared, lifecycle, connected),
             Err(cause) => {
-                return Closed { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false, cause };
+                return ConnectionEnd { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false, cause };
             }
         };
         shared.counters.reconnects.add(1);

@@ -154,7 +154,7 @@ const EXAMPLE_ROUTES: &str = r#"
 # person's browser may use, unless allowed_origins names the origins of your own pages.
 #
 # allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
-# above where they are not given. protocols are sub-protocols, the best first; ping_payload is what
+# above where they are not given. protocols are subprotocols, the best first; ping_payload is what
 # pings carry, to 125 bytes; check_utf8 = false takes text as it comes.
 #[[routes]]
 #match = "/t/{topic...}"

@@ -4,39 +4,58 @@ use bytes::Bytes;
 
 use crate::{
     auth::Identity,
-    hub::{Scope, TopicName},
+    hub::{Scope, SubscribeOptions, TopicName},
     proto::{Refusal, encode_response, is_token},
 };
 
 /// Accepts an opening request.
 ///
 /// ```
-/// use ringhub::{Accept, TopicName};
-/// let accept = Accept::with(7).header("X-Served-By", "me").subscribe(TopicName::new("news")?, false);
+/// use ringhub::{Accept, SubscribeOptions, TopicName};
+/// let accept = Accept::with(7).header("X-Served-By", "me");
+/// let accept = accept.subscribe(TopicName::new("news")?, SubscribeOptions::default());
 /// # let _: Accept<i32> = accept;
 /// # Ok::<(), ringhub::TopicNameError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Accept<S> {
     pub(crate) state: S,
-    pub(crate) protocol: Option<Option<String>>,
+    pub(crate) protocol: ProtocolChoice,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) identity: Option<Identity>,
-    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     pub(crate) forwards: Option<(TopicName, Scope)>,
+}
+
+/// The subprotocol that a handler chooses (RFC 6455 1.9).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum ProtocolChoice {
+    /// The one that the route's list prefers.
+    #[default]
+    OfRoute,
+    None,
+    Named(String),
 }
 
 impl<S> Accept<S> {
     /// With this state.
     pub fn with(state: S) -> Self {
-        Accept { state, protocol: None, headers: Vec::new(), identity: None, subscriptions: Vec::new(), forwards: None }
+        Accept {
+            state,
+            protocol: ProtocolChoice::OfRoute,
+            headers: Vec::new(),
+            identity: None,
+            subscriptions: Vec::new(),
+            forwards: None,
+        }
     }
 
-    /// With this sub-protocol, or none, instead of the one that the route's list prefers. One that the client has not
-    /// offered is answered 500 and logged, since a client would have to fail the connection (RFC 6455 4.1).
+    /// Chooses this subprotocol, or none, instead of the one that the route's list prefers. A subprotocol that the
+    /// client has not offered is answered 500 and logged, since a client would have to fail the connection (RFC 6455
+    /// 4.1).
     #[must_use]
     pub fn protocol(mut self, protocol: Option<&str>) -> Self {
-        self.protocol = Some(protocol.map(Into::into));
+        self.protocol = protocol.map_or(ProtocolChoice::None, |name| ProtocolChoice::Named(name.into()));
         self
     }
 
@@ -62,14 +81,14 @@ impl<S> Accept<S> {
         self
     }
 
-    /// As a subscriber of that topic. The client is told that it is connected when it is one, and sees every message
-    /// from then on; its own only with `echo`.
+    /// Subscribes the connection to a topic. The 101 is sent once the subscription is live, and the client sees every
+    /// message from then on; its own only with [`SubscribeOptions::echo`].
     ///
-    /// Whoever writes a handler is trusted: the server's tokens and the rules of the hub's routes are asked for what
+    /// The code of a handler is trusted: the server's tokens and the rules of the hub's routes hold for topics that
     /// clients name at those routes, not for the topics that a handler chooses, here, in [`Accept::forward`] or later.
     #[must_use]
-    pub fn subscribe(mut self, topic: TopicName, echo: bool) -> Self {
-        self.subscriptions.push((topic, echo));
+    pub fn subscribe(mut self, topic: TopicName, options: SubscribeOptions) -> Self {
+        self.subscriptions.push((topic, options));
         self
     }
 

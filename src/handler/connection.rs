@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, Published, Refused, Scope, Sent, TopicName},
+    hub::{ConnectionId, Published, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
         CLOSE_REASON_MAX, CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, KeepAlive, MessageLimits, MessageType, OpCode,
         PrepareError, PreparedMessage, ProtocolError, State, encode_frame,
@@ -102,7 +102,7 @@ impl<S: 'static> Connection<'_, S> {
         self.profile.as_ref()?.identity.as_ref()
     }
 
-    /// The sub-protocol that was chosen.
+    /// The subprotocol that was chosen.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
         self.profile.as_ref()?.protocol.as_deref()
@@ -294,13 +294,13 @@ impl<S: 'static> Connection<'_, S> {
     ///
     /// # Errors
     ///
-    /// See [`CloseError`]; the connection is as it was. [`cut_reason`] makes any reason short enough.
+    /// See [`CloseError`]; the connection is as it was. [`truncate_reason`] makes any reason short enough.
     ///
     /// ```
-    /// # use ringhub::{handler::{Connection, cut_reason}, proto::CloseCode};
+    /// # use ringhub::{handler::{Connection, truncate_reason}, proto::CloseCode};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let reason = format!("{} is not known here", "somebody with a long name");
-    /// if connection.close(CloseCode(4001), cut_reason(&reason)).is_err() {
+    /// if connection.close(CloseCode(4001), truncate_reason(&reason)).is_err() {
     ///     println!("it was closing already");
     /// }
     /// # }
@@ -314,8 +314,8 @@ impl<S: 'static> Connection<'_, S> {
         Ok(())
     }
 
-    /// Becomes a subscriber of a topic, and sees every message from then on; its own only with `echo`.
-    /// [`Handler::on_subscribed`](super::Handler::on_subscribed) says when that is: after the call that asks for it, or
+    /// Subscribes the connection to a topic: it sees every message from then on, its own only with
+    /// [`SubscribeOptions::echo`]. [`Handler::on_subscribed`](super::Handler::on_subscribed) says when that is: after the call that asks for it, or
     /// a moment later if the topic's home is another shard.
     ///
     /// # Errors
@@ -323,16 +323,16 @@ impl<S: 'static> Connection<'_, S> {
     /// See [`SubscribeError`].
     ///
     /// ```
-    /// # use ringhub::handler::{Connection, TopicName};
+    /// # use ringhub::handler::{Connection, SubscribeOptions, TopicName};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let news = TopicName::new("news").expect("a name");
-    /// if let Err(error) = connection.subscribe(&news, false) {
+    /// if let Err(error) = connection.subscribe(&news, SubscribeOptions::default()) {
     ///     connection.send_text(error.to_string());
     /// }
     /// # }
     /// ```
-    pub fn subscribe(&mut self, topic: &TopicName, echo: bool) -> Result<(), SubscribeError> {
-        self.door.subscribe(self.id, topic, echo)
+    pub fn subscribe(&mut self, topic: &TopicName, options: SubscribeOptions) -> Result<(), SubscribeError> {
+        self.door.subscribe(self.id, topic, options)
     }
 
     /// Is no subscriber of that topic any more. Returns whether it was one.
@@ -413,9 +413,9 @@ impl<S: 'static> Connection<'_, S> {
         self.door.facts(self.id).map(|facts| facts.limits)
     }
 
-    /// All open connections of this shard, this one included.
+    /// Returns the ids of all open connections of this shard, this one included.
     #[must_use]
-    pub fn neighbours(&self) -> Vec<ConnectionId> {
+    pub fn connections_on_shard(&self) -> Vec<ConnectionId> {
         self.door.connections()
     }
 
@@ -596,11 +596,11 @@ fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: Connection
 /// As much of a reason as a close frame can hold, 123 bytes, cut at a character (RFC 6455 5.5).
 ///
 /// ```
-/// use ringhub::handler::cut_reason;
-/// assert_eq!(cut_reason(&"é".repeat(62)), "é".repeat(61));
+/// use ringhub::handler::truncate_reason;
+/// assert_eq!(truncate_reason(&"é".repeat(62)), "é".repeat(61));
 /// ```
 #[must_use]
-pub fn cut_reason(reason: &str) -> &str {
+pub fn truncate_reason(reason: &str) -> &str {
     let mut end = reason.len().min(CLOSE_REASON_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;

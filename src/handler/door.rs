@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
-    hub::{ConnectionId, Published, Scope, Sent, TopicName},
+    hub::{ConnectionId, Published, Scope, Sent, SubscribeOptions, TopicName},
     proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},
 };
 
@@ -37,7 +37,12 @@ pub(crate) trait Door {
     fn fail(&mut self, id: ConnectionId, panicked: &Panicked);
 
     /// Subscribes the connection.
-    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<(), SubscribeError>;
+    fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        topic: &TopicName,
+        options: SubscribeOptions,
+    ) -> Result<(), SubscribeError>;
 
     /// Returns whether it was subscribed.
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool;

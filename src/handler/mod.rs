@@ -44,10 +44,13 @@ mod typed;
 
 use std::future::{Future, ready};
 
-pub use crate::hub::{ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, TopicName, TopicNameError};
+pub use crate::hub::{
+    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
+};
+pub(crate) use answer::ProtocolChoice;
 pub use answer::{Accept, Response};
 pub use closed::Closed;
-pub use connection::{Connection, Handle, Part, cut_reason};
+pub use connection::{Connection, Handle, Part, truncate_reason};
 pub(crate) use door::{Call, Door, Facts, Tasks};
 pub use errors::{CloseError, SubscribeError};
 pub(crate) use panicked::Panicked;
@@ -74,7 +77,9 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///
 /// ```
 /// use ringhub::{
-///     handler::{Accept, Closed, Connection, Handler, OpeningRequest, Response, Scope, TopicName},
+///     handler::{
+///         Accept, Closed, Connection, Handler, OpeningRequest, Response, Scope, SubscribeOptions, TopicName,
+///     },
 ///     proto::{Message, PreparedMessage},
 /// };
 ///
@@ -93,7 +98,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<Member>, Response> {
 ///         let room = request.parameter("room").unwrap_or_default();
 ///         let room = TopicName::new(room).map_err(|error| Response::error(400, &error.to_string()))?;
-///         Ok(Accept::with(Member { room: Some(room.clone()), said: 0 }).subscribe(room, true))
+///         Ok(Accept::with(Member { room: Some(room.clone()), said: 0 }).subscribe(room, SubscribeOptions::default().echo()))
 ///     }
 ///
 ///     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
@@ -117,8 +122,8 @@ pub trait Handler: Send + Sync + 'static {
     /// because `opening` always makes it, is wrapped in an `Option`.
     type State: Default + 'static;
 
-    /// Decides on an opening request: accept it, with a sub-protocol, headers, an identity and a state, or answer any
-    /// HTTP response. Origins, authenticators and sub-protocols of the route have been judged before.
+    /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
+    /// HTTP response. Origins, authenticators and subprotocols of the route have been judged before.
     fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<Self::State>, Response>> {
         _ = request;
         ready(Ok(Accept::default()))
@@ -139,8 +144,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, fragment);
     }
 
-    /// A whole frame has arrived and has not been acted on, where [`RouteOptions::frames`] asks for it: let it pass,
-    /// swallow it, or fail the connection.
+    /// A whole frame has arrived and has not been acted on, where [`RouteOptions::inspect_frames`] asks for it: let it pass,
+    /// drop it, or fail the connection.
     fn on_frame(&self, state: &mut Self::State, header: &FrameHeader, payload: &[u8]) -> Verdict {
         _ = (state, header, payload);
         Verdict::Pass

@@ -115,7 +115,7 @@ impl OpeningRequest {
         self.header("origin")
     }
 
-    /// The sub-protocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 1.9).
     #[must_use]
     pub fn protocols(&self) -> &[String] {
         &self.protocols

@@ -17,13 +17,13 @@ use crate::{
 pub struct RouteOptions {
     pub(crate) gate: Gate,
     pub(crate) protocols: Vec<String>,
-    pub(crate) needs_protocol: bool,
+    pub(crate) requires_protocol: bool,
     pub(crate) max_message: Option<u64>,
     pub(crate) max_frame: Option<u64>,
     pub(crate) max_fragments: Option<u32>,
     pub(crate) check_utf8: Option<bool>,
     pub(crate) deliver: Deliver,
-    pub(crate) frames: bool,
+    pub(crate) inspects_frames: bool,
     pub(crate) ping_interval: Option<u32>,
     pub(crate) pong_timeout: Option<u32>,
     pub(crate) close_timeout: Option<u32>,
@@ -54,18 +54,18 @@ impl RouteOptions {
         self
     }
 
-    /// Sub-protocols, the best first. The first of them that a client offers is chosen; a client that offers none of
-    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::needs_protocol`].
+    /// Subprotocols, the best first. The first of them that a client offers is chosen; a client that offers none of
+    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// A client that offers none of the sub-protocols is answered 400.
+    /// A client that offers none of the subprotocols is answered 400.
     #[must_use]
-    pub fn needs_protocol(mut self) -> Self {
-        self.needs_protocol = true;
+    pub fn require_protocol(mut self) -> Self {
+        self.requires_protocol = true;
         self
     }
 
@@ -91,10 +91,10 @@ impl RouteOptions {
         self
     }
 
-    /// Whether text is checked to be UTF-8 (RFC 6455 8.1), which it is by default.
+    /// Takes text as it comes, instead of checking that it is UTF-8 (RFC 6455 8.1).
     #[must_use]
-    pub fn check_utf8(mut self, is_checked: bool) -> Self {
-        self.check_utf8 = Some(is_checked);
+    pub fn skip_utf8_check(mut self) -> Self {
+        self.check_utf8 = Some(false);
         self
     }
 
@@ -105,10 +105,10 @@ impl RouteOptions {
         self
     }
 
-    /// Show every whole frame to [`Handler::on_frame`](super::Handler::on_frame) first.
+    /// Shows every whole frame to [`Handler::on_frame`](super::Handler::on_frame) before it is acted on.
     #[must_use]
-    pub fn frames(mut self) -> Self {
-        self.frames = true;
+    pub fn inspect_frames(mut self) -> Self {
+        self.inspects_frames = true;
         self
     }
 
@@ -178,16 +178,16 @@ impl fmt::Debug for RouteOptions {
 /// ```
 /// use ringhub::handler::Rules;
 /// let rules = Rules::default();
-/// assert!(rules.limits.check_utf8 && rules.protocols.is_empty() && !rules.needs_protocol);
+/// assert!(rules.limits.check_utf8 && rules.protocols.is_empty() && !rules.requires_protocol);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// Whose pages may use it, and who may.
     pub(crate) gate: Gate,
-    /// Sub-protocols, the best first (RFC 6455 1.9).
+    /// Subprotocols, the best first (RFC 6455 1.9).
     pub protocols: Vec<String>,
     /// Whether a client has to offer one of them.
-    pub needs_protocol: bool,
+    pub requires_protocol: bool,
     /// Limits of messages, and how they are told.
     pub limits: MessageLimits,
     /// When silent clients are pinged and given up.
@@ -195,7 +195,7 @@ pub struct Rules {
     /// What pings carry: at most 125 bytes (RFC 6455 5.5).
     pub ping_payload: Vec<u8>,
     /// Whether the handler sees every frame first.
-    pub frames: bool,
+    pub inspects_frames: bool,
     /// Whether opening requests are not kept.
     pub forgets_request: bool,
     /// Whether its connections are not reached by broadcasts.

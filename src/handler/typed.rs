@@ -4,7 +4,7 @@ use std::{any::Any, fmt, future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync
 
 use super::{
     Handler,
-    answer::{Accept, Response},
+    answer::{Accept, ProtocolChoice, Response},
     closed::Closed,
     connection::{Connection, call_with},
     door::Door,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{Scope, TopicName},
+    hub::{Scope, SubscribeOptions, TopicName},
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
@@ -56,10 +56,10 @@ pub(crate) trait ShardRoute {
 /// An opening request that a handler has accepted.
 pub(crate) struct Opened {
     pub(crate) state: Box<dyn Any>,
-    pub(crate) protocol: Option<Option<String>>,
+    pub(crate) protocol: ProtocolChoice,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) identity: Option<Identity>,
-    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     pub(crate) forwards: Option<(TopicName, Scope)>,
 }
 

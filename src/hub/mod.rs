@@ -32,6 +32,7 @@ mod run;
 mod signal;
 #[cfg(test)]
 mod simulator;
+mod subscribe_options;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
@@ -52,5 +53,6 @@ pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, MeshLimits, Wake};
 pub use publication::{Publication, Published, Scope};
 pub use run::{FrozenRun, Piece, Run, Share, bounded};
+pub use subscribe_options::SubscribeOptions;
 pub use topic_name::{TopicName, TopicNameError};
 pub use topics::TopicId;

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 ///
 /// A fragment's payload either comes in pieces ([`begin`](Self::begin), [`append`](Self::append)), so that a message in
 /// large fragments needs no second buffer and grows by what was received, never by what was announced. Or it was held
-/// until it was whole, unmasked, and comes at once ([`whole`](Self::whole), [`swallow`](Self::swallow)).
+/// until it was whole, unmasked, and comes at once ([`whole`](Self::whole), [`drop_payload`](Self::drop_payload)).
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,
@@ -28,7 +28,7 @@ pub(super) struct Assembly {
     length: u32,
     /// The fragments begun so far.
     fragments: u32,
-    /// A fragment was kept or handed on, not only swallowed.
+    /// A fragment was kept or handed on, not only dropped.
     has_begun: bool,
     /// The fragment whose payload stands at the front of the input; `None` between fragments.
     fragment: Option<Incoming>,
@@ -150,8 +150,8 @@ impl Assembly {
     }
 
     /// Lets a fragment fall. Returns whether there is something for it to end: if it is the last and another was not
-    /// swallowed.
-    pub(super) fn swallow(&mut self, fin: bool) -> bool {
+    /// dropped.
+    pub(super) fn drop_payload(&mut self, fin: bool) -> bool {
         self.fragments += u32::from(!fin);
         fin && self.has_begun
     }

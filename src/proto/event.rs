@@ -34,7 +34,7 @@ pub enum Event<'a> {
 /// let (mut input, mut replies) = (Input::new(received[..].into()), Vec::new());
 /// let event = websocket.receive_with(Tick(1), &mut input, &MessageLimits::DEFAULT, &mut replies, |header, _| {
 ///     match header.opcode {
-///         OpCode::Ping => Verdict::Swallow,
+///         OpCode::Ping => Verdict::Drop,
 ///         _ => Verdict::Fail(CloseCode::UNSUPPORTED),
 ///     }
 /// });
@@ -49,9 +49,9 @@ pub enum Verdict {
     /// none. Of a fragment only the payload is dropped, and the message goes on: its first fragment still begins it and
     /// says what it is, its last one still ends it, and each counts towards `fragments_max`. The fragments that are
     /// left are the message, and text must be UTF-8 without what was dropped. Where they are delivered one by one, the
-    /// first that is left is marked as first; in place of a swallowed last one comes an empty one. A message of which
-    /// every frame was swallowed does not come at all.
-    Swallow,
+    /// first that is left is marked as first; in place of a dropped last one comes an empty one. A message of which
+    /// every frame was dropped does not come at all.
+    Drop,
     /// Fail the connection with this code (RFC 6455 7.1.7): [`ProtocolError::Refused`](super::ProtocolError::Refused).
     /// [`CloseCode::NO_STATUS`] sends an empty close frame.
     Fail(CloseCode),

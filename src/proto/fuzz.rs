@@ -60,7 +60,7 @@ pub fn receive(bytes: &[u8]) {
 /// Lets most frames pass.
 fn judge(_: &FrameHeader, payload: &[u8]) -> Verdict {
     match payload.len() % 16 {
-        2 | 7 => Verdict::Swallow,
+        2 | 7 => Verdict::Drop,
         13 => Verdict::Fail(CloseCode(4013)),
         _ => Verdict::Pass,
     }

@@ -17,7 +17,10 @@ use tracing::field::{DisplayValue, display};
 use super::turn::{Arrival, Shard};
 use crate::{
     handler::{Call, Closed, Door, Facts, Panicked, Route, Rules, Seat, ShardRoute, SubscribeError, Tasks},
-    hub::{Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, Subscribed, TopicName},
+    hub::{
+        Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
+        TopicName,
+    },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
     sys::Io,
@@ -295,7 +298,7 @@ impl<I: Io> Shard<I> {
         let route = self.handlers.route(id);
         route
             .rules
-            .frames
+            .inspects_frames
             .then(|| (Rc::clone(&route.handler), Seat { id, key: self.handlers.seats[id.slot() as usize].1 }))
     }
 }
@@ -354,8 +357,13 @@ impl<I: Io> Door for Shard<I> {
         Shard::close(self, id, CloseCode::INTERNAL_ERROR, "a handler has failed");
     }
 
-    fn subscribe(&mut self, id: ConnectionId, topic: &TopicName, echo: bool) -> Result<(), SubscribeError> {
-        match self.hub.subscribe(id, topic, echo) {
+    fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        topic: &TopicName,
+        options: SubscribeOptions,
+    ) -> Result<(), SubscribeError> {
+        match self.hub.subscribe(id, topic, options.echo) {
             Subscribed::Live => {
                 self.joined.push(Joined { id, topic: topic.clone() });
                 Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     net::SocketAddr,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,8 +19,8 @@ use super::lobby::Lobby;
 use crate::{
     auth::Credentials,
     endpoints::{Denied, Endpoint, Intent},
-    handler::{Opened, OpeningRequest, Panicked, Profile, Response, Route},
-    hub::TopicName,
+    handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
+    hub::{SubscribeOptions, TopicName},
     metrics::Counter,
     proto::{MessageLimits, Refusal, RequestHead, Upgrade},
     surface::raw::RawRequest,
@@ -103,18 +104,19 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     };
     // That may have taken its time.
     check_leaving(lobby)?;
-    let protocol = match opened.protocol.take() {
-        None => request.protocol.take(),
-        Some(chosen) => chosen,
+    let protocol = match mem::take(&mut opened.protocol) {
+        ProtocolChoice::OfRoute => request.protocol.take(),
+        ProtocolChoice::None => None,
+        ProtocolChoice::Named(name) => Some(name),
     };
     if let Some(protocol) = &protocol
         && !upgrade.protocols().contains(protocol)
     {
-        span.in_scope(|| tracing::error!(protocol, "a handler has chosen a sub-protocol that was not offered"));
-        return Err(Response::error(500, "this server has chosen a sub-protocol that was not offered").into());
+        span.in_scope(|| tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered"));
+        return Err(Response::error(500, "this server has chosen a subprotocol that was not offered").into());
     }
     if !route.rules.no_broadcast {
-        opened.subscriptions.push((TopicName::everyone(), false));
+        opened.subscriptions.push((TopicName::everyone(), SubscribeOptions::default()));
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
@@ -135,12 +137,12 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The best of the route's sub-protocols that the client offers (RFC 6455 4.2.2).
+/// The best of the route's subprotocols that the client offers (RFC 6455 4.2.2).
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
     let ours = &route.rules.protocols;
     let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();
-    if chosen.is_none() && route.rules.needs_protocol {
-        let error = format!("this route needs one of the sub-protocols {}", ours.join(", "));
+    if chosen.is_none() && route.rules.requires_protocol {
+        let error = format!("this route needs one of the subprotocols {}", ours.join(", "));
         return Err(Refusal::new(400, error).into());
     }
     Ok(chosen)

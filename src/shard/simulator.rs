@@ -54,7 +54,7 @@ use super::{
 use crate::{
     config::{Config, Settings, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
-    hub::{MeshEnd, Scope, Subscribed, TopicName},
+    hub::{MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, KeepAlive, State, Tick},
     surface::raw::TOPIC_PATTERN,
@@ -102,6 +102,7 @@ fn arrival<S>(
     answer: Bytes,
     leftover: BytesMut,
 ) -> Arrival<S> {
+    let subscriptions = subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { echo })).collect();
     Arrival {
         socket,
         of_address: None,

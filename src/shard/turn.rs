@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Limits},
     handler::Profile,
     handover::OfAddress,
-    hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd, Scope, Subscribed, TopicName},
+    hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, KeepAlive, MessageLimits, Role, State, Tick, Timeout, WebSocket},
     sys::{Io, Key, Readiness},
@@ -70,8 +70,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) profile: Option<Box<Profile>>,
     /// The limits of its messages, where they are not those of its route.
     pub(crate) limits: Option<MessageLimits>,
-    /// The topics it subscribes to from the beginning, and whether with echo. Its answer is held until all are live.
-    pub(crate) subscriptions: Vec<(TopicName, bool)>,
+    /// The topics it subscribes to from the beginning. Its answer is held until all subscriptions are live.
+    pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     /// Where its client's messages go, if its handler is not to see them.
     pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The head that tells the client so (RFC 6455 4.2.2). No frame may overtake it.
@@ -144,8 +144,8 @@ impl<I: Io> Shard<I> {
             self.of_address[slot] = of_address;
         }
         let mut is_refused = false;
-        for (topic, echo) in subscriptions {
-            is_refused |= self.hub.subscribe(id, &topic, echo) == Subscribed::TooMany;
+        for (topic, options) in subscriptions {
+            is_refused |= self.hub.subscribe(id, &topic, options.echo) == Subscribed::TooMany;
         }
         // Behind the subscriptions: who asks for a topic's messages need not ask that it is remembered.
         if let Some((topic, scope)) = forwards {

@@ -10,7 +10,7 @@ use crate::{
     auth::TOKEN_KEY,
     endpoints::Intent,
     handler::{Accept, Connection, Handler},
-    hub::{Scope, TopicName},
+    hub::{Scope, SubscribeOptions, TopicName},
     proto::{CloseCode, Message, Refusal, RequestHead, query_pairs},
 };
 
@@ -74,7 +74,7 @@ impl RawRequest {
         let RawRequest { topic, subscribes, publishes, echo, scope } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(topic.clone(), echo);
+            accept = accept.subscribe(topic.clone(), SubscribeOptions { echo });
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ringhub::{
-    client::{Cause, ClientLimits, CloseError, Closed, ConnectError, Event, SendError},
+    client::{Cause, ClientLimits, CloseError, ConnectError, ConnectionEnd, Event, SendError},
     proto::{CloseCode, MessageLimits, OpCode, ProtocolError},
 };
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ macro_rules! answer_close {
 }
 
 #[track_caller]
-fn assert_cause(closed: &Closed, code: u16, is_clean: bool, is_cause: impl Fn(&Cause) -> bool) {
+fn assert_cause(closed: &ConnectionEnd, code: u16, is_clean: bool, is_cause: impl Fn(&Cause) -> bool) {
     assert_eq!((closed.code, closed.is_clean), (CloseCode(code), is_clean), "{closed:?}");
     assert!(is_cause(&closed.cause), "{closed:?}");
     assert!(!closed.to_string().is_empty());

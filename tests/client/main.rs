@@ -13,7 +13,7 @@ mod tls;
 
 use std::{future::Future, time::Duration};
 
-use ringhub::client::{Client, ClientBuilder, Closed, Event, Events};
+use ringhub::client::{Client, ClientBuilder, ConnectionEnd, Event, Events};
 use support::DEADLINE;
 use tokio::time::timeout;
 
@@ -46,7 +46,7 @@ async fn expect_binary(events: &mut Events, bytes: &[u8]) {
     }
 }
 
-async fn expect_closed(events: &mut Events) -> Closed {
+async fn expect_closed(events: &mut Events) -> ConnectionEnd {
     match next(events).await {
         Event::Closed(closed) => closed,
         other => panic!("{other:?} instead of the end"),

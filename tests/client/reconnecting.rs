@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringhub::{
-    client::{Cause, Client, ClientBuilder, Closed, ConnectError, Event, Events, Reconnect},
+    client::{Cause, Client, ClientBuilder, ConnectError, ConnectionEnd, Event, Events, Reconnect},
     proto::CloseCode,
 };
 use tokio::net::TcpStream;
@@ -24,7 +24,7 @@ fn returning(peer: &Peer) -> ClientBuilder {
     peer.client().reconnect(QUICK)
 }
 
-async fn expect_lost(events: &mut Events) -> Closed {
+async fn expect_lost(events: &mut Events) -> ConnectionEnd {
     match next(events).await {
         Event::Lost(closed) => closed,
         other => panic!("{other:?} instead of a loss"),

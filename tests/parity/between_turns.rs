@@ -17,7 +17,7 @@ use ringhub::{
     auth::{Authenticator, Credentials, Identity},
     config::Time,
     documents::Documents,
-    handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions, Scope},
+    handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions, Scope, SubscribeOptions},
     metrics::Counter,
     proto::{PreparedMessage, Refusal},
     server::{Builder, Hub},
@@ -39,7 +39,9 @@ fn quiet(shards: usize) -> Builder {
 fn by_query() -> (Script, crate::Journal) {
     let (script, journal) = Script::new();
     let script = script.opening(|request| {
-        Ok(request.query().fold(Accept::with(()), |accept, (name, _)| accept.subscribe(topic(&name), false)))
+        Ok(request
+            .query()
+            .fold(Accept::with(()), |accept, (name, _)| accept.subscribe(topic(&name), SubscribeOptions::default())))
     });
     (script, journal)
 }

@@ -86,8 +86,8 @@ fn wrong_rules_of_a_route_are_typed_errors() {
     check(options().max_message(5).max_frame(6), "max_frame: 6 is more than the route's largest message, 5");
     check(options().max_fragments(0), "max_fragments: a message has at least one frame");
     check(options().ping_payload(&[0; 126]), "ping_payload: 126 bytes are more than a ping carries, 125");
-    check(options().needs_protocol(), "protocols: a sub-protocol is needed and none is named");
-    let letters = "is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~";
+    check(options().require_protocol(), "protocols: a subprotocol is needed and none is named");
+    let letters = "is no subprotocol: letters, digits and !#$%&'*+-.^_`|~";
     check(options().protocols(["a b"]), &format!("protocols: \"a b\" {letters}"));
     check(options().protocols([""]), &format!("protocols: \"\" {letters}"));
     check(options().protocols(["a", "b", "a"]), "protocols: \"a\" is there twice");

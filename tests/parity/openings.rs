@@ -122,7 +122,7 @@ fn ioto_sub_protocols_by_preference() {
     let (needs, _) = Script::<()>::new();
     let options = RouteOptions::new().protocols(["v2", "v1"]);
     let server = serve(1, |builder| {
-        builder.route_with("/", script, options.clone()).route_with("/needs", needs, options.needs_protocol())
+        builder.route_with("/", script, options.clone()).route_with("/needs", needs, options.require_protocol())
     });
     for (offered, chosen) in
         [(&["v1", "v2"][..], Some("v2")), (&["v0", "v1"], Some("v1")), (&["v0"], None), (&[], None)]
@@ -133,7 +133,7 @@ fn ioto_sub_protocols_by_preference() {
     }
     assert_eq!(server.open("/needs", &["v1"], &[]).unwrap().protocol(), Some("v1"));
     let response = server.open("/needs", &["v0"], &[]).err().expect("a refusal");
-    assert_eq!((response.status(), response.error()), (400, "this route needs one of the sub-protocols v2, v1".into()));
+    assert_eq!((response.status(), response.error()), (400, "this route needs one of the subprotocols v2, v1".into()));
 }
 
 #[test]

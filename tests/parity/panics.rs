@@ -1,7 +1,7 @@
 //! A panic in any callback closes that connection with 1011, and nothing else.
 
 use ringhub::{
-    handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions},
+    handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions, SubscribeOptions},
     metrics::Counter,
     proto::{Deliver, OpCode},
 };
@@ -73,7 +73,13 @@ fn ioto_a_panic_in_on_fragment() {
 #[test]
 fn ioto_a_panic_in_on_frame() {
     let script = |script: Script<()>| script.on_frame(|_, _, _| panic!("frame"));
-    check(script, RouteOptions::new().frames(), |client| client.send_text("now"), 1011, "the frame was refused");
+    check(
+        script,
+        RouteOptions::new().inspect_frames(),
+        |client| client.send_text("now"),
+        1011,
+        "the frame was refused",
+    );
 }
 
 #[test]
@@ -108,7 +114,7 @@ fn ioto_a_panic_in_on_close() {
 fn ioto_a_panic_in_on_subscribed() {
     let script = |script: Script<()>| {
         script
-            .on_message(|connection, _| _ = connection.subscribe(&topic("x"), false))
+            .on_message(|connection, _| _ = connection.subscribe(&topic("x"), SubscribeOptions::default()))
             .on_subscribed(|_, _| panic!("subscribed"))
     };
     check_1011(script, |client| client.send_text("now"));

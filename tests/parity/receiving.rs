@@ -86,7 +86,7 @@ fn ioto_errors_have_a_type_and_come_before_the_end() {
 #[test]
 fn ioto_utf8_is_checked_unless_the_route_does_not() {
     let (script, journal) = Script::<()>::new();
-    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().check_utf8(false)));
+    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().skip_utf8_check()));
     let mut client = server.connect("/");
     client.send(OpCode::Text, true, b"a\xff");
     journal.expect(&["open", "text a\u{fffd}"]);
@@ -131,7 +131,7 @@ fn ioto_limits_of_a_connection() {
         connection.set_limits(limits);
         assert_eq!(connection.limits(), Some(limits));
     });
-    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().check_utf8(false)));
+    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().skip_utf8_check()));
     let mut client = server.connect("/");
     client.send(OpCode::Text, false, b"12345\xff");
     client.send(OpCode::Ping, true, b"");
@@ -170,7 +170,7 @@ fn ioto_limits_change_between_two_halves_of_a_frame() {
             handle.send_text("changed").await;
         });
     });
-    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().check_utf8(false)));
+    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().skip_utf8_check()));
     let mut client = server.connect("/");
     client.send(OpCode::Pong, true, b"");
     let whole = frame(OpCode::Text, true, b"\xff\xff\xff\xff\xff\xff\xe2\x82");
@@ -187,12 +187,12 @@ fn ioto_limits_change_between_two_halves_of_a_frame() {
 
 /// Qore's `gotRawMessage`: Process, Continue, Break.
 #[test]
-fn qore_a_hook_passes_swallows_or_ends() {
+fn qore_a_hook_passes_drops_or_ends() {
     let (script, journal) = Script::<u32>::new();
     let script = script.on_frame(|seen, _, payload| {
         *seen += 1;
         match payload {
-            b"swallow" => Verdict::Swallow,
+            b"drop" => Verdict::Drop,
             b"end" => Verdict::Fail(CloseCode(4001)),
             b"end without a code" => Verdict::Fail(CloseCode::NO_STATUS),
             b"end as nobody may" => Verdict::Fail(CloseCode(1006)),
@@ -200,10 +200,10 @@ fn qore_a_hook_passes_swallows_or_ends() {
         }
     });
     let script = script.on_message(|connection, _| _ = connection.send_text(connection.state().to_string()));
-    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().frames()));
+    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().inspect_frames()));
     let mut client = server.connect("/");
-    client.send_text("swallow");
-    client.send(OpCode::Ping, true, b"swallow");
+    client.send_text("drop");
+    client.send(OpCode::Ping, true, b"drop");
     client.send_text("pass");
     client.expect(text("3"));
     client.send_text("end");

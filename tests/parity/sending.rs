@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ringhub::{
-    handler::{CloseError, Part, Refused, RouteOptions, Sent, cut_reason},
+    handler::{CloseError, Part, Refused, RouteOptions, Sent, truncate_reason},
     proto::{CloseCode, CloseError as FrameCloseError, MessageType, OpCode, PrepareError, PreparedMessage, State},
 };
 
@@ -230,7 +230,7 @@ fn ioto_close_codes_and_reasons_are_checked() {
     check!(c => c.close(CloseCode(1005), ""), [], error(FrameCloseError::CodeNotSendable(1005)));
     check!(c => c.close(CloseCode(999), ""), [], error(FrameCloseError::CodeNotSendable(999)));
     check!(c => c.close(CloseCode::NORMAL, &"x".repeat(124)), [], error(FrameCloseError::ReasonTooLong(124)));
-    assert_eq!(cut_reason(&too_long).len(), 123);
+    assert_eq!(truncate_reason(&too_long).len(), 123);
 }
 
 /// What was sent before a close goes before it, nothing goes after; a second close is an error.
@@ -238,7 +238,7 @@ fn ioto_close_codes_and_reasons_are_checked() {
 fn ioto_nothing_is_sent_behind_a_close() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
         connection.send_text("before");
-        connection.close(CloseCode(4000), cut_reason(&"é".repeat(62))).unwrap();
+        connection.close(CloseCode(4000), truncate_reason(&"é".repeat(62))).unwrap();
         assert_eq!(connection.websocket_state(), State::Closing);
         assert_eq!(connection.close(CloseCode::NORMAL, ""), Err(CloseError::NotOpen));
         assert_eq!(connection.send_text("after"), Sent::Refused(Refused::NotOpen));

@@ -109,7 +109,7 @@ fn qore_events_in_frame_hooks_have_id_and_peer() {
         info!("hook {}", String::from_utf8_lossy(payload));
         ringhub::proto::Verdict::Pass
     });
-    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().frames()));
+    let server = serve(1, |builder| builder.route_with("/", script, RouteOptions::new().inspect_frames()));
     let mut client = server.connect("/");
     let peer = client.stream().local_addr().unwrap();
     client.send(OpCode::Ping, true, b"sees");

@@ -1,7 +1,7 @@
 //! Topics from handlers: several for each connection, on whichever shard they are at home.
 
 use ringhub::{
-    handler::{Accept, Scope, SubscribeError},
+    handler::{Accept, Scope, SubscribeError, SubscribeOptions},
     proto::PreparedMessage,
 };
 
@@ -16,8 +16,8 @@ fn server(shards: usize) -> (Live, Journal) {
     let (script, journal) = Script::<()>::by_message(|connection, command| {
         let words: Vec<&str> = command.splitn(3, ' ').collect();
         let answer = match words[..] {
-            ["sub", name] => format!("{:?}", connection.subscribe(&topic(name), false)),
-            ["echo", name] => format!("{:?}", connection.subscribe(&topic(name), true)),
+            ["sub", name] => format!("{:?}", connection.subscribe(&topic(name), SubscribeOptions::default())),
+            ["echo", name] => format!("{:?}", connection.subscribe(&topic(name), SubscribeOptions::default().echo())),
             ["unsub", name] => format!("{}", connection.unsubscribe(&topic(name))),
             ["pub", name, text] => {
                 _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Server);
@@ -124,7 +124,11 @@ fn subscriptions_from_the_beginning() {
     let (script, _) = Script::<()>::new();
     let script = script.opening(|request| {
         let topics = request.query().map(|(key, value)| (topic(&key), value == "echo"));
-        Ok(topics.fold(Accept::with(()), |accept, (topic, echo)| accept.subscribe(topic, echo)))
+        Ok(topics.fold(Accept::with(()), |accept, (topic, echo)| {
+            let mut options = SubscribeOptions::default();
+            options.echo = echo;
+            accept.subscribe(topic, options)
+        }))
     });
     let script = script.on_message(|connection, name| {
         connection.publish(&topic(name), &PreparedMessage::text(name), Scope::Server);
@@ -154,7 +158,9 @@ fn what_is_live_from_the_beginning_is_told_after_the_opening() {
     for shards in [1, 3] {
         let (script, journal) = Script::<()>::new();
         let script = script.opening(|_| {
-            Ok(["a", "b", "c", "d"].iter().fold(Accept::with(()), |accept, name| accept.subscribe(topic(name), true)))
+            Ok(["a", "b", "c", "d"].iter().fold(Accept::with(()), |accept, name| {
+                accept.subscribe(topic(name), SubscribeOptions::default().echo())
+            }))
         });
         let script = script.on_open(|connection| _ = connection.send_text("open"));
         let script = script.on_subscribed(|connection, name| {
@@ -183,10 +189,10 @@ fn what_is_live_from_the_beginning_is_told_after_the_opening() {
 #[test]
 fn a_goodbye_at_the_end() {
     let (script, journal) = Script::<()>::new();
-    let script = script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), true)));
+    let script = script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), SubscribeOptions::default().echo())));
     let script = script.on_close(|connection, closed| {
         assert!(!connection.send_text("too late").is_accepted());
-        assert_eq!(connection.subscribe(&topic("other"), false), Err(SubscribeError::NotOpen));
+        assert_eq!(connection.subscribe(&topic("other"), SubscribeOptions::default()), Err(SubscribeError::NotOpen));
         let goodbye = PreparedMessage::text(&closed.reason);
         connection.publish(&topic("all"), &goodbye, Scope::Server);
         connection.broadcast(Some(connection.id()), &goodbye, Scope::Server);
@@ -206,8 +212,9 @@ fn a_goodbye_at_the_end() {
 #[test]
 fn forward_publishes_for_the_client() {
     let (script, journal) = Script::<()>::new();
-    let script =
-        script.opening(|_| Ok(Accept::with(()).subscribe(topic("all"), false).forward(topic("all"), Scope::Server)));
+    let script = script.opening(|_| {
+        Ok(Accept::with(()).subscribe(topic("all"), SubscribeOptions::default()).forward(topic("all"), Scope::Server))
+    });
     let server = serve(3, |builder| builder.route("/", script));
     let (mut one, mut two) = (server.connect("/"), server.connect("/"));
     one.send_text("from one");

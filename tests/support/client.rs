@@ -77,7 +77,7 @@ impl Client {
         Self::handshake(stream, target, &[], &[], behind).expect("an answer to the opening request")
     }
 
-    /// The same with sub-protocols and header lines.
+    /// The same with subprotocols and header lines.
     pub(crate) fn open_with(
         stream: TcpStream,
         target: &str,
@@ -136,7 +136,7 @@ impl Client {
         self.answers = false;
     }
 
-    /// The sub-protocol that the server has chosen.
+    /// The subprotocol that the server has chosen.
     pub(crate) fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }

@@ -84,7 +84,7 @@ fn lossy(bytes: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(bytes))
 }
 
-/// An acceptable opening request for the target, without the sub-protocols and extensions nobody here asks for.
+/// An acceptable opening request for the target, without the subprotocols and extensions nobody here asks for.
 pub(crate) fn upgrade_request(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: hub.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

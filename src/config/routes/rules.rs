@@ -106,14 +106,14 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
     let protocols = &given.protocols;
     for (at, protocol) in protocols.iter().enumerate() {
         if !is_token(protocol) {
-            let what = format!("{protocol:?} is no sub-protocol: letters, digits and !#$%&'*+-.^_`|~");
+            let what = format!("{protocol:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~");
             fault("protocols", at, None, what);
         } else if protocols[..at].contains(protocol) {
             fault("protocols", at, None, format!("{protocol:?} is there twice"));
         }
     }
-    if given.needs_protocol && protocols.is_empty() {
-        fault("protocols", 0, None, "a sub-protocol is needed and none is named".into());
+    if given.requires_protocol && protocols.is_empty() {
+        fault("protocols", 0, None, "a subprotocol is needed and none is named".into());
     }
     if !faults.is_empty() {
         return Err(faults);
@@ -121,7 +121,7 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
     Ok(Rules {
         gate: given.gate.clone(),
         protocols: protocols.clone(),
-        needs_protocol: given.needs_protocol,
+        requires_protocol: given.requires_protocol,
         limits: MessageLimits {
             message_bytes_max: message as u32,
             frame_bytes_max: frame as u32,
@@ -135,7 +135,7 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
             close_timeout: given.close_timeout.unwrap_or(base.keep_alive.close_timeout),
         },
         ping_payload: given.ping_payload.clone(),
-        frames: given.frames,
+        inspects_frames: given.inspects_frames,
         forgets_request: given.forgets_request,
         no_broadcast: given.no_broadcast,
         manual_backpressure: given.manual_backpressure,

@@ -102,7 +102,7 @@ impl Reader<'_> {
                 "network" => parts.network = self.network(value),
                 "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
                 "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
-                "protocols" => parts.protocols(self.texts("routes.protocols", "a sub-protocol in quotes", value)),
+                "protocols" => parts.protocols(self.texts("routes.protocols", "a subprotocol in quotes", value)),
                 "allowed_origins" => parts.options.gate.origins = self.origins(value),
                 "max_message" => parts.options.max_message = self.size("routes.max_message", value),
                 "max_frame" => parts.options.max_frame = self.size("routes.max_frame", value),

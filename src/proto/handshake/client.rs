@@ -33,12 +33,12 @@ impl ClientHandshake {
         Self { key: STANDARD.encode(key_nonce), protocols: Vec::new() }
     }
 
-    /// The request. `target` is the path and query, `protocols` the sub-protocols in order of preference,
+    /// The request. `target` is the path and query, `protocols` the subprotocols in order of preference,
     /// `extra_headers` anything else, such as `Origin` or `Authorization`. Control characters in values become spaces.
     ///
     /// # Panics
     ///
-    /// If `target` has a space or a character that is not visible ASCII, or a header name or a sub-protocol is not a
+    /// If `target` has a space or a character that is not visible ASCII, or a header name or a subprotocol is not a
     /// token.
     pub fn request(&mut self, host: &str, target: &str, protocols: &[&str], extra_headers: &[(&str, &str)]) -> Bytes {
         assert!(!target.is_empty() && target.bytes().all(|octet| octet.is_ascii_graphic()), "{target:?} is no target");
@@ -61,7 +61,7 @@ impl ClientHandshake {
         out.into()
     }
 
-    /// Whether the response opens the connection, and the sub-protocol that the server chose (RFC 6455 4.1).
+    /// Whether the response opens the connection, and the subprotocol that the server chose (RFC 6455 4.1).
     ///
     /// # Errors
     ///
@@ -108,7 +108,7 @@ pub enum ResponseError {
     Accept,
     /// An extension that was not offered.
     Extension,
-    /// A sub-protocol that was not offered.
+    /// A subprotocol that was not offered.
     Protocol,
 }
 
@@ -120,7 +120,7 @@ impl fmt::Display for ResponseError {
             Self::Connection => "the server's Connection does not list upgrade",
             Self::Accept => "the server's Sec-WebSocket-Accept does not match the key",
             Self::Extension => "the server uses an extension that was not offered",
-            Self::Protocol => "the server uses a sub-protocol that was not offered",
+            Self::Protocol => "the server uses a subprotocol that was not offered",
         })
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::fmt;
 
 /// A request that may be answered with 101: everything RFC 6455 4.2.1 asks for is there. What the path, the origin and
-/// the sub-protocols mean is up to the caller.
+/// the subprotocols mean is up to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     accept: String,
@@ -75,7 +75,7 @@ impl Upgrade {
         Ok(Self { accept: accept_for(key), protocols, origin })
     }
 
-    /// The sub-protocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 1.9).
     pub fn protocols(&self) -> &[String] {
         &self.protocols
     }

@@ -131,7 +131,7 @@ fn websocket_version() {
     assert!(HandshakeError::WebSocketVersion.refusal().headers.contains(&(name.into(), "13".into())));
 }
 
-/// RFC 6455 4.1, 10: sub-protocols are tokens, each named once.
+/// RFC 6455 4.1, 10: subprotocols are tokens, each named once.
 #[test]
 fn protocols() {
     let name = "Sec-WebSocket-Protocol";

@@ -7,7 +7,7 @@
 //! skipped as it arrives.
 //!
 //! A hook judges whole frames, so with one every frame stays in the input until then, and its text is checked behind
-//! the verdict: what is swallowed need not be text. What receives is generic over whether there is a hook
+//! the verdict: what is dropped need not be text. What receives is generic over whether there is a hook
 //! ([`WebSocket::advance`]); without one no trace of it is left.
 
 use super::{
@@ -143,7 +143,7 @@ impl WebSocket {
         let mut is_cut = utf8_tail != 0;
         if HOOKED {
             let payload = &input.bytes[payload.clone()];
-            if is_swallowed(hook(header, payload))? {
+            if is_dropped(hook(header, payload))? {
                 return Ok(Step::Again);
             }
             is_cut = is_checked && utf8_prefix(payload)? != payload.len();
@@ -185,10 +185,10 @@ impl WebSocket {
         }
         let Some((mut range, utf8_tail)) = held else { return Ok(Step::Starved) };
         let mut payload = &input.bytes[range.clone()];
-        let is_swallowed = HOOKED && is_swallowed(hook(header, payload))?;
+        let is_dropped = HOOKED && is_dropped(hook(header, payload))?;
         let assembly = self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits)));
-        if is_swallowed {
-            if !assembly.swallow(header.fin) {
+        if is_dropped {
+            if !assembly.drop_payload(header.fin) {
                 self.assembly = self.assembly.take().filter(|_| !header.fin);
                 return Ok(Step::Again);
             }
@@ -255,7 +255,7 @@ impl WebSocket {
             masking::apply(payload, key, 0);
         }
         let is_ignored = self.state == State::Closing && header.opcode != OpCode::Close;
-        let is_ignored = is_ignored || (HOOKED && is_swallowed(hook(header, payload))?);
+        let is_ignored = is_ignored || (HOOKED && is_dropped(hook(header, payload))?);
         input.consume(header_len + payload_len);
         if is_ignored {
             return Ok(Step::Again);
@@ -267,10 +267,10 @@ impl WebSocket {
 /// # Errors
 ///
 /// [`ProtocolError::Refused`].
-fn is_swallowed(verdict: Verdict) -> Result<bool, ProtocolError> {
+fn is_dropped(verdict: Verdict) -> Result<bool, ProtocolError> {
     match verdict {
         Verdict::Pass => Ok(false),
-        Verdict::Swallow => Ok(true),
+        Verdict::Drop => Ok(true),
         Verdict::Fail(code) => {
             assert_may_send(code);
             Err(ProtocolError::Refused(code))

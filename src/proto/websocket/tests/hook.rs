@@ -7,7 +7,7 @@ const ONE_BY_ONE: Script = Script { limits: MessageLimits { deliver: Deliver::Fr
 
 fn by_mark(_: &FrameHeader, payload: &[u8]) -> Verdict {
     match payload.first() {
-        Some(b'-') => Verdict::Swallow,
+        Some(b'-') => Verdict::Drop,
         Some(b'!') => Verdict::Fail(CloseCode(4000)),
         _ => Verdict::Pass,
     }
@@ -44,12 +44,12 @@ fn every_frame_is_shown() {
 
 /// "As if the frame had not come": no pong, no event, no message.
 #[test]
-fn swallowed_frames() {
+fn dropped_frames() {
     for frame in [masked(OpCode::Ping, true, "-"), masked(OpCode::Pong, true, "-"), masked(OpCode::Text, true, "-a")] {
         let stream = [frame.clone(), masked(OpCode::Text, true, "b"), frame].concat();
         check(HOOKED, &stream, &[text("b")], &[], State::Open);
     }
-    let deaf = Script { hook: Some(|header, _| close_is(header, Verdict::Swallow)), ..SERVER };
+    let deaf = Script { hook: Some(|header, _| close_is(header, Verdict::Drop)), ..SERVER };
     let stream = [masked(OpCode::Close, true, hex("03e8")), masked(OpCode::Text, true, "a")].concat();
     check(deaf, &stream, &[text("a")], &[], State::Open);
     let history = run(Script { close_at: Some(0), ..deaf }, &stream);
@@ -62,7 +62,7 @@ fn close_is(header: &FrameHeader, verdict: Verdict) -> Verdict {
 
 /// The payload is dropped and the message goes on; whichever fragment it is.
 #[test]
-fn swallowed_fragments() {
+fn dropped_fragments() {
     for (parts, message) in [
         (&["-a", "b", "c"][..], Some("bc")),
         (&["a", "-b", "c"], Some("ac")),
@@ -80,7 +80,7 @@ fn swallowed_fragments() {
 
 /// One by one, what is left still has one first and one last fragment.
 #[test]
-fn swallowed_fragments_one_by_one() {
+fn dropped_fragments_one_by_one() {
     let part = |is_first, payload: &str| Seen::Fragment(MessageType::Text, is_first, false, payload.into());
     for (parts, events) in [
         (&["-a", "b", "c"][..], &[part(true, "b"), last("c")][..]),
@@ -95,9 +95,9 @@ fn swallowed_fragments_one_by_one() {
 
 /// RFC 6455 5.4: the order of fragments is that of the frames that came, and so is their number (10.4).
 #[test]
-fn swallowed_fragments_keep_their_place() {
-    let swallowed = masked(OpCode::Text, false, "-a");
-    let interrupted = [swallowed.clone(), hex("81")].concat();
+fn dropped_fragments_keep_their_place() {
+    let dropped = masked(OpCode::Text, false, "-a");
+    let interrupted = [dropped.clone(), hex("81")].concat();
     let (error, code) = (ProtocolError::MessageInterrupted, CloseCode::PROTOCOL_ERROR);
     check_failing(HOOKED, &interrupted, &[], error, code);
     let ended = [in_fragments(&["-a", "-b"]), hex("80")].concat();
@@ -105,13 +105,13 @@ fn swallowed_fragments_keep_their_place() {
 
     let few = Script { limits: MessageLimits { fragments_max: 2, message_bytes_max: 2, ..LIMITS }, ..HOOKED };
     check(few, &in_fragments(&["-a", "ab"]), &[text("ab")], &[], State::Open);
-    let third = [swallowed, masked(OpCode::Continuation, false, "-b"), hex("80 81 00000000")].concat();
+    let third = [dropped, masked(OpCode::Continuation, false, "-b"), hex("80 81 00000000")].concat();
     check_failing(few, &third, &[], ProtocolError::TooManyFragments, CloseCode::MESSAGE_TOO_BIG);
 }
 
-/// RFC 6455 8.1: text must be UTF-8 without what was swallowed, and what was swallowed need not be.
+/// RFC 6455 8.1: text must be UTF-8 without what was dropped, and what was dropped need not be.
 #[test]
-fn swallowed_text() {
+fn dropped_text() {
     let frame = |opcode, fin, payload: &[u8]| masked(opcode, fin, payload);
     let (error, code) = (ProtocolError::InvalidUtf8, CloseCode::INVALID_PAYLOAD);
     for script in [HOOKED, ONE_BY_ONE] {
@@ -191,20 +191,20 @@ fn a_hook_while_closing() {
     assert_eq!((history.error, history.state), (None, State::Closed));
 }
 
-/// Any sign of life is one, swallowed or not.
+/// Any sign of life is one, dropped or not.
 #[test]
-fn swallowed_frames_are_life() {
+fn dropped_frames_are_life() {
     let mut websocket = WebSocket::new(Role::Server, Tick(0));
     let keep_alive = KeepAlive::default();
     websocket.handle_timeout(Tick(300), &keep_alive, b"", &mut Vec::new());
     let mut input = Input::new(masked(OpCode::Pong, true, "")[..].into());
-    let event = websocket.receive_with(Tick(310), &mut input, &LIMITS, &mut Vec::new(), |_, _| Verdict::Swallow);
+    let event = websocket.receive_with(Tick(310), &mut input, &LIMITS, &mut Vec::new(), |_, _| Verdict::Drop);
     assert!(matches!(event, Ok(None)));
     assert_eq!(websocket.deadline(&keep_alive), Some(Tick(610)));
 }
 
 proptest! {
-    /// A stream with swallowed frames is the stream without them; a swallowed fragment is an empty one.
+    /// A stream with dropped frames is the stream without them; a dropped fragment is an empty one.
     #[test]
     fn as_if_it_had_not_come(
         messages in prop::collection::vec((prop::collection::vec("-?\\PC{0,20}", 1..5), "-?x{0,3}"), 0..6),
