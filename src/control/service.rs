@@ -205,10 +205,7 @@ impl Service {
                 if page.is_some() {
                     shared.authorize(&credentials, Intent::Use, &endpoint)?;
                 }
-                let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
-                let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
-                answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
-                Ok(Begun::Answered(answer))
+                Ok(Begun::Answered(the_page()))
             }
             Endpoint::Topic { topic, .. } => begin_at_topic(shared, request, &credentials, &endpoint, topic),
             Endpoint::WebSocket { .. } => {
@@ -223,6 +220,14 @@ impl Service {
             Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
         }
     }
+}
+
+/// Returns the answer that holds the page.
+fn the_page() -> Answer {
+    let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
+    let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
+    answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
+    answer
 }
 
 /// Decides what becomes of a request at a topic that asks for no WebSocket.

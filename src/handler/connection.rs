@@ -315,8 +315,8 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Subscribes the connection to a topic: it sees every message from then on, its own only with
-    /// [`SubscribeOptions::echo`]. [`Handler::on_subscribed`](super::Handler::on_subscribed) says when that is: after the call that asks for it, or
-    /// a moment later if the topic's home is another shard.
+    /// [`SubscribeOptions::echo`]. [`Handler::on_subscribed`](super::Handler::on_subscribed) marks the beginning: it is
+    /// called behind the call that subscribes, or a moment later if the topic's home is another shard.
     ///
     /// # Errors
     ///

@@ -98,7 +98,8 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<Member>, Response> {
 ///         let room = request.parameter("room").unwrap_or_default();
 ///         let room = TopicName::new(room).map_err(|error| Response::error(400, &error.to_string()))?;
-///         Ok(Accept::with(Member { room: Some(room.clone()), said: 0 }).subscribe(room, SubscribeOptions::default().echo()))
+///         let member = Member { room: Some(room.clone()), said: 0 };
+///         Ok(Accept::with(member).subscribe(room, SubscribeOptions::default().echo()))
 ///     }
 ///
 ///     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
@@ -144,8 +145,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, fragment);
     }
 
-    /// A whole frame has arrived and has not been acted on, where [`RouteOptions::inspect_frames`] asks for it: let it pass,
-    /// drop it, or fail the connection.
+    /// Judges a whole frame before it is acted on, where [`RouteOptions::inspect_frames`] asks for it: lets it pass,
+    /// drops it, or fails the connection.
     fn on_frame(&self, state: &mut Self::State, header: &FrameHeader, payload: &[u8]) -> Verdict {
         _ = (state, header, payload);
         Verdict::Pass

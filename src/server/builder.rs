@@ -1,4 +1,4 @@
-//! What a server is made of, before it listens.
+//! Builds a server of its settings and its routes, before it listens.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -48,9 +48,9 @@ pub struct Builder {
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
     /// Whether topics, and the page that watches them, are served where they usually are.
-    topics: bool,
-    page: bool,
-    operations: bool,
+    serves_topics: bool,
+    serves_page: bool,
+    serves_operations: bool,
     hub: (Hub, Requests),
 }
 
@@ -66,9 +66,9 @@ impl Default for Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
             documents: Vec::new(),
-            topics: false,
-            page: false,
-            operations: true,
+            serves_topics: false,
+            serves_page: false,
+            serves_operations: true,
             hub: Hub::new(),
         }
     }
@@ -117,7 +117,7 @@ impl Builder {
         self.settings(|settings| settings.shards = Some(count))
     }
 
-    /// Runs them on these CPUs, which they take in turn.
+    /// Runs the shards on these CPUs, which they take in turn.
     #[must_use]
     pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
         let mut cpus: Vec<usize> = cpus.into_iter().collect();
@@ -126,19 +126,19 @@ impl Builder {
         self.settings(|settings| settings.cpus = Some(CpuList(cpus)))
     }
 
-    /// Whether each shard stays on its CPU.
+    /// Sets whether each shard stays on its CPU.
     #[must_use]
     pub fn pin(self, pin: Pin) -> Self {
         self.settings(|settings| settings.pin = pin)
     }
 
-    /// A handler for all paths that match the pattern; see [`Pattern`].
+    /// Serves all paths that match the pattern by a handler; see [`Pattern`].
     #[must_use]
     pub fn route(self, pattern: &str, handler: impl Handler) -> Self {
         self.route_with(pattern, handler, RouteOptions::new())
     }
 
-    /// The same under rules of its own.
+    /// Serves all paths that match the pattern by a handler, under rules of their own.
     #[must_use]
     pub fn route_with(mut self, pattern: &str, handler: impl Handler, options: RouteOptions) -> Self {
         self.routes.push((pattern.into(), options, Arc::new(Typed(Arc::new(handler)))));
@@ -148,14 +148,14 @@ impl Builder {
     /// Serves topics at `/t/{topic}` as the server does: by WebSocket, and by POST.
     #[must_use]
     pub fn topics(mut self) -> Self {
-        self.topics = true;
+        self.serves_topics = true;
         self
     }
 
     /// Serves the page at `/`, which watches topics.
     #[must_use]
     pub fn page(mut self) -> Self {
-        self.page = true;
+        self.serves_page = true;
         self
     }
 
@@ -165,7 +165,7 @@ impl Builder {
         self.documents_with(path, documents, RouteOptions::new())
     }
 
-    /// The same under the rules of a route: its origins and its authenticator.
+    /// Serves the files of a folder under the origins and the authenticator of these rules.
     #[must_use]
     pub fn documents_with(mut self, path: &str, documents: Documents, options: RouteOptions) -> Self {
         self.documents.push((path.into(), documents, options));
@@ -175,12 +175,12 @@ impl Builder {
     /// Does not serve `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
-        self.operations = false;
+        self.serves_operations = false;
         self
     }
 
-    /// The handle to all connections that the server will have, for handlers that act on others' connections. Before
-    /// the server has started, publishing waits, and everything else finds nobody.
+    /// Returns the handle to all connections that the server will have, for handlers that act on other connections. Before
+    /// the server has started, a publication waits, and every other call finds no connection.
     ///
     /// ```
     /// use ringhub::{Connection, Handler, Hub, Message, Server};
@@ -211,62 +211,34 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes: given, documents, topics, mut page, operations, hub } = self;
+        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
                 Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };
-        // Routes of handlers take no bodies, and topics have the server's own rules.
-        let base = config.base_of_routes().without_bodies();
-        let rules = |pattern: &Pattern, options: &RouteOptions| {
-            settle(options, &base).map_err(|mut faults| {
-                let RuleFault { key, what, .. } = faults.swap_remove(0);
-                BuildError::Options(pattern.clone(), format!("{key}: {what}"))
-            })
-        };
-        let mut routes = Vec::new();
-        for (pattern, options, factory) in given {
-            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            let rules = rules(&pattern, &options)?;
-            routes.push(Route { pattern, rules, topics: None, factory });
+        let mut table = Table::default();
+        for (pattern, options, factory) in routes {
+            let (pattern, rules) = settle_route(&pattern, &options, &config)?;
+            table.routes.push(Route { pattern, rules, topics: None, factory });
         }
-        if topics {
-            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
-            let rules = rules(&pattern, &RouteOptions::new())?;
-            routes.push(hub_route(pattern, rules, TopicSpace::default()));
+        if serves_topics {
+            let (pattern, rules) = settle_route(TOPIC_PATTERN, &RouteOptions::new(), &config)?;
+            table.routes.push(hub_route(pattern, rules, TopicSpace::default()));
         }
-        let mut mounts: Vec<Mount> = Vec::new();
-        let mut mount = |path: &str, documents: Documents, gate: Gate| {
-            let mount = Mount::new(path, documents, gate).filter(|new| !mounts.iter().any(|old| old.is_where(new)));
-            mounts.push(mount.ok_or_else(|| BuildError::Mount(path.into()))?);
-            Ok(())
-        };
         for (path, documents, options) in documents {
-            mount(&path, documents, options.gate)?;
+            table.mount(&path, documents, options.gate)?;
         }
-        let mut pages = Vec::new();
-        for RouteConfig { pattern, handler, topics, rules, .. } in &config.routes {
-            let (pattern, rules) = (pattern.clone(), rules.clone());
-            match handler {
-                RouteHandler::Hub => routes.push(hub_route(pattern, rules, topics.clone())),
-                RouteHandler::Echo => {
-                    let factory = Arc::new(Typed(Arc::new(Echo)));
-                    routes.push(Route { pattern, rules, topics: None, factory });
-                }
-                RouteHandler::Page => pages.push((pattern, rules.gate)),
-                RouteHandler::Files(folder) => mount(pattern.as_str(), folder.clone(), rules.gate)?,
-            }
+        for route in &config.routes {
+            table.add(route)?;
         }
-        let has =
-            |pattern: &str| routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == pattern);
-        if !config.routes.is_empty() && has(TOPIC_PATTERN) {
-            // A file's routes say nothing of the page, which watches the topics there.
-            let is_root = |route: &Route| route.pattern.as_str() == "/";
-            page = pages.is_empty() && !mounts.iter().any(Mount::is_root) && !routes.iter().any(is_root);
+        if !config.routes.is_empty() && table.serves_topics() {
+            // The routes of a file leave the page out, which watches the topics there.
+            serves_page = table.is_root_free();
         }
-        let endpoints = Endpoints::new(routes, mounts, pages, page, operations, config.access.clone());
+        let Table { routes, mounts, pages } = table;
+        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, serves_operations, config.access.clone());
         let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
@@ -275,13 +247,69 @@ impl Builder {
     }
 }
 
-/// A route of the hub. A topic's subscriber costs nothing beside its slot.
+/// Checks the pattern and the rules of a route of the embedder's. Such a route takes no bodies, and topics have the
+/// server's own rules.
+fn settle_route(pattern: &str, options: &RouteOptions, config: &Config) -> Result<(Pattern, Rules), BuildError> {
+    let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
+    match settle(options, &config.base_of_routes().without_bodies()) {
+        Ok(rules) => Ok((pattern, rules)),
+        Err(mut faults) => {
+            let RuleFault { key, what, .. } = faults.swap_remove(0);
+            Err(BuildError::Options(pattern, format!("{key}: {what}")))
+        }
+    }
+}
+
+/// The routes, folders and pages of a server.
+#[derive(Default)]
+struct Table {
+    routes: Vec<Route>,
+    mounts: Vec<Mount>,
+    pages: Vec<(Pattern, Gate)>,
+}
+
+impl Table {
+    /// Adds a route of the settings' file.
+    fn add(&mut self, route: &RouteConfig) -> Result<(), BuildError> {
+        let RouteConfig { pattern, handler, topics, rules, .. } = route;
+        let (pattern, rules) = (pattern.clone(), rules.clone());
+        match handler {
+            RouteHandler::Hub => self.routes.push(hub_route(pattern, rules, topics.clone())),
+            RouteHandler::Echo => {
+                let factory = Arc::new(Typed(Arc::new(Echo)));
+                self.routes.push(Route { pattern, rules, topics: None, factory });
+            }
+            RouteHandler::Page => self.pages.push((pattern, rules.gate)),
+            RouteHandler::Files(folder) => self.mount(pattern.as_str(), folder.clone(), rules.gate)?,
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, path: &str, documents: Documents, gate: Gate) -> Result<(), BuildError> {
+        let mount = Mount::new(path, documents, gate).filter(|new| !self.mounts.iter().any(|old| old.is_where(new)));
+        self.mounts.push(mount.ok_or_else(|| BuildError::Mount(path.into()))?);
+        Ok(())
+    }
+
+    /// Returns whether a route of the hub is where topics usually are.
+    fn serves_topics(&self) -> bool {
+        self.routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN)
+    }
+
+    /// Returns whether nothing is at `/`, and no page anywhere.
+    fn is_root_free(&self) -> bool {
+        let is_root = |route: &Route| route.pattern.as_str() == "/";
+        self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
+    }
+}
+
+/// Returns a route of the hub. A topic's subscriber costs nothing beside its slot.
 fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
     let rules = Rules { forgets_request: true, no_broadcast: true, ..rules };
     Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
 }
 
-/// Why there is no such server.
+/// Why a server cannot be built.
 ///
 /// ```
 /// use ringhub::server::{BuildError, Server};
@@ -291,17 +319,17 @@ fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
 /// ```
 #[derive(Debug)]
 pub enum BuildError {
-    /// Settings that cannot be.
+    /// Settings that are wrong.
     Config(ConfigErrors),
-    /// A pattern that cannot be.
+    /// A malformed pattern.
     Pattern(PatternError),
     /// Two routes for the same paths, or a route and a folder for everything below one.
     Clash(Pattern, Pattern),
-    /// A route for a path of the server's own: the page's, or one that [`Builder::without_operations`] gives free.
+    /// A route for a path of the server's own: the page's, or one that [`Builder::without_operations`] frees.
     Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
-    /// A route's rules that cannot be.
+    /// Rules of a route that are wrong.
     Options(Pattern, String),
     /// It cannot listen, or run here.
     Start(StartError),

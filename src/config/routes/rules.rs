@@ -69,66 +69,21 @@ pub(crate) struct RuleFault {
 ///
 /// Everything that is wrong, at least one.
 pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
-    let mut faults = Vec::new();
-    let mut fault = |key, item, against, what: String| faults.push(RuleFault { key, item, what, against });
-    let message = given.max_message.unwrap_or(base.limits.message_bytes_max.into());
-    let largest = Size(Limits::MESSAGE_BYTES_MAX);
-    if message == 0 || message > largest.0 {
-        fault("max_message", 0, None, format!("{} is not between 1 and {largest}", Size(message)));
-    } else if given.max_message.is_some() {
-        let room = [
-            ("max_backlog", base.backlog_bytes_max, 2),
-            ("max_gathered", base.gathered_bytes_max, 1),
-            ("max_bodies", base.bodies_bytes_max, 1),
-        ];
-        if let Some((setting, bytes, times)) = room.into_iter().find(|(_, bytes, times)| times * message > *bytes) {
-            let (size, needed) = (Size(message), Size(times * message));
-            let what = format!("{size} needs a {setting} of {needed}, which is {}", Size(bytes));
-            fault("max_message", 0, Some(setting), what);
-        }
-    }
-    let frame = given.max_frame.unwrap_or(u64::from(base.limits.frame_bytes_max).min(message));
-    if given.max_frame.is_some() && frame == 0 {
-        fault("max_frame", 0, None, format!("0 is not between 1 and the route's largest message, {}", Size(message)));
-    } else if frame > message {
-        let against = given.max_message.is_none().then_some("max_message");
-        let what = format!("{} is more than the route's largest message, {}", Size(frame), Size(message));
-        fault("max_frame", 0, against, what);
-    }
-    let fragments = given.max_fragments.unwrap_or(base.limits.fragments_max);
-    if fragments == 0 {
-        fault("max_fragments", 0, None, "a message has at least one frame".into());
-    }
+    let mut faults = Faults(Vec::new());
+    let limits = settle_limits(given, base, &mut faults);
     if given.ping_payload.len() > CONTROL_PAYLOAD_MAX {
         let count = given.ping_payload.len();
-        fault("ping_payload", 0, None, format!("{count} bytes are more than a ping carries, {CONTROL_PAYLOAD_MAX}"));
+        faults.add("ping_payload", format!("{count} bytes are more than a ping carries, {CONTROL_PAYLOAD_MAX}"));
     }
-    let protocols = &given.protocols;
-    for (at, protocol) in protocols.iter().enumerate() {
-        if !is_token(protocol) {
-            let what = format!("{protocol:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~");
-            fault("protocols", at, None, what);
-        } else if protocols[..at].contains(protocol) {
-            fault("protocols", at, None, format!("{protocol:?} is there twice"));
-        }
-    }
-    if given.requires_protocol && protocols.is_empty() {
-        fault("protocols", 0, None, "a subprotocol is needed and none is named".into());
-    }
-    if !faults.is_empty() {
-        return Err(faults);
+    check_protocols(given, &mut faults);
+    if !faults.0.is_empty() {
+        return Err(faults.0);
     }
     Ok(Rules {
         gate: given.gate.clone(),
-        protocols: protocols.clone(),
+        protocols: given.protocols.clone(),
         requires_protocol: given.requires_protocol,
-        limits: MessageLimits {
-            message_bytes_max: message as u32,
-            frame_bytes_max: frame as u32,
-            fragments_max: fragments,
-            check_utf8: given.check_utf8.unwrap_or(base.limits.check_utf8),
-            deliver: given.deliver,
-        },
+        limits,
         keep_alive: KeepAlive {
             ping_interval: given.ping_interval.unwrap_or(base.keep_alive.ping_interval),
             pong_timeout: given.pong_timeout.unwrap_or(base.keep_alive.pong_timeout),
@@ -140,4 +95,76 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
         no_broadcast: given.no_broadcast,
         manual_backpressure: given.manual_backpressure,
     })
+}
+
+/// The faults found so far.
+struct Faults(Vec<RuleFault>);
+
+impl Faults {
+    fn add(&mut self, key: &'static str, what: String) {
+        self.0.push(RuleFault { key, item: 0, what, against: None });
+    }
+
+    fn add_against(&mut self, key: &'static str, what: String, setting: &'static str) {
+        self.0.push(RuleFault { key, item: 0, what, against: Some(setting) });
+    }
+}
+
+/// Returns the limits of messages, which hold only if no fault is found.
+fn settle_limits(given: &RouteOptions, base: &Base, faults: &mut Faults) -> MessageLimits {
+    let message = given.max_message.unwrap_or(base.limits.message_bytes_max.into());
+    let largest = Size(Limits::MESSAGE_BYTES_MAX);
+    if message == 0 || message > largest.0 {
+        faults.add("max_message", format!("{} is not between 1 and {largest}", Size(message)));
+    } else if given.max_message.is_some() {
+        let room = [
+            ("max_backlog", base.backlog_bytes_max, 2),
+            ("max_gathered", base.gathered_bytes_max, 1),
+            ("max_bodies", base.bodies_bytes_max, 1),
+        ];
+        if let Some((setting, bytes, times)) = room.into_iter().find(|(_, bytes, times)| times * message > *bytes) {
+            let (size, needed) = (Size(message), Size(times * message));
+            let what = format!("{size} needs a {setting} of {needed}, which is {}", Size(bytes));
+            faults.add_against("max_message", what, setting);
+        }
+    }
+    let frame = given.max_frame.unwrap_or(u64::from(base.limits.frame_bytes_max).min(message));
+    let largest_here = Size(message);
+    if given.max_frame.is_some() && frame == 0 {
+        faults.add("max_frame", format!("0 is not between 1 and the route's largest message, {largest_here}"));
+    } else if frame > message {
+        let what = format!("{} is more than the route's largest message, {largest_here}", Size(frame));
+        match given.max_message {
+            Some(_) => faults.add("max_frame", what),
+            None => faults.add_against("max_frame", what, "max_message"),
+        }
+    }
+    let fragments = given.max_fragments.unwrap_or(base.limits.fragments_max);
+    if fragments == 0 {
+        faults.add("max_fragments", "a message has at least one frame".into());
+    }
+    MessageLimits {
+        message_bytes_max: message as u32,
+        frame_bytes_max: frame as u32,
+        fragments_max: fragments,
+        check_utf8: given.check_utf8.unwrap_or(base.limits.check_utf8),
+        deliver: given.deliver,
+    }
+}
+
+fn check_protocols(given: &RouteOptions, faults: &mut Faults) {
+    let protocols = &given.protocols;
+    for (at, protocol) in protocols.iter().enumerate() {
+        let what = if !is_token(protocol) {
+            format!("{protocol:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")
+        } else if protocols[..at].contains(protocol) {
+            format!("{protocol:?} is there twice")
+        } else {
+            continue;
+        };
+        faults.0.push(RuleFault { key: "protocols", item: at, what, against: None });
+    }
+    if given.requires_protocol && protocols.is_empty() {
+        faults.add("protocols", "a subprotocol is needed and none is named".into());
+    }
 }

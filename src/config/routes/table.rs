@@ -48,7 +48,7 @@ const KEYS: &[&str] = &[
 ];
 const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(8).1;
 
-/// What depends on each other.
+/// The values of a route's keys, as far as they are right in themselves.
 #[derive(Default)]
 struct Parts {
     pattern: Option<(Pattern, Origin)>,
@@ -135,75 +135,90 @@ impl Reader<'_> {
         parts
     }
 
-    /// Checks what depends on each other.
-    fn fit(&mut self, parts: Parts, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
-        let Some((pattern, pattern_at)) = parts.pattern else {
+    /// Checks the values of a route that depend on each other.
+    fn fit(&mut self, mut parts: Parts, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
+        let Some((pattern, pattern_at)) = parts.pattern.take() else {
             return self.fail("routes.match", origin, "a route needs a path, such as match = \"/chat\"");
         };
-        let name = match (parts.name, &parts.documents) {
-            (Some(name), _) => name,
-            (None, Some((_, at))) => (Name::Files, at.clone()),
-            (None, None) => {
-                return self.fail(
-                    "routes.handler",
-                    origin,
-                    "a route needs a handler: \"hub\", \"echo\", \"files\" or \"page\"",
-                );
-            }
-        };
-        let handler = match (name, parts.documents) {
-            ((Name::Files, _), Some((documents, _))) => RouteHandler::Files(documents),
-            ((Name::Files, at), None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
-            (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
-            ((Name::Hub, _), None) => RouteHandler::Hub,
-            ((Name::Echo, _), None) => RouteHandler::Echo,
-            ((Name::Page, _), None) => RouteHandler::Page,
-        };
-        let path = pattern.as_str();
-        match handler {
-            RouteHandler::Hub if !pattern.has_parameter(TOPIC) => {
-                let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
-                return self.fail("routes.match", pattern_at, &what);
-            }
-            RouteHandler::Files(_) | RouteHandler::Page => {
-                let (whose, place) = match handler {
-                    RouteHandler::Page => ("the page", "the page is served at one path"),
-                    _ => ("files", "files are served at a path and below it"),
-                };
-                if path.contains('{') {
-                    return self.fail("routes.match", pattern_at, &format!("{path:?} has parameters; {place}"));
-                }
-                let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
-                if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
-                    let what = format!("{key} concerns WebSockets, and a route of {whose} opens none");
-                    return self.fail(ROUTES, origin, &what);
-                }
-            }
-            RouteHandler::Hub | RouteHandler::Echo => {}
-        }
-        let topics = match (&handler, parts.topics) {
+        let handler = self.fit_handler(&mut parts, &origin)?;
+        self.fit_pattern(&pattern, pattern_at, &handler, keys, &origin)?;
+        let topics = match (&handler, parts.topics.take()) {
             (RouteHandler::Hub, Some((topics, _))) => topics,
             (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
             (_, None) => TopicSpace::default(),
         };
+        let whom = self.fit_authenticators(&mut parts)?;
+        let Parts { options, origins, shown, .. } = parts;
+        Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
+    }
+
+    /// Returns the handler, which `documents` may imply.
+    fn fit_handler(&mut self, parts: &mut Parts, origin: &Origin) -> Option<RouteHandler> {
+        let (name, at) = match (parts.name.take(), &parts.documents) {
+            (Some(name), _) => name,
+            (None, Some((_, at))) => (Name::Files, at.clone()),
+            (None, None) => {
+                let what = "a route needs a handler: \"hub\", \"echo\", \"files\" or \"page\"";
+                return self.fail("routes.handler", origin.clone(), what);
+            }
+        };
+        Some(match (name, parts.documents.take()) {
+            (Name::Files, Some((documents, _))) => RouteHandler::Files(documents),
+            (Name::Files, None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
+            (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
+            (Name::Hub, None) => RouteHandler::Hub,
+            (Name::Echo, None) => RouteHandler::Echo,
+            (Name::Page, None) => RouteHandler::Page,
+        })
+    }
+
+    /// Checks that the pattern and the keys of a route suit its handler.
+    fn fit_pattern(
+        &mut self,
+        pattern: &Pattern,
+        pattern_at: Origin,
+        handler: &RouteHandler,
+        keys: &DeTable<'_>,
+        origin: &Origin,
+    ) -> Option<()> {
+        let path = pattern.as_str();
+        let (whose, place) = match handler {
+            RouteHandler::Hub if !pattern.has_parameter(TOPIC) => {
+                let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
+                return self.fail("routes.match", pattern_at, &what);
+            }
+            RouteHandler::Hub | RouteHandler::Echo => return Some(()),
+            RouteHandler::Page => ("the page", "the page is served at one path"),
+            RouteHandler::Files(_) => ("files", "files are served at a path and below it"),
+        };
+        if path.contains('{') {
+            return self.fail("routes.match", pattern_at, &format!("{path:?} has parameters; {place}"));
+        }
+        let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
+        if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
+            let what = format!("{key} concerns WebSockets, and a route of {whose} opens none");
+            return self.fail(ROUTES, origin.clone(), &what);
+        }
+        Some(())
+    }
+
+    /// Makes one authenticator of those that are given, and returns whom it lets in.
+    fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Whom> {
         // The cheapest first, and by name last.
         let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
-        let given = [(NETWORK, parts.network), (BASIC, parts.basic), (BEARER, bearer)];
-        let (mut asked, mut authenticators) = (Vec::new(), Vec::new());
+        let given = [(NETWORK, parts.network.take()), (BASIC, parts.basic.take()), (BEARER, bearer)];
+        let (mut keys, mut authenticators) = (Vec::new(), Vec::new());
         for (key, authenticator) in given {
-            asked.extend(authenticator.as_ref().map(|_| key));
+            keys.extend(authenticator.as_ref().map(|_| key));
             authenticators.extend(authenticator);
         }
         if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
             let what = "there is nothing to choose: it is for several of basic, bearer and network";
             return self.fail("routes.admit", at.clone(), what);
         }
-        let mut options = parts.options;
-        let is_all = parts.admit.is_none_or(|(is_all, _)| is_all);
-        options.gate.authenticator = together(authenticators, is_all);
-        let whom = Whom { fingerprint: parts.whom, keys: asked, is_all, bearer: parts.bearer };
-        let (origins, shown) = (parts.origins, parts.shown);
-        Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
+        let is_all = parts.admit.as_ref().is_none_or(|(is_all, _)| *is_all);
+        parts.options.gate.authenticator = together(authenticators, is_all);
+        Some(Whom { fingerprint: parts.whom, keys, is_all, bearer: parts.bearer.take() })
     }
 
     fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {
