@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringhub::{
-    config::{Flags, Given, Settings, parse_address},
-    error::ConfigErrors,
-};
+use ringhub::config::{Flags, Given, Settings, parse_address};
 
 /// Which server to ask.
 #[derive(Debug, clap::Args)]
@@ -70,7 +67,7 @@ pub(crate) fn check(
 fn first_listened(
     file: Option<PathBuf>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<SocketAddr, ConfigErrors> {
+) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let mut flags = Flags::default();
     if let Some(file) = file {
         flags.read_file(file, "--config");
@@ -78,7 +75,9 @@ fn first_listened(
     let given = Given::read(&flags, variables);
     given.check_sources()?;
     // A list of addresses that is given has one at least.
-    Ok(given.settings.listen.first().copied().unwrap_or_else(|| Settings::default().listen[0]))
+    let first = given.settings.listen.first().cloned().unwrap_or_else(|| Settings::default().listen.remove(0));
+    // The first of a name's addresses is where the server listens too.
+    Ok(first.resolve().map_err(|what| format!("listen: {what}"))?[0])
 }
 
 /// The address under which one process of a machine reaches another that listens there.

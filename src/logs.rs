@@ -90,7 +90,7 @@ impl Logs {
             .log_internal_errors(false);
         match format {
             LogFormat::Text => events.finish().try_init(),
-            LogFormat::Json => events.json().finish().try_init(),
+            LogFormat::Json => events.json().flatten_event(true).finish().try_init(),
         }?;
         let format = *self.format.get_or_init(|| format);
         let logs = self.clone();
@@ -146,9 +146,8 @@ fn line(format: LogFormat, level: &str, message: &str) -> String {
     match format {
         LogFormat::Text => format!("{timestamp} {level:>5} {TARGET}: {message}\n"),
         LogFormat::Json => {
-            let fields = serde_json::json!({ "message": message });
             let event =
-                serde_json::json!({ "timestamp": timestamp, "level": level, "fields": fields, "target": TARGET });
+                serde_json::json!({ "timestamp": timestamp, "level": level, "message": message, "target": TARGET });
             format!("{event}\n")
         }
     }
@@ -512,7 +511,7 @@ mod tests {
         let text = line(LogFormat::Text, "WARN", "a \"word\"");
         assert!(text.ends_with("Z  WARN ringhub::logs: a \"word\"\n"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, "ERROR", "a \"word\"")).unwrap();
-        assert_eq!((&json["level"], &json["fields"]["message"]), (&"ERROR".into(), &"a \"word\"".into()));
+        assert_eq!((&json["level"], &json["message"]), (&"ERROR".into(), &"a \"word\"".into()));
         assert!(json["timestamp"].as_str().unwrap().ends_with('Z'));
     }
 }

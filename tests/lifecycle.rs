@@ -318,7 +318,9 @@ fn a_port_that_needs_a_privilege() {
 #[test]
 fn every_setting_that_cannot_be_is_named() {
     let cases: &[(&[&str], &[&str])] = &[
-        (&["--listen", "localhost"], &["--listen: "]),
+        (&["--listen", "localhost"], &["--listen: ", "localhost:6455"]),
+        (&["--listen", "no-such-host.invalid:0"], &["--listen: the name \"no-such-host.invalid\" cannot be resolved"]),
+        (&["--listen-ipv6", "both"], &["--listen-ipv6: ", "only, dual"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen: "]),
         (&["--cpus", "x"], &["--cpus: "]),
         (&["--cpus", "3-1"], &["--cpus: "]),
@@ -436,7 +438,7 @@ fn logs_are_for_people_or_machines() {
     assert!(!json.is_empty());
     for line in json.lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        assert!(event["level"].is_string(), "{line}");
+        assert!(event["level"].is_string() && event["message"].is_string(), "{line}");
     }
     let text = log(&[]);
     assert!(text.contains("INFO") && !text.contains('\u{1b}'), "colours are for terminals: {text:?}");

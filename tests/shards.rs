@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::Command,
+};
 
 use support::{Client, Server, binary_path, clean, dial, program, run_to_end, text};
 
@@ -140,6 +144,31 @@ fn several_addresses_are_one_hub() {
     one.expect(text("over IPv4"));
     one.send_text("over IPv6");
     two.expect(text("over IPv6"));
+}
+
+#[test]
+fn a_host_name_stands_for_its_addresses() {
+    let server = Server::start(&["--shards", "2", "--listen", "localhost:0"]);
+    assert!(server.address().ip().is_loopback() && server.other_address().is_some());
+    let (mut one, mut two) = (server.connect("/t/x"), Client::connect(server.other_address().unwrap(), "/t/x"));
+    two.send_text("over another address");
+    one.expect(text("over another address"));
+}
+
+#[test]
+fn a_listener_on_ipv6_takes_ipv4_if_it_is_dual() {
+    for (flags, is_dual) in [(&[][..], false), (&["--listen-ipv6", "only"], false), (&["--listen-ipv6", "dual"], true)]
+    {
+        let server = Server::start(&[&["--shards", "2", "--listen", "[::]:0"], flags].concat());
+        assert!(server.address().is_ipv6());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
+        assert_eq!(TcpStream::connect(address).is_ok(), is_dual, "{flags:?}");
+        if is_dual {
+            let mut client = Client::connect(address, "/t/x?echo=true");
+            client.send_text("over IPv4");
+            client.expect(text("over IPv4"));
+        }
+    }
 }
 
 #[test]

@@ -353,7 +353,9 @@ fn the_readme_knows_every_flag() {
     let output = Command::new(support::binary_path()).args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
-    let flags = flags.filter(|flag| flag.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-'));
+    let flags = flags.filter(|flag| {
+        flag.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-')
+    });
     let mut flags: BTreeSet<String> = flags.map(String::from).collect();
     for no_setting in ["help", "config"] {
         assert!(flags.remove(no_setting), "{help}");

@@ -7,7 +7,7 @@ use super::{
     descriptors,
     settings::Settings,
     ticks::{TICK, at_least_a_tick, ticks},
-    values::{CpuList, Pin, Secrets, Size},
+    values::{CpuList, ListenIpv6, Pin, Secrets, Size},
 };
 use crate::{
     auth::{Access, Origins, Tokens},
@@ -50,6 +50,7 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
         listen: listen?,
+        listen_ipv6: settings.listen_ipv6,
         metrics_listen: settings.metrics_listen,
         access: access?,
         http: Http { header_timeout: handshake_timeout, ..http? },
@@ -74,23 +75,32 @@ impl Faults {
     }
 }
 
-/// Each address can be listened on once. One that stands for all addresses includes the others of its family.
+/// Resolves the names among the addresses, and checks that each address is there once. One that stands for all
+/// addresses includes the others of its family; `[::]` includes those of IPv4 too where it takes their connections.
 fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
+    let includes = |all: &SocketAddr, one: &SocketAddr| {
+        let is_dual = all.is_ipv6() && settings.listen_ipv6 == ListenIpv6::Dual;
+        all.ip().is_unspecified() && (all.is_ipv4() == one.is_ipv4() || is_dual)
+    };
     let clash = |first: &SocketAddr, second: &SocketAddr| {
-        let is_one = first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
-        is_one && first.port() == second.port() && first.port() != 0 && first.is_ipv4() == second.is_ipv4()
+        let is_one = first.ip() == second.ip() || includes(first, second) || includes(second, first);
+        is_one && first.port() == second.port() && first.port() != 0
     };
     let twice = |first: &SocketAddr, second: &SocketAddr| match first == second {
         true => format!("{second} is given twice"),
         false => format!("{second} is given twice: {first} stands for the same"),
     };
-    let listen = &settings.listen;
-    if listen.is_empty() {
+    if settings.listen.is_empty() {
         faults.0.push(ConfigError::of("listen", "at least one address is needed".into()));
     }
-    for (at, second) in listen.iter().enumerate() {
-        if let Some(first) = listen[..at].iter().find(|first| clash(first, second)) {
-            faults.0.push(ConfigError::of("listen", twice(first, second)));
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for address in &settings.listen {
+        let resolved = address.resolve().map_err(|what| ConfigError::of("listen", what));
+        for second in faults.keep(resolved)? {
+            if let Some(first) = listen.iter().find(|first| clash(first, &second)) {
+                faults.0.push(ConfigError::of("listen", twice(first, &second)));
+            }
+            listen.push(second);
         }
     }
     if let Some(metrics) = &settings.metrics_listen
@@ -98,7 +108,7 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<Socke
     {
         faults.0.push(ConfigError::of("metrics_listen", twice(first, metrics)).against("listen"));
     }
-    Some(listen.clone())
+    Some(listen)
 }
 
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
@@ -409,6 +419,11 @@ mod tests {
         {
             assert!(config(&["--listen", apart]).is_ok(), "{apart}");
         }
+        for both in ["0.0.0.0:1,[::]:1", "[::]:1,127.0.0.1:1"] {
+            check(&["--listen-ipv6", "dual", "--listen", both], "listen");
+        }
+        assert!(config(&["--listen-ipv6", "dual", "--listen", "[::1]:1,127.0.0.1:1"]).is_ok());
+        check(&["--listen", "127.0.0.1:1,no-such-host.invalid:1"], "listen");
         let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
         assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));
     }

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use super::{routes::config::RouteConfig, values::Size};
+use super::{
+    routes::config::RouteConfig,
+    values::{ListenIpv6, Size},
+};
 use crate::{
     auth::Access,
     proto::{KeepAlive, MessageLimits},
@@ -13,6 +16,8 @@ use crate::{
 pub struct Config {
     /// Where to listen: at least one address.
     pub listen: Vec<SocketAddr>,
+    /// Which connections a listener on an IPv6 address takes.
+    pub listen_ipv6: ListenIpv6,
     /// Where to serve `/metrics`, if not there.
     pub metrics_listen: Option<SocketAddr>,
     /// Who may do what.

@@ -29,4 +29,4 @@ pub(crate) use routes::rules::{RuleFault, settle};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
-pub use values::{CpuList, LogFilter, LogFormat, Pin, Secrets, Size, Time, parse_address};
+pub use values::{CpuList, ListenAddress, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Size, Time, parse_address};

@@ -7,7 +7,7 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     toml::quoted,
-    values::{CpuList, Fault, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
+    values::{CpuList, Fault, ListenAddress, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
 };
 use crate::hub::ConnectionId;
 
@@ -194,8 +194,12 @@ macro_rules! settings {
 
 settings! {
     "Network" {
-        /// Addresses and ports to listen on; port 0 takes a free one.
-        listen: Vec<SocketAddr>, ADDRESS, Is("127.0.0.1:6455");
+        /// Addresses and ports to listen on; port 0 takes a free one. A host name stands for all its addresses when
+        /// the server starts.
+        listen: Vec<ListenAddress>, ADDRESS, Is("127.0.0.1:6455");
+
+        /// Whether a listener on [::] takes the connections of IPv6 only, or those of IPv4 too: only or dual.
+        listen_ipv6: ListenIpv6, WHICH, Is("only");
 
         /// Another address and port for /metrics, which is then nowhere else.
         metrics_listen: Option<SocketAddr>, ADDRESS,

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use super::{Server, hub::Hub};
 use crate::{
     auth::Gate,
-    config::{Config, CpuList, Pin, RouteConfig, RouteHandler, RuleFault, Settings, settle},
+    config::{Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, settle},
     control::publisher::Requests,
     documents::Documents,
     endpoints::{Conflict, Endpoints, Mount},
@@ -107,7 +107,7 @@ impl Builder {
     /// Listens on these addresses, instead of 127.0.0.1:6455; port 0 takes a free one.
     #[must_use]
     pub fn listen(self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let addresses = addresses.into_iter().collect();
+        let addresses = addresses.into_iter().map(ListenAddress::Socket).collect();
         self.settings(|settings| settings.listen = addresses)
     }
 
@@ -179,8 +179,8 @@ impl Builder {
         self
     }
 
-    /// Returns the handle to all connections that the server will have, for handlers that act on other connections. Before
-    /// the server has started, a publication waits, and every other call finds no connection.
+    /// Returns the handle to all connections that the server will have, for handlers that act on other connections.
+    /// Before the server has started, a publication waits, and every other call finds no connection.
     ///
     /// ```
     /// use ringhub::{Connection, Handler, Hub, Message, Server};

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, ListenIpv6},
     control::publisher::Requests,
     endpoints::Endpoints,
     error::StartError,
@@ -56,7 +56,7 @@ impl Server {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for &address in &config.listen {
-            let listen = net::listen(address, config.shards);
+            let listen = net::listen(address, config.shards, config.listen_ipv6 == ListenIpv6::Dual);
             let (sockets, address) = listen.map_err(|error| StartError::Listen(address, error))?;
             listeners.push(sockets);
             addresses.push(address);

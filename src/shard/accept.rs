@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_go_is_bounded() {
-        let (listeners, address) = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let (listeners, address) = net::listen("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
         let clients: Vec<_> = (0..2 * ACCEPTS_MAX + 1).map(|_| TcpStream::connect(address).unwrap()).collect();
         let go = |refusals, has_room| {
             let mut count = 0;

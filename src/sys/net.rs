@@ -14,8 +14,9 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// As many listening sockets on one address as there are shards, and the address, with the port that the kernel chose
-/// where `address` has port 0. The kernel spreads connections over them by a hash of both addresses.
+/// Returns as many listening sockets on one address as there are shards, and the address, with the port that the kernel
+/// chose where `address` has port 0. The kernel spreads connections over them by a hash of both addresses. `is_dual`
+/// lets sockets on `[::]` take the connections of IPv4 too.
 ///
 /// The sockets are non-blocking, for [`accept_now`].
 ///
@@ -23,13 +24,13 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 ///
 /// What `bind(2)` and `listen(2)` answer; `AddrInUse` where another process listens already, another hub as well: its
 /// sockets would take a share of this one's connections.
-pub fn listen(address: SocketAddr, count: usize) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
-    let probe = bind(address, false)?;
+pub fn listen(address: SocketAddr, count: usize, is_dual: bool) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    let probe = bind(address, false, is_dual)?;
     let address = probe.local_addr()?.as_socket().unwrap_or(address);
     drop(probe);
     let listeners: io::Result<Vec<OwnedFd>> = (0..count)
         .map(|_| {
-            let socket = bind(address, true)?;
+            let socket = bind(address, true, is_dual)?;
             socket.set_nonblocking(true)?;
             socket.listen(backlog_max())?;
             Ok(socket.into())
@@ -38,11 +39,11 @@ pub fn listen(address: SocketAddr, count: usize) -> io::Result<(Vec<OwnedFd>, So
     Ok((listeners?, address))
 }
 
-fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, is_shared: bool, is_dual: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // A dual-stack socket costs each of its IPv4 connections 128 bytes more than one of its own.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!is_dual)?;
     }
     // Connections of a hub that has just ended must not keep the next one from starting; two listeners still clash.
     socket.set_reuse_address(true)?;
