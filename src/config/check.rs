@@ -17,7 +17,8 @@ use crate::{
 };
 
 impl Config {
-    /// Checks settings against each other and against this machine, of whose descriptors so many may be open.
+    /// Checks settings against each other and against this machine. `descriptors` is the limit of open descriptors of
+    /// the process.
     ///
     /// # Errors
     ///
@@ -31,7 +32,7 @@ impl Config {
     }
 }
 
-/// Finds as many faults as it can, so that they can be mended at once.
+/// Checks all settings. All faults are found in one pass, so that an operator can mend them together.
 fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
@@ -66,7 +67,7 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
     })
 }
 
-/// What has been found so far.
+/// The faults found so far.
 struct Faults(Vec<ConfigError>);
 
 impl Faults {
@@ -124,7 +125,7 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
 }
 
-/// The head of a request has the time of an opening request.
+/// Checks the settings of HTTP. The head of a request has the time of an opening request.
 fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     let connections_max = faults.keep(match settings.max_http_connections {
         0 => Err(ConfigError::of("max_http_connections", "nothing could be published by HTTP".into())),
@@ -161,7 +162,8 @@ fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAliv
     Some(KeepAlive { ping_interval: ping_interval?, pong_timeout: pong_timeout?, close_timeout: close_timeout? })
 }
 
-/// Of so many descriptors the second number is not for connections.
+/// Checks the limits. `descriptors` holds the limit of open descriptors and the number of those that are not for
+/// connections.
 fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, faults: &mut Faults) -> Option<Limits> {
     let connections_max = faults.keep(connections_max(settings, descriptors));
     let fragments_max = faults.keep(match settings.max_fragments {
@@ -238,7 +240,8 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
 }
 
-/// A route's messages have at most half a backlog, and a buffer doubles as it fills.
+/// Returns the limit of unfinished messages. A route's messages have at most half a backlog, and a buffer doubles as it
+/// fills.
 fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Result<u64, ConfigError> {
     let least = 2 * backlog * shards as u64;
     let unfinished = settings.max_unfinished.unwrap_or(Size(least.max(256 << 20)));

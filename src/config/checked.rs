@@ -14,17 +14,17 @@ use crate::{
 /// Checked settings of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen: at least one address.
+    /// The addresses to listen on, at least one.
     pub listen: Vec<SocketAddr>,
-    /// Which connections a listener on an IPv6 address takes.
+    /// The connections that a listener on an IPv6 address takes.
     pub listen_ipv6: ListenIpv6,
-    /// Where to serve `/metrics`, if not there.
+    /// The address of `/metrics`, if it has one of its own.
     pub metrics_listen: Option<SocketAddr>,
-    /// Who may do what.
+    /// The origins and tokens that requests need.
     pub access: Access,
     /// Plain HTTP: publishing, health, metrics, the page.
     pub http: Http,
-    /// How many shards to run.
+    /// The number of shards.
     pub shards: usize,
     /// The CPUs to run on, at least one. Shards take them in turn.
     pub cpus: Vec<usize>,
@@ -32,15 +32,15 @@ pub struct Config {
     pub pinned: bool,
     /// Every limit.
     pub limits: Limits,
-    /// When silent or closing connections are pinged or given up.
+    /// The times after which silent or closing connections are pinged or ended.
     pub keep_alive: KeepAlive,
-    /// How long the opening request may take.
+    /// The longest time for an opening request.
     pub handshake_timeout: Duration,
-    /// How long connections may take to leave when the server stops.
+    /// The longest time for connections to leave when the server stops.
     pub drain_timeout: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
-    /// What is served where, in the order of the file; empty if nobody says, which means the hub and its page.
+    /// The routes of the file, in its order. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
 }
 
@@ -56,15 +56,15 @@ pub struct Http {
     /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
     /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
     pub rate_min: u64,
-    /// How long a head may take, counted from its first byte on a connection that was kept alive.
+    /// The longest time for a head, from its first byte on where a connection was kept alive.
     pub header_timeout: Duration,
-    /// How long a body may take. Beyond it: 408.
+    /// The longest time for a body. Beyond it: 408.
     pub body_timeout: Duration,
-    /// How long a connection may be silent between two requests.
+    /// The longest silence of a connection between two requests.
     pub idle_timeout: Duration,
 }
 
-/// Every limit of a server, and what happens beyond it.
+/// The limits of a server. Each field says what happens beyond its limit.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections, those in their opening handshake included. One more is answered 503.
@@ -76,23 +76,25 @@ pub struct Limits {
     /// one that speaks HTTP and has been idle longest is ended; if none is idle, it is answered 429. An IPv4 address
     /// counts by itself, an IPv6 address with all that share its first 64 bits.
     ///
-    /// Behind a proxy everybody has the proxy's address. Where there is a limit, each connection costs 40 bytes more.
+    /// Behind a proxy all clients have the proxy's address. Where there is a limit, each connection costs 40 bytes
+    /// more.
     pub connections_per_address_max: usize,
-    /// What one message may be. Beyond it the connection is failed with 1009.
+    /// The limits of one message. Beyond them the connection is failed with 1009.
     pub message: MessageLimits,
     /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
     /// that they stand in. Beyond it the connection is closed with 1008.
     ///
     /// At worst every connection has one. What several keep of the same messages exists once and is charged to each of
     /// them. It is never below two of the largest messages, so that one can always be on its way while the next is
-    /// published; 4 KiB more are for what stands beside those. One run, however large, closes nobody who had kept up
-    /// until then; so a backlog may be as large as [`Limits::gathered_bytes_max`], where that is more.
+    /// published; 4 KiB more are for what stands beside those. A single run never trips the limit of a subscriber whose
+    /// backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], where that is more.
     pub backlog_bytes_max: usize,
     /// Messages of such a backlog.
     pub backlog_messages_max: u64,
-    /// Bytes of memory of all that a shard has gathered for its subscribers before it stops receiving until some were
-    /// sent: messages, what is noted of who does not get which, what large messages keep of the buffers that they were
-    /// received into. The message that goes beyond it is gathered too, as is what else a handler publishes in one call.
+    /// Bytes of memory that a shard has gathered for its subscribers before it stops receiving until some were sent:
+    /// messages, the notes about messages that single subscribers do not get, and the buffers that large messages keep.
+    /// The message that goes beyond the limit is gathered too, as are all messages that a handler publishes in one
+    /// call.
     pub gathered_bytes_max: usize,
     /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal
     /// part of it. Beyond it the connections whose messages have been under way for the longest time are closed with

@@ -3,9 +3,9 @@
 use super::checked::{Config, Limits};
 
 impl Limits {
-    /// Sockets that all shards keep at the same time only to tell them that there is no room, those included that have
-    /// given way to others and are about to be closed; but a shard always has two. Beyond it they are closed without a
-    /// word.
+    /// Sockets that all shards together keep only to answer that there is no room, including those that have given way
+    /// to others and are about to be closed; but a shard always has two. Beyond it sockets are closed without an
+    /// answer.
     pub const REFUSALS_MAX: usize = 64;
 
     /// Connections that were handed over to the control thread and are only told that there is no place, or given the
@@ -24,22 +24,22 @@ impl Limits {
     /// after its first answer.
     pub const METRICS_CONNECTIONS_MAX: usize = 64;
 
-    /// The same as [`Limits::FAREWELLS_MAX`] on the address of the metrics.
+    /// [`Limits::FAREWELLS_MAX`] for the address of the metrics.
     pub const METRICS_FAREWELLS_MAX: usize = 16;
 }
 
-/// What descriptors are reserved for, and how many.
+/// The descriptors that are reserved for one purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorPart {
-    /// What needs them.
+    /// The purpose.
     pub name: &'static str,
-    /// So many of them.
+    /// The number of descriptors.
     pub count: u64,
 }
 
 impl Config {
-    /// Returns what the server needs descriptors for beside its connections, part by part. The limit of the process
-    /// less their sum is the most that [`Limits::connections_max`] can be.
+    /// Returns the descriptors that the server needs beside those of its connections, part by part. The limit of the
+    /// process less their sum is the most that [`Limits::connections_max`] can be.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -55,6 +55,7 @@ impl Config {
     }
 }
 
+/// Returns the descriptors that a server with these numbers of shards and addresses needs.
 pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool) -> Vec<DescriptorPart> {
     let metrics =
         if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX } else { 0 };
@@ -70,7 +71,7 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
     parts.into_iter().map(|(name, count)| DescriptorPart { name, count: count as u64 }).collect()
 }
 
-/// The sum of all parts.
+/// Returns the sum of all parts.
 pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
     parts.iter().map(|part| part.count).sum()
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::error::{ConfigError, Origin};
 
-/// What a file gives, and everything that is wrong with it, by their lines.
+/// The settings and routes of a file, and everything that is wrong with it, by their lines.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,

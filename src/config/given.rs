@@ -67,7 +67,7 @@ impl clap::FromArgMatches for Flags {
     }
 }
 
-/// Its value is checked with those of the other sources, so clap sees text only.
+/// Returns the flag of a setting. Its value is checked with those of the other sources, so clap sees text only.
 fn argument(setting: &Setting) -> Arg {
     let help = setting.help();
     let first_sentence = help.find(". ").map_or(help, |end| &help[..end]).trim_end_matches('.');
@@ -83,10 +83,10 @@ fn argument(setting: &Setting) -> Arg {
         .help_heading(setting.heading)
 }
 
-/// What all sources together give.
+/// The settings and routes that all sources together give.
 #[derive(Debug)]
 pub struct Given {
-    /// What holds. A setting that was given wrongly keeps its default, and [`Given::config`] says why.
+    /// The settings that hold. A setting with a wrong value keeps its default, and [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
     origins: BTreeMap<&'static str, Origin>,
@@ -211,8 +211,8 @@ impl Given {
         Err(in_order(errors))
     }
 
-    /// Checks that every source could be read and that each value is right in itself: for whoever needs a setting and
-    /// no server.
+    /// Checks that every source could be read and that each value is right in itself, for a program that needs a
+    /// setting and no server.
     ///
     /// # Errors
     ///
@@ -221,13 +221,13 @@ impl Given {
         if self.errors.is_empty() { Ok(()) } else { Err(in_order(self.errors.clone())) }
     }
 
-    /// What is strange and no error.
+    /// Returns the findings that are no errors.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Who has given a setting, by its key.
+    /// Returns the source that has given a setting, by its key.
     #[must_use]
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)

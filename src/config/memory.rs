@@ -1,4 +1,4 @@
-//! The most memory that a server may come to, as the sum of its limits.
+//! Adds up the worst case of a server's memory from its limits.
 
 use super::{
     checked::{Config, Limits},
@@ -9,19 +9,19 @@ use crate::{
     proto::HEAD_BYTES_MAX,
 };
 
-/// What one of a server's limits allows to be kept in memory.
+/// The memory that one of a server's limits allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPart {
-    /// What is kept.
+    /// The use of the memory.
     pub name: &'static str,
-    /// At most so many bytes.
+    /// The most bytes of it.
     pub bytes: u64,
     /// The limits from which that follows.
     pub follows_from: String,
 }
 
 impl Config {
-    /// Returns what the server may keep in memory at worst, part by part. The kernel's socket buffers are not in it.
+    /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -38,7 +38,7 @@ impl Config {
         let of_routes = self.routes.iter().map(|route| route.rules.limits.message_bytes_max);
         let message = u64::from(of_routes.fold(limits.message.message_bytes_max, u32::max));
         let gathered = limits.gathered_bytes_max as u64;
-        // One run of any size that fits makes a backlog of somebody who had kept up until then.
+        // A single run may become the backlog of a subscriber whose backlog was empty.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);
         let unfinished = limits.unfinished_bytes_max as u64;
         // Those that have no place any more are still there for a while, and some are served that have no room at all.

@@ -14,50 +14,50 @@ use crate::hub::ConnectionId;
 /// One row of the table.
 #[derive(Debug)]
 pub struct Setting {
-    /// Its name as the key of a file, such as `max_message`.
+    /// The key in a file, such as `max_message`.
     pub key: &'static str,
-    /// The group it belongs to.
+    /// The heading of the setting's group.
     pub heading: &'static str,
-    /// What its value is called, such as `SIZE`.
+    /// The placeholder of its value in the help, such as `SIZE`.
     pub value_name: &'static str,
-    /// What holds if nobody gives it.
+    /// The default.
     pub preset: Preset,
-    /// May it have several values?
+    /// Whether the setting may have several values.
     pub is_list: bool,
-    /// May nobody see its values?
+    /// Whether its values are secret.
     pub is_secret: bool,
-    /// May a file write a value as a plain integer?
+    /// Whether a file may write a value as a plain integer.
     pub(super) takes_integers: bool,
-    /// What a value is, for whoever wrote something of another type.
+    /// The type of a value, for the error about a value of another type.
     pub(super) expected: &'static str,
     /// Reads its items into the settings.
     pub(super) read: fn(&mut Settings, &[&str]) -> Result<(), Fault>,
-    /// Its items again, those of secrets masked.
+    /// Returns the items of the setting, those of secrets masked.
     pub(super) items: fn(&Settings) -> Vec<String>,
-    /// Its documentation, which [`Setting::help`] tidies.
+    /// The documentation, which [`Setting::help`] tidies.
     doc: &'static str,
 }
 
 impl Setting {
-    /// The setting that has this key.
+    /// Returns the setting that has this key.
     #[must_use]
     pub fn by_key(key: &str) -> Option<&'static Setting> {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// Its name as a flag, without the dashes before it: `max-message`.
+    /// Returns the name of the flag, without the dashes before it: `max-message`.
     #[must_use]
     pub fn flag(&self) -> String {
         self.key.replace('_', "-")
     }
 
-    /// Its name as a variable: `RINGHUB_MAX_MESSAGE`.
+    /// Returns the name of the variable: `RINGHUB_MAX_MESSAGE`.
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase())
     }
 
-    /// What it does: a sentence, and sometimes more.
+    /// Returns the help: one sentence or more.
     #[must_use]
     pub fn help(&self) -> &'static str {
         self.doc.trim()
@@ -68,13 +68,13 @@ impl Setting {
         self.shape().split(text)
     }
 
-    /// How its value is written.
+    /// Returns how a value is written.
     pub(super) fn shape(&self) -> Shape {
         let &Setting { key, is_list, takes_integers, expected, .. } = self;
         Shape { key, is_list, takes_integers, expected }
     }
 
-    /// Items as the value of its key in a file.
+    /// Returns items as the value of the key in a file.
     pub(super) fn toml(&self, items: &[impl AsRef<str>]) -> String {
         let item = |item: &str| {
             let is_integer = self.takes_integers && !item.is_empty() && item.bytes().all(|c| c.is_ascii_digit());
@@ -85,24 +85,24 @@ impl Setting {
     }
 }
 
-/// What holds if nobody gives a setting.
+/// The default of a setting.
 #[derive(Debug)]
 pub enum Preset {
-    /// This, written as on a command line.
+    /// A value, written as on a command line.
     Value(&'static str),
-    /// What other settings or the machine decide.
+    /// A value that other settings or the machine decide.
     Otherwise {
-        /// Who decides, or what happens.
+        /// The rule that decides, in words.
         words: &'static str,
         /// A value that could be given instead.
         example: &'static str,
-        /// What it comes to, in items.
+        /// Returns the items of the value that results.
         effective: fn(&Config) -> Vec<String>,
     },
 }
 
 impl Preset {
-    /// For people.
+    /// Returns the default in words.
     #[must_use]
     pub fn words(&self) -> &'static str {
         match self {
@@ -121,10 +121,10 @@ impl Preset {
     }
 }
 
-/// What the names of all variables begin with.
+/// The beginning of the names of all variables.
 pub(super) const VARIABLE_PREFIX: &str = "RINGHUB_";
 
-/// Not given means not there: nothing to show.
+/// Shows no value for a setting that is not given.
 const UNSET: fn(&Config) -> Vec<String> = |_| Vec::new();
 
 fn one(value: impl ToString) -> Vec<String> {
@@ -143,8 +143,8 @@ fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     })
 }
 
-/// `"heading" { documentation key: type, VALUE_NAME (from least to most), preset; ... }`. Whether a number is in its
-/// range is for whoever knows what it depends on; the table only says what the range is.
+/// `"heading" { documentation key: type, VALUE_NAME (from least to most), preset; ... }`. The table only names the
+/// range of a number; `check.rs` checks the number against what its range depends on.
 macro_rules! settings {
     ($($heading:literal { $(
         $(#[doc = $doc:literal])+
@@ -183,7 +183,7 @@ macro_rules! settings {
             $($($(#[doc = $doc])+ pub $key: $type,)+)+
         }
 
-        /// What holds if nothing is given.
+        /// The defaults.
         impl Default for Settings {
             fn default() -> Self {
                 Settings { $($($key: { const PRESET: &Preset = &$preset; PRESET.read() },)+)+ }
@@ -198,7 +198,7 @@ settings! {
         /// the server starts.
         listen: Vec<ListenAddress>, ADDRESS, Is("127.0.0.1:6455");
 
-        /// Whether a listener on [::] takes the connections of IPv6 only, or those of IPv4 too: only or dual.
+        /// Connections that a listener on [::] takes: only those of IPv6, or dual, those of IPv4 too.
         listen_ipv6: ListenIpv6, WHICH, Is("only");
 
         /// Another address and port for /metrics, which is then nowhere else.
@@ -253,8 +253,8 @@ settings! {
             effective: |config| one(config.limits.connections_max),
         };
 
-        /// The same from one address, or from one /64 of IPv6; 0 is no limit. Beyond it: 429. Behind a proxy
-        /// everybody has the proxy's address.
+        /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it: 429.
+        /// Behind a proxy all clients have the proxy's address.
         max_connections_per_address: usize, COUNT, Is("0");
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
@@ -271,7 +271,8 @@ settings! {
         /// Fragments of one message. Beyond it: close 1009.
         max_fragments: u32, COUNT (from 1 to u32::MAX), Is("65537");
 
-        /// Memory of what a slow subscriber is owed, at least two of the largest messages. Beyond it: close 1008.
+        /// Memory of the messages that a slow subscriber has not taken, at least two of the largest messages. Beyond
+        /// it: close 1008.
         max_backlog: Option<Size>, SIZE,
         Otherwise {
             words: "4MiB, or two of the largest messages",
@@ -279,10 +280,11 @@ settings! {
             effective: |config| bytes(config.limits.backlog_bytes_max),
         };
 
-        /// The same in messages.
+        /// Messages that a slow subscriber has not taken. Beyond it: close 1008.
         max_backlog_messages: u64, COUNT, Is("65536");
 
-        /// What may wait to be sent, over all topics of a shard, before publishers are read no further.
+        /// Memory of messages that wait to be sent, over all topics of a shard. Beyond it publishers are read no
+        /// further.
         max_gathered: Option<Size>, SIZE,
         Otherwise {
             words: "4MiB, or two of the largest messages",
@@ -319,42 +321,42 @@ settings! {
         /// is idle: 503, and the connection ends.
         max_http_connections: usize, COUNT (from 1 to usize::MAX), Is("1024");
 
-        /// How much of an answer a client has to take in a second, on average over --body-timeout, while the server
+        /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for it. Below it the connection is reset; 0 asks only for some progress.
         min_rate: Size, SIZE, Is("1KiB");
     }
 
     "Times" {
-        /// How long a client may take over its opening request, or the head of any request.
+        /// Longest time for an opening request, or for the head of any request.
         handshake_timeout: Time, TIME, Is("10s");
 
-        /// How long a message may take from its first byte on; 0 waits forever. Beyond it: close 1008.
+        /// Longest time for a message, from its first byte on; 0 waits forever. Beyond it: close 1008.
         message_timeout: Time, TIME, Is("60s");
 
-        /// How long the body of a request may take.
+        /// Longest time for the body of a request.
         body_timeout: Time, TIME, Is("10s");
 
-        /// How long a connection is kept alive for its next request.
+        /// Time for which a connection is kept alive for its next request.
         idle_timeout: Time, TIME, Is("75s");
 
-        /// Ping a client that has been silent for so long; 0 never does.
+        /// Silence of a client after which it is pinged; 0 never pings.
         ping_interval: Time, TIME, Is("30s");
 
-        /// How long after a ping a sign of life may take; 0 waits forever.
+        /// Longest time from a ping to the next bytes of the client; 0 waits forever.
         pong_timeout: Time, TIME, Is("10s");
 
-        /// How long a connection may take to close, in all; then what its client has not taken is given up.
+        /// Longest time for a connection to close, in all; then output that its client has not taken is dropped.
         close_timeout: Time, TIME, Is("5s");
 
-        /// How long connections may take to leave after SIGTERM, SIGINT or SIGQUIT.
+        /// Longest time for connections to leave after SIGTERM, SIGINT or SIGQUIT.
         drain_timeout: Time, TIME, Is("10s");
     }
 
     "Logs" {
-        /// What to log, such as info, or ringhub=debug.
+        /// Events to log, such as info, or ringhub=debug.
         log: LogFilter, FILTER, Is("info");
 
-        /// How to log, on standard error: text or json.
+        /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");
     }
 }

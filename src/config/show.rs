@@ -1,4 +1,4 @@
-//! Settings for people: a file with all of them, and those that hold.
+//! Prints settings: a file with all of them, and those that hold.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sys::memory::{self as machine, Available};
 
-/// A file of TOML with every setting, commented out, and what it means.
+/// Returns a file of TOML with every setting and its help, commented out.
 ///
 /// A line that begins with `#` and no space is a setting; without the `#` it holds.
 #[must_use]
@@ -33,8 +33,8 @@ pub fn example() -> String {
     text + EXAMPLE_ROUTES
 }
 
-/// The settings that hold, as TOML, and where each comes from; and the memory and the descriptors
-/// that follow from them. Tokens are masked.
+/// Returns the settings that hold, as TOML, with the source of each, and the memory and the descriptors that follow
+/// from them. Tokens are masked.
 #[must_use]
 pub fn effective(given: &Given, config: &Config) -> String {
     let mut text = String::new();
@@ -66,7 +66,7 @@ pub fn effective(given: &Given, config: &Config) -> String {
     text + &descriptors_reserved(config)
 }
 
-/// What needs descriptors beside the connections, part by part and as a sum, as comments of TOML.
+/// Returns the descriptors beside those of connections, part by part and as a sum, as comments of TOML.
 fn descriptors_reserved(config: &Config) -> String {
     let mut text = String::new();
     let parts = config.descriptors();
@@ -77,8 +77,8 @@ fn descriptors_reserved(config: &Config) -> String {
     text
 }
 
-/// The worst case of memory, part by part and as a sum, as comments of TOML, and whether it is more than there is. It
-/// nearly always is, for a server that has room for as many connections as there are descriptors.
+/// Returns the worst case of memory, part by part and as a sum, as comments of TOML, with a warning if it is more than
+/// the machine has. It nearly always is, for a server that has room for as many connections as descriptors.
 fn memory(config: &Config, available: Option<Available>) -> String {
     let mut text = String::new();
     line(&mut text, "# An upper bound, with every limit reached at the same time; the real figure is far below it.");
@@ -107,7 +107,7 @@ fn by_heading(text: &mut String, show: impl Fn(&mut String, &Setting)) {
     }
 }
 
-/// As many lines as the words need.
+/// Appends a comment, in as many lines as its words need.
 fn comment(text: &mut String, words: &str) {
     let mut width = 0;
     for word in words.split(' ') {

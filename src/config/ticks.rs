@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::values::Time;
 use crate::{error::ConfigError, proto::Tick};
 
-/// A time that a clock can add, whoever counts it.
+/// Checks that a time is at least one tick, and short enough for any clock to add.
 pub(super) fn at_least_a_tick(setting: &'static str, time: Time) -> Result<Time, ConfigError> {
     if time.0 >= TICK {
         return ticks(setting, time).map(|_| time);
@@ -13,7 +13,7 @@ pub(super) fn at_least_a_tick(setting: &'static str, time: Time) -> Result<Time,
     Err(ConfigError::of(setting, format!("{time} is less than {}", Time(TICK))))
 }
 
-/// Whole ticks, rounded up.
+/// Returns a time in whole ticks, rounded up.
 pub(super) fn ticks(setting: &'static str, time: Time) -> Result<u32, ConfigError> {
     let ticks = time.0.as_nanos().div_ceil(TICK.as_nanos());
     match u32::try_from(ticks) {

@@ -17,7 +17,7 @@ pub(super) struct TomlFile {
 }
 
 impl TomlFile {
-    /// A value of that type.
+    /// Reads a value of a type.
     pub(super) fn value<T: Value>(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Result<T, ConfigError> {
         let items = self.items(Shape::of::<T>(key), value)?;
         let texts: Vec<&str> = items.iter().map(|(text, _)| &**text).collect();
@@ -27,10 +27,10 @@ impl TomlFile {
         })
     }
 
-    /// The items of a value, and where each stands.
+    /// Returns the items of a value, each with its place.
     pub(super) fn items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
         match value.get_ref() {
-            // It could mean none as well as any, and is more likely a list that somebody failed to fill.
+            // An empty list could mean none as well as any, and is more likely a list that was never filled.
             DeValue::Array(items) if shape.is_list && items.is_empty() => {
                 let what = "the list is empty; leave the key away if nothing is to be said".into();
                 Err(ConfigError::of(shape.key, what).from(self.origin(value.span().start)))
@@ -38,7 +38,7 @@ impl TomlFile {
             DeValue::Array(items) if shape.is_list => {
                 items.iter().map(|item| Ok((self.item(shape, item)?, self.origin(item.span().start)))).collect()
             }
-            // As on a command line.
+            // Text is split as on a command line.
             DeValue::String(text) => {
                 let origin = self.origin(value.span().start);
                 Ok(shape.split(text).into_iter().map(|item| (item.into(), origin.clone())).collect())
@@ -62,32 +62,33 @@ impl TomlFile {
         }
     }
 
+    /// Returns the line of a position in the file.
     pub(super) fn origin(&self, at: usize) -> Origin {
         let before = &self.bytes[..at.min(self.bytes.len())];
         Origin::File(Arc::clone(&self.path), 1 + before.iter().filter(|&&byte| byte == b'\n').count())
     }
 }
 
-/// An item's text, and where exactly it stands.
+/// An item's text, and its place.
 pub(super) type Item = (String, Origin);
 
-/// The keys of a table as they were written, and their values.
+/// Returns the keys of a table in the order of the file, with their values.
 pub(super) fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
     let mut keys: Vec<_> = table.iter().collect();
     keys.sort_by_key(|(key, _)| key.span().start);
     keys
 }
 
-/// Which texts of a value are masked.
+/// The texts of a value that are masked.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Masks {
     None,
     All,
-    /// All but that of this key, at the first level.
+    /// All but the text of this key, at the first level.
     Beside(&'static str),
 }
 
-/// A key and its value as TOML.
+/// Returns a key and its value as TOML.
 pub(super) fn toml_pair(key: &str, value: &DeValue<'_>, masks: Masks) -> String {
     let is_bare = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
     let key = if is_bare { key.to_string() } else { quoted(key) };
@@ -120,7 +121,7 @@ fn toml_value(value: &DeValue<'_>, masks: Masks) -> String {
     }
 }
 
-/// A basic string (TOML 1.0, "String").
+/// Returns a text as a basic string (TOML 1.0, "String").
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {

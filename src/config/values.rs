@@ -1,4 +1,4 @@
-//! The types that settings have: how each is written, and how it is shown again.
+//! The types of settings: how a value of each is written, and how it is shown.
 
 use std::{
     fmt,
@@ -9,25 +9,25 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-/// What a setting can be. It is written as items of text: one, unless it is a list.
+/// A type of settings. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
-    /// May there be several items, or none?
+    /// Whether a value may have several items, or none.
     const IS_LIST: bool = false;
-    /// May nobody see it?
+    /// Whether a value is secret.
     const IS_SECRET: bool = false;
-    /// May a file have an item as a plain integer?
+    /// Whether a file may write an item as a plain integer.
     const TAKES_INTEGERS: bool;
-    /// What an item is, for whoever wrote something of another type.
+    /// The type of an item, for the error about an item of another type.
     const EXPECTED: &'static str;
 
-    /// Without items it is not set, where that is possible.
+    /// Reads items. A type that can be unset is unset without items.
     fn read(items: &[&str]) -> Result<Self, Fault>;
 
-    /// The items again, or their masks if they are secret; nothing if it is not set.
+    /// Returns the items of the value, masked if they are secret; none if it is not set.
     fn items(&self) -> Vec<String>;
 }
 
-/// How a value is written, for whoever reads one.
+/// How a value is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) key: &'static str,
@@ -37,7 +37,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// That of a type.
+    /// Returns the shape of a type.
     pub(super) fn of<T: Value>(key: &'static str) -> Shape {
         Shape { key, is_list: T::IS_LIST, takes_integers: T::TAKES_INTEGERS, expected: T::EXPECTED }
     }
@@ -48,14 +48,14 @@ impl Shape {
     }
 }
 
-/// An item that is wrong, and how.
+/// A wrong item, by its index, and the sentence about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) item: usize,
     pub(super) what: String,
 }
 
-/// One item.
+/// A type whose value is one item.
 trait Scalar: Sized {
     const TAKES_INTEGERS: bool = false;
     const EXPECTED: &'static str;
@@ -107,7 +107,7 @@ impl<T: Scalar> Value for Vec<T> {
     }
 }
 
-/// Words that nobody may see who does not know them. Their `Debug` says how many there are.
+/// Secret strings. `Debug` prints only how many there are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(pub Vec<String>);
 
@@ -117,7 +117,7 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// Not given is not the same as none.
+/// An empty list is not the same as an unset one.
 impl Value for Option<Secrets> {
     const IS_LIST: bool = true;
     const IS_SECRET: bool = true;
@@ -133,7 +133,7 @@ impl Value for Option<Secrets> {
     }
 }
 
-/// Not given is not the same as none.
+/// An empty list is not the same as an unset one.
 impl<T: Scalar> Value for Option<Vec<T>> {
     const IS_LIST: bool = true;
     const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;
@@ -176,7 +176,7 @@ impl FromStr for Size {
     }
 }
 
-/// In the largest binary unit that it is a multiple of.
+/// Writes a size in the largest binary unit that it is a multiple of.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
@@ -228,7 +228,8 @@ impl FromStr for Time {
     }
 }
 
-/// In seconds, or milliseconds where it is no multiple of one; beyond two minutes also in minutes and hours.
+/// Writes a time in seconds, or milliseconds where it is no multiple of one; beyond two minutes also in minutes and
+/// hours.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
@@ -242,7 +243,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// An integer has no unit, and is told so, unless it is 0.
+/// An integer has no unit, and is refused with that reason, unless it is 0.
 impl Scalar for Time {
     const TAKES_INTEGERS: bool = true;
     const EXPECTED: &'static str = "a time in quotes, such as \"10s\"";
@@ -307,14 +308,14 @@ impl Value for Option<CpuList> {
     }
 }
 
-/// Whether shards stay on their CPUs.
+/// The rule by which shards stay on their CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
-    /// Unless a cgroup quota is smaller than the affinity mask.
+    /// Shards stay, unless a cgroup quota is smaller than the affinity mask.
     Auto,
-    /// Always.
+    /// Shards always stay.
     On,
-    /// Never.
+    /// Shards never stay.
     Off,
 }
 
@@ -330,7 +331,7 @@ impl Scalar for Pin {
     }
 }
 
-/// How to log.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// One readable line for each event.
@@ -351,12 +352,12 @@ impl Scalar for LogFormat {
     }
 }
 
-/// What to log: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
+/// A filter of events: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The filter that logs are started with.
+    /// Returns the filter for the subscriber of events.
     #[must_use]
     pub fn to_filter(&self) -> EnvFilter {
         EnvFilter::new(&self.0)
@@ -386,7 +387,7 @@ impl Scalar for LogFilter {
 ///
 /// # Errors
 ///
-/// A sentence about what is none, with examples.
+/// A sentence about a text that is no address and port, with examples.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let address = text.trim().parse();
     address.map_err(|_| format!("{text:?} is no address and port; write it like 127.0.0.1:6455 or [::1]:6455"))
@@ -501,9 +502,9 @@ impl Scalar for ListenAddress {
 /// The connections that a listener on an IPv6 address takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenIpv6 {
-    /// Those of IPv6.
+    /// The connections of IPv6.
     Only,
-    /// Those of IPv4 too, where the address is `[::]`.
+    /// The connections of IPv4 too, where the address is `[::]`.
     Dual,
 }
 
@@ -519,7 +520,7 @@ impl Scalar for ListenIpv6 {
     }
 }
 
-/// An origin, which is checked with the others.
+/// An origin. All origins are checked together.
 impl Scalar for String {
     const EXPECTED: &'static str = "an origin in quotes, such as \"https://example.org\"";
 
@@ -552,6 +553,7 @@ macro_rules! counts {
 
 counts! { u32 u64 usize }
 
+/// Returns the value of the choice that a text names.
 pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let choice = choices.iter().find(|(name, _)| *name == text);
     choice.map(|(_, value)| *value).ok_or_else(|| {

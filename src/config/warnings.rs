@@ -1,4 +1,4 @@
-//! What an operator should hear of settings that can be meant so.
+//! Warns of settings that are allowed and mostly a mistake.
 
 use super::{
     checked::Config,
@@ -10,7 +10,7 @@ use super::{
 use crate::auth::{Access, Origins};
 
 impl Config {
-    /// What an operator should hear although it can be meant so.
+    /// Returns the warnings about settings that are allowed and mostly a mistake.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
@@ -25,7 +25,7 @@ impl Config {
         open.into_iter().chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
     }
 
-    /// Routes of the hub that lead to the same topics and let different people in.
+    /// Returns a warning for each pair of the hub's routes that lead to the same topics and let different people in.
     fn shared_topics(&self) -> Vec<String> {
         let hubs: Vec<&RouteConfig> = self.hubs().collect();
         let pairs =
@@ -33,7 +33,7 @@ impl Config {
         pairs.filter_map(|(first, second)| first.warn_of(second)).collect()
     }
 
-    /// May anybody who reaches the port use the hub?
+    /// Returns whether every client that reaches the port may use the hub.
     fn is_open(&self) -> bool {
         let hubs: Vec<&RouteConfig> = self.hubs().collect();
         let guards =
@@ -48,8 +48,8 @@ impl Config {
 }
 
 impl RouteConfig {
-    /// Returns what is wrong with two routes of the hub that lead to the same topics and let different people in, and
-    /// what to do.
+    /// Returns the warning about two routes of the hub that lead to the same topics and let different people in, with a
+    /// remedy.
     fn warn_of(&self, other: &RouteConfig) -> Option<String> {
         if !self.is_at_odds_with(other) {
             return None;
@@ -79,7 +79,7 @@ impl RouteConfig {
         format!("{}{pages}", self.whom)
     }
 
-    /// Returns what is wrong with a route whose people any page in their browsers can speak for; `origins` are the
+    /// Returns the warning about a route that any page in the browser of an admitted person can use; `origins` are the
     /// server's.
     fn warn_of_pages(&self, origins: &Origins) -> Option<String> {
         let is_read = match self.handler {
@@ -100,7 +100,7 @@ impl RouteConfig {
         })
     }
 
-    /// Returns what is wrong with a route whose tokens are of no use with the server's own.
+    /// Returns the warnings about a route whose tokens are of no use with the server's own.
     fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
         let Some(bearer) = self.whom.needed_bearer() else { return Vec::new() };
         let lists =

@@ -47,7 +47,7 @@ pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
-    /// Whether topics, and the page that watches them, are served where they usually are.
+    /// Whether topics, and the page that watches them, are served at their usual paths.
     serves_topics: bool,
     serves_page: bool,
     serves_operations: bool,
@@ -172,7 +172,7 @@ impl Builder {
         self
     }
 
-    /// Does not serve `/healthz`, `/readyz` and `/metrics`.
+    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -331,7 +331,7 @@ pub enum BuildError {
     Mount(String),
     /// Rules of a route that are wrong.
     Options(Pattern, String),
-    /// It cannot listen, or run here.
+    /// An address cannot be listened on, or the kernel lacks an operation.
     Start(StartError),
 }
 

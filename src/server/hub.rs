@@ -1,4 +1,4 @@
-//! The whole server in anybody's hands.
+//! Acts on all connections of a server, from any thread.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use crate::{
 
 /// Acts on all connections of a server, from any thread and any runtime; a clone is another handle to the same server.
 ///
-/// Where there is no runtime, [`Hub::wait`] waits for an answer.
+/// [`Hub::wait`] waits for an answer on a thread without a runtime.
 ///
 /// ```no_run
 /// # use ringhub::{Hub, PreparedMessage, Server, TopicName};
@@ -33,18 +33,18 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Hub {
     publisher: Publisher,
-    /// Of each shard, once there are any.
+    /// The counters of each shard, from the start on.
     counters: Arc<OnceLock<Box<[Arc<Counters>]>>>,
 }
 
 impl Hub {
-    /// A handle to a server that has not started.
+    /// Returns a handle to a server that has not started.
     pub(super) fn new() -> (Hub, Requests) {
         let (publisher, requests) = Publisher::new();
         (Hub { publisher, counters: Arc::default() }, requests)
     }
 
-    /// The server has these shards.
+    /// Takes the counters of the shards, when they start.
     pub(super) fn start(&self, counters: &[Arc<Counters>]) {
         self.counters.set(counters.into()).expect("a server starts once");
     }
@@ -61,13 +61,13 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::Ended`]; whether the message has reached anybody is not known then.
+    /// [`HubError::Ended`]; the message may have reached subscribers nevertheless.
     pub async fn publish(&self, topic: &TopicName, message: &PreparedMessage) -> Result<Published, HubError> {
         self.publisher.publish(topic.clone(), None, message.clone()).await.ok_or(HubError::Ended)
     }
 
-    /// Sends to all connections, except those of routes that forgo it. Each gets it once, in one order with all other
-    /// broadcasts; `source`, if it is one of them, does not.
+    /// Sends to all connections except `source` and those of routes without broadcasts. Each gets the message once, in
+    /// one order with all other broadcasts.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Hub {
         published.map(drop).ok_or(HubError::Ended)
     }
 
-    /// Sends to all connections, as [`Hub::broadcast`] from nobody.
+    /// Sends to all connections, as [`Hub::broadcast`] does without a source.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Hub {
         self.broadcast(None, message).await
     }
 
-    /// Sends to one connection, and says what became of it.
+    /// Sends to one connection, and returns the outcome.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Hub {
         }
     }
 
-    /// The ids of all connections that are open, shard by shard.
+    /// Returns the ids of all open connections, shard by shard.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Hub {
         Ok(all)
     }
 
-    /// From now on one connection, or all and those to come, are pinged and given up as this says.
+    /// Sets the keep-alive of one connection, or of all connections and those to come.
     ///
     /// # Errors
     ///
@@ -165,7 +165,8 @@ impl Hub {
         Ok(())
     }
 
-    /// The sum of a counter over all shards. Gauges too: `count(Counter::ConnectionsOpen)` is how many there are now.
+    /// Returns the sum of a counter over all shards, gauges included: `count(Counter::ConnectionsOpen)` is the number
+    /// of open connections.
     #[must_use]
     pub fn count(&self, counter: Counter) -> u64 {
         self.counters().iter().map(|counters| counters.get(counter)).sum()
@@ -182,8 +183,8 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// In a handler or an authenticator: the answer comes from shards by way of the control thread, and this thread
-    /// would wait for itself.
+    /// If called in a handler or an authenticator: the answer comes from shards by way of the control thread, and this
+    /// thread would wait for itself.
     ///
     /// ```
     /// # use ringhub::server::Hub;
@@ -212,7 +213,7 @@ impl Hub {
     }
 }
 
-/// Why a hub does not do what it was asked for.
+/// Why a hub does not carry out a call.
 ///
 /// ```
 /// use ringhub::{handler::ConnectionId, server::HubError};
@@ -221,9 +222,9 @@ impl Hub {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubError {
-    /// There is no open connection of that id.
+    /// No open connection has that id.
     NoConnection(ConnectionId),
-    /// There is no such close frame.
+    /// The close code or the reason is not allowed.
     Close(CloseError),
     /// The server has ended.
     Ended,
@@ -246,9 +247,9 @@ mod tests {
     use super::*;
     use crate::server::Server;
 
-    /// A handler may have a hub whose server never starts.
+    /// The server of a handler's hub may never start.
     #[test]
-    fn without_a_server_there_is_nobody() {
+    fn without_a_server_no_connection_is_found() {
         let (hub, requests) = Hub::new();
         let (id, message) = (ConnectionId::new(0, 0, 0), PreparedMessage::text("hello"));
         assert_eq!(Hub::wait(hub.connections()), Ok(Vec::new()));
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_before_the_start_waits_for_it() {
+    fn a_publication_before_the_start_waits_for_it() {
         let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(1);
         let (hub, topic, message) = (builder.hub(), TopicName::new("early").unwrap(), PreparedMessage::text("hello"));
         let mut early = pin!(hub.publish(&topic, &message));

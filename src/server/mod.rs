@@ -1,4 +1,4 @@
-//! A server: its listeners, its shards, and what can be told to them from outside.
+//! Builds, starts and stops a server, and acts on its connections from outside.
 
 mod builder;
 mod hub;
@@ -37,7 +37,7 @@ pub use running::Running;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    /// For each address, one for each shard.
+    /// For each address, one listener of each shard.
     listeners: Vec<Vec<OwnedFd>>,
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
@@ -51,7 +51,7 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or
-    /// [`StartError::ListenMetrics`] if an address cannot be had.
+    /// [`StartError::ListenMetrics`] if an address cannot be listened on.
     fn bind(config: Config, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
@@ -72,19 +72,19 @@ impl Server {
         Ok(Server { config, listeners, addresses, metrics_listener, endpoints, hub })
     }
 
-    /// The first address it listens on, with the port that was chosen where 0 was asked for.
+    /// Returns the first address of the server, with the port that was chosen in place of 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Every address it listens on.
+    /// Returns all addresses of the server.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The address of `/metrics`, if that is one of its own.
+    /// Returns the address of `/metrics`, if it has one of its own.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_listener.as_ref()?.local_addr().ok()

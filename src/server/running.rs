@@ -36,38 +36,38 @@ pub struct Running {
 }
 
 impl Running {
-    /// The first address it listens on.
+    /// Returns the first address of the server.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Every address it listens on.
+    /// Returns all addresses of the server.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// A handle to all connections, for any thread.
+    /// Returns a handle to all connections, for any thread.
     #[must_use]
     pub fn hub(&self) -> Hub {
         self.hub.clone()
     }
 
-    /// What each shard has counted so far.
+    /// Returns the counters of each shard.
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
     }
 
-    /// What the control thread has counted so far.
+    /// Returns the counters of the control thread.
     #[must_use]
     pub fn control_counters(&self) -> &Arc<Counters> {
         &self.control_counters
     }
 
-    /// Begins to leave: no new connections, each client is told with close code 1001, and after
-    /// [`Config::drain_timeout`] at the latest nothing is left.
+    /// Begins to leave: the server takes no new connections and closes each with 1001. After
+    /// [`Config::drain_timeout`](crate::config::Config::drain_timeout) at the latest no connection is left.
     pub fn stop(&self) {
         self.leaving.send_replace(true);
         for commands in &self.commands {
@@ -86,20 +86,23 @@ impl Running {
         self.wait().await
     }
 
-    /// Waits until the server has ended. Another `wait` may go on after one that was given up.
+    /// Waits until the server has ended. A `wait` that was dropped may be followed by another.
     ///
     /// # Errors
     ///
     /// If a shard has ended on its own.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         while self.running > 0 {
-            self.ends.recv().await.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            self.ends
+                .recv()
+                .await
+                .unwrap_or_else(|| Err(StartError::ShardDied("without a report of its end".into())))?;
             self.running -= 1;
         }
         Ok(())
     }
 
-    /// [`Running::wait`] for callers without a runtime.
+    /// Waits until the server has ended, as [`Running::wait`] does, on a thread without a runtime.
     ///
     /// # Errors
     ///
@@ -111,7 +114,7 @@ impl Running {
     pub fn wait_blocking(mut self) -> Result<(), StartError> {
         while self.running > 0 {
             let end = self.ends.blocking_recv();
-            end.unwrap_or_else(|| Err(StartError::ShardDied("without a word".into())))?;
+            end.unwrap_or_else(|| Err(StartError::ShardDied("without a report of its end".into())))?;
             self.running -= 1;
         }
         Ok(())

@@ -22,8 +22,7 @@ use crate::{
 };
 
 impl Server {
-    /// Starts, and serves for as long as this is awaited: for a program that is nothing but this server. Giving it up
-    /// stops the server as dropping [`Running`] does.
+    /// Starts the server, and serves until the future is dropped, which stops the server as dropping [`Running`] does.
     ///
     /// # Errors
     ///
@@ -32,7 +31,7 @@ impl Server {
         self.start()?.wait().await
     }
 
-    /// Starts, serves until `stop` is done, then leaves in order.
+    /// Starts the server, serves until `stop` is done, then leaves in order.
     ///
     /// ```no_run
     /// # use ringhub::server::Server;
@@ -142,7 +141,7 @@ struct ControlEnds {
 
 impl Wiring {
     fn new(count: usize) -> Wiring {
-        // The last is control's.
+        // The last end is that of the control thread.
         let mut woken: Vec<Arc<Notify>> = (0..=count).map(|_| Arc::default()).collect();
         let wake = woken.iter().map(|woken| {
             let woken = Arc::clone(woken);
@@ -174,7 +173,7 @@ struct Threads {
     ends: mpsc::Receiver<End>,
 }
 
-/// How a thread has ended.
+/// The end of a thread.
 type End = Result<(), StartError>;
 
 /// Reports that a thread has started.
@@ -240,7 +239,8 @@ fn report_end(run: impl FnOnce() -> io::Result<()>, ended: &mpsc::Sender<Result<
     drop(ended.try_send(outcome));
 }
 
-/// Larger than any epoch of an earlier process on this machine: microseconds, and topics are made more slowly.
+/// Returns an epoch that is larger than those of earlier processes on this machine: it counts microseconds, and topics
+/// are made more slowly.
 fn epoch_first() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_micros() as u64)
 }
@@ -248,7 +248,7 @@ fn epoch_first() -> u64 {
 /// Connections on their way back to a shard.
 const RETURNS_MAX: usize = 64;
 
-/// There is one command, and saying it twice changes nothing.
+/// Commands on their way to a shard. `Drain` is the only command, and its repetition changes nothing.
 const COMMANDS_MAX: usize = 4;
 
 #[cfg(test)]
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::server::hub::Hub;
 
-    /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all.
+    /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all shards.
     #[test]
     fn one_shard_that_dies_is_the_end_of_all() {
         let check = |end: fn() -> io::Result<()>, expected: &str| {
@@ -278,6 +278,6 @@ mod tests {
         };
         check(|| panic!("an invariant is broken"), "an invariant is broken");
         check(|| Err(io::Error::other("no ring")), "no ring");
-        check(|| Ok(()), "without a word");
+        check(|| Ok(()), "without a report of its end");
     }
 }

@@ -77,7 +77,7 @@ impl Reader<'_> {
         Some(networks.into_iter().map(|(network, _)| network).collect())
     }
 
-    /// Must all of them admit?
+    /// Reads whether all authenticators must admit a request, or one of them.
     pub(super) fn admit(&mut self, value: Value<'_, '_>) -> Option<bool> {
         let admit = self.text("routes.admit", "\"all\" or \"any\"", value)?;
         self.checked("routes.admit", value, || one_of(&admit, &[("all", true), ("any", false)]))

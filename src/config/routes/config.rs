@@ -1,4 +1,4 @@
-//! Routes that hold: what is served where.
+//! Routes that hold: the handler of each path, and its rules.
 
 use std::fmt;
 
@@ -10,29 +10,29 @@ use crate::{
     handler::{Pattern, Rules, TopicSpace},
 };
 
-/// What is served at a path, and under which rules.
+/// A route: the handler of a path, and its rules.
 #[derive(Clone)]
 pub struct RouteConfig {
     /// The paths: fixed segments, `{name}` for one segment, `{name...}` for the rest. Files are served at it and below.
     pub pattern: Pattern,
-    /// Who answers.
+    /// The handler.
     pub handler: RouteHandler,
-    /// Of the hub: which topics it leads to.
+    /// The topics that a route of the hub leads to.
     pub(crate) topics: TopicSpace,
-    /// Its rules, with the server's where it has none of its own.
+    /// The rules, with the server's where the route has none of its own.
     pub rules: Rules,
-    /// What it asks of those whom it lets in.
+    /// The people whom the route lets in.
     pub(in crate::config) whom: Whom,
-    /// Where it stands.
+    /// The place of its table in the file.
     pub origin: Origin,
 }
 
-/// Who answers at a route.
+/// The handler of a route.
 #[derive(Debug, Clone)]
 pub enum RouteHandler {
     /// The hub: the topic is the pattern's `{topic}` or `{topic...}`.
     Hub,
-    /// Every message goes back to who has sent it.
+    /// An echo: every message goes back to its sender.
     Echo,
     /// The files of a folder, to plain HTTP.
     Files(Documents),
@@ -40,7 +40,7 @@ pub enum RouteHandler {
     Page,
 }
 
-/// By its name in a file.
+/// Writes the handler's name in a file.
 impl fmt::Display for RouteHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -53,7 +53,7 @@ impl fmt::Display for RouteHandler {
 }
 
 impl RouteConfig {
-    /// May everybody who reaches it open it?
+    /// Returns whether every client that reaches the route may use it.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let Gate { origins, authenticator } = &self.rules.gate;

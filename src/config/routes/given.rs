@@ -24,14 +24,14 @@ pub(in crate::config) struct GivenRoute {
     pub(super) options: RouteOptions,
     pub(super) whom: Whom,
     pub(super) origin: Origin,
-    /// Where the values of each of its keys stand.
+    /// The places of the values of each key.
     pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
-    /// For people: its keys and values, those of secrets masked.
+    /// The keys and values as they are shown, those of secrets masked.
     pub(in crate::config) shown: String,
 }
 
 impl GivenRoute {
-    /// Checks its rules against the server's own settings, which come from there.
+    /// Checks the rules against the server's own settings, whose sources `from` returns.
     ///
     /// # Errors
     ///
@@ -63,19 +63,19 @@ impl GivenRoute {
         Ok(RouteConfig { pattern, handler, topics, rules, whom: whom.clone(), origin: origin.clone() })
     }
 
-    /// The paths at which it alone is: of files those below theirs.
+    /// Returns the pattern of all paths that only this route serves; files are served below theirs, too.
     pub(super) fn served(&self) -> Pattern {
         let below = matches!(self.handler, RouteHandler::Files(_)).then(|| self.pattern.below()).flatten();
         below.unwrap_or_else(|| self.pattern.clone())
     }
 
-    /// Where it stands.
+    /// Returns the place of its table in the file.
     pub(in crate::config) fn origin(&self) -> &Origin {
         &self.origin
     }
 }
 
-/// What an error calls a rule.
+/// Returns the name of a rule in errors.
 fn qualified(key: &'static str) -> &'static str {
     match key {
         "max_message" => "routes.max_message",

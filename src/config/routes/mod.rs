@@ -1,4 +1,4 @@
-//! Routes: the tables of a file that say what is served where.
+//! Routes: the tables of a file that name the handler of each path.
 
 mod auth;
 pub(super) mod config;
@@ -38,7 +38,7 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
         let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
         let is_here = |path: &str| Pattern::new(path).is_ok_and(|own| own.clashes_with(&route.served()));
         if let Some((path, _)) = OPERATIONS.into_iter().find(|(path, _)| is_here(path)) {
-            let what = format!("{path} is the server's own, for whoever operates it");
+            let what = format!("{path} is the server's own, for its operator");
             errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));
         }
         if let Some(same) = routes.iter().find(|other| other.served().clashes_with(&route.served())) {

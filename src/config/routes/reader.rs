@@ -39,7 +39,7 @@ impl Reader<'_> {
         self.errors.push(ConfigError::at(at, what));
     }
 
-    /// A value that is checked by a function.
+    /// Returns the value that a function makes, or notes its error.
     pub(super) fn checked<T>(
         &mut self,
         key: &'static str,
@@ -56,7 +56,7 @@ impl Reader<'_> {
         items.into_iter().next().map(|(text, _)| text)
     }
 
-    /// Each item with where it stands; one may do without brackets.
+    /// Reads a list of texts, each with its place. A single text may do without brackets.
     pub(super) fn texts(
         &mut self,
         key: &'static str,

@@ -1,4 +1,4 @@
-//! Rules of a route that are given become rules that hold.
+//! Settles the rules of a route: given rules become rules that hold.
 
 use super::super::{
     checked::{Config, Limits},
@@ -34,7 +34,7 @@ impl Config {
 }
 
 impl Base {
-    /// A server that has room for everything: with this only what is wrong whatever the server's settings are is found.
+    /// Returns the base of a server without limits: against it, only rules are wrong that are wrong for every server.
     pub(crate) fn of_any_server() -> Base {
         Base {
             limits: MessageLimits { message_bytes_max: Limits::MESSAGE_BYTES_MAX as u32, ..MessageLimits::DEFAULT },
@@ -45,21 +45,21 @@ impl Base {
         }
     }
 
-    /// For a route to which nothing is published by HTTP.
+    /// Returns the base of a route to which nothing is published by HTTP.
     pub(crate) fn without_bodies(self) -> Base {
         Base { bodies_bytes_max: u64::MAX, ..self }
     }
 }
 
-/// A rule that cannot be.
+/// A wrong rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RuleFault {
-    /// Its key in a file.
+    /// The key in a file.
     pub(crate) key: &'static str,
-    /// Which of its values is meant, if it has several.
+    /// The index of the wrong value, if the rule has several.
     pub(crate) item: usize,
     pub(crate) what: String,
-    /// The server's setting that it does not fit.
+    /// The setting of the server that the rule does not fit.
     pub(crate) against: Option<&'static str>,
 }
 

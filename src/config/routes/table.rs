@@ -1,4 +1,4 @@
-//! A table of a file becomes a route.
+//! Reads the table of a route.
 
 use std::{
     collections::BTreeMap,
@@ -60,13 +60,13 @@ struct Parts {
     admit: Option<(bool, Origin)>,
     topics: Option<(TopicSpace, Origin)>,
     options: RouteOptions,
-    /// Where the values of each key stand.
+    /// The places of the values of each key.
     origins: BTreeMap<&'static str, Vec<Origin>>,
     whom: u64,
     shown: String,
 }
 
-/// What a file calls a handler.
+/// A handler, as a file names it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
     Hub,
@@ -76,18 +76,18 @@ enum Name {
 }
 
 impl Reader<'_> {
-    /// Whatever is wrong becomes an error.
+    /// Reads the table of a route. Everything that is wrong becomes an error.
     pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
         let count = self.errors.len();
         let parts = self.take(keys);
-        // What follows would only repeat that something is missing.
+        // Further errors would only repeat that a value is missing.
         if self.errors.len() > count {
             return None;
         }
         self.fit(parts, keys, origin)
     }
 
-    /// Reads each key: what is right in itself goes into the route.
+    /// Reads each key. A value that is right in itself goes into the parts.
     fn take(&mut self, keys: &DeTable<'_>) -> Parts {
         let mut parts = Parts::default();
         let mut who = DefaultHasher::new();
@@ -238,7 +238,7 @@ impl Reader<'_> {
         self.checked("routes.handler", value, || one_of(&name, &names))
     }
 
-    /// Relative to the folder that the settings' file is in.
+    /// Reads a folder, relative to that of the settings' file.
     fn documents(&mut self, value: Value<'_, '_>) -> Option<Documents> {
         let path = self.text("routes.documents", "a folder in quotes, such as \"./site\",", value)?;
         let folder = self.file.path.parent().map_or_else(|| path.clone().into(), |parent| parent.join(&path));
@@ -267,7 +267,7 @@ impl Reader<'_> {
 }
 
 impl Parts {
-    /// Each with where it stands.
+    /// Keeps the subprotocols, each with its place.
     fn protocols(&mut self, given: Option<Vec<(String, Origin)>>) {
         let (protocols, origins) = given.unwrap_or_default().into_iter().unzip();
         self.options.protocols = protocols;
