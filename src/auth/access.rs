@@ -1,22 +1,22 @@
-//! What the server's own settings say about who may do what: origins and bearer tokens.
+//! The origins and bearer tokens of the server's own settings.
 
 use super::{credentials::Credentials, origins::Origins, tokens::Tokens};
 use crate::proto::Refusal;
 
-/// Who may do what. Without tokens and origins, everybody may do everything.
+/// The origins and tokens that requests need. Without any, every request is admitted.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Origins whose pages may use the hub; a request of another is answered 403.
     pub origins: Origins,
-    /// To publish.
+    /// The tokens to publish with.
     pub publish: Tokens,
-    /// To subscribe.
+    /// The tokens to subscribe with.
     pub subscribe: Tokens,
-    /// To read `/metrics`.
+    /// The tokens to read `/metrics` with.
     pub metrics: Tokens,
 }
 
-/// What a request may want to do that needs a token.
+/// A right that needs a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
     /// Publish to topics.
@@ -28,7 +28,7 @@ pub(crate) enum Right {
 }
 
 impl Access {
-    /// May anybody who reaches the port use it?
+    /// Returns whether every client that reaches the port may publish and subscribe.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let tokens = [&self.publish, &self.subscribe];
@@ -76,7 +76,7 @@ impl Access {
         }
     }
 
-    /// Is it valid for anything?
+    /// Returns whether the token is valid for any right.
     fn is_known(&self, token: &[u8]) -> bool {
         let all = [&self.publish, &self.subscribe, &self.metrics];
         all.iter().any(|tokens| tokens.are_required() && tokens.admit(Some(token)))
@@ -130,7 +130,7 @@ mod tests {
         check("/", &[], &[Publish], Err(401));
         check("/", &[], &[Metrics], Ok(()));
         check("/", &[], &[], Ok(()));
-        // Of several, somebody else may have judged another.
+        // A proxy in front may have judged another of several.
         check("/", &["Bearer pub", "Bearer pub"], &[Publish], Err(401));
     }
 

@@ -9,7 +9,8 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::{Authenticator, Identity, credentials::Credentials};
 use crate::proto::Refusal;
 
-/// Users and passwords (RFC 7617). Who shows none, or wrong ones, is answered 401 with a challenge.
+/// Users and passwords (RFC 7617). A request without a password, or with a wrong one, is answered 401 with a
+/// challenge.
 ///
 /// ```
 /// use ringhub::auth::Basic;
@@ -37,7 +38,7 @@ type Judge = dyn Fn(&str, &str) -> bool + Send + Sync;
 impl Basic {
     /// These users, at least one, each with a password or its SHA-256 as `sha256:` and 64 hexadecimal digits.
     ///
-    /// An SHA-256 keeps a password from whoever only glances at the settings. It is quick, as it must be on a shard's
+    /// A SHA-256 hides a password from a glance at the settings. It is quick, as it must be on a shard's
     /// thread, so it does not protect a password that can be guessed; for slow hashes there is a handler's opening.
     ///
     /// # Errors
@@ -67,7 +68,7 @@ impl Basic {
         Ok(Basic { challenge: challenge(realm)?, check: Check::Users(digests) })
     }
 
-    /// Whoever this admits. It is called on a shard's thread, so it must be quick.
+    /// Admits by a function of name and password. It is called on a shard's thread, so it must be quick.
     ///
     /// # Errors
     ///
@@ -203,7 +204,7 @@ mod tests {
         }
         check(&basic, &["Authorization: BasicYWxpY2U6c2VjcmV0"], None);
         check(&basic, &[&line(b"alice:\xff")], None);
-        // Of two, somebody else may have judged the other.
+        // A proxy in front may have judged the other of two.
         check(&basic, &[&line("alice:secret"), &line("alice:secret")], None);
     }
 

@@ -9,7 +9,8 @@ use crate::proto::Refusal;
 
 /// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.
 ///
-/// Who shows none, or one that is not valid, is answered 401 with a challenge; whose token is for something else, 403.
+/// A request without a token, or with an invalid one, is answered 401 with a challenge; one whose token is for
+/// something else, 403.
 ///
 /// ```
 /// use ringhub::auth::{Bearer, Identity, TokenFault};
@@ -34,18 +35,18 @@ enum Check {
 /// Finds the owner of a token.
 type Judge = dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync;
 
-/// What is wrong with a token (RFC 6750 3.1).
+/// Why a token is not accepted (RFC 6750 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFault {
-    /// It is unknown, expired or revoked: 401.
+    /// The token is unknown, expired or revoked: 401.
     Invalid,
-    /// It is right, and for something else: 403.
+    /// The token is valid, and for something else: 403.
     InsufficientScope,
 }
 
 impl Bearer {
-    /// These tokens, at least one, each with the name of its owner. An owner may have several, for instance while a new
-    /// one replaces an old one.
+    /// Admits these tokens, at least one, each with the name of its owner. An owner may have several, for instance
+    /// while a new one replaces an old one.
     ///
     /// # Errors
     ///
@@ -73,7 +74,7 @@ impl Bearer {
         Ok(Bearer(Check::Named(named)))
     }
 
-    /// Whoever this finds. It is called on a shard's thread, so it must be quick.
+    /// Finds the owner of a token by a function. It is called on a shard's thread, so it must be quick.
     #[must_use]
     pub fn checked_by(check: impl Fn(&str) -> Result<Identity, TokenFault> + Send + Sync + 'static) -> Bearer {
         Bearer(Check::By(Arc::new(check)))
@@ -119,7 +120,7 @@ impl Authenticator for Bearer {
     }
 }
 
-/// Says how many tokens there are, never which.
+/// Prints the number of tokens, never a token.
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bearer = f.debug_struct("Bearer");

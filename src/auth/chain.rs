@@ -8,19 +8,19 @@ use super::{
 };
 use crate::proto::Refusal;
 
-/// Whom all of them admit. See [`AllOf`].
+/// Begins an authenticator that requires all of several. See [`AllOf`].
 pub fn all_of(first: impl Authenticator) -> AllOf {
     AllOf { first: Box::new(first), others: Vec::new() }
 }
 
-/// Whom any of them admits. See [`AnyOf`].
+/// Begins an authenticator that requires one of several. See [`AnyOf`].
 pub fn any_of(first: impl Authenticator) -> AnyOf {
     AnyOf { first: Box::new(first), others: Vec::new() }
 }
 
-/// Admits whom all of them admit, as whom the last one says it is; the first that refuses gives the answer.
+/// Requires every authenticator to succeed. Yields the last one's identity, or the first refusal.
 ///
-/// So the cheapest goes first, and the one that knows people by name last:
+/// The cheapest authenticator goes first, and the one that knows people by name last:
 ///
 /// ```
 /// use ringhub::auth::{Basic, Network, all_of};
@@ -33,7 +33,7 @@ pub struct AllOf {
 }
 
 impl AllOf {
-    /// And this one.
+    /// Requires another authenticator.
     #[must_use]
     pub fn and(mut self, other: impl Authenticator) -> AllOf {
         self.others.push(Arc::new(other));
@@ -48,7 +48,7 @@ impl Authenticator for AllOf {
     }
 }
 
-/// Admits whom any of them admits, as whom the first that does says it is.
+/// Requires one authenticator to succeed. Yields the identity of the first that does.
 ///
 /// If none does, the answer is that of the authenticator whose scheme the request has tried, or else of the first that
 /// challenges, or else of the first; with the challenges of all, each in a header line of its own.
@@ -64,7 +64,7 @@ pub struct AnyOf {
 }
 
 impl AnyOf {
-    /// Or this one.
+    /// Accepts another authenticator.
     #[must_use]
     pub fn or(mut self, other: impl Authenticator) -> AnyOf {
         self.others.push(Arc::new(other));
@@ -113,7 +113,7 @@ fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
     refusal.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CHALLENGE)).map(|(_, value)| &**value)
 }
 
-/// Did the request try the scheme of this challenge? One that names an error says so itself (RFC 6750 3).
+/// Returns whether the request has tried the scheme of a challenge, as a challenge with an error implies (RFC 6750 3).
 fn answers(challenge: &str, credentials: &Credentials<'_>) -> bool {
     let scheme = challenge.split(' ').next().unwrap_or_default();
     challenge.contains(" error=") || credentials.header().is_some_and(|value| after_scheme(value, scheme).is_some())

@@ -1,4 +1,4 @@
-//! What a request shows of who sent it.
+//! The credentials of a request.
 
 use std::{
     borrow::Cow,
@@ -11,34 +11,34 @@ use crate::proto::{RequestHead, query_pairs};
 /// The parts of a request that show who sent it.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    /// Its head.
+    /// The head of the request.
     pub head: &'a RequestHead,
-    /// The address it comes from; nothing if the client has gone meanwhile.
+    /// The client's address; `None` if the client has gone meanwhile.
     pub peer: Option<SocketAddr>,
 }
 
 impl<'a> Credentials<'a> {
-    /// What stands behind that scheme in `Authorization` (RFC 9110 11.6.2). Nothing if there is another scheme, no such
-    /// header, or more than one: of several, somebody else may have judged another.
+    /// Returns the credentials behind a scheme in `Authorization` (RFC 9110 11.6.2). `None` for another scheme, without
+    /// the header, or with more than one: a proxy in front may have judged another of them.
     #[must_use]
     pub fn authorization(&self, scheme: &str) -> Option<&'a [u8]> {
         after_scheme(self.header()?, scheme)
     }
 
-    /// The address it comes from, as IPv4 also where it reached an IPv6 socket (`::ffff:192.0.2.1`).
+    /// Returns the client's address, as IPv4 also where it reached an IPv6 socket (`::ffff:192.0.2.1`).
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// The bearer token that it shows, in `Authorization` or else in the query, whose `access_token` is for those who
+    /// Returns the bearer token in `Authorization` or else in the query, whose `access_token` is for clients that
     /// cannot set a header: browsers that open a WebSocket (RFC 6750 2.1, 2.3).
     #[must_use]
     pub fn token(&self) -> Option<Cow<'a, [u8]>> {
         let of_query = || {
             let mut pairs = query_pairs(self.head.query());
             let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;
-            // What is not UTF-8 is no token that anybody has.
+            // A value that is not UTF-8 equals no token.
             Some(Cow::Owned(value.unwrap_or_default().into_owned().into_bytes()))
         };
         self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
@@ -59,7 +59,8 @@ impl fmt::Debug for Credentials<'_> {
     }
 }
 
-/// Schemes compare without regard to case, and are followed by spaces (RFC 9110 11.1, 11.4).
+/// Returns the credentials behind a scheme. Schemes compare without regard to case, and are followed by spaces (RFC
+/// 9110 11.1, 11.4).
 pub(super) fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (before, rest) = value.split_at_checked(scheme.len())?;
     let is_this = before.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');

@@ -5,17 +5,17 @@ use std::{fmt, sync::Arc};
 use super::{Authenticator, Identity, credentials::Credentials, origins::Origins};
 use crate::proto::Refusal;
 
-/// Whose pages may use a route, and who may.
+/// The origins and the authenticator of a route.
 #[derive(Clone, Default)]
 pub(crate) struct Gate {
-    /// If not those of the server.
+    /// The origins, if they are not those of the server.
     pub(crate) origins: Option<Origins>,
-    /// If not everybody.
+    /// The authenticator, if the route is not for every client.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
 }
 
 impl Gate {
-    /// Lets a request in, and says who sent it if somebody knows; `origins` are the server's.
+    /// Admits a request, and returns the identity that the authenticator has found; `origins` are the server's.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Who may do what: authenticators, bearer tokens, and the origins of browsers' pages.
+//! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
 //! An [`Authenticator`] finds out who sent a request, from its head and the address it comes from. Those here are
 //! [`Basic`] (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] put
@@ -47,7 +47,7 @@ pub use tokens::Tokens;
 
 use crate::proto::Refusal;
 
-/// Who somebody is, as an authenticator has found.
+/// The sender of a request, as an authenticator has found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The name: a user, a token's owner, a network.
@@ -55,7 +55,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Somebody of that name.
+    /// Returns the identity of a name.
     pub fn new(name: impl Into<String>) -> Self {
         Identity { name: name.into() }
     }
@@ -63,8 +63,8 @@ impl Identity {
 
 /// Finds out who sent a request.
 ///
-/// It is asked on a shard's thread and must answer at once; what takes longer, such as a slow hash or another server,
-/// belongs into a handler's opening.
+/// An authenticator is called on a shard's thread and must answer at once; a check that takes longer, such as a slow
+/// hash or a question to another server, belongs into a handler's opening.
 ///
 /// ```
 /// use ringhub::{
@@ -83,7 +83,7 @@ impl Identity {
 /// }
 /// ```
 pub trait Authenticator: Send + Sync + 'static {
-    /// Who it is, or what to answer instead: 401 with a challenge (`WWW-Authenticate`, RFC 9110 11.6.1), or 403.
+    /// Returns the sender, or refuses: 401 with a challenge (`WWW-Authenticate`, RFC 9110 11.6.1), or 403.
     ///
     /// # Errors
     ///

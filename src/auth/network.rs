@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{Authenticator, Identity, credentials::Credentials};
 use crate::proto::Refusal;
 
-/// Networks whose addresses are let in, and others that are not. Who is not let in is answered 403.
+/// Networks whose addresses are let in, and others that are not. A client that is not let in is answered 403.
 ///
 /// An address is judged as what it is: one of IPv4 that reached an IPv6 socket is of IPv4, so `0.0.0.0/0` is all of
 /// IPv4 and `::/0` all of IPv6. Behind a proxy every request has the proxy's address.
@@ -41,7 +41,7 @@ impl Network {
         Ok(Network { allowed, denied })
     }
 
-    /// Is this address let in?
+    /// Returns whether an address is let in.
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
         self.network_of(address.to_canonical()).is_some()

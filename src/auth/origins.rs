@@ -10,7 +10,7 @@ pub struct Origins(Vec<String>);
 
 impl Origins {
     /// Checks that each is one, such as `https://example.org` or `http://localhost:8080`, and that there is one at
-    /// least: a list that nobody has filled does not mean all, which [`Origins::default`] does.
+    /// least: an empty list does not mean all, which [`Origins::default`] does.
     ///
     /// # Errors
     ///
@@ -32,19 +32,19 @@ impl Origins {
         Ok(Origins(origins.into_iter().map(|origin| origin.to_ascii_lowercase()).collect()))
     }
 
-    /// Are all allowed?
+    /// Returns whether all origins are allowed.
     #[must_use]
     pub fn are_any(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// May a page of this origin use the hub?
+    /// Returns whether a page of an origin may use the hub.
     #[must_use]
     pub fn allow(&self, origin: &[u8]) -> bool {
         self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
     }
 
-    /// The same, or what its request is answered: 403.
+    /// Checks that a page of an origin may use the hub.
     pub(crate) fn check(&self, origin: &[u8]) -> Result<(), Refusal> {
         if self.allow(origin) {
             return Ok(());

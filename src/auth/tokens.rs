@@ -4,7 +4,7 @@ use std::fmt;
 
 use subtle::{Choice, ConstantTimeEq};
 
-/// Bearer tokens (RFC 6750) of which one must be shown; by default, nobody has to show one.
+/// Bearer tokens (RFC 6750) of which one must be shown; by default, none has to be shown.
 ///
 /// ```
 /// use ringhub::auth::Tokens;
@@ -17,8 +17,8 @@ use subtle::{Choice, ConstantTimeEq};
 pub struct Tokens(Vec<String>);
 
 impl Tokens {
-    /// Checks that each could be sent in an `Authorization` header, and that there is one at least: a list that nobody
-    /// has filled does not mean that none is needed, which [`Tokens::default`] does.
+    /// Checks that each could be sent in an `Authorization` header, and that there is one at least: an empty list
+    /// does not mean that none is needed, which [`Tokens::default`] does.
     ///
     /// # Errors
     ///
@@ -37,13 +37,14 @@ impl Tokens {
         Ok(Tokens(tokens))
     }
 
-    /// Must one be shown?
+    /// Returns whether a token must be shown.
     #[must_use]
     pub fn are_required(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// Is this one of them, or is none required? Takes as long for a wrong one as for a right one of the same length.
+    /// Returns whether the shown token is one of them, or none is required. Takes as long for a wrong one as for a
+    /// right one of the same length.
     #[must_use]
     pub fn admit(&self, shown: Option<&[u8]>) -> bool {
         if !self.are_required() {

@@ -1,4 +1,4 @@
-//! What an opening request is answered.
+//! Answers to an opening request.
 
 use bytes::Bytes;
 
@@ -38,7 +38,7 @@ pub(crate) enum ProtocolChoice {
 }
 
 impl<S> Accept<S> {
-    /// With this state.
+    /// Accepts with a state.
     pub fn with(state: S) -> Self {
         Accept {
             state,
@@ -59,7 +59,7 @@ impl<S> Accept<S> {
         self
     }
 
-    /// With one more header line. Control characters in the value become spaces.
+    /// Adds a header line to the 101. Control characters in the value become spaces.
     ///
     /// # Panics
     ///
@@ -74,7 +74,7 @@ impl<S> Accept<S> {
         self
     }
 
-    /// As this one, instead of whom the route's authenticator has found.
+    /// Sets the identity of the connection, instead of the one that the route's authenticator has found.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -92,8 +92,8 @@ impl<S> Accept<S> {
         self
     }
 
-    /// What the client sends is published to that topic as it is, a large frame from the memory it was received into,
-    /// and the handler is not asked: `on_message` is not called. For whole messages only.
+    /// Publishes the client's messages to a topic as they are, a large frame from the memory it was received into,
+    /// without a call of `on_message`. Fragments are not forwarded.
     #[must_use]
     pub fn forward(mut self, topic: TopicName, scope: Scope) -> Self {
         self.forwards = Some((topic, scope));
@@ -110,7 +110,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// With a body of that type.
+    /// Returns a response with a body of a media type.
     ///
     /// # Panics
     ///
@@ -125,7 +125,7 @@ impl Response {
         Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
     }
 
-    /// With a JSON body `{"error": "…"}`, as the server's own refusals have.
+    /// Returns a response with a JSON body `{"error": "…"}`, as the server's own refusals have.
     ///
     /// # Panics
     ///
@@ -134,11 +134,11 @@ impl Response {
         Refusal::new(status, error).into()
     }
 
-    /// The same with one more header line. Control characters in the value become spaces.
+    /// Adds a header line. Control characters in the value become spaces.
     ///
     /// # Panics
     ///
-    /// If the name is no token (RFC 9110 5.1), or one that says where the body ends.
+    /// If the name is no token (RFC 9110 5.1), or one that frames the body.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");
@@ -148,12 +148,12 @@ impl Response {
         self
     }
 
-    /// The whole response, after which the connection ends.
+    /// Encodes the whole response, after which the connection ends.
     pub(crate) fn encode(&self, has_body: bool) -> Bytes {
         encode_response(self.status, &self.headers, &self.body, has_body)
     }
 
-    /// The status.
+    /// Returns the status.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.status

@@ -2,7 +2,7 @@
 
 use crate::proto::CloseCode;
 
-/// How a connection has ended.
+/// The end of a connection.
 ///
 /// ```
 /// use ringhub::{handler::Closed, proto::CloseCode};
@@ -16,7 +16,7 @@ pub struct Closed {
     pub code: CloseCode,
     /// The reason that came with it.
     pub reason: String,
-    /// Did both sides finish the closing handshake (RFC 6455 7.1.4)?
+    /// Whether both sides have finished the closing handshake (RFC 6455 7.1.4).
     pub is_clean: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A connection in a handler's hands.
+//! A connection, as a handler acts on it.
 
 use std::{fmt, future::Future, net::SocketAddr, rc::Rc};
 
@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// One connection, for as long as a handler is called about it. What it sends leaves with the flush at the end of the
-/// turn, in order, together with everything else that the connection is owed.
+/// A connection, for the time of one call of its handler. Messages to it leave with the flush at the end of the turn,
+/// in order, together with all other output of the connection.
 ///
 /// ```
 /// use ringhub::{
@@ -73,80 +73,81 @@ pub enum Part {
 }
 
 impl<S: 'static> Connection<'_, S> {
-    /// Its id, the only one of the server for a long time.
+    /// Returns the connection's id. An id is used again only after 2^24 other connections on its slot.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Its state.
+    /// Returns the state.
     #[must_use]
     pub fn state(&self) -> &S {
         self.state
     }
 
-    /// Its state, to be changed.
+    /// Returns the state, to be changed.
     pub fn state_mut(&mut self) -> &mut S {
         self.state
     }
 
-    /// The request it was opened with, unless the route forgets them.
+    /// Returns the opening request, unless the route forgets requests.
     #[must_use]
     pub fn request(&self) -> Option<&OpeningRequest> {
         self.profile.as_ref()?.request.as_ref()
     }
 
-    /// Who it is, if an authenticator or the handler has said so.
+    /// Returns the identity that an authenticator or the handler has found.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.profile.as_ref()?.identity.as_ref()
     }
 
-    /// The subprotocol that was chosen.
+    /// Returns the subprotocol that was chosen.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
         self.profile.as_ref()?.protocol.as_deref()
     }
 
-    /// The client's address. Where the route forgets requests, nothing once the connection has ended.
+    /// Returns the client's address. Where the route forgets requests, it is `None` once the connection has ended.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         let kept = self.profile.as_ref().and_then(|profile| profile.peer());
         kept.or_else(|| self.door.addresses(self.id).0)
     }
 
-    /// The address it has reached. Where the route forgets requests, nothing once the connection has ended.
+    /// Returns the server's address that the client has connected to. Where the route forgets requests, it is `None`
+    /// once the connection has ended.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         self.request().and_then(OpeningRequest::local).or_else(|| self.door.addresses(self.id).1)
     }
 
-    /// How far the closing handshake is; closed once the connection has ended.
+    /// Returns the state of the closing handshake; closed once the connection has ended.
     #[must_use]
     pub fn websocket_state(&self) -> State {
         self.door.facts(self.id).map_or(State::Closed, |facts| facts.state)
     }
 
-    /// Bytes so far of a message that has not arrived whole.
+    /// Returns the received bytes of a message whose end has not arrived.
     #[must_use]
     pub fn message_length(&self) -> usize {
         self.door.facts(self.id).map_or(0, |facts| facts.message_length)
     }
 
-    /// Bytes that the client's socket has not taken.
+    /// Returns the bytes that the client's socket has not taken.
     #[must_use]
     pub fn backlog_bytes(&self) -> usize {
         self.door.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
     }
 
-    /// What the client has done wrong, if it has.
+    /// Returns the error of the protocol that the client has made.
     #[must_use]
     pub fn last_error(&self) -> Option<ProtocolError> {
         self.profile.as_ref()?.error
     }
 
-    /// The close code and reason of the client, and whether the end was clean; once it has sent a close frame or the
-    /// connection has ended.
+    /// Returns the close code and reason of the client, and whether the end was clean, once the client has sent a close
+    /// frame or the connection has ended.
     #[must_use]
     pub fn closed(&self) -> Option<&Closed> {
         self.profile.as_ref()?.closed.as_ref()
@@ -166,7 +167,7 @@ impl<S: 'static> Connection<'_, S> {
     ///
     /// # Errors
     ///
-    /// What `serde_json` says of a value that cannot be JSON.
+    /// The error of `serde_json` for a value that cannot be JSON.
     ///
     /// ```
     /// # use ringhub::handler::Connection;
@@ -185,7 +186,7 @@ impl<S: 'static> Connection<'_, S> {
         self.send(OpCode::Ping, payload)
     }
 
-    /// Sends a pong that nobody has asked for (RFC 6455 5.5.3). Pings are answered without this.
+    /// Sends an unsolicited pong (RFC 6455 5.5.3). Pings are answered without this.
     pub fn send_pong(&mut self, payload: &[u8]) -> Sent {
         self.send(OpCode::Pong, payload)
     }
@@ -207,7 +208,7 @@ impl<S: 'static> Connection<'_, S> {
         }
     }
 
-    /// Sends what was encoded before, for this connection or for many.
+    /// Sends a message that was encoded before, for this connection or for many.
     ///
     /// ```
     /// # use ringhub::handler::Connection;
@@ -239,8 +240,9 @@ impl<S: 'static> Connection<'_, S> {
         Ok(self.send_prepared(&message))
     }
 
-    /// Sends a fragment of a message. They leave together with the last, since nothing else may come between them (RFC
-    /// 6455 5.4) and a subscriber may be sent something at any time. Until then no other message of yours is accepted.
+    /// Sends a fragment of a message. All fragments leave together with the last, since no other message may come
+    /// between them (RFC 6455 5.4) and a subscriber may be sent a message at any time. Until then no other message is
+    /// accepted.
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Part}, proto::MessageType};
@@ -276,7 +278,7 @@ impl<S: 'static> Connection<'_, S> {
         Sent::Queued { bytes }
     }
 
-    /// Is a message of ours begun and not finished?
+    /// Returns whether a fragmented message to the client is not finished.
     fn is_within_a_message(&self) -> bool {
         self.profile.as_ref().is_some_and(|profile| profile.fragments.is_some())
     }
@@ -290,7 +292,7 @@ impl<S: 'static> Connection<'_, S> {
         self.door.send(self.id, &frame)
     }
 
-    /// Begins the closing handshake (RFC 6455 7.1.2). What was sent before goes first; nothing follows.
+    /// Begins the closing handshake (RFC 6455 7.1.2). Messages that were sent before go first, and no message follows.
     ///
     /// # Errors
     ///
@@ -335,19 +337,19 @@ impl<S: 'static> Connection<'_, S> {
         self.door.subscribe(self.id, topic, options)
     }
 
-    /// Is no subscriber of that topic any more. Returns whether it was one.
+    /// Unsubscribes the connection from a topic. Returns whether it was a subscriber.
     pub fn unsubscribe(&mut self, topic: &TopicName) -> bool {
         self.door.unsubscribe(self.id, topic)
     }
 
-    /// The topics it has subscribed to.
+    /// Returns the topics of the connection's subscriptions.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicName> {
         self.door.topics(self.id)
     }
 
-    /// Publishes to a topic's subscribers, of which this connection need not be one. If it is, it does not see the
-    /// message itself unless it has asked for the echo. Returns the message's place if this shard is the topic's home.
+    /// Publishes to a topic's subscribers, of which this connection need not be one. A subscriber sees its own message
+    /// only with [`SubscribeOptions::echo`]. Returns the message's place if this shard is the topic's home.
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::PreparedMessage};
@@ -360,15 +362,15 @@ impl<S: 'static> Connection<'_, S> {
         self.door.publish(Some(self.id), topic, message, scope)
     }
 
-    /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes that forgo
-    /// it ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each gets it once, in one order with all
-    /// other broadcasts of [`Scope::Server`].
+    /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes without
+    /// broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each gets it once, in one order
+    /// with all other broadcasts of [`Scope::Server`].
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
     /// # fn example(connection: &mut Connection<'_, ()>) {
     /// let message = PreparedMessage::text("somebody has joined");
-    /// // To everybody else.
+    /// // To all other connections.
     /// connection.broadcast(Some(connection.id()), &message, Scope::Server);
     /// # }
     /// ```
@@ -376,7 +378,7 @@ impl<S: 'static> Connection<'_, S> {
         self.door.publish(source, &TopicName::everyone(), message, scope);
     }
 
-    /// From now on its client is pinged and given up as this says.
+    /// Sets the keep-alive of the connection.
     ///
     /// ```
     /// # use ringhub::{handler::Connection, proto::KeepAlive};
@@ -388,13 +390,13 @@ impl<S: 'static> Connection<'_, S> {
         self.door.set_keep_alive(self.id, keep_alive);
     }
 
-    /// When its client is pinged and given up.
+    /// Returns the keep-alive of the connection.
     #[must_use]
     pub fn keep_alive(&self) -> Option<KeepAlive> {
         self.door.facts(self.id).map(|facts| facts.keep_alive)
     }
 
-    /// From the next message on its client's messages have these limits; one that is under way keeps its own.
+    /// Sets the limits of the client's messages, from the next message on.
     ///
     /// ```
     /// # use ringhub::{handler::Connection, proto::MessageLimits};
@@ -407,7 +409,7 @@ impl<S: 'static> Connection<'_, S> {
         self.door.set_limits(self.id, limits);
     }
 
-    /// The limits of its client's messages.
+    /// Returns the limits of the client's messages.
     #[must_use]
     pub fn limits(&self) -> Option<MessageLimits> {
         self.door.facts(self.id).map(|facts| facts.limits)
@@ -419,7 +421,7 @@ impl<S: 'static> Connection<'_, S> {
         self.door.connections()
     }
 
-    /// A handle for asynchronous work on this shard.
+    /// Returns a handle for asynchronous work on this shard.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
         Handle { id: self.id, key: self.key, states: Rc::clone(self.states), tasks: self.door.tasks().clone() }
@@ -428,8 +430,8 @@ impl<S: 'static> Connection<'_, S> {
     /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
     ///
-    /// Returns whether it is begun: a connection has at most 1 024 pieces of work at the same time, since a client that
-    /// sends faster than they end could make any number of them. One more is dropped, and logged.
+    /// Returns whether the work is begun: a connection has at most 1 024 pieces of work at the same time, since a
+    /// client that sends faster than they end could begin any number of them. One more is dropped, and logged.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -462,9 +464,9 @@ impl<S> fmt::Debug for Connection<'_, S> {
     }
 }
 
-/// A connection in the hands of asynchronous work on its shard. See [`Connection::spawn`].
+/// A handle of asynchronous work to a connection of its shard. See [`Connection::spawn`].
 ///
-/// It stays on its shard's thread. When the connection has ended it does nothing, and says so.
+/// The handle stays on the shard's thread. Once the connection has ended, each call returns that it has.
 pub struct Handle<S> {
     id: ConnectionId,
     key: u32,
@@ -485,14 +487,14 @@ impl<S> fmt::Debug for Handle<S> {
 }
 
 impl<S: 'static> Handle<S> {
-    /// Its id.
+    /// Returns the connection's id.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Does something with the connection in the shard's next turn. `None` if it has ended, or if `work` panics, which
-    /// closes it as in a handler's method.
+    /// Calls `work` with the connection in the shard's next turn. `None` if the connection has ended, or if `work`
+    /// panics, which closes the connection as in a handler's method.
     ///
     /// ```
     /// # use ringhub::handler::Handle;
@@ -513,7 +515,7 @@ impl<S: 'static> Handle<S> {
         let call = Box::new(move |door: &mut dyn Door| {
             let outcome = door.facts(id).and_then(|_| call_with(&states, door, Seat { id, key }, work));
             if let Some(outcome) = outcome {
-                // Who asked may have been dropped meanwhile.
+                // The caller may have been dropped meanwhile.
                 _ = answer.send(outcome);
             }
         });
@@ -544,7 +546,7 @@ impl<S: 'static> Handle<S> {
         closed.unwrap_or(Err(CloseError::NotOpen))
     }
 
-    /// Waits until the client's socket has taken everything that it is owed, or the connection has ended.
+    /// Waits until the client's socket has taken all output, or the connection has ended.
     pub async fn drained(&self) {
         let (waiter, drained) = tokio::sync::oneshot::channel();
         let id = self.id;
@@ -581,7 +583,7 @@ fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: Connection
     if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
         return span;
     }
-    // What stands in a span is found out only if somebody listens to it.
+    // The fields of a span are looked up only if a subscriber listens to it.
     if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
         return tracing::info_span!("connection", %id, peer = peer.map(display));
     }
@@ -593,7 +595,7 @@ fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: Connection
     tracing::debug_span!("connection", %id, peer = find_peer().map(display))
 }
 
-/// As much of a reason as a close frame can hold, 123 bytes, cut at a character (RFC 6455 5.5).
+/// Returns as much of a reason as a close frame can hold, 123 bytes, cut between two characters (RFC 6455 5.5).
 ///
 /// ```
 /// use ringhub::handler::truncate_reason;

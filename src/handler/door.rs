@@ -1,5 +1,5 @@
-//! What a shard does for handlers. It is what [`Connection`](super::Connection) is made of, and what the simulator
-//! replaces nothing of: the shard itself implements it.
+//! The shard, as handlers act on it. [`Connection`](super::Connection) delegates to this trait; `Shard` implements it,
+//! in the simulator too.
 
 use std::{
     cell::RefCell,
@@ -19,21 +19,21 @@ use crate::{
     proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},
 };
 
-/// A shard, as handlers see it. Nothing here calls a handler back before it returns.
+/// A shard, as handlers act on it. No method calls a handler back before it returns.
 pub(crate) trait Door {
-    /// What is known of a connection, while it exists.
+    /// Returns the facts about a connection, while it exists.
     fn facts(&self, id: ConnectionId) -> Option<Facts>;
 
-    /// The addresses of both sides: the peer's, and ours.
+    /// Returns the addresses of both sides: the peer's, and the server's.
     fn addresses(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>);
 
-    /// Appends whole frames to what leaves next.
+    /// Appends whole frames to the output of a connection.
     fn send(&mut self, id: ConnectionId, frames: &[u8]) -> Sent;
 
     /// Begins the closing handshake.
     fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str);
 
-    /// Its handler has panicked: that is told, and closes it.
+    /// Reports a panic of a connection's handler, and closes the connection.
     fn fail(&mut self, id: ConnectionId, panicked: &Panicked);
 
     /// Subscribes the connection.
@@ -44,10 +44,10 @@ pub(crate) trait Door {
         options: SubscribeOptions,
     ) -> Result<(), SubscribeError>;
 
-    /// Returns whether it was subscribed.
+    /// Unsubscribes the connection. Returns whether it was a subscriber.
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool;
 
-    /// The topics it has subscribed to.
+    /// Returns the topics of its subscriptions.
     fn topics(&self, id: ConnectionId) -> Vec<TopicName>;
 
     /// Publishes to a topic.
@@ -59,21 +59,21 @@ pub(crate) trait Door {
         scope: Scope,
     ) -> Option<Published>;
 
-    /// From now on the connection has limits or deadlines of its own.
+    /// Sets limits or deadlines of the connection's own.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
     fn set_keep_alive(&mut self, id: ConnectionId, keep_alive: KeepAlive);
 
-    /// Tells `waiter` when nothing waits to be sent to the connection any more, or it has ended.
+    /// Answers `waiter` when the connection has no output left, or has ended.
     fn when_drained(&mut self, id: ConnectionId, waiter: tokio::sync::oneshot::Sender<()>);
 
-    /// The work that others give the shard.
+    /// Returns the queues of work for the shard.
     fn tasks(&self) -> &Tasks;
 
-    /// All connections of this shard that are open.
+    /// Returns all open connections of this shard.
     fn connections(&self) -> Vec<ConnectionId>;
 }
 
-/// What is known of a connection.
+/// The facts about a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) state: State,
@@ -85,7 +85,7 @@ pub(crate) struct Facts {
     pub(crate) keep_alive: KeepAlive,
 }
 
-/// Work for a shard from its own thread: what is to be done in a turn, and futures to run beside it.
+/// Work for a shard from its own thread: calls for the next turn, and futures to run beside the turns.
 #[derive(Clone, Default)]
 pub(crate) struct Tasks(Rc<Queues>);
 
@@ -93,15 +93,15 @@ pub(crate) struct Tasks(Rc<Queues>);
 struct Queues {
     calls: RefCell<VecDeque<(ConnectionId, Call)>>,
     spawned: RefCell<VecDeque<(ConnectionId, Spawned)>>,
-    /// How much runs beside the turns, or is to, by connection.
+    /// The number of futures that run beside the turns, or wait to, by connection.
     running: RefCell<HashMap<ConnectionId, usize>>,
     notify: Notify,
 }
 
-/// Something to be done in a turn, for a connection: a panic is its handler's.
+/// A call in a turn, for a connection: a panic counts as its handler's.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn Door)>;
 
-/// Something to run beside the turns, for a connection.
+/// A future that runs beside the turns, for a connection.
 pub(crate) type Spawned = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Tasks {
@@ -110,7 +110,7 @@ impl Tasks {
         self.0.notify.notify_one();
     }
 
-    /// Returns whether there was room for it.
+    /// Adds a future. Returns whether the connection had room for it.
     pub(crate) fn spawn(&self, id: ConnectionId, future: impl Future<Output = ()> + 'static) -> bool {
         let mut running = self.0.running.borrow_mut();
         let count = running.entry(id).or_default();
@@ -140,13 +140,13 @@ impl Tasks {
         !self.0.calls.borrow().is_empty()
     }
 
-    /// Waits until something has been added since the last call.
+    /// Waits until work has been added since the last call.
     pub(crate) async fn added(&self) {
         self.0.notify.notified().await;
     }
 }
 
-/// One connection's part of what runs beside the turns, until it is dropped.
+/// One future's part of the count of its connection, until it is dropped.
 struct Part {
     tasks: Tasks,
     id: ConnectionId,
@@ -164,7 +164,7 @@ impl Drop for Part {
     }
 }
 
-/// Pieces of work that run for one connection at the same time. One more is refused.
+/// Futures that run for one connection at the same time. One more is refused.
 pub(super) const WORK_MAX: usize = 1_024;
 
 impl fmt::Debug for Tasks {

@@ -1,4 +1,4 @@
-//! Why a connection does not do what its handler asks for.
+//! Errors of a handler's calls on its connection.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use crate::proto::CloseError as FrameCloseError;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseError {
-    /// There is no such close frame.
+    /// The close code or the reason is not allowed.
     Frame(FrameCloseError),
-    /// It is closing already, or has ended.
+    /// The connection is closing already, or has ended.
     NotOpen,
 }
 
@@ -45,11 +45,11 @@ impl std::error::Error for CloseError {}
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribeError {
-    /// It is closing or has ended.
+    /// The connection is closing or has ended.
     NotOpen,
-    /// It has as many subscriptions as allowed.
+    /// The connection has as many subscriptions as allowed.
     TooMany,
-    /// It is a subscriber of that topic.
+    /// The connection is a subscriber of that topic.
     Already,
 }
 

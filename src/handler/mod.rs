@@ -1,7 +1,7 @@
-//! What an embedder writes: a [`Handler`] for each route.
+//! Handlers: an embedder writes a [`Handler`] for each route.
 //!
-//! A handler is shared by all shards. Everything it is told of a connection, from [`Handler::opening`] to
-//! [`Handler::on_close`], happens on the thread of that connection's shard, so its state need not be `Send`. It acts on
+//! A handler is shared by all shards. All calls about a connection, from [`Handler::opening`] to
+//! [`Handler::on_close`], happen on the thread of that connection's shard, so its state need not be `Send`. It acts on
 //! the connection through a [`Connection`]; on the whole server, from any thread, through a
 //! [`Hub`](crate::server::Hub).
 //!
@@ -70,7 +70,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// connections of the shard waiting: give what takes long to [`Connection::spawn`].
 ///
 /// Each is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no id,
-/// in a span `opening` with `request`, `peer` and `path`. What is logged there says whom it is about by itself.
+/// in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves while it decides, nothing follows.
@@ -119,8 +119,8 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// What belongs to one connection. Made when it is accepted, dropped when it has ended. One that has no default,
-    /// because `opening` always makes it, is wrapped in an `Option`.
+    /// The state of one connection. It is made when the connection is accepted, and dropped when the connection has
+    /// ended. A type without a default, because `opening` always makes it, is wrapped in an `Option`.
     type State: Default + 'static;
 
     /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
@@ -130,17 +130,17 @@ pub trait Handler: Send + Sync + 'static {
         ready(Ok(Accept::default()))
     }
 
-    /// The connection is established; what is sent now follows the opening answer.
+    /// Is called when the connection is established; messages that are sent now follow the opening answer.
     fn on_open(&self, connection: &mut Connection<'_, Self::State>) {
         _ = connection;
     }
 
-    /// A whole message has arrived (RFC 6455 5.6).
+    /// Is called with each whole message (RFC 6455 5.6).
     fn on_message(&self, connection: &mut Connection<'_, Self::State>, message: Message<'_>) {
         _ = (connection, message);
     }
 
-    /// A fragment has arrived, where [`RouteOptions::deliver`] asks for them instead of whole messages.
+    /// Is called with each fragment, where [`RouteOptions::deliver`] asks for fragments instead of whole messages.
     fn on_fragment(&self, connection: &mut Connection<'_, Self::State>, fragment: Fragment<'_>) {
         _ = (connection, fragment);
     }
@@ -152,30 +152,31 @@ pub trait Handler: Send + Sync + 'static {
         Verdict::Pass
     }
 
-    /// A ping has arrived and is answered (RFC 6455 5.5.2).
+    /// Is called with each ping, which is answered without the handler (RFC 6455 5.5.2).
     fn on_ping(&self, connection: &mut Connection<'_, Self::State>, payload: &[u8]) {
         _ = (connection, payload);
     }
 
-    /// A pong has arrived, asked for or not (RFC 6455 5.5.3).
+    /// Is called with each pong, solicited or not (RFC 6455 5.5.3).
     fn on_pong(&self, connection: &mut Connection<'_, Self::State>, payload: &[u8]) {
         _ = (connection, payload);
     }
 
-    /// The connection is now a subscriber of a topic, and sees every message from here on. Told once for each
-    /// subscription, unless it has been given up before: of those that it was accepted with after
-    /// [`Handler::on_open`], of later ones after the call that asked for them.
+    /// Is called when a subscription is live: the connection sees every message of the topic from here on. The call
+    /// happens once for each subscription that was not cancelled before: for those of [`Accept::subscribe`] after
+    /// [`Handler::on_open`], for later ones after the call that subscribed.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }
 
-    /// The client broke the protocol or a limit. It is told why and closed; `on_close` follows.
+    /// Is called when the client has broken the protocol or a limit. The close frame names the error; `on_close`
+    /// follows.
     fn on_error(&self, connection: &mut Connection<'_, Self::State>, error: &ProtocolError) {
         _ = (connection, error);
     }
 
-    /// The connection has ended, however it did. Its subscriptions are gone by then; what a farewell needs belongs into
-    /// the state. Called exactly once; nothing can be sent any more.
+    /// Is called exactly once, when the connection has ended. Its subscriptions are gone by then, so a farewell takes
+    /// its topic from the state; the connection can send no more.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);
     }

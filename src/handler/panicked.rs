@@ -10,7 +10,7 @@ use std::{
 pub(crate) struct Panicked(pub(crate) String);
 
 impl Panicked {
-    /// Calls a function, and catches its panic. What the function has left half done must be of no use to anybody.
+    /// Calls a function, and catches its panic. No code may use what the function has left half done.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use tracing::Span;
 use super::{closed::Closed, request::OpeningRequest};
 use crate::{auth::Identity, proto::ProtocolError};
 
-/// What is known of a connection beside its state. Those that need none of it do without.
+/// The facts about a connection beside its state. A connection without any has no profile.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
     pub(crate) request: Option<OpeningRequest>,
@@ -17,8 +17,8 @@ pub(crate) struct Profile {
     pub(crate) closed: Option<Closed>,
     /// Frames of a message of ours that is not finished.
     pub(crate) fragments: Option<Vec<u8>>,
-    /// What the handler is called in, and the client's address beside a request that is not kept. Only while somebody
-    /// listens to events of that level.
+    /// The span in which the handler is called, and the client's address beside a request that is not kept. Both exist
+    /// only while a subscriber listens to events of that level.
     pub(crate) span: Option<Span>,
     pub(crate) peer: Option<SocketAddr>,
 }
@@ -37,7 +37,7 @@ impl Profile {
             && peer.is_none()
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)
     }

@@ -55,7 +55,7 @@ impl OpeningRequest {
         self.head.path()
     }
 
-    /// What a parameter of the route's pattern stands for in the path, percent-decoded: of `/chat/{room}` and
+    /// Returns the value of a parameter of the route's pattern in the path, percent-decoded: of `/chat/{room}` and
     /// `/chat/a%20b`, `room` is `a b`.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
@@ -103,7 +103,7 @@ impl OpeningRequest {
         self.local
     }
 
-    /// Which of the server's addresses that is, by its place in the list of those it listens on.
+    /// Returns the index of that address in the list of addresses that the server listens on.
     #[must_use]
     pub fn listener(&self) -> usize {
         self.listener
@@ -128,7 +128,7 @@ impl OpeningRequest {
         self.protocol.as_deref()
     }
 
-    /// Who the route's authenticator says it is.
+    /// Returns the identity that the route's authenticator has found.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()

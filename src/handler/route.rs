@@ -1,4 +1,4 @@
-//! Which handler serves which path, and under which rules.
+//! Patterns of paths, and the routes that they lead to.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     proto::{RequestPath, percent_decode},
 };
 
-/// What the parameters of a pattern stand for, by name.
+/// The values of a pattern's parameters, by name.
 pub type Parameters = Vec<(String, String)>;
 
 /// Paths that a route serves: fixed segments, `{name}` for one segment, and `{name...}` at the end for the rest, which
@@ -95,7 +95,7 @@ impl Pattern {
         &self.text
     }
 
-    /// What the parameters stand for in that path, percent-decoded; `None` if it does not match, or is no path (see
+    /// Returns the values of the parameters in a path, percent-decoded; `None` if it does not match, or is no path (see
     /// [`PathError`](crate::proto::PathError)). One segment is never empty.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Parameters> {
@@ -117,7 +117,7 @@ impl Pattern {
         parts.next().is_none()
     }
 
-    /// What the parameters stand for in a path that matches.
+    /// Returns the values of the parameters in a path that matches.
     pub(crate) fn parameters_of(&self, path: &RequestPath) -> Parameters {
         let mut parts = path.segments();
         let mut parameters = Vec::new();
@@ -148,7 +148,7 @@ impl Pattern {
         Cow::default()
     }
 
-    /// Is there such a parameter?
+    /// Returns whether the pattern has a parameter of that name.
     #[must_use]
     pub fn has_parameter(&self, name: &str) -> bool {
         self.segments.iter().any(|segment| match segment {
@@ -167,12 +167,12 @@ impl Pattern {
         is_fixed.then(|| Pattern { text: self.text.clone(), segments })
     }
 
-    /// How many segments it has.
+    /// Returns the number of segments.
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
-    /// Is there a path that both serve, neither more precisely than the other?
+    /// Returns whether a path exists that both patterns match, neither more precisely than the other.
     pub(crate) fn clashes_with(&self, other: &Pattern) -> bool {
         let shape = |pattern: &Pattern| -> Vec<Option<String>> {
             let segments = pattern.segments.iter().map(|segment| match segment {
@@ -186,7 +186,8 @@ impl Pattern {
         shape(self) == shape(other)
     }
 
-    /// What makes a pattern more precise than another: fixed before one segment before the rest, from the front.
+    /// Returns a key by which more precise patterns come first: fixed before one segment before the rest, from the
+    /// front.
     pub(crate) fn precision(&self) -> Vec<u8> {
         let precision = self.segments.iter().map(|segment| match segment {
             Segment::Fixed(_) => 2,
@@ -237,7 +238,7 @@ pub(crate) struct TopicSpace {
 }
 
 impl TopicSpace {
-    /// Of all names that begin so.
+    /// Returns the space of all names with a prefix.
     ///
     /// # Errors
     ///
@@ -286,7 +287,7 @@ pub(crate) const TOPIC: &str = "topic";
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) rules: Rules,
-    /// Which topics of the hub it leads to, if it is one of the hub's.
+    /// The topics that it leads to, if it is a route of the hub.
     pub(crate) topics: Option<TopicSpace>,
     pub(crate) factory: Arc<dyn Factory>,
 }

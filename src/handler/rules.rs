@@ -34,35 +34,35 @@ pub struct RouteOptions {
 }
 
 impl RouteOptions {
-    /// Everything as the server has it.
+    /// Returns options that leave every rule to the server.
     #[must_use]
     pub fn new() -> Self {
         RouteOptions::default()
     }
 
-    /// Only pages of these origins may open it; others are answered 403.
+    /// Restricts the route to pages of these origins; others are answered 403.
     #[must_use]
     pub fn origins(mut self, origins: Origins) -> Self {
         self.gate.origins = Some(origins);
         self
     }
 
-    /// Only whom this admits may open it.
+    /// Restricts the route to requests that an authenticator admits.
     #[must_use]
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.gate.authenticator = Some(Arc::new(authenticator));
         self
     }
 
-    /// Subprotocols, the best first. The first of them that a client offers is chosen; a client that offers none of
-    /// them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
+    /// Sets the subprotocols, the best first. The first of them that a client offers is chosen; a client that offers
+    /// none of them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// A client that offers none of the subprotocols is answered 400.
+    /// Refuses a client that offers none of the subprotocols with 400.
     #[must_use]
     pub fn require_protocol(mut self) -> Self {
         self.requires_protocol = true;
@@ -77,14 +77,14 @@ impl RouteOptions {
         self
     }
 
-    /// Largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
+    /// Sets the largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
     #[must_use]
     pub fn max_frame(mut self, bytes: u32) -> Self {
         self.max_frame = Some(bytes.into());
         self
     }
 
-    /// Fragments of one message, at least 1. Beyond it: close 1009.
+    /// Sets the most fragments of one message, at least 1. Beyond it: close 1009.
     #[must_use]
     pub fn max_fragments(mut self, count: u32) -> Self {
         self.max_fragments = Some(count);
@@ -98,7 +98,7 @@ impl RouteOptions {
         self
     }
 
-    /// Whole messages, or each fragment as it comes.
+    /// Sets whether the handler gets whole messages, or each fragment as it comes.
     #[must_use]
     pub fn deliver(mut self, deliver: Deliver) -> Self {
         self.deliver = deliver;
@@ -112,7 +112,7 @@ impl RouteOptions {
         self
     }
 
-    /// Sets when silent clients are pinged and given up, such as [`KeepAlive::seconds`], and with that how long a
+    /// Sets the keep-alive of connections, such as [`KeepAlive::seconds`], and with that how long a
     /// close may take: [`KeepAlive::close_timeout`] stands in place of the server's `close_timeout`, and is 10 s by
     /// [`KeepAlive::seconds`].
     #[must_use]
@@ -123,34 +123,34 @@ impl RouteOptions {
         self
     }
 
-    /// What pings carry, at most 125 bytes (RFC 6455 5.5); nothing by default.
+    /// Sets the payload of pings, at most 125 bytes (RFC 6455 5.5); empty by default.
     #[must_use]
     pub fn ping_payload(mut self, payload: &[u8]) -> Self {
         self.ping_payload = payload.to_vec();
         self
     }
 
-    /// Do not keep the opening request for [`Connection::request`](super::Connection::request): it costs some hundred
-    /// bytes for each connection. The span in which the handler is called, with the connection's id and peer, is
-    /// kept only if a `tracing` subscriber is enabled at DEBUG.
+    /// Drops the opening request instead of keeping it for [`Connection::request`](super::Connection::request): it
+    /// costs some hundred bytes for each connection. The span in which the handler is called, with the connection's id
+    /// and peer, is kept only if a `tracing` subscriber is enabled at DEBUG.
     #[must_use]
     pub fn forget_request(mut self) -> Self {
         self.forgets_request = true;
         self
     }
 
-    /// Its connections are not reached by [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty
-    /// bytes for each.
+    /// Excludes the connections from [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty bytes
+    /// for each.
     #[must_use]
     pub fn no_broadcast(mut self) -> Self {
         self.no_broadcast = true;
         self
     }
 
-    /// The handler looks after clients that do not read what they are sent. Without this a connection that is owed
-    /// more than half of its backlog's limit is not read from until it has taken some, and a message sent to it that
-    /// finds no room closes it with 1008. With this the connection is read from whatever it is owed, and such a message
-    /// is only refused: [`Refused::Full`](super::Refused::Full).
+    /// Leaves slow clients to the handler. Without this a connection with output of more than half of its backlog's
+    /// limit is not read from until it has taken some, and a message sent to it that finds no room closes it with 1008.
+    /// With this the connection is always read from, and such a message is only refused:
+    /// [`Refused::Full`](super::Refused::Full).
     ///
     /// ```
     /// use ringhub::handler::RouteOptions;
@@ -182,17 +182,17 @@ impl fmt::Debug for RouteOptions {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// Whose pages may use it, and who may.
+    /// The origins and the authenticator of the route.
     pub(crate) gate: Gate,
     /// Subprotocols, the best first (RFC 6455 1.9).
     pub protocols: Vec<String>,
-    /// Whether a client has to offer one of them.
+    /// Whether a client has to offer one of the subprotocols.
     pub requires_protocol: bool,
-    /// Limits of messages, and how they are told.
+    /// Limits of messages, and their delivery.
     pub limits: MessageLimits,
-    /// When silent clients are pinged and given up.
+    /// The keep-alive of connections.
     pub keep_alive: KeepAlive,
-    /// What pings carry: at most 125 bytes (RFC 6455 5.5).
+    /// The payload of pings: at most 125 bytes (RFC 6455 5.5).
     pub ping_payload: Vec<u8>,
     /// Whether the handler sees every frame first.
     pub inspects_frames: bool,
@@ -200,18 +200,18 @@ pub struct Rules {
     pub forgets_request: bool,
     /// Whether its connections are not reached by broadcasts.
     pub no_broadcast: bool,
-    /// Whether the handler looks after clients that do not read.
+    /// Whether slow clients are left to the handler.
     pub manual_backpressure: bool,
 }
 
 impl Rules {
-    /// Whose pages may use it, if not those that the server's own settings say.
+    /// Returns the origins of the route, if they are not those of the server.
     #[must_use]
     pub fn origins(&self) -> Option<&Origins> {
         self.gate.origins.as_ref()
     }
 
-    /// Whom to let in; everybody if there is none.
+    /// Returns the authenticator; a route without one is for every client.
     #[must_use]
     pub fn authenticator(&self) -> Option<&Arc<dyn Authenticator>> {
         self.gate.authenticator.as_ref()

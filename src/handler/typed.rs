@@ -1,4 +1,4 @@
-//! From a handler with a state of its own type to what a shard can call: the only place where types are erased.
+//! Erases the types of handlers' states, so that a shard can call every handler. No other file erases types.
 
 use std::{any::Any, fmt, future::Future, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 
@@ -19,13 +19,13 @@ use crate::{
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
-/// Makes a route's part of each shard.
+/// Makes the part of a route on each shard.
 pub(crate) trait Factory: fmt::Debug + Send + Sync {
     fn on_shard(&self) -> Rc<dyn ShardRoute>;
 }
 
 /// A route's part of a shard: the handler, and the states of its connections there. Every call ends without a panic;
-/// what panicked is told by `Err`.
+/// `Err` holds a panic of the handler.
 pub(crate) trait ShardRoute {
     fn opening<'a>(
         &'a self,
