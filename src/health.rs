@@ -11,7 +11,7 @@ use std::{
 
 use ringhub::config::{Flags, Given, Settings, parse_address};
 
-/// Which server to ask.
+/// The server to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Health {
     /// The server's address [default: where the settings of variables and the file say]. One that stands for all
@@ -23,7 +23,7 @@ pub(crate) struct Health {
     config: Option<PathBuf>,
 }
 
-/// What is wrong with the address that is named.
+/// The sentence about a malformed address.
 #[derive(Debug)]
 struct NoAddress(String);
 
@@ -36,17 +36,17 @@ pub(crate) struct Sick {
 
 #[derive(Debug)]
 enum Symptom {
-    /// Nobody listens, or the connection broke.
+    /// No server listens, or the connection broke.
     Unreachable(io::Error),
-    /// It did not answer within [`TIMEOUT`].
+    /// The server did not answer within [`TIMEOUT`].
     Silent,
-    /// It answered, with this status instead of 200.
+    /// The server answered with this status instead of 200.
     Status(String),
-    /// It speaks something else.
+    /// The server speaks another protocol.
     NotHttp(String),
 }
 
-/// Asks for `/healthz`, where the server listens first if no address is named.
+/// Asks for `/healthz`, at the server's first address if none is named.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub(crate) fn check(
     Ok(ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })?)
 }
 
-/// Returns where the server listens first, by its own settings.
+/// Returns the server's first address, by its own settings.
 fn first_listened(
     file: Option<PathBuf>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -80,7 +80,7 @@ fn first_listened(
     Ok(first.resolve().map_err(|what| format!("listen: {what}"))?[0])
 }
 
-/// The address under which one process of a machine reaches another that listens there.
+/// Returns the address by which a process of the same machine reaches a server that listens there.
 pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -121,7 +121,7 @@ fn status_line(stream: &mut TcpStream, deadline: Instant) -> Result<String, Symp
     Ok(String::from_utf8_lossy(&line[..end]).into_owned())
 }
 
-/// What is left until the deadline, which is never zero: that would be no time-out.
+/// Returns the time until the deadline, which is never zero: that would be no timeout.
 fn remaining(deadline: Instant) -> Result<Duration, Symptom> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(Symptom::Silent) } else { Ok(left) }

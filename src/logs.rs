@@ -1,4 +1,4 @@
-//! What a process says on its standard error and its standard output, without ever waiting for a reader.
+//! Writes standard error and standard output without ever waiting for a reader.
 //!
 //! Each stream has a bounded queue and a thread of its own that writes it, so a pipe that nobody reads holds neither a
 //! shard nor the other stream. What finds no room or cannot be written is dropped and counted
@@ -108,8 +108,8 @@ impl Logs {
         self.error.push(format!("{text}\n").as_bytes());
     }
 
-    /// Waits until everything is written or dropped, for a second at most: whoever reads a stream may be slow, or not
-    /// be there.
+    /// Waits until everything is written or dropped, for a second at most: the reader of a stream may be slow, or
+    /// gone.
     pub fn finish(&self) {
         let until = Instant::now() + FINISH;
         self.error.finish(until);
@@ -132,7 +132,7 @@ impl Logs {
     }
 }
 
-/// What is told before the format is known is for people.
+/// Returns the format; lines before it is known are text.
 fn format_of(format: &OnceLock<LogFormat>) -> LogFormat {
     format.get().copied().unwrap_or(LogFormat::Text)
 }
@@ -195,7 +195,7 @@ impl Stream {
                 drop(queue);
                 return count_dropped(lines);
             }
-            // Whoever is writing looks again before it sleeps.
+            // The writing thread looks again before it sleeps.
             !queue.is_writing
         };
         if is_idle {
@@ -240,11 +240,11 @@ impl Write for Stream {
     }
 }
 
-/// What waits to be written.
+/// The entries that wait to be written.
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    /// Of all entries, with their own size.
+    /// The bytes of all entries, with their own size.
     bytes: usize,
     lines: u64,
     /// Lines for which there was no room since the last entry.
@@ -252,7 +252,7 @@ struct Queue {
     is_writing: bool,
 }
 
-/// One text, or none: then it only says what was dropped.
+/// A text, or only the number of lines that were dropped.
 #[derive(Debug, Default)]
 struct Entry {
     text: Box<[u8]>,
@@ -290,7 +290,8 @@ impl Queue {
     }
 }
 
-/// What an entry takes in memory: itself, twice while its table grows, and its text with what an allocation costs.
+/// Returns the memory of an entry: itself, twice while its table grows, and its text with the overhead of an
+/// allocation.
 fn weight(text: &[u8]) -> usize {
     2 * size_of::<Entry>() + 16 + text.len()
 }
@@ -303,23 +304,23 @@ fn count_dropped(lines: u64) {
     metrics::add_for_process(Counter::LogLinesDropped, lines);
 }
 
-/// What a stream's thread writes to.
+/// The descriptor that a stream's thread writes to.
 struct Output<T, D> {
     to: T,
     dropped: D,
-    /// Lines that were dropped and that no line has told of.
+    /// Dropped lines that no line has reported.
     unsaid: u64,
-    /// Is the last line that was written without its end?
+    /// Whether the last written line lacks its end.
     is_cut: bool,
 }
 
 impl<T: AsFd, D: Fn(u64) -> String> Output<T, D> {
-    /// Writes what was dropped before a text, and the text. What cannot be written is dropped, and told of before the
-    /// next.
+    /// Writes the number of lines that were dropped before a text, and the text. A text that cannot be written is
+    /// dropped, and reported before the next.
     fn take(&mut self, entry: &Entry) {
         self.unsaid += entry.dropped;
         if self.tell_dropped().and_then(|()| self.write(&entry.text)).is_err() {
-            // Why it failed could only be told here; the counter can be asked for by other ways.
+            // The error could only be written to the stream that has failed; the counter has other readers.
             self.unsaid += entry.lines;
             count_dropped(entry.lines);
         }
@@ -359,13 +360,13 @@ impl<T: AsFd, D: Fn(u64) -> String> Output<T, D> {
     }
 }
 
-/// What each stream's queue may keep in memory.
+/// The most memory of each stream's queue.
 pub(crate) const BYTES_MAX: usize = 1 << 20;
 
 /// Lines of each stream's queue.
 const LINES_MAX: u64 = 8_192;
 
-/// How long the end of the process waits for the readers of its streams.
+/// The longest time that the end of the process waits for the readers of its streams.
 const FINISH: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

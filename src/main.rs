@@ -80,7 +80,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A word that belongs to nothing would be shown; beside a flag for tokens it may be one of them.
+/// Parses the command line. clap echoes stray arguments; beside a flag for tokens they may be tokens, so they are
+/// hidden.
 fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         if !error.use_stderr() {
@@ -98,8 +99,8 @@ fn parse() -> Arguments {
         let secrets: Vec<String> = SETTINGS.iter().filter(|row| row.is_secret).map(|row| row.flag()).collect();
         let is_secret = |argument: &str| secrets.iter().any(|flag| argument.trim_start_matches('-').starts_with(flag));
         if is_stray_word && env::args_os().any(|argument| is_secret(&argument.to_string_lossy())) {
-            let hidden = "it is not shown, since it may be a token (commas between them, no spaces)";
-            process::exit(tell(&format_args!("a word belongs to no flag; {hidden}"), 2));
+            let hidden = "hidden: it may be a token; separate tokens with commas, not spaces";
+            process::exit(tell(&format_args!("unexpected argument ({hidden})"), 2));
         }
         if let Some((number, unit)) = split_value().filter(|_| is_stray_word) {
             process::exit(tell(&format_args!("a value has no space in it: write {number}{unit}"), 2));
@@ -108,7 +109,7 @@ fn parse() -> Arguments {
     })
 }
 
-/// Complains, and returns the status to end with.
+/// Prints an error, and returns the status to end with.
 fn tell(what: &dyn fmt::Display, status: i32) -> i32 {
     complain(what);
     status
@@ -124,22 +125,22 @@ fn split_value() -> Option<(String, String)> {
     Some((pair[0].clone(), pair[1].clone()))
 }
 
-/// What goes to the terminal goes there as well as it can; there is nobody to tell if it cannot.
+/// Prints an error on standard error, as far as that can be written.
 fn complain(what: &dyn fmt::Display) {
     drop(writeln!(io::stderr(), "{}", complaint(what)));
 }
 
-/// Each line names who complains.
+/// Returns an error with the name of the program before each line.
 fn complaint(what: &dyn fmt::Display) -> String {
     what.to_string().lines().map(|line| format!("ringhub: {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a line that somebody has asked for.
+/// Writes a line of output.
 fn say(line: &str) -> Result<(), Box<dyn std::error::Error>> {
     Ok(written(writeln!(io::stdout(), "{line}"))?)
 }
 
-/// Returns whether standard output has taken what was written. A reader who leaves has seen enough.
+/// Returns whether standard output has taken what was written. A reader that has closed the pipe is no error.
 fn written(outcome: io::Result<()>) -> Result<(), Unwritten> {
     match outcome.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error)),
@@ -173,7 +174,7 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     say(config::effective(&given, &config?).trim_end())
 }
 
-/// Serves to the end. From here on nothing waits for whoever reads what the process says.
+/// Serves to the end. From here on no thread waits for the readers of standard output and standard error.
 fn serve(flags: &Flags) -> ExitCode {
     let logs = match Logs::start() {
         Ok(logs) => logs,
@@ -202,7 +203,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let routes: Vec<String> =
         config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before anything is announced: whoever reads it may send a signal at once.
+    // Before the addresses are announced: their reader may send a signal at once.
     let signals = {
         let _context = runtime.enter();
         Signals::new()?
@@ -227,13 +228,13 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     runtime.block_on(until_told(running, signals, logs))
 }
 
-/// What the operator can tell the process.
+/// The signals that the operator can send to the process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
     report: Signal,
-    /// Signals that mean nothing yet, and would end the process if nobody listened.
+    /// Signals without a meaning, which would end the process if they were not handled.
     hangup: Signal,
     user: Signal,
 }
@@ -251,7 +252,7 @@ impl Signals {
     }
 }
 
-/// What an operator wants to know of a start, in one line.
+/// Returns the facts about a start, in one line.
 fn start_report(config: &Config, descriptors: u64) -> String {
     let kernel = rustix::system::uname();
     let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
@@ -273,7 +274,7 @@ async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Resu
         let name = tokio::select! {
             outcome = running.wait() => {
                 outcome?;
-                tracing::info!("ended");
+                tracing::info!("stopped");
                 return Ok(());
             }
             _ = report.recv() => {

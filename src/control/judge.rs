@@ -1,4 +1,4 @@
-//! Who answers a request on a connection that speaks HTTP: hyper, or a shard.
+//! Judges which side answers a request on a connection that speaks HTTP: hyper, or a shard.
 
 use std::{
     net::SocketAddr,
@@ -13,12 +13,12 @@ use crate::{
     surface::raw::{RawRequest, asks_for_websocket},
 };
 
-/// Judges the heads of one connection, and hands from its line to its service what is known of the next request.
+/// Judges the heads of one connection, and hands each judged request from its line to its service.
 #[derive(Debug)]
 pub(super) struct Judge {
     shared: Arc<Shared>,
-    /// May it become a WebSocket?
-    websockets: bool,
+    /// Whether the connection may become a WebSocket.
+    may_upgrade: bool,
     peer: Option<SocketAddr>,
     judged: Mutex<Option<Judged>>,
 }
@@ -27,32 +27,32 @@ pub(super) struct Judge {
 #[derive(Debug)]
 pub(super) struct Judged {
     pub(super) head: RequestHead,
-    /// What it is for, or why that cannot be.
+    /// The endpoint of its path, or the refusal of its path.
     pub(super) endpoint: Result<Endpoint, Refusal>,
-    /// Why it cannot have the WebSocket that it asks for.
+    /// The refusal of the WebSocket that it asks for.
     pub(super) refusal: Option<Refusal>,
 }
 
-/// Whose the request is.
+/// The side that answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The service's, which begins with [`Judge::take`].
+    /// The service answers, and begins with [`Judge::take`].
     Http,
-    /// A shard's: nobody else may tell a client that it subscribes.
+    /// A shard answers: only a shard may answer that a client subscribes.
     WebSocket,
 }
 
 impl Judge {
-    pub(super) fn new(shared: Arc<Shared>, websockets: bool, peer: Option<SocketAddr>) -> Judge {
-        Judge { shared, websockets, peer, judged: Mutex::default() }
+    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, peer: Option<SocketAddr>) -> Judge {
+        Judge { shared, may_upgrade, peer, judged: Mutex::default() }
     }
 
-    /// Judges the next request, as a shard would as far as that is possible here: what a handler says of it, only a
-    /// shard can know. What topics say can be known here, so that a client who is refused keeps its connection.
+    /// Judges the next request as a shard would, but for the answer of a handler, which only a shard can call. The
+    /// rules of topics are judged here, so that a refused client keeps its connection.
     pub(super) fn verdict(&self, head: RequestHead) -> Verdict {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;
-        if self.websockets && asks_for_websocket(&head) {
+        if self.may_upgrade && asks_for_websocket(&head) {
             match self.open(&head, &endpoint) {
                 Ok(()) => return Verdict::WebSocket,
                 Err(refused) => refusal = Some(refused),
@@ -78,7 +78,7 @@ impl Judge {
         Ok(())
     }
 
-    /// The request that is being answered.
+    /// Takes the request that is to be answered.
     pub(super) fn take(&self) -> Option<Judged> {
         self.lock().take()
     }
@@ -88,13 +88,13 @@ impl Judge {
         self.shared.is_leaving()
     }
 
-    /// The address it comes from.
+    /// Returns the client's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Judged>> {
-        // All of it is one task's.
+        // Only one task locks it.
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

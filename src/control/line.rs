@@ -1,8 +1,8 @@
 //! A connection as hyper sees it: one request that is for it after the other, and then the end.
 //!
-//! Where a request begins and ends is not left to a second parser, which could understand it differently: a line finds
-//! each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The first head
-//! that is not for hyper looks to it like the end of the connection, after everything before was answered.
+//! A second parser, which could understand a request differently, never decides where the request begins and ends: a
+//! line finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The
+//! first head that is not for hyper looks to it like the end of the connection, after everything before was answered.
 
 use std::{
     future::{Future, poll_fn},
@@ -42,9 +42,9 @@ pub(super) struct Line {
     judge: Arc<Judge>,
     received: BytesMut,
     has_large_buffer: bool,
-    /// How many of the first bytes received hyper may read.
+    /// The number of received bytes that hyper may read.
     released: usize,
-    /// What stands behind them.
+    /// The state behind the released bytes.
     next: Next,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -59,7 +59,7 @@ pub(super) struct Line {
     has_asked: bool,
     /// Runs while a head is awaited, or its end.
     head_ends: Option<Pin<Box<Sleep>>>,
-    /// Which of the two it was set for.
+    /// Whether the timer was set for the end of a head.
     is_set_for_rest: Option<bool>,
 }
 
@@ -70,7 +70,7 @@ enum Next {
     Nothing(Ending),
 }
 
-/// Why hyper reads no further.
+/// The reason for which hyper reads no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// The peer has finished, or was silent for too long.
@@ -112,7 +112,7 @@ impl Line {
         }
     }
 
-    /// Why hyper has come to an end, if not on its own.
+    /// Returns the reason for which hyper has come to an end, if it was not hyper's own.
     pub(super) fn ending(&self) -> Option<Ending> {
         match self.next {
             Next::Nothing(ending) => Some(ending),
@@ -177,7 +177,7 @@ impl Line {
                 self.received.clear();
             }
         };
-        // Whoever has not taken it by then has had the time.
+        // A client that has not taken it by then has had the time.
         drop(timeout(LINGER, rest).await);
     }
 
@@ -254,7 +254,7 @@ impl Line {
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_rest = !self.received.is_empty();
         if !is_rest && mem::take(&mut self.has_large_buffer) {
-            // Who is silent keeps none.
+            // A silent connection keeps no buffer.
             self.received = BytesMut::new();
         }
         let time = if is_rest { self.header_timeout } else { self.idle_timeout };
@@ -345,6 +345,6 @@ impl Write for Line {
 const HEAD_READ_BYTES: usize = 4 * 1_024;
 const BODY_READ_BYTES: usize = 32 * 1_024;
 
-/// How long a client that was answered for good may take to read it, and how much it may still send.
+/// The longest time for a client to read its last answer, and the most bytes that it may still send.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 8 << 20;

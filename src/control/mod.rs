@@ -44,15 +44,15 @@ use crate::{
     metrics::Counters,
 };
 
-/// What the control thread is started with.
+/// The parts that the control thread is started with.
 pub(crate) struct Start {
-    /// Its end of the mesh, and what a shard notifies it by.
+    /// The control thread's end of the mesh, and the notification that shards wake it by.
     pub(crate) outside: ExternalEnd,
     pub(crate) woken: Arc<Notify>,
-    /// What is asked of the shards, and the way to ask.
+    /// The requests to the shards, and the handle by which tasks submit them.
     pub(crate) requests: Requests,
     pub(crate) publisher: Publisher,
-    /// What is at which path.
+    /// The endpoints by their paths.
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
@@ -93,7 +93,7 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, woken, requests, publisher, endpoints, .. } = start;
-    // Dropped when everybody is to finish.
+    // Dropped when all connections are to finish.
     let (finish, finishing) = watch::channel(());
     let publishing = Publishing::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
     tokio::spawn(publishing.run(finishing.clone()));
@@ -140,15 +140,15 @@ async fn serve(start: Start) -> io::Result<()> {
         }
     }
     drop(finish);
-    // Nobody is left to publish to: what was not published is answered so.
+    // No shard is left to publish to: requests that were not published are answered with that.
     let rest = async { while connections.join_next().await.is_some() {} };
     let left = ends_by.map_or(FINISH, |ends_by| ends_by.saturating_duration_since(Instant::now()));
     drop(tokio::time::timeout(left.clamp(FINISH_MIN, FINISH), rest).await);
     Ok(())
 }
 
-/// How long answers under way may take when the shards have ended, within [`Config::drain_timeout`]; and how long in
-/// any case, which is enough to hand them to the kernel.
+/// The longest time for answers under way when the shards have ended, within [`Config::drain_timeout`]; and the time
+/// that they have in any case, which is enough to hand them to the kernel.
 const FINISH: Duration = Duration::from_secs(1);
 const FINISH_MIN: Duration = Duration::from_millis(50);
 
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// A file on a device that does not answer keeps its reader, and nobody else.
+    /// A file on a device that does not answer holds its reader, and no other thread.
     #[test]
     fn a_read_that_never_returns_does_not_hold_the_end() {
         let (let_go, is_let_go) = mpsc::channel::<()>();

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{config::Http, sys::net};
 
-/// What was sent, and how fast the peer takes it.
+/// The bytes that were sent, and the rate at which the peer takes them.
 ///
 /// While the socket has no room the peer has to acknowledge a least number of bytes in each [`Http::body_timeout`],
 /// [`Http::rate_min`] on average. What it acknowledges is asked of the kernel: room in a socket comes in steps of a
@@ -23,9 +23,9 @@ use crate::{config::Http, sys::net};
 #[derive(Debug)]
 pub(super) struct Output {
     window: Duration,
-    /// What the peer has to acknowledge in a window.
+    /// The bytes that the peer has to acknowledge in a window.
     least: u64,
-    /// All that the socket has taken.
+    /// The bytes that the socket has taken.
     sent: u64,
     /// Bytes wait for room in the socket.
     pub(super) is_waiting: bool,
@@ -39,7 +39,7 @@ pub(super) struct Output {
 #[derive(Debug)]
 struct Watch {
     ends: Pin<Box<Sleep>>,
-    /// What had been acknowledged when it began.
+    /// The acknowledged bytes at the beginning of the window.
     acknowledged: u64,
 }
 
@@ -63,7 +63,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// What `send(2)` answers; `TimedOut` for a peer that is too slow, whose socket will be reset when it is closed:
+    /// The error of `send(2)`; `TimedOut` for a peer that is too slow, whose socket will be reset when it is closed:
     /// what it has not taken must not stay in the kernel either.
     pub(super) fn write(&mut self, stream: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if std::mem::take(&mut self.is_flushed)
@@ -140,8 +140,8 @@ impl Output {
     }
 }
 
-/// What a peer may take after its connection was closed.
+/// The bytes that a peer may take after its connection was closed.
 const LEFT_TO_KERNEL: usize = 64 * 1_024;
 
-/// How often it is looked whether a peer has taken its last answer. The kernel does not tell.
+/// The interval of looks at whether a peer has taken its last answer, since the kernel does not report it.
 const LOOK_AFTER_PEER: Duration = Duration::from_millis(100);

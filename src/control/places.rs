@@ -1,8 +1,8 @@
-//! How many connections are served at the same time, and which of them gives way to a new one.
+//! Limits the connections that are served at the same time, and chooses the one that gives way to a new one.
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
-//! idle holds its place only until somebody else wants it; one whose request has begun to arrive, or is being answered,
-//! holds it to the end.
+//! idle holds its place only until another connection wants it; one whose request has begun to arrive, or is being
+//! answered, holds it to the end.
 
 use std::{
     collections::VecDeque,
@@ -29,15 +29,15 @@ struct Table {
     seats: Slab<Seat>,
     /// Connections that have become idle, in that order. An entry is out of date once its seat has another state.
     idle: VecDeque<Idle>,
-    /// How many times a connection has become idle.
+    /// The number of times that a connection has become idle.
     rests: u64,
 }
 
-/// What is known of the connection that has a place.
+/// The state of the connection that has a place.
 #[derive(Debug)]
 struct Seat {
     state: State,
-    /// As it last became idle.
+    /// The connection as it last became idle.
     idle: Option<IdleConnection>,
 }
 
@@ -155,9 +155,9 @@ impl Drop for Place {
 /// Entries that are out of date and may always stand in the queue.
 const IDLE_SLACK: usize = 64;
 
-/// Connections that have no place, and are only told so or given the time to read their last answer.
+/// Connections without a place, which are only refused or given the time to read their last answer.
 ///
-/// The oldest gives way to a newer one, so nobody can hold these places either.
+/// The oldest gives way to a newer one, so no client can hold these places either.
 #[derive(Debug)]
 pub(super) struct Farewells {
     farewells_max: usize,
@@ -243,7 +243,7 @@ mod tests {
                 assert!(!still[gives_way]);
             }
             assert!(places.admit(|| {}).is_none());
-            // Who has given way has nothing to give back.
+            // A connection that has given way has no place to give back.
             held.drain(..3);
             assert!(places.admit(|| {}).is_none());
             drop(held);

@@ -25,7 +25,7 @@ use crate::{
     seldom::Seldom,
 };
 
-/// Where connections come in: what they may ask for, and how many there may be.
+/// A way in for connections: the requests that it serves, and the limits of its connections.
 #[derive(Debug)]
 pub(super) struct Port {
     scope: Scope,
@@ -42,7 +42,7 @@ impl Port {
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
-    /// One that finds no place is told so, or what a monitor asks.
+    /// A connection without a place gets one answer: a refusal, or the metrics.
     async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<Line> {
         let Some(place) = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
             self.note_full(shared);
@@ -62,7 +62,7 @@ impl Port {
         }
     }
 
-    /// Answers one request of a connection for which there is no place: what a monitor asks, or that there is none.
+    /// Answers one request of a connection without a place: with the metrics, or with a refusal.
     async fn answer_one(
         &self,
         shared: &Arc<Shared>,
@@ -104,7 +104,7 @@ impl Port {
 #[derive(Debug)]
 struct Caller {
     stream: TcpStream,
-    /// What has been received and is to be read first.
+    /// Received bytes that are to be read first.
     received: BytesMut,
     of_address: Option<OfAddress>,
 }
@@ -162,14 +162,14 @@ async fn converse(
     mut finishing: watch::Receiver<()>,
 ) -> Option<(Line, Option<Ending>)> {
     let has_place = place.is_some();
-    let websockets = has_place && scope == Scope::Everything;
-    let judge = Arc::new(Judge::new(Arc::clone(shared), websockets, stream.peer_addr().ok()));
+    let may_upgrade = has_place && scope == Scope::Everything;
+    let judge = Arc::new(Judge::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
     let peer = judge.peer().map(display);
     let line = Line::new(stream, received, Arc::clone(&judge), &shared.config.http, place, of_address);
     let service = Service { shared: Arc::clone(shared), judge, scope, has_place };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
-        // Who has finished sending is still waiting for its answer.
+        // A client that has finished sending still waits for its answer.
         .half_close(true)
         // The line keeps the time.
         .header_read_timeout(None)
@@ -181,7 +181,7 @@ async fn converse(
     let outcome = loop {
         tokio::select! {
             outcome = &mut connection => break outcome,
-            // Whether the server is gone or leaves, the line looks again at whether it may go on.
+            // When the server leaves or is gone, the line checks again whether it may go on.
             () = shared.has_left(), if !is_told => is_told = true,
             _ = finishing.changed() => {
                 Pin::new(&mut connection).graceful_shutdown();
@@ -191,7 +191,7 @@ async fn converse(
     };
     let line = connection.into_parts().io;
     if let Err(error) = outcome {
-        // Whatever is still to be sent, nobody takes it.
+        // No peer takes the rest of the output.
         if line.was_too_slow() {
             shared.counters.add(Counter::HttpTooSlow, 1);
         }
@@ -202,7 +202,7 @@ async fn converse(
     Some((line, ending))
 }
 
-/// Ends a connection so that its peer can read the last answer. What was answered before the shards have ended has had
+/// Ends a connection so that its peer can read the last answer. An answer that was sent before the shards ended has had
 /// its time by then: the end of the server does not wait for it.
 async fn part(shared: &Shared, line: Line, ending: Option<Ending>, finishing: &watch::Receiver<()>) {
     tokio::select! {
@@ -249,8 +249,8 @@ impl Drop for Open<'_> {
     }
 }
 
-/// What hyper may keep of a head that is not whole, or of a body.
+/// The bytes that hyper may keep of an incomplete head, or of a body.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
 
-/// How long accepting pauses when descriptors are used up.
+/// The pause of accepting when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use crate::{
     proto::PreparedMessage,
 };
 
-/// Asks shards from any task of any thread. A clone is another handle to the same [`Publishing`].
+/// Sends requests to shards from any task of any thread. A clone is another handle to the same [`Publishing`].
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     requests: mpsc::Sender<Asked>,
@@ -37,7 +37,7 @@ enum What {
     },
 }
 
-/// What [`Publisher`]s ask, for [`Publishing`].
+/// The requests of [`Publisher`]s, for [`Publishing`].
 #[derive(Debug)]
 pub(crate) struct Requests(mpsc::Receiver<Asked>);
 
@@ -78,7 +78,7 @@ impl Publisher {
         }
     }
 
-    /// Asks a shard to do something. `None` if the server has ended meanwhile.
+    /// Sends a command to a shard, and waits for the reply. `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.ask(What::Command { shard, command }).await
     }
@@ -98,12 +98,12 @@ pub(super) struct Publishing {
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
     requests: mpsc::Receiver<Asked>,
-    /// What waits for an answer, by ticket.
+    /// The requests that wait for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
     ticket: u64,
 }
 
-/// Something that a shard was asked for.
+/// A request to a shard.
 #[derive(Debug)]
 struct Waiting {
     answer: oneshot::Sender<Reply>,
@@ -123,7 +123,7 @@ impl Publishing {
         Publishing { outside, woken, counters, leaving, requests, waiting: HashMap::new(), ticket: 0 }
     }
 
-    /// Works until it is told that all shards have ended.
+    /// Works until all shards have ended.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
         loop {
             // The mesh counts what finds no room: while something waits nothing is added to it.
@@ -142,7 +142,8 @@ impl Publishing {
                         let Some(asked) = asked else { return };
                         self.submit(asked);
                     }
-                    // What they have answered is in the lanes, and who is not among those is told by being dropped.
+                    // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
+                    // `None`.
                     _ = finishing.changed() => return self.take_answers(),
                 }
             } else {
@@ -176,14 +177,14 @@ impl Publishing {
                     self.counters.add(Counter::MessagesIn, 1);
                     self.counters.add(Counter::BytesIn, bytes);
                 }
-                // Who asked may have gone meanwhile.
+                // The caller may have gone meanwhile.
                 _ = answer.send(reply);
             }
         }
     }
 }
 
-/// What waits to be asked, over all connections and handles. Beyond it whoever asks waits.
+/// Requests that wait to be sent, over all connections and handles. Beyond it a caller waits.
 const REQUESTS_MAX: usize = 1_024;
 
 #[cfg(test)]

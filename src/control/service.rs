@@ -1,4 +1,4 @@
-//! What each request is answered.
+//! Answers requests.
 
 use std::{
     convert::Infallible,
@@ -43,7 +43,7 @@ pub(super) struct Service {
     pub(super) has_place: bool,
 }
 
-/// What a connection may ask for.
+/// The endpoints that a connection may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     Everything,
@@ -53,7 +53,7 @@ pub(super) enum Scope {
 
 type Answer = Response<Body>;
 
-/// What is there as a whole, or a file that is read while it is sent.
+/// Bytes that are complete, or a file that is read while it is sent.
 type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -103,11 +103,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-/// What has to be known of a request when its answer is there.
+/// The facts about a request that complete its answer.
 #[derive(Debug)]
 struct Asked {
     has_body: bool,
-    /// Where refusals are logged: the method and the path.
+    /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
     origin: Option<HeaderValue>,
     /// Pages of that origin may read the answer.
@@ -141,14 +141,14 @@ impl Asked {
     }
 }
 
-/// What becomes of a request.
+/// The course of a request.
 enum Begun {
     Answered(Answer),
-    /// Its body is published.
+    /// The body is published.
     Publish {
         topic: TopicName,
         is_text: bool,
-        /// How large it may be.
+        /// The largest size of the body.
         bytes_max: u32,
         body: Incoming,
     },
@@ -201,7 +201,7 @@ impl Service {
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;
-                // The server's own is for everybody: it holds nothing.
+                // The server's own page is public: it holds no data.
                 if page.is_some() {
                     shared.authorize(&credentials, Intent::Use, &endpoint)?;
                 }
@@ -270,7 +270,7 @@ async fn read(
     let sending = Arc::clone(&shared.files).try_acquire_owned();
     let sending = sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
     let answer = documents.answer(request, below).await?;
-    // Until the last of it is sent or given up.
+    // The permit is kept until the last frame is sent or dropped.
     let keep = move |frame| {
         _ = &sending;
         frame
@@ -384,13 +384,13 @@ fn no_room_for_bodies() -> Refusal {
     Refusal::not_now("as many bytes of bodies as this server takes at the same time")
 }
 
-/// What hyper has an error from.
+/// The error type of hyper's bodies.
 fn cause(error: &hyper::Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Is the body text? Everything else is binary.
+/// Returns whether a body is text. Every other body is binary.
 fn is_text(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -432,7 +432,7 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     answer
 }
 
-/// What a browser asks before a page of another origin may publish with a token (WHATWG Fetch, CORS).
+/// Answers the preflight of a page of another origin that is to publish with a token (WHATWG Fetch, CORS).
 fn preflight() -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;

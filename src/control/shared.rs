@@ -21,7 +21,7 @@ use crate::{
     proto::Refusal,
 };
 
-/// What all connections of the control thread share.
+/// The state that all connections of the control thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
@@ -106,5 +106,5 @@ impl Shared {
     }
 }
 
-/// How old the text of `/metrics` may be.
+/// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

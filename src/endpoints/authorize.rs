@@ -1,4 +1,4 @@
-//! Who may do what at an endpoint: the one judge for every thread and for every way in.
+//! Judges whether a request may use an endpoint: one judge for every thread and for every way in.
 
 use super::{Endpoint, Endpoints};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
     proto::Refusal,
 };
 
-/// What a request wants to do with the endpoint that it was resolved to.
+/// The use that a request wants to make of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intent {
-    /// Open a WebSocket of a handler, or read files, the page, or whatever else is for everybody whom the gate admits.
+    /// Open a WebSocket of a handler, or read files, the page, or another endpoint that needs only the gate.
     Use,
     /// Open a WebSocket at a topic, to receive, to publish, or for both.
     Attach { subscribes: bool, publishes: bool },
@@ -21,7 +21,7 @@ pub(crate) enum Intent {
     ReadMetrics,
 }
 
-/// Why a request may not.
+/// The reason for which a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Denied {
     Refused(Refusal),
@@ -39,8 +39,8 @@ impl From<Denied> for Refusal {
 }
 
 impl Endpoints {
-    /// Judges whether a request may do what it wants at an endpoint, and says who sent it if the endpoint's own
-    /// authenticator knows.
+    /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
+    /// authenticator has found.
     ///
     /// A topic decides who may use it, not the path by which it is reached: besides the gate of the route that leads to
     /// it, those of all routes hold whose topics include it, in whatever way its name was spelled. All of them must
@@ -110,7 +110,7 @@ impl Endpoints {
     }
 }
 
-/// Says whose rule refuses, if it is not that of the route by which the client came.
+/// Names the route whose rule refuses, if it is not the route of the request.
 fn refused_by(elsewhere: Option<&Pattern>, refusal: Refusal) -> Refusal {
     let Some(pattern) = elsewhere else { return refusal };
     let error = format!("{}: by the rules of the route {pattern}, which leads to the same topic", refusal.error);

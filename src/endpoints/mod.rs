@@ -1,4 +1,4 @@
-//! What is at which path: one table for all threads.
+//! The endpoints by their paths: one table for all threads.
 //!
 //! A request is resolved to its [`Endpoint`] first, by the segments of its path alone, and then answered: by a shard,
 //! or by the control thread. Neither has another way to find out what a path is.
@@ -22,7 +22,7 @@ use crate::{
     proto::{Refusal, RequestHead, RequestPath},
 };
 
-/// What is at a path.
+/// The meaning of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// A topic of the hub, by WebSocket and by POST.
@@ -72,7 +72,7 @@ impl Endpoint {
 pub(crate) struct Mount {
     /// The path, of fixed segments.
     pattern: Pattern,
-    /// What is below it.
+    /// The segments below the folder's path.
     below: Pattern,
     pub(crate) documents: Documents,
     pub(crate) gate: Gate,
@@ -120,7 +120,7 @@ enum Target {
     Below(usize),
 }
 
-/// Why there is no such table.
+/// Why a table cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Conflict {
     /// Two for the same paths.
@@ -171,7 +171,7 @@ impl Endpoints {
         Ok(Endpoints { rows, routes, mounts, pages, access })
     }
 
-    /// What the request is for, by nothing but the segments of its path.
+    /// Returns the endpoint of a request, by nothing but the segments of its path.
     ///
     /// # Errors
     ///
@@ -228,7 +228,7 @@ impl Endpoints {
         &self.mounts
     }
 
-    /// What a request for a WebSocket is answered where none is.
+    /// Returns the refusal of a WebSocket at a path without one.
     pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
         let patterns: Vec<&str> = self.routes.iter().take(NAMED_MAX).map(|route| route.pattern.as_str()).collect();
         let elsewhere = match self.routes.len() - patterns.len() {
@@ -239,7 +239,7 @@ impl Endpoints {
         Refusal::new(404, format!("no WebSocket is at {path:?}; there are some at {elsewhere}"))
     }
 
-    /// What any other request is answered where nothing is.
+    /// Returns the refusal of any other request at a path without an endpoint.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
         match self.routes.iter().find(|route| route.topics.is_some()) {
             Some(hub) => Refusal::new(404, format!("nothing is at {path:?}; topics are at {}", hub.pattern)),
@@ -248,11 +248,11 @@ impl Endpoints {
     }
 }
 
-/// What is for whoever operates the server.
+/// The endpoints for the operator of the server.
 pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
     [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
 
-/// Patterns that a refusal names. Whoever asks for nothing need not learn of all.
+/// Patterns that a refusal names, which need not name all.
 const NAMED_MAX: usize = 3;
 
 #[cfg(test)]

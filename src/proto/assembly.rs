@@ -10,7 +10,7 @@ use super::{
 };
 use bytes::BytesMut;
 
-/// What is known of a message whose last fragment has not come: the fragments received so far, behind room for the
+/// A message whose last fragment has not come: the fragments received so far, behind room for the
 /// header of the one frame that they become; or, where fragments are handed on as they come, only their sums.
 ///
 /// A fragment's payload either comes in pieces ([`begin`](Self::begin), [`append`](Self::append)), so that a message in
@@ -20,7 +20,7 @@ use bytes::BytesMut;
 pub(super) struct Assembly {
     message_type: MessageType,
     deliver: Deliver,
-    /// `None` where nobody asks.
+    /// `None` where text is not checked.
     utf8: Option<Utf8>,
     /// Stays empty where fragments are handed on.
     buffer: BytesMut,
@@ -52,7 +52,7 @@ impl Assembly {
         }
     }
 
-    /// May this fragment come next, or first?
+    /// Checks that a fragment is within the limits, as the next or the first of its message.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl Assembly {
         self.utf8.as_mut().map_or(Ok(()), |utf8| utf8.append(piece))
     }
 
-    /// Takes a whole fragment, unmasked and checked, and says where it stands.
+    /// Takes a whole fragment, unmasked and checked, and returns its place.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl Assembly {
     }
 }
 
-/// What [`Assembly::append`] took, and what that ended.
+/// The bytes that [`Assembly::append`] took, and the end that they made.
 pub(super) struct Progress {
     pub(super) taken: usize,
     pub(super) end: Option<End>,

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// Why a connection is closed (RFC 6455 7.4).
+/// A close code: the reason for the end of a connection (RFC 6455 7.4).
 ///
-/// Some codes only report what happened and never travel; [`CloseCode::is_sendable`] tells them apart.
+/// Some codes are only reported and never sent; [`CloseCode::is_sendable`] tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CloseCode(pub u16);
 

@@ -1,4 +1,4 @@
-//! What a peer can do wrong on an established connection, and its one mapping to a close code.
+//! The errors of a peer on an established connection, and their one mapping to a close code.
 
 use super::{close_code::CloseCode, limits::MessageLimits};
 use std::fmt;
@@ -73,7 +73,7 @@ impl ProtocolError {
         }
     }
 
-    /// Returns what the close frame says to the peer: the error, with the limit that it has passed.
+    /// Returns the reason of the close frame: the error, with the limit that was exceeded.
     #[cold]
     pub(super) fn reason(self, limits: &MessageLimits) -> String {
         let &MessageLimits { frame_bytes_max, message_bytes_max, fragments_max, .. } = limits;

@@ -1,4 +1,4 @@
-//! What the peer sent, and what a hook says of a frame before that.
+//! Events of a connection, and the verdict of a hook about a frame.
 
 use super::{
     close::CloseFrame,
@@ -6,7 +6,7 @@ use super::{
     message::{Fragment, Message},
 };
 
-/// What the peer sent.
+/// A message, a fragment or a control frame that the peer has sent.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A whole message (RFC 6455 5.6).
@@ -24,7 +24,7 @@ pub enum Event<'a> {
     Close(CloseFrame<'a>),
 }
 
-/// What a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) wants done with a frame.
+/// The action that a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) decides about a frame.
 ///
 /// ```
 /// use ringhub::proto::{CloseCode, Input, MessageLimits, OpCode, ProtocolError, Role, Tick, Verdict, WebSocket};

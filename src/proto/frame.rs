@@ -2,7 +2,7 @@
 
 use super::{error::ProtocolError, masking};
 
-/// What a frame is (RFC 6455 5.2, 11.8).
+/// The type of a frame (RFC 6455 5.2, 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum OpCode {
@@ -47,7 +47,7 @@ impl OpCode {
     }
 }
 
-/// What a message carries (RFC 6455 5.6).
+/// The type of a message (RFC 6455 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageType {
     /// UTF-8.
@@ -74,7 +74,7 @@ pub struct FrameHeader {
     pub fin: bool,
     /// RSV1, RSV2 and RSV3 as the bits 4, 2 and 1: for extensions, and 0 where none is negotiated.
     pub rsv: u8,
-    /// What the frame is.
+    /// The type of the frame.
     pub opcode: OpCode,
     /// The masking key of a client's frame (RFC 6455 5.3).
     pub mask: Option<[u8; 4]>,
@@ -96,8 +96,8 @@ impl FrameHeader {
     ///
     /// # Errors
     ///
-    /// What RFC 6455 5.2 and 5.5 forbid in any frame, as soon as the bytes at hand show it. RSV bits, masking and the
-    /// order of fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
+    /// Every violation of RFC 6455 5.2 and 5.5 that any frame can have, as soon as the bytes at hand show it. RSV bits,
+    /// masking and the order of fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
     ///
     /// ```
     /// use ringhub::proto::{FrameHeader, OpCode};
@@ -158,7 +158,7 @@ impl FrameHeader {
         length_end + 4
     }
 
-    /// How many bytes [`FrameHeader::encode`] writes.
+    /// Returns the number of bytes that [`FrameHeader::encode`] writes.
     #[inline]
     pub const fn encoded_len(&self) -> usize {
         let length_end = match self.payload_len {
@@ -170,7 +170,7 @@ impl FrameHeader {
     }
 }
 
-/// How many bytes the header at the front of `bytes` has, or at least has, so far as they tell.
+/// Returns the length of the header at the front of `bytes`, or the least length as far as the bytes show it.
 pub(super) fn header_len_at_least(bytes: &[u8]) -> usize {
     bytes.get(1).map_or(2, |&second| encoded_len(second))
 }
@@ -241,7 +241,7 @@ fn decode_length_64(bytes: &[u8]) -> Result<Option<u64>, ProtocolError> {
     }
 }
 
-/// The length of a header, told by its second byte.
+/// Returns the length of a header by its second byte.
 #[inline]
 const fn encoded_len(second: u8) -> usize {
     let length_end = match second & LENGTH_BITS {

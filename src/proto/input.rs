@@ -1,4 +1,4 @@
-//! What has been received and not yet consumed.
+//! Received bytes that are not yet consumed.
 
 use bytes::{Buf, BytesMut};
 
@@ -50,7 +50,7 @@ impl Input {
         self.frames_left = frames;
     }
 
-    /// How many more frames may be taken.
+    /// Returns the number of frames that may still be taken.
     #[inline]
     pub fn frames_left(&self) -> u32 {
         self.frames_left

@@ -5,7 +5,7 @@
 pub struct Tick(pub u32);
 
 impl Tick {
-    /// How many ticks make a second.
+    /// The number of ticks in a second.
     pub const PER_SECOND: u32 = 10;
 
     /// The point `ticks` later.
@@ -19,14 +19,14 @@ impl Tick {
         Self(self.0.saturating_add(ticks))
     }
 
-    /// How many ticks passed since `earlier`; 0 if it is later.
+    /// Returns the number of ticks since `earlier`; 0 if it is later.
     #[inline]
     pub const fn since(self, earlier: Self) -> u32 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// How long a connection may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline
+/// The longest silences of a connection (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline
 /// off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
@@ -34,7 +34,7 @@ pub struct KeepAlive {
     pub ping_interval: u32,
     /// Silence after a ping after which the connection is failed. Any received byte counts as life, not only the pong.
     pub pong_timeout: u32,
-    /// How long the peer may take to answer our close frame (RFC 6455 7.1.1).
+    /// The longest time for the peer to answer our close frame (RFC 6455 7.1.1).
     pub close_timeout: u32,
 }
 
@@ -66,7 +66,7 @@ impl Default for KeepAlive {
     }
 }
 
-/// What [`WebSocket::handle_timeout`](super::WebSocket::handle_timeout) did.
+/// The action of [`WebSocket::handle_timeout`](super::WebSocket::handle_timeout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
     /// The deadline has moved meanwhile; nothing is due.

@@ -1,6 +1,6 @@
-//! How much a peer may send at once, and how it is handed on.
+//! The limits of a peer's messages, and their delivery.
 
-/// How much a peer may send at once (RFC 6455 10.4), and how it is handed on. A header that announces more fails the
+/// The limits of a peer's messages (RFC 6455 10.4), and their delivery. A header that announces more fails the
 /// connection with 1009 before its payload is read. The worst case of a connection is `message_bytes_max` assembled,
 /// twice that for the moment its buffer grows, and `frame_bytes_max` in the caller's buffer.
 ///
@@ -23,7 +23,7 @@ pub struct MessageLimits {
     /// may be any bytes, goes out again as it came, and [`Message::as_text`](super::Message::as_text) returns `None`
     /// for text that is not UTF-8. Close reasons are always checked.
     pub check_utf8: bool,
-    /// What data frames become.
+    /// The delivery of data frames.
     pub deliver: Deliver,
 }
 
@@ -45,7 +45,7 @@ impl Default for MessageLimits {
     }
 }
 
-/// What data frames become (RFC 6455 5.4).
+/// The delivery of data frames (RFC 6455 5.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deliver {
     /// Fragments are assembled: one [`Event::Message`](super::Event::Message) for each message.

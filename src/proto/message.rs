@@ -26,13 +26,13 @@ impl<'a> Message<'a> {
         Self { message_type, source: Source::Assembled(buffer) }
     }
 
-    /// Text or binary.
+    /// Returns the type: text or binary.
     #[inline]
     pub fn message_type(&self) -> MessageType {
         self.message_type
     }
 
-    /// The unmasked payload.
+    /// Returns the unmasked payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         match &self.source {
@@ -41,7 +41,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The payload of a text message; `None` of a binary one, and of bytes that are not UTF-8 if nobody checked that
+    /// The payload of a text message; `None` of a binary one, and of bytes that are not UTF-8 if they were not checked
     /// ([`check_utf8`](super::MessageLimits::check_utf8)). It is scanned again; where bytes will do, take
     /// [`Message::payload`].
     pub fn as_text(&self) -> Option<&str> {
@@ -51,7 +51,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Makes it the frame that everybody gets.
+    /// Makes the message a frame for all its recipients.
     ///
     /// Below [`LARGE_FRAME`] it is copied, so that it pins no read buffer. From there on it becomes a frame in place: a
     /// server's header is four bytes shorter than the client's in front of the same payload, so it fits where that one
@@ -101,31 +101,31 @@ impl<'a> Fragment<'a> {
         Self { place, input, payload }
     }
 
-    /// What its message is: text or binary.
+    /// Returns the type of the message: text or binary.
     #[inline]
     pub fn message_type(&self) -> MessageType {
         self.place.message_type
     }
 
-    /// Does a message begin with it?
+    /// Returns whether the fragment begins its message.
     #[inline]
     pub fn is_first(&self) -> bool {
         self.place.is_first
     }
 
-    /// Does its message end with it?
+    /// Returns whether the fragment ends its message.
     #[inline]
     pub fn is_last(&self) -> bool {
         self.place.is_last
     }
 
-    /// The bytes of its message so far, its own included.
+    /// Returns the bytes of the message so far, those of this fragment included.
     #[inline]
     pub fn message_length(&self) -> usize {
         self.place.message_length as usize
     }
 
-    /// The unmasked payload.
+    /// Returns the unmasked payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.input.bytes[self.payload.clone()]
@@ -140,7 +140,7 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// Where a fragment stands in its message.
+/// The place of a fragment in its message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) message_type: MessageType,

@@ -1,4 +1,4 @@
-//! What a server sends, encoded once for everybody who gets it.
+//! Messages of a server, encoded once for all recipients.
 
 use super::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, HEADER_ROOM, MessageType, OpCode, encode_frame};
 use bytes::{Buf, Bytes, BytesMut};
@@ -107,7 +107,7 @@ impl PreparedMessage {
         Self::control(OpCode::Ping, payload)
     }
 
-    /// A pong that nobody asked for, "a unidirectional heartbeat" (RFC 6455 5.5.3). Pings are answered by
+    /// Makes an unsolicited pong, "a unidirectional heartbeat" (RFC 6455 5.5.3). Pings are answered by
     /// [`WebSocket`](super::WebSocket).
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl PreparedMessage {
         })
     }
 
-    /// What its first frame is.
+    /// Returns the opcode of the first frame.
     ///
     /// ```
     /// use ringhub::proto::{OpCode, PreparedMessage};
@@ -217,7 +217,7 @@ impl PreparedMessage {
     }
 }
 
-/// Why there is no such frame to send.
+/// Why a message cannot be prepared.
 ///
 /// ```
 /// use ringhub::proto::PrepareError;

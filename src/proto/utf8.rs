@@ -52,7 +52,7 @@ impl Utf8 {
     }
 }
 
-/// How many bytes at the front are whole characters; the up to three behind them may become one.
+/// Returns the number of bytes at the front that are whole characters; the up to three behind them may become one.
 ///
 /// # Errors
 ///

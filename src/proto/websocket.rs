@@ -55,7 +55,7 @@ impl WebSocket {
         }
     }
 
-    /// How far the closing handshake is (RFC 6455 7).
+    /// Returns the state of the closing handshake (RFC 6455 7).
     #[inline]
     pub fn state(&self) -> State {
         self.state
@@ -75,8 +75,8 @@ impl WebSocket {
         self.sent_close_code
     }
 
-    /// Whether both sides have sent their close frames: the WebSocket connection is closed *cleanly* (RFC 6455 7.1.4)
-    /// once its socket is too.
+    /// Returns whether both sides have sent their close frames: the WebSocket connection is closed *cleanly* (RFC 6455
+    /// 7.1.4) once its socket is too.
     ///
     /// ```
     /// use ringhub::proto::{CloseCode, Event, Input, MessageLimits, Role, Tick, WebSocket};
@@ -96,13 +96,13 @@ impl WebSocket {
         self.close_code != CloseCode::ABNORMAL
     }
 
-    /// When the peer was last heard of: its last bytes, which count in [`State::Closed`] too, or
+    /// Returns the time of the last sign of the peer: its last bytes, which count in [`State::Closed`] too, or
     /// [`WebSocket::excuse_silence`].
     pub fn last_received(&self) -> Tick {
         self.last_received
     }
 
-    /// The payload bytes so far of the data message that is under way; 0 if there is none.
+    /// Returns the payload bytes so far of the data message that is under way; 0 if there is none.
     ///
     /// ```
     /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
@@ -118,8 +118,8 @@ impl WebSocket {
         fragments as usize + self.front.held().0
     }
 
-    /// Whether a data message is under way, so that its limits may not change: fragments of it have come, or payload of
-    /// its first frame.
+    /// Returns whether a data message is under way, so that its limits may not change: fragments of it have come, or
+    /// payload of its first frame.
     ///
     /// ```
     /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
@@ -149,7 +149,7 @@ impl WebSocket {
         self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
     }
 
-    /// The next event in `input`; `None` when it takes more bytes, or more frames than
+    /// Returns the next event in `input`; `None` when it takes more bytes, or more frames than
     /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended
     /// to `replies`.
     ///
@@ -200,9 +200,9 @@ impl WebSocket {
         self.advance::<true>(now, input, limits, replies, hook)
     }
 
-    /// How many more bytes complete what stands at the front of `input`, so far as it tells: its header, or a control
-    /// or unfragmented frame. 0 when there is nothing to keep. It is what the peer announced, within the limits; a
-    /// careful caller grows its buffer as bytes arrive and takes this as the most it will need.
+    /// Returns how many more bytes complete the frame at the front of `input`, as far as its bytes show: its header, or
+    /// a control or unfragmented frame. 0 when there is nothing to keep. It is what the peer announced, within the
+    /// limits; a careful caller grows its buffer as bytes arrive and takes this as the most it will need.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -269,8 +269,8 @@ impl WebSocket {
         };
     }
 
-    /// When [`WebSocket::handle_timeout`] is due; `None` for never. It moves with every received byte, so a caller may
-    /// keep an old deadline and ask again when that has come.
+    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. It moves with every received
+    /// byte, so a caller may keep an old deadline and ask again when that has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
             State::Open if keep_alive.ping_interval == 0 => return None,
@@ -283,8 +283,8 @@ impl WebSocket {
         (ticks > 0).then(|| since.after(ticks))
     }
 
-    /// Does what is due: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or gives up one that answers
-    /// neither ping nor close.
+    /// Acts on a deadline: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or ends the connection of one
+    /// that answers neither ping nor close.
     ///
     /// # Panics
     ///
@@ -317,8 +317,8 @@ impl WebSocket {
         Timeout::PingSent
     }
 
-    /// Ends the connection without a word: its socket is lost, or the peer has ended it without a closing handshake
-    /// (RFC 6455 7.1.5: 1006). The state is [`State::Closed`].
+    /// Ends the connection without a close frame: its socket is lost, or the peer has ended it without a closing
+    /// handshake (RFC 6455 7.1.5: 1006). The state is [`State::Closed`].
     ///
     /// ```
     /// use ringhub::proto::{CloseCode, Role, State, Tick, WebSocket};
@@ -338,7 +338,7 @@ impl WebSocket {
         self.awaiting_pong = false;
     }
 
-    /// What both ways to receive do.
+    /// Receives with or without a hook.
     #[inline]
     fn advance<'a, const HOOKED: bool>(
         &mut self,

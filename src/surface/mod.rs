@@ -1,4 +1,4 @@
-//! What clients speak.
+//! The server's own handlers, and its page.
 
 #![forbid(unsafe_code)]
 

@@ -14,7 +14,7 @@ use crate::{
     proto::{CloseCode, Message, Refusal, RequestHead, query_pairs},
 };
 
-/// What an opening request asks for.
+/// The wishes of an opening request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRequest {
     /// The topic to attach to.
@@ -25,7 +25,7 @@ pub struct RawRequest {
     pub publishes: bool,
     /// Whether it receives its own messages.
     pub echo: bool,
-    /// How far its messages go.
+    /// The scope of its messages.
     pub scope: Scope,
 }
 
@@ -63,12 +63,12 @@ impl RawRequest {
         Ok(request)
     }
 
-    /// What it wants.
+    /// Returns the intent that has to be authorized.
     pub(crate) fn intent(&self) -> Intent {
         Intent::Attach { subscribes: self.subscribes, publishes: self.publishes }
     }
 
-    /// The connection that it becomes.
+    /// Accepts the request with its subscription and its forwarding.
     #[must_use]
     pub fn accept(self) -> Accept<()> {
         let RawRequest { topic, subscribes, publishes, echo, scope } = self;
@@ -80,15 +80,15 @@ impl RawRequest {
     }
 }
 
-/// Serves topics as they are: the server's handler `hub`. What a connection does is settled when it is opened, by
-/// [`RawRequest::accept`].
+/// Serves topics as they are: the server's handler `hub`. [`RawRequest::accept`] settles the use of a
+/// connection when it is opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawTopics;
 
 impl Handler for RawTopics {
     type State = ();
 
-    /// Only of a client that asked for `mode=sub`: those of the others are forwarded.
+    /// Closes a client with `mode=sub`: the messages of all others are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
         // It may be closing already.
         _ = connection.close(CloseCode::POLICY_VIOLATION, "this connection only receives");
@@ -98,7 +98,7 @@ impl Handler for RawTopics {
 /// The pattern of topics.
 pub const TOPIC_PATTERN: &str = "/t/{topic...}";
 
-/// Does this head ask for a WebSocket, acceptably or not?
+/// Returns whether a head asks for a WebSocket, acceptably or not.
 #[must_use]
 pub fn asks_for_websocket(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")

@@ -1,4 +1,4 @@
-//! What stands at the front of the input of a connection, and the steps that work through it.
+//! The steps that work through the frame at the front of a connection's input.
 //!
 //! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is
 //! unmasked in place and its text checked at once, and only the two positions are kept here, so nothing is scanned
@@ -26,11 +26,11 @@ use super::{
 };
 use std::ops::Range;
 
-/// What one look at the input came to. Ranges are positions in its buffer.
+/// The outcome of one step. Ranges are positions in its buffer.
 pub(super) enum Step {
-    /// Something was consumed that is no event.
+    /// Bytes were consumed that make no event.
     Again,
-    /// It takes more bytes.
+    /// The frame needs more bytes.
     Starved,
     Whole(MessageType, Range<usize>),
     Assembled(Box<Assembly>),
@@ -95,8 +95,8 @@ impl WebSocket {
         Ok(Step::Again)
     }
 
-    /// What the first two bytes of a frame show to be wrong on this connection. The order of the checks is the order of
-    /// the bytes, here and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes
+    /// Checks the first two bytes of a frame against the state of the connection. The order of the checks is the order
+    /// of the bytes, here and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes
     /// arrive.
     #[inline]
     fn check_start(&self, bytes: &[u8]) -> Result<(), ProtocolError> {

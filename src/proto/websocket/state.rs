@@ -14,7 +14,7 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 ///
 /// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
 ///
-/// What is known of a connection that has ended (RFC 6455 7.1.4, 7.1.5):
+/// The facts about a connection that has ended (RFC 6455 7.1.4, 7.1.5):
 ///
 /// | ending | told by | `close_code` | `sent_close_code` | `closed_cleanly` |
 /// | --- | --- | --- | --- | --- |
@@ -31,7 +31,7 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 /// [`Timeout::PongOverdue`]: crate::proto::Timeout::PongOverdue
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Of a client; a server masks nothing (RFC 6455 5.1).
+    /// The keys of a client; a server masks nothing (RFC 6455 5.1).
     pub(super) masking: Option<Box<MaskingKeys>>,
     pub(super) assembly: Option<Box<Assembly>>,
     pub(super) front: Front,
@@ -44,20 +44,20 @@ pub struct WebSocket {
     pub(super) awaiting_pong: bool,
 }
 
-/// Which side of the connection this is (RFC 6455 1.1).
+/// The side of a connection (RFC 6455 1.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Sends unmasked frames and takes only masked ones.
     Server,
     /// Sends masked frames and takes only unmasked ones.
     Client {
-        /// Where the masking keys come from: bytes from the operating system's random source, never used twice (RFC
+        /// The seed of the masking keys: bytes from the operating system's random source, never used twice (RFC
         /// 6455 10.3).
         masking_seed: [u8; 16],
     },
 }
 
-/// How far the closing handshake is (RFC 6455 7).
+/// The state of the closing handshake (RFC 6455 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Neither side has sent a close frame.
@@ -72,7 +72,7 @@ pub enum State {
 /// A hundred thousand idle connections should cost megabytes.
 const _: () = assert!(size_of::<WebSocket>() == 40);
 
-/// How far the frame at the front of the input has been worked through.
+/// The progress in the frame at the front of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Front {
     /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a
@@ -89,7 +89,7 @@ impl Front {
         if missing == 0 { Self::FRESH } else { Self::Skip(missing) }
     }
 
-    /// How many bytes of the payload at the front are unmasked, and how many of them begin a character.
+    /// Returns how many bytes of the payload at the front are unmasked, and how many of them begin a character.
     #[inline]
     pub(super) fn held(self) -> (usize, usize) {
         match self {
