@@ -122,7 +122,7 @@ counters! {
     /// Requests refused because their method is not for their path (405).
     RefusedMethod "refused_total{cause=\"method\"}" "requests" Counter Both;
     /// Requests refused because their body took too long (408).
-    RefusedOverdue "refused_total{cause=\"overdue\"}" "requests" Counter Both;
+    RefusedTimeout "refused_total{cause=\"timeout\"}" "requests" Counter Both;
     /// Requests refused because their body was too large (413).
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter Both;
     /// Requests refused because they asked for no upgrade where one is needed, or for another (426).
@@ -132,7 +132,7 @@ counters! {
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
     /// Connections dropped because their opening request did not arrive in time.
-    HandshakeOverdue "handshake_overdue_total" "connections" Counter Both;
+    HandshakeTimeout "handshake_timeout_total" "connections" Counter Both;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;
     /// HTTP connections that are open now: those that did not become WebSockets.
@@ -169,7 +169,7 @@ counters! {
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.
-    MessageOverdue "message_overdue_total" "connections" Counter Shard;
+    MessageTimeout "message_timeout_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
     /// Panics of handlers, each of which has closed its connection with 1011.
@@ -179,9 +179,9 @@ counters! {
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections given up because no sign of life followed a ping, or their clients took nothing they were owed.
-    PongOverdue "pong_overdue_total" "connections" Counter Shard;
+    PongTimeout "pong_timeout_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
-    CloseOverdue "close_overdue_total" "connections" Counter Shard;
+    CloseTimeout "close_timeout_total" "connections" Counter Shard;
     /// Connections reset at their end, because their clients had not taken all that was sent.
     Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
@@ -234,7 +234,7 @@ impl Counter {
             403 => Counter::RefusedForbidden,
             404 => Counter::RefusedNotFound,
             405 => Counter::RefusedMethod,
-            408 => Counter::RefusedOverdue,
+            408 => Counter::RefusedTimeout,
             413 => Counter::RefusedTooLarge,
             426 => Counter::RefusedUpgrade,
             _ => Counter::RefusedOther,

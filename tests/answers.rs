@@ -112,7 +112,7 @@ fn a_body_that_takes_too_long() {
     let response = exchange(server.address(), &half);
     assert_eq!((response.status(), response.header("connection")), (408, Some("close")));
     assert!(response.error().contains("100ms"), "{}", response.error());
-    server.expect_counts(&[("refused_total{cause=\"overdue\"}", 1), ("messages_in_total", 0)]);
+    server.expect_counts(&[("refused_total{cause=\"timeout\"}", 1), ("messages_in_total", 0)]);
 }
 
 /// A connection that was kept alive has the time of any opening request for its next head, and its own between two.
@@ -130,7 +130,7 @@ fn heads_that_take_too_long_on_a_kept_connection() {
         let end = stream.read(&mut [0; 1]);
         assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
         drop(stream);
-        server.expect_counts(&[("handshake_overdue_total", overdue), ("http_connections_open", 0)]);
+        server.expect_counts(&[("handshake_timeout_total", overdue), ("http_connections_open", 0)]);
     }
 }
 

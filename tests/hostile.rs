@@ -47,7 +47,7 @@ fn slow_heads() {
         assert!(rest.is_empty(), "{rest:?}");
     }
     trickler.join().unwrap();
-    server.expect_counts(&[("handshake_overdue_total", 31), ("refused_total{cause=\"limit\"}", 0)]);
+    server.expect_counts(&[("handshake_timeout_total", 31), ("refused_total{cause=\"limit\"}", 0)]);
     let filled: Vec<Client> = (0..60 - Broadcast::CONNECTIONS).map(|_| server.connect("/t/x")).collect();
     drop(filled);
     broadcast.finish();
@@ -200,7 +200,7 @@ fn a_subscriber_that_never_reads_its_close() {
         publisher.send_binary(&pattern(number, 60_000));
     }
     publisher.expect_nothing();
-    server.expect_counts(&[("slow_closed_total", 1), ("close_overdue_total", 1), ("connections_open", 1)]);
+    server.expect_counts(&[("slow_closed_total", 1), ("close_timeout_total", 1), ("connections_open", 1)]);
     drop(deaf);
 }
 
@@ -243,7 +243,7 @@ fn half_open_peers() {
         }
         quiet.leave();
     });
-    server.counts_until("all are given up", |counts| counts.get("close_overdue_total") == 20);
+    server.counts_until("all are given up", |counts| counts.get("close_timeout_total") == 20);
     for client in &mut gone {
         client.expect(Received::Ping(Vec::new()));
         client.expect(close(1011, "no answer to a ping"));
@@ -251,7 +251,7 @@ fn half_open_peers() {
     }
     // Whoever answers stays, however little it says.
     quiet.join().unwrap();
-    server.expect_counts(&[("pong_overdue_total", 20)]);
+    server.expect_counts(&[("pong_timeout_total", 20)]);
     broadcast.finish();
 }
 
@@ -266,7 +266,7 @@ fn pings_come_again_however_long_a_pong_may_take() {
     for _ in 0..3 {
         client.expect(Received::Ping(Vec::new()));
     }
-    assert_eq!(server.counts().get("pong_overdue_total"), 0);
+    assert_eq!(server.counts().get("pong_timeout_total"), 0);
     client.leave();
 }
 
@@ -280,7 +280,7 @@ fn pings_without_consequences() {
         deaf.expect(Received::Ping(Vec::new()));
     }
     deaf.leave();
-    server.expect_counts(&[("pong_overdue_total", 0), ("connections_open", 0)]);
+    server.expect_counts(&[("pong_timeout_total", 0), ("connections_open", 0)]);
 }
 
 /// Thousands of connections and not one byte: ten thousand, or as many as this process may open.
@@ -318,7 +318,7 @@ fn pings_from_a_client_that_never_reads() {
         // Until the server has had enough.
         while stream.write_all(&pings).is_ok() {}
     });
-    server.expect_counts(&[("pong_overdue_total", 1), ("connections_open", Broadcast::CONNECTIONS as u64)]);
+    server.expect_counts(&[("pong_timeout_total", 1), ("connections_open", Broadcast::CONNECTIONS as u64)]);
     assert!(server.counts().get("parked_total") > 0, "it is read from all the time");
     sender.join().unwrap();
     broadcast.finish();
@@ -345,7 +345,7 @@ fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
         let mut publisher = server.connect("/t/x?mode=pub");
         (0..messages).for_each(|number| publisher.send_binary(&pattern(number, 65_000)));
         publisher.leave();
-        server.expect_counts(&[("pong_overdue_total", 1), ("slow_closed_total", 0), ("connections_open", 0)]);
+        server.expect_counts(&[("pong_timeout_total", 1), ("slow_closed_total", 0), ("connections_open", 0)]);
         assert_eq!(server.counts().get("parked_total") > 0, is_parked, "{messages} messages");
         sender.join().unwrap();
     }
@@ -368,7 +368,7 @@ fn close_frames_with_the_end_behind_them() {
         stream.read_to_end(&mut answer).unwrap();
         assert_eq!(answer, b"\x88\x02\x03\xe8");
     }
-    server.expect_counts(&[("connections_open", 0), ("close_overdue_total", 0), ("reset_total", 0)]);
+    server.expect_counts(&[("connections_open", 0), ("close_timeout_total", 0), ("reset_total", 0)]);
 }
 
 /// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent
@@ -409,7 +409,7 @@ fn messages_that_take_too_long() {
         }
     }
     idle.expect_nothing();
-    server.expect_counts(&[("message_overdue_total", 6), ("protocol_errors_total", 0)]);
+    server.expect_counts(&[("message_timeout_total", 6), ("protocol_errors_total", 0)]);
     broadcast.finish();
 }
 
@@ -443,7 +443,7 @@ fn a_client_that_is_not_read_from_has_its_time() {
     slow.send_raw(&whole[8..]);
     publisher.expect(text("in two halves"));
     slow.leave();
-    server.expect_counts(&[("message_overdue_total", 0)]);
+    server.expect_counts(&[("message_timeout_total", 0)]);
 }
 
 /// Unfinished messages have a limit together: whoever began first gives way, and later ones arrive.

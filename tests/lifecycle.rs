@@ -44,7 +44,7 @@ fn a_signal_lets_everybody_leave() {
         assert!(server.wait().success(), "{}", server.log());
         let log = server.log();
         let leaving = log.lines().find(|line| line.contains("leaving")).unwrap();
-        assert!(leaving.contains("connections=20") && log.trim_end().ends_with(" ended"), "{log}");
+        assert!(leaving.contains("connections=20") && log.trim_end().ends_with(" stopped"), "{log}");
     }
 }
 
@@ -237,7 +237,7 @@ fn the_counters_tell_what_happened() {
         ("refused_total{cause=\"not_found\"}", 1),
         ("http_requests_total", 3),
         ("refused_total{cause=\"limit\"}", 1),
-        ("handshake_overdue_total", 0),
+        ("handshake_timeout_total", 0),
         ("accept_paused_total", 0),
         // What a receive-only client sends is no message of the topic, but a message.
         ("messages_in_total", 12),
@@ -248,7 +248,7 @@ fn the_counters_tell_what_happened() {
         ("policy_closed_total", 1),
         ("pings_sent_total", 0),
         ("aborted_total", 1),
-        ("close_overdue_total", 0),
+        ("close_timeout_total", 0),
     ]);
 }
 

@@ -208,7 +208,7 @@ fn a_whole_run_adds_up() {
         ("refused_total{cause=\"too_large\"}", 1),
         ("refused_total{cause=\"leaving\"}", 0),
         ("refused_total{cause=\"limit\"}", 0),
-        ("handshake_overdue_total", 0),
+        ("handshake_timeout_total", 0),
         ("pings_sent_total", 0),
     ] {
         assert_eq!((name, sum(&samples, name)), (name, expected as f64));

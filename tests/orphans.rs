@@ -74,7 +74,7 @@ fn slow_consumers_leave_the_kernel_too() {
         assert!(sent < 10_000, "backlogs have no limit");
     }
     server.expect_counts(&[
-        ("close_overdue_total", COUNT + 1),
+        ("close_timeout_total", COUNT + 1),
         ("reset_total", COUNT + 1),
         ("connections_open", 1),
         ("laggards", 0),
@@ -144,7 +144,7 @@ fn clients_that_end_only_their_side() {
     let mut received = Vec::new();
     reads.read_to_end(&mut received).expect("an orderly end");
     assert!(received.len() > 60_000, "{} bytes", received.len());
-    server.expect_counts(&[("reset_total", 1), ("close_overdue_total", 1), ("connections_open", 1)]);
+    server.expect_counts(&[("reset_total", 1), ("close_timeout_total", 1), ("connections_open", 1)]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
     let outcome = (&never_reads).read_to_end(&mut Vec::new());
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);

@@ -76,7 +76,7 @@ pub(super) enum Ending {
     /// The peer has finished, or was silent for too long.
     Quiet,
     /// A head took too long.
-    Overdue,
+    Timeout,
     /// A request that a shard is to answer is what comes next.
     WebSocket,
     /// A head that is refused.
@@ -263,7 +263,7 @@ impl Line {
             ends.as_mut().reset(Instant::now() + time);
         }
         ready!(ends.as_mut().poll(cx));
-        self.end(if is_rest { Ending::Overdue } else { Ending::Quiet });
+        self.end(if is_rest { Ending::Timeout } else { Ending::Quiet });
         Poll::Ready(Ok(()))
     }
 

@@ -220,7 +220,7 @@ async fn take_leave(shared: &Shared, line: Line, ending: Option<Ending>) {
             shared.counters.add(shared.cause(&refusal), 1);
             line.refuse(&refusal).await;
         }
-        Some(Ending::Overdue) => shared.counters.add(Counter::HandshakeOverdue, 1),
+        Some(Ending::Timeout) => shared.counters.add(Counter::HandshakeTimeout, 1),
         Some(Ending::Quiet | Ending::WebSocket) | None => line.finish().await,
     }
 }

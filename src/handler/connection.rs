@@ -18,8 +18,8 @@ use crate::{
     auth::Identity,
     hub::{ConnectionId, Published, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
-        CLOSE_REASON_MAX, CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, KeepAlive, MessageLimits, MessageType, OpCode,
-        PrepareError, PreparedMessage, ProtocolError, State, encode_frame,
+        CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
+        PreparedMessage, ProtocolError, State, encode_frame,
     },
 };
 
@@ -296,7 +296,7 @@ impl<S: 'static> Connection<'_, S> {
     ///
     /// # Errors
     ///
-    /// See [`CloseError`]; the connection is as it was. [`truncate_reason`] makes any reason short enough.
+    /// See [`CloseError`]; the connection is as it was. [`truncate_reason`](super::truncate_reason) makes any reason short enough.
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, truncate_reason}, proto::CloseCode};
@@ -593,19 +593,4 @@ fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: Connection
         profile.peer
     };
     tracing::debug_span!("connection", %id, peer = find_peer().map(display))
-}
-
-/// Returns as much of a reason as a close frame can hold, 123 bytes, cut between two characters (RFC 6455 5.5).
-///
-/// ```
-/// use ringhub::handler::truncate_reason;
-/// assert_eq!(truncate_reason(&"é".repeat(62)), "é".repeat(61));
-/// ```
-#[must_use]
-pub fn truncate_reason(reason: &str) -> &str {
-    let mut end = reason.len().min(CLOSE_REASON_MAX);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    &reason[..end]
 }

@@ -47,10 +47,11 @@ use std::future::{Future, ready};
 pub use crate::hub::{
     ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
 };
+pub use crate::proto::truncate_reason;
 pub(crate) use answer::ProtocolChoice;
 pub use answer::{Accept, Response};
 pub use closed::Closed;
-pub use connection::{Connection, Handle, Part, truncate_reason};
+pub use connection::{Connection, Handle, Part};
 pub(crate) use door::{Call, Door, Facts, Tasks};
 pub use errors::{CloseError, SubscribeError};
 pub(crate) use panicked::Panicked;

@@ -80,13 +80,24 @@ impl<'a> CloseFrame<'a> {
     /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         let Some(code) = self.code else { return };
-        let mut end = self.reason.len().min(CLOSE_REASON_MAX);
-        while !self.reason.is_char_boundary(end) {
-            end -= 1;
-        }
         out.extend_from_slice(&code.0.to_be_bytes());
-        out.extend_from_slice(&self.reason.as_bytes()[..end]);
+        out.extend_from_slice(truncate_reason(self.reason).as_bytes());
     }
+}
+
+/// Returns as much of a reason as a close frame can hold, 123 bytes, cut between two characters (RFC 6455 5.5).
+///
+/// ```
+/// use ringhub::handler::truncate_reason;
+/// assert_eq!(truncate_reason(&"é".repeat(62)), "é".repeat(61));
+/// ```
+#[must_use]
+pub fn truncate_reason(reason: &str) -> &str {
+    let mut end = reason.len().min(CLOSE_REASON_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }
 
 /// The longest reason in a close frame, in bytes: what the code leaves of a control frame's payload (RFC 6455 5.5,

@@ -74,7 +74,7 @@ pub enum Timeout {
     /// A ping was appended to the replies.
     PingSent,
     /// The peer is taken for dead. A close frame was appended to the replies, and the connection is closed.
-    PongOverdue,
+    PongTimeout,
     /// The peer did not answer our close frame. The connection is closed.
-    CloseOverdue,
+    CloseTimeout,
 }

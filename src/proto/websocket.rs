@@ -304,12 +304,12 @@ impl WebSocket {
         }
         if self.state == State::Closing {
             self.end();
-            return Timeout::CloseOverdue;
+            return Timeout::CloseTimeout;
         }
         if self.awaiting_pong && keep_alive.pong_timeout > 0 {
             self.put_close(CloseCode::INTERNAL_ERROR, "no answer to a ping", replies);
             self.end();
-            return Timeout::PongOverdue;
+            return Timeout::PongTimeout;
         }
         self.put(OpCode::Ping, true, ping, replies);
         self.awaiting_pong = true;

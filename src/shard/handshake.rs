@@ -195,7 +195,7 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesM
         }
         None => {
             tracing::debug!(peer = net::peer(socket).map(display), "the opening request did not arrive in time");
-            lobby.counters.add(Counter::HandshakeOverdue, 1);
+            lobby.counters.add(Counter::HandshakeTimeout, 1);
             None
         }
     }

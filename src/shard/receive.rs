@@ -383,7 +383,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
-        self.count(Counter::MessageOverdue, 1);
+        self.count(Counter::MessageTimeout, 1);
         self.close(id, CloseCode::POLICY_VIOLATION, "a message did not arrive in time");
     }
 

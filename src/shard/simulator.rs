@@ -410,7 +410,7 @@ impl Simulation {
             || self.network.borrow().has_reports()
             || self.shard.next_deadline().is_some_and(|deadline| deadline <= self.now);
         if is_due {
-            let before = (self.counters.get(Counter::CloseOverdue), self.network.borrow().tally.cut_off);
+            let before = (self.counters.get(Counter::CloseTimeout), self.network.borrow().tally.cut_off);
             self.more = self.shard.turn(self.now);
             self.tell(format_args!(
                 "turn at {:?}: {} pings sent, {} bytes in, {} bytes out",
@@ -601,7 +601,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
     assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
-    assert!(simulation.counters.get(Counter::PongOverdue) > 0, "the others were silent");
+    assert!(simulation.counters.get(Counter::PongTimeout) > 0, "the others were silent");
     simulation.network.borrow_mut().is_over = true;
 }
 
@@ -706,7 +706,7 @@ fn a_close_takes_one_close_timeout_in_all() {
     }
     while simulation.serve() {}
     assert!(simulation.shard.hub.connections.get(id).is_none());
-    assert_eq!(simulation.counters.get(Counter::CloseOverdue), 1);
+    assert_eq!(simulation.counters.get(Counter::CloseTimeout), 1);
     simulation.network.borrow_mut().is_over = true;
 }
 

@@ -381,7 +381,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
             tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
-            self.count(Counter::CloseOverdue, 1);
+            self.count(Counter::CloseTimeout, 1);
             self.remove(id);
             return;
         }
@@ -400,13 +400,13 @@ impl<I: Io> Shard<I> {
         match timeout {
             Timeout::Nothing => {}
             Timeout::PingSent => self.count(Counter::PingsSent, 1),
-            Timeout::PongOverdue => {
+            Timeout::PongTimeout => {
                 tracing::debug!(%id, peer = self.peer(id), "no sign of life has followed a ping");
-                self.count(Counter::PongOverdue, 1);
+                self.count(Counter::PongTimeout, 1);
             }
-            Timeout::CloseOverdue => {
+            Timeout::CloseTimeout => {
                 tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
-                self.count(Counter::CloseOverdue, 1);
+                self.count(Counter::CloseTimeout, 1);
                 self.remove(id);
                 return;
             }
@@ -436,7 +436,7 @@ impl<I: Io> Shard<I> {
                     return;
                 }
                 tracing::debug!(%id, peer = self.peer(id), "the client takes nothing of what it is owed");
-                self.count(Counter::PongOverdue, 1);
+                self.count(Counter::PongTimeout, 1);
                 self.close(id, CloseCode::INTERNAL_ERROR, "the client takes nothing");
             }
             _ => {

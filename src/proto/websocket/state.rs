@@ -20,15 +20,15 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 /// | --- | --- | --- | --- | --- |
 /// | the peer closes | [`Event::Close`] in `Open`, with its reason | the peer's | the same | true |
 /// | we close, the peer answers | [`Event::Close`] in `Closing`, with its reason | the peer's | ours | true |
-/// | we close, no answer | [`Timeout::CloseOverdue`], or the socket | 1006 | ours | false |
+/// | we close, no answer | [`Timeout::CloseTimeout`], or the socket | 1006 | ours | false |
 /// | a protocol error | [`ProtocolError`], which says why | 1006 | the error's, or ours before it | false |
-/// | silence | [`Timeout::PongOverdue`] | 1006 | 1011 | false |
+/// | silence | [`Timeout::PongTimeout`] | 1006 | 1011 | false |
 /// | the socket is lost | the socket ([`abandon`](Self::abandon)) | 1006 | 1006 | false |
 ///
 /// [`Event::Close`]: crate::proto::Event::Close
 /// [`ProtocolError`]: crate::proto::ProtocolError
-/// [`Timeout::CloseOverdue`]: crate::proto::Timeout::CloseOverdue
-/// [`Timeout::PongOverdue`]: crate::proto::Timeout::PongOverdue
+/// [`Timeout::CloseTimeout`]: crate::proto::Timeout::CloseTimeout
+/// [`Timeout::PongTimeout`]: crate::proto::Timeout::PongTimeout
 #[derive(Debug)]
 pub struct WebSocket {
     /// The keys of a client; a server masks nothing (RFC 6455 5.1).

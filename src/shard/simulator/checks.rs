@@ -20,7 +20,7 @@ impl Simulation {
     }
 
     /// What holds between any two turns.
-    pub(super) fn check_turn(&mut self, (close_overdue, cut_off): (u64, u64)) {
+    pub(super) fn check_turn(&mut self, (close_timeout, cut_off): (u64, u64)) {
         let network = &mut *self.network.borrow_mut();
         let offered = mem::take(&mut network.offered);
         assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
@@ -94,7 +94,7 @@ impl Simulation {
         assert_eq!(counted(Counter::ConnectionsOpen), alive as u64);
         assert_eq!(counted(Counter::Opened) - counted(Counter::Ended), alive as u64);
         assert_eq!(counted(Counter::Laggards), laggards, "laggards");
-        let overdue = counted(Counter::CloseOverdue) - close_overdue;
+        let overdue = counted(Counter::CloseTimeout) - close_timeout;
         assert!(network.tally.cut_off - cut_off <= overdue, "a connection is cut off before its time");
         let (clients, lines) = (&self.clients, &network.lines);
         network.active.retain(|&number| {

@@ -338,7 +338,7 @@ fn no_flood_extends_the_time_of_a_message() {
             .count();
         assert!(tick >= 20 || open == CLIENTS, "{open} are open at tick {tick}");
     }
-    assert_eq!(world.counters.get(Counter::MessageOverdue), CLIENTS as u64);
+    assert_eq!(world.counters.get(Counter::MessageTimeout), CLIENTS as u64);
 }
 
 /// A message whose end was received in time is whole, however much of its client's stands before it.
@@ -360,5 +360,5 @@ fn the_end_of_a_message_may_stand_behind_a_flood() {
     for tick in 0..300 {
         world.shard.turn(Tick(tick));
     }
-    assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageOverdue)), (64, 0));
+    assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageTimeout)), (64, 0));
 }

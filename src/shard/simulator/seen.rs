@@ -24,7 +24,7 @@ impl Seen {
             Counter::ConnectionsOpen,
             Counter::Laggards,
             Counter::Accepted,
-            Counter::HandshakeOverdue,
+            Counter::HandshakeTimeout,
             Counter::HttpRequests,
             Counter::HttpDisplaced,
             Counter::AcceptPaused,

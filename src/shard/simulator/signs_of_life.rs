@@ -62,7 +62,7 @@ fn who_takes_nothing_is_given_up_whatever_it_sends() {
             }
         }
         assert!(given_up.is_some_and(|tick| (20..=40).contains(&tick)), "given up at {given_up:?}");
-        assert_eq!(world.counters.get(Counter::PongOverdue), 1);
+        assert_eq!(world.counters.get(Counter::PongTimeout), 1);
         world.serve(100);
         assert_eq!((world.state(id), world.counters.get(Counter::Laggards)), (None, 0));
     }
@@ -89,7 +89,7 @@ fn who_takes_a_little_all_the_time_stays() {
             world.arrive(1, PONG, 1);
             world.serve(tick);
         }
-        assert_eq!((world.state(id), world.counters.get(Counter::PongOverdue)), (None, 1));
+        assert_eq!((world.state(id), world.counters.get(Counter::PongTimeout)), (None, 1));
     }
 }
 

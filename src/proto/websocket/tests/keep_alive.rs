@@ -34,7 +34,7 @@ fn silence_is_pinged_and_then_failed() {
     peer.expect(1301, &KEEP_ALIVE, Timeout::PingSent, Some(1401));
     assert_eq!(peer.sent, hex("89 00"));
     peer.expect(1400, &KEEP_ALIVE, Timeout::Nothing, Some(1401));
-    peer.expect(1401, &KEEP_ALIVE, Timeout::PongOverdue, None);
+    peer.expect(1401, &KEEP_ALIVE, Timeout::PongTimeout, None);
     assert_eq!(peer.sent[2..6], hex("88 15 03f3"));
     assert_eq!(peer.websocket.state(), State::Closed);
     peer.expect(9999, &KEEP_ALIVE, Timeout::Nothing, None);
@@ -87,7 +87,7 @@ fn a_close_frame_is_answered_in_time_or_not() {
     peer.websocket.close(Tick(1100), CloseCode::NORMAL, "", &mut peer.sent);
     peer.receive(1149, &masked(OpCode::Text, true, "no excuse"));
     peer.expect(1149, &KEEP_ALIVE, Timeout::Nothing, Some(1150));
-    peer.expect(1150, &KEEP_ALIVE, Timeout::CloseOverdue, None);
+    peer.expect(1150, &KEEP_ALIVE, Timeout::CloseTimeout, None);
     assert_eq!((peer.websocket.state(), &peer.sent[..]), (State::Closed, &hex("88 02 03e8")[..]));
 }
 
