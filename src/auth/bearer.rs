@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use subtle::ConstantTimeEq as _;
 
-use super::{Authenticator, Identity, credentials::Credentials, tokens::Tokens};
+use super::{Authenticator, Identity, credentials::Credentials, tokens::{CHARACTERS, Tokens}};
 use crate::proto::Refusal;
 
 /// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.
@@ -60,8 +60,7 @@ impl Bearer {
         for (name, token) in tokens {
             let (name, token): (String, String) = (name.into(), token.into());
             if Tokens::new(vec![token.clone()]).is_err() {
-                let allowed = "A-Z a-z 0-9 - . _ ~ + / =";
-                return Err(format!("the token of {name:?} is empty or has characters beyond {allowed}"));
+                return Err(format!("the token of {name:?} is empty or has characters beyond {CHARACTERS}"));
             }
             if let Some((other, _)) = named.iter().find(|(_, other)| *other == token) {
                 return Err(format!("{other:?} and {name:?} have the same token"));

@@ -16,6 +16,9 @@ use subtle::{Choice, ConstantTimeEq};
 #[derive(Clone, Default)]
 pub struct Tokens(Vec<String>);
 
+/// The characters of a token (RFC 6750 2.1), for errors.
+pub(super) const CHARACTERS: &str = "A-Z a-z 0-9 - . _ ~ + / =";
+
 impl Tokens {
     /// Checks that each could be sent in an `Authorization` header, and that there is one at least: an empty list
     /// does not mean that none is needed, which [`Tokens::default`] does.
@@ -31,7 +34,7 @@ impl Tokens {
         let is_allowed = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~+/=".contains(&octet);
         for (at, token) in tokens.iter().enumerate() {
             if token.is_empty() || !token.bytes().all(is_allowed) {
-                return Err(format!("token {} is empty or has characters beyond A-Z a-z 0-9 - . _ ~ + / =", at + 1));
+                return Err(format!("token {} is empty or has characters beyond {CHARACTERS}", at + 1));
             }
         }
         Ok(Tokens(tokens))

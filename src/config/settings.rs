@@ -6,8 +6,9 @@ use Preset::{Otherwise, Value as Is};
 
 use super::{
     checked::{Config, Limits},
+    listen::ListenAddress,
     toml::quoted,
-    values::{CpuList, Fault, ListenAddress, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
+    values::{CpuList, Fault, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
 };
 use crate::hub::ConnectionId;
 

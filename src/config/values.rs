@@ -1,13 +1,10 @@
 //! The types of settings: how a value of each is written, and how it is shown.
 
-use std::{
-    fmt,
-    net::{SocketAddr, ToSocketAddrs as _},
-    str::FromStr,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use tracing_subscriber::EnvFilter;
+
+use super::listen::{ListenAddress, parse_address};
 
 /// A type of settings. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
@@ -188,19 +185,6 @@ impl fmt::Display for Size {
     }
 }
 
-impl Scalar for Size {
-    const TAKES_INTEGERS: bool = true;
-    const EXPECTED: &'static str = "a size, such as 65536 or \"64KiB\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
 /// A span of time: `10s`, `500ms`, `2m`, `1h`; `0` has no unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Time(pub Duration);
@@ -240,20 +224,6 @@ impl fmt::Display for Time {
             120.. if seconds.is_multiple_of(60) => write!(f, "{}m", seconds / 60),
             _ => write!(f, "{seconds}s"),
         }
-    }
-}
-
-/// An integer has no unit, and is refused with that reason, unless it is 0.
-impl Scalar for Time {
-    const TAKES_INTEGERS: bool = true;
-    const EXPECTED: &'static str = "a time in quotes, such as \"10s\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
     }
 }
 
@@ -319,18 +289,6 @@ pub enum Pin {
     Off,
 }
 
-impl Scalar for Pin {
-    const EXPECTED: &'static str = "\"auto\", \"on\" or \"off\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        one_of(text, &[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)])
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
-}
-
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -338,18 +296,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object for each event.
     Json,
-}
-
-impl Scalar for LogFormat {
-    const EXPECTED: &'static str = "\"text\" or \"json\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
 }
 
 /// A filter of events: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
@@ -377,22 +323,6 @@ impl Scalar for LogFilter {
     }
 }
 
-/// Reads an address and port, as settings are written.
-///
-/// ```
-/// use ringhub::config::parse_address;
-/// assert_eq!(parse_address("[::1]:80").map(|address| address.port()), Ok(80));
-/// assert!(parse_address("localhost").unwrap_err().contains("write it like 127.0.0.1:6455"));
-/// ```
-///
-/// # Errors
-///
-/// A sentence about a text that is no address and port, with examples.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let address = text.trim().parse();
-    address.map_err(|_| format!("{text:?} is no address and port; write it like 127.0.0.1:6455 or [::1]:6455"))
-}
-
 impl Scalar for SocketAddr {
     const EXPECTED: &'static str = "an address and port in quotes, such as \"127.0.0.1:6455\"";
 
@@ -402,121 +332,6 @@ impl Scalar for SocketAddr {
 
     fn show(&self) -> String {
         self.to_string()
-    }
-}
-
-/// An address to listen on: an IP address or the name of a host, and a port.
-///
-/// ```
-/// use ringhub::config::ListenAddress;
-/// let address: ListenAddress = "localhost:6455".parse()?;
-/// assert_eq!(address, ListenAddress::Name("localhost".into(), 6455));
-/// assert!(address.resolve()?.iter().all(|address| address.ip().is_loopback() && address.port() == 6455));
-/// # Ok::<(), String>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// An IP address.
-    Socket(SocketAddr),
-    /// The name of a host, and a port. [`Config::new`](super::Config::new) resolves it.
-    Name(String, u16),
-}
-
-impl ListenAddress {
-    /// Returns the addresses of a name, at least one and each once; an address is itself. It waits for an answer of the
-    /// name servers.
-    ///
-    /// # Errors
-    ///
-    /// A sentence about a name that has no address, or for which no name server has an answer.
-    pub fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
-        let (name, port) = match self {
-            ListenAddress::Socket(address) => return Ok(vec![*address]),
-            ListenAddress::Name(name, port) => (name, *port),
-        };
-        let resolved = (&**name, port).to_socket_addrs();
-        let resolved = resolved.map_err(|error| format!("the name {name:?} cannot be resolved: {error}"))?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in resolved {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        if addresses.is_empty() { Err(format!("the name {name:?} has no address")) } else { Ok(addresses) }
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ListenAddress::Socket(address) => address.fmt(f),
-            ListenAddress::Name(name, port) => write!(f, "{name}:{port}"),
-        }
-    }
-}
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if let Ok(address) = text.parse() {
-            return Ok(ListenAddress::Socket(address));
-        }
-        let name = text.rsplit_once(':').filter(|(name, _)| is_host_name(name));
-        let name = name.and_then(|(name, port)| Some(ListenAddress::Name(name.into(), port.parse().ok()?)));
-        name.ok_or_else(|| {
-            let examples = "127.0.0.1:6455, [::1]:6455 or localhost:6455";
-            format!("{text:?} is no address and port; write it like {examples}")
-        })
-    }
-}
-
-/// Returns whether a text is the name of a host (RFC 1123 2.1). A name whose last label is a number is a misspelled
-/// IPv4 address.
-fn is_host_name(text: &str) -> bool {
-    let is_inner = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(is_inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|octet| octet.is_ascii_digit()));
-    name.len() <= 253 && name.split('.').all(is_label) && !is_number
-}
-
-impl Scalar for ListenAddress {
-    const EXPECTED: &'static str = "an address and port in quotes, such as \"127.0.0.1:6455\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// The connections that a listener on an IPv6 address takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenIpv6 {
-    /// The connections of IPv6.
-    Only,
-    /// The connections of IPv4 too, where the address is `[::]`.
-    Dual,
-}
-
-impl Scalar for ListenIpv6 {
-    const EXPECTED: &'static str = "\"only\" or \"dual\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        one_of(text, &[("only", ListenIpv6::Only), ("dual", ListenIpv6::Dual)])
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}").to_lowercase()
     }
 }
 
@@ -531,6 +346,63 @@ impl Scalar for String {
     fn show(&self) -> String {
         self.clone()
     }
+}
+
+/// The connections that a listener on an IPv6 address takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenIpv6 {
+    /// The connections of IPv6.
+    Only,
+    /// The connections of IPv4 too, where the address is `[::]`.
+    Dual,
+}
+
+/// Types that are written as words, each with the value that it stands for.
+macro_rules! words {
+    ($($type:ident, $expected:literal: $($word:literal $variant:ident),+;)+) => {$(
+        impl Scalar for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn parse(text: &str) -> Result<Self, String> {
+                one_of(text, &[$(($word, $type::$variant)),+])
+            }
+
+            fn show(&self) -> String {
+                match self { $($type::$variant => $word.into()),+ }
+            }
+        }
+    )+};
+}
+
+words! {
+    Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
+    LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
+    ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
+}
+
+/// Types that are written and shown as their [`FromStr`] and `Display` do. An integer has no unit: a time refuses it
+/// with that reason, unless it is 0.
+macro_rules! parsed {
+    ($($type:ident, $takes_integers:literal, $expected:literal;)+) => {$(
+        impl Scalar for $type {
+            const TAKES_INTEGERS: bool = $takes_integers;
+            const EXPECTED: &'static str = $expected;
+
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse()
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+};
+}
+
+parsed! {
+    Size, true, "a size, such as 65536 or \"64KiB\"";
+    Time, true, "a time in quotes, such as \"10s\"";
+    ListenAddress, false, "an address and port in quotes, such as \"127.0.0.1:6455\"";
 }
 
 macro_rules! counts {
@@ -633,25 +505,6 @@ mod tests {
         check::<LogFilter>("ringhub=debug", &["ringhub=debug"]);
         check::<Vec<ListenAddress>>("127.0.0.1:1,[::1]:2,a:3", &["127.0.0.1:1", "[::1]:2", "a:3"]);
         check::<ListenIpv6>("dual", &["dual"]);
-    }
-
-    #[test]
-    fn listen_addresses() {
-        let name =
-            |text: &str| text.parse::<ListenAddress>().is_ok_and(|address| matches!(address, ListenAddress::Name(..)));
-        for good in ["localhost:1", "a-b.example:65535", "example.org.:0", "_http.1a:1", " hub:1 "] {
-            assert!(name(good), "{good}");
-        }
-        let long = format!("{}:1", "a".repeat(64));
-        for bad in
-            ["localhost", "a:b", ":1", "a:65536", "127.0.0.1.1:1", "127.0.0.256:1", "::1:1", "a b:1", "-a:1", &long]
-        {
-            let error = bad.parse::<ListenAddress>().unwrap_err();
-            assert!(error.contains(&format!("{bad:?} is no address and port")), "{error}");
-        }
-        assert_eq!("[::1]:2".parse(), Ok(ListenAddress::Socket("[::1]:2".parse().unwrap())));
-        let error = ListenAddress::Name("no-such-host.invalid".into(), 1).resolve().unwrap_err();
-        assert!(error.starts_with("the name \"no-such-host.invalid\" cannot be resolved: "), "{error}");
     }
 
     #[test]

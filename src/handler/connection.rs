@@ -296,7 +296,8 @@ impl<S: 'static> Connection<'_, S> {
     ///
     /// # Errors
     ///
-    /// See [`CloseError`]; the connection is as it was. [`truncate_reason`](super::truncate_reason) makes any reason short enough.
+    /// See [`CloseError`]; the connection is as it was. [`truncate_reason`](super::truncate_reason) makes any reason
+    /// short enough.
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, truncate_reason}, proto::CloseCode};
