@@ -4,7 +4,11 @@ use std::{fmt, sync::Arc};
 
 use subtle::ConstantTimeEq as _;
 
-use super::{Authenticator, Identity, credentials::Credentials, tokens::{CHARACTERS, Tokens}};
+use super::{
+    Authenticator, Identity,
+    credentials::Credentials,
+    tokens::{CHARACTERS, Tokens},
+};
 use crate::proto::Refusal;
 
 /// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.

@@ -199,7 +199,7 @@ settings! {
         /// the server starts.
         listen: Vec<ListenAddress>, ADDRESS, Is("127.0.0.1:6455");
 
-        /// Connections that a listener on [::] takes: only those of IPv6, or dual, those of IPv4 too.
+        /// Connections that a listener on the address :: takes: only those of IPv6, or dual, those of IPv4 too.
         listen_ipv6: ListenIpv6, WHICH, Is("only");
 
         /// Another address and port for /metrics, which is then nowhere else.
