@@ -16,7 +16,7 @@ use crate::{
     error::StartError,
     handler::Panicked,
     handover::{ControlDoor, Sockets, Visit},
-    hub::{MeshEnd, MeshLimits, Outside, Wake},
+    hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, Command},
 };
@@ -133,7 +133,7 @@ struct ShardEnds {
 
 /// The ends that the control thread holds.
 struct ControlEnds {
-    outside: Outside,
+    outside: ExternalEnd,
     woken: Arc<Notify>,
     arrivals: mpsc::Receiver<Visit>,
     returns: Vec<mpsc::Sender<Visit>>,
@@ -148,7 +148,7 @@ impl Wiring {
             Arc::new(move || woken.notify_one()) as Wake
         });
         let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
-        let outside = Outside::new(mesh.pop().expect("one end more than shards"));
+        let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
         let of_control = woken.pop().expect("one more than shards");
         let (door, arrivals) = ControlDoor::new();
         let (mut shards, mut commands, mut returns) = (Vec::new(), Vec::new(), Vec::new());
