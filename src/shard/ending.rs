@@ -6,16 +6,27 @@
 
 use std::io;
 
-use super::io_state::{Connection, Reading};
-use super::turn::{Shard, key};
+use super::{
+    io_state::Connection,
+    state::{Shard, key},
+};
 use crate::{
     hub::ConnectionId,
     metrics::Counter,
-    proto::{CloseCode, State, Tick},
+    proto::{CloseCode, State},
     sys::Io,
 };
 
 impl<I: Io> Shard<I> {
+    /// Starts the closing handshake.
+    pub(super) fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let mut frame = Vec::new();
+        connection.websocket.close(self.now, code, reason, &mut frame);
+        self.append(id, &frame);
+        self.notice_close(id);
+    }
+
     /// After anything that may have ended the open state: no more messages for it, and a deadline.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
@@ -61,26 +72,6 @@ impl<I: Io> Shard<I> {
         if connection.io.peer_done && !self.io.has_unsent(socket) {
             self.remove(id);
         }
-    }
-
-    /// Returns until when the close frame of a connection waits, if it does: the one for a message that is too big
-    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the time that a
-    /// close may take.
-    ///
-    /// A browser that is told in the middle of a message gives up the rest of it, and takes the close for an unclean
-    /// one. Its input is dropped either way. Whoever breaks the protocol is told at once.
-    pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
-        let connection = self.hub.connections.get(id)?;
-        let websocket = &connection.websocket;
-        let is_too_big =
-            websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
-        if !is_too_big || !connection.io.owes_output() || connection.io.peer_done {
-            return None;
-        }
-        let heard = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
-        let half = self.handlers.keep_alive(id).close_timeout / 2;
-        let latest = Tick(connection.io.ends_by?.0.saturating_sub(half));
-        Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
     }
 
     /// Ends a connection whose peer has ended it without a closing handshake, or without answering ours: it is owed
@@ -137,6 +128,3 @@ impl<I: Io> Shard<I> {
         Some((connection, socket))
     }
 }
-
-/// Ticks of silence after which a peer is taken to have sent its message: longer than most round trips.
-const SILENCE: u32 = 3 * Tick::PER_SECOND / 10;

@@ -14,175 +14,53 @@
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
 use std::{
-    collections::VecDeque,
     io::{self, IoSlice},
     mem,
     ops::Range,
 };
 
 use super::{
-    io_state::{BatchEntry, Connection, Hub, Output},
+    io_state::Connection,
+    outgoing::{Contents, Left, Outcome, Planned, Portion, length, messages, outbox},
     pace::Pace,
-    turn::{Shard, key},
+    state::{Shard, key},
 };
 use crate::{
-    hub::{ConnectionId, Piece, Share, TopicId, TopicName, bounded},
+    hub::{ConnectionId, Share, TopicId, bounded},
     metrics::Counter,
-    proto::{CloseCode, State, Tick},
+    proto::State,
     sys::{Io, Refused, Send},
 };
 
-/// What is on its way out.
-#[derive(Debug, Default)]
-pub(super) struct Flush {
-    /// Topics whose walk is under way.
-    walks: VecDeque<TopicId>,
-    /// Connections with something in their outbox, or with a backlog and room for it.
-    dirty: VecDeque<ConnectionId>,
-    /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
-    /// this one before their room is awaited again, which is there already.
-    paused: Vec<ConnectionId>,
-    /// When the first of them was refused.
-    paused_at: Tick,
-    /// The next flush begins with `dirty`: the last one began with walks and left some of `dirty` waiting.
-    dirty_first: bool,
-    /// The number of the batch being planned; the first is 1.
-    batch: u64,
-    /// Scratch, empty between batches.
-    plan: Vec<Planned>,
-    refused: Vec<Refused>,
-    /// When a slow consumer was last named, and how many were not since.
-    slow_named: Option<Tick>,
-    slow_unnamed: u64,
-}
-
-/// One entry of a batch.
-#[derive(Debug)]
-struct Planned {
-    id: ConnectionId,
-    what: What,
-    /// Its length.
-    bytes: usize,
-}
-
-/// What is left of a flush's portion.
-#[derive(Debug)]
-struct Left {
-    entries: usize,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-enum What {
-    /// All that the topic's walk hands out.
-    Run(TopicId),
-    /// Its outbox if there is one, and its share of what the topic's walk hands out.
-    Pieces { outbox: Option<Piece>, share: Vec<Piece>, topic: Option<TopicId> },
-    /// Its shares of several walks, each one of the two above.
-    Several(Vec<What>),
-    /// The front of its backlog.
-    Backlog,
-}
-
-impl Flush {
-    /// Notes that the connection has something to be sent.
-    pub(super) fn mark_dirty(&mut self, connection: &mut Connection, id: ConnectionId) {
-        if !connection.io.is_dirty {
-            connection.io.is_dirty = true;
-            self.dirty.push_back(id);
-        }
+impl<I: Io> Shard<I> {
+    /// Begins a flush, and returns its portion: [`Pace::flush_entries`] and [`Pace::flush_bytes`].
+    pub(super) fn begin_flush(&mut self) -> Left {
+        self.hub.begin_walks(&mut self.flush.walks);
+        self.flush.began_with_dirty = self.flush.dirty_first;
+        let Pace { flush_entries, flush_bytes, .. } = self.pace;
+        Left { entries: flush_entries, bytes: flush_bytes }
     }
 
-    /// When those who were refused in spite of room are to try again.
-    pub(super) fn next_try(&self) -> Option<Tick> {
-        (!self.paused.is_empty()).then(|| self.paused_at.after(1))
-    }
-
-    fn pause(&mut self, id: ConnectionId, now: Tick) {
-        // Nobody waits longer for those who come after it.
-        if self.paused.is_empty() {
-            self.paused_at = now;
-        }
-        self.paused.push(id);
-    }
-
-    /// Returns whether a topic's walk is under way.
-    pub(super) fn has_walks(&self) -> bool {
-        !self.walks.is_empty()
-    }
-
-    /// Is nothing left to be sent?
-    pub(super) fn is_idle(&self) -> bool {
-        self.walks.is_empty() && self.dirty.is_empty()
-    }
-
-    /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
-    /// one of its own, which its mark names from then on. Returns whether there was room.
-    fn plan_share(&mut self, mark: &mut BatchEntry, (pieces, entry_pieces): (usize, usize), planned: Planned) -> bool {
-        if mark.batch != self.batch {
-            *mark = BatchEntry { batch: self.batch, index: self.plan.len() as u32, pieces: pieces as u32 };
-            self.plan.push(planned);
-            return true;
-        }
-        if mark.pieces as usize + pieces > entry_pieces {
+    /// Sends a batch of what is due. Returns whether there was something to send and something left of the portion;
+    /// what the batch has shown stands in the flush's outcomes.
+    pub(super) fn flush_batch(&mut self, left: &mut Left) -> bool {
+        if left.is_used_up() || self.flush.is_idle() {
             return false;
         }
-        mark.pieces += pieces as u32;
-        let entry = &mut self.plan[mark.index as usize];
-        entry.bytes += planned.bytes;
-        match &mut entry.what {
-            What::Several(shares) => shares.push(planned.what),
-            first => {
-                let first_share = mem::replace(first, What::Backlog);
-                *first = What::Several(vec![first_share, planned.what]);
-            }
+        let ended = self.plan_batch(left);
+        self.send_batch();
+        self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
+        // Topics take turns: a large one does not keep the others waiting for all of its subscribers.
+        if !self.flush.walks.is_empty() {
+            self.flush.walks.rotate_left(1);
         }
         true
     }
-}
 
-impl Left {
-    fn is_used_up(&self) -> bool {
-        self.entries == 0 || self.bytes == 0
-    }
-
-    /// Takes an entry of so many bytes. The last one may have more than are left.
-    fn take(&mut self, bytes: usize) {
-        self.entries -= 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-}
-
-impl What {
-    /// The pieces of one share.
-    fn pieces<'a>(&'a self, hub: &'a Hub) -> impl Iterator<Item = &'a Piece> {
-        let (outbox, share) = match self {
-            What::Run(topic) => (&None, hub.run(*topic).pieces()),
-            What::Pieces { outbox, share, .. } => (outbox, &share[..]),
-            What::Several(_) | What::Backlog => (&None, &[][..]),
-        };
-        outbox.iter().chain(share)
-    }
-}
-
-impl<I: Io> Shard<I> {
-    /// Sends what is due, until [`Pace::flush_entries`] or [`Pace::flush_bytes`] are used up.
-    pub(super) fn flush(&mut self) {
-        self.hub.begin_walks(&mut self.flush.walks);
-        let dirty_first = self.flush.dirty_first;
-        let Pace { flush_entries, flush_bytes, .. } = self.pace;
-        let mut left = Left { entries: flush_entries, bytes: flush_bytes };
-        while !left.is_used_up() && !self.flush.is_idle() {
-            let ended = self.plan_batch(&mut left);
-            self.send_batch();
-            self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
-            // Topics take turns: a large one does not keep the others waiting for all of its subscribers.
-            if !self.flush.walks.is_empty() {
-                self.flush.walks.rotate_left(1);
-            }
-        }
+    /// Ends a flush: the next one begins with the connections that this one has left waiting, unless this one did.
+    pub(super) fn end_flush(&mut self) {
         // By turns: one batch of them may use up a flush, and some of them may always be left.
-        self.flush.dirty_first = !dirty_first && !self.flush.dirty.is_empty();
+        self.flush.dirty_first = !self.flush.began_with_dirty && !self.flush.dirty.is_empty();
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
@@ -230,10 +108,10 @@ impl<I: Io> Shard<I> {
         let share = run.share(slot);
         let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        let what = match (&mut connection.io.output, share) {
-            (None, Share::Whole) => What::Run(topic),
+        let portion = match (&mut connection.io.output, share) {
+            (None, Share::Whole) => Portion::Run(topic),
             (None, Share::Part(share)) => {
-                What::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
+                Portion::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
             }
             (None, Share::Nothing) => return Some(0),
             (Some(output), _) if !output.backlog.is_empty() => {
@@ -241,7 +119,7 @@ impl<I: Io> Shard<I> {
                 // Much of it may have to be copied.
                 let bytes = length(&owed);
                 self.owe(id, owed);
-                self.check_backlog(id);
+                self.flush.outcomes.push(Outcome::Slow(id));
                 return Some(bytes);
             }
             (Some(output), share) => {
@@ -256,19 +134,21 @@ impl<I: Io> Shard<I> {
                 if outbox.is_none() && share.is_empty() {
                     return Some(0);
                 }
-                What::Pieces { outbox, share, topic: Some(topic) }
+                Portion::Pieces { outbox, share, topic: Some(topic) }
             }
         };
-        if let What::Pieces { outbox, share, .. } = &what {
+        if let Portion::Pieces { outbox, share, .. } = &portion {
             pieces = share.len() + usize::from(outbox.is_some());
             bytes = length(outbox.iter().chain(share));
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        let planned = Planned { id, what, bytes };
         if let Some(mark) = connection.mark() {
-            return self.flush.plan_share(mark, (pieces, self.pace.entry_pieces), planned).then_some(bytes);
+            return self
+                .flush
+                .plan_share(mark, (pieces, self.pace.entry_pieces), (id, portion, bytes))
+                .then_some(bytes);
         }
-        self.flush.plan.push(planned);
+        self.flush.plan.push(Planned { id, contents: Contents::One(portion), bytes });
         Some(bytes)
     }
 
@@ -288,64 +168,22 @@ impl<I: Io> Shard<I> {
             self.handlers.notice_emptied(id);
             let bytes = length(&outbox);
             if outbox.is_some() {
-                let what = What::Pieces { outbox, share: Vec::new(), topic: None };
-                self.flush.plan.push(Planned { id, what, bytes });
+                let contents = Contents::One(Portion::Pieces { outbox, share: Vec::new(), topic: None });
+                self.flush.plan.push(Planned { id, contents, bytes });
             }
             return bytes;
         }
         if connection.io.awaits_room {
             // Its outbox stays together until there is room, and counts.
-            self.check_backlog(id);
+            self.flush.outcomes.push(Outcome::Slow(id));
             return 0;
         }
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox);
         }
         let bytes = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
-        self.flush.plan.push(Planned { id, what: What::Backlog, bytes });
+        self.flush.plan.push(Planned { id, contents: Contents::Backlog, bytes });
         bytes
-    }
-
-    /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
-    pub(super) fn leave_topics(&mut self, id: ConnectionId) {
-        let owed = self.hub.leave(id);
-        self.owe_behind_outbox(id, owed);
-    }
-
-    /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
-    pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
-        let owed = self.hub.unsubscribe(id, topic);
-        // It has gone live just now: nobody is told any more.
-        self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
-        if !owed.is_empty() {
-            self.owe_behind_outbox(id, owed);
-            self.check_backlog(id);
-        }
-        self.release(id);
-    }
-
-    /// Appends to the connection's backlog, behind what waits in its outbox.
-    fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
-        if owed.is_empty() {
-            return;
-        }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        self.flush.mark_dirty(connection, id);
-        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
-        self.owe(id, outbox.into_iter().chain(owed));
-    }
-
-    /// Appends to the connection's backlog, which makes it a laggard if it is none.
-    fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let was_laggard = connection.io.has_backlog();
-        let backlog = &mut connection.io.output.get_or_insert_default().backlog;
-        let before = backlog.messages();
-        owed.into_iter().for_each(|piece| backlog.push(piece));
-        let messages = backlog.messages() - before;
-        let is_new = !was_laggard && !backlog.is_empty();
-        self.count(Counter::Deliveries, messages);
-        self.count(Counter::Laggards, u64::from(is_new));
     }
 
     /// Hands the plan to the kernel in one call and settles what it did not take.
@@ -363,23 +201,22 @@ impl<I: Io> Shard<I> {
         let mut deliveries = 0;
         let entries = plan.len();
         let mut plan = plan;
-        for (index, Planned { id, what, bytes: offered }) in plan.drain(..).enumerate() {
+        for (index, Planned { id, contents, bytes: offered }) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
-            match (what, refusal) {
-                (What::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
+            match (contents, refusal) {
+                (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
                 // Only an open connection is in a walk: this cannot have been its end.
-                (What::Run(topic), None) => deliveries += u64::from(self.hub.run(topic).messages()),
-                (What::Several(shares), None) => {
-                    deliveries += shares.iter().map(|share| messages(share.pieces(&self.hub))).sum::<u64>();
+                (Contents::One(Portion::Run(topic)), None) => deliveries += u64::from(self.hub.run(topic).messages()),
+                (Contents::One(portion), None) => {
+                    deliveries += messages(portion.pieces(&self.hub));
+                    self.settle_all(id);
+                }
+                (Contents::Several(portions), None) => {
+                    deliveries += portions.iter().map(|portion| messages(portion.pieces(&self.hub))).sum::<u64>();
                     self.unpark(id);
                 }
-                (what @ What::Pieces { .. }, None) => {
-                    deliveries += messages(what.pieces(&self.hub));
-                    self.unpark(id);
-                    self.end_if_done(id);
-                }
-                (What::Several(shares), Some(sent)) => unsent += self.settle_refused(id, shares, offered, sent),
-                (share, Some(sent)) => unsent += self.settle_refused(id, [share], offered, sent),
+                (Contents::One(portion), Some(sent)) => unsent += self.settle_refused(id, [portion], offered, sent),
+                (Contents::Several(portions), Some(sent)) => unsent += self.settle_refused(id, portions, offered, sent),
             }
         }
         drop(refusals);
@@ -398,11 +235,11 @@ impl<I: Io> Shard<I> {
         let mut ranges: Vec<Range<usize>> = Vec::with_capacity(plan.len());
         let mut last_run = None;
         let mut sum = 0;
-        for Planned { id, what, bytes } in plan {
+        for Planned { id, contents, bytes } in plan {
             let begin = slices.len();
             sum += bytes;
-            match what {
-                What::Run(topic) => {
+            match contents {
+                Contents::One(Portion::Run(topic)) => {
                     let run = hub.run(*topic);
                     let range = match last_run {
                         Some((last, (begin, end))) if last == *topic => begin..end,
@@ -415,12 +252,12 @@ impl<I: Io> Shard<I> {
                     ranges.push(range);
                     continue;
                 }
-                What::Pieces { .. } => slices.extend(what.pieces(hub).map(|piece| IoSlice::new(&piece.bytes))),
-                What::Several(shares) => {
-                    let pieces = shares.iter().flat_map(|share| share.pieces(hub));
+                Contents::One(portion) => slices.extend(portion.pieces(hub).map(|piece| IoSlice::new(&piece.bytes))),
+                Contents::Several(portions) => {
+                    let pieces = portions.iter().flat_map(|portion| portion.pieces(hub));
                     slices.extend(pieces.map(|piece| IoSlice::new(&piece.bytes)));
                 }
-                What::Backlog => {
+                Contents::Backlog => {
                     let output = hub.connections.get(*id).and_then(|connection| connection.io.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
                     slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
@@ -447,21 +284,28 @@ impl<I: Io> Shard<I> {
     fn settle_refused(
         &mut self,
         id: ConnectionId,
-        shares: impl IntoIterator<Item = What>,
+        portions: impl IntoIterator<Item = Portion>,
         offered: usize,
         sent: io::Result<usize>,
     ) -> usize {
-        for share in shares {
-            let (outbox, topic) = match share {
-                What::Run(topic) => (None, Some(topic)),
-                What::Pieces { outbox, topic, .. } => (outbox, topic),
-                What::Several(_) | What::Backlog => continue,
+        for portion in portions {
+            let (outbox, topic) = match portion {
+                Portion::Run(topic) => (None, Some(topic)),
+                Portion::Pieces { outbox, topic, .. } => (outbox, topic),
             };
             // Not the pieces that were offered: those stand in buffers that are used again.
             let owed = topic.map(|topic| self.hub.owed_by_walk(topic, id.slot())).unwrap_or_default();
             self.owe(id, outbox.into_iter().chain(owed));
         }
         self.advance(id, offered, sent)
+    }
+
+    /// A socket has taken all that its connection was owed, which may be the end of the connection.
+    fn settle_all(&mut self, id: ConnectionId) {
+        self.unpark(id);
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+            self.flush.outcomes.push(Outcome::Done(id));
+        }
     }
 
     /// The front of a backlog was offered; `None` means that all of it was taken. Returns how many bytes were not.
@@ -476,8 +320,7 @@ impl<I: Io> Shard<I> {
             connection.io.drop_empty_output();
             self.handlers.notice_emptied(id);
             self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
-            self.unpark(id);
-            self.end_if_done(id);
+            self.settle_all(id);
         } else {
             output.found_room = false;
             self.flush.mark_dirty(connection, id);
@@ -491,7 +334,7 @@ impl<I: Io> Shard<I> {
         let sent = match taken(sent) {
             Ok(sent) => sent,
             Err(error) => {
-                self.lose(id, &error);
+                self.flush.outcomes.push(Outcome::Lost(id, error));
                 return offered;
             }
         };
@@ -528,67 +371,6 @@ impl<I: Io> Shard<I> {
             }
         }
     }
-
-    /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.
-    pub(super) fn check_backlog(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        // What a connection that is closing is owed grows no more, and its close frame is in it.
-        if connection.websocket.state() != State::Open {
-            return;
-        }
-        let Some(output) = &mut connection.io.output else { return };
-        let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
-            && output.backlog.messages() <= self.limits.backlog_messages_max;
-        if is_within || !(output.backlog.was_refused() || connection.is_held) {
-            return;
-        }
-        self.close_slow(id);
-    }
-
-    /// Closes an open connection that does not take what it is sent; what it has not begun to receive is given up.
-    pub(super) fn close_slow(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let Some(output) = &mut connection.io.output else { return };
-        let (bytes, messages) = (output.bytes(), output.backlog.messages());
-        let mut dropped = output.backlog.truncate();
-        if !output.backlog.is_empty() {
-            // Without a backlog the opening answer may be in it.
-            output.outbox = Vec::new();
-        }
-        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
-        let ahead = self.hub.leave(id);
-        dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
-        let peer = self.peer(id);
-        // They come in crowds: one in a while stands for all.
-        let others = self.flush.slow_unnamed;
-        if self.flush.slow_named.is_none_or(|named| self.now.since(named) >= SLOW_SILENCE) {
-            (self.flush.slow_named, self.flush.slow_unnamed) = (Some(self.now), 0);
-            tracing::info!(%id, peer, bytes, messages, others, "slow consumer: its backlog went beyond the limit");
-        } else {
-            self.flush.slow_unnamed += 1;
-            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
-        }
-        self.count(Counter::SlowClosed, 1);
-        self.count(Counter::SlowDropped, dropped);
-        self.notice_close(id);
-    }
-}
-
-/// Takes what waits in an outbox.
-fn outbox(output: &mut Output) -> Option<Piece> {
-    let outbox = mem::take(&mut output.outbox);
-    let unused = outbox.capacity() - outbox.len();
-    let piece = Piece::new(outbox.into(), 0);
-    (!piece.bytes.is_empty()).then(|| Piece { charge: piece.charge + unused, ..piece })
-}
-
-fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
-    pieces.map(|piece| u64::from(piece.messages)).sum()
-}
-
-/// The bytes of these pieces.
-fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
-    pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }
 
 /// How many bytes a socket took that did not take everything, or why it takes none any more.
@@ -602,6 +384,4 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 
 /// An entry has one piece beside those of a share: the outbox.
 const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
-/// Ticks after a slow consumer was named at the level of information before another is.
-const SLOW_SILENCE: u32 = 10 * Tick::PER_SECOND;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

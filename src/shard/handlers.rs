@@ -4,7 +4,6 @@
 //! when the shard next has nothing else in its hands.
 
 use std::{
-    collections::HashMap,
     mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,11 +11,11 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use tracing::field::{DisplayValue, display};
+use tracing::field::display;
 
-use super::turn::{Arrival, Shard};
+use super::{seats::LocalRoute, state::Shard};
 use crate::{
-    handler::{Call, Closed, Door, Facts, Panicked, Route, Rules, Seat, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, Door, Facts, Panicked, Rules, Seat, ShardRoute, SubscribeError, Tasks},
     hub::{
         Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
         TopicName,
@@ -26,139 +25,7 @@ use crate::{
     sys::Io,
 };
 
-/// A route on this shard.
-pub(super) struct OnShard {
-    pub(super) handler: Rc<dyn ShardRoute>,
-    pub(super) rules: Rules,
-}
-
-/// What handlers have to do with a shard.
-#[derive(Default)]
-pub(super) struct Handlers {
-    routes: Rc<[OnShard]>,
-    /// By slot: the route of its connection, and the key there.
-    seats: Vec<(u16, u32)>,
-    /// Connections with limits or deadlines of their own.
-    own: HashMap<ConnectionId, Own>,
-    /// Who waits until a connection is owed nothing more.
-    drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
-    /// Of those who are waited for, perhaps among others: connections whose output a flush has taken or sent.
-    emptied: Vec<ConnectionId>,
-    /// Connections that have ended and whose handler has not been told.
-    ended: Vec<(ConnectionId, u16, u32)>,
-    pub(super) tasks: Tasks,
-    /// Of connections that have ended: work that was spawned for them is to end.
-    pub(super) abandoned: Vec<ConnectionId>,
-}
-
-impl std::fmt::Debug for Handlers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handlers").field("routes", &self.routes.len()).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Own {
-    limits: Option<MessageLimits>,
-    /// Limits for when the message under way has ended: they cannot change within one.
-    next_limits: Option<MessageLimits>,
-    keep_alive: Option<KeepAlive>,
-}
-
-impl Handlers {
-    pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], tasks: Tasks) -> Self {
-        let routes = routes.iter().zip(handlers);
-        let routes = routes.map(|(route, handler)| OnShard { handler: Rc::clone(handler), rules: route.rules.clone() });
-        Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
-    }
-
-    fn own(&self, id: ConnectionId) -> Own {
-        if self.own.is_empty() { Own::default() } else { self.own.get(&id).copied().unwrap_or_default() }
-    }
-
-    fn route(&self, id: ConnectionId) -> &OnShard {
-        &self.routes[usize::from(self.seats[id.slot() as usize].0)]
-    }
-
-    /// The limits of a connection's messages; `is_between` says whether no message is under way.
-    #[inline]
-    pub(super) fn limits(&mut self, id: ConnectionId, is_between: impl FnOnce() -> bool) -> MessageLimits {
-        let own = if self.own.is_empty() { None } else { self.own.get_mut(&id) };
-        if let Some(own) = own {
-            if own.next_limits.is_some() && is_between() {
-                own.limits = own.next_limits.take();
-            }
-            if let Some(limits) = own.limits {
-                return limits;
-            }
-        }
-        self.route(id).rules.limits
-    }
-
-    /// Returns whether the connection's handler looks after slow clients itself.
-    pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
-        self.route(id).rules.manual_backpressure
-    }
-
-    pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {
-        self.own(id).keep_alive.unwrap_or(self.route(id).rules.keep_alive)
-    }
-
-    pub(super) fn ping_payload(&self, id: ConnectionId) -> &[u8] {
-        &self.route(id).rules.ping_payload
-    }
-
-    /// Tells everybody who waits for it that the connection is owed nothing more.
-    pub(super) fn notice_drained(&mut self, id: ConnectionId) {
-        if !self.drained.is_empty()
-            && let Some(waiters) = self.drained.remove(&id)
-        {
-            // Who waited may have given up.
-            waiters.into_iter().for_each(|waiter| _ = waiter.send(()));
-        }
-    }
-
-    fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
-        let waiters = self.drained.entry(id).or_default();
-        // Who asks again and again with a time limit stands here once.
-        waiters.retain(|waiter| !waiter.is_closed());
-        waiters.push(waiter);
-    }
-
-    /// What the connection was owed has been offered to its socket. Somebody may wait until all of it is taken.
-    #[inline]
-    pub(super) fn notice_emptied(&mut self, id: ConnectionId) {
-        if !self.drained.is_empty() {
-            self.emptied.push(id);
-        }
-    }
-
-    /// The connection is no more: its handler is to be told.
-    pub(super) fn notice_ended(&mut self, id: ConnectionId) {
-        let (route, key) = self.seats[id.slot() as usize];
-        self.ended.push((id, route, key));
-        if !self.own.is_empty() {
-            self.own.remove(&id);
-        }
-        self.notice_drained(id);
-    }
-}
-
 impl<I: Io> Shard<I> {
-    /// Gives a connection that was just made its seat.
-    pub(super) fn seat(&mut self, id: ConnectionId, arrival: &mut Arrival<I::Socket>) {
-        let state = mem::replace(&mut arrival.state, Box::new(()));
-        let key = self.handlers.routes[usize::from(arrival.route)].handler.insert(state, arrival.profile.take());
-        if arrival.limits.is_some() {
-            self.handlers.own.entry(id).or_default().limits = arrival.limits;
-        }
-        let slot = id.slot() as usize;
-        if self.handlers.seats.len() <= slot {
-            self.handlers.seats.resize(slot + 1, (0, 0));
-        }
-        self.handlers.seats[slot] = (arrival.route, key);
-    }
-
     /// Calls the handler of a connection's route. [`Shard::tell_joined`] must follow.
     pub(super) fn call(
         &mut self,
@@ -176,15 +43,6 @@ impl<I: Io> Shard<I> {
     pub(super) fn notice_panic(&mut self, id: ConnectionId, Panicked(panic): &Panicked) {
         tracing::error!(%id, peer = self.peer(id), panic, "a handler has panicked; its connection is closed");
         self.count(Counter::HandlerPanics, 1);
-    }
-
-    /// The client's address, for events about a connection.
-    pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
-        // Its seat may be another's by now.
-        self.hub.connections.get(id)?;
-        let (route, key) = self.handlers.seats[id.slot() as usize];
-        let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
-        kept.or_else(|| self.addresses(id).0).map(display)
     }
 
     /// Tells a handler what its client has sent.
@@ -206,6 +64,23 @@ impl<I: Io> Shard<I> {
             }
         }
         self.tell_joined();
+    }
+
+    /// Subscriptions that had to wait have gone live: their handlers are told. Opening answers that waited for them may
+    /// leave.
+    pub(super) fn tell_joined(&mut self) {
+        // In the order in which they have joined. What a handler does meanwhile may add some, or take some out.
+        self.joined.reverse();
+        while let Some(Joined { id, topic }) = self.joined.pop() {
+            tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            if connection.io.owes_output() {
+                self.flush.mark_dirty(connection, id);
+            }
+            if !topic.is_everyone() && connection.websocket.state() == State::Open {
+                self.call(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
+            }
+        }
     }
 
     /// After a flush: tells those who wait until a connection is owed nothing more.
@@ -239,14 +114,6 @@ impl<I: Io> Shard<I> {
     /// Connections that have ended since the last call.
     pub(crate) fn take_abandoned(&mut self) -> Vec<ConnectionId> {
         mem::take(&mut self.handlers.abandoned)
-    }
-
-    /// Ends every connection without a word. Their handlers are told.
-    pub(crate) fn drop_all(&mut self) {
-        let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
-        ids.into_iter().for_each(|id| self.remove(id));
-        self.io.submit();
-        self.tell_ended();
     }
 
     /// Does what others on this thread have asked for.
@@ -284,7 +151,7 @@ impl<I: Io> Shard<I> {
 
     /// From now on all connections, and those to come, are pinged and given up as this says.
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
-        let routes = self.handlers.routes.iter().map(|route| OnShard {
+        let routes = self.handlers.routes.iter().map(|route| LocalRoute {
             handler: Rc::clone(&route.handler),
             rules: Rules { keep_alive, ..route.rules.clone() },
         });
@@ -319,11 +186,7 @@ impl<I: Io> Door for Shard<I> {
     }
 
     fn addresses(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        if self.hub.connections.get(id).is_none() {
-            return (None, None);
-        }
-        let socket = self.sockets[id.slot() as usize].as_ref();
-        socket.map_or((None, None), |socket| self.io.addresses(socket))
+        self.addresses_of(id)
     }
 
     fn send(&mut self, id: ConnectionId, frames: &[u8]) -> Sent {

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use tracing::field::display;
 
 use super::{
+    arrival::Arrival,
     lobby::{Lobby, NoRoom, Place},
     opening::{Accepted, NotOpened, judge},
     refusals::Kept,
-    turn::Arrival,
 };
 use crate::{
     config::Limits,

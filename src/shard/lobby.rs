@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{refusals::Refusals, turn::Arrival};
+use super::{arrival::Arrival, refusals::Refusals};
 use crate::{
     config::Config,
     endpoints::Endpoints,

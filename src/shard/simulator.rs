@@ -46,10 +46,12 @@ use self::{
     seen::Seen,
 };
 use super::{
-    handlers::Handlers,
+    arrival::Arrival,
+    driver::{AfterTurn, Next, decide},
     io_state::Reading,
     pace::Pace,
-    turn::{Arrival, Shard},
+    seats::Handlers,
+    state::Shard,
 };
 use crate::{
     config::{Config, Settings, settle},
@@ -406,9 +408,12 @@ impl Simulation {
 
     /// The shard's thread, once around: a turn if one is due. Returns whether one was.
     fn serve(&mut self) -> bool {
-        let is_due = self.more
-            || self.network.borrow().has_reports()
-            || self.shard.next_deadline().is_some_and(|deadline| deadline <= self.now);
+        let has_work = self.more || self.network.borrow().has_reports();
+        let is_due = match decide(AfterTurn { has_work, is_drained: false }, || self.shard.next_deadline()) {
+            Next::Again => true,
+            Next::Sleep(until) => until.is_some_and(|until| until <= self.now),
+            Next::End => unreachable!("it is not drained"),
+        };
         if is_due {
             let before = (self.counters.get(Counter::CloseTimeout), self.network.borrow().tally.cut_off);
             self.more = self.shard.turn(self.now);

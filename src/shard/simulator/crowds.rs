@@ -14,7 +14,7 @@ use crate::{
     hub::{ConnectionId, MeshEnd, Scope, TopicName},
     metrics::{Counter, Counters},
     proto::{State, Tick},
-    shard::{pace::Pace, turn::Shard},
+    shard::{pace::Pace, state::Shard},
 };
 
 /// A shard whose clients publish to one topic, and what they send.

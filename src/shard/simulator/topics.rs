@@ -17,7 +17,7 @@ use crate::{
     hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
     proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
-    shard::turn::Shard,
+    shard::state::Shard,
 };
 
 /// A shard, and the hub of another one, which does what it is told to.

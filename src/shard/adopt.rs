@@ -1,0 +1,84 @@
+//! Taking over a connection whose opening handshake is accepted.
+
+use bytes::BytesMut;
+
+use super::{
+    arrival::Arrival,
+    io_state::{Connection, IoState},
+    state::{Shard, key},
+};
+use crate::{
+    handover::OfAddress,
+    hub::{ConnectionId, Subscribed},
+    metrics::Counter,
+    proto::{CloseCode, Role, Tick, WebSocket},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
+    pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
+        let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
+            arrival;
+        self.now = now;
+        // What was ordered before it came is not for it.
+        self.take_mail();
+        let mut connection = Connection::new(WebSocket::new(Role::Server, now), IoState::new());
+        // Who is told that it subscribes is owed everything from then on.
+        connection.is_held = true;
+        let id = self.hub.connections.insert(connection).ok()?;
+        self.handlers.seat(id, route, state, profile, limits);
+        self.place_socket(id, socket, of_address);
+        let mut is_refused = false;
+        for (topic, options) in subscriptions {
+            is_refused |= self.hub.subscribe(id, &topic, options.echo) == Subscribed::TooMany;
+        }
+        // Behind the subscriptions: who asks for a topic's messages need not ask that it is remembered.
+        if let Some((topic, scope)) = forwards {
+            self.hub.publish_to(id, &topic, scope);
+        }
+        self.count(Counter::Opened, 1);
+        self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
+        // Whatever a handler sends stands behind it.
+        self.reply(id, &answer);
+        self.schedule(id);
+        self.call(id, |handler, door, seat| handler.on_open(door, seat));
+        self.release(id);
+        self.tell_joined();
+        if is_refused {
+            self.count(Counter::PolicyClosed, 1);
+            self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
+        }
+        self.receive_leftover(id, leftover);
+        if let Some(drain) = &mut self.drain {
+            drain.add(id);
+        }
+        Some(id)
+    }
+
+    /// Keeps a connection's socket, and its part in the number of its address' sockets, in the connection's slot.
+    fn place_socket(&mut self, id: ConnectionId, socket: I::Socket, of_address: Option<OfAddress>) {
+        let slot = id.slot() as usize;
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        assert!(self.sockets[slot].is_none(), "the last connection on this slot has taken its socket along");
+        self.io.arm(key(id), &socket);
+        self.sockets[slot] = Some(socket);
+        if of_address.is_some() {
+            if self.of_address.len() <= slot {
+                self.of_address.resize_with(slot + 1, || None);
+            }
+            self.of_address[slot] = of_address;
+        }
+    }
+
+    /// Notes that the client sent something with its opening request, which is parsed with the next batch.
+    fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
+        if let Some(connection) = self.hub.connections.get_mut(id)
+            && !leftover.is_empty()
+        {
+            self.incoming.keep_unparsed(connection, id, leftover);
+        }
+    }
+}

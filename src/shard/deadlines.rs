@@ -1,0 +1,117 @@
+//! What is due for connections whose time has come.
+
+use std::mem;
+
+use super::{
+    io_state::{Reading, Watch},
+    schedule::deadline_of,
+    state::Shard,
+};
+use crate::{
+    hub::ConnectionId,
+    metrics::Counter,
+    proto::{CloseCode, State, Timeout},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    pub(super) fn expire_timers(&mut self) {
+        let mut due = mem::take(&mut self.due);
+        self.wheel.advance(self.now, &mut due);
+        for (tick, id) in due.drain(..) {
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            // An entry that an earlier one has replaced.
+            if connection.io.timer == Some(tick) {
+                connection.io.timer = None;
+                self.expire(id);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Does what is due for a connection, and enters its next deadline.
+    fn expire(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.io.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
+            tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
+            self.count(Counter::CloseTimeout, 1);
+            self.remove(id);
+            return;
+        }
+        if connection.io.reading != Reading::Idle {
+            // What it has sent waits to be received, or is not received because of what it is owed.
+            connection.websocket.excuse_silence(self.now);
+        }
+        self.expire_watch(id);
+        self.expire_message(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let mut replies = mem::take(&mut self.replies);
+        let keep_alive = self.handlers.keep_alive(id);
+        let ping = self.handlers.ping_payload(id);
+        let timeout = connection.websocket.handle_timeout(self.now, &keep_alive, ping, &mut replies);
+        self.finish_replies(id, replies);
+        match timeout {
+            Timeout::Nothing => {}
+            Timeout::PingSent => self.count(Counter::PingsSent, 1),
+            Timeout::PongTimeout => {
+                tracing::debug!(%id, peer = self.peer(id), "no sign of life has followed a ping");
+                self.count(Counter::PongTimeout, 1);
+            }
+            Timeout::CloseTimeout => {
+                tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
+                self.count(Counter::CloseTimeout, 1);
+                self.remove(id);
+                return;
+            }
+        }
+        self.notice_close(id);
+        self.schedule(id);
+    }
+
+    /// Gives up the peer of an open connection with a backlog if it has taken nothing for as long as one may be silent.
+    ///
+    /// What it takes is its sign of life. What it sends is none: a client that sends a byte now and then, and takes
+    /// nothing, would keep its backlog for ever. Nor is a missing pong a sign of death: a client that reads slowly has
+    /// yet to read all that stands before the ping.
+    fn expire_watch(&mut self, id: ConnectionId) {
+        let keep_alive = self.handlers.keep_alive(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let awaits_peer = connection.io.awaits_peer() && connection.websocket.state() == State::Open;
+        let Some(output) = &mut connection.io.output else { return };
+        let Some(socket) = self.sockets[id.slot() as usize].as_ref().filter(|_| awaits_peer) else {
+            output.watch = None;
+            return;
+        };
+        let held = self.io.unacknowledged(socket);
+        match output.watch {
+            Some(watch) if !watch.sees_progress(held) => {
+                if deadline_of(&watch, &keep_alive).is_none_or(|deadline| self.now < deadline) {
+                    return;
+                }
+                tracing::debug!(%id, peer = self.peer(id), "the client takes nothing of what it is owed");
+                self.count(Counter::PongTimeout, 1);
+                self.close(id, CloseCode::INTERNAL_ERROR, "the client takes nothing");
+            }
+            _ => {
+                output.watch = Some(Watch::new(self.now, held));
+                connection.websocket.excuse_silence(self.now);
+            }
+        }
+    }
+
+    /// Closes the connection if its message under way has had its time.
+    pub(super) fn expire_message(&mut self, id: ConnectionId) {
+        let Some(since) = self.incoming.unfinished.since(id) else { return };
+        if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
+            return;
+        }
+        let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.io.has_unparsed);
+        if has_unparsed || self.is_full() {
+            // The rest may have come. It is looked at again when what was received is parsed, and with the next tick.
+            return;
+        }
+        tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
+        self.count(Counter::MessageTimeout, 1);
+        self.close(id, CloseCode::POLICY_VIOLATION, "a message did not arrive in time");
+    }
+}

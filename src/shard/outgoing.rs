@@ -1,0 +1,197 @@
+//! What is on its way out: who has something to be sent, and the batch that is being planned.
+
+use std::{collections::VecDeque, io, mem};
+
+use super::io_state::{BatchEntry, Connection, Hub, Output};
+use crate::{
+    hub::{ConnectionId, Piece, TopicId},
+    proto::Tick,
+    sys::Refused,
+};
+
+/// What is on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Flush {
+    /// Topics whose walk is under way.
+    pub(super) walks: VecDeque<TopicId>,
+    /// Connections with something in their outbox, or with a backlog and room for it.
+    pub(super) dirty: VecDeque<ConnectionId>,
+    /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
+    /// this one before their room is awaited again, which is there already.
+    pub(super) paused: Vec<ConnectionId>,
+    /// When the first of them was refused.
+    pub(super) paused_at: Tick,
+    /// The next flush begins with `dirty`: the last one began with walks and left some of `dirty` waiting.
+    pub(super) dirty_first: bool,
+    /// The flush under way began with `dirty`.
+    pub(super) began_with_dirty: bool,
+    /// The number of the batch being planned; the first is 1.
+    pub(super) batch: u64,
+    /// Scratch, empty between batches.
+    pub(super) plan: Vec<Planned>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) outcomes: Vec<Outcome>,
+    /// When a slow consumer was last named, and how many were not since.
+    pub(super) slow_named: Option<Tick>,
+    pub(super) slow_unnamed: u64,
+}
+
+/// One entry of a batch.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) id: ConnectionId,
+    pub(super) contents: Contents,
+    /// Its length.
+    pub(super) bytes: usize,
+}
+
+/// What is left of a flush's portion.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+}
+
+/// What an entry has.
+#[derive(Debug)]
+pub(super) enum Contents {
+    /// A portion of one walk, or an outbox alone.
+    One(Portion),
+    /// Portions of several walks.
+    Several(Vec<Portion>),
+    /// The front of a backlog.
+    Backlog,
+}
+
+/// What a connection without a backlog is sent by one walk.
+#[derive(Debug)]
+pub(super) enum Portion {
+    /// All that the topic's walk hands out.
+    Run(TopicId),
+    /// Its outbox if there is one, and its share of what the topic's walk hands out.
+    Pieces { outbox: Option<Piece>, share: Vec<Piece>, topic: Option<TopicId> },
+}
+
+/// What a batch has shown about a connection, which the turn acts on.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Its socket has failed.
+    Lost(ConnectionId, io::Error),
+    /// Its socket has taken all that the connection was owed.
+    Done(ConnectionId),
+    /// What it is owed has grown, and may be more than it may be.
+    Slow(ConnectionId),
+}
+
+impl Flush {
+    /// Notes that the connection has something to be sent.
+    pub(super) fn mark_dirty(&mut self, connection: &mut Connection, id: ConnectionId) {
+        if !connection.io.is_dirty {
+            connection.io.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// When those who were refused in spite of room are to try again.
+    pub(super) fn next_try(&self) -> Option<Tick> {
+        (!self.paused.is_empty()).then(|| self.paused_at.after(1))
+    }
+
+    pub(super) fn pause(&mut self, id: ConnectionId, now: Tick) {
+        // Nobody waits longer for those who come after it.
+        if self.paused.is_empty() {
+            self.paused_at = now;
+        }
+        self.paused.push(id);
+    }
+
+    /// Returns whether a topic's walk is under way.
+    pub(super) fn has_walks(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
+    /// Returns whether nothing is left to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.walks.is_empty() && self.dirty.is_empty()
+    }
+
+    /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
+    /// one of its own, which its mark names from then on. Returns whether there was room.
+    pub(super) fn plan_share(
+        &mut self,
+        mark: &mut BatchEntry,
+        (pieces, entry_pieces): (usize, usize),
+        (id, portion, bytes): (ConnectionId, Portion, usize),
+    ) -> bool {
+        if mark.batch != self.batch {
+            *mark = BatchEntry { batch: self.batch, index: self.plan.len() as u32, pieces: pieces as u32 };
+            self.plan.push(Planned { id, contents: Contents::One(portion), bytes });
+            return true;
+        }
+        if mark.pieces as usize + pieces > entry_pieces {
+            return false;
+        }
+        mark.pieces += pieces as u32;
+        let entry = &mut self.plan[mark.index as usize];
+        assert_eq!(entry.id, id, "the mark names the connection's own entry");
+        entry.bytes += bytes;
+        entry.contents.push(portion);
+        true
+    }
+}
+
+impl Contents {
+    /// Appends a portion of one more walk.
+    fn push(&mut self, portion: Portion) {
+        match self {
+            Contents::Several(portions) => portions.push(portion),
+            Contents::One(_) => {
+                let first = mem::replace(self, Contents::Several(Vec::with_capacity(2)));
+                if let (Contents::One(first), Contents::Several(portions)) = (first, self) {
+                    portions.extend([first, portion]);
+                }
+            }
+            Contents::Backlog => unreachable!("what a walk owes a connection with a backlog goes into the backlog"),
+        }
+    }
+}
+
+impl Left {
+    pub(super) fn is_used_up(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+
+    /// Takes an entry of so many bytes. The last one may have more than are left.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.entries -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Portion {
+    /// Returns the pieces of the portion.
+    pub(super) fn pieces<'a>(&'a self, hub: &'a Hub) -> impl Iterator<Item = &'a Piece> {
+        let (outbox, share) = match self {
+            Portion::Run(topic) => (&None, hub.run(*topic).pieces()),
+            Portion::Pieces { outbox, share, .. } => (outbox, &share[..]),
+        };
+        outbox.iter().chain(share)
+    }
+}
+
+/// Takes what waits in an outbox.
+pub(super) fn outbox(output: &mut Output) -> Option<Piece> {
+    let outbox = mem::take(&mut output.outbox);
+    let unused = outbox.capacity() - outbox.len();
+    let piece = Piece::new(outbox.into(), 0);
+    (!piece.bytes.is_empty()).then(|| Piece { charge: piece.charge + unused, ..piece })
+}
+
+pub(super) fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
+    pieces.map(|piece| u64::from(piece.messages)).sum()
+}
+
+/// The bytes of these pieces.
+pub(super) fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
+    pieces.into_iter().map(|piece| piece.bytes.len()).sum()
+}

@@ -1,0 +1,68 @@
+//! What a connection is owed: frames of its own, and what its topics gathered for it before it left them.
+
+use super::{outgoing::outbox, state::Shard};
+use crate::{
+    hub::{ConnectionId, Piece},
+    metrics::Counter,
+    proto::State,
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// Appends whole frames for this connection alone, behind what it is owed by the topics that it has left. They
+    /// leave with the next flush.
+    pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
+        if frames.is_empty() {
+            return;
+        }
+        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+            self.leave_topics(id);
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        connection.io.output.get_or_insert_default().append(frames);
+        // What is held back stays out of the flush until it is released.
+        if !connection.is_held {
+            self.flush.mark_dirty(connection, id);
+        }
+    }
+
+    /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
+    pub(super) fn leave_topics(&mut self, id: ConnectionId) {
+        let owed = self.hub.leave(id);
+        self.owe_behind_outbox(id, owed);
+    }
+
+    /// Appends to the connection's backlog, behind what waits in its outbox.
+    pub(super) fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
+        if owed.is_empty() {
+            return;
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        self.flush.mark_dirty(connection, id);
+        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
+        self.owe(id, outbox.into_iter().chain(owed));
+    }
+
+    /// Appends to the connection's backlog, which makes it a laggard if it is none.
+    pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let was_laggard = connection.io.has_backlog();
+        let backlog = &mut connection.io.output.get_or_insert_default().backlog;
+        let before = backlog.messages();
+        owed.into_iter().for_each(|piece| backlog.push(piece));
+        let messages = backlog.messages() - before;
+        let is_new = !was_laggard && !backlog.is_empty();
+        self.count(Counter::Deliveries, messages);
+        self.count(Counter::Laggards, u64::from(is_new));
+    }
+
+    /// What has been held back from the connection leaves if it has nothing to wait for any more.
+    /// [`Shard::tell_joined`] must follow when no handler is being called.
+    pub(super) fn release(&mut self, id: ConnectionId) {
+        if self.hub.release(id, &mut self.joined)
+            && let Some(connection) = self.hub.connections.get_mut(id)
+        {
+            self.flush.mark_dirty(connection, id);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! When the shard looks at a connection next.
+
+use super::{
+    io_state::{Reading, Watch},
+    state::Shard,
+};
+use crate::{
+    hub::ConnectionId,
+    proto::{CloseCode, KeepAlive, State, Tick},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
+    ///
+    /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
+    /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
+    pub(super) fn schedule(&mut self, id: ConnectionId) {
+        let waits = self.close_waits(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let keep_alive = self.handlers.keep_alive(id);
+        let interval = keep_alive.ping_interval;
+        let pings = connection.websocket.state() == State::Open && interval > 0;
+        let look = pings.then(|| self.now.after(interval));
+        let deadline = connection.websocket.deadline(&keep_alive);
+        let message = match self.limits.message_ticks_max {
+            0 => None,
+            ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
+        };
+        let watch = connection.io.output.as_ref().and_then(|output| output.watch);
+        let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
+        let deadlines = [deadline, connection.io.ends_by, look, message, waits, taken];
+        let deadline = deadlines.into_iter().flatten().min();
+        if let Some(deadline) = deadline
+            && connection.io.timer.is_none_or(|timer| deadline < timer)
+        {
+            connection.io.timer = Some(self.wheel.insert(deadline, id));
+        }
+    }
+
+    /// Returns until when the close frame of a connection waits, if it does: the one for a message that is too big
+    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the time that a
+    /// close may take.
+    ///
+    /// A browser that is told in the middle of a message gives up the rest of it, and takes the close for an unclean
+    /// one. Its input is dropped either way. Whoever breaks the protocol is told at once.
+    pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
+        let connection = self.hub.connections.get(id)?;
+        let websocket = &connection.websocket;
+        let is_too_big =
+            websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
+        if !is_too_big || !connection.io.owes_output() || connection.io.peer_done {
+            return None;
+        }
+        let heard = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
+        let half = self.handlers.keep_alive(id).close_timeout / 2;
+        let latest = Tick(connection.io.ends_by?.0.saturating_sub(half));
+        Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
+    }
+}
+
+/// Returns when a peer that has taken nothing since the watch began is given up: after as long as one may be silent.
+pub(super) fn deadline_of(watch: &Watch, keep_alive: &KeepAlive) -> Option<Tick> {
+    let KeepAlive { ping_interval, pong_timeout, .. } = *keep_alive;
+    (ping_interval > 0 && pong_timeout > 0).then(|| watch.since.after(ping_interval.saturating_add(pong_timeout)))
+}
+
+/// Ticks of silence after which a peer is taken to have sent its message: longer than most round trips.
+const SILENCE: u32 = 3 * Tick::PER_SECOND / 10;

@@ -1,0 +1,150 @@
+//! The routes of a shard, and which of them each connection belongs to.
+
+use std::{any::Any, collections::HashMap, rc::Rc};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    handler::{Profile, Route, Rules, ShardRoute, Tasks},
+    hub::ConnectionId,
+    proto::{KeepAlive, MessageLimits},
+};
+
+/// A route on this shard: its handler, and the rules that hold for its connections.
+pub(super) struct LocalRoute {
+    pub(super) handler: Rc<dyn ShardRoute>,
+    pub(super) rules: Rules,
+}
+
+/// What handlers have to do with a shard.
+#[derive(Default)]
+pub(super) struct Handlers {
+    pub(super) routes: Rc<[LocalRoute]>,
+    /// By slot: the route of its connection, and the key there.
+    pub(super) seats: Vec<(u16, u32)>,
+    /// Connections with limits or deadlines of their own.
+    pub(super) own: HashMap<ConnectionId, Own>,
+    /// Who waits until a connection is owed nothing more.
+    pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
+    /// Of those who are waited for, perhaps among others: connections whose output a flush has taken or sent.
+    pub(super) emptied: Vec<ConnectionId>,
+    /// Connections that have ended and whose handler has not been told.
+    pub(super) ended: Vec<(ConnectionId, u16, u32)>,
+    pub(super) tasks: Tasks,
+    /// Of connections that have ended: work that was spawned for them is to end.
+    pub(super) abandoned: Vec<ConnectionId>,
+}
+
+impl std::fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handlers").field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Own {
+    pub(super) limits: Option<MessageLimits>,
+    /// Limits for when the message under way has ended: they cannot change within one.
+    pub(super) next_limits: Option<MessageLimits>,
+    pub(super) keep_alive: Option<KeepAlive>,
+}
+
+impl Handlers {
+    pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], tasks: Tasks) -> Self {
+        let routes = routes.iter().zip(handlers);
+        let routes =
+            routes.map(|(route, handler)| LocalRoute { handler: Rc::clone(handler), rules: route.rules.clone() });
+        Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
+    }
+
+    pub(super) fn own(&self, id: ConnectionId) -> Own {
+        if self.own.is_empty() { Own::default() } else { self.own.get(&id).copied().unwrap_or_default() }
+    }
+
+    pub(super) fn route(&self, id: ConnectionId) -> &LocalRoute {
+        &self.routes[usize::from(self.seats[id.slot() as usize].0)]
+    }
+
+    /// The limits of a connection's messages; `is_between` says whether no message is under way.
+    #[inline]
+    pub(super) fn limits(&mut self, id: ConnectionId, is_between: impl FnOnce() -> bool) -> MessageLimits {
+        let own = if self.own.is_empty() { None } else { self.own.get_mut(&id) };
+        if let Some(own) = own {
+            if own.next_limits.is_some() && is_between() {
+                own.limits = own.next_limits.take();
+            }
+            if let Some(limits) = own.limits {
+                return limits;
+            }
+        }
+        self.route(id).rules.limits
+    }
+
+    /// Returns whether the connection's handler looks after slow clients itself.
+    pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
+        self.route(id).rules.manual_backpressure
+    }
+
+    pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {
+        self.own(id).keep_alive.unwrap_or(self.route(id).rules.keep_alive)
+    }
+
+    pub(super) fn ping_payload(&self, id: ConnectionId) -> &[u8] {
+        &self.route(id).rules.ping_payload
+    }
+
+    /// Tells everybody who waits for it that the connection is owed nothing more.
+    pub(super) fn notice_drained(&mut self, id: ConnectionId) {
+        if !self.drained.is_empty()
+            && let Some(waiters) = self.drained.remove(&id)
+        {
+            // Who waited may have given up.
+            waiters.into_iter().for_each(|waiter| _ = waiter.send(()));
+        }
+    }
+
+    pub(super) fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
+        let waiters = self.drained.entry(id).or_default();
+        // Who asks again and again with a time limit stands here once.
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(waiter);
+    }
+
+    /// What the connection was owed has been offered to its socket. Somebody may wait until all of it is taken.
+    #[inline]
+    pub(super) fn notice_emptied(&mut self, id: ConnectionId) {
+        if !self.drained.is_empty() {
+            self.emptied.push(id);
+        }
+    }
+
+    /// Gives a connection its seat at a route.
+    pub(super) fn seat(
+        &mut self,
+        id: ConnectionId,
+        route: u16,
+        state: Box<dyn Any>,
+        profile: Option<Box<Profile>>,
+        limits: Option<MessageLimits>,
+    ) {
+        let key = self.routes[usize::from(route)].handler.insert(state, profile);
+        if limits.is_some() {
+            self.own.entry(id).or_default().limits = limits;
+        }
+        let slot = id.slot() as usize;
+        if self.seats.len() <= slot {
+            self.seats.resize(slot + 1, (0, 0));
+        }
+        self.seats[slot] = (route, key);
+    }
+
+    /// The connection is no more: its handler is to be told.
+    pub(super) fn notice_ended(&mut self, id: ConnectionId) {
+        let (route, key) = self.seats[id.slot() as usize];
+        self.ended.push((id, route, key));
+        if !self.own.is_empty() {
+            self.own.remove(&id);
+        }
+        self.notice_drained(id);
+    }
+}

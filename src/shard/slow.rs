@@ -1,0 +1,89 @@
+//! The limit of what a connection may be owed, and the end of a slow consumer.
+
+use super::state::Shard;
+use crate::{
+    hub::{ConnectionId, TopicName},
+    metrics::Counter,
+    proto::{CloseCode, State, Tick},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// Sends what the protocol wants sent, and gives the scratch back.
+    pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
+        self.reply(id, &replies);
+        replies.clear();
+        self.replies = replies;
+    }
+
+    /// Appends whole frames for this connection alone. They leave with the next flush.
+    pub(super) fn reply(&mut self, id: ConnectionId, frames: &[u8]) {
+        if frames.is_empty() {
+            return;
+        }
+        self.append(id, frames);
+        // The flush looks at the backlogs of all others.
+        if self.hub.connections.get(id).is_some_and(|connection| connection.is_held) {
+            self.check_backlog(id);
+        }
+    }
+
+    /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
+    pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
+        let owed = self.hub.unsubscribe(id, topic);
+        // It has gone live just now: nobody is told any more.
+        self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
+        if !owed.is_empty() {
+            self.owe_behind_outbox(id, owed);
+            self.check_backlog(id);
+        }
+        self.release(id);
+    }
+
+    /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.
+    pub(super) fn check_backlog(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        // What a connection that is closing is owed grows no more, and its close frame is in it.
+        if connection.websocket.state() != State::Open {
+            return;
+        }
+        let Some(output) = &mut connection.io.output else { return };
+        let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
+            && output.backlog.messages() <= self.limits.backlog_messages_max;
+        if is_within || !(output.backlog.was_refused() || connection.is_held) {
+            return;
+        }
+        self.close_slow(id);
+    }
+
+    /// Closes an open connection that does not take what it is sent; what it has not begun to receive is given up.
+    pub(super) fn close_slow(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(output) = &mut connection.io.output else { return };
+        let (bytes, messages) = (output.bytes(), output.backlog.messages());
+        let mut dropped = output.backlog.truncate();
+        if !output.backlog.is_empty() {
+            // Without a backlog the opening answer may be in it.
+            output.outbox = Vec::new();
+        }
+        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
+        let ahead = self.hub.leave(id);
+        dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
+        let peer = self.peer(id);
+        // They come in crowds: one in a while stands for all.
+        let others = self.flush.slow_unnamed;
+        if self.flush.slow_named.is_none_or(|named| self.now.since(named) >= SLOW_SILENCE) {
+            (self.flush.slow_named, self.flush.slow_unnamed) = (Some(self.now), 0);
+            tracing::info!(%id, peer, bytes, messages, others, "slow consumer: its backlog went beyond the limit");
+        } else {
+            self.flush.slow_unnamed += 1;
+            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
+        }
+        self.count(Counter::SlowClosed, 1);
+        self.count(Counter::SlowDropped, dropped);
+        self.notice_close(id);
+    }
+}
+
+/// Ticks after a slow consumer was named at the level of information before another is.
+const SLOW_SILENCE: u32 = 10 * Tick::PER_SECOND;

@@ -1,0 +1,152 @@
+//! One CPU's connections and topics. The verbs stand in the files above this one, each of which calls downward only.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tracing::field::{DisplayValue, display};
+
+use super::{
+    incoming::Incoming, io_state::Hub, leaving::Drain, outgoing::Flush, pace::Pace, seats::Handlers, timers::Wheel,
+};
+use crate::{
+    config::{Config, Limits},
+    handler::Seat,
+    handover::OfAddress,
+    hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd},
+    metrics::{Counter, Counters},
+    proto::Tick,
+    sys::{Io, Key, Readiness},
+};
+
+/// One CPU's connections and topics, and the turn that serves them.
+///
+/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but
+/// by the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
+///
+/// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
+/// - inputs: [`Shard::adopt`], [`Shard::turn`], [`Shard::call_back`]
+/// - commands: [`Shard::close`], [`Shard::unsubscribe`], [`Shard::drain`]
+#[derive(Debug)]
+pub(crate) struct Shard<I: Io> {
+    pub(super) io: I,
+    pub(super) hub: Hub,
+    /// By slot.
+    pub(super) sockets: Vec<Option<I::Socket>>,
+    /// By slot, and empty unless the number of an address' sockets is limited.
+    pub(super) of_address: Vec<Option<OfAddress>>,
+    pub(super) limits: Limits,
+    pub(super) handlers: Handlers,
+    pub(super) counters: Arc<Counters>,
+    pub(super) now: Tick,
+    pub(super) flush: Flush,
+    pub(super) drain: Option<Drain>,
+    pub(super) pace: Pace,
+    pub(super) incoming: Incoming,
+    /// This shard's part of [`Limits::unfinished_bytes_max`].
+    pub(super) unfinished_bytes_max: usize,
+    pub(super) wheel: Wheel,
+    /// Scratch, empty between uses.
+    pub(super) readiness: Vec<Readiness>,
+    pub(super) replies: Vec<u8>,
+    pub(super) due: Vec<(Tick, ConnectionId)>,
+    /// Subscriptions that have gone live and whose handlers have not been told.
+    pub(super) joined: Vec<Joined>,
+    pub(super) commands: Vec<Commanded>,
+}
+
+impl<I: Io> Shard<I> {
+    pub(crate) fn new(
+        mesh: MeshEnd,
+        config: &Config,
+        io: I,
+        handlers: Handlers,
+        counters: Arc<Counters>,
+        epoch_first: u64,
+        now: Tick,
+    ) -> Self {
+        let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
+        Shard {
+            io,
+            hub: Hub::new(mesh, hub_limits, epoch_first),
+            sockets: Vec::new(),
+            of_address: Vec::new(),
+            limits: config.limits.clone(),
+            handlers,
+            counters,
+            now,
+            flush: Flush::default(),
+            drain: None,
+            pace: Pace::DEFAULT,
+            incoming: Incoming::default(),
+            unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
+            wheel: Wheel::new(now),
+            readiness: Vec::new(),
+            replies: Vec::new(),
+            due: Vec::new(),
+            joined: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// When the next turn is due even if nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now));
+        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
+    }
+
+    /// Are there no connections?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hub.connections.is_empty()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn open(&self) -> usize {
+        self.hub.connections.len()
+    }
+
+    pub(crate) fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Does so much wait to be sent, or to go on to other shards, that nothing may be added?
+    pub(crate) fn is_full(&self) -> bool {
+        self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested()
+    }
+
+    /// The shard is about to sleep. Returns whether it may: something may have come down a lane just now.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.hub.about_to_sleep();
+        !self.hub.has_mail()
+    }
+
+    /// The shard is awake.
+    pub(crate) fn awake(&self) {
+        self.hub.awake();
+    }
+
+    /// The client's address, for events about a connection.
+    pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
+        // Its seat may be another's by now.
+        self.hub.connections.get(id)?;
+        let (route, key) = self.handlers.seats[id.slot() as usize];
+        let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
+        kept.or_else(|| self.addresses_of(id).0).map(display)
+    }
+
+    /// Returns the addresses of both sides of a connection: the peer's, and ours.
+    pub(super) fn addresses_of(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        if self.hub.connections.get(id).is_none() {
+            return (None, None);
+        }
+        let socket = self.sockets[id.slot() as usize].as_ref();
+        socket.map_or((None, None), |socket| self.io.addresses(socket))
+    }
+
+    pub(super) fn count(&self, counter: Counter, count: u64) {
+        self.counters.add(counter, count);
+    }
+}
+
+/// The ring's name of a connection.
+pub(super) fn key(id: ConnectionId) -> Key {
+    Key { slot: id.slot(), generation: id.generation() }
+}
