@@ -58,7 +58,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Ends a flush: the next one begins with the connections that this one has left waiting, unless this one did.
-    pub(super) fn end_flush(&mut self) {
+    pub(super) fn end_flush(&mut self, left: &Left) {
+        self.flush.last_entries = self.pace.flush_entries - left.entries;
         // By turns: one batch of them may use up a flush, and some of them may always be left.
         self.flush.dirty_first = !self.flush.began_with_dirty && !self.flush.dirty.is_empty();
     }

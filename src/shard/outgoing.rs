@@ -25,6 +25,8 @@ pub(super) struct Flush {
     pub(super) dirty_first: bool,
     /// The flush under way began with `dirty`.
     pub(super) began_with_dirty: bool,
+    /// Sends of the last flush.
+    pub(super) last_entries: usize,
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
     /// Scratch, empty between batches.

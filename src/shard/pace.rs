@@ -10,10 +10,9 @@ pub(super) struct Pace {
     pub(super) receive_batch: usize,
     /// Receive batches of one turn.
     pub(super) receive_batches: usize,
-    /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up.
+    /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up. While a
+    /// walk is under way it is fewer, see [`Pace::frames_of_turn`].
     pub(super) frames: u32,
-    /// The same while a walk is under way: a publisher must not outrun its subscribers.
-    pub(super) frames_beside_walks: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
     /// Bytes after which a batch ends, those of its last send included. Topics take turns between two batches.
@@ -37,9 +36,6 @@ impl Pace {
         receive_batch: 64,
         receive_batches: 4,
         frames: 4_096,
-        // A run that grows while the run before it leaves makes the next one longer still. At 17 B for 1 000
-        // subscribers 512 frames are as many bytes as leave by 10 MiB of sends, so a run stays within the cache.
-        frames_beside_walks: 512,
         send_batch: 256,
         // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.
         batch_bytes: 4 << 20,
@@ -53,4 +49,39 @@ impl Pace {
         backlog_pieces: 256,
         mail: 1_024,
     };
+
+    /// Returns how many frames a turn parses: all of [`Pace::frames`] if no walk is under way; else the part of them
+    /// that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
+    /// connection of a receive batch.
+    ///
+    /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early, the
+    /// walk takes more turns, and with a constant number of frames a turn the next run is longer still, without end. In
+    /// proportion to the sends a walk gathers `frames × subscribers / flush_entries` messages however many turns it
+    /// takes.
+    pub(super) fn frames_of_turn(&self, has_walks: bool, last_entries: usize) -> u32 {
+        if !has_walks || last_entries >= self.flush_entries {
+            return self.frames;
+        }
+        let part = self.frames as usize * last_entries / self.flush_entries;
+        part.max(self.receive_batch).min(self.frames as usize) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_gathers_no_more_by_taking_more_turns() {
+        let pace = Pace::DEFAULT;
+        assert_eq!(pace.frames_of_turn(false, 0), 4_096);
+        assert_eq!(pace.frames_of_turn(true, 256), 4_096);
+        assert_eq!(pace.frames_of_turn(true, 64), 1_024);
+        // One connection of a batch after the other can still say something.
+        assert_eq!(pace.frames_of_turn(true, 0), 64);
+        // Eight turns of 128 sends parse as many frames as four of 256.
+        assert_eq!(8 * pace.frames_of_turn(true, 128), 4 * pace.frames_of_turn(true, 256));
+        let one = Pace { frames: 1, ..pace };
+        assert_eq!(one.frames_of_turn(true, 0), 1);
+    }
 }

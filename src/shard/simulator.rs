@@ -570,7 +570,6 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         receive_batch: 1,
         receive_batches: 1,
         frames: 1,
-        frames_beside_walks: 1,
         send_batch: 1,
         entry_pieces: 1,
         flush_entries: 1,

@@ -43,7 +43,7 @@ impl<I: Io> Shard<I> {
             }
             self.flush.outcomes = outcomes;
         }
-        self.end_flush();
+        self.end_flush(&left);
     }
 
     fn has_work(&self) -> bool {

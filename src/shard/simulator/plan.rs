@@ -106,7 +106,6 @@ impl Plan {
             receive_batch: portion(),
             receive_batches: portion(),
             frames: portion() as u32,
-            frames_beside_walks: portion() as u32,
             send_batch: portion(),
             entry_pieces: portion(),
             flush_entries: portion(),
