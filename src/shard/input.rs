@@ -130,10 +130,9 @@ impl<I: Io> Shard<I> {
     /// Keeps what is left of the input for the next receive, and gives the receive buffer back.
     ///
     /// Little is copied into as little memory. Much is the beginning of a large frame, which goes on arriving where it
-    /// will stay, since it is to be sent from there. Its buffer doubles as it fills: a peer that has only announced a
-    /// frame does not hold memory for it.
+    /// will stay, since it is to be sent from there.
     pub(super) fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
-        let Buffer { bytes: mut rest, is_own, is_consumed } = buffer;
+        let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !rest.is_empty()
         {
@@ -141,9 +140,6 @@ impl<I: Io> Shard<I> {
             // Behind a frame that was consumed a buffer of its own would go on keeping that frame's memory.
             let stays = if is_own { !is_consumed } else { rest.len() >= RECEIVE_BUFFER / 2 };
             if stays {
-                if rest.len() == rest.capacity() {
-                    rest.reserve(missing.clamp(1, rest.len()));
-                }
                 connection.io.partial = Some(Box::new(rest));
                 return;
             }

@@ -81,6 +81,7 @@ impl<I: Io> Shard<I> {
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         while batch.len() + unparsed.len() < most
+            && budget > 0
             && let Some(id) = self.incoming.pop()
         {
             let owes_much = self.owes_much(id);
@@ -94,7 +95,9 @@ impl<I: Io> Shard<I> {
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 unparsed.push((id, Buffer { bytes, is_own: false, is_consumed: false }));
             } else {
-                batch.push((id, self.incoming.buffer_for(connection)));
+                let (buffer, copied) = self.incoming.buffer_for(connection);
+                budget = budget.saturating_sub((copied / BYTES_PER_FRAME) as u32);
+                batch.push((id, buffer));
             }
         }
         let results = self.receive_into(&mut batch);

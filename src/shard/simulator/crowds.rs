@@ -125,6 +125,33 @@ fn a_turn_takes_so_many_frames_whoever_sends_them() {
 }
 
 #[test]
+fn large_frames_in_step_are_not_copied_in_one_turn() {
+    let crowd = 64;
+    let mut world = World::new(crowd);
+    // Half of a frame of 1 MiB.
+    let begin = [&b"\x82\xff\0\0\0\0\0\x10\0\0\0\0\0\0"[..], &[0; 512 << 10]].concat();
+    (0..crowd).for_each(|client| world.arrive(client, &begin, 1));
+    let capacities = |world: &World| -> Vec<usize> {
+        let connections = &world.shard.hub.connections;
+        let ids = (0..crowd as u32).map(|slot| connections.id_at(slot).expect("all of them stay"));
+        let partials = ids.map(|id| connections.get(id).and_then(|connection| connection.io.partial.as_ref()));
+        partials.map(|partial| partial.map_or(0, |partial| partial.capacity())).collect()
+    };
+    let mut before = capacities(&world);
+    let mut more = true;
+    while more {
+        more = world.shard.turn(Tick(0));
+        let after = capacities(&world);
+        let copied: usize =
+            before.iter().zip(&after).filter(|(before, after)| before < after).map(|(before, _)| before).sum();
+        // What a turn may parse, and the one buffer that used it up.
+        assert!(copied <= (FRAMES as usize + 512) << 10, "{copied} bytes copied in a turn");
+        before = after;
+    }
+    assert!(before.iter().all(|&capacity| capacity > 512 << 10), "{before:?}");
+}
+
+#[test]
 fn a_client_that_sends_little_waits_for_no_crowd() {
     let quiet = 300;
     let mut world = World::new(quiet + 1);
