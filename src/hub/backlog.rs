@@ -88,12 +88,19 @@ impl Backlog {
         self.was_refused
     }
 
-    /// Returns what to send next, at most `pieces_max` pieces.
-    pub fn unsent(&self, pieces_max: usize) -> impl Iterator<Item = &[u8]> {
+    /// Returns what to send next, at most `pieces_max` pieces with `bytes_max` bytes together; the last may be a part of
+    /// its piece.
+    pub fn unsent(&self, pieces_max: usize, bytes_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
+        let mut left = bytes_max;
         let tail = Some(&self.tail[..]).filter(|tail| !tail.is_empty());
         let all = self.pieces.iter().map(|piece| &piece.bytes[..]).chain(tail);
-        all.take(pieces_max).map(move |bytes| &bytes[mem::take(&mut skip)..])
+        all.take(pieces_max).map_while(move |bytes| {
+            let bytes = &bytes[mem::take(&mut skip)..];
+            let offered = &bytes[..bytes.len().min(left)];
+            left -= offered.len();
+            (!offered.is_empty()).then_some(offered)
+        })
     }
 
     /// Gives up everything behind the first piece, so that what follows starts at a frame's boundary, and returns how
@@ -198,7 +205,7 @@ mod tests {
     }
 
     fn unsent(backlog: &Backlog) -> Vec<u8> {
-        backlog.unsent(usize::MAX).flatten().copied().collect()
+        backlog.unsent(usize::MAX, usize::MAX).flatten().copied().collect()
     }
 
     const LARGE: usize = COPIED_BELOW;
@@ -252,7 +259,7 @@ mod tests {
         for number in 0..1_000 {
             backlog.push(Piece::new(vec![0; if number % 7 == 0 { LARGE } else { LARGE - 100 }].into(), 1));
         }
-        let bytes: usize = backlog.unsent(usize::MAX).map(<[u8]>::len).sum();
+        let bytes: usize = backlog.unsent(usize::MAX, usize::MAX).map(<[u8]>::len).sum();
         assert!(backlog.bytes() <= bytes + bytes / 10, "{bytes} bytes are charged {}", backlog.bytes());
     }
 
@@ -265,7 +272,7 @@ mod tests {
             let bytes = length * count;
             let most = if bytes < 4 * TAIL_MAX { 2 * bytes + 2 * BUFFER } else { bytes + bytes / 7 };
             assert!((bytes..=most).contains(&backlog.bytes()), "{count} of {length}: {}", backlog.bytes());
-            assert!(backlog.unsent(usize::MAX).count() <= 1 + bytes / (TAIL_MAX - LARGE));
+            assert!(backlog.unsent(usize::MAX, usize::MAX).count() <= 1 + bytes / (TAIL_MAX - LARGE));
             assert_eq!(backlog.messages(), count as u64);
         }
     }
@@ -302,7 +309,10 @@ mod tests {
     #[test]
     fn the_number_of_unsent_pieces_is_bounded() {
         let backlog = backlog(&[LARGE, LARGE, 1]);
-        assert_eq!((backlog.unsent(2).count(), backlog.unsent(9).count()), (2, 3));
+        let count = |pieces, bytes| backlog.unsent(pieces, bytes).count();
+        assert_eq!((count(2, usize::MAX), count(9, usize::MAX)), (2, 3));
+        let length = |bytes| backlog.unsent(9, bytes).map(<[u8]>::len).sum::<usize>();
+        assert_eq!((length(1), length(LARGE + 1)), (1, LARGE + 1));
     }
 
     proptest! {

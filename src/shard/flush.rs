@@ -61,7 +61,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn end_flush(&mut self, left: &Left) {
         self.flush.last_entries = self.pace.flush_entries - left.entries;
         // By turns: one batch of them may use up a flush, and some of them may always be left.
-        self.flush.dirty_first = !self.flush.began_with_dirty && !self.flush.dirty.is_empty();
+        self.flush.dirty_first = !self.flush.began_with_dirty && self.flush.has_dirty();
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
@@ -92,8 +92,17 @@ impl<I: Io> Shard<I> {
                 left.take(bytes);
             }
         }
+        // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries.
+        let half = Left { entries: left.entries.midpoint(entries_after), bytes: left.bytes.midpoint(bytes_after) };
+        while left.entries > half.entries
+            && left.bytes > half.bytes
+            && let Some(id) = self.flush.outboxes.pop_front()
+        {
+            let bytes = self.plan_dirty(id);
+            left.take(bytes);
+        }
         while !is_full(left)
-            && let Some(id) = self.flush.dirty.pop_front()
+            && let Some(id) = self.flush.backlogs.pop_front().or_else(|| self.flush.outboxes.pop_front())
         {
             let bytes = self.plan_dirty(id);
             left.take(bytes);
@@ -116,10 +125,12 @@ impl<I: Io> Shard<I> {
             }
             (None, Share::Nothing) => return Some(0),
             (Some(output), _) if !output.backlog.is_empty() => {
+                // What waits in its outbox was appended before.
+                let outbox = outbox(output);
                 let owed = self.hub.owed_by_walk(topic, slot);
                 // Much of it may have to be copied.
                 let bytes = length(&owed);
-                self.owe(id, owed);
+                self.owe(id, outbox.into_iter().chain(owed));
                 self.flush.outcomes.push(Outcome::Slow(id));
                 return Some(bytes);
             }
@@ -182,7 +193,7 @@ impl<I: Io> Shard<I> {
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox);
         }
-        let bytes = output.backlog.unsent(self.pace.backlog_pieces).map(<[u8]>::len).sum();
+        let bytes = output.backlog.unsent(self.pace.backlog_pieces, self.pace.backlog_bytes).map(<[u8]>::len).sum();
         self.flush.plan.push(Planned { id, contents: Contents::Backlog, bytes });
         bytes
     }
@@ -261,7 +272,7 @@ impl<I: Io> Shard<I> {
                 Contents::Backlog => {
                     let output = hub.connections.get(*id).and_then(|connection| connection.io.output.as_ref());
                     let backlog = &output.expect("planned because it has a backlog").backlog;
-                    slices.extend(backlog.unsent(self.pace.backlog_pieces).map(IoSlice::new));
+                    slices.extend(backlog.unsent(self.pace.backlog_pieces, self.pace.backlog_bytes).map(IoSlice::new));
                 }
             }
             debug_assert_eq!(slices[begin..].iter().map(|slice| slice.len()).sum::<usize>(), *bytes);

@@ -14,16 +14,19 @@ use crate::{
 pub(super) struct Flush {
     /// Topics whose walk is under way.
     pub(super) walks: VecDeque<TopicId>,
-    /// Connections with something in their outbox, or with a backlog and room for it.
-    pub(super) dirty: VecDeque<ConnectionId>,
+    /// Connections with something in their outbox.
+    pub(super) outboxes: VecDeque<ConnectionId>,
+    /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a whole
+    /// batch.
+    pub(super) backlogs: VecDeque<ConnectionId>,
     /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
     /// this one before their room is awaited again, which is there already.
     pub(super) paused: Vec<ConnectionId>,
     /// When the first of them was refused.
     pub(super) paused_at: Tick,
-    /// The next flush begins with `dirty`: the last one began with walks and left some of `dirty` waiting.
+    /// The next flush begins with outboxes and backlogs: the last one began with walks and left some of them waiting.
     pub(super) dirty_first: bool,
-    /// The flush under way began with `dirty`.
+    /// The flush under way began with outboxes and backlogs.
     pub(super) began_with_dirty: bool,
     /// Sends of the last flush.
     pub(super) last_entries: usize,
@@ -90,7 +93,8 @@ impl Flush {
     pub(super) fn mark_dirty(&mut self, connection: &mut Connection, id: ConnectionId) {
         if !connection.io.is_dirty {
             connection.io.is_dirty = true;
-            self.dirty.push_back(id);
+            let queue = if connection.io.has_backlog() { &mut self.backlogs } else { &mut self.outboxes };
+            queue.push_back(id);
         }
     }
 
@@ -112,9 +116,14 @@ impl Flush {
         !self.walks.is_empty()
     }
 
+    /// Returns whether a connection has something to be sent to it alone.
+    pub(super) fn has_dirty(&self) -> bool {
+        !self.outboxes.is_empty() || !self.backlogs.is_empty()
+    }
+
     /// Returns whether nothing is left to be sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.walks.is_empty() && self.dirty.is_empty()
+        !self.has_walks() && !self.has_dirty()
     }
 
     /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in

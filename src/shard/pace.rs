@@ -26,6 +26,8 @@ pub(super) struct Pace {
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
+    /// Bytes of a backlog offered at once. They count in a batch whether the socket takes them or not.
+    pub(super) backlog_bytes: usize,
     /// Deliveries, and requests, taken from the other shards in one turn.
     pub(super) mail: usize,
 }
@@ -47,6 +49,8 @@ impl Pace {
         // work is a few hundredths of that. Where a send has less than 64 KiB the number of sends decides.
         flush_bytes: 16 << 20,
         backlog_pieces: 256,
+        // A socket that reports room has room for a third of its buffer. A batch offers to 16 slow consumers at least.
+        backlog_bytes: 256 << 10,
         mail: 1_024,
     };
 

@@ -576,6 +576,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         flush_bytes: 1,
         batch_bytes: 1,
         backlog_pieces: 1,
+        backlog_bytes: 1,
         mail: 1,
     };
     let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);

@@ -60,7 +60,7 @@ impl Simulation {
                     let seen = BacklogSeen {
                         bytes: backlog.bytes(),
                         messages: backlog.messages(),
-                        unsent: backlog.unsent(usize::MAX).map(|piece| piece.len() as u64).sum(),
+                        unsent: backlog.unsent(usize::MAX, usize::MAX).map(|piece| piece.len() as u64).sum(),
                         was_refused: backlog.was_refused(),
                         taken: line.stream.taken(),
                     };

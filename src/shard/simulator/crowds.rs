@@ -203,6 +203,66 @@ fn a_turn_sends_so_many_bytes_of_backlogs() {
     assert_eq!(world.counters.get(Counter::Laggards), 0);
 }
 
+/// Slow consumers whose sockets take a little in every turn, beside a walk in every turn: a ping is answered all the same.
+#[test]
+fn backlogs_keep_no_outbox_waiting() {
+    const SLOW: usize = 300;
+    const QUIET: usize = 1 + SLOW;
+    let mut world = World::with_subscribers(1, SLOW, 50_000);
+    // A message of 3 MB for each of them, which they go on taking for a hundred turns.
+    world.arrive(0, &message(1 << 20), 3);
+    world.turns();
+    assert_eq!(world.counters.get(Counter::Laggards), SLOW as u64);
+    world.connect(usize::MAX, false);
+    let fast = TopicName::new("fast").expect("a name");
+    for _ in 0..600 {
+        let socket = Network::connect(&world.network, ANSWER, usize::MAX);
+        let forwards = Some((fast.clone(), Scope::Server));
+        let subscriptions = vec![(fast.clone(), true)];
+        let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
+        world.shard.adopt(Tick(0), arrival).expect("there is room");
+    }
+    world.turns();
+    world.sent(QUIET);
+    for turn in 0..60 {
+        (1..=SLOW).for_each(|client| _ = world.sent(client));
+        world.arrive(QUIET + 1, EMPTY_MESSAGE, 1);
+        if turn % 6 == 0 {
+            world.sent(QUIET);
+            world.arrive(QUIET, PING, 1);
+        }
+        world.turn();
+        if turn % 6 == 5 {
+            let pong = [0x8a, 0x00];
+            let mut sent = mem::take(&mut world.network.borrow_mut().lines[QUIET].sent);
+            assert!(sent.make_contiguous().windows(2).any(|two| two == pong), "no pong in turn {turn}");
+        }
+    }
+    assert_eq!(world.counters.get(Counter::Laggards), SLOW as u64, "they were slow to the end");
+}
+
+/// What was appended for a slow consumer alone stays before the messages of its topic that are published later.
+#[test]
+fn an_outbox_goes_before_later_messages() {
+    let mut world = World::with_subscribers(1, 1, 1_000);
+    world.arrive(0, &message(70_000), 1);
+    world.turns();
+    world.arrive(1, PING, 1);
+    world.turns();
+    world.arrive(0, b"\x82\x81\0\0\0\0B", 1);
+    world.turns();
+    let mut received = Vec::new();
+    while world.counters.get(Counter::Laggards) > 0 || !world.network.borrow().lines[1].sent.is_empty() {
+        let mut network = world.network.borrow_mut();
+        let count = network.lines[1].sent.len();
+        network.fetch(1, count);
+        received.extend(network.lines[1].fetched.drain(..));
+        drop(network);
+        world.turns();
+    }
+    assert!(received.ends_with(b"\x8a\0\x82\x01B"), "{:?}", &received[received.len() - 10..]);
+}
+
 /// More pongs than a flush sends are due in each turn: a message waits for a turn or two, not for their end.
 #[test]
 fn a_walk_waits_for_no_crowd() {

@@ -99,6 +99,7 @@ impl Plan {
     fn draw_pace(random: &mut Random) -> Pace {
         let flush_bytes = random.pick(&[1, 100, 5_000, 1 << 30]);
         let batch_bytes = random.pick(&[1, 1_000, 1 << 30]);
+        let backlog_bytes = random.pick(&[500, 5_000, 256 << 10]);
         let mut portion = || random.pick(&[1, 1, 2, 3, 8, 64]);
         Pace {
             flush_bytes,
@@ -110,6 +111,7 @@ impl Plan {
             entry_pieces: portion(),
             flush_entries: portion(),
             backlog_pieces: portion(),
+            backlog_bytes,
             mail: portion(),
         }
     }
