@@ -2,24 +2,29 @@
 
 use std::mem;
 
-use super::{io_state::Hub, state::Shard};
+use super::{io_state::Hub, pace::MailLeft, state::Shard};
 use crate::sys::Io;
 
 impl<I: Io> Shard<I> {
-    /// Takes what has come down the lanes, up to a bound: deliveries as long as there is room to gather them, then
-    /// requests.
+    /// Takes what has come down the lanes, as much as a turn takes.
+    pub(super) fn begin_mail(&mut self) {
+        let part = self.part_of_turn(self.pace.mail);
+        self.mail_left = MailLeft { deliveries: part, requests: part };
+        self.take_mail();
+    }
+
+    /// Takes what has come down the lanes, up to what is left of the turn's part: deliveries as long as there is room to
+    /// gather them, then requests.
     pub(super) fn take_mail(&mut self) {
         let may_gather = |hub: &Hub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
-        for _ in 0..self.pace.mail {
-            if !may_gather(&self.hub) || !self.hub.take_delivery(&mut self.joined) {
-                break;
-            }
+        let MailLeft { mut deliveries, mut requests } = mem::take(&mut self.mail_left);
+        while deliveries > 0 && may_gather(&self.hub) && self.hub.take_delivery(&mut self.joined) {
+            deliveries -= 1;
         }
-        for _ in 0..self.pace.mail {
-            if !may_gather(&self.hub) || !self.hub.take_request(&mut self.commands) {
-                break;
-            }
+        while requests > 0 && may_gather(&self.hub) && self.hub.take_request(&mut self.commands) {
+            requests -= 1;
         }
+        self.mail_left = MailLeft { deliveries, requests };
         self.tell_joined();
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.obey(command));

@@ -11,7 +11,7 @@ pub(super) struct Pace {
     /// Receive batches of one turn.
     pub(super) receive_batches: usize,
     /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up. While a
-    /// walk is under way it is fewer, see [`Pace::frames_of_turn`].
+    /// walk is under way it is fewer, see [`Pace::part`].
     pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
@@ -28,7 +28,8 @@ pub(super) struct Pace {
     pub(super) backlog_pieces: usize,
     /// Bytes of a backlog offered at once. They count in a batch whether the socket takes them or not.
     pub(super) backlog_bytes: usize,
-    /// Deliveries, and requests, taken from the other shards in one turn.
+    /// Deliveries, and requests, taken from the other shards in one turn; fewer while a walk is under way, see
+    /// [`Pace::part`].
     pub(super) mail: usize,
 }
 
@@ -54,21 +55,26 @@ impl Pace {
         mail: 1_024,
     };
 
-    /// Returns how many frames a turn parses: all of [`Pace::frames`] if no walk is under way; else the part of them
-    /// that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
+    /// Returns how much of a portion a turn takes, be it frames or mail: all of it if no walk is under way; else the
+    /// part that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
     /// connection of a receive batch.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early, the
-    /// walk takes more turns, and with a constant number of frames a turn the next run is longer still, without end. In
-    /// proportion to the sends a walk gathers `frames × subscribers / flush_entries` messages however many turns it
-    /// takes.
-    pub(super) fn frames_of_turn(&self, has_walks: bool, last_entries: usize) -> u32 {
+    /// walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion to
+    /// the sends a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
+    pub(super) fn part(&self, portion: usize, has_walks: bool, last_entries: usize) -> usize {
         if !has_walks || last_entries >= self.flush_entries {
-            return self.frames;
+            return portion;
         }
-        let part = self.frames as usize * last_entries / self.flush_entries;
-        part.max(self.receive_batch).min(self.frames as usize) as u32
+        (portion * last_entries / self.flush_entries).max(self.receive_batch).min(portion)
     }
+}
+
+/// How much a turn may still take from the lanes.
+#[derive(Debug, Default)]
+pub(super) struct MailLeft {
+    pub(super) deliveries: usize,
+    pub(super) requests: usize,
 }
 
 #[cfg(test)]
@@ -78,14 +84,13 @@ mod tests {
     #[test]
     fn a_walk_gathers_no_more_by_taking_more_turns() {
         let pace = Pace::DEFAULT;
-        assert_eq!(pace.frames_of_turn(false, 0), 4_096);
-        assert_eq!(pace.frames_of_turn(true, 256), 4_096);
-        assert_eq!(pace.frames_of_turn(true, 64), 1_024);
-        // One connection of a batch after the other can still say something.
-        assert_eq!(pace.frames_of_turn(true, 0), 64);
+        assert_eq!(pace.part(4_096, false, 0), 4_096);
+        assert_eq!(pace.part(4_096, true, 256), 4_096);
+        assert_eq!(pace.part(4_096, true, 64), 1_024);
+        // One frame for each connection of a batch.
+        assert_eq!(pace.part(4_096, true, 0), 64);
         // Eight turns of 128 sends parse as many frames as four of 256.
-        assert_eq!(8 * pace.frames_of_turn(true, 128), 4 * pace.frames_of_turn(true, 256));
-        let one = Pace { frames: 1, ..pace };
-        assert_eq!(one.frames_of_turn(true, 0), 1);
+        assert_eq!(8 * pace.part(4_096, true, 128), 4 * pace.part(4_096, true, 256));
+        assert_eq!(pace.part(1, true, 0), 1);
     }
 }

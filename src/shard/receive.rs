@@ -58,7 +58,7 @@ impl<I: Io> Shard<I> {
     /// Receives from connections that are ready and handles what they sent, up to a bound, so that sending has its turn
     /// too.
     pub(super) fn receive(&mut self) {
-        let mut budget = self.pace.frames_of_turn(self.flush.has_walks(), self.flush.last_entries);
+        let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
         for _ in 0..self.pace.receive_batches {
             if budget == 0 || self.incoming.is_empty() {
                 return;

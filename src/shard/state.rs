@@ -5,7 +5,13 @@ use std::{net::SocketAddr, sync::Arc};
 use tracing::field::{DisplayValue, display};
 
 use super::{
-    incoming::Incoming, io_state::Hub, leaving::Drain, outgoing::Flush, pace::Pace, seats::Handlers, timers::Wheel,
+    incoming::Incoming,
+    io_state::Hub,
+    leaving::Drain,
+    outgoing::Flush,
+    pace::{MailLeft, Pace},
+    seats::Handlers,
+    timers::Wheel,
 };
 use crate::{
     config::{Config, Limits},
@@ -51,6 +57,8 @@ pub(crate) struct Shard<I: Io> {
     /// Subscriptions that have gone live and whose handlers have not been told.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
+    /// What is left of this turn's part, for connections that are taken over before the next.
+    pub(super) mail_left: MailLeft,
 }
 
 impl<I: Io> Shard<I> {
@@ -84,6 +92,7 @@ impl<I: Io> Shard<I> {
             due: Vec::new(),
             joined: Vec::new(),
             commands: Vec::new(),
+            mail_left: MailLeft::default(),
         }
     }
 
@@ -110,6 +119,11 @@ impl<I: Io> Shard<I> {
     /// Does so much wait to be sent, or to go on to other shards, that nothing may be added?
     pub(crate) fn is_full(&self) -> bool {
         self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested()
+    }
+
+    /// Returns how much of a portion this turn takes, see [`Pace::part`].
+    pub(super) fn part_of_turn(&self, portion: usize) -> usize {
+        self.pace.part(portion, self.flush.has_walks(), self.flush.last_entries)
     }
 
     /// The shard is about to sleep. Returns whether it may: something may have come down a lane just now.

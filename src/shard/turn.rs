@@ -12,7 +12,7 @@ impl<I: Io> Shard<I> {
         self.now = now;
         self.reap();
         self.receive();
-        self.take_mail();
+        self.begin_mail();
         self.expire_timers();
         self.resume_paused();
         self.pace_drain();

@@ -281,6 +281,32 @@ fn who_is_held_is_owed_no_more_than_others() {
     }
 }
 
+/// A publisher on another shard outruns no walk: what a walk gathers is the same in however many turns it is sent.
+#[test]
+fn mail_grows_no_run_beyond_a_walk() {
+    const SUBSCRIBERS: usize = 128;
+    let mut world = World::new();
+    let far = world.topics(false, 1).remove(0);
+    (0..SUBSCRIBERS).for_each(|_| _ = world.connect(&[&far]));
+    world.answer();
+    (0..SUBSCRIBERS).for_each(|client| _ = world.sent_to(client));
+    world.shard.pace.flush_entries = SUBSCRIBERS / 4;
+    world.shard.pace.flush_bytes = 1 << 20;
+    // A walk of four turns, and the turn after it, each of which takes a portion of messages of 19 bytes in frames; and
+    // what a turn takes at least.
+    let most = (5 * world.shard.pace.mail + 4 * world.shard.pace.receive_batch) * 19;
+    for turn in 0..150 {
+        (0..world.shard.pace.mail).for_each(|_| world.publish(&far, "seventeen bytes.."));
+        world.other.send_out();
+        let before = [Counter::Sends, Counter::BytesOut].map(|counter| world.counters.get(counter));
+        world.shard.turn(Tick(0));
+        let [sends, bytes] = [Counter::Sends, Counter::BytesOut].map(|counter| world.counters.get(counter));
+        let (sends, bytes) = ((sends - before[0]) as usize, (bytes - before[1]) as usize);
+        assert!(bytes <= sends * most, "turn {turn}: {bytes} bytes in {sends} sends");
+        world.network.borrow_mut().lines.iter_mut().for_each(|line| line.sent.clear());
+    }
+}
+
 /// A message that stands in a lane was ordered before a connection that arrives now, and is not for it.
 #[test]
 fn who_arrives_gets_nothing_that_was_ordered_before() {
