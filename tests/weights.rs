@@ -1,4 +1,6 @@
 //! Limits in bytes are limits of memory: what waits is weighed as an allocator counts it.
+//!
+//! This is a binary of its own, since the allocator counts what all threads of the process allocate.
 
 use std::{
     alloc::System,

@@ -1,12 +1,16 @@
 //! `ringhub::client` against the hub, and against servers that do what the hub never does.
 
 mod closing;
+#[path = "../support/example.rs"]
+#[allow(dead_code, reason = "these tests use one example, which does not serve")]
+mod example;
 mod messages;
 mod opening;
 mod peer;
 mod reconnecting;
 mod settings;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;
 mod tail;
 mod tls;

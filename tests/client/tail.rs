@@ -2,7 +2,12 @@
 
 use std::process::Command;
 
-use super::support::{Program, Server, example};
+use rustix::process::Signal;
+
+use super::{
+    example::example,
+    support::{Server, program::Program},
+};
 
 #[test]
 fn it_prints_messages() {
@@ -28,7 +33,7 @@ fn it_prints_messages() {
     let mut publisher = server.connect("/t/news?mode=pub");
     publisher.send_text("second");
     assert_eq!(tail.line().as_deref(), Some("second"));
-    tail.interrupt();
+    tail.signal(Signal::INT);
     assert!(tail.wait().success());
 }
 

@@ -12,9 +12,11 @@ use tokio_rustls::{
 };
 
 use super::{
-    client, expect_closed, expect_text, on_tokio,
+    client,
+    example::example,
+    expect_closed, expect_text, on_tokio,
     peer::{Peer, Side},
-    support::{Program, example},
+    support::program::Program,
 };
 
 /// A certificate authority, and a server with a certificate by it for `localhost`.

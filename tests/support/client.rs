@@ -44,16 +44,6 @@ pub(crate) enum Received {
     Reset,
 }
 
-impl Received {
-    /// The text that it is.
-    pub(crate) fn into_text(self) -> String {
-        match self {
-            Received::Text(text) => text,
-            other => panic!("{other:?} is no text"),
-        }
-    }
-}
-
 pub(crate) fn text(text: &str) -> Received {
     Received::Text(text.into())
 }
@@ -142,6 +132,7 @@ impl Client {
     }
 
     /// A header line of the opening answer.
+    #[allow(dead_code, reason = "only handlers add such lines")]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).map(|value| str::from_utf8(value).unwrap())
     }

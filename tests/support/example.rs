@@ -1,13 +1,10 @@
 //! The package's examples, as processes of their own.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Command, ExitStatus},
-    thread,
-};
+use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
 
-use super::{Client, Program};
+use rustix::process::Signal;
+
+use crate::support::{Client, program::Program};
 
 /// A running example that serves. Dropping it ends it, and fails the test if it did not end in an orderly way.
 pub(crate) struct Example {
@@ -48,13 +45,13 @@ impl Example {
 
     /// As Ctrl-C does. Its clients are told before it ends.
     pub(crate) fn interrupt(&self) {
-        self.program.interrupt();
+        self.program.signal(Signal::INT);
     }
 
     /// Waits for its end, which must be an orderly one.
     pub(crate) fn wait(&mut self) {
         self.has_ended = true;
-        let (status, log): (ExitStatus, String) = (self.program.wait(), self.program.log());
+        let (status, log) = (self.program.wait(), self.program.log());
         assert!(status.success() && !log.contains("panicked"), "the example ended with {status}:\n{log}");
     }
 }
@@ -64,7 +61,7 @@ impl Drop for Example {
         if thread::panicking() {
             eprintln!("the example's log:\n{}", self.program.log());
         } else if !self.has_ended {
-            self.program.terminate();
+            self.program.signal(Signal::TERM);
             self.wait();
         }
     }

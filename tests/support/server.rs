@@ -2,24 +2,22 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        Arc, Mutex,
-        mpsc::{Receiver, RecvTimeoutError, channel},
-    },
+    process::{Command, ExitStatus},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 
-use super::{Client, DEADLINE};
+use super::{
+    Client, DEADLINE,
+    program::{POLL, Program, program},
+};
 
 /// A running server. Dropping it ends it, and fails the test if it did not end in an orderly way.
 pub(crate) struct Server {
-    process: Process,
+    program: Program,
     address: SocketAddr,
     other_address: Option<SocketAddr>,
     notes: String,
@@ -42,8 +40,8 @@ impl Server {
 
     /// The same where the command names the address.
     pub(crate) fn start_at(command: Command) -> Server {
-        let process = Process::spawn(command);
-        let first = process.line().unwrap_or_else(|| panic!("the server did not start:\n{}", process.log()));
+        let program = Program::start(command);
+        let first = program.line().unwrap_or_else(|| panic!("the server did not start:\n{}", program.log()));
         let addresses = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
         let mut addresses = addresses.split(" and ").map(|address| address.parse().unwrap());
         let address = addresses.next().unwrap();
@@ -51,9 +49,9 @@ impl Server {
         // What follows the address is for people; the last line names the metrics.
         let mut notes = String::new();
         while !notes.contains("/metrics") {
-            notes += &process.line().unwrap_or_else(|| panic!("the server ended:\n{}", process.log()));
+            notes += &program.line().unwrap_or_else(|| panic!("the server ended:\n{}", program.log()));
         }
-        Server { address, other_address, notes, process, may_fail: false }
+        Server { program, address, other_address, notes, may_fail: false }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -71,7 +69,7 @@ impl Server {
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        self.process.pid()
+        self.program.pid()
     }
 
     /// A client of what the target names, subscribed when this returns.
@@ -84,7 +82,7 @@ impl Server {
         self.signal(Signal::USR1);
         let mut counts = HashMap::new();
         loop {
-            let line = self.process.line().unwrap_or_else(|| panic!("no counters:\n{}", self.log()));
+            let line = self.program.line().unwrap_or_else(|| panic!("no counters:\n{}", self.log()));
             let mut words = line.split_whitespace();
             let Some(name) = words.next() else { return Counts(counts) };
             let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
@@ -114,16 +112,16 @@ impl Server {
 
     /// Lets go of its standard output.
     pub(crate) fn stop_reading(&mut self) {
-        self.process.stop_reading();
+        self.program.stop_reading();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("the server has ended before its time");
+        self.program.signal(signal);
     }
 
     /// Waits for its end, which must come on its own.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.process.wait().unwrap_or_else(|| panic!("the server does not end:\n{}", self.log()))
+        self.program.wait()
     }
 
     /// This test wants it to fail.
@@ -141,12 +139,12 @@ impl Server {
 
     /// Waits for something in its standard error.
     pub(crate) fn log_until(&self, what: &str) {
-        self.process.log_until(what);
+        self.program.log_until(what);
     }
 
     /// Its standard error so far as it has been read; all of it after [`Server::wait`].
     pub(crate) fn log(&self) -> String {
-        self.process.log()
+        self.program.log()
     }
 }
 
@@ -156,7 +154,7 @@ impl Drop for Server {
             eprintln!("the server's log:\n{}", self.log());
             return;
         }
-        if let Ok(None) = self.process.child.try_wait() {
+        if !self.program.has_ended() {
             self.signal(Signal::TERM);
         }
         let status = self.wait();
@@ -191,176 +189,3 @@ impl Counts {
         self.0.get(name).unwrap_or_else(|| panic!("no counter has the name {name}"))
     }
 }
-
-/// The binary under test.
-pub(crate) fn binary_path() -> &'static str {
-    env!("CARGO_BIN_EXE_ringhub")
-}
-
-/// A command that runs the binary without the caller's own settings.
-pub(crate) fn program() -> Command {
-    clean(Command::new(binary_path()))
-}
-
-/// Takes the caller's settings away. Several servers share few CPUs here, so none stays on one; and a client that the
-/// test no longer serves shall not delay the server's end. One shard unless the test asks for more: over several, what
-/// one client has been answered says nothing of what another has received.
-pub(crate) fn clean(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGHUB_") {
-            command.env_remove(name);
-        }
-    }
-    command.envs([
-        ("RINGHUB_SHARDS", "1"),
-        ("RINGHUB_PIN", "off"),
-        ("RINGHUB_DRAIN_TIMEOUT", "2s"),
-        ("RUST_BACKTRACE", "1"),
-    ]);
-    command
-}
-
-/// Runs a command that ends by itself.
-pub(crate) fn run_to_end(command: Command) -> Output {
-    let mut process = Process::spawn(command);
-    let status = process.wait().unwrap_or_else(|| panic!("it does not end:\n{}", process.log()));
-    let mut stdout = Vec::new();
-    while let Some(line) = process.line() {
-        stdout.extend_from_slice(line.as_bytes());
-        stdout.push(b'\n');
-    }
-    Output { status, stdout, stderr: process.log().into_bytes() }
-}
-
-/// Another program of ours. Dropping it ends it.
-pub(crate) struct Program(Process);
-
-impl Program {
-    pub(crate) fn start(command: Command) -> Program {
-        Program(Process::spawn(command))
-    }
-
-    /// The next line of its standard output; `None` at the end.
-    pub(crate) fn line(&self) -> Option<String> {
-        self.0.line()
-    }
-
-    /// Waits for something in its standard error.
-    pub(crate) fn log_until(&self, what: &str) {
-        self.0.log_until(what);
-    }
-
-    /// Its standard error so far as it has been read; all of it after [`Program::wait`].
-    pub(crate) fn log(&self) -> String {
-        self.0.log()
-    }
-
-    pub(crate) fn interrupt(&self) {
-        self.signal(Signal::INT);
-    }
-
-    pub(crate) fn terminate(&self) {
-        self.signal(Signal::TERM);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(self.0.pid(), signal).expect("it has ended before its time");
-    }
-
-    /// Waits for its end, which must come on its own.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.0.wait().unwrap_or_else(|| panic!("it does not end:\n{}", self.0.log()))
-    }
-}
-
-/// A child whose output is read as it comes. Dropping it ends it.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-    log: Arc<Mutex<String>>,
-    log_reader: Option<thread::JoinHandle<()>>,
-}
-
-impl Process {
-    fn spawn(mut command: Command) -> Process {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut stderr = child.stderr.take().expect("it is piped");
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            // A test that has seen enough lets go of the receiver.
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let log = Arc::new(Mutex::new(String::new()));
-        let written = Arc::clone(&log);
-        let log_reader = thread::spawn(move || {
-            let mut chunk = [0; 4_096];
-            while let Ok(count @ 1..) = stderr.read(&mut chunk) {
-                written.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..count]));
-            }
-        });
-        Process { child, lines, log, log_reader: Some(log_reader) }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// The next line of its standard output; `None` at the end.
-    fn line(&self) -> Option<String> {
-        match self.lines.recv_timeout(DEADLINE) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("nothing on standard output:\n{}", self.log()),
-        }
-    }
-
-    /// The reader ends with the next line, and the pipe with it.
-    fn stop_reading(&mut self) {
-        self.lines = channel().1;
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    fn log_until(&self, what: &str) {
-        let begin = Instant::now();
-        while !self.log().contains(what) {
-            assert!(begin.elapsed() < DEADLINE, "no {what:?} in:\n{}", self.log());
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Its status if it ends within [`DEADLINE`], its whole log read.
-    fn wait(&mut self) -> Option<ExitStatus> {
-        let begin = Instant::now();
-        while begin.elapsed() < DEADLINE {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                if let Some(reader) = self.log_reader.take() {
-                    reader.join().unwrap();
-                }
-                return Some(status);
-            }
-            thread::sleep(POLL);
-        }
-        None
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            // It may end between the question and the answer.
-            drop(self.child.kill());
-            drop(self.child.wait());
-        }
-    }
-}
-
-const POLL: Duration = Duration::from_millis(5);

@@ -1,0 +1,7 @@
+//! What the protocol says, by those who share no code with it: corpora of bytes, and another WebSocket client.
+
+mod fuzz_corpus;
+mod peers;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
+mod support;

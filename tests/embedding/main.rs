@@ -1,0 +1,332 @@
+//! What embedders of Kore, Qore and Ioto rely on, row by row: servers in this process, ordinary clients.
+
+mod between_turns;
+mod broadcasts;
+mod builders;
+mod client;
+mod endings;
+#[path = "../support/example.rs"]
+mod example;
+mod examples;
+mod hub;
+mod openings;
+mod panics;
+mod people;
+mod receiving;
+mod sending;
+mod spans;
+mod spawned;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
+mod support;
+mod topics;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ringhub::{
+    config::{Pin, Time},
+    handler::{Accept, Closed, Connection, Handler, OpeningRequest, Response, TopicName},
+    proto::{Fragment, FrameHeader, Message, MessageType, ProtocolError, Verdict},
+    server::{Builder, Hub, Running, Server},
+};
+use support::{Client, DEADLINE, dial};
+
+/// A server in this process. Dropping it ends it.
+struct Live {
+    running: Option<Running>,
+    address: SocketAddr,
+}
+
+/// So many shards with these routes.
+fn serve(shards: usize, routes: impl FnOnce(Builder) -> Builder) -> Live {
+    Live::start(routes(builder(shards)))
+}
+
+fn builder(shards: usize) -> Builder {
+    // Several servers share few CPUs here, and a client that a test no longer serves shall not delay the end.
+    let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(shards).pin(Pin::Off);
+    builder.settings(|settings| settings.drain_timeout = Time(Duration::from_secs(2)))
+}
+
+impl Live {
+    fn start(builder: Builder) -> Live {
+        let running = builder.build().expect("a server").start().expect("it starts");
+        Live { address: running.local_addr(), running: Some(running) }
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it has not ended")
+    }
+
+    fn hub(&self) -> Hub {
+        self.running().hub()
+    }
+
+    fn connect(&self, target: &str) -> Client {
+        Client::connect(self.address, target)
+    }
+
+    fn open(&self, target: &str, protocols: &[&str], headers: &[(&str, &str)]) -> Result<Client, support::Response> {
+        Client::open_with(dial(self.address), target, protocols, headers)
+    }
+
+    /// Clients, at least so many on each shard.
+    fn connect_to_all(&self, target: &str, each: usize) -> Vec<Client> {
+        let shards = self.running().counters().len() as u16;
+        let mut clients = Vec::new();
+        loop {
+            let ids = Hub::wait(self.hub().connections()).unwrap();
+            let is_enough = |shard| ids.iter().filter(|id| id.shard() == shard).count() >= each;
+            if (0..shards).all(is_enough) {
+                return clients;
+            }
+            clients.push(self.connect(target));
+        }
+    }
+
+    /// Ends it, and waits for that.
+    fn end(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+            running.wait_blocking().expect("an orderly end");
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+type Callback<S> = Box<dyn Fn(&mut Connection<'_, S>) + Send + Sync>;
+type Judge<S> = Box<dyn Fn(&OpeningRequest) -> Result<Accept<S>, Response> + Send + Sync>;
+type Listener<S> = Box<dyn Fn(&mut Connection<'_, S>, Message<'_>) + Send + Sync>;
+type Hook<S> = Box<dyn Fn(&mut S, &FrameHeader, &[u8]) -> Verdict + Send + Sync>;
+type With<S, T> = Box<dyn Fn(&mut Connection<'_, S>, &T) + Send + Sync>;
+
+/// A handler that writes down what it is told, then does what a test wants.
+struct Script<S: 'static = ()> {
+    told: Mutex<Sender<String>>,
+    opening: Judge<S>,
+    open: Callback<S>,
+    message: Listener<S>,
+    fragment: Callback<S>,
+    frame: Hook<S>,
+    ping: Callback<S>,
+    pong: Callback<S>,
+    subscribed: With<S, TopicName>,
+    error: Callback<S>,
+    close: With<S, Closed>,
+}
+
+impl<S: Default> Script<S> {
+    fn new() -> (Script<S>, Journal) {
+        let (told, entries) = channel();
+        let script = Script {
+            told: Mutex::new(told),
+            opening: Box::new(|_| Ok(Accept::default())),
+            open: Box::new(|_| {}),
+            message: Box::new(|_, _| {}),
+            fragment: Box::new(|_| {}),
+            frame: Box::new(|_, _, _| Verdict::Pass),
+            ping: Box::new(|_| {}),
+            pong: Box::new(|_| {}),
+            subscribed: Box::new(|_, _| {}),
+            error: Box::new(|_| {}),
+            close: Box::new(|_, _| {}),
+        };
+        (script, Journal(entries))
+    }
+
+    /// One that does this with every message.
+    fn by_message(f: impl Fn(&mut Connection<'_, S>, &str) + Send + Sync + 'static) -> (Script<S>, Journal) {
+        let (script, journal) = Script::new();
+        (script.on_message(f), journal)
+    }
+
+    fn opening(mut self, f: impl Fn(&OpeningRequest) -> Result<Accept<S>, Response> + Send + Sync + 'static) -> Self {
+        self.opening = Box::new(f);
+        self
+    }
+
+    fn on_open(mut self, f: impl Fn(&mut Connection<'_, S>) + Send + Sync + 'static) -> Self {
+        self.open = Box::new(f);
+        self
+    }
+
+    fn on_message(mut self, f: impl Fn(&mut Connection<'_, S>, &str) + Send + Sync + 'static) -> Self {
+        self.message = Box::new(move |connection, message| f(connection, &lossy(message.payload())));
+        self
+    }
+
+    fn on_fragment(mut self, f: impl Fn(&mut Connection<'_, S>) + Send + Sync + 'static) -> Self {
+        self.fragment = Box::new(f);
+        self
+    }
+
+    fn on_frame(mut self, f: impl Fn(&mut S, &FrameHeader, &[u8]) -> Verdict + Send + Sync + 'static) -> Self {
+        self.frame = Box::new(f);
+        self
+    }
+
+    fn on_ping(mut self, f: impl Fn(&mut Connection<'_, S>) + Send + Sync + 'static) -> Self {
+        self.ping = Box::new(f);
+        self
+    }
+
+    fn on_pong(mut self, f: impl Fn(&mut Connection<'_, S>) + Send + Sync + 'static) -> Self {
+        self.pong = Box::new(f);
+        self
+    }
+
+    fn on_subscribed(mut self, f: impl Fn(&mut Connection<'_, S>, &TopicName) + Send + Sync + 'static) -> Self {
+        self.subscribed = Box::new(f);
+        self
+    }
+
+    fn on_error(mut self, f: impl Fn(&mut Connection<'_, S>) + Send + Sync + 'static) -> Self {
+        self.error = Box::new(f);
+        self
+    }
+
+    fn on_close(mut self, f: impl Fn(&mut Connection<'_, S>, &Closed) + Send + Sync + 'static) -> Self {
+        self.close = Box::new(f);
+        self
+    }
+
+    fn tell(&self, entry: impl Into<String>) {
+        // A test that has seen enough lets go of its journal.
+        _ = self.told.lock().unwrap().send(entry.into());
+    }
+}
+
+impl<S: Default + 'static> Handler for Script<S> {
+    type State = S;
+
+    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<S>, Response> {
+        (self.opening)(request)
+    }
+
+    fn on_open(&self, connection: &mut Connection<'_, S>) {
+        self.tell("open");
+        (self.open)(connection);
+    }
+
+    fn on_message(&self, connection: &mut Connection<'_, S>, message: Message<'_>) {
+        let kind = match message.message_type() {
+            MessageType::Text => "text",
+            MessageType::Binary => "binary",
+        };
+        self.tell(format!("{kind} {}", lossy(message.payload())));
+        (self.message)(connection, message);
+    }
+
+    fn on_fragment(&self, connection: &mut Connection<'_, S>, fragment: Fragment<'_>) {
+        let place = match (fragment.is_first(), fragment.is_last()) {
+            (true, true) => "only",
+            (true, false) => "first",
+            (false, true) => "last",
+            (false, false) => "next",
+        };
+        self.tell(format!("{place} fragment {}", lossy(fragment.payload())));
+        (self.fragment)(connection);
+    }
+
+    fn on_frame(&self, state: &mut S, header: &FrameHeader, payload: &[u8]) -> Verdict {
+        self.tell(format!("{:?} frame {}", header.opcode, lossy(payload)));
+        (self.frame)(state, header, payload)
+    }
+
+    fn on_ping(&self, connection: &mut Connection<'_, S>, payload: &[u8]) {
+        self.tell(format!("ping {}", lossy(payload)));
+        (self.ping)(connection);
+    }
+
+    fn on_pong(&self, connection: &mut Connection<'_, S>, payload: &[u8]) {
+        self.tell(format!("pong {}", lossy(payload)));
+        (self.pong)(connection);
+    }
+
+    fn on_subscribed(&self, connection: &mut Connection<'_, S>, topic: &TopicName) {
+        self.tell(format!("subscribed {topic}"));
+        (self.subscribed)(connection, topic);
+    }
+
+    fn on_error(&self, connection: &mut Connection<'_, S>, error: &ProtocolError) {
+        self.tell(format!("error {error:?}"));
+        (self.error)(connection);
+    }
+
+    fn on_close(&self, connection: &mut Connection<'_, S>, closed: &Closed) {
+        let Closed { code, reason, is_clean } = closed;
+        self.tell(format!("close {} {reason:?} {}", code.0, if *is_clean { "clean" } else { "unclean" }));
+        (self.close)(connection, closed);
+    }
+}
+
+/// What a script's handler was told, on all shards.
+struct Journal(Receiver<String>);
+
+impl Journal {
+    fn next(&self) -> String {
+        self.0.recv_timeout(DEADLINE).expect("the handler is told something")
+    }
+
+    #[track_caller]
+    fn expect(&self, entries: &[&str]) {
+        for expected in entries {
+            let entry = self.next();
+            assert_eq!(entry, *expected);
+        }
+    }
+
+    /// Waits for an entry, whatever comes before it.
+    fn until(&self, expected: &str) {
+        while self.next() != expected {}
+    }
+
+    /// Ends the server: what its handlers have been told until then, and what had not been taken before.
+    fn rest(self, mut server: Live) -> Vec<String> {
+        server.end();
+        let mut entries = Vec::new();
+        loop {
+            match self.0.recv_timeout(DEADLINE) {
+                Ok(entry) => entries.push(entry),
+                Err(RecvTimeoutError::Disconnected) => return entries,
+                Err(RecvTimeoutError::Timeout) => panic!("a handler outlives its server"),
+            }
+        }
+    }
+
+    /// The same, which must be this.
+    #[track_caller]
+    fn expect_at_the_end(self, server: Live, expected: &[&str]) {
+        assert_eq!(self.rest(server), expected);
+    }
+}
+
+/// Waits for something that nobody tells.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}

@@ -1,0 +1,13 @@
+//! Checks of the repository's files that no compiler makes.
+
+mod documents;
+mod files;
+mod imports;
+mod tidy;
+mod words;
+
+#[track_caller]
+fn assert_none(offenders: &[impl ToString]) {
+    let lines: Vec<String> = offenders.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "\n{}", lines.join("\n"));
+}

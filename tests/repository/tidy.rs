@@ -1,0 +1,307 @@
+//! Checks of the tree's files that no compiler makes: what may see what, cycles of imports, long lines, forgotten
+//! markers, dead files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use ringhub::metrics::Counter;
+
+use crate::{
+    assert_none,
+    files::{is_rust, texts},
+    imports,
+    words::{climbs_out, modules, named_under, words},
+};
+
+/// What each part of `src` may name by `crate::`. A part that is not listed may name everything but `shard` and `sys`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("proto", &["proto"]),
+    ("hub", &["hub", "proto"]),
+    ("surface", &["surface", "auth", "endpoints", "handler", "hub", "proto"]),
+    ("sys", &["sys"]),
+    ("client", &["client", "proto"]),
+    ("metrics", &["metrics"]),
+    ("logs", &["logs", "config", "metrics"]),
+    ("handover", &["handover", "seldom"]),
+    ("seldom", &["seldom"]),
+    ("error", &["error", "sys"]),
+    ("auth", &["auth", "hub", "proto"]),
+    ("documents", &["documents", "proto"]),
+    ("endpoints", &["endpoints", "auth", "documents", "handler", "hub", "proto"]),
+    ("config", &["auth", "config", "documents", "endpoints", "error", "handler", "hub", "proto", "sys"]),
+    ("handler", &["handler", "auth", "hub", "proto"]),
+    (
+        "control",
+        &[
+            "control",
+            "auth",
+            "config",
+            "documents",
+            "endpoints",
+            "error",
+            "handler",
+            "handover",
+            "hub",
+            "metrics",
+            "proto",
+            "seldom",
+            "surface",
+            "sys",
+        ],
+    ),
+    (
+        "shard",
+        &[
+            "shard",
+            "auth",
+            "config",
+            "endpoints",
+            "error",
+            "handler",
+            "handover",
+            "hub",
+            "metrics",
+            "proto",
+            "seldom",
+            "surface",
+            "sys",
+        ],
+    ),
+    (
+        "server",
+        &[
+            "server",
+            "auth",
+            "config",
+            "control",
+            "documents",
+            "endpoints",
+            "error",
+            "handler",
+            "handover",
+            "hub",
+            "proto",
+            "metrics",
+            "shard",
+            "surface",
+            "sys",
+        ],
+    ),
+];
+
+/// What of `sys` is seen from outside `server` and `shard`.
+const WINDOWS: &[(&str, &str)] =
+    &[("config", "cpu"), ("config", "memory"), ("control", "net"), ("error", "probe"), ("main", "net")];
+
+/// What plain data does without: sockets, files, clocks, threads, and anything that waits.
+const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];
+const IMPURE: &[&str] = &[
+    "async",
+    "await",
+    "tokio",
+    "tokio_uring",
+    "io_uring",
+    "rustix",
+    "libc",
+    "socket2",
+    "core_affinity",
+    "Instant",
+    "SystemTime",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "UnixStream",
+    "OwnedFd",
+    "RawFd",
+];
+
+const COLUMNS_MAX: usize = 120;
+
+#[test]
+fn lines_are_not_too_long() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path)) {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.chars().count() > COLUMNS_MAX) {
+            offenders.push(format!("{}:{}: {} columns", path.display(), number + 1, line.chars().count()));
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn nothing_was_left_to_be_done() {
+    // Put together here, so that this file does not find itself.
+    let markers =
+        ["TO DO", "FIX ME", "X XX", "dbg !", "todo !", "unimplemented !"].map(|marker| marker.replace(' ', ""));
+    let mut offenders = Vec::new();
+    for (path, text) in texts() {
+        for (number, line) in text.lines().enumerate() {
+            for marker in markers.iter().filter(|marker| line.contains(*marker)) {
+                offenders.push(format!("{}:{}: {marker}", path.display(), number + 1));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn no_path_of_somebodys_machine() {
+    let places = ["/work /", "/tmp /wt", "/root /", "/home /"].map(|place| place.replace(' ', ""));
+    let mut offenders = Vec::new();
+    for (path, text) in texts() {
+        for (number, line) in text.lines().enumerate() {
+            for place in places.iter().filter(|place| line.contains(*place)) {
+                offenders.push(format!("{}:{}: {place}", path.display(), number + 1));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn only_sys_is_unsafe() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && !path.starts_with("src/sys")) {
+        if words(&text).iter().any(|word| word == "unsafe") {
+            offenders.push(path.display().to_string());
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && path.starts_with("src")) {
+        let part = part(&path);
+        if part == "lib" {
+            continue;
+        }
+        let words = words(&text);
+        let root = if part == "main" { "ringhub" } else { "crate" };
+        let mut seen = named_under(&words, root);
+        if climbs_out(&path, &words) {
+            seen.insert("super, out of its part".into());
+        }
+        let allowed = ARROWS.iter().find(|(name, _)| *name == part).map(|(_, allowed)| *allowed);
+        let windows: Vec<&str> = WINDOWS.iter().filter(|(name, _)| *name == part).map(|(_, module)| *module).collect();
+        for other in seen {
+            let is_allowed = match allowed {
+                Some(allowed) => allowed.contains(&&*other),
+                None => (other != "shard" && other != "sys") || (other == "sys" && !windows.is_empty()),
+            };
+            if !is_allowed {
+                offenders.push(format!("{}: {part} names {other}", path.display()));
+            }
+        }
+        if !windows.is_empty() {
+            for module in named_under(&words, "sys").into_iter().filter(|module| !windows.contains(&&**module)) {
+                offenders.push(format!("{}: {part} names sys::{module}", path.display()));
+            }
+        }
+    }
+    assert_none(&offenders);
+}
+
+/// The parts of `src` whose files still import each other in cycles. A part without a cycle must leave this list.
+const WITH_CYCLES: &[&str] = &[];
+
+/// A file in a cycle cannot be understood before all others of the cycle.
+#[test]
+fn no_file_imports_a_file_that_imports_it() {
+    let files = texts().filter(|(path, _)| is_rust(path) && path.starts_with("src"));
+    let files: BTreeMap<PathBuf, Vec<String>> = files.map(|(path, text)| (path, words(&text))).collect();
+    let imports = imports::imports(&files);
+    let count: usize = imports.values().map(BTreeSet::len).sum();
+    assert!(imports.len() > 100 && count > 300, "only {count} imports of {} files", imports.len());
+    let (mut offenders, mut parts) = (Vec::new(), BTreeSet::new());
+    for cycle in imports::cycles(&imports) {
+        let here: BTreeSet<String> = cycle.iter().map(|path| self::part(path)).collect();
+        if !here.iter().all(|part| WITH_CYCLES.contains(&&**part)) {
+            let files: Vec<String> = cycle.iter().chain(&cycle[..1]).map(|path| path.display().to_string()).collect();
+            offenders.push(files.join(" -> "));
+        }
+        parts.extend(here);
+    }
+    let mended = WITH_CYCLES.iter().filter(|part| !parts.contains(**part));
+    offenders.extend(mended.map(|part| format!("WITH_CYCLES names {part}, which has no cycle")));
+    assert_none(&offenders);
+}
+
+#[test]
+fn proto_and_hub_are_plain_data() {
+    let mut offenders = Vec::new();
+    let is_pure = |path: &Path| path.starts_with("src/proto") || path.starts_with("src/hub");
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && is_pure(path)) {
+        let words = words(&text);
+        let std = named_under(&words, "std").into_iter().filter(|name| IMPURE_STD.contains(&&**name));
+        let others = IMPURE.iter().filter(|name| words.iter().any(|word| word == *name)).map(ToString::to_string);
+        for name in std.map(|name| format!("std::{name}")).chain(others) {
+            offenders.push(format!("{}: {name}", path.display()));
+        }
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn every_counter_counts_something() {
+    let mut used: BTreeSet<String> = texts()
+        .filter(|(path, _)| is_rust(path) && path.starts_with("src") && path != Path::new("src/metrics.rs"))
+        .flat_map(|(_, text)| named_under(&words(&text), "Counter"))
+        .collect();
+    // Refusals are counted by their status.
+    assert!(used.contains("refused"));
+    used.extend((400..=599).map(|status| format!("{:?}", Counter::refused(status))));
+    let names = Counter::ALL.iter().map(|counter| format!("{counter:?}"));
+    assert_none(&names.filter(|name| !used.contains(name)).collect::<Vec<_>>());
+}
+
+/// Writing to a standard stream may wait for whoever reads it, and panics if it fails: `logs` does so on threads of its
+/// own, and `main` where nothing is served.
+#[test]
+fn standard_streams_are_written_by_logs_alone() {
+    let streams = ["stdout", "stderr", "println", "eprintln", "print", "eprint"];
+    let may_write =
+        |path: &Path| ["src/logs.rs", "src/main.rs", "src/shard/simulator.rs"].contains(&path.to_str().unwrap());
+    let mut offenders = Vec::new();
+    for (path, text) in texts().filter(|(path, _)| is_rust(path) && path.starts_with("src") && !may_write(path)) {
+        let words = words(&text);
+        // A macro or a function, not a field or a method of that name.
+        let is_call = |at: usize| words.get(at + 1).is_some_and(|next| next == "!" || next == "(");
+        let is_method = |at: usize| at > 0 && (words[at - 1] == "." || words[at - 1] == "fn");
+        let calls = (0..words.len()).filter(|at| streams.contains(&&*words[*at]) && is_call(*at) && !is_method(*at));
+        offenders.extend(calls.map(|at| format!("{}: {}", path.display(), words[at])));
+    }
+    assert_none(&offenders);
+}
+
+#[test]
+fn every_file_is_used() {
+    let files: BTreeMap<PathBuf, String> = texts().filter(|(path, _)| path.starts_with("src")).collect();
+    let mut used = BTreeSet::new();
+    let mut open = vec![PathBuf::from("src/lib.rs"), PathBuf::from("src/main.rs")];
+    while let Some(path) = open.pop() {
+        let text = files.get(&path).unwrap_or_else(|| panic!("{} is missing", path.display()));
+        let stem = path.file_stem().unwrap_or_default();
+        let beside = path.parent().unwrap().to_path_buf();
+        let below =
+            if ["lib", "main", "mod"].iter().any(|name| stem == *name) { beside.clone() } else { beside.join(stem) };
+        for name in modules(&words(text)) {
+            let candidates = [below.join(format!("{name}.rs")), below.join(&name).join("mod.rs")];
+            open.extend(candidates.into_iter().filter(|candidate| files.contains_key(candidate)));
+        }
+        for included in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            used.insert(beside.join(included));
+        }
+        used.insert(path);
+    }
+    assert_none(&files.keys().filter(|path| !used.contains(*path)).map(|path| path.display()).collect::<Vec<_>>());
+}
+
+/// The top-level part of the tree that a file belongs to: `hub` of `src/hub/run.rs`, `config` of `src/config.rs`.
+fn part(path: &Path) -> String {
+    let part = path.components().nth(1).expect("a file of src").as_os_str().to_string_lossy();
+    part.trim_end_matches(".rs").to_string()
+}

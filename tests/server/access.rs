@@ -1,0 +1,243 @@
+//! Who may do what: bearer tokens, origins, and where the metrics are. Each check on a shard, and again on the control
+//! thread, which judges what comes on a connection that was kept alive.
+
+use std::{io::Write as _, net::SocketAddr};
+
+use crate::support::{
+    Client, Response, Server, dial, exchange, post, published, read_response, take_response, text, upgrade_request,
+};
+
+const TOKENS: [&str; 6] = [
+    "--publish-tokens",
+    "s3cret-pub,s3cret-all",
+    "--subscribe-tokens",
+    "s3cret-sub,s3cret-all",
+    "--metrics-tokens",
+    "s3cret-met",
+];
+
+fn with(request: &str, line: &str) -> String {
+    if line.is_empty() { request.into() } else { request.replacen("\r\n", &format!("\r\n{line}\r\n"), 1) }
+}
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// The response to a request on a connection of its own, and on one that was kept alive, which must agree.
+fn ask(address: SocketAddr, request: &str) -> Response {
+    let mut kept = dial(address);
+    kept.write_all(get("/nothing").as_bytes()).unwrap();
+    let (_, rest) = take_response(&mut kept, Vec::new(), true);
+    assert!(rest.is_empty());
+    kept.write_all(request.as_bytes()).unwrap();
+    let (behind, _) = take_response(&mut kept, rest, true);
+    let own = exchange(address, request);
+    assert_eq!((own.status(), &own.body), (behind.status(), &behind.body), "{request}");
+    for header in ["www-authenticate", "allow", "upgrade"] {
+        assert_eq!(own.header(header), behind.header(header), "{request}");
+    }
+    own
+}
+
+/// RFC 6750 3.
+#[test]
+fn tokens() {
+    let server = Server::start(&TOKENS);
+    let address = server.address();
+    // What is asked for, with which token, and the status and challenge that answer it.
+    let check = |request: &str, token: &str, expected: (u16, Option<&str>)| {
+        let by_header = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}") };
+        let response = ask(address, &with(request, &by_header));
+        assert_eq!((response.status(), response.header("www-authenticate")), expected, "{request} {token}");
+        let mark = if request.split(' ').nth(1).unwrap().contains('?') { "&" } else { "?" };
+        let by_query = request.replacen(" HTTP/", &format!("{mark}access_token={token} HTTP/"), 1);
+        if !token.is_empty() {
+            let response = ask(address, &by_query);
+            assert_eq!((response.status(), response.header("www-authenticate")), expected, "{by_query}");
+        }
+    };
+    let missing = (401, Some("Bearer"));
+    let invalid = (401, Some("Bearer error=\"invalid_token\""));
+    let scope = (403, Some("Bearer error=\"insufficient_scope\""));
+    let publish = post("/t/x", "", "x");
+    for (token, expected) in [
+        ("", missing),
+        ("s3cret-wrong", invalid),
+        ("s3cret-pu", invalid),
+        ("s3cret-sub", scope),
+        ("s3cret-met", scope),
+        ("s3cret-pub", (202, None)),
+        ("s3cret-all", (202, None)),
+    ] {
+        if expected.0 == 202 {
+            published(&exchange(address, &with(&publish, &format!("Authorization: bearer {token}"))));
+            published(&exchange(address, &post(&format!("/t/x?access_token={token}"), "", "x")));
+        } else {
+            check(&publish, token, expected);
+        }
+    }
+    for (target, token, expected) in [
+        ("/t/x", "", missing),
+        ("/t/x", "s3cret-pub", scope),
+        ("/t/x", "s3cret-sub", scope),
+        ("/t/x?mode=sub", "s3cret-pub", scope),
+        ("/t/x?mode=pub", "s3cret-sub", scope),
+        ("/t/x?mode=pub", "s3cret-wrong", invalid),
+    ] {
+        check(&upgrade_request(target), token, expected);
+    }
+    for (target, token) in [
+        ("/t/x", "s3cret-all"),
+        ("/t/x?mode=sub", "s3cret-sub"),
+        ("/t/x?mode=sub", "s3cret-all"),
+        ("/t/x?mode=pub", "s3cret-pub"),
+    ] {
+        let mark = if target.contains('?') { '&' } else { '?' };
+        server.connect(&format!("{target}{mark}access_token={token}")).leave();
+    }
+    check(&get("/metrics"), "", missing);
+    check(&get("/metrics"), "s3cret-pub", scope);
+    check(&get("/metrics?"), "", missing);
+    for path in ["/", "/healthz", "/readyz"] {
+        assert_eq!(exchange(address, &get(path)).status(), 200);
+    }
+}
+
+/// Neither logs, nor counters, nor answers repeat what a client has shown.
+#[test]
+fn tokens_stay_secret() {
+    let mut flags = TOKENS.to_vec();
+    flags.extend(["--log", "trace"]);
+    let mut server = Server::start(&flags);
+    let address = server.address();
+    for token in ["s3cret-all", "s3cret-pub", "s3cret-met", "s3cret-wrong"] {
+        let line = format!("Authorization: Bearer {token}");
+        for request in [post("/t/x", "", "x"), get("/metrics"), upgrade_request("/t/x")] {
+            let by_query = request.replacen(" HTTP/", &format!("?access_token={token} HTTP/"), 1);
+            for request in [with(&request, &line), by_query] {
+                for first in [String::new(), get("/nothing")] {
+                    let mut stream = dial(address);
+                    stream.write_all((first.clone() + &request).as_bytes()).unwrap();
+                    drop(stream.shutdown(std::net::Shutdown::Write));
+                    let mut answers = Vec::new();
+                    drop(std::io::Read::read_to_end(&mut stream, &mut answers));
+                    assert!(!String::from_utf8_lossy(&answers).contains("s3cret"));
+                }
+            }
+        }
+    }
+    // What is told of clients that leave in the middle.
+    for request in [post("/t/x?access_token=s3cret-all", "", "x"), upgrade_request("/t/x?access_token=s3cret-all")] {
+        let half = with(&request, "Authorization: Bearer s3cret-pub");
+        dial(address).write_all(&half.as_bytes()[..half.len() - 1]).unwrap();
+    }
+    let all = "Authorization: Bearer s3cret-met";
+    let metrics = exchange(address, &with(&get("/metrics"), all));
+    assert!(metrics.status() == 200 && !metrics.body.contains("s3cret"));
+    let log = server.end();
+    for refused in ["handshake: refused peer=127.0.0.1:", "service: refused peer=127.0.0.1:"] {
+        let words = ["DEBUG", refused, "status=401", "cause=\"token\"", "path=\"/t/x\""];
+        let is_told = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(is_told, "{words:?}: {log}");
+    }
+    let line = log.lines().find(|line| line.contains("s3cret"));
+    assert!(line.is_none(), "{line:?}");
+}
+
+/// Pages of other origins are refused; those of allowed ones may read the answers (WHATWG Fetch, CORS).
+#[test]
+fn origins() {
+    let server = Server::start(&["--allowed-origins", "https://a.example,http://b.example:81"]);
+    let address = server.address();
+    let from = |request: &str, origin: &str| ask(address, &with(request, &format!("Origin: {origin}")));
+    for origin in ["http://a.example", "https://a.example:8443", "https://a.example.evil", "null", "x"] {
+        for request in [upgrade_request("/t/x"), post("/t/x", "", "x"), get("/metrics")] {
+            let response = from(&request, origin);
+            assert_eq!((response.status(), response.header("access-control-allow-origin")), (403, None), "{origin}");
+            assert!(response.error().contains("allowed_origins"), "{}", response.error());
+        }
+    }
+    for origin in ["https://a.example", "http://b.example:81"] {
+        let response = exchange(address, &with(&post("/t/x", "", "x"), &format!("Origin: {origin}")));
+        published(&response);
+        assert_eq!(response.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(response.header("vary"), Some("origin"));
+        let refused = exchange(address, &with(&post("/t/", "", "x"), &format!("Origin: {origin}")));
+        assert_eq!((refused.status(), refused.header("access-control-allow-origin")), (400, Some(origin)));
+        let opening = with(&upgrade_request("/t/x"), &format!("Origin: {origin}"));
+        let mut stream = dial(address);
+        stream.write_all(opening.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 101");
+    }
+    // Nobody's page.
+    published(&exchange(address, &post("/t/x", "", "x")));
+    server.connect("/t/x").leave();
+}
+
+#[test]
+fn a_browser_asks_before_it_publishes_with_a_token() {
+    let server = Server::start(&["--allowed-origins", "https://a.example", "--publish-tokens", "s"]);
+    let ask = |origin: &str| {
+        let request = format!(
+            "OPTIONS /t/x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
+             Access-Control-Request-Headers: authorization,content-type\r\n\r\n"
+        );
+        let mut stream = dial(server.address());
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).unwrap().to_lowercase()
+    };
+    let head = ask("https://a.example");
+    assert!(head.starts_with("http/1.1 204 "), "{head}");
+    for line in [
+        "access-control-allow-origin: https://a.example",
+        "access-control-allow-methods: post",
+        "access-control-allow-headers: authorization, content-type",
+        "vary: origin",
+    ] {
+        assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+    }
+    assert!(!ask("https://b.example").contains("access-control-allow-origin"));
+}
+
+/// On an address of their own they are only there, and nothing else is.
+#[test]
+fn metrics_on_their_own_address() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Server::start(&["--metrics-listen", &port.to_string(), "--metrics-tokens", "m"]);
+    let response = exchange(server.address(), &get("/metrics"));
+    assert_eq!(response.status(), 404);
+    assert!(response.error().contains("metrics_listen"), "{}", response.error());
+    let authorized = with(&get("/metrics"), "Authorization: Bearer m");
+    assert_eq!(exchange(server.address(), &authorized).status(), 404);
+    assert_eq!(exchange(port, &get("/metrics")).status(), 401);
+    let mut stream = dial(port);
+    for _ in 0..2 {
+        stream.write_all(authorized.as_bytes()).unwrap();
+        let (response, _) = take_response(&mut stream, Vec::new(), true);
+        assert!(response.status() == 200 && response.body.contains("ringhub_build_info"));
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(exchange(port, &get(path)).status(), 200);
+    }
+    for request in [get("/"), post("/t/x", "", "x"), upgrade_request("/t/x")] {
+        let response = exchange(port, &request);
+        assert_eq!(response.status(), 404, "{request}");
+        assert!(response.error().contains("/metrics is here"), "{}", response.error());
+    }
+    let mut stream = dial(port);
+    stream.write_all(b"GET /metrics HTTP/1.1\nHost: a\n\n").unwrap();
+    assert_eq!(read_response(&mut stream, &[], true).status(), 400);
+    let mut watcher = Client::connect(server.address(), "/t/x");
+    published(&exchange(server.address(), &post("/t/x", "text/plain", "x")));
+    watcher.expect(text("x"));
+}

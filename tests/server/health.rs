@@ -1,0 +1,180 @@
+//! `ringhub health`: what a container's health check asks, and every answer that is none.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use crate::support::{program, run_to_end};
+
+#[test]
+fn a_server_that_says_200_is_alive() {
+    for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200 \r\n\r\n", "HTTP/1.1 200 OK\n\n"] {
+        let address = answering(move |stream| stream.write_all(answer.as_bytes()));
+        check(address, 0, "");
+    }
+}
+
+/// The request is one that any HTTP server takes, however the answer is cut.
+#[test]
+fn the_request_is_whole_and_the_answer_may_come_in_pieces() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = read_head(&mut stream);
+        for piece in "HTTP/1.1 200 OK\r\n\r\n".split_inclusive(' ') {
+            stream.write_all(piece.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        head
+    });
+    check(address, 0, "");
+    let head = server.join().unwrap();
+    assert_eq!(head, format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
+}
+
+#[test]
+fn every_other_answer_is_refused_by_name() {
+    let refused = |answer: &'static [u8], complaint: &str| {
+        let address = answering(move |stream| stream.write_all(answer));
+        check(address, 1, &format!("ringhub: {address} {complaint}\n"));
+    };
+    refused(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "answered 503 to GET /healthz");
+    refused(b"HTTP/1.1 404 Not Found\r\n\r\n", "answered 404 to GET /healthz");
+    refused(b"HTTP/1.1 2000\r\n\r\n", "answered 2000 to GET /healthz");
+    refused(b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer in HTTP: \"SSH-2.0-OpenSSH_9.2\"");
+    refused(b"\x15\x03\xff\n200", "does not answer in HTTP: \"\\u{15}\\u{3}\u{fffd}\"");
+    refused(b"HTTP/1.1", "does not answer in HTTP: \"HTTP/1.1\"");
+    refused(b"", "does not answer in HTTP: \"\"");
+    refused(&[b'x'; 5_000], &format!("does not answer in HTTP: \"{}\"", "x".repeat(256)));
+}
+
+#[test]
+fn nobody_listens() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    check(free, 1, &format!("ringhub: {free} cannot be asked: Connection refused (os error 111)\n"));
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_not_waited_for() {
+    let silent = answering(|stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    check(silent, 1, &format!("ringhub: {silent} has not answered within 2s\n"));
+    // Nor one that always begins to.
+    let trickling = answering(|stream| {
+        loop {
+            stream.write_all(b"H")?;
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    check(trickling, 1, &format!("ringhub: {trickling} has not answered within 2s\n"));
+}
+
+/// The settings of the container's server say where to ask.
+#[test]
+fn the_address_follows_from_where_the_server_listens() {
+    let asked = |listen: &str, loopback: &str| {
+        let listener = TcpListener::bind(loopback).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            read_head(&mut stream);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        });
+        let mut command = program();
+        command.arg("health").env("RINGHUB_LISTEN", listen.replace("PORT", &port.to_string()));
+        let output = run_to_end(command);
+        assert!(output.status.success(), "{listen}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    asked("0.0.0.0:PORT", "127.0.0.1:0");
+    asked("127.0.0.1:PORT", "127.0.0.1:0");
+    asked("[::]:PORT", "[::1]:0");
+    asked("127.0.0.1:PORT,192.0.2.1:1", "127.0.0.1:0");
+}
+
+/// As the server reads them, so by its file too.
+#[test]
+fn a_file_says_where_the_server_listens() {
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-{}.toml", std::process::id()));
+    fs::write(&file, format!("listen = \"{address}\"")).unwrap();
+    let mut command = program();
+    command.arg("health").env("RINGHUB_CONFIG", &file);
+    let output = run_to_end(command);
+    fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A file that is named and cannot be used says nothing of where the server listens, and neither does the default.
+#[test]
+fn settings_that_cannot_be_read_are_told_of() {
+    let run = |arguments: &[&str], file: &str| {
+        let mut command = program();
+        command.arg("health").args(arguments).env("RINGHUB_CONFIG", file);
+        let output = run_to_end(command);
+        assert!(output.stdout.is_empty());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, told) = run(&[], "nope.toml");
+    assert!(status == Some(1) && told.starts_with("ringhub: RINGHUB_CONFIG: \"nope.toml\" cannot be read: "), "{told}");
+    let (status, told) = run(&["--config", "no.toml"], "nope.toml");
+    assert!(status == Some(1) && told.starts_with("ringhub: --config: \"no.toml\" cannot be read: "), "{told}");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-bad-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    fs::write(&file, format!("listen = \"{address}\"\nnonsense = 1")).unwrap();
+    let by_variable = run(&[], path);
+    fs::write(&file, format!("listen = \"{address}\"")).unwrap();
+    let by_flag = run(&["--config", path], "nope.toml");
+    fs::remove_file(&file).unwrap();
+    let (status, told) = by_variable;
+    let expected = format!("ringhub: {path}:2: unknown key \"nonsense\"");
+    assert!(status == Some(1) && told.starts_with(&expected), "{told}");
+    assert_eq!(by_flag, (Some(0), String::new()));
+    // Whoever names the address needs no settings.
+    let (status, told) = run(&["--address", "foo"], "nope.toml");
+    let expected = "ringhub: --address: \"foo\" is no address and port; write it like 127.0.0.1:6455 or [::1]:6455\n";
+    assert_eq!((status, &*told), (Some(1), expected));
+    let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+    assert_eq!(run(&["--address", &address.to_string()], "nope.toml"), (Some(0), String::new()));
+}
+
+/// Runs `ringhub health` and expects this status and standard error.
+fn check(address: SocketAddr, status: i32, complaint: &str) {
+    let mut command = program();
+    command.args(["health", "--address", &address.to_string()]);
+    let output = run_to_end(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*stderr), (Some(status), complaint));
+    assert!(output.stdout.is_empty());
+}
+
+/// A listener that reads one request and answers in its own way.
+fn answering<F>(answer: F) -> SocketAddr
+where
+    F: FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        read_head(&mut stream);
+        // Whoever has read enough hangs up, which is no failure here.
+        drop(answer(&mut stream));
+    });
+    address
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}

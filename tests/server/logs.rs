@@ -1,0 +1,280 @@
+//! Standard error and standard output that nobody reads, that are full or that have gone: nothing waits for them, and
+//! nothing ends by them.
+
+use std::{
+    env,
+    fs::File,
+    io::{BufRead, BufReader, PipeReader, Read, pipe},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ringhub::{
+    config::Settings,
+    handler::{Connection, Handler},
+    logs::Logs,
+    proto::Message,
+    server::Server,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Client, DEADLINE, Received, close, dial, dial_with, exchange, pattern, program, text};
+
+/// A server whose streams are as a test wants them. It is ended with the test.
+struct Hub {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Hub {
+    /// Starts one, and returns once it accepts connections. Nothing that it says is needed for that.
+    fn start(flags: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Hub {
+        let mut command = program();
+        // No client here has such an address for its own end.
+        let address = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
+        command.args(["--listen", &address.to_string(), "--ping-interval", "0"]).args(flags);
+        let mut hub = Hub { child: spawn(command, stdout, stderr), address };
+        let begin = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert_eq!(hub.child.try_wait().unwrap(), None, "it has ended before it served");
+            assert!(begin.elapsed() < DEADLINE, "it does not serve");
+            thread::sleep(POLL);
+        }
+        hub
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < DEADLINE, "it does not end");
+            thread::sleep(POLL);
+        }
+    }
+
+    /// It serves, it ends as it is told, and all is well.
+    fn check(mut self) {
+        let mut client = Client::connect(self.address, "/t/x?echo=true");
+        client.send_text("served");
+        client.expect(text("served"));
+        self.signal(Signal::TERM);
+        client.expect_close(1001, "the server is going away");
+        drop(client);
+        assert_eq!(self.wait().code(), Some(0));
+    }
+
+    /// Asks for something that is logged in lines of so many bytes.
+    fn log(&self, times: usize, bytes: usize) {
+        let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "x".repeat(bytes));
+        for _ in 0..times {
+            assert_eq!(exchange(self.address, &request).status(), 404);
+        }
+    }
+
+    fn lines_dropped(&self) -> u64 {
+        let response = exchange(self.address, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let line = response.body.lines().find(|line| line.starts_with("ringhub_log_lines_dropped_total"));
+        line.and_then(|line| line.split(' ').nth(1)).expect("it is counted").parse().unwrap()
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // It may end between the question and the answer.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+fn spawn(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Child {
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap()
+}
+
+/// A pipe without a reader.
+fn broken() -> Stdio {
+    pipe().unwrap().1.into()
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// Reads until a line has something in it.
+fn read_until(reader: PipeReader, what: &str) -> (String, BufReader<PipeReader>) {
+    let (mut reader, mut text) = (BufReader::new(reader), String::new());
+    loop {
+        let mut line = String::new();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "no {what:?} in:\n{text}");
+        text += &line;
+        if line.contains(what) {
+            return (line, reader);
+        }
+    }
+}
+
+/// More refusals than a pipe has room for, and then more than the queue. A reader that comes late is told of the gap.
+#[test]
+fn a_log_that_nobody_reads() {
+    let (reader, writer) = pipe().unwrap();
+    let hub = Hub::start(&["--log", "debug"], Stdio::null(), writer);
+    hub.log(1_200, 2_000);
+    let dropped = hub.lines_dropped();
+    assert!(dropped > 0);
+    let (told, _reader) = read_until(reader, "log lines were dropped");
+    let told: u64 = told.split_whitespace().rev().nth(4).unwrap().parse().unwrap();
+    assert!(told >= dropped, "{told} of {dropped}");
+    hub.check();
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_the_end() {
+    let (_reader, writer) = pipe().unwrap();
+    let hub = Hub::start(&["--log", "debug"], Stdio::null(), writer);
+    hub.log(100, 2_000);
+    hub.check();
+    let (_reader, writer) = pipe().unwrap();
+    let mut hub =
+        Hub::start(&["--log", "debug", "--close-timeout", "1h", "--drain-timeout", "1h"], Stdio::null(), writer);
+    hub.log(100, 2_000);
+    let mut deaf = Client::connect(hub.address, "/t/x");
+    deaf.never_answer();
+    hub.signal(Signal::TERM);
+    deaf.expect(close(1001, "the server is going away"));
+    hub.signal(Signal::TERM);
+    assert_eq!(hub.wait().code(), Some(1));
+}
+
+/// Whoever collected the logs has gone, and a client chooses what is logged then.
+#[test]
+fn a_log_whose_reader_has_gone() {
+    let hub = Hub::start(&["--max-message", "64KiB", "--max-backlog", "256KiB"], Stdio::null(), broken());
+    let mut slow = Client::open(dial_with(hub.address, Some(4_096)), "/t/x?mode=sub", &[]).unwrap();
+    let mut publisher = Client::connect(hub.address, "/t/x?mode=pub");
+    // Until the slow one is closed, of which a log tells.
+    let begin = Instant::now();
+    let is_closed = || {
+        let metrics = exchange(hub.address, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").body;
+        metrics.lines().any(|line| line.starts_with("ringhub_slow_closed_total") && line.ends_with(" 1"))
+    };
+    while !is_closed() {
+        for _ in 0..20 {
+            publisher.send_binary(&pattern(1, 64 << 10));
+        }
+        assert!(begin.elapsed() < DEADLINE, "nobody is slow");
+    }
+    while !matches!(slow.receive(), Received::Close { .. } | Received::End | Received::Reset) {}
+    drop((slow, publisher));
+    assert!(hub.lines_dropped() > 0);
+    hub.check();
+}
+
+#[test]
+fn disks_that_are_full() {
+    Hub::start(&[], full(), full()).check();
+    Hub::start(&["--log", "debug", "--log-format", "json"], full(), broken()).check();
+    Hub::start(&[], broken(), full()).check();
+}
+
+/// What it prints for a signal waits for nobody either, and leaves it able to hear the next.
+#[test]
+fn counters_that_nobody_reads() {
+    let (reader, writer) = pipe().unwrap();
+    let hub = Hub::start(&[], writer, Stdio::null());
+    let (first, reader) = read_until(reader, "serves on");
+    assert!(first.contains(&hub.address.to_string()));
+    for _ in 0..100 {
+        hub.signal(Signal::USR1);
+        // It has heard the signal, or does so before the next one.
+        Client::connect(hub.address, "/t/x").leave();
+    }
+    hub.check();
+    drop(reader);
+}
+
+/// The log is written although standard output is stuck.
+#[test]
+fn one_stream_does_not_hold_the_other() {
+    let (stdout, writer) = pipe().unwrap();
+    let (stderr, log_writer) = pipe().unwrap();
+    let hub = Hub::start(&["--log", "debug"], writer, log_writer);
+    for _ in 0..100 {
+        hub.signal(Signal::USR1);
+        Client::connect(hub.address, "/t/x").leave();
+    }
+    exchange(hub.address, "GET /the-last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let (_, stderr) = read_until(stderr, "the-last");
+    hub.check();
+    drop((stdout, stderr));
+}
+
+/// Settings that cannot be are told as well as possible.
+#[test]
+fn a_start_that_fails() {
+    for (stdout, stderr) in [(full(), full()), (broken(), broken())] {
+        let mut command = program();
+        command.args(["--shards", "0"]);
+        let mut hub = Hub { child: spawn(command, stdout, stderr), address: "127.0.0.1:1".parse().unwrap() };
+        assert_eq!(hub.wait().code(), Some(1));
+    }
+}
+
+struct Panics;
+
+impl Handler for Panics {
+    type State = ();
+
+    fn on_message(&self, _: &mut Connection<'_, ()>, _: Message<'_>) {
+        panic!("{}", "x".repeat(2_000));
+    }
+}
+
+/// Panics that a client chooses are told by the same queue: the shard does not wait, and the next client is served.
+#[test]
+fn panics_of_which_nobody_reads() {
+    let (reader, writer) = pipe().unwrap();
+    let (stdout, stdout_writer) = pipe().unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "logs::a_program_that_panics", "--ignored", "--nocapture"]).env("RUST_BACKTRACE", "0");
+    let child = spawn(command, stdout_writer, writer);
+    let mut hub = Hub { child, address: "127.0.0.1:1".parse().unwrap() };
+    let (told, stdout) = read_until(stdout, "serves on ");
+    hub.address = told.split("serves on ").nth(1).unwrap().trim_end().parse().unwrap();
+    for _ in 0..100 {
+        let mut client = Client::open(dial(hub.address), "/", &[]).unwrap();
+        client.send_text("panic");
+        client.expect(close(1011, "a handler has failed"));
+    }
+    let (line, mut log) = read_until(reader, "panicked at");
+    let expected = format!(" ERROR ringhub::logs: thread 'ringhub-shard-0' panicked at {}:", file!());
+    assert!(line.contains(&expected), "{line}");
+    hub.signal(Signal::KILL);
+    hub.wait();
+    let mut rest = Vec::new();
+    log.read_to_end(&mut rest).unwrap();
+    drop(stdout);
+}
+
+#[test]
+#[ignore = "it is run by the test of its panics"]
+fn a_program_that_panics() {
+    let logs = Logs::start().unwrap();
+    let settings = Settings::default();
+    logs.take_over(&settings.log, settings.log_format).unwrap();
+    assert!(logs.take_over(&settings.log, settings.log_format).is_err(), "twice");
+    let server = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(1).route("/", Panics).build();
+    let running = server.unwrap().start().unwrap();
+    logs.print(format_args!("serves on {}", running.local_addr()));
+    running.wait_blocking().unwrap();
+}
+
+const POLL: Duration = Duration::from_millis(5);

@@ -1,0 +1,29 @@
+//! The server's binary as a process of its own, over real sockets.
+//!
+//! The tests share a process and run side by side, so none of them changes the process: its environment, its signals, its
+//! limits. What a server needs of these is set in the server's own process, and a program that takes over the logs of its
+//! process is this binary once more (`logs::a_program_that_panics`). Only the limit of open descriptors is raised, for
+//! all tests alike.
+
+mod access;
+mod answers;
+mod config;
+mod documents;
+mod handshake;
+mod health;
+mod hostile;
+mod http;
+mod lifecycle;
+mod logs;
+mod memory;
+mod metrics;
+mod order;
+mod orphans;
+mod places;
+mod proxies;
+mod raw_topics;
+mod routes;
+mod shards;
+mod smuggling;
+#[path = "../support/mod.rs"]
+mod support;

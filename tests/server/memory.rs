@@ -1,0 +1,112 @@
+//! The sum of the limits that `check-config` prints bounds the memory of a server, and not by far.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::Command,
+};
+
+use ringhub::proto::OpCode;
+
+use crate::support::{Client, Server, binary_path, clean, dial, dial_with, frame, pattern, read_response};
+
+/// A hub of one shard with room for 100 connections, which owe and are owed much.
+const LIMITS: &[&str] = &[
+    "--shards=1",
+    "--max-connections=100",
+    "--max-http-connections=20",
+    "--max-message=1MiB",
+    "--max-backlog=2MiB",
+    "--max-gathered=2MiB",
+    "--max-unfinished=64MiB",
+    "--max-bodies=16MiB",
+    "--max-idle-topics=100",
+];
+
+/// Subscribers that read nothing.
+const SUBSCRIBERS: usize = 82;
+const MESSAGE: usize = 16_000;
+/// A little less than what a subscriber may be owed.
+const MESSAGES: usize = 122;
+/// So many of them have begun a message that is nearly the largest.
+const BEGUN: usize = 60;
+const UNFINISHED: usize = 1_000_000;
+const BODIES: usize = 15;
+
+#[test]
+fn a_server_at_all_its_limits_needs_what_check_config_says() {
+    let worst = worst_case();
+    assert!((200.0..400.0).contains(&worst), "{worst} MiB");
+    let times = ["--ping-interval=0", "--message-timeout=0", "--body-timeout=1h", "--handshake-timeout=1h"];
+    let server = Server::start(&[LIMITS, &times, &["--send-buffer=4096"]].concat());
+    let begun = frame(OpCode::Binary, true, &pattern(0, UNFINISHED + 1));
+    let mut subscribers: Vec<Client> = Vec::new();
+    for number in 0..SUBSCRIBERS {
+        let stream = dial_with(server.address(), Some(4_096));
+        let mut client = Client::open(stream, &format!("/t/{number}"), &[]).unwrap();
+        if number < BEGUN {
+            client.send_raw(&begun[..begun.len() - 1]);
+        }
+        subscribers.push(client);
+    }
+    // A megabyte may stand in a socket; what has been received is counted.
+    let unfinished = (BEGUN * (begun.len() - 1)) as u64;
+    server.counts_until("all messages have begun", |counts| counts.get("bytes_in_total") >= unfinished);
+    let mut publisher = dial(server.address());
+    for number in 0..SUBSCRIBERS * MESSAGES {
+        post(&mut publisher, &format!("/t/{}", number % SUBSCRIBERS), &pattern(number, MESSAGE));
+    }
+    let bodies: Vec<TcpStream> = (0..BODIES).map(|_| begin_body(&server)).collect();
+    let heads: Vec<TcpStream> = (0..100 - SUBSCRIBERS - BODIES - 1).map(|_| begin_head(&server)).collect();
+    server.counts_until("all bodies have begun", |counts| counts.get("http_requests_total") >= (BODIES + 1) as u64);
+    let counts = server.counts();
+    assert_eq!((counts.get("slow_closed_total"), counts.get("unfinished_closed_total")), (0, 0), "nobody was closed");
+    assert_eq!(counts.get("laggards"), SUBSCRIBERS as u64, "everybody is owed something");
+    let peak = peak_mib(server.pid().as_raw_nonzero().get());
+    drop((subscribers, bodies, heads));
+    println!("{peak:.1} MiB at the most, of {worst:.1} MiB");
+    assert!((0.7 * worst..1.1 * worst).contains(&peak), "{peak} MiB at the most, where check-config says {worst}");
+}
+
+/// The sum at the end of what `check-config` prints.
+fn worst_case() -> f64 {
+    let output = clean(Command::new(binary_path())).arg("check-config").args(LIMITS).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.contains("MiB  in all")).unwrap_or_else(|| panic!("no sum in {text}"));
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Publishes a body and reads the answer.
+fn post(stream: &mut TcpStream, target: &str, body: &[u8]) {
+    let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let response = read_response(stream, &[], true);
+    assert_eq!(response.status(), 202, "{response:?}");
+}
+
+/// Sends all of a body but its last byte.
+fn begin_body(server: &Server) -> TcpStream {
+    let mut stream = dial(server.address());
+    let body = pattern(1, 1 << 20);
+    let head = format!("POST /t/body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body[..body.len() - 1]).unwrap();
+    stream
+}
+
+/// Sends most of the largest head.
+fn begin_head(server: &Server) -> TcpStream {
+    let mut stream = dial(server.address());
+    stream.write_all(format!("GET /t/head HTTP/1.1\r\nX: {}", "x".repeat(8_000)).as_bytes()).unwrap();
+    stream
+}
+
+/// The largest resident memory of a process so far.
+fn peak_mib(pid: i32) -> f64 {
+    let mut status = String::new();
+    fs::File::open(format!("/proc/{pid}/status")).unwrap().read_to_string(&mut status).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1_024.0
+}

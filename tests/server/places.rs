@@ -1,0 +1,562 @@
+//! Places that anybody may hold: who gives way when they are used up, and who is told what.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    Client, DEADLINE, Server, ask, clean, dial, dial_from, dial_with, exchange, pattern, post, program, published,
+    read_response, request, reset, run_to_end, take_response, text, upgrade_request,
+};
+
+/// All addresses from 127.0.0.2 on are this machine's too.
+fn address(last: u8) -> Option<IpAddr> {
+    Some(Ipv4Addr::new(127, 0, 0, last).into())
+}
+
+/// What a new connection is answered that asks for a WebSocket or something else.
+fn answered(server: &Server, from: Option<IpAddr>, request: &str) -> u16 {
+    let mut stream = dial_from(server.address(), from, None);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).expect("a status line");
+    str::from_utf8(&head[9..]).unwrap().parse().unwrap()
+}
+
+/// Whatever they speak, and on whichever shard they are: the fourth of an address is told so, that of another is not.
+#[test]
+fn an_address_has_so_many_connections() {
+    let mut server = Server::start(&["--shards", "2", "--max-connections-per-address", "3"]);
+    let websocket = server.connect("/t/x");
+    let mut http = dial(server.address());
+    published(&ask(&mut http, &post("/t/x", "", "x")));
+    http.write_all(b"POST /t/x HT").unwrap();
+    let waiting = dial(server.address());
+    server.counts_until("three are accepted", |counts| counts.get("accepted_total") == 3);
+    for _ in 0..3 {
+        let response = exchange(server.address(), &upgrade_request("/t/x"));
+        assert_eq!((response.status(), response.header("retry-after")), (429, Some("1")), "{response:?}");
+        assert!(response.error().contains("from one address"), "{}", response.error());
+    }
+    assert_eq!(exchange(server.address(), &request("HEAD", "/")).status(), 429);
+    assert_eq!(answered(&server, address(2), &upgrade_request("/t/x")), 101);
+    server.expect_counts(&[("refused_total{cause=\"address\"}", 4), ("refused_total{cause=\"limit\"}", 0)]);
+    // Each of the three gives its place back.
+    let mut others: Vec<Box<dyn FnOnce()>> =
+        vec![Box::new(move || websocket.leave()), Box::new(move || drop(http)), Box::new(move || reset(waiting))];
+    let mut clients = Vec::new();
+    while let Some(leave) = others.pop() {
+        leave();
+        clients.push(Client::open_when_there_is_room(server.address(), "/t/x"));
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), 429);
+    }
+    drop(clients);
+    let log = server.end();
+    assert_eq!(log.matches("--max-connections-per-address allows").count(), 1, "{log}");
+    assert!(log.contains("address=127.0.0.1\n"), "{log}");
+}
+
+/// What an address keeps idle gives way to what else it wants, the longest idle first; to what others want, never.
+#[test]
+fn idle_connections_of_an_address_give_way() {
+    let server = Server::start(&["--shards", "2", "--max-connections-per-address", "2"]);
+    let publish = |stream: &mut TcpStream| drop(published(&ask(stream, &post("/t/x", "", "x"))));
+    let mut other = dial_from(server.address(), address(2), None);
+    publish(&mut other);
+    let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
+    kept.iter_mut().for_each(publish);
+    // The first of them is not the one that has been idle longest any more.
+    publish(&mut kept[0]);
+    let mut clients = Vec::new();
+    for gives_way in [1, 0] {
+        clients.push(Client::open_when_there_is_room(server.address(), "/t/x?echo=true"));
+        expect_end(&mut kept[gives_way]);
+    }
+    for _ in 0..3 {
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), 429);
+    }
+    publish(&mut other);
+    for client in &mut clients {
+        client.expect(crate::support::binary(b"x"));
+    }
+    // A request that has begun to arrive is not ended, and one that becomes a WebSocket is idle no more.
+    let mut begun = dial_from(server.address(), address(3), None);
+    publish(&mut begun);
+    begun.write_all(b"POST /t/x HT").unwrap();
+    let mut upgraded = dial_from(server.address(), address(3), None);
+    publish(&mut upgraded);
+    let upgraded = Client::open(upgraded, "/t/x", &[]).unwrap();
+    assert_eq!(answered(&server, address(3), &upgrade_request("/t/x")), 429);
+    begun.write_all(&post("/t/x", "", "x").as_bytes()[12..]).unwrap();
+    published(&take_response(&mut begun, Vec::new(), true).0);
+    // Idle again, it gives way. Its client may know of the answer first.
+    let deadline = Instant::now() + DEADLINE;
+    while answered(&server, address(3), &upgrade_request("/t/x")) != 101 {
+        assert!(Instant::now() < deadline, "it does not give way");
+    }
+    expect_end(&mut begun);
+    drop((upgraded, clients));
+    server.expect_counts(&[("http_displaced_total", 3), ("connections_open", 0)]);
+}
+
+/// However connections have begun, gone from thread to thread and ended, in the end an address has as many places as at
+/// first.
+#[test]
+fn an_address_gets_every_place_back() {
+    const PLACES: usize = 8;
+    let flags = ["--shards", "2", "--max-connections-per-address", "8", "--handshake-timeout", "300ms"];
+    let server = Server::start(&[&flags[..], &["--max-http-connections", "2"]].concat());
+    let own = server.address();
+    let churners: Vec<_> = (0..4)
+        .map(|number| {
+            thread::spawn(move || {
+                for round in 0..40 {
+                    let mut stream = dial(own);
+                    // Any of these may be refused, and the socket closed at any moment.
+                    let mut say = |text: &str| drop(stream.write_all(text.as_bytes()));
+                    match (number + round) % 8 {
+                        0 => {}
+                        1 => say("GET /t/x HT"),
+                        2 => say("nonsense\r\n\r\n"),
+                        3 => say(&upgrade_request("/nothing")),
+                        4 => say(&upgrade_request("/t/x")),
+                        5 => say(&post("/t/x", "", "x")),
+                        6 => say(&(post("/t/x", "", "x") + &upgrade_request("/t/x"))),
+                        _ => say(&(request("GET", "/") + &upgrade_request("/nothing"))),
+                    }
+                    if round % 3 == 0 {
+                        drop(stream.read(&mut [0; 64]));
+                    }
+                    if round % 2 == 0 { drop(stream) } else { reset(stream) }
+                }
+            })
+        })
+        .collect();
+    churners.into_iter().for_each(|churner| churner.join().unwrap());
+    let clients: Vec<Client> = (0..PLACES).map(|_| Client::open_when_there_is_room(server.address(), "/t/x")).collect();
+    assert_eq!(answered(&server, None, &upgrade_request("/t/x")), 429);
+    drop(clients);
+    server.expect_counts(&[("connections_open", 0), ("http_connections_open", 0)]);
+}
+
+/// A connection that becomes a WebSocket behind other requests is counted once, before and after.
+#[test]
+fn an_address_keeps_its_place_from_thread_to_thread() {
+    let server = Server::start(&["--shards", "2", "--max-connections-per-address", "1"]);
+    for _ in 0..3 {
+        let begin = || {
+            let mut stream = dial(server.address());
+            stream.write_all(post("/t/x", "", "x").as_bytes()).ok()?;
+            let mut first = [0];
+            // Until the place of the one before is free again, there is none.
+            stream.peek(&mut first).ok().filter(|&count| count > 0)?;
+            let (response, _) = take_response(&mut stream, Vec::new(), true);
+            (response.status() == 202).then_some(stream)
+        };
+        let deadline = Instant::now() + DEADLINE;
+        let attempts = std::iter::from_fn(|| (Instant::now() < deadline).then(begin));
+        let stream = attempts.flatten().next().expect("its place is free again");
+        let mut client = Client::open(stream, "/t/x?echo=true", &[]).unwrap();
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), 429);
+        client.send_text("still here");
+        client.expect(text("still here"));
+        client.leave();
+    }
+}
+
+/// The end of a connection, and nothing before it.
+#[track_caller]
+fn expect_end(stream: &mut TcpStream) {
+    assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+}
+
+/// The address of the metrics that a server has told when it started.
+fn metrics_address(server: &Server) -> SocketAddr {
+    let notes = server.notes();
+    let end = notes.rfind("/metrics").unwrap();
+    let address = notes[..end].rsplit("http://").next().unwrap();
+    address.parse().unwrap_or_else(|_| panic!("no address in {notes}"))
+}
+
+/// The one that has been idle longest is ended for a new one, however many there are.
+#[test]
+fn idle_connections_give_way() {
+    let server = Server::start(&["--max-http-connections", "3"]);
+    let publish = |stream: &mut TcpStream| drop(published(&ask(stream, &post("/t/x", "", "x"))));
+    let mut kept: Vec<TcpStream> = (0..3).map(|_| dial(server.address())).collect();
+    kept.iter_mut().for_each(publish);
+    // The first of them is not the one that has been idle longest any more.
+    publish(&mut kept[0]);
+    for gives_way in [1, 2, 0] {
+        let mut new = dial(server.address());
+        publish(&mut new);
+        expect_end(&mut kept[gives_way]);
+        kept.push(new);
+    }
+    kept[3..].iter_mut().for_each(publish);
+    for _ in 0..20 {
+        published(&exchange(server.address(), &post("/t/x", "", "x").replacen("\r\n", "\r\nConnection: close\r\n", 1)));
+    }
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 0), ("messages_in_total", 3 + 1 + 3 + 3 + 20)]);
+    assert!(server.counts().get("http_displaced_total") >= 4);
+}
+
+/// A request that has begun to arrive is not ended, nor is one that is being answered; who finds no place is told so.
+#[test]
+fn busy_connections_do_not_give_way() {
+    let mut server = Server::start(&["--max-http-connections", "3", "--send-buffer", "4096"]);
+    let mut busy: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
+    busy.iter_mut().for_each(|stream| drop(published(&ask(stream, &post("/t/x", "", "x")))));
+    busy[0].write_all(b"POST /t/x HT").unwrap();
+    let whole = post("/t/x", "", "body");
+    busy[1].write_all(whole.trim_end_matches('y').as_bytes()).unwrap();
+    // The page waits for its reader.
+    let mut reader = dial_with(server.address(), Some(4_096));
+    reader.write_all(request("GET", "/").as_bytes()).unwrap();
+    server.expect_counts(&[("http_requests_total", 4)]);
+    for (request, status) in [(post("/t/x", "", "x"), 503), (request("GET", "/"), 503), (request("HEAD", "/"), 503)] {
+        let response = exchange(server.address(), &request);
+        assert_eq!((response.status(), response.header("retry-after")), (status, Some("1")), "{response:?}");
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 3), ("http_displaced_total", 0)]);
+    busy[0].write_all(&whole.as_bytes()[12..]).unwrap();
+    busy[1].write_all(b"y").unwrap();
+    for stream in &mut busy {
+        published(&take_response(stream, Vec::new(), true).0);
+    }
+    assert_eq!(take_response(&mut reader, Vec::new(), true).0.status(), 200);
+    published(&exchange(server.address(), &post("/t/x", "", "x").replacen("\r\n", "\r\nConnection: close\r\n", 1)));
+    drop((busy, reader));
+    assert_eq!(server.end().matches("--max-http-connections allows").count(), 1);
+}
+
+/// The same on the address of the metrics, where a connection need not even have asked for something.
+#[test]
+fn connections_to_the_metrics_give_way() {
+    let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
+    let metrics = metrics_address(&server);
+    let idle: Vec<TcpStream> = (0..100).map(|_| dial(metrics)).collect();
+    assert_eq!(exchange(metrics, &closing("/metrics")).status(), 200);
+    let mut busy: Vec<TcpStream> = (0..64).map(|_| dial(metrics)).collect();
+    for stream in &mut busy {
+        assert_eq!(ask(stream, &request("HEAD", "/metrics")).status(), 200);
+        stream.write_all(b"GET /metrics HT").unwrap();
+    }
+    drop(idle);
+    // Until the last of them has begun, there may be a place.
+    while exchange(metrics, &closing("/nothing")).status() == 404 {}
+    let silent: Vec<TcpStream> = (0..100).map(|_| dial(metrics)).collect();
+    for (target, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 503)] {
+        assert_eq!(exchange(metrics, &closing(target)).status(), status, "{target}");
+    }
+    drop(silent);
+    for stream in &mut busy {
+        stream.write_all(b"TP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!(take_response(stream, Vec::new(), true).0.status(), 200);
+    }
+}
+
+fn closing(target: &str) -> String {
+    request("GET", target).replacen("\r\n", "\r\nConnection: close\r\n", 1)
+}
+
+/// `ringhub health` of a server.
+fn is_healthy(address: SocketAddr) -> bool {
+    let mut command = program();
+    command.args(["health", "--address", &address.to_string()]);
+    run_to_end(command).status.success()
+}
+
+/// What a shard says of the server's health, on connections that have a place or none.
+#[track_caller]
+fn check_health(address: SocketAddr) {
+    for (target, body) in [("/healthz", "alive\n"), ("/readyz", "ready\n")] {
+        let response = exchange(address, &request("GET", target));
+        assert_eq!((response.status(), &*response.body), (200, body));
+        assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(exchange(address, &format!("GET http://a{target}?x HTTP/1.0\r\n\r\n")).status(), 200);
+        assert_eq!(exchange(address, &request("HEAD", target)).header("content-length"), Some("6"));
+        let response = exchange(address, &request("POST", target));
+        assert_eq!((response.status(), response.header("allow")), (405, Some("GET, HEAD")));
+    }
+    assert!(is_healthy(address));
+}
+
+/// A full server is a healthy one: with as many connections as allowed, of all or of one address, as many HTTP
+/// connections, and with sockets that hold every place in which somebody could be told so.
+#[test]
+fn a_full_server_is_healthy() {
+    for flags in [["--max-connections", "2"], ["--max-connections-per-address", "2"]] {
+        let server = Server::start(&flags);
+        let clients: Vec<Client> = (0..2).map(|_| server.connect("/t/x")).collect();
+        check_health(server.address());
+        let silent: Vec<TcpStream> = (0..200).map(|_| dial(server.address())).collect();
+        server.counts_until("all are accepted", |counts| counts.get("accepted_total") >= 200 + 2 + 9);
+        check_health(server.address());
+        let status = if flags[0] == "--max-connections" { 503 } else { 429 };
+        for request in [request("GET", "/"), upgrade_request("/healthz"), upgrade_request("/t/x")] {
+            assert_eq!(answered(&server, None, &request), status, "{request}");
+        }
+        drop((silent, clients));
+    }
+    let server = Server::start(&["--max-http-connections", "1"]);
+    let mut busy = dial(server.address());
+    busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();
+    server.counts_until("it is served", |counts| counts.get("http_requests_total") == 1);
+    assert_eq!(answered(&server, None, &request("GET", "/")), 503);
+    check_health(server.address());
+    busy.write_all(b"y").unwrap();
+    published(&take_response(&mut busy, Vec::new(), true).0);
+}
+
+/// What a monitor asks is answered by a server that is full in whatever way: to whom it may be, and to nobody else.
+#[test]
+fn a_full_server_is_monitored() {
+    for flags in [["--max-connections", "2"], ["--max-connections-per-address", "2"]] {
+        let server = Server::start(&[&flags[..], &["--metrics-tokens", "m-token", "--shards", "2"]].concat());
+        let address = server.address();
+        let clients: Vec<Client> = (0..2).map(|_| server.connect("/t/x")).collect();
+        let authorized =
+            |method: &str| request(method, "/metrics").replacen("\r\n", "\r\nAuthorization: Bearer m-token\r\n", 1);
+        let scrape = exchange(address, &authorized("GET"));
+        assert_eq!((scrape.status(), scrape.header("connection")), (200, Some("close")), "{scrape:?}");
+        assert!(scrape.body.contains("connections_open"), "{}", scrape.body);
+        assert_eq!(exchange(address, &authorized("HEAD")).status(), 200);
+        assert_eq!(exchange(address, &authorized("POST")).status(), 405);
+        assert_eq!(exchange(address, &request("GET", "/metrics")).status(), 401);
+        // Sockets that hold every place of a refusal, and monitors that neither read nor leave.
+        let silent: Vec<TcpStream> = (0..200).map(|_| dial(address)).collect();
+        let deaf: Vec<TcpStream> = (0..100)
+            .map(|_| {
+                let mut stream = dial(address);
+                stream.write_all(authorized("GET").as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        server.counts_until("all are accepted", |counts| counts.get("accepted_total") >= 2 + 4 + 300);
+        let deadline = Instant::now() + DEADLINE;
+        // As long as they are taken in, there may be no room.
+        while exchange(address, &authorized("GET")).status() != 200 {
+            assert!(Instant::now() < deadline, "no monitor is answered any more");
+        }
+        let status = if flags[0] == "--max-connections" { 503 } else { 429 };
+        for request in [request("GET", "/"), upgrade_request("/metrics"), post("/t/x", "", "x")] {
+            assert_eq!(answered(&server, None, &request), status, "{request}");
+        }
+        drop((silent, deaf, clients));
+        server.expect_counts(&[("http_connections_open", 0), ("connections_open", 0)]);
+        // Nobody who had no room has taken or given back a place.
+        let clients: Vec<Client> = (0..2).map(|_| Client::open_when_there_is_room(address, "/t/x")).collect();
+        assert_eq!(answered(&server, None, &upgrade_request("/t/x")), status);
+        drop(clients);
+    }
+    let server = Server::start(&["--max-http-connections", "1"]);
+    let mut busy = dial(server.address());
+    busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();
+    server.counts_until("it is served", |counts| counts.get("http_requests_total") == 1);
+    assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 200);
+    assert_eq!(exchange(server.address(), &request("GET", "/")).status(), 503);
+    // Where the metrics have an address of their own, this one has no more to say of them.
+    let server = Server::start(&["--max-connections", "1", "--metrics-listen", "127.0.0.1:0"]);
+    let _client = server.connect("/t/x");
+    assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 503);
+    assert_eq!(exchange(metrics_address(&server), &request("GET", "/metrics")).status(), 200);
+}
+
+/// Who is accepted before the server leaves and asks only then is told so, also where there is no room for it.
+#[test]
+fn a_leaving_server_is_alive_and_not_ready() {
+    let mut server = Server::start(&["--max-connections", "3", "--drain-timeout", "60s", "--close-timeout", "60s"]);
+    let mut stays = server.connect("/t/x");
+    stays.never_answer();
+    let mut early: Vec<TcpStream> = (0..4).map(|_| dial(server.address())).collect();
+    server.counts_until("all are accepted", |counts| counts.get("accepted_total") == 5);
+    server.signal(Signal::TERM);
+    stays.expect(crate::support::close(1001, "the server is going away"));
+    for (stream, (target, status)) in early.iter_mut().zip([("/healthz", 200), ("/readyz", 503)].repeat(2)) {
+        stream.write_all(request("GET", target).as_bytes()).unwrap();
+        let response = read_response(stream, &[], true);
+        assert_eq!(response.status(), status, "{target}");
+        if status == 503 {
+            assert!(response.error().contains("going away"), "{}", response.error());
+        }
+    }
+    drop((stays, early));
+    assert!(server.wait().success());
+}
+
+/// A page of an allowed origin may read what a shard says, as it may read what the control thread says.
+#[test]
+fn pages_may_read_the_health() {
+    let server = Server::start(&["--allowed-origins", "https://a.example"]);
+    for (origin, allowed) in [("https://a.example", Some("https://a.example")), ("https://b.example", None)] {
+        let asks = request("GET", "/healthz").replacen("\r\n", &format!("\r\nOrigin: {origin}\r\n"), 1);
+        let fresh = exchange(server.address(), &asks);
+        let mut kept = dial(server.address());
+        assert_eq!(ask(&mut kept, &request("GET", "/")).status(), 200);
+        for response in [fresh, ask(&mut kept, &asks)] {
+            assert_eq!((response.status(), &*response.body), (200, "alive\n"));
+            assert_eq!(
+                (response.header("access-control-allow-origin"), response.header("vary")),
+                (allowed, Some("origin"))
+            );
+        }
+    }
+    // What hyper would refuse is not answered before it.
+    assert_eq!(exchange(server.address(), "GET /healthz HTTP/1.1\r\n\r\n").status(), 400);
+}
+
+/// A folder with one large file, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    const LARGE: usize = 4 << 20;
+
+    fn serve(name: &str, settings: &[&str]) -> (Folder, Server) {
+        let path = std::env::temp_dir().join(format!("ringhub-places-{name}-{}", std::process::id()));
+        fs::create_dir_all(path.join("site")).unwrap();
+        fs::write(path.join("site/large"), pattern(0, Folder::LARGE)).unwrap();
+        let file = path.join("ringhub.toml");
+        fs::write(&file, "routes = [{ match = \"/\", documents = \"./site\" }]").unwrap();
+        let mut command = clean(program());
+        command.args(["serve", "--config"]).arg(file).args(settings);
+        (Folder(path), Server::start_command(command))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// Reads on, a little at a time, and returns how much there was before the end or a reset.
+fn read_slowly(stream: &mut TcpStream, pause: Duration) -> usize {
+    let (mut all, mut chunk) = (0, vec![0; 32 * 1_024]);
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return all,
+            Ok(count) => all += count,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return all,
+            Err(error) => panic!("{error} after {all} bytes"),
+        }
+        thread::sleep(pause);
+    }
+}
+
+/// Readers that take something now and then, but less than the least rate, give their files and places back.
+#[test]
+fn slow_readers_are_given_up() {
+    let (_folder, server) =
+        Folder::serve("slow", &["--min-rate", "1GiB", "--body-timeout", "1s", "--send-buffer", "64KiB"]);
+    let slow: Vec<TcpStream> = (0..64).map(|_| dial_with(server.address(), Some(16_384))).collect();
+    for mut stream in &slow {
+        stream.write_all(request("GET", "/large").as_bytes()).unwrap();
+    }
+    let readers: Vec<_> = slow
+        .into_iter()
+        .map(|mut stream| thread::spawn(move || read_slowly(&mut stream, Duration::from_millis(100))))
+        .collect();
+    server.expect_counts(&[("http_too_slow_total", 64), ("http_connections_open", 0)]);
+    for reader in readers {
+        assert!(reader.join().unwrap() < Folder::LARGE, "it has got everything");
+    }
+    let mut fast = dial(server.address());
+    fast.write_all(closing("/large").as_bytes()).unwrap();
+    assert!(read_slowly(&mut fast, Duration::ZERO) > Folder::LARGE);
+}
+
+/// As many files as may be sent at the same time are: one more is answered 503, until one of them has been taken.
+#[test]
+fn more_files_than_are_sent_at_once() {
+    let (_folder, server) = Folder::serve("files", &["--body-timeout", "1h", "--send-buffer", "64KiB"]);
+    let mut readers: Vec<TcpStream> = (0..64).map(|_| dial_with(server.address(), Some(16_384))).collect();
+    for stream in &mut readers {
+        stream.write_all(closing("/large").as_bytes()).unwrap();
+        stream.peek(&mut [0]).unwrap();
+    }
+    let response = exchange(server.address(), &closing("/large"));
+    assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
+    assert!(response.error().contains("as many files"), "{}", response.error());
+    assert!(read_slowly(&mut readers.pop().unwrap(), Duration::ZERO) > Folder::LARGE);
+    let mut stream = dial(server.address());
+    stream.write_all(closing("/large").as_bytes()).unwrap();
+    assert!(read_slowly(&mut stream, Duration::ZERO) > Folder::LARGE);
+}
+
+/// The same for what the socket has taken already when the last of an answer is sent: it is not left to the kernel.
+#[test]
+fn slow_readers_of_the_rest_are_given_up() {
+    let settings = ["--min-rate", "1GiB", "--body-timeout", "1s", "--send-buffer", "32MiB"];
+    let (_folder, server) = Folder::serve("rest", &settings);
+    let mut slow = dial_with(server.address(), Some(16_384));
+    slow.write_all(closing("/large").as_bytes()).unwrap();
+    let reader = thread::spawn(move || read_slowly(&mut slow, Duration::from_millis(100)));
+    server.expect_counts(&[("http_too_slow_total", 1), ("http_connections_open", 0)]);
+    assert!(reader.join().unwrap() < Folder::LARGE, "it has got everything");
+}
+
+/// A reader that is slow, but not slower than the least rate, gets all of a large file.
+#[test]
+fn slow_but_honest_readers_get_everything() {
+    let (_folder, server) = Folder::serve("honest", &["--body-timeout", "2s", "--send-buffer", "64KiB"]);
+    let mut stream = dial_with(server.address(), Some(16_384));
+    stream.write_all(closing("/large").as_bytes()).unwrap();
+    assert!(read_slowly(&mut stream, Duration::from_millis(20)) > Folder::LARGE);
+    server.expect_counts(&[("http_too_slow_total", 0), ("http_connections_open", 0)]);
+}
+
+/// Bodies whose end does not come hold all the room there is, until others want it.
+#[test]
+fn bodies_without_an_end_give_way() {
+    const LARGEST: usize = 1 << 20;
+    let server = Server::start(&["--max-message", "1MiB", "--max-bodies", "4MiB", "--body-timeout", "1h"]);
+    let head = post("/t/x", "", "").replace("Length: 0", &format!("Length: {LARGEST}"));
+    let begun = [head.as_bytes(), &pattern(0, LARGEST - 1)].concat();
+    let mut hoarders: Vec<TcpStream> = (0..4).map(|_| dial(server.address())).collect();
+    for stream in &mut hoarders {
+        stream.write_all(&begun).unwrap();
+    }
+    let begin = Instant::now();
+    while has_unread_input(server.address()) {
+        assert!(begin.elapsed() < DEADLINE, "the bodies do not arrive");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut honest = dial(server.address());
+    let small = post("/t/x", "", &"x".repeat(10_000));
+    for _ in 0..100 {
+        published(&ask(&mut honest, &small));
+    }
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 1)]);
+    let mut statuses: Vec<u16> = hoarders
+        .iter_mut()
+        .map(|stream| {
+            // Who has given way need not take the last byte.
+            drop(stream.write_all(b"x"));
+            take_response(stream, Vec::new(), true).0.status()
+        })
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [202, 202, 202, 503]);
+}
+
+/// Is anything on its way to that address and not read there?
+fn has_unread_input(address: SocketAddr) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", address.port());
+    // Its number, both addresses, a state, and what is not sent and not read.
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (unsent, unread) = columns[4].split_once(':').unwrap();
+        (columns[1].ends_with(&port) && columns[3] == "01" && unread != "00000000")
+            || (columns[2].ends_with(&port) && unsent != "00000000")
+    })
+}

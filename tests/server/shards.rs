@@ -1,0 +1,182 @@
+//! Several shards behave like one hub: whoever connects to whichever.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::Command,
+};
+
+use crate::support::{Client, Server, binary_path, clean, dial, program, run_to_end, text};
+
+/// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
+/// has less than half or more than one and a half times its part.
+#[test]
+fn connections_spread_over_the_shards() {
+    let server = Server::start(&["--shards", "4"]);
+    let clients: Vec<Client> = (0..1_000).map(|_| server.connect("/t/x?mode=sub")).collect();
+    let counts = server.counts_until("everybody is counted", |counts| counts.get("connections_open") == 1_000);
+    let shares = counts.by_shard("connections_open");
+    assert_eq!(shares.len(), 4);
+    assert!(shares.iter().all(|share| (125..=375).contains(share)), "{shares:?}");
+    drop(clients);
+    server.expect_counts(&[("connections_open", 0)]);
+}
+
+#[test]
+fn a_message_reaches_subscribers_on_every_shard_once() {
+    let server = Server::start(&["--shards", "4"]);
+    for topic in ["a", "b", "c", "d", "e"] {
+        let target = format!("/t/{topic}");
+        let mut clients: Vec<Client> = (0..24).map(|_| server.connect(&target)).collect();
+        for sender in 0..clients.len() {
+            clients[sender].send_text(&format!("from {sender}"));
+            for (receiver, client) in clients.iter_mut().enumerate() {
+                if receiver != sender {
+                    client.expect(text(&format!("from {sender}")));
+                }
+            }
+        }
+        // Nobody has a second copy, nor its own.
+        for client in &mut clients {
+            client.expect_nothing();
+        }
+    }
+}
+
+/// What is reserved for a shard is what it has open: rings, runtime, listeners. Sockets that have just been accepted
+/// come on top of that, and none is open here.
+#[test]
+fn a_shard_opens_what_is_reserved_for_it() {
+    let open = |shards: &str, addresses: &str| {
+        let mut command = program();
+        command.env("RINGHUB_SHARDS", shards).args(["--listen", addresses]);
+        let server = Server::start_at(command);
+        fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap().count()
+    };
+    let (one, two) = ("127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0");
+    assert_eq!(open("9", one) - open("1", one), 8 * (7 + 1));
+    assert_eq!(open("9", two) - open("1", two), 8 * (7 + 2));
+}
+
+/// A limit that the server's own descriptors use up is told at the start, not by clients that wait.
+#[test]
+fn too_few_descriptors_for_so_many_shards() {
+    let mut command = clean(Command::new("sh"));
+    command.args(["-c", "ulimit -n 700; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
+    let output = run_to_end(command);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("max_connections: the limit of 700 open descriptors leaves none"), "{log}");
+}
+
+/// Whatever the number of shards, the limit of connections is reached before descriptors are used up.
+#[test]
+fn many_shards_leave_descriptors_for_all_connections() {
+    let mut command = clean(Command::new("sh"));
+    // Of 1 100 the shards take 9 each and two for refusals, and 128 are for other things.
+    command.args(["-c", "ulimit -n 1100; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
+    let server = Server::start_command(command);
+    let mut clients = Vec::new();
+    let refused = loop {
+        match Client::open(dial(server.address()), "/t/x?mode=sub", &[]) {
+            Ok(client) => clients.push(client),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refused.status(), clients.len()), (503, 1_100 - 64 * 9 - 128 - 2 * 64));
+    let counts = server.counts();
+    assert_eq!((counts.get("accept_paused_total"), counts.get("refused_total{cause=\"limit\"}")), (0, 1));
+    // Sockets that are refused and send nothing are kept for a while, for which there are descriptors too.
+    let silent: Vec<_> = (0..200).map(|_| dial(server.address())).collect();
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 201), ("accept_paused_total", 0)]);
+    drop((clients, silent));
+    server.expect_counts(&[("connections_open", 0)]);
+}
+
+#[test]
+fn local_scope_stays_on_the_shard() {
+    let server = Server::start(&["--shards", "3"]);
+    let mut subscribers: Vec<Client> = (0..60).map(|_| server.connect("/t/x?mode=sub")).collect();
+    let before = server.counts_until("everybody is counted", |counts| counts.get("connections_open") == 60);
+    let mut local = server.connect("/t/x?mode=pub&scope=local");
+    let after = server.counts_until("the publisher is counted", |counts| counts.get("connections_open") == 61);
+    let shares = before.by_shard("connections_open");
+    let own = shares.iter().zip(after.by_shard("connections_open")).position(|(before, after)| before < after);
+    let neighbours = shares[own.expect("the publisher is on one of the shards")];
+    local.send_text("only here");
+    server.expect_counts(&[("messages_in_total", 1), ("deliveries_total", neighbours)]);
+    server.connect("/t/x?mode=pub").send_text("everywhere");
+    let mut received = 0;
+    for subscriber in &mut subscribers {
+        let first = subscriber.receive();
+        if first == text("only here") {
+            received += 1;
+            subscriber.expect(text("everywhere"));
+        } else {
+            assert_eq!(first, text("everywhere"));
+        }
+    }
+    assert_eq!(received, neighbours);
+}
+
+/// A subscriber is told that it is one only when nothing can be missed any more.
+#[test]
+fn who_is_told_misses_nothing() {
+    let server = Server::start(&["--shards", "4"]);
+    let mut publisher = server.connect("/t/x?mode=pub");
+    for number in 0..200 {
+        let mut subscriber = server.connect("/t/x?mode=sub");
+        publisher.send_text(&number.to_string());
+        subscriber.expect(text(&number.to_string()));
+    }
+}
+
+#[test]
+fn several_addresses_are_one_hub() {
+    let server = Server::start(&["--shards", "2", "--listen", "[::1]:0"]);
+    let other = server.other_address().expect("a second address");
+    assert!(server.address().is_ipv6() && other.is_ipv4());
+    let mut one = server.connect("/t/x");
+    let mut two = Client::connect(other, "/t/x");
+    two.send_text("over IPv4");
+    one.expect(text("over IPv4"));
+    one.send_text("over IPv6");
+    two.expect(text("over IPv6"));
+}
+
+#[test]
+fn a_host_name_stands_for_its_addresses() {
+    let server = Server::start(&["--shards", "2", "--listen", "localhost:0"]);
+    assert!(server.address().ip().is_loopback() && server.other_address().is_some());
+    let (mut one, mut two) = (server.connect("/t/x"), Client::connect(server.other_address().unwrap(), "/t/x"));
+    two.send_text("over another address");
+    one.expect(text("over another address"));
+}
+
+#[test]
+fn a_listener_on_ipv6_takes_ipv4_if_it_is_dual() {
+    for (flags, is_dual) in [(&[][..], false), (&["--listen-ipv6", "only"], false), (&["--listen-ipv6", "dual"], true)]
+    {
+        let server = Server::start(&[&["--shards", "2", "--listen", "[::]:0"], flags].concat());
+        assert!(server.address().is_ipv6());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
+        assert_eq!(TcpStream::connect(address).is_ok(), is_dual, "{flags:?}");
+        if is_dual {
+            let mut client = Client::connect(address, "/t/x?echo=true");
+            client.send_text("over IPv4");
+            client.expect(text("over IPv4"));
+        }
+    }
+}
+
+#[test]
+fn a_drain_empties_every_shard() {
+    let mut server = Server::start(&["--shards", "4"]);
+    let mut clients: Vec<Client> = (0..40).map(|_| server.connect("/t/x?echo=true")).collect();
+    server.signal(rustix::process::Signal::TERM);
+    for client in &mut clients {
+        client.expect_close(1001, "the server is going away");
+    }
+    drop(clients);
+    assert!(server.wait().success());
+}
