@@ -569,6 +569,23 @@ impl Drop for Load {
     }
 }
 
+/// The tests that these arguments of libtest choose.
+fn chosen(arguments: &[String]) -> Vec<&'static Test> {
+    let (mut filters, mut skipped) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match &**argument {
+            "--skip" => skipped.extend(arguments.next()),
+            "--color" | "--format" | "--logfile" | "--test-threads" | "-Z" => _ = arguments.next(),
+            flag if flag.starts_with('-') => {}
+            _ => filters.push(argument),
+        }
+    }
+    let names = |some: &[&String], name: &str| some.iter().any(|part| name.contains(part.as_str()));
+    let is_chosen = |name: &str| (filters.is_empty() || names(&filters, name)) && !names(&skipped, name);
+    TESTS.iter().filter(|(name, _)| is_chosen(name)).collect()
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [flag, folder, seconds] = &arguments[..]
@@ -578,9 +595,7 @@ fn main() -> ExitCode {
         screenshots(&mut browser, Path::new(folder), seconds.parse().expect("a number of seconds"));
         return ExitCode::SUCCESS;
     }
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let is_chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
-    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| is_chosen(name)).collect();
+    let chosen = chosen(&arguments);
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
