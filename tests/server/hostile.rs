@@ -16,8 +16,8 @@ use ringhub::proto::OpCode;
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::support::{
-    Client, Received, Server, binary, close, descriptor_limit, dial, dial_with, frame, pattern, read_response, reset,
-    text, upgrade_request,
+    Client, CrowdPermit, Received, Server, binary, close, dial, dial_with, frame, pattern, read_response, reset, text,
+    upgrade_request,
 };
 
 /// Heads that stop, trickle or never begin are given up at the deadline; then their places are free.
@@ -285,9 +285,9 @@ fn pings_without_consequences() {
 /// Thousands of connections and not one byte: ten thousand, or as many as this process may open.
 #[test]
 fn connections_without_a_byte() {
-    let mine = descriptor_limit();
-    let count = usize::try_from(mine.saturating_sub(1_000) / 2).unwrap().min(10_000);
-    println!("{count} connections, of {mine} descriptors");
+    let permit = CrowdPermit::take();
+    let count = (permit.descriptors() / 2).min(10_000);
+    println!("{count} connections, of {} descriptors", permit.descriptors());
     let limit = (count + 100).to_string();
     let server = Server::start(&["--max-connections", &limit, "--handshake-timeout", "1h"]);
     let broadcast = Broadcast::start(&server);
@@ -578,6 +578,7 @@ fn descriptors_used_up() {
 /// Whoever is accepted beyond all room is closed without a word, and the server survives a thousand of them.
 #[test]
 fn a_crowd_beyond_the_limit() {
+    let _permit = CrowdPermit::take();
     let mut server = Server::start(&["--max-connections", "30"]);
     let broadcast = Broadcast::start(&server);
     let filling: Vec<Client> = (0..30 - Broadcast::CONNECTIONS).map(|_| server.connect("/t/x")).collect();

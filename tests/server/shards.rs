@@ -6,12 +6,13 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Client, Server, binary_path, clean, dial, program, run_to_end, text};
+use crate::support::{Client, CrowdPermit, Server, binary_path, clean, dial, program, run_to_end, text};
 
 /// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
 /// has less than half or more than one and a half times its part.
 #[test]
 fn connections_spread_over_the_shards() {
+    let _permit = CrowdPermit::take();
     let server = Server::start(&["--shards", "4"]);
     let clients: Vec<Client> = (0..1_000).map(|_| server.connect("/t/x?mode=sub")).collect();
     let counts = server.counts_until("everybody is counted", |counts| counts.get("connections_open") == 1_000);

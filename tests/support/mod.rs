@@ -3,6 +3,7 @@
 //! Nothing here measures time. A deadline only keeps a test that would hang from doing so.
 
 mod client;
+mod crowd;
 mod http;
 pub(crate) mod program;
 mod server;
@@ -10,14 +11,13 @@ mod sockets;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream},
-    sync::OnceLock,
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) use client::{Client, Received, binary, close, frame, text};
+pub(crate) use crowd::CrowdPermit;
 pub(crate) use http::{
     Response, ask, exchange, post, published, read_response, request, take_response, upgrade_request,
 };
@@ -40,7 +40,6 @@ pub(crate) fn dial_with(address: SocketAddr, receive_buffer: Option<usize>) -> T
 
 /// The same from an address of this machine, such as 127.0.0.2.
 pub(crate) fn dial_from(address: SocketAddr, own: Option<IpAddr>, receive_buffer: Option<usize>) -> TcpStream {
-    descriptor_limit();
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).unwrap();
     if let Some(own) = own {
         socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
@@ -54,17 +53,6 @@ pub(crate) fn dial_from(address: SocketAddr, own: Option<IpAddr>, receive_buffer
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
-}
-
-/// How many descriptors this process may have open, which is raised as far as it goes: the crowds of several tests are
-/// open at once.
-pub(crate) fn descriptor_limit() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit may be raised that far");
-        maximum.unwrap_or(u64::MAX)
-    })
 }
 
 /// Closes a connection with a reset instead of an orderly end.
