@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     memory::BUFFER,
-    run::{COPIED_BELOW, Piece},
+    piece::{COPIED_BELOW, Piece},
 };
 
 /// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so what

@@ -14,54 +14,11 @@
 use std::sync::Arc;
 
 use super::{
-    entry::{Delivery, Request, Weight},
-    lane::{LaneIn, LaneOut, lane},
+    entry::{Delivery, Request},
+    link::Link,
+    mesh_limits::MeshLimits,
     signal::Signal,
 };
-
-/// Limits of all lanes of a mesh together. They are shared out evenly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MeshLimits {
-    /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
-    pub lane_bytes_max: usize,
-    /// Memory of the entries in lanes, each with its message. A lane beyond its share takes no entry until some were
-    /// taken out.
-    pub message_bytes_max: usize,
-    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests.
-    pub overflow_bytes_max: usize,
-    /// Entries of one lane, if memory allows.
-    pub lane_entries_max: usize,
-}
-
-impl MeshLimits {
-    /// Entries of the shortest lane.
-    pub const LANE_ENTRIES_MIN: usize = 2;
-
-    /// Returns the entries of each lane of a mesh with this many ends.
-    #[must_use]
-    pub fn lane_entries(&self, ends: usize) -> usize {
-        let pairs = (ends * ends.saturating_sub(1)).max(1);
-        let most = self.lane_entries_max.max(Self::LANE_ENTRIES_MIN);
-        (self.lane_bytes_max / pairs / ENTRY_PAIR).clamp(Self::LANE_ENTRIES_MIN, most)
-    }
-
-    /// Returns the memory of all lanes of a mesh with this many ends.
-    #[must_use]
-    pub fn lane_memory(&self, ends: usize) -> usize {
-        ends * ends.saturating_sub(1) * ENTRY_PAIR * self.lane_entries(ends)
-    }
-}
-
-impl Default for MeshLimits {
-    fn default() -> Self {
-        MeshLimits {
-            lane_bytes_max: 32 << 20,
-            message_bytes_max: 256 << 20,
-            overflow_bytes_max: 4 << 20,
-            lane_entries_max: 1_024,
-        }
-    }
-}
 
 /// One end of the mesh: the lanes between a shard and every other.
 #[derive(Debug)]
@@ -78,16 +35,6 @@ pub struct MeshEnd {
     /// The weight of the requests, and of the deliveries, that wait for room in all links together.
     requests_waiting: usize,
     deliveries_waiting: usize,
-}
-
-#[derive(Debug)]
-struct Link {
-    requests_out: LaneOut<Request>,
-    requests_in: LaneIn<Request>,
-    deliveries_out: LaneOut<Delivery>,
-    deliveries_in: LaneIn<Delivery>,
-    /// An entry was put into a lane since the other end was last signalled.
-    is_touched: bool,
 }
 
 /// Wakes an end's thread, also if the call comes just before the thread falls asleep.
@@ -123,10 +70,9 @@ impl MeshEnd {
             .collect();
         for low in 0..count {
             for high in low + 1..count {
-                let (up, down) = (lane(entries, bytes_max), lane(entries, bytes_max));
-                let (up_deliveries, down_deliveries) = (lane(entries, bytes_max), lane(entries, bytes_max));
-                ends[low].links[high] = Some(Link::new(up.0, down.1, up_deliveries.0, down_deliveries.1));
-                ends[high].links[low] = Some(Link::new(down.0, up.1, down_deliveries.0, up_deliveries.1));
+                let (up, down) = Link::pair(entries, bytes_max);
+                ends[low].links[high] = Some(up);
+                ends[high].links[low] = Some(down);
             }
         }
         ends
@@ -157,8 +103,7 @@ impl MeshEnd {
     /// If `home` is this end itself.
     pub fn request(&mut self, home: u16, request: Request) {
         let link = self.links[usize::from(home)].as_mut().expect(NO_LANE);
-        link.is_touched = true;
-        self.requests_waiting += link.requests_out.send(request);
+        self.requests_waiting += link.request(request);
     }
 
     /// Sends a delivery to another end.
@@ -168,25 +113,24 @@ impl MeshEnd {
     /// If `shard` is this end itself.
     pub fn deliver(&mut self, shard: u16, delivery: Delivery) {
         let link = self.links[usize::from(shard)].as_mut().expect(NO_LANE);
-        link.is_touched = true;
-        self.deliveries_waiting += link.deliveries_out.send(delivery);
+        self.deliveries_waiting += link.deliver(delivery);
     }
 
     /// Returns whether a request to that end would go into the lane at once.
     #[must_use]
     pub fn has_room_for_requests(&self, home: u16) -> bool {
         let link = self.links[usize::from(home)].as_ref();
-        link.is_none_or(|link| link.requests_out.would_take())
+        link.is_none_or(Link::has_room_for_requests)
     }
 
     /// Takes the next delivery, from all ends by turns.
     pub fn next_delivery(&mut self) -> Option<Delivery> {
-        self.take(|link| &mut link.deliveries_in).map(|(_, delivery)| delivery)
+        self.take(Link::next_delivery).map(|(_, delivery)| delivery)
     }
 
     /// Takes the next request, and the number of its end; none while deliveries wait for room beyond the limit.
     pub fn next_request(&mut self) -> Option<(u16, Request)> {
-        if self.deliveries_wait() { None } else { self.take(|link| &mut link.requests_in) }
+        if self.deliveries_wait() { None } else { self.take(Link::next_request) }
     }
 
     /// Returns whether receiving from connections must pause, because a request waits for room, or too many deliveries
@@ -207,7 +151,7 @@ impl MeshEnd {
         }
         for (link, signal) in self.links.iter_mut().zip(self.signals.iter()) {
             if let Some(link) = link
-                && std::mem::take(&mut link.is_touched)
+                && link.take_touched()
             {
                 signal.arrived();
             }
@@ -224,7 +168,7 @@ impl MeshEnd {
     #[must_use]
     pub fn has_mail(&self) -> bool {
         let requests = !self.deliveries_wait();
-        self.links().any(|link| !link.deliveries_in.is_empty() || (requests && !link.requests_in.is_empty()))
+        self.links().any(|link| link.has_delivery() || (requests && link.has_request()))
     }
 
     /// Notes that the owner is about to sleep. The owner must ask [`MeshEnd::has_mail`] once more after this call.
@@ -252,7 +196,7 @@ impl MeshEnd {
     /// Returns how many requests and deliveries have found no room in their lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.links().map(|link| link.requests_out.overflowed() + link.deliveries_out.overflowed()).sum()
+        self.links().map(Link::overflowed).sum()
     }
 
     /// Returns whether nothing waits for room.
@@ -272,10 +216,9 @@ impl MeshEnd {
         }
         (self.requests_waiting, self.deliveries_waiting) = (0, 0);
         for link in self.links.iter_mut().flatten() {
-            let moved = link.requests_out.send_overflow() + link.deliveries_out.send_overflow();
-            link.is_touched |= moved > 0;
-            self.requests_waiting += link.requests_out.overflow_bytes();
-            self.deliveries_waiting += link.deliveries_out.overflow_bytes();
+            link.send_overflow();
+            self.requests_waiting += link.requests_waiting();
+            self.deliveries_waiting += link.deliveries_waiting();
         }
         self.requests_waiting + self.deliveries_waiting == 0
     }
@@ -284,12 +227,13 @@ impl MeshEnd {
         self.links.iter().flatten()
     }
 
-    fn take<T: Weight>(&mut self, lane: impl Fn(&mut Link) -> &mut LaneIn<T>) -> Option<(u16, T)> {
+    /// Takes an entry of the first link that has one, and returns it with the number of the other end.
+    fn take<T>(&mut self, next: impl Fn(&mut Link) -> Option<T>) -> Option<(u16, T)> {
         let count = self.links.len();
         for step in 0..count {
             let from = (self.next + step) % count;
             let Some(link) = &mut self.links[from] else { continue };
-            if let Some(item) = lane(link).take() {
+            if let Some(item) = next(link) {
                 self.next = from + 1;
                 self.signals[from].made_room();
                 return Some((from as u16, item));
@@ -299,21 +243,7 @@ impl MeshEnd {
     }
 }
 
-impl Link {
-    fn new(
-        requests_out: LaneOut<Request>,
-        requests_in: LaneIn<Request>,
-        deliveries_out: LaneOut<Delivery>,
-        deliveries_in: LaneIn<Delivery>,
-    ) -> Self {
-        Link { requests_out, requests_in, deliveries_out, deliveries_in, is_touched: false }
-    }
-}
-
 const NO_LANE: &str = "no lane leads from an end to itself";
-
-/// An entry of each of the two lanes.
-const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
 
 #[cfg(test)]
 mod tests {
@@ -324,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Command, ConnectionId, Interest, Publication, Published, Reply, TopicName},
+        hub::{Command, ConnectionId, Interest, Publication, Published, Reply, TopicName, entry::Weight},
         proto::{CloseCode, PreparedMessage},
     };
 
@@ -418,17 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn lane_memory_has_one_limit() {
-        let limits = MeshLimits::default();
-        for ends in [1, 2, 3, 16, 64, 128] {
-            assert!(limits.lane_memory(ends) <= limits.lane_bytes_max, "{ends}");
-        }
-        assert!(limits.lane_entries(64) >= 16, "{}", limits.lane_entries(64));
-        assert_eq!(limits.lane_entries(2), limits.lane_entries_max);
-        assert_eq!(MeshLimits { lane_bytes_max: 0, ..limits }.lane_entries(64), MeshLimits::LANE_ENTRIES_MIN);
-    }
-
-    #[test]
     fn only_sleeping_ends_are_woken() {
         let woken = Arc::new(AtomicUsize::new(0));
         let wake: Vec<Wake> = (0..2)
@@ -493,8 +412,8 @@ mod tests {
     fn the_sums_are_those_of_all_lanes() {
         let mut ends = mesh(3, &MeshLimits { overflow_bytes_max: 1_000, ..tiny() });
         let check = |end: &MeshEnd| {
-            let requests: usize = end.links().map(|link| link.requests_out.overflow_bytes()).sum();
-            let deliveries: usize = end.links().map(|link| link.deliveries_out.overflow_bytes()).sum();
+            let requests: usize = end.links().map(Link::requests_waiting).sum();
+            let deliveries: usize = end.links().map(Link::deliveries_waiting).sum();
             assert_eq!((end.requests_waiting, end.deliveries_waiting), (requests, deliveries));
             assert_eq!(end.is_congested(), requests > 0 || deliveries > 1_000);
         };
@@ -548,7 +467,7 @@ mod tests {
     #[test]
     fn an_overflow_that_has_emptied_is_small() {
         let mut ends = mesh(2, &tiny());
-        let most = |ends: &[MeshEnd]| ends[0].links().map(|link| link.deliveries_out.overflow_capacity()).max();
+        let most = |ends: &[MeshEnd]| ends[0].links().map(Link::deliveries_capacity).max();
         (0..10_000).for_each(|_| ends[0].deliver(1, delivery("")));
         assert!(most(&ends) >= Some(9_000));
         while !ends[0].has_sent_all() {

@@ -4,8 +4,8 @@
 //! A file imports only files of floors below its own:
 //!
 //! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`;
-//! - lanes: `entry`, `lane`, `signal`, `mesh`, `external`;
-//! - tables: `run`, `walk`, `backlog`, `topics`, `due`, `subscriptions`, `connections`;
+//! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
+//! - tables: `piece`, `run`, `walk`, `backlog`, `topics`, `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]
@@ -22,11 +22,14 @@ mod fanout;
 mod hub;
 mod interest;
 mod lane;
+mod link;
 mod mail;
 mod membership;
 mod memory;
 mod mesh;
+mod mesh_limits;
 mod order;
+mod piece;
 mod publication;
 mod run;
 mod signal;
@@ -50,9 +53,11 @@ pub use fanout::SPARE_RUN_BYTES_MAX;
 pub use hub::{Hub, HubLimits};
 pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
-pub use mesh::{MeshEnd, MeshLimits, Wake};
+pub use mesh::{MeshEnd, Wake};
+pub use mesh_limits::MeshLimits;
+pub use piece::{Piece, bounded};
 pub use publication::{Publication, Published, Scope};
-pub use run::{FrozenRun, Piece, Run, Share, bounded};
+pub use run::{FrozenRun, Run, Share};
 pub use subscribe_options::SubscribeOptions;
 pub use topic_name::{TopicName, TopicNameError};
 pub use topics::TopicId;

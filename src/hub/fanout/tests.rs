@@ -1,0 +1,315 @@
+//! Tests of the fan-out on one shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    hub::{Connection, HubLimits, MeshEnd, Scope, Subscribed, TopicName, testing},
+    proto::{Role, Tick, WebSocket},
+};
+
+fn hub() -> Hub {
+    let mut hub: Hub = Hub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
+    // Slots are used again within a run.
+    hub.connections.let_rest(0);
+    hub
+}
+
+fn name(topic: &str) -> TopicName {
+    TopicName::new(topic).unwrap()
+}
+
+fn connect(hub: &mut Hub) -> ConnectionId {
+    hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).unwrap()
+}
+
+fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {
+    let id = connect(hub);
+    assert_eq!(hub.subscribe(id, &name(topic), echo), Subscribed::Live);
+    id
+}
+
+fn publish(hub: &mut Hub, source: ConnectionId, topic: &str, text: &str) -> u64 {
+    let message = PreparedMessage::text(text);
+    hub.publish_by_name(&name(topic), Some(source), &message, Scope::Server).expect("at home").offset
+}
+
+/// Begins and finishes every walk, and returns what each slot got.
+fn flush(hub: &mut Hub) -> BTreeMap<u32, Vec<String>> {
+    let mut received = BTreeMap::new();
+    let mut walks = Vec::new();
+    hub.begin_walks(&mut walks);
+    for walk in walks {
+        while let Some(slot) = hub.next_member(walk) {
+            received.entry(slot).or_insert_with(Vec::new).extend(texts(hub, walk, slot));
+        }
+        hub.end_walk(walk);
+    }
+    received
+}
+
+fn texts(hub: &mut Hub, walk: TopicId, slot: u32) -> Vec<String> {
+    testing::texts(&hub.owed_by_walk(walk, slot))
+}
+
+#[test]
+fn every_subscriber_but_the_source_gets_a_message() {
+    let mut hub = hub();
+    let (a, b, c) = (join(&mut hub, "t", false), join(&mut hub, "t", true), join(&mut hub, "other", false));
+    assert_eq!(publish(&mut hub, a, "t", "1"), 1);
+    assert_eq!(publish(&mut hub, b, "t", "2"), 2);
+    assert_eq!(publish(&mut hub, c, "t", "3"), 3);
+    let received = flush(&mut hub);
+    assert_eq!(received[&a.slot()], ["2", "3"]);
+    assert_eq!(received[&b.slot()], ["1", "2", "3"]);
+    assert!(!received.contains_key(&c.slot()));
+    assert_eq!(hub.gathered_bytes(), 0);
+}
+
+#[test]
+fn the_echo_is_for_each_subscription() {
+    let mut hub = hub();
+    let a = join(&mut hub, "quiet", false);
+    assert_eq!(hub.subscribe(a, &name("echoing"), true), Subscribed::Live);
+    publish(&mut hub, a, "quiet", "1");
+    publish(&mut hub, a, "echoing", "2");
+    assert_eq!(flush(&mut hub)[&a.slot()], ["2"]);
+}
+
+#[test]
+fn subscribing_has_an_outcome_for_each_state() {
+    let mut hub = hub();
+    let id = join(&mut hub, "0", false);
+    let mut check = |topic: &str, expected| assert_eq!(hub.subscribe(id, &name(topic), true), expected, "{topic}");
+    check("0", Subscribed::Already);
+    check("1", Subscribed::Live);
+    check("2", Subscribed::Live);
+    check("3", Subscribed::Live);
+    check("4", Subscribed::TooMany);
+    check("3", Subscribed::Already);
+    assert_eq!(hub.subscribers(&name("4")), 0);
+    hub.unsubscribe(id, &name("1"));
+    assert_eq!(hub.subscribe(id, &name("4"), true), Subscribed::Live);
+    let connection = hub.connections.get_mut(id).unwrap();
+    connection.websocket.close(Tick(0), crate::proto::CloseCode::NORMAL, "", &mut Vec::new());
+    assert_eq!(hub.subscribe(id, &name("5"), true), Subscribed::Closed);
+    hub.remove(id);
+    assert_eq!(hub.subscribe(id, &name("5"), true), Subscribed::Closed);
+    assert!((0..6).all(|topic| hub.subscribers(&name(&topic.to_string())) == 0));
+}
+
+#[test]
+fn without_subscribers_only_the_offset_moves() {
+    let mut hub = hub();
+    let a = join(&mut hub, "t", false);
+    hub.unsubscribe(a, &name("t"));
+    assert_eq!(publish(&mut hub, a, "t", "1"), 1);
+    assert_eq!(publish(&mut hub, a, "t", "2"), 2);
+    assert!(!hub.is_dirty());
+    assert_eq!(hub.gathered_bytes(), 0);
+}
+
+/// Publishing to many names makes no topic last.
+#[test]
+fn topics_that_are_only_published_to_are_forgotten() {
+    let mut hub = hub();
+    let a = connect(&mut hub);
+    for topic in 0..100 {
+        assert_eq!(publish(&mut hub, a, &topic.to_string(), "1"), 1);
+    }
+    assert_eq!((hub.offset(&name("95")), hub.offset(&name("96"))), (0, 1));
+    hub.publish_by_name(&name("local"), Some(a), &PreparedMessage::text("1"), Scope::Shard);
+    assert_eq!(hub.offset(&name("96")), 1, "a message without receivers makes no topic");
+}
+
+/// A subscriber that comes and goes all through a walk takes no more room than one that came once.
+#[test]
+fn coming_and_going_during_a_walk_takes_no_room() {
+    let mut hub = hub();
+    let (a, b) = (join(&mut hub, "t", true), join(&mut hub, "t", true));
+    publish(&mut hub, a, "t", "1");
+    let mut walks = Vec::new();
+    hub.begin_walks(&mut walks);
+    for _ in 0..1_000 {
+        hub.unsubscribe(b, &name("t"));
+        hub.subscribe(b, &name("t"), true);
+    }
+    let topic = &hub.topics[walks[0]];
+    assert_eq!((topic.members.len(), topic.joining.len()), (2, 1));
+    hub.end_walk(walks.pop().unwrap());
+    assert_eq!(hub.subscribers(&name("t")), 2);
+}
+
+#[test]
+fn walks_begin_at_different_members() {
+    let mut hub = hub();
+    let all: Vec<_> = (0..10).map(|_| join(&mut hub, "t", true)).collect();
+    let mut firsts = BTreeSet::new();
+    for _ in 0..40 {
+        publish(&mut hub, all[0], "t", "x");
+        let mut walks = Vec::new();
+        hub.begin_walks(&mut walks);
+        let walk = walks.pop().unwrap();
+        let first = hub.next_member(walk).unwrap();
+        hub.step_back(walk);
+        assert_eq!(hub.next_member(walk), Some(first));
+        firsts.insert(first);
+        hub.end_walk(walk);
+    }
+    assert!(firsts.len() >= 8, "{firsts:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Connect,
+    Subscribe(usize, usize, bool),
+    Unsubscribe(usize, usize),
+    Leave(usize),
+    Publish(usize, usize),
+    BeginWalks,
+    Walk(usize, usize),
+    EndWalks,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => Just(Step::Connect),
+        4 => (0..64_usize, 0..TOPICS.len(), any::<bool>()).prop_map(|(a, b, c)| Step::Subscribe(a, b, c)),
+        2 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Unsubscribe(a, b)),
+        1 => (0..64_usize).prop_map(Step::Leave),
+        5 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Publish(a, b)),
+        2 => Just(Step::BeginWalks),
+        4 => (0..4_usize, 1..4_usize).prop_map(|(a, b)| Step::Walk(a, b)),
+        1 => Just(Step::EndWalks),
+    ];
+    prop::collection::vec(step, 0..160)
+}
+
+const TOPICS: [&str; 3] = ["a", "b", "c"];
+
+/// What each subscription is owed, and has seen, by slot and topic; the obvious way beside the clever one.
+#[derive(Default)]
+struct Model {
+    live: Vec<ConnectionId>,
+    owed: BTreeMap<(u32, usize), Vec<String>>,
+    seen: BTreeMap<(u32, usize), Vec<String>>,
+    echoes: BTreeMap<(u32, usize), bool>,
+    walks: Vec<TopicId>,
+    count: usize,
+}
+
+impl Model {
+    /// The messages say which topic they are of.
+    fn see(&mut self, slot: u32, texts: Vec<String>) {
+        for text in texts {
+            let topic = TOPICS.iter().position(|topic| text.starts_with(topic)).unwrap();
+            self.seen.get_mut(&(slot, topic)).expect("nothing of what it is not subscribed to").push(text);
+        }
+    }
+
+    /// A subscription is over: it has had everything.
+    fn end(&mut self, slot: u32, topic: usize) {
+        assert_eq!(self.owed.remove(&(slot, topic)), self.seen.remove(&(slot, topic)));
+        self.echoes.remove(&(slot, topic));
+    }
+
+    fn take(&mut self, slot: u32, last: &[Piece]) {
+        let messages: u32 = last.iter().map(|piece| piece.messages).sum();
+        assert_eq!(testing::texts(last).len(), messages as usize);
+        self.see(slot, testing::texts(last));
+    }
+
+    fn visit(&mut self, hub: &mut Hub, which: usize, most: usize) {
+        for _ in 0..most {
+            if self.walks.is_empty() {
+                return;
+            }
+            let which = which % self.walks.len();
+            match hub.next_member(self.walks[which]) {
+                Some(slot) => self.see(slot, texts(hub, self.walks[which], slot)),
+                None => hub.end_walk(self.walks.swap_remove(which)),
+            }
+        }
+    }
+
+    fn step(&mut self, hub: &mut Hub, step: Step) {
+        let some = |which: usize| self.live.get(which % self.live.len().max(1)).copied();
+        match step {
+            Step::Connect => self.live.push(connect(hub)),
+            Step::Subscribe(which, topic, echo) => {
+                let Some(id) = some(which) else { return };
+                let is_new = hub.subscribe(id, &name(TOPICS[topic]), echo) == Subscribed::Live;
+                assert_eq!(is_new, !self.owed.contains_key(&(id.slot(), topic)));
+                if is_new {
+                    self.owed.insert((id.slot(), topic), Vec::new());
+                    self.seen.insert((id.slot(), topic), Vec::new());
+                    self.echoes.insert((id.slot(), topic), echo);
+                }
+            }
+            Step::Unsubscribe(which, topic) => {
+                let Some(id) = some(which) else { return };
+                let last = hub.unsubscribe(id, &name(TOPICS[topic]));
+                self.take(id.slot(), &last);
+                self.end(id.slot(), topic);
+            }
+            Step::Leave(which) => {
+                let Some(id) = some(which) else { return };
+                self.live.retain(|&other| other != id);
+                let last = hub.leave(id);
+                hub.remove(id);
+                self.take(id.slot(), &last);
+                (0..TOPICS.len()).for_each(|topic| self.end(id.slot(), topic));
+            }
+            Step::Publish(which, topic) => {
+                let Some(id) = some(which) else { return };
+                self.count += 1;
+                let text = format!("{}{}", TOPICS[topic], self.count);
+                publish(hub, id, TOPICS[topic], &text);
+                for (&(slot, of), owed) in &mut self.owed {
+                    if of == topic && (slot != id.slot() || self.echoes[&(slot, of)]) {
+                        owed.push(text.clone());
+                    }
+                }
+            }
+            Step::BeginWalks => hub.begin_walks(&mut self.walks),
+            Step::Walk(which, most) => self.visit(hub, which, most),
+            Step::EndWalks => self.visit(hub, 0, 1_000),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Connections subscribe, leave and publish in the middle of walks: each subscription brings every message
+    /// between its two ends once and in order, without its connection's own.
+    #[test]
+    fn every_subscriber_sees_every_message_once(steps in steps()) {
+        let mut hub = hub();
+        let mut model = Model::default();
+        for step in steps {
+            model.step(&mut hub, step);
+        }
+        while !model.walks.is_empty() || hub.is_dirty() {
+            hub.begin_walks(&mut model.walks);
+            model.visit(&mut hub, 0, 1_000);
+        }
+        prop_assert_eq!(&model.owed, &model.seen);
+        prop_assert_eq!(hub.gathered_bytes(), 0);
+        for (number, topic) in TOPICS.iter().enumerate() {
+            let subscribers = model.owed.keys().filter(|&&(_, of)| of == number).count();
+            prop_assert_eq!(hub.subscribers(&name(topic)), subscribers);
+            for id in &model.live {
+                let expected = model.owed.contains_key(&(id.slot(), number));
+                prop_assert_eq!(hub.is_subscribed(*id, &name(topic)), expected);
+            }
+        }
+        for id in model.live {
+            hub.remove(id);
+        }
+        let mut topics = TOPICS.iter().filter_map(|topic| hub.topics.find(&name(topic)));
+        prop_assert!(topics.all(|id| hub.topics[id].attached == 0 && hub.topics[id].members.is_empty()));
+    }
+}

@@ -1,0 +1,66 @@
+//! The limits of the lanes of a mesh.
+
+use super::entry::{Delivery, Request};
+
+/// Limits of all lanes of a mesh together. They are shared out evenly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeshLimits {
+    /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
+    pub lane_bytes_max: usize,
+    /// Memory of the entries in lanes, each with its message. A lane beyond its share takes no entry until some were
+    /// taken out.
+    pub message_bytes_max: usize,
+    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests.
+    pub overflow_bytes_max: usize,
+    /// Entries of one lane, if memory allows.
+    pub lane_entries_max: usize,
+}
+
+impl MeshLimits {
+    /// Entries of the shortest lane.
+    pub const LANE_ENTRIES_MIN: usize = 2;
+
+    /// Returns the entries of each lane of a mesh with this many ends.
+    #[must_use]
+    pub fn lane_entries(&self, ends: usize) -> usize {
+        let pairs = (ends * ends.saturating_sub(1)).max(1);
+        let most = self.lane_entries_max.max(Self::LANE_ENTRIES_MIN);
+        (self.lane_bytes_max / pairs / ENTRY_PAIR).clamp(Self::LANE_ENTRIES_MIN, most)
+    }
+
+    /// Returns the memory of all lanes of a mesh with this many ends.
+    #[must_use]
+    pub fn lane_memory(&self, ends: usize) -> usize {
+        ends * ends.saturating_sub(1) * ENTRY_PAIR * self.lane_entries(ends)
+    }
+}
+
+impl Default for MeshLimits {
+    fn default() -> Self {
+        MeshLimits {
+            lane_bytes_max: 32 << 20,
+            message_bytes_max: 256 << 20,
+            overflow_bytes_max: 4 << 20,
+            lane_entries_max: 1_024,
+        }
+    }
+}
+
+/// An entry of each of the two lanes.
+const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lane_memory_has_one_limit() {
+        let limits = MeshLimits::default();
+        for ends in [1, 2, 3, 16, 64, 128] {
+            assert!(limits.lane_memory(ends) <= limits.lane_bytes_max, "{ends}");
+        }
+        assert!(limits.lane_entries(64) >= 16, "{}", limits.lane_entries(64));
+        assert_eq!(limits.lane_entries(2), limits.lane_entries_max);
+        assert_eq!(MeshLimits { lane_bytes_max: 0, ..limits }.lane_entries(64), MeshLimits::LANE_ENTRIES_MIN);
+    }
+}

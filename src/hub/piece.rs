@@ -1,0 +1,120 @@
+//! Pieces: whole frames in one piece of memory, of which runs and backlogs are made.
+
+use std::mem;
+
+use bytes::Bytes;
+
+use super::memory::BUFFER;
+
+/// Whole frames in one piece of memory.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// The frames.
+    pub bytes: Bytes,
+    /// How many messages they carry.
+    pub messages: u32,
+    /// How many bytes of memory the piece keeps alive, its own among them.
+    pub charge: usize,
+}
+
+impl Piece {
+    /// Returns a piece that keeps nothing alive but itself.
+    #[must_use]
+    pub fn new(bytes: Bytes, messages: u32) -> Self {
+        let charge = bytes.len() + BUFFER;
+        Piece { bytes, messages, charge }
+    }
+
+    /// Returns the same bytes, to be kept for long: in memory of their own if they stand in much more.
+    pub(super) fn kept(&self) -> Piece {
+        // The backlog of a slow consumer copies so little behind the rest.
+        let is_copied = self.bytes.len() < COPIED_BELOW;
+        if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
+            return self.clone();
+        }
+        Piece::new(Bytes::copy_from_slice(&self.bytes), self.messages)
+    }
+}
+
+/// Returns at most `pieces_max` pieces, if that is more than 512, of the same bytes as these: as far as need be
+/// neighbours are copied into one.
+#[must_use]
+pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
+    if pieces.len() <= pieces_max {
+        return pieces;
+    }
+    let bytes = pieces.iter().map(|piece| piece.bytes.len()).sum();
+    joined(pieces, small_piece_max(bytes))
+}
+
+/// Joins neighbours into pieces of at most `bytes_max` bytes. What is larger stays as it is, so no
+/// piece comes near the 2 GiB that one send takes but by frames that do.
+pub(super) fn joined(pieces: Vec<Piece>, bytes_max: usize) -> Vec<Piece> {
+    let mut joined: Vec<Piece> = Vec::new();
+    let mut group: Vec<Piece> = Vec::new();
+    let mut length = 0;
+    for piece in pieces {
+        if length + piece.bytes.len() > bytes_max {
+            joined.extend(one(mem::take(&mut group)));
+            length = 0;
+        }
+        length += piece.bytes.len();
+        group.push(piece);
+    }
+    joined.extend(one(group));
+    joined
+}
+
+fn one(mut group: Vec<Piece>) -> Option<Piece> {
+    if group.len() < 2 {
+        return group.pop();
+    }
+    let messages = group.iter().map(|piece| piece.messages).sum();
+    let all: Vec<&[u8]> = group.iter().map(|piece| &piece.bytes[..]).collect();
+    Some(Piece::new(all.concat().into(), messages))
+}
+
+/// Returns the size of pieces at which this many bytes are at most 513 pieces, if no two neighbours fit into one.
+pub(super) fn small_piece_max(bytes: usize) -> usize {
+    (bytes / 256).max(SMALL_PIECE_MAX)
+}
+
+/// A backlog copies pieces below this size; another piece in it would cost more.
+pub(super) const COPIED_BELOW: usize = 4 * 1_024;
+
+/// Small frames are gathered in pieces of at most this size, unless a run is so large that its pieces must be larger.
+pub(super) const SMALL_PIECE_MAX: usize = 256 * 1_024;
+
+const _: () = assert!(COPIED_BELOW < SMALL_PIECE_MAX, "a full tail is kept as it is, not copied into each backlog");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
+        pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect()
+    }
+
+    /// Beyond the number of pieces that one send takes neighbours are joined, none to more than a part of the whole: no
+    /// piece comes near what one send takes.
+    #[test]
+    fn joined_pieces_have_a_limit() {
+        let piece = |length: usize| Piece::new(vec![length as u8; length].into(), 1);
+        let pieces: Vec<Piece> = [3, 3, 3, 20, 3, 9, 1].into_iter().map(piece).collect();
+        let lengths = |pieces: &[Piece]| pieces.iter().map(|piece| piece.bytes.len()).collect::<Vec<_>>();
+        let joined = joined(pieces.clone(), 10);
+        assert_eq!(lengths(&joined), [9, 20, 3, 10]);
+        assert_eq!(joined.iter().map(|piece| piece.messages).collect::<Vec<_>>(), [3, 1, 1, 2]);
+        assert_eq!(bytes_of(&joined), bytes_of(&pieces));
+        assert_eq!(joined[1].bytes.as_ptr(), pieces[3].bytes.as_ptr(), "what stands alone is not copied");
+        assert_eq!(lengths(&bounded(pieces.clone(), 7)), lengths(&pieces), "few stay as they are");
+
+        // Large and small in turn, as many as one send cannot take.
+        let many: Vec<Piece> = (0..3_000).map(|number| piece(if number % 2 == 0 { 1 } else { 1_000 })).collect();
+        let some = bounded(many.clone(), 1_023);
+        assert_eq!(bytes_of(&some), bytes_of(&many));
+        assert!(some.len() <= 513 && some.iter().all(|piece| piece.bytes.len() <= SMALL_PIECE_MAX));
+        let bytes = 2 << 30;
+        assert!(small_piece_max(bytes) <= 8 << 20 && bytes / small_piece_max(bytes) <= 256);
+    }
+}

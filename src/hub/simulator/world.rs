@@ -1,0 +1,344 @@
+//! Several hubs and the lanes between them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{TOPICS, subscriber::Subscriber};
+use crate::{
+    hub::{
+        Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, Subscribed, TopicId,
+        TopicName, Wake, testing::texts,
+    },
+    proto::{PreparedMessage, Role, Tick, WebSocket},
+};
+
+/// Some shards and the lanes between them, stepped in an order that a seed decides.
+pub(super) struct World {
+    random: u64,
+    pub(super) hubs: Vec<Hub>,
+    /// Of each shard: whether it sleeps, and whether it has been woken since.
+    pub(super) sleeps: Vec<bool>,
+    woken: Vec<Arc<AtomicBool>>,
+    pub(super) walks: Vec<Vec<TopicId>>,
+    pub(super) connections: Vec<ConnectionId>,
+    /// Of each connection by topic.
+    pub(super) members: HashMap<(ConnectionId, usize), Subscriber>,
+    /// Of subscriptions that are over, what they had brought by then.
+    gone: Vec<Subscriber>,
+    pub(super) published: u32,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        Self::with_idle(seed, 1)
+    }
+
+    pub(super) fn with_idle(seed: u64, topics_idle_max: usize) -> World {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let shards = 2 + next(&mut random, 4);
+        let limits = MeshLimits {
+            lane_entries_max: 2 + next(&mut random, 6),
+            overflow_bytes_max: next(&mut random, 2_000),
+            message_bytes_max: if next(&mut random, 2) == 0 { 0 } else { 1 << 20 },
+            ..MeshLimits::default()
+        };
+        let woken: Vec<Arc<AtomicBool>> = (0..shards).map(|_| Arc::default()).collect();
+        let wake = woken.iter().map(|woken| {
+            let woken = Arc::clone(woken);
+            Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
+        });
+        let wake = wake.collect();
+        let hubs: Vec<Hub> = {
+            let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
+            MeshEnd::connect(wake, &limits).into_iter().map(|mesh| Hub::new(mesh, limits_of_hub, 1_000)).collect()
+        };
+        let walks = (0..shards).map(|_| Vec::new()).collect();
+        let mut world = World {
+            random,
+            hubs,
+            sleeps: vec![false; shards],
+            woken,
+            walks,
+            connections: Vec::new(),
+            members: HashMap::new(),
+            gone: Vec::new(),
+            published: 0,
+        };
+        // An observer at each topic's home sees the one order.
+        for number in 0..TOPICS {
+            let home = world.home(number);
+            let observer = world.connect(home, &[(number, true)]);
+            let observer = world.members.get_mut(&(observer, number)).unwrap();
+            assert_eq!(observer.told_at, Some(0));
+            observer.is_observer = true;
+        }
+        world
+    }
+
+    pub(super) fn home(&self, number: usize) -> usize {
+        usize::from(self.hubs[0].topics.home(&topic(number)))
+    }
+
+    pub(super) fn ordered(&self, number: usize) -> u64 {
+        self.hubs[self.home(number)].offset(&topic(number))
+    }
+
+    fn pick(&mut self, below: usize) -> usize {
+        next(&mut self.random, below)
+    }
+
+    /// Something has happened that a shard does not learn from others.
+    pub(super) fn rouse(&mut self, shard: usize) {
+        self.sleeps[shard] = false;
+        self.hubs[shard].awake();
+    }
+
+    /// The end of a turn: a shard that has nothing to do sleeps until it is woken.
+    fn end_turn(&mut self, shard: usize) {
+        let hub = &mut self.hubs[shard];
+        hub.send_out();
+        if self.walks[shard].is_empty() && !hub.is_dirty() && !hub.has_mail() {
+            self.woken[shard].store(false, Ordering::Relaxed);
+            hub.about_to_sleep();
+            self.sleeps[shard] = true;
+            if hub.has_mail() {
+                self.rouse(shard);
+            }
+        }
+    }
+
+    /// A connection that is held until all of these topics are live.
+    pub(super) fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
+        self.rouse(shard);
+        let hub = &mut self.hubs[shard];
+        let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)), ());
+        connection.is_held = true;
+        let id = hub.connections.insert(connection).unwrap();
+        self.connections.push(id);
+        for &(number, echo) in topics {
+            assert_ne!(self.subscribe(id, number, echo), Subscribed::Live, "it is held");
+        }
+        self.release(id);
+        id
+    }
+
+    /// A connection that publishes and subscribes to nothing.
+    pub(super) fn connect_publisher(&mut self, shard: usize, number: usize) -> ConnectionId {
+        let id = self.connect(shard, &[]);
+        self.hubs[shard].publish_to(id, &topic(number), Scope::Server);
+        id
+    }
+
+    fn release(&mut self, id: ConnectionId) {
+        let mut joined = Vec::new();
+        let hub = &mut self.hubs[usize::from(id.shard())];
+        hub.release(id, &mut joined);
+        self.tell(joined);
+    }
+
+    fn tell(&mut self, joined: Vec<Joined>) {
+        for Joined { id, topic: name } in joined {
+            let number = (0..TOPICS).find(|&number| topic(number) == name).unwrap();
+            let ordered = self.ordered(number);
+            let subscriber = self.members.get_mut(&(id, number)).expect("who is told has subscribed");
+            assert_eq!(subscriber.told_at.replace(ordered), None, "told once");
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
+        self.rouse(usize::from(id.shard()));
+        let outcome = self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), echo);
+        assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
+        if outcome != Subscribed::Already {
+            let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));
+            let new = Subscriber { id, topic: number, echo, is_observer: false, told_at, seen: Vec::new() };
+            self.members.insert((id, number), new);
+        }
+        outcome
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnectionId, number: usize) {
+        let shard = usize::from(id.shard());
+        self.rouse(shard);
+        let owed = self.hubs[shard].unsubscribe(id, &topic(number));
+        self.see(id, &owed);
+        self.gone.extend(self.members.remove(&(id, number)));
+        self.release(id);
+    }
+
+    /// One of those who observe nothing.
+    fn someone(&mut self) -> Option<ConnectionId> {
+        let at = self.pick(self.connections.len() - TOPICS);
+        self.connections.get(TOPICS + at).copied()
+    }
+
+    pub(super) fn leave(&mut self, id: ConnectionId) {
+        let shard = usize::from(id.shard());
+        self.rouse(shard);
+        let owed = self.hubs[shard].leave(id);
+        self.hubs[shard].remove(id);
+        self.see(id, &owed);
+        self.connections.retain(|&other| other != id);
+        for number in 0..TOPICS {
+            self.gone.extend(self.members.remove(&(id, number)));
+        }
+    }
+
+    fn see(&mut self, id: ConnectionId, pieces: &[Piece]) {
+        for text in texts(pieces) {
+            let number = text.split(' ').next_back().unwrap().parse().unwrap();
+            let subscriber = self.members.get_mut(&(id, number));
+            subscriber.expect("nothing of what it is not subscribed to").seen.push(text);
+        }
+    }
+
+    pub(super) fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
+        self.rouse(usize::from(id.shard()));
+        let hub = &mut self.hubs[usize::from(id.shard())];
+        // The shard would have paused.
+        if hub.is_congested() {
+            return;
+        }
+        self.published += 1;
+        let local = if scope == Scope::Shard { "local " } else { "" };
+        let message = PreparedMessage::text(&format!("{local}{id} {} {number}", self.published));
+        hub.publish_by_name(&topic(number), Some(id), &message, scope);
+    }
+
+    pub(super) fn step_shard(&mut self, shard: usize, act: Act) {
+        if self.sleeps[shard] {
+            if !self.woken[shard].load(Ordering::Relaxed) {
+                return;
+            }
+            self.rouse(shard);
+        }
+        let hub = &mut self.hubs[shard];
+        let mut joined = Vec::new();
+        match act {
+            Act::TakeDelivery => drop(hub.take_delivery(&mut joined)),
+            Act::TakeRequest => drop(hub.take_request(&mut Vec::new())),
+            Act::SendOut => hub.send_out(),
+            Act::BeginWalks => hub.begin_walks(&mut self.walks[shard]),
+            Act::EndTurn => self.end_turn(shard),
+            Act::Walk => {
+                let at = next(&mut self.random, self.walks[shard].len());
+                if let Some(&walk) = self.walks[shard].get(at) {
+                    match hub.next_member(walk) {
+                        Some(slot) => {
+                            let id = hub.connections.id_at(slot).unwrap();
+                            let owed = hub.owed_by_walk(walk, slot);
+                            self.see(id, &owed);
+                        }
+                        None => hub.end_walk(self.walks[shard].remove(at)),
+                    }
+                }
+            }
+        }
+        self.tell(joined);
+    }
+
+    pub(super) fn step(&mut self) {
+        let shard = self.pick(self.hubs.len());
+        match self.pick(16) {
+            0 => {
+                let topics: Vec<(usize, bool)> = (0..TOPICS).map(|number| (number, self.pick(2) == 0)).collect();
+                let first = self.pick(TOPICS);
+                let last = first + self.pick(TOPICS + 1 - first);
+                self.connect(shard, &topics[first..last]);
+            }
+            1 => {
+                if let Some(id) = self.someone() {
+                    self.leave(id);
+                }
+            }
+            2..=4 => {
+                let at = self.pick(self.connections.len());
+                let (number, scope) = (self.pick(TOPICS), if self.pick(8) == 0 { Scope::Shard } else { Scope::Server });
+                self.publish(self.connections[at], number, scope);
+            }
+            12 => {
+                let (number, echo) = (self.pick(TOPICS), self.pick(2) == 0);
+                if let Some(id) = self.someone() {
+                    self.subscribe(id, number, echo);
+                }
+            }
+            13 => {
+                let number = self.pick(TOPICS);
+                if let Some(id) = self.someone() {
+                    self.unsubscribe(id, number);
+                }
+            }
+            14 => self.step_shard(shard, Act::EndTurn),
+            15 => {
+                let number = self.pick(TOPICS);
+                self.connect_publisher(shard, number);
+            }
+            9..=11 => self.step_shard(shard, Act::Walk),
+            act => self.step_shard(shard, Act::ALL[act - 5]),
+        }
+    }
+
+    /// Lets every shard work until nothing is under way any more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..200_000 {
+            let is_quiet = (0..self.hubs.len()).all(|shard| {
+                let hub = &self.hubs[shard];
+                !hub.has_mail() && hub.mesh.has_sent_all() && !hub.is_dirty() && hub.due.is_empty()
+            }) && self.walks.iter().all(Vec::is_empty);
+            if is_quiet {
+                return;
+            }
+            let mut shards = self.sleeps.iter().zip(&self.woken);
+            let is_stuck = shards.all(|(sleeps, woken)| *sleeps && !woken.load(Ordering::Relaxed));
+            assert!(!is_stuck, "every shard sleeps, and something is under way");
+            let (shard, act) = (self.pick(self.hubs.len()), self.pick(Act::ALL.len()));
+            self.step_shard(shard, Act::ALL[act]);
+        }
+        panic!("the shards wait for each other");
+    }
+
+    /// Checks what every subscription has seen of its topic against what the observer at the topic's home has.
+    pub(super) fn check(&self) {
+        for number in 0..TOPICS {
+            let observer = self.members.values().find(|own| own.topic == number && own.is_observer);
+            let order = observer.expect("observers do not leave").seen_in_order();
+            assert_eq!(order.len() as u64, self.ordered(number));
+            let is_of_topic = |subscriber: &&Subscriber| subscriber.topic == number;
+            self.members.values().filter(is_of_topic).for_each(|present| present.check(&order, true));
+            self.gone.iter().filter(is_of_topic).for_each(|gone| gone.check(&order, false));
+        }
+    }
+}
+
+/// A step of a shard.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Act {
+    TakeDelivery,
+    TakeRequest,
+    SendOut,
+    BeginWalks,
+    /// A walk under way hands out one share, or ends.
+    Walk,
+    /// The shard has nothing more to do for now.
+    EndTurn,
+}
+
+impl Act {
+    const ALL: [Act; 6] = [Act::TakeDelivery, Act::TakeRequest, Act::SendOut, Act::BeginWalks, Act::Walk, Act::EndTurn];
+}
+
+pub(super) fn topic(number: usize) -> TopicName {
+    TopicName::new(&format!("topic {number}")).unwrap()
+}
+
+fn next(random: &mut u64, below: usize) -> usize {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    (*random >> 33) as usize % below.max(1)
+}
