@@ -13,7 +13,7 @@ use ringhub::{
     PreparedMessage, Scope, TopicName,
     hub::{
         Backlog, Connection, ConnectionId, Delivery, Hub, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits,
-        Publication, Request, Run, Subscribed, TopicId, Wake,
+        Publication, Request, Run, SubscribeOptions, Subscribed, TopicId, Wake,
     },
     proto::{Event, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
 };
@@ -62,7 +62,7 @@ impl Shard {
         let subscribers = (0..subscribers).map(|_| {
             let id =
                 hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).expect("a slot");
-            assert_eq!(hub.subscribe(id, &topic, false), Subscribed::Live);
+            assert_eq!(hub.subscribe(id, &topic, SubscribeOptions::default()), Subscribed::Live);
             id
         });
         let subscribers = subscribers.collect();

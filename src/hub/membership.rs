@@ -11,6 +11,7 @@ use super::{
     hub::Hub,
     piece::Piece,
     publication::Scope,
+    subscribe_options::SubscribeOptions,
     subscriptions::{Membership, Subscription, Subscriptions},
     topic_name::TopicName,
     topics::{Feed, TopicId, TopicRole},
@@ -44,8 +45,8 @@ pub struct Joined {
 }
 
 impl<T: Attachment> Hub<T> {
-    /// Makes the connection a subscriber of the topic. With `echo` the connection receives its own messages too.
-    pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, echo: bool) -> Subscribed {
+    /// Makes the connection a subscriber of the topic.
+    pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, options: SubscribeOptions) -> Subscribed {
         let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
         if connection.websocket.state() != State::Open {
             return Subscribed::Closed;
@@ -58,7 +59,7 @@ impl<T: Attachment> Hub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
-        subscriptions.insert(Subscription { topic: topic_id, membership: Membership::Pending, echo });
+        subscriptions.insert(Subscription { topic: topic_id, membership: Membership::Pending, echo: options.echo });
         let is_held = connection.is_held;
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;

@@ -31,7 +31,7 @@ impl<I: Io> Shard<I> {
         self.place_socket(id, socket, of_address);
         let mut is_refused = false;
         for (topic, options) in subscriptions {
-            is_refused |= self.hub.subscribe(id, &topic, options.echo) == Subscribed::TooMany;
+            is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
         // Behind the subscriptions: who asks for a topic's messages need not ask that it is remembered.
         if let Some((topic, scope)) = forwards {

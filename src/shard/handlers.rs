@@ -226,7 +226,7 @@ impl<I: Io> Door for Shard<I> {
         topic: &TopicName,
         options: SubscribeOptions,
     ) -> Result<(), SubscribeError> {
-        match self.hub.subscribe(id, topic, options.echo) {
+        match self.hub.subscribe(id, topic, options) {
             Subscribed::Live => {
                 self.joined.push(Joined { id, topic: topic.clone() });
                 Ok(())

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::{Connection, HubLimits, MeshEnd, Scope, Subscribed, TopicName, testing},
+    hub::{Connection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName, testing},
     proto::{Role, Tick, WebSocket},
 };
 
@@ -27,7 +27,7 @@ fn connect(hub: &mut Hub) -> ConnectionId {
 
 fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
-    assert_eq!(hub.subscribe(id, &name(topic), echo), Subscribed::Live);
+    assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { echo }), Subscribed::Live);
     id
 }
 
@@ -72,7 +72,7 @@ fn every_subscriber_but_the_source_gets_a_message() {
 fn the_echo_is_for_each_subscription() {
     let mut hub = hub();
     let a = join(&mut hub, "quiet", false);
-    assert_eq!(hub.subscribe(a, &name("echoing"), true), Subscribed::Live);
+    assert_eq!(hub.subscribe(a, &name("echoing"), ECHO), Subscribed::Live);
     publish(&mut hub, a, "quiet", "1");
     publish(&mut hub, a, "echoing", "2");
     assert_eq!(flush(&mut hub)[&a.slot()], ["2"]);
@@ -82,7 +82,7 @@ fn the_echo_is_for_each_subscription() {
 fn subscribing_has_an_outcome_for_each_state() {
     let mut hub = hub();
     let id = join(&mut hub, "0", false);
-    let mut check = |topic: &str, expected| assert_eq!(hub.subscribe(id, &name(topic), true), expected, "{topic}");
+    let mut check = |topic: &str, expected| assert_eq!(hub.subscribe(id, &name(topic), ECHO), expected, "{topic}");
     check("0", Subscribed::Already);
     check("1", Subscribed::Live);
     check("2", Subscribed::Live);
@@ -91,12 +91,12 @@ fn subscribing_has_an_outcome_for_each_state() {
     check("3", Subscribed::Already);
     assert_eq!(hub.subscribers(&name("4")), 0);
     hub.unsubscribe(id, &name("1"));
-    assert_eq!(hub.subscribe(id, &name("4"), true), Subscribed::Live);
+    assert_eq!(hub.subscribe(id, &name("4"), ECHO), Subscribed::Live);
     let connection = hub.connections.get_mut(id).unwrap();
     connection.websocket.close(Tick(0), crate::proto::CloseCode::NORMAL, "", &mut Vec::new());
-    assert_eq!(hub.subscribe(id, &name("5"), true), Subscribed::Closed);
+    assert_eq!(hub.subscribe(id, &name("5"), ECHO), Subscribed::Closed);
     hub.remove(id);
-    assert_eq!(hub.subscribe(id, &name("5"), true), Subscribed::Closed);
+    assert_eq!(hub.subscribe(id, &name("5"), ECHO), Subscribed::Closed);
     assert!((0..6).all(|topic| hub.subscribers(&name(&topic.to_string())) == 0));
 }
 
@@ -134,7 +134,7 @@ fn coming_and_going_during_a_walk_takes_no_room() {
     hub.begin_walks(&mut walks);
     for _ in 0..1_000 {
         hub.unsubscribe(b, &name("t"));
-        hub.subscribe(b, &name("t"), true);
+        hub.subscribe(b, &name("t"), ECHO);
     }
     let topic = &hub.topics[walks[0]];
     assert_eq!((topic.members.len(), topic.joining.len()), (2, 1));
@@ -186,6 +186,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     prop::collection::vec(step, 0..160)
 }
+
+const ECHO: SubscribeOptions = SubscribeOptions { echo: true };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
@@ -240,7 +242,7 @@ impl Model {
             Step::Connect => self.live.push(connect(hub)),
             Step::Subscribe(which, topic, echo) => {
                 let Some(id) = some(which) else { return };
-                let is_new = hub.subscribe(id, &name(TOPICS[topic]), echo) == Subscribed::Live;
+                let is_new = hub.subscribe(id, &name(TOPICS[topic]), SubscribeOptions { echo }) == Subscribed::Live;
                 assert_eq!(is_new, !self.owed.contains_key(&(id.slot(), topic)));
                 if is_new {
                     self.owed.insert((id.slot(), topic), Vec::new());

@@ -11,8 +11,8 @@ use std::{
 use super::{TOPICS, subscriber::Subscriber};
 use crate::{
     hub::{
-        Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, Subscribed, TopicId,
-        TopicName, Wake, testing::texts,
+        Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, SubscribeOptions,
+        Subscribed, TopicId, TopicName, Wake, testing::texts,
     },
     proto::{PreparedMessage, Role, Tick, WebSocket},
 };
@@ -152,7 +152,7 @@ impl World {
 
     pub(super) fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
         self.rouse(usize::from(id.shard()));
-        let outcome = self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), echo);
+        let outcome = self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), SubscribeOptions { echo });
         assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
         if outcome != Subscribed::Already {
             let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{Config, Settings},
     handler::RouteOptions,
-    hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, Subscribed, TopicName, Wake},
+    hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
     proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
     shard::state::Shard,
@@ -137,7 +137,7 @@ fn a_later_subscription_holds_nothing() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near]);
-    assert_eq!(world.shard.hub.subscribe(id, &far, true), Subscribed::Pending);
+    assert_eq!(world.shard.hub.subscribe(id, &far, SubscribeOptions::default().echo()), Subscribed::Pending);
     world.publish(&near, "1");
     world.publish(&far, "before");
     world.turn();
@@ -170,7 +170,7 @@ fn whoever_is_closed_while_it_waits_is_answered_first() {
     world.shard.close(id, CloseCode::GOING_AWAY, "");
     world.answer();
     assert_eq!(world.sent(), ["answer", "close 1001"]);
-    assert_eq!(world.shard.hub.subscribe(id, &near, true), Subscribed::Closed);
+    assert_eq!(world.shard.hub.subscribe(id, &near, SubscribeOptions::default().echo()), Subscribed::Closed);
 }
 
 /// A share of each topic in one send, and what the connection is owed of each before its close frame.
