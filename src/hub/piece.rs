@@ -25,6 +25,11 @@ impl Piece {
         Piece { bytes, messages, charge }
     }
 
+    /// Returns how many bytes of memory of its own the piece has, which is none if it stands in a run's buffer.
+    pub(super) fn own_bytes(&self) -> usize {
+        if self.charge == self.bytes.len() + BUFFER { self.bytes.len() } else { 0 }
+    }
+
     /// Returns the same bytes, to be kept for long: in memory of their own if they stand in much more.
     pub(super) fn kept(&self) -> Piece {
         // The backlog of a slow consumer copies so little behind the rest.

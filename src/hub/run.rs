@@ -32,6 +32,8 @@ pub struct Run {
     small: usize,
     /// Bytes that the large frames keep alive.
     large: usize,
+    /// Bytes of pieces that were made of several.
+    merged: usize,
     /// Memory of the exclusions.
     exclusions: usize,
 }
@@ -79,9 +81,15 @@ impl Run {
     }
 
     /// Returns what the run owes the subscriber at `slot` so far. For a subscriber that leaves before the walk.
+    ///
+    /// Each call ends a piece. So that a crowd that leaves has few pieces, and shares nearly all of them, small
+    /// neighbours become one piece: every piece is more than twice as long as the next, but for those that are full.
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         self.seal_tail();
-        self.gathered.owed(slot)
+        // Before its last piece, which may have its own messages, is a part of a larger one.
+        let owed = self.gathered.owed(slot);
+        self.merge_last();
+        owed
     }
 
     /// Returns whether the run has no message.
@@ -96,7 +104,8 @@ impl Run {
     pub fn weight(&self) -> usize {
         let small = if self.is_given { self.small } else { self.buffers };
         let pieces = size_of::<Piece>() * self.gathered.pieces.capacity();
-        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + small + self.large + pieces + self.exclusions
+        let bytes = small + self.large + self.merged;
+        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions
     }
 
     /// Ends gathering.
@@ -144,6 +153,23 @@ impl Run {
     /// their number.
     fn tail_max(&self) -> usize {
         if self.gathered.pieces.len() < PIECES_MAX { SMALL_PIECE_MAX } else { small_piece_max(self.gathered.end.byte) }
+    }
+
+    /// Makes one piece of the last two, as long as neither is a large frame, and the first is not much longer.
+    fn merge_last(&mut self) {
+        let is_large = |piece: &Piece| piece.messages == 1 && piece.bytes.len() >= LARGE_FRAME;
+        while let [.., first, second] = &self.gathered.pieces[..] {
+            let length = first.bytes.len() + second.bytes.len();
+            let is_much_longer = first.bytes.len() > 2 * second.bytes.len();
+            if is_much_longer || length > SMALL_PIECE_MAX || is_large(first) || is_large(second) {
+                return;
+            }
+            let own: usize = [first, second].iter().map(|piece| piece.own_bytes()).sum();
+            self.merged = (self.merged + length).saturating_sub(own);
+            let two = self.gathered.pieces.split_off(self.gathered.pieces.len() - 2);
+            self.gathered.kept.truncate(self.gathered.pieces.len());
+            self.gathered.pieces.extend(joined(two, SMALL_PIECE_MAX));
+        }
     }
 
     fn seal_tail(&mut self) {

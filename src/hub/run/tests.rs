@@ -256,6 +256,37 @@ fn tails_have_a_limit() {
     assert!(run.pieces().len() < 2 * PIECES_MAX);
 }
 
+/// A crowd that publishes and leaves shares what it is owed: the memory is in proportion to the run, not to the run
+/// for each of them.
+#[test]
+fn a_crowd_that_leaves_shares_what_it_is_owed() {
+    const CROWD: u32 = 1_000;
+    let message = PreparedMessage::binary(&[1; 3_000]);
+    let mut run = Run::default();
+    let (mut shared, mut copied, mut pieces) = (HashMap::new(), 0, 0);
+    let mut all = Vec::new();
+    for slot in 0..CROWD {
+        run.append(&message, Some(slot));
+        let owed = run.owed(slot);
+        assert_eq!(owed.iter().map(|piece| piece.messages).sum::<u32>(), slot);
+        pieces = owed.len().max(pieces);
+        for piece in &owed {
+            if piece.bytes.len() < super::super::piece::COPIED_BELOW {
+                copied += piece.bytes.len();
+            } else {
+                shared.insert(piece.bytes.as_ptr(), piece.bytes.len());
+            }
+        }
+        // They stay alive, so no address is used again.
+        all.push(owed);
+    }
+    let memory = copied + shared.values().sum::<usize>();
+    let length = run.gathered.end.byte;
+    assert!(memory < 6 * length, "{memory} bytes for a run of {length}");
+    assert!(pieces < 40, "{pieces} pieces");
+    assert!(run.weight() >= length && run.weight() < 4 * length, "{} weighs the run", run.weight());
+}
+
 #[test]
 fn messages_are_counted_for_each_piece() {
     let large = PreparedMessage::binary(&vec![1; LARGE_FRAME]);
