@@ -88,8 +88,8 @@ impl Backlog {
         self.was_refused
     }
 
-    /// Returns what to send next, at most `pieces_max` pieces with `bytes_max` bytes together; the last may be a part of
-    /// its piece.
+    /// Returns what to send next, at most `pieces_max` pieces with `bytes_max` bytes together. The last may be a part
+    /// of its piece.
     pub fn unsent(&self, pieces_max: usize, bytes_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
         let mut left = bytes_max;
