@@ -52,8 +52,8 @@ pub(crate) enum Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Metric {
     CpuPerDelivery,
-    /// The time that all CPUs were busy, without the generator's own. Where a server saturates its CPU, the kernel books
-    /// up to 10 % of that CPU's time to no process, unequally over runs; this figure includes it.
+    /// The time that all CPUs were busy, without the generator's own. Where a server saturates its CPU, the kernel
+    /// books up to 10 % of that CPU's time to no process, unequally over runs; this figure includes it.
     BusyPerDelivery,
     DeliveriesPerSecond,
     CpuPerRequest,

@@ -13,8 +13,8 @@ impl<I: Io> Shard<I> {
         self.take_mail();
     }
 
-    /// Takes what has come down the lanes, up to what is left of the turn's part: deliveries as long as there is room to
-    /// gather them, then requests.
+    /// Takes what has come down the lanes, up to what is left of the turn's part: deliveries as long as there is room
+    /// to gather them, then requests.
     pub(super) fn take_mail(&mut self) {
         let may_gather = |hub: &Hub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
         let MailLeft { mut deliveries, mut requests } = mem::take(&mut self.mail_left);
