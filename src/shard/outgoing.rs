@@ -16,8 +16,8 @@ pub(super) struct Flush {
     pub(super) walks: VecDeque<TopicId>,
     /// Connections with something in their outbox.
     pub(super) outboxes: VecDeque<ConnectionId>,
-    /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a whole
-    /// batch.
+    /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a
+    /// whole batch.
     pub(super) backlogs: VecDeque<ConnectionId>,
     /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
     /// this one before their room is awaited again, which is there already.

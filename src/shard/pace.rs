@@ -59,9 +59,9 @@ impl Pace {
     /// part that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
     /// connection of a receive batch.
     ///
-    /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early, the
-    /// walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion to
-    /// the sends a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
+    /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
+    /// the walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion
+    /// to the sends a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
     pub(super) fn part(&self, portion: usize, has_walks: bool, last_entries: usize) -> usize {
         if !has_walks || last_entries >= self.flush_entries {
             return portion;

@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringhub::sys::net::raise_descriptor_limit;
 
-/// What a test with a crowd holds as long as the crowd is there. There is one at a time: the tests of a process share its
-/// descriptors, and two crowds would be more than there are.
+/// What a test with a crowd holds as long as the crowd is there. There is one at a time: the tests of a process share
+/// its descriptors, and two crowds would be more than there are.
 pub(crate) struct CrowdPermit {
     descriptors: usize,
     _alone: MutexGuard<'static, ()>,

@@ -203,7 +203,8 @@ fn a_turn_sends_so_many_bytes_of_backlogs() {
     assert_eq!(world.counters.get(Counter::Laggards), 0);
 }
 
-/// Slow consumers whose sockets take a little in every turn, beside a walk in every turn: a ping is answered all the same.
+/// Slow consumers whose sockets take a little in every turn, beside a walk in every turn: a ping is answered all the
+/// same.
 #[test]
 fn backlogs_keep_no_outbox_waiting() {
     const SLOW: usize = 300;
