@@ -44,6 +44,8 @@ enum Command {
     CheckConfig(CheckConfig),
     /// Print a file of settings, each with its default and what it means.
     ExampleConfig,
+    /// Print a page of the documentation, as Markdown.
+    Reference(Reference),
     /// Ask a server whether it is alive: status 0 if it is, 1 and a message if not.
     Health(health::Health),
 }
@@ -55,6 +57,20 @@ struct CheckConfig {
     file: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
+}
+
+#[derive(clap::Args)]
+struct Reference {
+    #[arg(value_enum)]
+    page: Page,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Page {
+    /// Every setting: names, unit, range, default and meaning.
+    Settings,
+    /// Every key of a route, with examples.
+    Routes,
 }
 
 const SOURCES: &str = "\
@@ -69,6 +85,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(flags)) => return serve(&flags),
         Some(Command::CheckConfig(arguments)) => check_config(arguments),
         Some(Command::ExampleConfig) => say(config::example().trim_end()),
+        Some(Command::Reference(Reference { page: Page::Settings })) => say(config::settings_page().trim_end()),
+        Some(Command::Reference(Reference { page: Page::Routes })) => say(config::routes_page().trim_end()),
         Some(Command::Health(health)) => health::check(health, env::vars_os()),
     };
     match outcome {

@@ -21,6 +21,9 @@ pub struct Setting {
     pub heading: &'static str,
     /// The placeholder of its value in the help, such as `SIZE`.
     pub value_name: &'static str,
+    /// The range of its values, if they have one: `1 to 1GiB`, `1 to max_message`, `2 × max_message or more`. Another
+    /// setting stands for its value.
+    pub range: Option<&'static str>,
     /// The default.
     pub preset: Preset,
     /// Whether the setting may have several values.
@@ -144,18 +147,19 @@ fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     })
 }
 
-/// `"heading" { documentation key: type, VALUE_NAME (from least to most), preset; ... }`. The table only names the
-/// range of a number; `check.rs` checks the number against what its range depends on.
+/// `"heading" { documentation key: type, VALUE_NAME [range] (from least to most), preset; ... }`. The table only names
+/// ranges, and for an item that is no number its own; `check.rs` checks numbers against what their ranges depend on.
 macro_rules! settings {
     ($($heading:literal { $(
         $(#[doc = $doc:literal])+
-        $key:ident: $type:ty, $value:ident $((from $least:literal to $most:expr))?, $preset:expr;
+        $key:ident: $type:ty, $value:ident $([$range:literal])? $((from $least:literal to $most:expr))?, $preset:expr;
     )+ })+) => {
         /// Every setting, in the order of the help.
         pub const SETTINGS: &[Setting] = &[$($(Setting {
             key: stringify!($key),
             heading: $heading,
             value_name: stringify!($value),
+            range: [$($range)?].first().copied(),
             preset: $preset,
             is_list: <$type as Value>::IS_LIST,
             is_secret: <$type as Value>::IS_SECRET,
@@ -208,7 +212,8 @@ settings! {
     }
 
     "Access" {
-        /// Origins whose pages may use the hub, such as https://example.org. Others are answered 403.
+        /// Origins whose pages may use the hub, such as https://example.org; the hub's own page at / needs
+        /// its origin among them. Others are answered 403.
         allowed_origins: Option<Vec<String>>, ORIGIN,
         Otherwise { words: "any", example: "https://example.org", effective: UNSET };
 
@@ -217,7 +222,7 @@ settings! {
         publish_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
 
-        /// Bearer tokens of which one is needed to subscribe.
+        /// Bearer tokens of which one is needed to subscribe. A token in both lists is good for both.
         subscribe_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
 
@@ -229,7 +234,7 @@ settings! {
     "CPUs" {
         /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a
         /// cgroup quota.
-        shards: Option<usize>, COUNT (from 1 to Limits::SHARDS_MAX),
+        shards: Option<usize>, COUNT ["1 to 256"] (from 1 to Limits::SHARDS_MAX),
         Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
 
         /// CPUs to run on, such as 0 or 0,2-3. Shards take them in turn.
@@ -241,28 +246,30 @@ settings! {
         };
 
         /// Keep each shard on its CPU: auto, on or off. With auto it stays there unless a cgroup quota is smaller than
-        /// the affinity mask.
+        /// the affinity mask and no CPUs are given.
         pin: Pin, WHEN, Is("auto");
     }
 
     "Limits" {
-        /// Connections at the same time, those still in their opening handshake included. Beyond it: 503.
-        max_connections: Option<usize>, COUNT (from 1 to ConnectionId::SLOTS_MAX),
+        /// Connections at the same time, those still in their opening handshake included. At most what the limit of
+        /// open descriptors leaves. Beyond it: 503.
+        max_connections: Option<usize>, COUNT ["1 to 16777216"] (from 1 to ConnectionId::SLOTS_MAX),
         Otherwise {
             words: "from the descriptor limit",
             example: "800",
             effective: |config| one(config.limits.connections_max),
         };
 
-        /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it: 429.
-        /// Behind a proxy all clients have the proxy's address.
-        max_connections_per_address: usize, COUNT, Is("0");
+        /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it the HTTP
+        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy all
+        /// clients have the proxy's address, so 0 is right there.
+        max_connections_per_address: usize, COUNT ["0 or more"], Is("0");
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
-        max_message: Size, SIZE, Is("1MiB");
+        max_message: Size, SIZE ["1 to 1GiB"], Is("1MiB");
 
         /// Largest frame from a client. Beyond it: close 1009.
-        max_frame: Option<Size>, SIZE,
+        max_frame: Option<Size>, SIZE ["1 to max_message"],
         Otherwise {
             words: "largest message",
             example: "1MiB",
@@ -270,11 +277,11 @@ settings! {
         };
 
         /// Fragments of one message. Beyond it: close 1009.
-        max_fragments: u32, COUNT (from 1 to u32::MAX), Is("65537");
+        max_fragments: u32, COUNT ["1 to 4294967295"] (from 1 to u32::MAX), Is("65537");
 
-        /// Memory of the messages that a slow subscriber has not taken, at least two of the largest messages. Beyond
-        /// it: close 1008.
-        max_backlog: Option<Size>, SIZE,
+        /// Memory of the messages that a slow subscriber has not taken, at least two of the largest messages; a message
+        /// that several have not taken counts for each. Beyond it: close 1008.
+        max_backlog: Option<Size>, SIZE ["2 × max_message or more"],
         Otherwise {
             words: "4MiB, or two of the largest messages",
             example: "4MiB",
@@ -282,11 +289,11 @@ settings! {
         };
 
         /// Messages that a slow subscriber has not taken. Beyond it: close 1008.
-        max_backlog_messages: u64, COUNT, Is("65536");
+        max_backlog_messages: u64, COUNT ["0 or more"], Is("65536");
 
         /// Memory of messages that wait to be sent, over all topics of a shard. Beyond it publishers are read no
         /// further.
-        max_gathered: Option<Size>, SIZE,
+        max_gathered: Option<Size>, SIZE ["max_message to 2GiB"],
         Otherwise {
             words: "4MiB, or two of the largest messages",
             example: "4MiB",
@@ -295,7 +302,7 @@ settings! {
 
         /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it:
         /// close 1013 for those under way the longest.
-        max_unfinished: Option<Size>, SIZE,
+        max_unfinished: Option<Size>, SIZE ["2 × max_backlog × shards or more"],
         Otherwise {
             words: "256MiB, or two backlogs for each shard",
             example: "256MiB",
@@ -303,15 +310,15 @@ settings! {
         };
 
         /// Topics without a connection whose offsets each shard remembers.
-        max_idle_topics: usize, COUNT, Is("10000");
+        max_idle_topics: usize, COUNT ["0 or more"], Is("10000");
 
         /// Send buffer of each connection's socket (SO_SNDBUF).
-        send_buffer: Option<Size>, SIZE,
+        send_buffer: Option<Size>, SIZE ["0 or more"],
         Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET };
 
         /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503 for
         /// the incomplete body with the highest bytes × age.
-        max_bodies: Option<Size>, SIZE,
+        max_bodies: Option<Size>, SIZE ["max_message or more"],
         Otherwise {
             words: "64MiB, or four of the largest messages",
             example: "64MiB",
@@ -320,37 +327,37 @@ settings! {
 
         /// Connections that speak HTTP at the same time. Beyond it the one that has been idle longest is ended; if none
         /// is idle: 503, and the connection ends.
-        max_http_connections: usize, COUNT (from 1 to usize::MAX), Is("1024");
+        max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024");
 
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for it. Below it the connection is reset; 0 asks only for some progress.
-        min_rate: Size, SIZE, Is("1KiB");
+        min_rate: Size, SIZE ["0 or more"], Is("1KiB");
     }
 
     "Times" {
         /// Longest time for an opening request, or for the head of any request.
-        handshake_timeout: Time, TIME, Is("10s");
+        handshake_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
 
         /// Longest time for a message, from its first byte on; 0 waits forever. Beyond it: close 1008.
-        message_timeout: Time, TIME, Is("60s");
+        message_timeout: Time, TIME ["0 to 8784h"], Is("60s");
 
         /// Longest time for the body of a request.
-        body_timeout: Time, TIME, Is("10s");
+        body_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
 
         /// Time for which a connection is kept alive for its next request.
-        idle_timeout: Time, TIME, Is("75s");
+        idle_timeout: Time, TIME ["100ms to 8784h"], Is("75s");
 
         /// Silence of a client after which it is pinged; 0 never pings.
-        ping_interval: Time, TIME, Is("30s");
+        ping_interval: Time, TIME ["0 to 8784h"], Is("30s");
 
-        /// Longest time from a ping to the next bytes of the client; 0 waits forever.
-        pong_timeout: Time, TIME, Is("10s");
+        /// Longest time from a ping to the next bytes of the client; 0 waits forever. Beyond it: close 1011.
+        pong_timeout: Time, TIME ["0 to 8784h"], Is("10s");
 
         /// Longest time for a connection to close, in all; then output that its client has not taken is dropped.
-        close_timeout: Time, TIME, Is("5s");
+        close_timeout: Time, TIME ["100ms to 8784h"], Is("5s");
 
         /// Longest time for connections to leave after SIGTERM, SIGINT or SIGQUIT.
-        drain_timeout: Time, TIME, Is("10s");
+        drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
     }
 
     "Logs" {

@@ -54,10 +54,11 @@ fn the_page_of_limits_is_complete() {
     assert!(tests > 30, "the page names {tests} tests");
 }
 
-/// Each flag of the help is a setting, so a variable and a key too, and the README has its row and its default.
+/// Each flag of the help is a setting, so a variable and a key too, and the page of settings has its row and its
+/// default.
 #[test]
-fn the_readme_knows_every_flag() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+fn the_page_of_settings_has_every_flag() {
+    let page = fs::read_to_string(root().join("docs/settings.md")).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_ringhub")).args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
@@ -67,18 +68,21 @@ fn the_readme_knows_every_flag() {
     let mut flags: BTreeSet<String> = flags.map(String::from).collect();
     for no_setting in ["help", "config"] {
         assert!(flags.remove(no_setting), "{help}");
-        assert!(readme.contains(&format!("--{no_setting}")));
+        assert!(page.contains(&format!("--{no_setting}")));
     }
     assert_eq!(flags, SETTINGS.iter().map(Setting::flag).collect());
-    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
-    let expected = SETTINGS.iter().map(|setting| match setting.preset {
-        Preset::Value(value) => format!("| `--{}` | `{value}` |", setting.flag()),
-        Preset::Otherwise { words, .. } => format!("| `--{}` | {words} |", setting.flag()),
-    });
-    let expected: Vec<String> = expected.collect();
-    let has_row = |expected: &&String| rows.iter().any(|row| row.starts_with(&**expected));
-    assert_none(&expected.iter().filter(|expected| !has_row(expected)).collect::<Vec<_>>());
-    assert_eq!(rows.len(), expected.len());
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `--")).collect();
+    let has_row = |setting: &&Setting| {
+        let names = format!("| `--{}`<br>`{}`<br>`{}` |", setting.flag(), setting.variable(), setting.key);
+        let default = match setting.preset {
+            Preset::Value(value) => format!(" | `{value}` | "),
+            Preset::Otherwise { words, .. } => format!(" | {words} | "),
+        };
+        rows.iter().any(|row| row.starts_with(&names) && row.contains(&default))
+    };
+    let missing: Vec<&str> = SETTINGS.iter().filter(|setting| !has_row(setting)).map(|setting| setting.key).collect();
+    assert_none(&missing);
+    assert_eq!(rows.len(), SETTINGS.len());
 }
 
 /// What the guide's tables name stands in its code too, which is compiled.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     super::{toml::in_order, values::one_of},
+    keys::names_below,
     reader::{Reader, Value},
 };
 use crate::{
@@ -28,7 +29,7 @@ impl Reader<'_> {
                         }
                     }
                 }
-                other => self.unknown(self.file.origin(key.span().start), "routes.basic", other, &["realm", "users"]),
+                other => self.unknown(self.file.origin(key.span().start), "routes.basic", other, &names_below("basic")),
             }
         }
         let basic = whole.then(|| self.checked("routes.basic", value, || Basic::new(&realm, users)))?;
@@ -39,7 +40,12 @@ impl Reader<'_> {
         let (mut tokens, mut whole) = (Vec::new(), true);
         for (key, value) in in_order(self.table("routes.bearer", value)?) {
             if key.get_ref() != "tokens" {
-                self.unknown(self.file.origin(key.span().start), "routes.bearer", key.get_ref(), &["tokens"]);
+                self.unknown(
+                    self.file.origin(key.span().start),
+                    "routes.bearer",
+                    key.get_ref(),
+                    &names_below("bearer"),
+                );
                 continue;
             }
             for (name, value) in in_order(self.table("routes.bearer.tokens", value)?) {
@@ -60,7 +66,9 @@ impl Reader<'_> {
             match &**key.get_ref() {
                 "allow" => allow = self.networks("routes.network.allow", value)?,
                 "deny" => deny = self.networks("routes.network.deny", value)?,
-                other => self.unknown(self.file.origin(key.span().start), "routes.network", other, &["allow", "deny"]),
+                other => {
+                    self.unknown(self.file.origin(key.span().start), "routes.network", other, &names_below("network"))
+                }
             }
         }
         let lists = [&allow, &deny].map(|list| list.iter().map(|text| &**text).collect::<Vec<&str>>());

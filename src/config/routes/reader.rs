@@ -28,7 +28,7 @@ impl Reader<'_> {
         self.keep(Err(ConfigError::of(key, what.into()).from(at)))
     }
 
-    pub(super) fn unknown(&mut self, at: Origin, whose: &str, key: &str, known: &'static [&'static str]) {
+    pub(super) fn unknown(&mut self, at: Origin, whose: &str, key: &str, known: &[&'static str]) {
         let what = match nearest_key(key, known.iter().copied()) {
             _ if Setting::by_key(key).is_some() => {
                 format!("{key:?} is no key of {whose} but of the server: it has to stand before the first [[{ROUTES}]]")

@@ -16,6 +16,7 @@ use super::{
     },
     config::RouteHandler,
     given::{GivenRoute, ROUTES},
+    keys::{names, names_of_websockets},
     reader::{Reader, Value},
     whom::{BASIC, BEARER, NETWORK, Whom},
 };
@@ -25,28 +26,6 @@ use crate::{
     error::Origin,
     handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
 };
-
-/// The keys of a route, and those that concern WebSockets only.
-const KEYS: &[&str] = &[
-    "match",
-    "handler",
-    "documents",
-    "basic",
-    "bearer",
-    "network",
-    "admit",
-    "allowed_origins",
-    "protocols",
-    "topic_prefix",
-    "max_message",
-    "max_frame",
-    "max_fragments",
-    "ping_interval",
-    "pong_timeout",
-    "ping_payload",
-    "check_utf8",
-];
-const WEBSOCKET_KEYS: &[&str] = KEYS.split_at(8).1;
 
 /// The values of a route's keys, as far as they are right in themselves.
 #[derive(Default)]
@@ -114,7 +93,7 @@ impl Reader<'_> {
                 "ping_payload" => parts.options.ping_payload = self.ping_payload(value).unwrap_or_default(),
                 "check_utf8" => parts.options.check_utf8 = self.boolean("routes.check_utf8", value),
                 other => {
-                    self.unknown(self.file.origin(key.span().start), "a route", other, KEYS);
+                    self.unknown(self.file.origin(key.span().start), "a route", other, &names());
                     continue;
                 }
             }
@@ -127,9 +106,9 @@ impl Reader<'_> {
                 _ => Masks::None,
             };
             line(&mut parts.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
-            if let Some(key) = KEYS.iter().find(|known| ***known == **key.get_ref()) {
-                parts.origins.entry(key).or_insert_with(|| vec![self.file.origin(value.span().start)]);
-            }
+            let name = names().into_iter().find(|name| key.get_ref() == name);
+            let name = name.expect("every key that is read is in the table of keys");
+            parts.origins.entry(name).or_insert_with(|| vec![self.file.origin(value.span().start)]);
         }
         parts.whom = who.finish();
         parts
@@ -194,8 +173,8 @@ impl Reader<'_> {
         if path.contains('{') {
             return self.fail("routes.match", pattern_at, &format!("{path:?} has parameters; {place}"));
         }
-        let is_given = |key: &&&str| keys.keys().any(|given| given.get_ref() == **key);
-        if let Some(key) = WEBSOCKET_KEYS.iter().find(is_given) {
+        let is_given = |key: &&str| keys.keys().any(|given| given.get_ref() == key);
+        if let Some(key) = names_of_websockets().find(is_given) {
             let what = format!("{key} concerns WebSockets, and a route of {whose} opens none");
             return self.fail(ROUTES, origin.clone(), &what);
         }

@@ -1,0 +1,100 @@
+//! Writes the pages of the documentation that follow from tables: docs/settings.md and docs/routes.md.
+
+use super::{
+    routes::keys::{KEYS, RouteKey},
+    settings::{Preset, SETTINGS, Setting},
+    toml::line,
+};
+
+/// Returns docs/settings.md: every setting with its names, unit, range, default and meaning.
+#[must_use]
+pub fn settings_page() -> String {
+    let mut tables = String::new();
+    for settings in SETTINGS.chunk_by(|one, next| one.heading == next.heading) {
+        line(&mut tables, &format!("\n## {}\n", settings[0].heading));
+        line(&mut tables, "| flag, variable, key | unit | range | default | meaning |");
+        line(&mut tables, "| --- | --- | --- | --- | --- |");
+        settings.iter().for_each(|setting| line(&mut tables, &setting_row(setting)));
+    }
+    include_str!("reference/settings.md").replace("{{settings}}\n", &tables)
+}
+
+fn setting_row(setting: &Setting) -> String {
+    let names = format!("`--{}`<br>`{}`<br>`{}`", setting.flag(), setting.variable(), setting.key);
+    let list = if setting.is_list { "list: " } else { "" };
+    let range = setting.range.unwrap_or_default();
+    let default = match setting.preset {
+        Preset::Value(value) => format!("`{value}`"),
+        Preset::Otherwise { words, .. } => words.into(),
+    };
+    format!("| {names} | {list}{} | {range} | {default} | {} |", unit(setting), setting.help())
+}
+
+/// Returns the unit of a setting's values: a word that the page explains, or all values that there are.
+fn unit(setting: &Setting) -> String {
+    match setting.value_name {
+        _ if setting.expected.starts_with('"') => setting.expected.replace('"', "`"),
+        "CPU" => "CPU".into(),
+        name => name.to_lowercase(),
+    }
+}
+
+/// Returns docs/routes.md: every key of a route, and how routes fit together.
+#[must_use]
+pub fn routes_page() -> String {
+    let mut table = String::from("| key | routes | value | default | meaning |\n| --- | --- | --- | --- | --- |\n");
+    for RouteKey { name, routes, value, preset, help } in KEYS {
+        line(&mut table, &format!("| `{name}` | {} | {value} | {preset} | {help} |", routes.words()));
+    }
+    include_str!("reference/routes.md").replace("{{keys}}\n", &table)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{super::show::example, *};
+
+    /// Each unit is a word that the page explains, or names its values.
+    #[test]
+    fn units_are_explained() {
+        let page = settings_page();
+        for setting in SETTINGS {
+            let unit = unit(setting);
+            assert!(unit.starts_with('`') || page.contains(&format!("\n| {unit} | ")), "{unit} of {}", setting.key);
+        }
+    }
+
+    /// A cell ends at a bar, and a row at the end of its line.
+    #[test]
+    fn cells_hold_their_texts() {
+        let cells = KEYS.iter().flat_map(|key| [key.name, key.value, key.preset, key.help]);
+        for text in cells.chain(SETTINGS.iter().flat_map(|row| [row.key, row.help(), row.preset.words()])) {
+            assert!(!text.is_empty() && !text.contains(['|', '\n']), "{text}");
+        }
+        assert!(!settings_page().contains("{{") && !routes_page().contains("{{"));
+    }
+
+    /// The example, which tests uncomment and check, has every key of the table and no other.
+    #[test]
+    fn the_example_of_routes_has_every_key() {
+        let example = example();
+        let mut keys = BTreeSet::new();
+        let mut table = None;
+        for line in example[example.find("#[[routes]]").unwrap()..].lines().map(|line| line.trim_start_matches('#')) {
+            if line.starts_with("[[") {
+                table = None;
+            } else if let Some(name) = line.strip_prefix("[routes.") {
+                table = Some(name.trim_end_matches(']'));
+                keys.extend(table.filter(|name| name.contains('.')).map(String::from));
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                match table {
+                    None => _ = keys.insert(key.into()),
+                    Some(name) if name.contains('.') => {}
+                    Some(name) => _ = keys.insert(format!("{name}.{key}")),
+                }
+            }
+        }
+        assert_eq!(keys, KEYS.iter().map(|key| key.name.to_string()).collect());
+    }
+}

@@ -1,0 +1,118 @@
+//! The table of all keys of a route. The reader's known keys and docs/routes.md follow from it.
+
+/// One row of the table.
+pub(in crate::config) struct RouteKey {
+    /// The key. That of a table within the route has the table's name before it: `basic.users`.
+    pub(in crate::config) name: &'static str,
+    pub(in crate::config) routes: Routes,
+    /// The type of its value, in words.
+    pub(in crate::config) value: &'static str,
+    /// The default, in words.
+    pub(in crate::config) preset: &'static str,
+    pub(in crate::config) help: &'static str,
+}
+
+/// The routes that a key is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Routes {
+    All,
+    /// Those that open WebSockets.
+    WebSockets,
+    Hub,
+    Files,
+}
+
+impl Routes {
+    /// Returns the handlers of the routes, in words.
+    pub(in crate::config) fn words(self) -> &'static str {
+        match self {
+            Routes::All => "all",
+            Routes::WebSockets => "`hub`, `echo`",
+            Routes::Hub => "`hub`",
+            Routes::Files => "`files`",
+        }
+    }
+}
+
+impl RouteKey {
+    /// Returns the name at the route's own level: `basic` of `basic.users`.
+    fn top(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+
+    /// Returns whether a route that opens no WebSockets cannot have the key.
+    fn is_of_websockets(&self) -> bool {
+        matches!(self.routes, Routes::WebSockets | Routes::Hub)
+    }
+}
+
+/// Returns the keys of a route itself, in the order of the table.
+pub(super) fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS.iter().map(RouteKey::top).collect();
+    names.dedup();
+    names
+}
+
+/// Returns the keys of a table within a route, in the order of the table.
+pub(super) fn names_below(table: &str) -> Vec<&'static str> {
+    let below = KEYS.iter().filter(|key| key.top() == table);
+    below.filter_map(|key| key.name.split_once('.').map(|(_, name)| name)).collect()
+}
+
+/// Returns the keys that concern WebSockets only.
+pub(super) fn names_of_websockets() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(|key| key.is_of_websockets()).map(|key| key.name)
+}
+
+/// `key: routes, "value", "default", "help";`
+macro_rules! keys {
+    ($($name:literal: $routes:ident, $value:literal, $preset:literal, $help:literal;)+) => {
+        /// Every key, those of one table together.
+        pub(in crate::config) const KEYS: &[RouteKey] = &[$(RouteKey {
+            name: $name,
+            routes: Routes::$routes,
+            value: $value,
+            preset: $preset,
+            help: $help,
+        },)+];
+    };
+}
+
+keys! {
+    "match": All, "path", "required",
+        "Path of the route. `{name}` stands for one segment, `{name...}` for the rest; a `hub` needs `{topic}` or \
+         `{topic...}`, and `files` and `page` have no parameters.";
+    "handler": All, "`hub`, `echo`, `files` or `page`", "`files` if there are `documents`, else required",
+        "Handler that answers there.";
+    "documents": Files, "folder", "required", "Folder to serve, relative to the file of settings.";
+    "basic.realm": All, "text", "`ringhub`", "Name that a browser shows where it asks for a password (RFC 7617).";
+    "basic.users": All, "table: a password for each user", "required in `basic`",
+        "Passwords, or as `sha256:` and 64 hexadecimal digits their SHA-256.";
+    "bearer.tokens": All, "table: a token, or a list of tokens, for each name", "required in `bearer`",
+        "Tokens (RFC 6750), by the names of their owners.";
+    "network.allow": All, "list of networks", "all that are not denied",
+        "Addresses that are admitted, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.";
+    "network.deny": All, "list of networks", "none", "Addresses that are not admitted, also where `allow` has them.";
+    "admit": All, "`all` or `any`", "`all`",
+        "Of several authenticators (`basic`, `bearer`, `network`) all must admit, or any one of them.";
+    "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
+        "Origins whose pages may use the route. Others are answered 403.";
+    "protocols": WebSockets, "list of subprotocols", "none",
+        "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first.";
+    "topic_prefix": Hub, "text", "none",
+        "Beginning of the names of the route's topics. It stands before the topic of the path.";
+    "max_message": WebSockets, "size, 1 to half of `max_backlog`", "the server's `max_message`",
+        "Largest message from a client, and for a `hub` largest body. `max_gathered` must have room for one, for a \
+         `hub` `max_bodies` too. Beyond it: close 1009, or 413.";
+    "max_frame": WebSockets, "size, 1 to `max_message`", "the server's `max_frame`",
+        "Largest frame from a client. Beyond it: close 1009.";
+    "max_fragments": WebSockets, "count, 1 or more", "the server's `max_fragments`",
+        "Fragments of one message. Beyond it: close 1009.";
+    "ping_interval": WebSockets, "time, 0 to 8784h", "the server's `ping_interval`",
+        "Silence of a client after which it is pinged; 0 never pings.";
+    "pong_timeout": WebSockets, "time, 0 to 8784h", "the server's `pong_timeout`",
+        "Longest time from a ping to the next bytes of the client; 0 waits forever.";
+    "ping_payload": WebSockets, "text, to 125 bytes", "empty", "Payload of pings.";
+    "check_utf8": WebSockets, "`true` or `false`", "`true`",
+        "Whether a text that is not UTF-8 closes the connection with 1007.";
+}
