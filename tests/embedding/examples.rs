@@ -3,7 +3,7 @@
 use ringhub::ConnectionId;
 
 use crate::example::Example;
-use crate::support::{Client, Received, close, dial, exchange, text, upgrade_request};
+use crate::support::{Client, Received, close, dial, exchange, post, text, upgrade_request};
 
 const GOING_AWAY: &str = "the server is going away";
 
@@ -199,6 +199,27 @@ fn json_telemetry() {
     boiler.send_text(r#"{"celsius":0,"battery":93}"#);
     boiler.expect_nothing();
     dashboard.expect_nothing();
+}
+
+#[test]
+fn beside_axum() {
+    let beside = Example::start("beside_axum", &["--token", "hush"]);
+    let second = beside.line().unwrap();
+    let http = second.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap().parse().unwrap();
+    let mut watchers = [beside.connect("/t/orders/eu?mode=sub"), beside.connect("/t/orders/eu?mode=sub")];
+    let mut elsewhere = beside.connect("/t/orders/us?mode=sub");
+    for number in 1..=3 {
+        let order = format!("{{\"order\":{number}}}");
+        let answer = exchange(http, &post("/orders/eu", "application/json", &order));
+        assert_eq!((answer.status(), &*answer.body), (200, &*format!("message {number} of orders/eu\n")));
+        watchers.iter_mut().for_each(|watcher| watcher.expect(text(&order)));
+    }
+    elsewhere.expect_nothing();
+    let refused = exchange(http, &post(&format!("/orders/{}", "x".repeat(300)), "text/plain", "1"));
+    assert_eq!(refused.status(), 400, "{refused:?}");
+    // Without the token a WebSocket only watches.
+    let refused = exchange(beside.address(), &upgrade_request("/t/orders/eu"));
+    assert_eq!(refused.status(), 401, "{refused:?}");
 }
 
 #[test]
