@@ -1,4 +1,4 @@
-# The server as a small image. README.md, "In a container", says how to run it.
+# The server as a small image. docs/deploy.md, "In a container", has the commands that run it.
 
 ARG BUILD_IMAGE=rust:1-bookworm
 # Anything with the build image's C library, or a newer one, and libgcc. It needs no shell and no other tool.

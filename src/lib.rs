@@ -49,7 +49,7 @@
 //!
 #![cfg_attr(
     any(doc, doctest),
-    doc = "[`guide`] shows what of Kore, Qore and Ioto is called what here, and what behaves otherwise."
+    doc = "[`guide`] puts a hub beside axum, and names of uWebSockets, Socket.IO, Kore and others beside those here."
 )]
 
 pub mod auth;

@@ -19,6 +19,7 @@ mod memory;
 mod metrics;
 mod order;
 mod orphans;
+mod pages;
 mod places;
 mod proxies;
 mod raw_topics;

@@ -29,7 +29,10 @@ fn behind_nginx() {
                uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
                {}
              }}",
-            of_the_readme(hub, own)
+            of_the_page(
+                "nginx",
+                &[("server 127.0.0.1:6455;", format!("server {hub};")), ("listen 80;", format!("listen {own};"))]
+            )
         );
         let mut command = Command::new("nginx");
         command.args(["-e", "stderr", "-c"]).arg(write(folder, &config));
@@ -41,13 +44,9 @@ fn behind_nginx() {
 #[ignore = "needs haproxy; tests/run"]
 fn behind_haproxy() {
     check(true, |folder, hub, own| {
-        let config = format!(
-            "global\n  maxconn 200\n\
-             defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
-             timeout tunnel 1h\n  http-reuse always\n\
-             frontend own\n  bind {own}\n  default_backend hub\n\
-             backend hub\n  server hub {hub}\n"
-        );
+        let own = ("bind :80 ", format!("bind {own} "));
+        let config = of_the_page("haproxy", &[own, ("server hub 127.0.0.1:6455", format!("server hub {hub}"))]);
+        let config = format!("global\n  maxconn 200\n{config}");
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f"]).arg(write(folder, &config));
         command
@@ -58,10 +57,10 @@ fn behind_haproxy() {
 #[ignore = "needs caddy; tests/run"]
 fn behind_caddy() {
     check(false, |folder, hub, own| {
-        let port = own.port();
-        let config = format!(
-            "{{\n admin off\n auto_https off\n}}\nhttp://:{port} {{\n bind 127.0.0.1\n reverse_proxy {hub}\n}}\n"
-        );
+        // Without TLS, which would need a certificate.
+        let own = ("hub.example {", format!("http://:{} {{\n  bind 127.0.0.1", own.port()));
+        let config = of_the_page("caddyfile", &[own, ("reverse_proxy 127.0.0.1:6455", format!("reverse_proxy {hub}"))]);
+        let config = format!("{{\n  admin off\n  auto_https off\n}}\n{config}");
         let mut command = Command::new("caddy");
         command.args(["run", "--adapter", "caddyfile", "--config"]).arg(write(folder, &config));
         command.env("HOME", folder).env("XDG_DATA_HOME", folder).env("XDG_CONFIG_HOME", folder);
@@ -108,16 +107,14 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
     server.expect_counts(&[("connections_open", 0), ("aborted_total", 0)]);
 }
 
-/// What the README says that nginx needs.
-fn of_the_readme(hub: SocketAddr, own: SocketAddr) -> String {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let config = readme.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+/// The configuration of a proxy in docs/deploy.md, with the test's addresses in place of the page's.
+fn of_the_page(language: &str, addresses: &[(&str, String)]) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/deploy.md")).unwrap();
+    let config = page.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let mut config = config.to_owned();
-    for (address, actual) in
-        [("server 127.0.0.1:6455;", format!("server {hub};")), ("listen 80;", format!("listen {own};"))]
-    {
+    for (address, actual) in addresses {
         assert_eq!(config.matches(address).count(), 1, "{config}");
-        config = config.replace(address, &actual);
+        config = config.replace(address, actual);
     }
     config
 }
