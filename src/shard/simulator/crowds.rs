@@ -257,7 +257,7 @@ fn an_outbox_goes_before_later_messages() {
         let mut network = world.network.borrow_mut();
         let count = network.lines[1].sent.len();
         network.fetch(1, count);
-        received.extend(network.lines[1].fetched.drain(..));
+        received.append(&mut network.lines[1].fetched);
         drop(network);
         world.turns();
     }
