@@ -58,7 +58,7 @@ fn check(server: &Live, clients: &mut [Client], sender: usize, how: &str, gets: 
 }
 
 #[test]
-fn kore_broadcast_reaches_everybody_exactly_once() {
+fn broadcast_reaches_everybody_exactly_once() {
     for shards in [1, 3] {
         let server = broadcasting(shards);
         let mut clients = server.connect_to_all("/", 3);
@@ -69,7 +69,7 @@ fn kore_broadcast_reaches_everybody_exactly_once() {
 }
 
 #[test]
-fn kore_broadcast_skips_the_source_exactly_once() {
+fn broadcast_skips_the_source_exactly_once() {
     for shards in [1, 3] {
         let server = broadcasting(shards);
         let mut clients = server.connect_to_all("/", 3);
@@ -92,7 +92,7 @@ fn kore_local_broadcast_stays_on_the_shard() {
 
 /// Many sources at once, and the hub: one order for all, in which only one's own are missing.
 #[test]
-fn kore_broadcasts_have_one_order_for_all() {
+fn broadcasts_have_one_order_for_all() {
     let server = broadcasting(3);
     let mut clients = server.connect_to_all("/", 3);
     let ids: Vec<ConnectionId> = clients.iter_mut().map(id).collect();

@@ -70,8 +70,8 @@ fn chat() {
 
 /// Kore's own GLOBAL repeats a message on the worker of its source.
 #[test]
-fn kore_broadcast() {
-    let kore = Example::start("kore_broadcast", &["--workers", "2"]);
+fn broadcast() {
+    let example = Example::start("broadcast", &["--workers", "2"]);
     let targets = ["/connect", "/connect/local"];
     // Until both workers have a connection of each kind. A hash of the addresses chooses.
     let mut clients: Vec<(ConnectionId, &str, Client)> = Vec::new();
@@ -80,9 +80,9 @@ fn kore_broadcast() {
     };
     while !targets.iter().all(|kind| has(&clients, 0, kind) && has(&clients, 1, kind)) {
         let target = targets[clients.len() % 2];
-        let mut client = kore.connect(target);
+        let mut client = example.connect(target);
         let id = id(&line(&mut client));
-        assert_eq!(kore.line(), Some(format!("{id} connected")));
+        assert_eq!(example.line(), Some(format!("{id} connected")));
         clients.push((id, target, client));
     }
     for source in 0..clients.len() {
@@ -101,7 +101,7 @@ fn kore_broadcast() {
     }
     for (id, _, client) in clients {
         client.leave();
-        assert_eq!(kore.line(), Some(format!("{id} disconnected: 1000 bye")));
+        assert_eq!(example.line(), Some(format!("{id} disconnected: 1000 bye")));
     }
 }
 

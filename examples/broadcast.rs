@@ -1,7 +1,7 @@
 //! Kore's WebSocket example, as it is written here: what a client sends, all others get.
 //!
 //! ```sh
-//! cargo run --example kore_broadcast -- --listen 127.0.0.1:8080 --workers 2
+//! cargo run --example broadcast -- --listen 127.0.0.1:8080 --workers 2
 //! npx wscat -c ws://127.0.0.1:8080/connect          # to all connections: WEBSOCKET_BROADCAST_GLOBAL
 //! npx wscat -c ws://127.0.0.1:8080/connect/local    # to those of the same worker: WEBSOCKET_BROADCAST_LOCAL
 //! ```
