@@ -8,7 +8,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     closed::Closed,
-    door::{Door, Tasks, WORK_MAX},
+    shard_api::{ShardApi, Tasks, WORK_MAX},
     errors::{CloseError, SubscribeError},
     profile::Profile,
     request::OpeningRequest,
@@ -48,7 +48,7 @@ use crate::{
 /// }
 /// ```
 pub struct Connection<'a, S> {
-    pub(super) door: &'a mut dyn Door,
+    pub(super) shard: &'a mut dyn ShardApi,
     pub(super) id: ConnectionId,
     pub(super) key: u32,
     pub(super) state: &'a mut S,
@@ -112,32 +112,32 @@ impl<S: 'static> Connection<'_, S> {
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         let kept = self.profile.as_ref().and_then(|profile| profile.peer());
-        kept.or_else(|| self.door.addresses(self.id).0)
+        kept.or_else(|| self.shard.addresses(self.id).0)
     }
 
     /// Returns the server's address that the client has connected to. Where the route forgets requests, it is `None`
     /// once the connection has ended.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
-        self.request().and_then(OpeningRequest::local).or_else(|| self.door.addresses(self.id).1)
+        self.request().and_then(OpeningRequest::local).or_else(|| self.shard.addresses(self.id).1)
     }
 
     /// Returns the state of the closing handshake; closed once the connection has ended.
     #[must_use]
     pub fn websocket_state(&self) -> State {
-        self.door.facts(self.id).map_or(State::Closed, |facts| facts.state)
+        self.shard.facts(self.id).map_or(State::Closed, |facts| facts.state)
     }
 
     /// Returns the received bytes of a message whose end has not arrived.
     #[must_use]
     pub fn message_length(&self) -> usize {
-        self.door.facts(self.id).map_or(0, |facts| facts.message_length)
+        self.shard.facts(self.id).map_or(0, |facts| facts.message_length)
     }
 
     /// Returns the bytes that the client's socket has not taken.
     #[must_use]
     pub fn backlog_bytes(&self) -> usize {
-        self.door.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
+        self.shard.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
     }
 
     /// Returns the error of the protocol that the client has made.
@@ -202,7 +202,7 @@ impl<S: 'static> Connection<'_, S> {
             OpCode::Ping | OpCode::Pong => {
                 let mut frame = Vec::with_capacity(payload.len() + 2);
                 encode_frame(opcode, true, payload, &mut frame);
-                self.door.send(self.id, &frame)
+                self.shard.send(self.id, &frame)
             }
             OpCode::Text | OpCode::Binary => self.send_data(opcode, payload),
         }
@@ -222,7 +222,7 @@ impl<S: 'static> Connection<'_, S> {
         if self.is_within_a_message() {
             return Sent::Refused(Refused::Fragment);
         }
-        self.door.send(self.id, message.frame())
+        self.shard.send(self.id, message.frame())
     }
 
     /// Sends a message in frames of at most so many bytes each (RFC 6455 5.4).
@@ -253,7 +253,7 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn send_fragment(&mut self, part: Part, payload: &[u8]) -> Sent {
-        let Some(facts) = self.door.facts(self.id).filter(|facts| facts.state == State::Open) else {
+        let Some(facts) = self.shard.facts(self.id).filter(|facts| facts.state == State::Open) else {
             return Sent::Refused(Refused::NotOpen);
         };
         let under_way = &mut self.profile.get_or_insert_default().fragments;
@@ -271,7 +271,7 @@ impl<S: 'static> Connection<'_, S> {
         }
         encode_frame(opcode, part == Part::Last, payload, &mut frames);
         if part == Part::Last {
-            return self.door.send(self.id, &frames);
+            return self.shard.send(self.id, &frames);
         }
         let bytes = frames.len();
         *under_way = Some(frames);
@@ -289,7 +289,7 @@ impl<S: 'static> Connection<'_, S> {
         }
         let mut frame = Vec::with_capacity(payload.len() + 10);
         encode_frame(opcode, true, payload, &mut frame);
-        self.door.send(self.id, &frame)
+        self.shard.send(self.id, &frame)
     }
 
     /// Begins the closing handshake (RFC 6455 7.1.2). Messages that were sent before go first, and no message follows.
@@ -313,7 +313,7 @@ impl<S: 'static> Connection<'_, S> {
         if self.websocket_state() != State::Open {
             return Err(CloseError::NotOpen);
         }
-        self.door.close(self.id, code, reason);
+        self.shard.close(self.id, code, reason);
         Ok(())
     }
 
@@ -335,18 +335,18 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn subscribe(&mut self, topic: &TopicName, options: SubscribeOptions) -> Result<(), SubscribeError> {
-        self.door.subscribe(self.id, topic, options)
+        self.shard.subscribe(self.id, topic, options)
     }
 
     /// Unsubscribes the connection from a topic. Returns whether it was a subscriber.
     pub fn unsubscribe(&mut self, topic: &TopicName) -> bool {
-        self.door.unsubscribe(self.id, topic)
+        self.shard.unsubscribe(self.id, topic)
     }
 
     /// Returns the topics of the connection's subscriptions.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicName> {
-        self.door.topics(self.id)
+        self.shard.topics(self.id)
     }
 
     /// Publishes to a topic's subscribers, of which this connection need not be one. A subscriber sees its own message
@@ -360,7 +360,7 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn publish(&mut self, topic: &TopicName, message: &PreparedMessage, scope: Scope) -> Option<Published> {
-        self.door.publish(Some(self.id), topic, message, scope)
+        self.shard.publish(Some(self.id), topic, message, scope)
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes without
@@ -376,7 +376,7 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn broadcast(&mut self, source: Option<ConnectionId>, message: &PreparedMessage, scope: Scope) {
-        self.door.publish(source, &TopicName::everyone(), message, scope);
+        self.shard.publish(source, &TopicName::everyone(), message, scope);
     }
 
     /// Sets the keep-alive of the connection.
@@ -388,13 +388,13 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn set_keep_alive(&mut self, keep_alive: KeepAlive) {
-        self.door.set_keep_alive(self.id, keep_alive);
+        self.shard.set_keep_alive(self.id, keep_alive);
     }
 
     /// Returns the keep-alive of the connection.
     #[must_use]
     pub fn keep_alive(&self) -> Option<KeepAlive> {
-        self.door.facts(self.id).map(|facts| facts.keep_alive)
+        self.shard.facts(self.id).map(|facts| facts.keep_alive)
     }
 
     /// Sets the limits of the client's messages, from the next message on.
@@ -407,25 +407,25 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn set_limits(&mut self, limits: MessageLimits) {
-        self.door.set_limits(self.id, limits);
+        self.shard.set_limits(self.id, limits);
     }
 
     /// Returns the limits of the client's messages.
     #[must_use]
     pub fn limits(&self) -> Option<MessageLimits> {
-        self.door.facts(self.id).map(|facts| facts.limits)
+        self.shard.facts(self.id).map(|facts| facts.limits)
     }
 
     /// Returns the ids of all open connections of this shard, this one included.
     #[must_use]
     pub fn connections_on_shard(&self) -> Vec<ConnectionId> {
-        self.door.connections()
+        self.shard.connections()
     }
 
     /// Returns a handle for asynchronous work on this shard.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
-        Handle { id: self.id, key: self.key, states: Rc::clone(self.states), tasks: self.door.tasks().clone() }
+        Handle { id: self.id, key: self.key, states: Rc::clone(self.states), tasks: self.shard.tasks().clone() }
     }
 
     /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
@@ -451,7 +451,7 @@ impl<S: 'static> Connection<'_, S> {
     /// ```
     pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce(Handle<S>) -> F) -> bool {
         let future = work(self.handle());
-        let is_begun = self.door.tasks().spawn(self.id, future.in_current_span());
+        let is_begun = self.shard.tasks().spawn(self.id, future.in_current_span());
         if !is_begun {
             tracing::warn!(id = %self.id, most = WORK_MAX, "a connection has too much work under way; more is refused");
         }
@@ -513,8 +513,8 @@ impl<S: 'static> Handle<S> {
     pub async fn with<T: 'static>(&self, work: impl FnOnce(&mut Connection<'_, S>) -> T + 'static) -> Option<T> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (id, key, states) = (self.id, self.key, Rc::clone(&self.states));
-        let call = Box::new(move |door: &mut dyn Door| {
-            let outcome = door.facts(id).and_then(|_| call_with(&states, door, Seat { id, key }, work));
+        let call = Box::new(move |shard: &mut dyn ShardApi| {
+            let outcome = shard.facts(id).and_then(|_| call_with(&states, shard, Seat { id, key }, work));
             if let Some(outcome) = outcome {
                 // The caller may have been dropped meanwhile.
                 _ = answer.send(outcome);
@@ -551,7 +551,7 @@ impl<S: 'static> Handle<S> {
     pub async fn drained(&self) {
         let (waiter, drained) = tokio::sync::oneshot::channel();
         let id = self.id;
-        self.tasks.call(id, Box::new(move |door| door.when_drained(id, waiter)));
+        self.tasks.call(id, Box::new(move |shard| shard.when_drained(id, waiter)));
         // An error means that it has ended.
         _ = drained.await;
     }
@@ -561,15 +561,15 @@ impl<S: 'static> Handle<S> {
 /// connection has ended.
 pub(super) fn call_with<S: 'static, T>(
     states: &Rc<States<S>>,
-    door: &mut dyn Door,
+    shard: &mut dyn ShardApi,
     Seat { id, key }: Seat,
     work: impl FnOnce(&mut Connection<'_, S>) -> T,
 ) -> Option<T> {
     let mut out = Out::take(states, key)?;
     let Entry { state, profile } = out.entry.as_mut()?;
     // A panic loses it, and the next call makes another.
-    let span = take_span(profile, door, id);
-    let outcome = span.in_scope(|| work(&mut Connection { door, id, key, state, profile, states }));
+    let span = take_span(profile, shard, id);
+    let outcome = span.in_scope(|| work(&mut Connection { shard, id, key, state, profile, states }));
     if !span.is_disabled() {
         profile.get_or_insert_default().span = Some(span);
     } else if profile.as_ref().is_some_and(|profile| profile.is_empty()) {
@@ -580,7 +580,7 @@ pub(super) fn call_with<S: 'static, T>(
 
 /// Takes the span of a connection out of its profile, or makes it. A route that forgets its requests wants connections
 /// to cost little: there it is a span of debugging.
-fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: ConnectionId) -> Span {
+fn take_span(profile: &mut Option<Box<Profile>>, shard: &dyn ShardApi, id: ConnectionId) -> Span {
     if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
         return span;
     }
@@ -590,7 +590,7 @@ fn take_span(profile: &mut Option<Box<Profile>>, door: &dyn Door, id: Connection
     }
     let mut find_peer = || {
         let profile = profile.get_or_insert_default();
-        profile.peer = profile.peer.or_else(|| door.addresses(id).0);
+        profile.peer = profile.peer.or_else(|| shard.addresses(id).0);
         profile.peer
     };
     tracing::debug_span!("connection", %id, peer = find_peer().map(display))

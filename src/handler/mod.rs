@@ -32,7 +32,7 @@
 mod answer;
 mod closed;
 mod connection;
-mod door;
+mod shard_api;
 mod errors;
 mod panicked;
 mod profile;
@@ -52,7 +52,7 @@ pub(crate) use answer::ProtocolChoice;
 pub use answer::{Accept, Response};
 pub use closed::Closed;
 pub use connection::{Connection, Handle, Part};
-pub(crate) use door::{Call, Door, Facts, Tasks};
+pub(crate) use shard_api::{Call, ShardApi, Facts, Tasks};
 pub use errors::{CloseError, SubscribeError};
 pub(crate) use panicked::Panicked;
 pub(crate) use profile::Profile;

@@ -7,7 +7,7 @@ use super::{
     answer::{Accept, ProtocolChoice, Response},
     closed::Closed,
     connection::{Connection, call_with},
-    door::Door,
+    shard_api::ShardApi,
     panicked::Panicked,
     profile::Profile,
     request::OpeningRequest,
@@ -36,15 +36,15 @@ pub(crate) trait ShardRoute {
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32;
     fn remove(&self, key: u32) -> Result<(), Panicked>;
 
-    fn on_open(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked>;
-    fn on_message(&self, door: &mut dyn Door, seat: Seat, message: Message<'_>) -> Result<(), Panicked>;
-    fn on_fragment(&self, door: &mut dyn Door, seat: Seat, fragment: Fragment<'_>) -> Result<(), Panicked>;
+    fn on_open(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
+    fn on_message(&self, shard: &mut dyn ShardApi, seat: Seat, message: Message<'_>) -> Result<(), Panicked>;
+    fn on_fragment(&self, shard: &mut dyn ShardApi, seat: Seat, fragment: Fragment<'_>) -> Result<(), Panicked>;
     fn on_frame(&self, seat: Seat, header: &FrameHeader, payload: &[u8]) -> Result<Verdict, Panicked>;
-    fn on_ping(&self, door: &mut dyn Door, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
-    fn on_pong(&self, door: &mut dyn Door, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
-    fn on_subscribed(&self, door: &mut dyn Door, seat: Seat, topic: &TopicName) -> Result<(), Panicked>;
-    fn on_error(&self, door: &mut dyn Door, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
-    fn on_close(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked>;
+    fn on_ping(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
+    fn on_pong(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
+    fn on_subscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked>;
+    fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
+    fn on_close(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
 
     /// The client's address, if it is kept.
     fn peer(&self, seat: Seat) -> Option<SocketAddr>;
@@ -81,28 +81,28 @@ impl<H> fmt::Debug for Typed<H> {
 
 impl<H: Handler> Factory for Typed<H> {
     fn on_shard(&self) -> Rc<dyn ShardRoute> {
-        Rc::new(OnShard { handler: Arc::clone(&self.0), states: States::<H::State>::new() })
+        Rc::new(TypedRoute { handler: Arc::clone(&self.0), states: States::<H::State>::new() })
     }
 }
 
 /// A handler on a shard.
-struct OnShard<H: Handler> {
+struct TypedRoute<H: Handler> {
     handler: Arc<H>,
     states: Rc<States<H::State>>,
 }
 
-impl<H: Handler> OnShard<H> {
+impl<H: Handler> TypedRoute<H> {
     fn call(
         &self,
-        door: &mut dyn Door,
+        shard: &mut dyn ShardApi,
         seat: Seat,
         work: impl FnOnce(&H, &mut Connection<'_, H::State>),
     ) -> Result<(), Panicked> {
-        Panicked::catch(|| call_with(&self.states, door, seat, |connection| work(&self.handler, connection))).map(drop)
+        Panicked::catch(|| call_with(&self.states, shard, seat, |connection| work(&self.handler, connection))).map(drop)
     }
 }
 
-impl<H: Handler> ShardRoute for OnShard<H> {
+impl<H: Handler> ShardRoute for TypedRoute<H> {
     fn opening<'a>(
         &'a self,
         request: &'a OpeningRequest,
@@ -122,16 +122,16 @@ impl<H: Handler> ShardRoute for OnShard<H> {
         Panicked::catch(|| self.states.remove(key))
     }
 
-    fn on_open(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_open(connection))
+    fn on_open(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_open(connection))
     }
 
-    fn on_message(&self, door: &mut dyn Door, seat: Seat, message: Message<'_>) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_message(connection, message))
+    fn on_message(&self, shard: &mut dyn ShardApi, seat: Seat, message: Message<'_>) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_message(connection, message))
     }
 
-    fn on_fragment(&self, door: &mut dyn Door, seat: Seat, fragment: Fragment<'_>) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_fragment(connection, fragment))
+    fn on_fragment(&self, shard: &mut dyn ShardApi, seat: Seat, fragment: Fragment<'_>) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_fragment(connection, fragment))
     }
 
     fn on_frame(&self, seat: Seat, header: &FrameHeader, payload: &[u8]) -> Result<Verdict, Panicked> {
@@ -149,27 +149,27 @@ impl<H: Handler> ShardRoute for OnShard<H> {
         Ok(verdict.unwrap_or(Verdict::Pass))
     }
 
-    fn on_ping(&self, door: &mut dyn Door, seat: Seat, payload: &[u8]) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_ping(connection, payload))
+    fn on_ping(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_ping(connection, payload))
     }
 
-    fn on_pong(&self, door: &mut dyn Door, seat: Seat, payload: &[u8]) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_pong(connection, payload))
+    fn on_pong(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_pong(connection, payload))
     }
 
-    fn on_subscribed(&self, door: &mut dyn Door, seat: Seat, topic: &TopicName) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| handler.on_subscribed(connection, topic))
+    fn on_subscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_subscribed(connection, topic))
     }
 
-    fn on_error(&self, door: &mut dyn Door, seat: Seat, error: &ProtocolError) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| {
+    fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| {
             connection.profile.get_or_insert_default().error = Some(*error);
             handler.on_error(connection, error);
         })
     }
 
-    fn on_close(&self, door: &mut dyn Door, seat: Seat) -> Result<(), Panicked> {
-        self.call(door, seat, |handler, connection| {
+    fn on_close(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| {
             let closed = connection.profile.get_or_insert_default().closed.get_or_insert_default().clone();
             handler.on_close(connection, &closed);
         })

@@ -42,7 +42,7 @@ impl<I: Io> Shard<I> {
         // Whatever a handler sends stands behind it.
         self.reply(id, &answer);
         self.schedule(id);
-        self.call(id, |handler, door, seat| handler.on_open(door, seat));
+        self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
         self.release(id);
         self.tell_joined();
         if is_refused {

@@ -15,7 +15,7 @@ use tracing::field::display;
 
 use super::{seats::LocalRoute, state::Shard};
 use crate::{
-    handler::{Call, Closed, Door, Facts, Panicked, Rules, Seat, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, ShardApi, Facts, Panicked, Rules, Seat, ShardRoute, SubscribeError, Tasks},
     hub::{
         Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
         TopicName,
@@ -30,7 +30,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn call(
         &mut self,
         id: ConnectionId,
-        work: impl FnOnce(&dyn ShardRoute, &mut dyn Door, Seat) -> Result<(), Panicked>,
+        work: impl FnOnce(&dyn ShardRoute, &mut dyn ShardApi, Seat) -> Result<(), Panicked>,
     ) {
         let (route, key) = self.handlers.seats[id.slot() as usize];
         let routes = Rc::clone(&self.handlers.routes);
@@ -48,12 +48,12 @@ impl<I: Io> Shard<I> {
     /// Tells a handler what its client has sent.
     pub(super) fn tell(&mut self, id: ConnectionId, event: Event<'_>) {
         match event {
-            Event::Message(message) => self.call(id, |handler, door, seat| handler.on_message(door, seat, message)),
+            Event::Message(message) => self.call(id, |handler, shard, seat| handler.on_message(shard, seat, message)),
             Event::Fragment(fragment) => {
-                self.call(id, |handler, door, seat| handler.on_fragment(door, seat, fragment));
+                self.call(id, |handler, shard, seat| handler.on_fragment(shard, seat, fragment));
             }
-            Event::Ping(payload) => self.call(id, |handler, door, seat| handler.on_ping(door, seat, payload)),
-            Event::Pong(payload) => self.call(id, |handler, door, seat| handler.on_pong(door, seat, payload)),
+            Event::Ping(payload) => self.call(id, |handler, shard, seat| handler.on_ping(shard, seat, payload)),
+            Event::Pong(payload) => self.call(id, |handler, shard, seat| handler.on_pong(shard, seat, payload)),
             Event::Close(frame) => {
                 let code = frame.code.unwrap_or(CloseCode::NO_STATUS);
                 let closed = Closed { code, reason: frame.reason.into(), is_clean: true };
@@ -78,7 +78,7 @@ impl<I: Io> Shard<I> {
                 self.flush.mark_dirty(connection, id);
             }
             if !topic.is_everyone() && connection.websocket.state() == State::Open {
-                self.call(id, |handler, door, seat| handler.on_subscribed(door, seat, &topic));
+                self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
         }
     }
@@ -132,7 +132,7 @@ impl<I: Io> Shard<I> {
             Command::Send { id, message } => Reply::Sent(self.send(id, message.frame())),
             Command::Close { id, code, reason } => {
                 let is_open = self.facts(id).is_some_and(|facts| facts.state == State::Open);
-                Door::close(self, id, code, &reason);
+                ShardApi::close(self, id, code, &reason);
                 Reply::Done(is_open)
             }
             Command::List => Reply::Connections(self.connections().into()),
@@ -170,7 +170,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-impl<I: Io> Door for Shard<I> {
+impl<I: Io> ShardApi for Shard<I> {
     fn facts(&self, id: ConnectionId) -> Option<Facts> {
         let connection = self.hub.connections.get(id)?;
         let backlog = connection.io.output.as_ref().map_or(0, |output| output.backlog.bytes());

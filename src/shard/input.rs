@@ -48,7 +48,7 @@ impl<I: Io> Shard<I> {
                     tracing::debug!(%id, peer = self.peer(id), %error, "the client broke the protocol");
                     self.count(Counter::ProtocolErrors, 1);
                     self.say(id, &mut replies);
-                    self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
+                    self.call(id, |handler, shard, seat| handler.on_error(shard, seat, &error));
                 }
             }
             is_paused = self.is_full() || self.owes_much(id);

@@ -48,6 +48,6 @@ impl Spawned {
 fn fail(id: ConnectionId, tasks: &Tasks, error: JoinError) {
     if let Ok(panic) = error.try_into_panic() {
         let panicked = Panicked::new(&*panic);
-        tasks.call(id, Box::new(move |door| door.fail(id, &panicked)));
+        tasks.call(id, Box::new(move |shard| shard.fail(id, &panicked)));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A shard, as handlers act on it. No method calls a handler back before it returns.
-pub(crate) trait Door {
+pub(crate) trait ShardApi {
     /// Returns the facts about a connection, while it exists.
     fn facts(&self, id: ConnectionId) -> Option<Facts>;
 
@@ -92,17 +92,17 @@ pub(crate) struct Tasks(Rc<Queues>);
 #[derive(Default)]
 struct Queues {
     calls: RefCell<VecDeque<(ConnectionId, Call)>>,
-    spawned: RefCell<VecDeque<(ConnectionId, Spawned)>>,
+    spawned: RefCell<VecDeque<(ConnectionId, SpawnedFuture)>>,
     /// The number of futures that run beside the turns, or wait to, by connection.
     running: RefCell<HashMap<ConnectionId, usize>>,
     notify: Notify,
 }
 
 /// A call in a turn, for a connection: a panic counts as its handler's.
-pub(crate) type Call = Box<dyn FnOnce(&mut dyn Door)>;
+pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 
 /// A future that runs beside the turns, for a connection.
-pub(crate) type Spawned = Pin<Box<dyn Future<Output = ()>>>;
+pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Tasks {
     pub(crate) fn call(&self, id: ConnectionId, call: Call) {
@@ -118,9 +118,9 @@ impl Tasks {
             return false;
         }
         *count += 1;
-        let part = Part { tasks: self.clone(), id };
+        let running_future = RunningFuture { tasks: self.clone(), id };
         let work = async move {
-            let _part = part;
+            let _running_future = running_future;
             future.await;
         };
         self.0.spawned.borrow_mut().push_back((id, Box::pin(work)));
@@ -132,7 +132,7 @@ impl Tasks {
         self.0.calls.borrow_mut().pop_front()
     }
 
-    pub(crate) fn next_spawned(&self) -> Option<(ConnectionId, Spawned)> {
+    pub(crate) fn next_spawned(&self) -> Option<(ConnectionId, SpawnedFuture)> {
         self.0.spawned.borrow_mut().pop_front()
     }
 
@@ -147,12 +147,12 @@ impl Tasks {
 }
 
 /// One future's part of the count of its connection, until it is dropped.
-struct Part {
+struct RunningFuture {
     tasks: Tasks,
     id: ConnectionId,
 }
 
-impl Drop for Part {
+impl Drop for RunningFuture {
     fn drop(&mut self) {
         let mut running = self.tasks.0.running.borrow_mut();
         if let Some(count) = running.get_mut(&self.id) {
