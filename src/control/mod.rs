@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod bodies;
-mod judge;
-mod line;
+mod router;
+mod http_connection;
 mod output;
 mod places;
 mod port;

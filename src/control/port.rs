@@ -11,8 +11,8 @@ use tokio::{
 use tracing::field::display;
 
 use super::{
-    judge::Judge,
-    line::{Ending, Line},
+    router::RequestRouter,
+    http_connection::{EndReason, HttpConnection},
     places::{Farewells, Place, Places},
     service::{Scope, Service},
     shared::Shared,
@@ -43,20 +43,20 @@ impl Port {
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
     /// A connection without a place gets one answer: a refusal, or the metrics.
-    async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<Line> {
+    async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<HttpConnection> {
         let Some(place) = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
             self.note_full(shared);
             self.answer_one(shared, caller, finishing, &self.farewells).await;
             return None;
         };
         match converse(shared, caller, self.scope, Some(place), finishing.clone()).await? {
-            (line, Some(Ending::WebSocket)) => Some(line),
-            (mut line, ending) => {
-                if matches!(ending, Some(Ending::Quiet) | None) && !line.deliver().await {
+            (connection, Some(EndReason::WebSocket)) => Some(connection),
+            (mut connection, reason) => {
+                if matches!(reason, Some(EndReason::Quiet) | None) && !connection.deliver().await {
                     shared.counters.add(Counter::HttpTooSlow, 1);
                     return None;
                 }
-                self.farewells.bid(part(shared, line, ending, finishing)).await;
+                self.farewells.bid(part(shared, connection, reason, finishing)).await;
                 None
             }
         }
@@ -71,8 +71,8 @@ impl Port {
         farewells: &Farewells,
     ) {
         let farewell = async {
-            if let Some((line, ending)) = converse(shared, caller, self.scope, None, finishing.clone()).await {
-                part(shared, line, ending, finishing).await;
+            if let Some((connection, reason)) = converse(shared, caller, self.scope, None, finishing.clone()).await {
+                part(shared, connection, reason, finishing).await;
             }
         };
         farewells.bid(farewell).await;
@@ -123,7 +123,7 @@ pub(super) async fn serve_visit(shared: Arc<Shared>, port: Arc<Port>, visit: Vis
     }
     let returned = port.serve(&shared, caller, &finishing).await;
     drop(open);
-    if let Some((socket, received, of_address)) = returned.and_then(|line| line.into_parts().ok()) {
+    if let Some((socket, received, of_address)) = returned.and_then(|connection| connection.into_parts().ok()) {
         let ticket = Ticket { of_all, of_address };
         shared.hand_back(Visit { socket, received, ticket, is_refused }).await;
     }
@@ -160,68 +160,68 @@ async fn converse(
     scope: Scope,
     place: Option<Place>,
     mut finishing: watch::Receiver<()>,
-) -> Option<(Line, Option<Ending>)> {
+) -> Option<(HttpConnection, Option<EndReason>)> {
     let has_place = place.is_some();
     let may_upgrade = has_place && scope == Scope::Everything;
-    let judge = Arc::new(Judge::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
-    let peer = judge.peer().map(display);
-    let line = Line::new(stream, received, Arc::clone(&judge), &shared.config.http, place, of_address);
-    let service = Service { shared: Arc::clone(shared), judge, scope, has_place };
+    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
+    let peer = router.peer().map(display);
+    let connection = HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, place, of_address);
+    let service = Service { shared: Arc::clone(shared), router, scope, has_place };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // A client that has finished sending still waits for its answer.
         .half_close(true)
-        // The line keeps the time.
+        // The connection keeps the time.
         .header_read_timeout(None)
         .keep_alive(has_place)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = builder.serve_connection(line, service);
+    let mut serving = builder.serve_connection(connection, service);
     let mut is_told = false;
     let outcome = loop {
         tokio::select! {
-            outcome = &mut connection => break outcome,
-            // When the server leaves or is gone, the line checks again whether it may go on.
+            outcome = &mut serving => break outcome,
+            // When the server leaves or is gone, the connection checks again whether it may go on.
             () = shared.has_left(), if !is_told => is_told = true,
             _ = finishing.changed() => {
-                Pin::new(&mut connection).graceful_shutdown();
-                break (&mut connection).await;
+                Pin::new(&mut serving).graceful_shutdown();
+                break (&mut serving).await;
             }
         }
     };
-    let line = connection.into_parts().io;
+    let connection = serving.into_parts().io;
     if let Err(error) = outcome {
         // No peer takes the rest of the output.
-        if line.was_too_slow() {
+        if connection.was_too_slow() {
             shared.counters.add(Counter::HttpTooSlow, 1);
         }
         tracing::debug!(peer, %error, "an HTTP connection has ended");
         return None;
     }
-    let ending = line.ending();
-    Some((line, ending))
+    let reason = connection.end_reason();
+    Some((connection, reason))
 }
 
 /// Ends a connection so that its peer can read the last answer. An answer that was sent before the shards ended has had
 /// its time by then: the end of the server does not wait for it.
-async fn part(shared: &Shared, line: Line, ending: Option<Ending>, finishing: &watch::Receiver<()>) {
+async fn part(shared: &Shared, connection: HttpConnection, reason: Option<EndReason>, finishing: &watch::Receiver<()>) {
     tokio::select! {
-        () = take_leave(shared, line, ending) => {}
+        () = take_leave(shared, connection, reason) => {}
         () = end_of_shards(finishing.clone()) => {}
     }
 }
 
-async fn take_leave(shared: &Shared, line: Line, ending: Option<Ending>) {
-    match ending {
-        Some(Ending::Malformed(error)) => {
+async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<EndReason>) {
+    match reason {
+        Some(EndReason::Malformed(error)) => {
             let refusal = error.refusal();
             tracing::debug!(status = refusal.status, %error, "refused");
             shared.counters.add(Counter::HttpRequests, 1);
             shared.counters.add(shared.cause(&refusal), 1);
-            line.refuse(&refusal).await;
+            connection.refuse(&refusal).await;
         }
-        Some(Ending::Timeout) => shared.counters.add(Counter::HandshakeTimeout, 1),
-        Some(Ending::Quiet | Ending::WebSocket) | None => line.finish().await,
+        Some(EndReason::Timeout) => shared.counters.add(Counter::HandshakeTimeout, 1),
+        Some(EndReason::Quiet | EndReason::WebSocket) | None => connection.finish().await,
     }
 }
 

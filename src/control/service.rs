@@ -20,7 +20,7 @@ use hyper::{
 
 use super::{
     bodies::{NoRoom, Room},
-    judge::{Judge, Judged},
+    router::{RequestRouter, RoutedRequest},
     shared::Shared,
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
-    pub(super) judge: Arc<Judge>,
+    pub(super) router: Arc<RequestRouter>,
     pub(super) scope: Scope,
     /// Without a place, the connection may ask only for metrics, health and readiness.
     pub(super) has_place: bool,
@@ -70,19 +70,19 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             target: None,
             origin: request.headers().get(header::ORIGIN).cloned(),
             may_read: false,
-            peer: self.judge.peer(),
+            peer: self.router.peer(),
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
             asked.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
-        // The line has let hyper read one request, and has judged that one.
-        let judged = self.judge.take();
-        let judged = judged.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
+        // The connection has let hyper read one request, and has routed that one.
+        let routed = self.router.take();
+        let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
         if let Some(origin) = &asked.origin {
-            let endpoint = judged.as_ref().ok().and_then(|judged| judged.endpoint.as_ref().ok());
+            let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
             asked.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
         }
-        match judged.and_then(|judged| self.begin(request, judged, asked.peer)) {
+        match routed.and_then(|routed| self.begin(request, routed, asked.peer)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(asked.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(asked.finish(shared, Err(refusal))))),
             Ok(Begun::Publish { topic, is_text, bytes_max, body }) => {
@@ -165,7 +165,7 @@ impl Service {
     fn begin(
         &self,
         request: Request<Incoming>,
-        Judged { head, endpoint, refusal }: Judged,
+        RoutedRequest { head, endpoint, refusal }: RoutedRequest,
         peer: Option<SocketAddr>,
     ) -> Result<Begun, Refusal> {
         let shared = &*self.shared;

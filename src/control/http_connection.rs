@@ -1,7 +1,7 @@
 //! A connection as hyper sees it: one request that is for it after the other, and then the end.
 //!
 //! A second parser, which could understand a request differently, never decides where the request begins and ends: a
-//! line finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The
+//! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The
 //! first head that is not for hyper looks to it like the end of the connection, after everything before was answered.
 
 use std::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    judge::{Judge, Verdict},
+    router::{RequestRouter, Destination},
     output::Output,
     places::Place,
 };
@@ -37,9 +37,9 @@ use crate::{
 
 /// A socket and how far it was read.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct HttpConnection {
     stream: Arc<TcpStream>,
-    judge: Arc<Judge>,
+    router: Arc<RequestRouter>,
     received: BytesMut,
     has_large_buffer: bool,
     /// The number of received bytes that hyper may read.
@@ -67,12 +67,12 @@ pub(super) struct Line {
 enum Next {
     Head(HeadScan),
     Body(BodyScan),
-    Nothing(Ending),
+    Nothing(EndReason),
 }
 
 /// The reason for which hyper reads no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum EndReason {
     /// The peer has finished, or was silent for too long.
     Quiet,
     /// A head took too long.
@@ -83,19 +83,19 @@ pub(super) enum Ending {
     Malformed(HttpError),
 }
 
-impl Line {
+impl HttpConnection {
     /// `received` is read before what the socket still has.
     pub(super) fn new(
         stream: TcpStream,
         received: BytesMut,
-        judge: Arc<Judge>,
+        router: Arc<RequestRouter>,
         http: &Http,
         place: Option<Place>,
         of_address: Option<OfAddress>,
     ) -> Self {
-        Line {
+        HttpConnection {
             stream: Arc::new(stream),
-            judge,
+            router,
             received,
             has_large_buffer: false,
             released: 0,
@@ -113,9 +113,9 @@ impl Line {
     }
 
     /// Returns the reason for which hyper has come to an end, if it was not hyper's own.
-    pub(super) fn ending(&self) -> Option<Ending> {
+    pub(super) fn end_reason(&self) -> Option<EndReason> {
         match self.next {
-            Next::Nothing(ending) => Some(ending),
+            Next::Nothing(reason) => Some(reason),
             Next::Head(_) | Next::Body(_) => None,
         }
     }
@@ -192,7 +192,7 @@ impl Line {
                 Next::Head(scan) => match RequestHead::decode_with(scan, &self.received) {
                     Ok(Some((head, length))) => self.take_head(head, length),
                     Ok(None) => ready!(self.await_head(cx))?,
-                    Err(error) => self.end(Ending::Malformed(error)),
+                    Err(error) => self.end(EndReason::Malformed(error)),
                 },
                 Next::Body(body) => {
                     let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
@@ -214,18 +214,18 @@ impl Line {
         self.is_between = false;
         self.has_asked = true;
         let (checked, body) = (head.check_host(), head.body());
-        if self.judge.verdict(head) == Verdict::WebSocket {
-            return self.end(Ending::WebSocket);
+        if self.router.route(head) == Destination::WebSocket {
+            return self.end(EndReason::WebSocket);
         }
         if let Err(error) = checked {
-            return self.end(Ending::Malformed(error));
+            return self.end(EndReason::Malformed(error));
         }
         self.released = length;
         self.next = if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) };
     }
 
-    fn end(&mut self, ending: Ending) {
-        self.next = Next::Nothing(ending);
+    fn end(&mut self, reason: EndReason) {
+        self.next = Next::Nothing(reason);
     }
 
     /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
@@ -237,18 +237,18 @@ impl Line {
             match filled {
                 Poll::Ready(1..) if keeps_place => {}
                 Poll::Pending if keeps_place && !self.is_to_leave() => return self.await_rest(cx),
-                Poll::Ready(_) | Poll::Pending => self.end(Ending::Quiet),
+                Poll::Ready(_) | Poll::Pending => self.end(EndReason::Quiet),
             }
             return Poll::Ready(Ok(()));
         }
         // Another connection has its place.
-        self.end(Ending::Quiet);
+        self.end(EndReason::Quiet);
         Poll::Ready(Ok(()))
     }
 
     /// Returns whether the server leaves and owes no answer here. A connection that has asked nothing yet may do so.
     fn is_to_leave(&self) -> bool {
-        self.is_between && self.has_asked && self.judge.is_leaving() && !has_input(&self.stream)
+        self.is_between && self.has_asked && self.router.is_leaving() && !has_input(&self.stream)
     }
 
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -263,7 +263,7 @@ impl Line {
             ends.as_mut().reset(Instant::now() + time);
         }
         ready!(ends.as_mut().poll(cx));
-        self.end(if is_rest { Ending::Timeout } else { Ending::Quiet });
+        self.end(if is_rest { EndReason::Timeout } else { EndReason::Quiet });
         Poll::Ready(Ok(()))
     }
 
@@ -306,7 +306,7 @@ impl Line {
     }
 }
 
-impl Read for Line {
+impl Read for HttpConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -321,9 +321,9 @@ impl Read for Line {
     }
 }
 
-impl Write for Line {
+impl Write for HttpConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Line { stream, output, .. } = &mut *self;
+        let HttpConnection { stream, output, .. } = &mut *self;
         let outcome = output.write(stream, cx, bytes);
         if self.is_between {
             self.keeps_place(cx);

@@ -13,19 +13,19 @@ use crate::{
     surface::raw::{RawRequest, asks_for_websocket},
 };
 
-/// Judges the heads of one connection, and hands each judged request from its line to its service.
+/// Judges the heads of one connection, and hands each request from its connection to its service.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct RequestRouter {
     shared: Arc<Shared>,
     /// Whether the connection may become a WebSocket.
     may_upgrade: bool,
     peer: Option<SocketAddr>,
-    judged: Mutex<Option<Judged>>,
+    routed: Mutex<Option<RoutedRequest>>,
 }
 
 /// A request that the service is to answer.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct RoutedRequest {
     pub(super) head: RequestHead,
     /// The endpoint of its path, or the refusal of its path.
     pub(super) endpoint: Result<Endpoint, Refusal>,
@@ -35,31 +35,31 @@ pub(super) struct Judged {
 
 /// The side that answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The service answers, and begins with [`Judge::take`].
+pub(super) enum Destination {
+    /// The service answers, and begins with [`RequestRouter::take`].
     Http,
     /// A shard answers: only a shard may answer that a client subscribes.
     WebSocket,
 }
 
-impl Judge {
-    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, peer: Option<SocketAddr>) -> Judge {
-        Judge { shared, may_upgrade, peer, judged: Mutex::default() }
+impl RequestRouter {
+    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, peer: Option<SocketAddr>) -> RequestRouter {
+        RequestRouter { shared, may_upgrade, peer, routed: Mutex::default() }
     }
 
     /// Judges the next request as a shard would, but for the answer of a handler, which only a shard can call. The
     /// rules of topics are judged here, so that a refused client keeps its connection.
-    pub(super) fn verdict(&self, head: RequestHead) -> Verdict {
+    pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;
         if self.may_upgrade && asks_for_websocket(&head) {
             match self.open(&head, &endpoint) {
-                Ok(()) => return Verdict::WebSocket,
+                Ok(()) => return Destination::WebSocket,
                 Err(refused) => refusal = Some(refused),
             }
         }
-        *self.lock() = Some(Judged { head, endpoint, refusal });
-        Verdict::Http
+        *self.lock() = Some(RoutedRequest { head, endpoint, refusal });
+        Destination::Http
     }
 
     fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
@@ -79,7 +79,7 @@ impl Judge {
     }
 
     /// Takes the request that is to be answered.
-    pub(super) fn take(&self) -> Option<Judged> {
+    pub(super) fn take(&self) -> Option<RoutedRequest> {
         self.lock().take()
     }
 
@@ -93,8 +93,8 @@ impl Judge {
         self.peer
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Judged>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<RoutedRequest>> {
         // Only one task locks it.
-        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.routed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
