@@ -18,27 +18,27 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-pub(crate) use addresses::{Addresses, Network, OfAddress};
+pub(crate) use addresses::{Addresses, Network, AddressPermit};
 pub(crate) use idle::{IdleConnection, has_input};
 
 /// One connection and all that is known of it.
 #[derive(Debug)]
-pub(crate) struct Visit {
+pub(crate) struct HandedOff {
     pub(crate) socket: OwnedFd,
     /// What has been received and is to be read first.
     pub(crate) received: BytesMut,
-    pub(crate) ticket: Ticket,
+    pub(crate) permits: SocketPermits,
     /// There is no room for it: it is only answered what a monitor asks, and counted in [`Sockets::monitors`].
     pub(crate) is_refused: bool,
 }
 
 /// A socket's part in what is counted of sockets, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct SocketPermits {
     /// In the number of all sockets, or of those that have no room.
-    pub(crate) of_all: Counted,
+    pub(crate) of_all: CountPermit,
     /// In the number of those of its peer's address, where that is limited.
-    pub(crate) of_address: Option<OfAddress>,
+    pub(crate) of_address: Option<AddressPermit>,
 }
 
 /// How many sockets all threads have together, and how many of each peer address where that is limited.
@@ -64,11 +64,11 @@ pub(crate) struct Count(Arc<AtomicUsize>);
 
 impl Count {
     /// Adds one, unless there are `most` already.
-    pub(crate) fn admit(&self, most: usize) -> Option<Counted> {
+    pub(crate) fn admit(&self, most: usize) -> Option<CountPermit> {
         // Relaxed: the count stands for itself. Taken first and given back, so that two threads cannot both take the
         // last.
         let is_full = self.0.fetch_add(1, Ordering::Relaxed) >= most;
-        let counted = Counted(Some(Arc::clone(&self.0)));
+        let counted = CountPermit(Some(Arc::clone(&self.0)));
         (!is_full).then_some(counted)
     }
 
@@ -83,22 +83,22 @@ impl Count {
     }
 
     /// Makes something of one that was counted without being kept.
-    pub(crate) fn counted(&self) -> Counted {
-        Counted(Some(Arc::clone(&self.0)))
+    pub(crate) fn counted(&self) -> CountPermit {
+        CountPermit(Some(Arc::clone(&self.0)))
     }
 }
 
 /// One of a [`Count`], until it is dropped.
-pub(crate) struct Counted(Option<Arc<AtomicUsize>>);
+pub(crate) struct CountPermit(Option<Arc<AtomicUsize>>);
 
-impl Counted {
+impl CountPermit {
     /// Goes on being counted, by somebody else.
     pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountPermit {
     fn drop(&mut self) {
         if let Some(count) = &self.0 {
             count.fetch_sub(1, Ordering::Relaxed);
@@ -106,23 +106,23 @@ impl Drop for Counted {
     }
 }
 
-impl fmt::Debug for Counted {
+impl fmt::Debug for CountPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Counted")
+        f.write_str("CountPermit")
     }
 }
 
 /// A shard's way to the control thread.
 #[derive(Clone, Debug)]
-pub(crate) struct ControlDoor {
-    visits: mpsc::Sender<Visit>,
+pub(crate) struct ControlHandoff {
+    handed_off: mpsc::Sender<HandedOff>,
 }
 
-impl ControlDoor {
-    /// A door, and where those who go through it come out.
-    pub(crate) fn new() -> (ControlDoor, mpsc::Receiver<Visit>) {
-        let (visits, arrivals) = mpsc::channel(VISITS_MAX);
-        (ControlDoor { visits }, arrivals)
+impl ControlHandoff {
+    /// A handoff, and where those who go through it come out.
+    pub(crate) fn new() -> (ControlHandoff, mpsc::Receiver<HandedOff>) {
+        let (handed_off, arrivals) = mpsc::channel(HANDOFFS_MAX);
+        (ControlHandoff { handed_off }, arrivals)
     }
 
     /// Hands a connection over.
@@ -130,32 +130,32 @@ impl ControlDoor {
     /// # Errors
     ///
     /// Gives it back if more are on their way than are taken in.
-    pub(crate) fn enter(&self, visit: Visit) -> Result<(), Box<Visit>> {
-        self.visits.try_send(visit).map_err(|error| Box::new(error.into_inner()))
+    pub(crate) fn transfer(&self, handed_off: HandedOff) -> Result<(), Box<HandedOff>> {
+        self.handed_off.try_send(handed_off).map_err(|error| Box::new(error.into_inner()))
     }
 }
 
 /// Connections on their way to the control thread at the same time.
-const VISITS_MAX: usize = 256;
+const HANDOFFS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_door_has_a_limit() {
-        let (door, mut arrivals) = ControlDoor::new();
+    fn a_handoff_has_a_limit() {
+        let (handoff, mut arrivals) = ControlHandoff::new();
         let sockets = Sockets::new(0);
-        let visit = || {
+        let handed_off = || {
             let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-            let ticket = Ticket { of_all: sockets.all.admit(usize::MAX).unwrap(), of_address: None };
-            Visit { socket, received: BytesMut::new(), ticket, is_refused: false }
+            let permits = SocketPermits { of_all: sockets.all.admit(usize::MAX).unwrap(), of_address: None };
+            HandedOff { socket, received: BytesMut::new(), permits, is_refused: false }
         };
-        (0..VISITS_MAX).for_each(|_| door.enter(visit()).expect("there is room"));
-        drop(door.enter(visit()).expect_err("there is none"));
-        assert_eq!(sockets.all.get(), VISITS_MAX);
+        (0..HANDOFFS_MAX).for_each(|_| handoff.transfer(handed_off()).expect("there is room"));
+        drop(handoff.transfer(handed_off()).expect_err("there is none"));
+        assert_eq!(sockets.all.get(), HANDOFFS_MAX);
         drop(arrivals.try_recv().unwrap());
-        door.enter(visit()).expect("there is room again");
+        handoff.transfer(handed_off()).expect("there is room again");
         drop(arrivals);
         assert_eq!(sockets.all.get(), 0);
     }

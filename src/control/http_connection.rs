@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config::Http,
-    handover::{IdleConnection, OfAddress, has_input},
+    handover::{IdleConnection, AddressPermit, has_input},
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
 };
 
@@ -52,7 +52,7 @@ pub(super) struct HttpConnection {
     /// In the number of connections that are served at the same time, where it is one of these.
     place: Option<Place>,
     /// In the number of connections of its address, where that is limited.
-    of_address: Option<OfAddress>,
+    of_address: Option<AddressPermit>,
     /// Nothing has come since the last request.
     is_between: bool,
     /// A whole head has come.
@@ -91,7 +91,7 @@ impl HttpConnection {
         router: Arc<RequestRouter>,
         http: &Http,
         place: Option<Place>,
-        of_address: Option<OfAddress>,
+        of_address: Option<AddressPermit>,
     ) -> Self {
         HttpConnection {
             stream: Arc::new(stream),
@@ -125,7 +125,7 @@ impl HttpConnection {
     /// # Errors
     ///
     /// If the runtime cannot give the socket up.
-    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<OfAddress>)> {
+    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
         // A look at whether it is idle holds it only for a moment, on this thread.
         let stream = Arc::into_inner(self.stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
         Ok((stream.into_std()?.into(), self.received, self.of_address))
@@ -153,7 +153,7 @@ impl HttpConnection {
     /// that has given way keeps nothing. Returns whether the peer is fast enough; otherwise the connection is to be
     /// dropped.
     pub(super) async fn deliver(&mut self) -> bool {
-        let is_of_address = self.of_address.as_ref().is_none_or(OfAddress::is_held);
+        let is_of_address = self.of_address.as_ref().is_none_or(AddressPermit::is_held);
         if is_of_address && self.place.as_ref().is_some_and(Place::is_held) && self.shut_down() {
             self.output.wait_until_taken(&self.stream).await;
         }
@@ -302,7 +302,7 @@ impl HttpConnection {
             return is_placed && is_of_address;
         }
         self.place.iter_mut().for_each(Place::work);
-        self.of_address.as_mut().is_none_or(OfAddress::work)
+        self.of_address.as_mut().is_none_or(AddressPermit::work)
     }
 }
 

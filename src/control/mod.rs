@@ -39,7 +39,7 @@ use self::{
 use crate::{
     config::{Config, Limits},
     endpoints::Endpoints,
-    handover::Visit,
+    handover::HandedOff,
     hub::ExternalEnd,
     metrics::Counters,
 };
@@ -56,9 +56,9 @@ pub(crate) struct Start {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) config: Arc<Config>,
     /// Connections that shards hand over. It ends when all shards have.
-    pub(crate) arrivals: mpsc::Receiver<Visit>,
+    pub(crate) arrivals: mpsc::Receiver<HandedOff>,
     /// To each shard, for connections that want to become WebSockets.
-    pub(crate) returns: Vec<mpsc::Sender<Visit>>,
+    pub(crate) returns: Vec<mpsc::Sender<HandedOff>>,
     /// For `/metrics` alone.
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
@@ -129,8 +129,8 @@ async fn serve(start: Start) -> io::Result<()> {
                 ends_by = Instant::now().checked_add(shared.config.drain_timeout);
             }
             arrival = arrivals.recv() => {
-                let Some(visit) = arrival else { break };
-                connections.spawn(port::serve_visit(Arc::clone(&shared), Arc::clone(&port), visit, finishing.clone()));
+                let Some(handed_off) = arrival else { break };
+                connections.spawn(port::serve_handed_off(Arc::clone(&shared), Arc::clone(&port), handed_off, finishing.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    handover::{OfAddress, Ticket, Visit},
+    handover::{AddressPermit, SocketPermits, HandedOff},
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
     seldom::Seldom,
@@ -106,12 +106,12 @@ struct Caller {
     stream: TcpStream,
     /// Received bytes that are to be read first.
     received: BytesMut,
-    of_address: Option<OfAddress>,
+    of_address: Option<AddressPermit>,
 }
 
 /// Serves a connection that a shard has handed over.
-pub(super) async fn serve_visit(shared: Arc<Shared>, port: Arc<Port>, visit: Visit, finishing: watch::Receiver<()>) {
-    let Visit { socket, received, ticket: Ticket { of_all, of_address }, is_refused } = visit;
+pub(super) async fn serve_handed_off(shared: Arc<Shared>, port: Arc<Port>, handed_off: HandedOff, finishing: watch::Receiver<()>) {
+    let HandedOff { socket, received, permits: SocketPermits { of_all, of_address }, is_refused } = handed_off;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
@@ -124,8 +124,8 @@ pub(super) async fn serve_visit(shared: Arc<Shared>, port: Arc<Port>, visit: Vis
     let returned = port.serve(&shared, caller, &finishing).await;
     drop(open);
     if let Some((socket, received, of_address)) = returned.and_then(|connection| connection.into_parts().ok()) {
-        let ticket = Ticket { of_all, of_address };
-        shared.hand_back(Visit { socket, received, ticket, is_refused }).await;
+        let permits = SocketPermits { of_all, of_address };
+        shared.hand_back(HandedOff { socket, received, permits, is_refused }).await;
     }
 }
 

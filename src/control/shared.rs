@@ -16,7 +16,7 @@ use crate::{
     auth::Credentials,
     config::Config,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
-    handover::Visit,
+    handover::HandedOff,
     metrics::{self, Counter, Counters},
     proto::Refusal,
 };
@@ -27,7 +27,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) publisher: Publisher,
     pub(super) endpoints: Arc<Endpoints>,
-    pub(super) returns: Vec<mpsc::Sender<Visit>>,
+    pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
     pub(super) leaving: watch::Receiver<bool>,
@@ -96,11 +96,11 @@ impl Shared {
     }
 
     /// Gives a connection to a shard, each in turn.
-    pub(super) async fn hand_back(&self, visit: Visit) {
+    pub(super) async fn hand_back(&self, handed_off: HandedOff) {
         // Relaxed: any shard will do.
         let at = self.returned.fetch_add(1, Ordering::Relaxed) % self.returns.len();
         self.counters.add(Counter::HttpReturned, 1);
-        if self.returns[at].send(visit).await.is_err() {
+        if self.returns[at].send(handed_off).await.is_err() {
             tracing::debug!("a shard has ended before it took a connection back");
         }
     }

@@ -20,13 +20,13 @@ use crate::seldom::Seldom;
 pub(crate) struct Addresses {
     sockets_max: usize,
     hasher: RandomState,
-    parts: [Mutex<Part>; PARTS],
+    stripes: [Mutex<Stripe>; STRIPES],
     /// When the log is told of a network that has as many as it may.
     pub(crate) full: Seldom,
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct Stripe {
     networks: HashMap<Network, Sockets>,
     /// How many times a connection has become idle.
     rests: u64,
@@ -36,7 +36,7 @@ struct Part {
 #[derive(Debug, Default)]
 struct Sockets {
     count: usize,
-    /// Those that speak HTTP and are idle, by the [`Part::rests`] at which they became so: the oldest first.
+    /// Those that speak HTTP and are idle, by the [`Stripe::rests`] at which they became so: the oldest first.
     idle: Vec<(u64, IdleConnection)>,
 }
 
@@ -45,7 +45,7 @@ impl Addresses {
         Arc::new(Addresses {
             sockets_max,
             hasher: RandomState::new(),
-            parts: Default::default(),
+            stripes: Default::default(),
             full: Seldom::default(),
         })
     }
@@ -56,10 +56,10 @@ impl Addresses {
     /// # Errors
     ///
     /// The network that has as many as it may, none of which is idle.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<OfAddress, Network> {
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
         let network = Network::of(address);
-        let mut part = self.part(network);
-        let sockets = part.networks.entry(network).or_default();
+        let mut stripe = self.stripe(network);
+        let sockets = stripe.networks.entry(network).or_default();
         let mut gives_way = None;
         if sockets.count < self.sockets_max {
             sockets.count += 1;
@@ -67,43 +67,43 @@ impl Addresses {
             let at = sockets.idle.iter().position(|(_, connection)| !connection.has_input()).ok_or(network)?;
             gives_way = Some(sockets.idle.remove(at).1);
         }
-        drop(part);
+        drop(stripe);
         if let Some(connection) = gives_way {
             connection.wake();
             gave_way();
         }
-        Ok(OfAddress { all: Arc::clone(self), network, idle_since: None })
+        Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None })
     }
 
-    /// The part of the table in which the network stands. No peer can choose addresses that all stand in one.
-    fn part(&self, network: Network) -> MutexGuard<'_, Part> {
-        let part = &self.parts[self.hasher.hash_one(network) as usize % PARTS];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The stripe of the table in which the network stands. No peer can choose addresses that all stand in one.
+    fn stripe(&self, network: Network) -> MutexGuard<'_, Stripe> {
+        let stripe = &self.stripes[self.hasher.hash_one(network) as usize % STRIPES];
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One of the sockets of an address, until it is dropped or has given way.
-pub(crate) struct OfAddress {
+pub(crate) struct AddressPermit {
     all: Arc<Addresses>,
     network: Network,
     /// Set while the socket stands among those that are idle, and from then on if it has given way.
     idle_since: Option<u64>,
 }
 
-impl OfAddress {
+impl AddressPermit {
     /// Marks the socket as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has to
     /// end.
     pub(crate) fn rest(&mut self, connection: IdleConnection) -> bool {
-        let mut part = self.all.part(self.network);
-        let next = part.rests;
-        let Some(sockets) = part.networks.get_mut(&self.network) else { return false };
+        let mut stripe = self.all.stripe(self.network);
+        let next = stripe.rests;
+        let Some(sockets) = stripe.networks.get_mut(&self.network) else { return false };
         match self.idle_since.map(|since| sockets.find_idle(since)) {
             Some(Some(at)) => sockets.idle[at].1 = connection,
             Some(None) => return false,
             None => {
                 sockets.idle.push((next, connection));
                 self.idle_since = Some(next);
-                part.rests += 1;
+                stripe.rests += 1;
             }
         }
         true
@@ -112,17 +112,17 @@ impl OfAddress {
     /// Returns whether the socket has not given way.
     pub(crate) fn is_held(&self) -> bool {
         let Some(since) = self.idle_since else { return true };
-        let part = self.all.part(self.network);
-        part.networks.get(&self.network).is_some_and(|sockets| sockets.find_idle(since).is_some())
+        let stripe = self.all.stripe(self.network);
+        stripe.networks.get(&self.network).is_some_and(|sockets| sockets.find_idle(since).is_some())
     }
 
     /// Marks the socket as busy. Returns whether it still has its place; if not, it has to end.
     pub(crate) fn work(&mut self) -> bool {
         let Some(since) = self.idle_since else { return true };
-        let mut part = self.all.part(self.network);
-        let sockets = part.networks.get_mut(&self.network);
+        let mut stripe = self.all.stripe(self.network);
+        let sockets = stripe.networks.get_mut(&self.network);
         let connection = sockets.and_then(|sockets| sockets.find_idle(since).map(|at| sockets.idle.remove(at)));
-        drop(part);
+        drop(stripe);
         let is_held = connection.is_some();
         if is_held {
             self.idle_since = None;
@@ -137,25 +137,25 @@ impl Sockets {
     }
 }
 
-impl Drop for OfAddress {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         // What has given way has nothing to give back.
         if !self.work() {
             return;
         }
-        let mut part = self.all.part(self.network);
-        if let Some(sockets) = part.networks.get_mut(&self.network) {
+        let mut stripe = self.all.stripe(self.network);
+        if let Some(sockets) = stripe.networks.get_mut(&self.network) {
             sockets.count -= 1;
             if sockets.count == 0 {
-                part.networks.remove(&self.network);
+                stripe.networks.remove(&self.network);
             }
         }
     }
 }
 
-impl fmt::Debug for OfAddress {
+impl fmt::Debug for AddressPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OfAddress").field(&self.network).finish()
+        f.debug_tuple("AddressPermit").field(&self.network).finish()
     }
 }
 
@@ -193,7 +193,7 @@ impl fmt::Debug for Network {
 }
 
 /// Parts of the table, each with a lock of its own.
-const PARTS: usize = 16;
+const STRIPES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn entries(addresses: &Addresses) -> usize {
-        addresses.parts.iter().map(|part| part.lock().unwrap().networks.len()).sum()
+        addresses.stripes.iter().map(|stripe| stripe.lock().unwrap().networks.len()).sum()
     }
 
     #[test]
@@ -241,13 +241,13 @@ mod tests {
         let addresses = Addresses::new(3);
         let address = IpAddr::from([192, 0, 2, 1]);
         let admit = || addresses.admit(address, || {});
-        let mut held: Vec<OfAddress> = (0..3).map(|_| admit().unwrap()).collect();
+        let mut held: Vec<AddressPermit> = (0..3).map(|_| admit().unwrap()).collect();
         for at in [1, 0, 2, 1] {
             assert!(held[at].rest(idle()));
         }
         assert!(held[0].work());
         let first = admit().expect("the second is idle");
-        let held_still = |held: &[OfAddress]| held.iter().map(OfAddress::is_held).collect::<Vec<_>>();
+        let held_still = |held: &[AddressPermit]| held.iter().map(AddressPermit::is_held).collect::<Vec<_>>();
         assert_eq!(held_still(&held), [true, false, true]);
         assert!(!held[1].rest(idle()) && !held[1].work());
         let second = admit().expect("the third is idle");

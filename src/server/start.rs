@@ -15,7 +15,7 @@ use crate::{
     control,
     error::StartError,
     handler::Panicked,
-    handover::{ControlDoor, Sockets, Visit},
+    handover::{ControlHandoff, Sockets, HandedOff},
     hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, Command},
@@ -126,17 +126,17 @@ struct ShardEnds {
     woken: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
     /// Connections that control gives back.
-    returns: mpsc::Receiver<Visit>,
+    returns: mpsc::Receiver<HandedOff>,
     /// Control ends when all shards have dropped theirs.
-    control: ControlDoor,
+    control: ControlHandoff,
 }
 
 /// The ends that the control thread holds.
 struct ControlEnds {
     outside: ExternalEnd,
     woken: Arc<Notify>,
-    arrivals: mpsc::Receiver<Visit>,
-    returns: Vec<mpsc::Sender<Visit>>,
+    arrivals: mpsc::Receiver<HandedOff>,
+    returns: Vec<mpsc::Sender<HandedOff>>,
 }
 
 impl Wiring {
@@ -150,14 +150,14 @@ impl Wiring {
         let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
         let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
         let of_control = woken.pop().expect("one more than shards");
-        let (door, arrivals) = ControlDoor::new();
+        let (handoff, arrivals) = ControlHandoff::new();
         let (mut shards, mut commands, mut returns) = (Vec::new(), Vec::new(), Vec::new());
         for (mesh, woken) in mesh.into_iter().zip(woken) {
             let (command, receiver) = mpsc::channel(COMMANDS_MAX);
             commands.push(command);
             let (back, returned) = mpsc::channel(RETURNS_MAX);
             returns.push(back);
-            shards.push(ShardEnds { mesh, woken, commands: receiver, returns: returned, control: door.clone() });
+            shards.push(ShardEnds { mesh, woken, commands: receiver, returns: returned, control: handoff.clone() });
         }
         let control = ControlEnds { outside, woken: of_control, arrivals, returns };
         Wiring { shards, control, commands }

@@ -10,15 +10,15 @@ use super::{
     lobby::{Lobby, NoRoom},
 };
 use crate::{
-    handover::Visit,
+    handover::HandedOff,
     metrics::Counter,
     sys::{net, oneshot},
 };
 
 /// Takes in what comes back from the control thread, until that ends.
-pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<Visit>) {
-    while let Some(Visit { socket, received, ticket, .. }) = returns.recv().await {
-        let place = lobby.take_in(ticket);
+pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
+    while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
+        let place = lobby.take_in(permits);
         tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, place));
     }
 }

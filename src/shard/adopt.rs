@@ -8,7 +8,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
-    handover::OfAddress,
+    handover::AddressPermit,
     hub::{ConnectionId, Subscribed},
     metrics::Counter,
     proto::{CloseCode, Role, Tick, WebSocket},
@@ -57,7 +57,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Keeps a connection's socket, and its part in the number of its address' sockets, in the connection's slot.
-    fn place_socket(&mut self, id: ConnectionId, socket: I::Socket, of_address: Option<OfAddress>) {
+    fn place_socket(&mut self, id: ConnectionId, socket: I::Socket, of_address: Option<AddressPermit>) {
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     handler::Profile,
-    handover::OfAddress,
+    handover::AddressPermit,
     hub::{Scope, SubscribeOptions, TopicName},
     proto::MessageLimits,
 };
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
     /// Its part in the number of its address' sockets, where that is limited.
-    pub(crate) of_address: Option<OfAddress>,
+    pub(crate) of_address: Option<AddressPermit>,
     /// Which route it is for, and what that keeps of it.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,

@@ -24,7 +24,7 @@ use crate::{
     config::{Config, TICK},
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
-    handover::{ControlDoor, Sockets, Visit},
+    handover::{ControlHandoff, Sockets, HandedOff},
     hub::MeshEnd,
     metrics::{Counter, Counters},
     proto::Tick,
@@ -57,8 +57,8 @@ pub(crate) struct Start {
     /// How many sockets all threads have: the limits are for all of them.
     pub(crate) sockets: Sockets,
     /// Where connections go that want no WebSocket, and where they come back from if they do later.
-    pub(crate) control: ControlDoor,
-    pub(crate) returns: mpsc::Receiver<Visit>,
+    pub(crate) control: ControlHandoff,
+    pub(crate) returns: mpsc::Receiver<HandedOff>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) epoch_first: u64,

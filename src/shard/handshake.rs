@@ -23,7 +23,7 @@ use crate::{
     config::Limits,
     endpoints::Endpoint,
     handler::{Opened, Response},
-    handover::{Ticket, Visit},
+    handover::{SocketPermits, HandedOff},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::asks_for_websocket,
@@ -63,8 +63,8 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
             Some(response) => return say_and_close(&socket, response).await,
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
-                let ticket = lobby.let_go(place);
-                return hand_over(&lobby, Visit { socket, received, ticket, is_refused: false }).await;
+                let permits = lobby.let_go(place);
+                return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: false }).await;
             }
         },
         Ok((head, length)) => {
@@ -126,8 +126,8 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
     {
         drop(kept);
         let Some(socket) = sole_owner(socket) else { return };
-        let ticket = Ticket { of_all, of_address: None };
-        return hand_over(&lobby, Visit { socket, received, ticket, is_refused: true }).await;
+        let permits = SocketPermits { of_all, of_address: None };
+        return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: true }).await;
     }
     let method = head.map_or("GET", RequestHead::method);
     say_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
@@ -162,14 +162,14 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
 }
 
 /// Gives a connection that speaks HTTP to the control thread.
-async fn hand_over(lobby: &Lobby, visit: Visit) {
-    if let Err(visit) = lobby.control.enter(visit) {
+async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
+    if let Err(handed_off) = lobby.control.transfer(handed_off) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
             tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");
         }
         let refusal = Refusal::not_now("as many HTTP connections as this server allows");
-        say_and_close(&Rc::new(visit.socket), refusal.encode()).await;
+        say_and_close(&Rc::new(handed_off.socket), refusal.encode()).await;
     }
 }
 

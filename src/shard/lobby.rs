@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     endpoints::Endpoints,
     handler::ShardRoute,
-    handover::{ControlDoor, Network, OfAddress, Sockets, Ticket},
+    handover::{ControlHandoff, Network, AddressPermit, Sockets, SocketPermits},
     metrics::{Counter, Counters},
     proto::Refusal,
     seldom::Seldom,
@@ -28,7 +28,7 @@ pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
     /// Where those go who want no WebSocket.
-    pub(super) control: ControlDoor,
+    pub(super) control: ControlHandoff,
     /// What is at which path, and each route's handler on this shard.
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
@@ -78,13 +78,13 @@ impl NoRoom {
 /// Counts a socket for as long as its task lasts.
 pub(super) struct Place {
     lobby: Rc<Lobby>,
-    of_address: Option<OfAddress>,
+    of_address: Option<AddressPermit>,
 }
 
 impl Place {
     /// Hands on the socket's part in the number of those of its address, which from then on is counted for as long as
     /// this lives.
-    pub(super) fn take_of_address(&mut self) -> Option<OfAddress> {
+    pub(super) fn take_of_address(&mut self) -> Option<AddressPermit> {
         self.of_address.take()
     }
 }
@@ -94,7 +94,7 @@ impl Lobby {
         config: Arc<Config>,
         counters: Arc<Counters>,
         sockets: Sockets,
-        control: ControlDoor,
+        control: ControlHandoff,
         endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
@@ -144,10 +144,10 @@ impl Lobby {
         self.counters.add(Counter::Accepted, 1);
         let of_address = self.admit_address(socket)?;
         let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
-        Ok(self.take_in(Ticket { of_all, of_address }))
+        Ok(self.take_in(SocketPermits { of_all, of_address }))
     }
 
-    fn admit_address(&self, socket: &OwnedFd) -> Result<Option<OfAddress>, NoRoom> {
+    fn admit_address(&self, socket: &OwnedFd) -> Result<Option<AddressPermit>, NoRoom> {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
         // Without a peer the client has left, which whoever serves it will find out.
         let Some(peer) = net::peer(socket) else { return Ok(None) };
@@ -156,7 +156,7 @@ impl Lobby {
     }
 
     /// A connection that is counted already begins an opening handshake here.
-    pub(super) fn take_in(self: &Rc<Self>, Ticket { of_all, of_address }: Ticket) -> Place {
+    pub(super) fn take_in(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> Place {
         of_all.keep();
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
@@ -164,11 +164,11 @@ impl Lobby {
     }
 
     /// The connection goes elsewhere, and goes on being counted.
-    pub(super) fn let_go(&self, mut place: Place) -> Ticket {
+    pub(super) fn let_go(&self, mut place: Place) -> SocketPermits {
         let of_address = place.take_of_address();
         self.occupied.update(|count| count - 1);
         drop(place);
-        Ticket { of_all: self.sockets.all.counted(), of_address }
+        SocketPermits { of_all: self.sockets.all.counted(), of_address }
     }
 
     /// Hands a connection to the turn.

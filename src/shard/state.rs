@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{Config, Limits},
     handler::Seat,
-    handover::OfAddress,
+    handover::AddressPermit,
     hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
@@ -38,7 +38,7 @@ pub(crate) struct Shard<I: Io> {
     /// By slot.
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
-    pub(super) of_address: Vec<Option<OfAddress>>,
+    pub(super) of_address: Vec<Option<AddressPermit>>,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,

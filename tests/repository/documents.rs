@@ -18,7 +18,7 @@ const LIMITS: &[&str] = &[
     "REQUESTS_MAX",
     "SLOTS_MAX",
     "UNPARSED_MAX",
-    "VISITS_MAX",
+    "HANDOFFS_MAX",
     "WORK_MAX",
 ];
 
