@@ -27,7 +27,7 @@ use tokio::{
 use super::{
     router::{RequestRouter, Destination},
     output::Output,
-    places::Place,
+    permits::ConnectionPermit,
 };
 use crate::{
     config::Http,
@@ -50,7 +50,7 @@ pub(super) struct HttpConnection {
     idle_timeout: Duration,
     output: Output,
     /// In the number of connections that are served at the same time, where it is one of these.
-    place: Option<Place>,
+    permit: Option<ConnectionPermit>,
     /// In the number of connections of its address, where that is limited.
     of_address: Option<AddressPermit>,
     /// Nothing has come since the last request.
@@ -90,7 +90,7 @@ impl HttpConnection {
         received: BytesMut,
         router: Arc<RequestRouter>,
         http: &Http,
-        place: Option<Place>,
+        permit: Option<ConnectionPermit>,
         of_address: Option<AddressPermit>,
     ) -> Self {
         HttpConnection {
@@ -103,7 +103,7 @@ impl HttpConnection {
             header_timeout: http.header_timeout,
             idle_timeout: http.idle_timeout,
             output: Output::new(http),
-            place,
+            permit,
             of_address,
             is_between: false,
             has_asked: false,
@@ -154,7 +154,7 @@ impl HttpConnection {
     /// dropped.
     pub(super) async fn deliver(&mut self) -> bool {
         let is_of_address = self.of_address.as_ref().is_none_or(AddressPermit::is_held);
-        if is_of_address && self.place.as_ref().is_some_and(Place::is_held) && self.shut_down() {
+        if is_of_address && self.permit.as_ref().is_some_and(ConnectionPermit::is_held) && self.shut_down() {
             self.output.wait_until_taken(&self.stream).await;
         }
         !self.was_too_slow()
@@ -163,7 +163,7 @@ impl HttpConnection {
     /// Gives up the place and finishes our side, then takes what still comes for a moment: closing at once could
     /// destroy the answer on its way (RFC 9112 9.6).
     pub(super) async fn finish(mut self) {
-        self.place = None;
+        self.permit = None;
         if !self.shut_down() {
             return;
         }
@@ -230,18 +230,18 @@ impl HttpConnection {
 
     /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_between || self.keeps_place(cx) {
+        if !self.is_between || self.keeps_permit(cx) {
             let filled = self.fill(cx, HEAD_READ_BYTES)?;
             self.is_between = self.received.is_empty();
-            let keeps_place = self.keeps_place(cx);
+            let keeps_permit = self.keeps_permit(cx);
             match filled {
-                Poll::Ready(1..) if keeps_place => {}
-                Poll::Pending if keeps_place && !self.is_to_leave() => return self.await_rest(cx),
+                Poll::Ready(1..) if keeps_permit => {}
+                Poll::Pending if keeps_permit && !self.is_to_leave() => return self.await_rest(cx),
                 Poll::Ready(_) | Poll::Pending => self.end(EndReason::Quiet),
             }
             return Poll::Ready(Ok(()));
         }
-        // Another connection has its place.
+        // Another connection has its permit.
         self.end(EndReason::Quiet);
         Poll::Ready(Ok(()))
     }
@@ -293,16 +293,16 @@ impl HttpConnection {
     }
 
     /// Notes whether the connection is idle: everything that was asked is answered, and nothing more has come. Returns
-    /// whether it still has its place.
-    fn keeps_place(&mut self, cx: &Context<'_>) -> bool {
+    /// whether it still has its permit.
+    fn keeps_permit(&mut self, cx: &Context<'_>) -> bool {
         let idle = || IdleConnection::new(&self.stream, cx.waker());
         if self.is_between && !self.output.is_waiting {
-            let is_placed = self.place.as_mut().is_none_or(|place| place.rest(idle()));
-            let is_of_address = self.of_address.as_mut().is_none_or(|of_address| of_address.rest(idle()));
-            return is_placed && is_of_address;
+            let is_permitted = self.permit.as_mut().is_none_or(|permit| permit.set_idle(idle()));
+            let is_of_address = self.of_address.as_mut().is_none_or(|of_address| of_address.set_idle(idle()));
+            return is_permitted && is_of_address;
         }
-        self.place.iter_mut().for_each(Place::work);
-        self.of_address.as_mut().is_none_or(AddressPermit::work)
+        self.permit.iter_mut().for_each(ConnectionPermit::set_busy);
+        self.of_address.as_mut().is_none_or(AddressPermit::set_busy)
     }
 }
 
@@ -326,7 +326,7 @@ impl Write for HttpConnection {
         let HttpConnection { stream, output, .. } = &mut *self;
         let outcome = output.write(stream, cx, bytes);
         if self.is_between {
-            self.keeps_place(cx);
+            self.keeps_permit(cx);
         }
         outcome
     }

@@ -9,7 +9,7 @@ mod bodies;
 mod router;
 mod http_connection;
 mod output;
-mod places;
+mod permits;
 mod port;
 pub(crate) mod publisher;
 mod service;
@@ -30,7 +30,7 @@ use tokio::{
 
 use self::{
     bodies::Bodies,
-    places::Farewells,
+    permits::Farewells,
     port::Port,
     publisher::{Publisher, Publishing, Requests},
     service::Scope,

@@ -13,7 +13,7 @@ use tracing::field::display;
 use super::{
     router::RequestRouter,
     http_connection::{EndReason, HttpConnection},
-    places::{Farewells, Place, Places},
+    permits::{Farewells, ConnectionPermit, ConnectionPermits},
     service::{Scope, Service},
     shared::Shared,
 };
@@ -29,27 +29,27 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Port {
     scope: Scope,
-    places: Arc<Places>,
+    permits: Arc<ConnectionPermits>,
     farewells: Farewells,
     full: Seldom,
 }
 
 impl Port {
-    pub(super) fn new(scope: Scope, places_max: usize, farewells_max: usize) -> Port {
-        let (places, farewells) = (Places::new(places_max), Farewells::new(farewells_max));
-        Port { scope, places, farewells, full: Seldom::default() }
+    pub(super) fn new(scope: Scope, permits_max: usize, farewells_max: usize) -> Port {
+        let (permits, farewells) = (ConnectionPermits::new(permits_max), Farewells::new(farewells_max));
+        Port { scope, permits, farewells, full: Seldom::default() }
     }
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
     /// A connection without a place gets one answer: a refusal, or the metrics.
     async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<HttpConnection> {
-        let Some(place) = self.places.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
+        let Some(permit) = self.permits.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
             self.note_full(shared);
             self.answer_one(shared, caller, finishing, &self.farewells).await;
             return None;
         };
-        match converse(shared, caller, self.scope, Some(place), finishing.clone()).await? {
+        match converse(shared, caller, self.scope, Some(permit), finishing.clone()).await? {
             (connection, Some(EndReason::WebSocket)) => Some(connection),
             (mut connection, reason) => {
                 if matches!(reason, Some(EndReason::Quiet) | None) && !connection.deliver().await {
@@ -62,7 +62,7 @@ impl Port {
         }
     }
 
-    /// Answers one request of a connection without a place: with the metrics, or with a refusal.
+    /// Answers one request of a connection without a permit: with the metrics, or with a refusal.
     async fn answer_one(
         &self,
         shared: &Arc<Shared>,
@@ -158,22 +158,22 @@ async fn converse(
     shared: &Arc<Shared>,
     Caller { stream, received, of_address }: Caller,
     scope: Scope,
-    place: Option<Place>,
+    permit: Option<ConnectionPermit>,
     mut finishing: watch::Receiver<()>,
 ) -> Option<(HttpConnection, Option<EndReason>)> {
-    let has_place = place.is_some();
-    let may_upgrade = has_place && scope == Scope::Everything;
+    let has_permit = permit.is_some();
+    let may_upgrade = has_permit && scope == Scope::Everything;
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
     let peer = router.peer().map(display);
-    let connection = HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, place, of_address);
-    let service = Service { shared: Arc::clone(shared), router, scope, has_place };
+    let connection = HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
+    let service = Service { shared: Arc::clone(shared), router, scope, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // A client that has finished sending still waits for its answer.
         .half_close(true)
         // The connection keeps the time.
         .header_read_timeout(None)
-        .keep_alive(has_place)
+        .keep_alive(has_permit)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);

@@ -39,8 +39,8 @@ pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) router: Arc<RequestRouter>,
     pub(super) scope: Scope,
-    /// Without a place, the connection may ask only for metrics, health and readiness.
-    pub(super) has_place: bool,
+    /// Without a permit, the connection may ask only for metrics, health and readiness.
+    pub(super) has_permit: bool,
 }
 
 /// The endpoints that a connection may use.
@@ -173,7 +173,7 @@ impl Service {
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
         }
-        if !self.has_place && !matches!(endpoint, Ok(Endpoint::Metrics)) {
+        if !self.has_permit && !matches!(endpoint, Ok(Endpoint::Metrics)) {
             return Err(Refusal::not_now("as many HTTP connections as this server allows"));
         }
         if let Some(refusal) = refusal {
@@ -310,7 +310,7 @@ async fn publish(
         PreparedMessage::binary(&body)
     };
     let bytes = body.len() as u64;
-    // The message has a copy of it, and it may wait for its place.
+    // The message has a copy of it, and it may wait for its place in the order.
     drop(body);
     let published = shared.publisher.publish_body(topic.clone(), message, bytes).await;
     // The shards count what they have of it themselves.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::{bodies::Bodies, places::Farewells, publisher::Publisher};
+use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
     auth::Credentials,
     config::Config,

@@ -29,14 +29,14 @@ pub(crate) struct Addresses {
 struct Stripe {
     networks: HashMap<Network, Sockets>,
     /// How many times a connection has become idle.
-    rests: u64,
+    idle_count: u64,
 }
 
 /// The sockets of one network.
 #[derive(Debug, Default)]
 struct Sockets {
     count: usize,
-    /// Those that speak HTTP and are idle, by the [`Stripe::rests`] at which they became so: the oldest first.
+    /// Those that speak HTTP and are idle, by the [`Stripe::idle_count`] at which they became so: the oldest first.
     idle: Vec<(u64, IdleConnection)>,
 }
 
@@ -93,9 +93,9 @@ pub(crate) struct AddressPermit {
 impl AddressPermit {
     /// Marks the socket as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has to
     /// end.
-    pub(crate) fn rest(&mut self, connection: IdleConnection) -> bool {
+    pub(crate) fn set_idle(&mut self, connection: IdleConnection) -> bool {
         let mut stripe = self.all.stripe(self.network);
-        let next = stripe.rests;
+        let next = stripe.idle_count;
         let Some(sockets) = stripe.networks.get_mut(&self.network) else { return false };
         match self.idle_since.map(|since| sockets.find_idle(since)) {
             Some(Some(at)) => sockets.idle[at].1 = connection,
@@ -103,7 +103,7 @@ impl AddressPermit {
             None => {
                 sockets.idle.push((next, connection));
                 self.idle_since = Some(next);
-                stripe.rests += 1;
+                stripe.idle_count += 1;
             }
         }
         true
@@ -117,7 +117,7 @@ impl AddressPermit {
     }
 
     /// Marks the socket as busy. Returns whether it still has its place; if not, it has to end.
-    pub(crate) fn work(&mut self) -> bool {
+    pub(crate) fn set_busy(&mut self) -> bool {
         let Some(since) = self.idle_since else { return true };
         let mut stripe = self.all.stripe(self.network);
         let sockets = stripe.networks.get_mut(&self.network);
@@ -140,7 +140,7 @@ impl Sockets {
 impl Drop for AddressPermit {
     fn drop(&mut self) {
         // What has given way has nothing to give back.
-        if !self.work() {
+        if !self.set_busy() {
             return;
         }
         let mut stripe = self.all.stripe(self.network);
@@ -243,13 +243,13 @@ mod tests {
         let admit = || addresses.admit(address, || {});
         let mut held: Vec<AddressPermit> = (0..3).map(|_| admit().unwrap()).collect();
         for at in [1, 0, 2, 1] {
-            assert!(held[at].rest(idle()));
+            assert!(held[at].set_idle(idle()));
         }
-        assert!(held[0].work());
+        assert!(held[0].set_busy());
         let first = admit().expect("the second is idle");
         let held_still = |held: &[AddressPermit]| held.iter().map(AddressPermit::is_held).collect::<Vec<_>>();
         assert_eq!(held_still(&held), [true, false, true]);
-        assert!(!held[1].rest(idle()) && !held[1].work());
+        assert!(!held[1].set_idle(idle()) && !held[1].set_busy());
         let second = admit().expect("the third is idle");
         assert_eq!(held_still(&held), [true, false, false]);
         assert!(admit().is_err(), "the first is busy");
@@ -257,7 +257,7 @@ mod tests {
         // Who has given way has nothing to give back.
         held.drain(1..);
         assert!(admit().is_err());
-        assert!(held[0].rest(idle()));
+        assert!(held[0].set_idle(idle()));
         // What has arrived and was not read yet is a request.
         listener.accept().unwrap().0.write_all(b"G").unwrap();
         while !idle().has_input() {

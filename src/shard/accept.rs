@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// Takes in what comes back from the control thread, until that ends.
-pub(super) async fn take_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
+pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
-        let place = lobby.take_in(permits);
-        tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, place));
+        let permit = lobby.reclaim(permits);
+        tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, permit));
     }
 }
 
@@ -83,7 +83,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         return has_room;
     }
     match admission {
-        Ok(place) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), place))),
+        Ok(permit) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
         Err(no_room) => {
             note(lobby, no_room);
             let socket = Rc::new(socket);

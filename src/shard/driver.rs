@@ -169,7 +169,7 @@ impl Driver {
         for listener in &listeners {
             tokio_uring::spawn(accept::accept(Rc::clone(&lobby), Rc::clone(listener)));
         }
-        tokio_uring::spawn(accept::take_back(Rc::clone(&lobby), start.returns));
+        tokio_uring::spawn(accept::reclaim_handed_back(Rc::clone(&lobby), start.returns));
         Ok(Driver {
             shard,
             lobby,

@@ -15,9 +15,9 @@ use tracing::field::display;
 
 use super::{
     arrival::Arrival,
-    lobby::{Lobby, NoRoom, Place},
+    lobby::{Lobby, NoRoom, OpeningPermit},
     opening::{Accepted, NotOpened, judge},
-    refusals::Kept,
+    refusals::RefusalPermit,
 };
 use crate::{
     config::Limits,
@@ -46,7 +46,7 @@ impl Opening {
 
 /// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
 /// it asks for no WebSocket. `place` counts it until then.
-pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) {
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
@@ -63,7 +63,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
             Some(response) => return say_and_close(&socket, response).await,
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
-                let permits = lobby.let_go(place);
+                let permits = lobby.release(permit);
                 return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: false }).await;
             }
         },
@@ -76,7 +76,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
                     let leftover = received.split_off(length);
                     lobby.enter(Arrival {
                         socket,
-                        of_address: place.take_of_address(),
+                        of_address: permit.take_address_permit(),
                         route,
                         state,
                         profile,
@@ -113,7 +113,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut place: Place) 
 }
 
 /// Tells a client that there is no room for it, or what a monitor asks.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, kept: Kept) {
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, kept: RefusalPermit) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };

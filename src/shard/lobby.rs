@@ -76,15 +76,15 @@ impl NoRoom {
 }
 
 /// Counts a socket for as long as its task lasts.
-pub(super) struct Place {
+pub(super) struct OpeningPermit {
     lobby: Rc<Lobby>,
     of_address: Option<AddressPermit>,
 }
 
-impl Place {
+impl OpeningPermit {
     /// Hands on the socket's part in the number of those of its address, which from then on is counted for as long as
     /// this lives.
-    pub(super) fn take_of_address(&mut self) -> Option<AddressPermit> {
+    pub(super) fn take_address_permit(&mut self) -> Option<AddressPermit> {
         self.of_address.take()
     }
 }
@@ -140,11 +140,11 @@ impl Lobby {
     /// # Errors
     ///
     /// Why it is one too many.
-    pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<Place, NoRoom> {
+    pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
         let of_address = self.admit_address(socket)?;
         let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
-        Ok(self.take_in(SocketPermits { of_all, of_address }))
+        Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }
 
     fn admit_address(&self, socket: &OwnedFd) -> Result<Option<AddressPermit>, NoRoom> {
@@ -156,18 +156,18 @@ impl Lobby {
     }
 
     /// A connection that is counted already begins an opening handshake here.
-    pub(super) fn take_in(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> Place {
+    pub(super) fn reclaim(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> OpeningPermit {
         of_all.keep();
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
-        Place { lobby: Rc::clone(self), of_address }
+        OpeningPermit { lobby: Rc::clone(self), of_address }
     }
 
     /// The connection goes elsewhere, and goes on being counted.
-    pub(super) fn let_go(&self, mut place: Place) -> SocketPermits {
-        let of_address = place.take_of_address();
+    pub(super) fn release(&self, mut permit: OpeningPermit) -> SocketPermits {
+        let of_address = permit.take_address_permit();
         self.occupied.update(|count| count - 1);
-        drop(place);
+        drop(permit);
         SocketPermits { of_all: self.sockets.all.counted(), of_address }
     }
 
@@ -222,7 +222,7 @@ impl Lobby {
     }
 }
 
-impl Drop for Place {
+impl Drop for OpeningPermit {
     fn drop(&mut self) {
         self.lobby.pending.update(|count| count - 1);
         self.lobby.give_back();

@@ -23,7 +23,7 @@ pub(super) struct Refusals {
 }
 
 /// A socket's place among them, until it is dropped.
-pub(super) struct Kept {
+pub(super) struct RefusalPermit {
     kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
     open: Rc<Cell<usize>>,
     socket: Rc<OwnedFd>,
@@ -44,7 +44,7 @@ impl Refusals {
 
     /// Finds a place for a socket, for which the oldest is shut down if three quarters of the places are kept. `None`
     /// if all places are taken by sockets that are kept or about to be closed.
-    pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<Kept> {
+    pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<RefusalPermit> {
         if self.open.get() >= self.open_max {
             return None;
         }
@@ -57,11 +57,11 @@ impl Refusals {
         }
         self.open.update(|count| count + 1);
         kept.push_back(Rc::clone(socket));
-        Some(Kept { kept: Rc::clone(&self.kept), open: Rc::clone(&self.open), socket: Rc::clone(socket) })
+        Some(RefusalPermit { kept: Rc::clone(&self.kept), open: Rc::clone(&self.open), socket: Rc::clone(socket) })
     }
 }
 
-impl Drop for Kept {
+impl Drop for RefusalPermit {
     fn drop(&mut self) {
         self.open.update(|count| count - 1);
         self.kept.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.socket));

@@ -1,7 +1,7 @@
 //! Limits the connections that are served at the same time, and chooses the one that gives way to a new one.
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
-//! idle holds its place only until another connection wants it; one whose request has begun to arrive, or is being
+//! idle holds its permit only until another connection wants it; one whose request has begun to arrive, or is being
 //! answered, holds it to the end.
 
 use std::{
@@ -15,27 +15,27 @@ use tokio::sync::oneshot;
 
 use crate::handover::IdleConnection;
 
-/// The places for connections that are served at the same time.
+/// The permits for connections that are served at the same time.
 #[derive(Debug)]
-pub(super) struct Places {
-    places_max: usize,
+pub(super) struct ConnectionPermits {
+    permits_max: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     taken: usize,
-    /// By the numbers of places. A place keeps its number until it is dropped, also when it has given way.
-    seats: Slab<Seat>,
-    /// Connections that have become idle, in that order. An entry is out of date once its seat has another state.
+    /// By the numbers of permits. A permit keeps its number until it is dropped, also when it has given way.
+    holders: Slab<Holder>,
+    /// Connections that have become idle, in that order. An entry is out of date once its holder has another state.
     idle: VecDeque<Idle>,
     /// The number of times that a connection has become idle.
-    rests: u64,
+    idle_count: u64,
 }
 
-/// The state of the connection that has a place.
+/// The state of the connection that has a permit.
 #[derive(Debug)]
-struct Seat {
+struct Holder {
     state: State,
     /// The connection as it last became idle.
     idle: Option<IdleConnection>,
@@ -44,48 +44,48 @@ struct Seat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Busy,
-    /// Since this [`Table::rests`].
+    /// Since this [`Table::idle_count`].
     Idle(u64),
     GaveWay,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Idle {
-    seat: usize,
+    holder: usize,
     since: u64,
 }
 
-/// One connection's place, until it is dropped or has given way.
+/// One connection's permit, until it is dropped or has given way.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Places>,
-    seat: usize,
+pub(super) struct ConnectionPermit {
+    permits: Arc<ConnectionPermits>,
+    holder: usize,
 }
 
-impl Places {
-    pub(super) fn new(places_max: usize) -> Arc<Places> {
-        Arc::new(Places { places_max, table: Mutex::default() })
+impl ConnectionPermits {
+    pub(super) fn new(permits_max: usize) -> Arc<ConnectionPermits> {
+        Arc::new(ConnectionPermits { permits_max, table: Mutex::default() })
     }
 
-    /// Returns a place for a new connection. If all are taken, the connection that has been idle longest and has no
+    /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
     /// unread input gives way, and `gave_way` is called; `None` if there is none.
-    pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
-        if table.taken < self.places_max {
+        if table.taken < self.permits_max {
             table.taken += 1;
         } else {
             // What has arrived and was not read yet is a request, too.
-            let has_input = |seat: usize| table.seats[seat].idle.as_ref().is_some_and(IdleConnection::has_input);
-            let may_give_way = |idle: &&Idle| table.is_current(idle) && !has_input(idle.seat);
-            let longest = table.idle.iter().find(may_give_way)?.seat;
-            let seat = &mut table.seats[longest];
-            seat.state = State::GaveWay;
-            seat.idle.iter().for_each(IdleConnection::wake);
+            let has_input = |holder: usize| table.holders[holder].idle.as_ref().is_some_and(IdleConnection::has_input);
+            let may_give_way = |idle: &&Idle| table.is_current(idle) && !has_input(idle.holder);
+            let longest = table.idle.iter().find(may_give_way)?.holder;
+            let holder = &mut table.holders[longest];
+            holder.state = State::GaveWay;
+            holder.idle.iter().for_each(IdleConnection::wake);
             gave_way();
         }
-        let seat = table.seats.insert(Seat { state: State::Busy, idle: None });
+        let holder = table.holders.insert(Holder { state: State::Busy, idle: None });
         drop(table);
-        Some(Place { places: Arc::clone(self), seat })
+        Some(ConnectionPermit { permits: Arc::clone(self), holder })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -95,33 +95,33 @@ impl Places {
 
 impl Table {
     fn is_current(&self, idle: &Idle) -> bool {
-        self.seats.get(idle.seat).is_some_and(|seat| seat.state == State::Idle(idle.since))
+        self.holders.get(idle.holder).is_some_and(|holder| holder.state == State::Idle(idle.since))
     }
 
     /// Notes that a busy connection has become idle. Entries that are out of date are removed when they are half of the
-    /// queue, so its length stays within twice the number of places and a few.
-    fn rest(&mut self, seat: usize) {
-        self.rests += 1;
-        let since = self.rests;
-        self.seats[seat].state = State::Idle(since);
-        if self.idle.len() >= 2 * self.seats.len() + IDLE_SLACK {
+    /// queue, so its length stays within twice the number of permits and a few.
+    fn set_idle(&mut self, holder: usize) {
+        self.idle_count += 1;
+        let since = self.idle_count;
+        self.holders[holder].state = State::Idle(since);
+        if self.idle.len() >= 2 * self.holders.len() + IDLE_SLACK {
             let mut idle = std::mem::take(&mut self.idle);
             idle.retain(|idle| self.is_current(idle));
             self.idle = idle;
         }
-        self.idle.push_back(Idle { seat, since });
+        self.idle.push_back(Idle { holder, since });
     }
 }
 
-impl Place {
-    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its place; if not, it
+impl ConnectionPermit {
+    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its permit; if not, it
     /// has to end.
-    pub(super) fn rest(&mut self, connection: IdleConnection) -> bool {
-        let mut table = self.places.lock();
-        let seat = &mut table.seats[self.seat];
-        seat.idle = Some(connection);
-        match seat.state {
-            State::Busy => table.rest(self.seat),
+    pub(super) fn set_idle(&mut self, connection: IdleConnection) -> bool {
+        let mut table = self.permits.lock();
+        let holder = &mut table.holders[self.holder];
+        holder.idle = Some(connection);
+        match holder.state {
+            State::Busy => table.set_idle(self.holder),
             State::Idle(_) => {}
             State::GaveWay => return false,
         }
@@ -130,23 +130,23 @@ impl Place {
 
     /// Returns whether the connection has not given way.
     pub(super) fn is_held(&self) -> bool {
-        self.places.lock().seats[self.seat].state != State::GaveWay
+        self.permits.lock().holders[self.holder].state != State::GaveWay
     }
 
     /// Marks the connection as busy, unless it has given way.
-    pub(super) fn work(&mut self) {
-        let state = &mut self.places.lock().seats[self.seat].state;
+    pub(super) fn set_busy(&mut self) {
+        let state = &mut self.permits.lock().holders[self.holder].state;
         if *state != State::GaveWay {
             *state = State::Busy;
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut table = self.places.lock();
-        let seat = table.seats.remove(self.seat);
-        if seat.state != State::GaveWay {
+        let mut table = self.permits.lock();
+        let holder = table.holders.remove(self.holder);
+        if holder.state != State::GaveWay {
             table.taken -= 1;
         }
     }
@@ -155,9 +155,9 @@ impl Drop for Place {
 /// Entries that are out of date and may always stand in the queue.
 const IDLE_SLACK: usize = 64;
 
-/// Connections without a place, which are only refused or given the time to read their last answer.
+/// Connections without a permit, which are only refused or given the time to read their last answer.
 ///
-/// The oldest gives way to a newer one, so no client can hold these places either.
+/// The oldest gives way to a newer one, so no client can hold these permits either.
 #[derive(Debug)]
 pub(super) struct Farewells {
     farewells_max: usize,
@@ -224,30 +224,30 @@ mod tests {
     #[test]
     fn who_has_been_idle_longest_gives_way() {
         run(|listener| {
-            let places = Places::new(3);
+            let permits = ConnectionPermits::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
-            let mut held: Vec<Place> = (0..3).map(|_| places.admit(|| panic!("there is room")).unwrap()).collect();
-            let rest = |held: &mut [Place], at: usize| held[at].rest(idle(&connections[at].0));
-            assert!(places.admit(|| panic!("all are busy")).is_none());
+            let mut held: Vec<ConnectionPermit> = (0..3).map(|_| permits.admit(|| panic!("there is room")).unwrap()).collect();
+            let rest = |held: &mut [ConnectionPermit], at: usize| held[at].set_idle(idle(&connections[at].0));
+            assert!(permits.admit(|| panic!("all are busy")).is_none());
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
             }
             // That it goes on being idle makes it no younger, that it was busy in between does.
             assert!(rest(&mut held, 1));
-            held[0].work();
+            held[0].set_busy();
             assert!(rest(&mut held, 0));
             for (nth, gives_way) in [1, 2, 0].into_iter().enumerate() {
-                held.push(places.admit(|| {}).expect("one is idle"));
+                held.push(permits.admit(|| {}).expect("one is idle"));
                 let still: Vec<bool> = (0..3).map(|at| rest(&mut held, at)).collect();
                 assert_eq!(still.iter().filter(|still| !**still).count(), nth + 1);
                 assert!(!still[gives_way]);
             }
-            assert!(places.admit(|| {}).is_none());
-            // A connection that has given way has no place to give back.
+            assert!(permits.admit(|| {}).is_none());
+            // A connection that has given way has no permit to give back.
             held.drain(..3);
-            assert!(places.admit(|| {}).is_none());
+            assert!(permits.admit(|| {}).is_none());
             drop(held);
-            assert_eq!(places.lock().taken, 0);
+            assert_eq!(permits.lock().taken, 0);
         });
     }
 
@@ -255,19 +255,19 @@ mod tests {
     #[test]
     fn the_queue_of_the_idle_stays_short() {
         run(|listener| {
-            let places = Places::new(3);
+            let permits = ConnectionPermits::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
-            let mut held: Vec<Place> = (0..3).map(|_| places.admit(|| {}).unwrap()).collect();
+            let mut held: Vec<ConnectionPermit> = (0..3).map(|_| permits.admit(|| {}).unwrap()).collect();
             for _ in 0..1_000 {
-                for (place, (stream, _)) in held.iter_mut().zip(&connections) {
-                    place.work();
-                    assert!(place.rest(idle(stream)));
+                for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
+                    permit.set_busy();
+                    assert!(permit.set_idle(idle(stream)));
                 }
             }
-            assert!(places.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
+            assert!(permits.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
             // All three are among those that may give way.
-            assert!((0..3).all(|_| places.admit(|| {}).map(|place| held.push(place)).is_some()));
-            assert!(places.admit(|| {}).is_none());
+            assert!((0..3).all(|_| permits.admit(|| {}).map(|permit| held.push(permit)).is_some()));
+            assert!(permits.admit(|| {}).is_none());
             drop(held);
         });
     }
@@ -275,19 +275,19 @@ mod tests {
     #[test]
     fn a_request_that_was_not_read_yet_keeps_its_place() {
         run(|listener| {
-            let places = Places::new(2);
+            let permits = ConnectionPermits::new(2);
             let mut connections: Vec<_> = (0..2).map(|_| pair(listener)).collect();
-            let mut held: Vec<Place> = (0..2).map(|_| places.admit(|| {}).unwrap()).collect();
-            for (place, (stream, _)) in held.iter_mut().zip(&connections) {
-                assert!(place.rest(idle(stream)));
+            let mut held: Vec<ConnectionPermit> = (0..2).map(|_| permits.admit(|| {}).unwrap()).collect();
+            for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
+                assert!(permit.set_idle(idle(stream)));
             }
             connections[0].1.write_all(b"G").unwrap();
-            while !places.lock().seats[0].idle.as_ref().unwrap().has_input() {
+            while !permits.lock().holders[0].idle.as_ref().unwrap().has_input() {
                 std::thread::yield_now();
             }
-            let new = places.admit(|| {}).expect("the other is idle");
-            assert!(held[0].rest(idle(&connections[0].0)) && !held[1].rest(idle(&connections[1].0)));
-            assert!(places.admit(|| {}).is_none());
+            let new = permits.admit(|| {}).expect("the other is idle");
+            assert!(held[0].set_idle(idle(&connections[0].0)) && !held[1].set_idle(idle(&connections[1].0)));
+            assert!(permits.admit(|| {}).is_none());
             drop((new, held));
         });
     }
