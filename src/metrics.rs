@@ -38,8 +38,8 @@ macro_rules! counters {
 
             /// Who counts it.
             #[must_use]
-            pub fn place(self) -> Place {
-                match self { $(Counter::$variant => Place::$place,)+ }
+            pub fn counted_by(self) -> CountedBy {
+                match self { $(Counter::$variant => CountedBy::$place,)+ }
             }
 
             /// Whether it only ever grows.
@@ -85,7 +85,7 @@ impl Kind {
 
 /// Who counts something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum CountedBy {
     /// Each shard.
     Shard,
     /// The control thread.
@@ -320,15 +320,15 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
         }
         let comma = if counter.label().is_empty() { "" } else { "," };
         let label = counter.label();
-        if matches!(counter.place(), Place::Shard | Place::Both) {
+        if matches!(counter.counted_by(), CountedBy::Shard | CountedBy::Both) {
             for (number, shard) in shards.iter().enumerate() {
                 line(format_args!("{PREFIX}{family}{{shard=\"{number}\"{comma}{label}}} {}", shard.get(counter)));
             }
         }
-        if matches!(counter.place(), Place::Control | Place::Both) {
+        if matches!(counter.counted_by(), CountedBy::Control | CountedBy::Both) {
             line(format_args!("{PREFIX}{family}{{shard=\"control\"{comma}{label}}} {}", control.get(counter)));
         }
-        if counter.place() == Place::Process {
+        if counter.counted_by() == CountedBy::Process {
             line(format_args!("{PREFIX}{family}{{shard=\"process\"{comma}{label}}} {}", PROCESS.get(counter)));
         }
     }
@@ -368,10 +368,10 @@ pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut table = String::new();
     for &counter in Counter::ALL {
         let mut parts: Vec<String> = shards.iter().map(|shard| shard.get(counter).to_string()).collect();
-        match counter.place() {
-            Place::Shard => {}
-            Place::Control | Place::Process => parts.clear(),
-            Place::Both => parts.push(format!("{} (control)", control.get(counter))),
+        match counter.counted_by() {
+            CountedBy::Shard => {}
+            CountedBy::Control | CountedBy::Process => parts.clear(),
+            CountedBy::Both => parts.push(format!("{} (control)", control.get(counter))),
         }
         let of_shards: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
         let sum = of_shards + control.get(counter) + PROCESS.get(counter);

@@ -5,7 +5,7 @@ use super::{
     frame::{FrameHeader, HEADER_ROOM, MessageType},
     limits::{Deliver, MessageLimits},
     masking,
-    message::{Message, Place},
+    message::{Message, FragmentPlace},
     utf8::Utf8,
 };
 use bytes::BytesMut;
@@ -134,7 +134,7 @@ impl Assembly {
     /// # Errors
     ///
     /// [`ProtocolError::InvalidUtf8`] if it is the last and stops inside a character.
-    pub(super) fn whole(&mut self, payload: &[u8], fin: bool) -> Result<Place, ProtocolError> {
+    pub(super) fn whole(&mut self, payload: &[u8], fin: bool) -> Result<FragmentPlace, ProtocolError> {
         if fin && let Some(utf8) = &self.utf8 {
             utf8.end()?;
         }
@@ -146,7 +146,7 @@ impl Assembly {
         let is_first = !self.has_begun;
         self.has_begun = true;
         let (message_type, message_length) = (self.message_type, self.length);
-        Ok(Place { message_type, is_first, is_last: fin, message_length })
+        Ok(FragmentPlace { message_type, is_first, is_last: fin, message_length })
     }
 
     /// Lets a fragment fall. Returns whether there is something for it to end: if it is the last and another was not

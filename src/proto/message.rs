@@ -91,13 +91,13 @@ impl<'a> Message<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Fragment<'a> {
-    place: Place,
+    place: FragmentPlace,
     input: &'a mut Input,
     payload: Range<usize>,
 }
 
 impl<'a> Fragment<'a> {
-    pub(super) fn new(place: Place, input: &'a mut Input, payload: Range<usize>) -> Self {
+    pub(super) fn new(place: FragmentPlace, input: &'a mut Input, payload: Range<usize>) -> Self {
         Self { place, input, payload }
     }
 
@@ -142,7 +142,7 @@ impl<'a> Fragment<'a> {
 
 /// The place of a fragment in its message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct FragmentPlace {
     pub(super) message_type: MessageType,
     pub(super) is_first: bool,
     pub(super) is_last: bool,

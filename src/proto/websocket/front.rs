@@ -19,7 +19,7 @@ use super::{
         input::Input,
         limits::{Deliver, MessageLimits},
         masking,
-        message::Place,
+        message::FragmentPlace,
         utf8::utf8_prefix,
     },
     state::{Front, State, WebSocket, assert_may_send},
@@ -34,7 +34,7 @@ pub(super) enum Step {
     Starved,
     Whole(MessageType, Range<usize>),
     Assembled(Box<Assembly>),
-    Fragment(Place, Range<usize>),
+    Fragment(FragmentPlace, Range<usize>),
     Control(OpCode, Range<usize>),
 }
 
@@ -155,7 +155,7 @@ impl WebSocket {
             Deliver::Messages => Step::Whole(message_type, payload),
             Deliver::Fragments => {
                 let message_length = payload.len() as u32;
-                Step::Fragment(Place { message_type, is_first: true, is_last: true, message_length }, payload)
+                Step::Fragment(FragmentPlace { message_type, is_first: true, is_last: true, message_length }, payload)
             }
         })
     }

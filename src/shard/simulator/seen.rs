@@ -1,7 +1,7 @@
 //! What all runs together have met.
 
 use super::{Simulation, network::Tally};
-use crate::metrics::{Counter, Counters, Place};
+use crate::metrics::{Counter, Counters, CountedBy};
 
 /// A simulator that never meets a trap proves nothing about it.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Seen {
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter)
                 || counter.family() == "refused_total"
-                || matches!(counter.place(), Place::Control | Place::Process)
+                || matches!(counter.counted_by(), CountedBy::Control | CountedBy::Process)
         };
         for counter in Counter::ALL.iter().filter(|counter| !is_elsewhere(**counter)) {
             assert!(self.counters.get(*counter) > 0, "{counter:?} was never counted");
