@@ -28,13 +28,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[command(version, args_conflicts_with_subcommands = true, max_term_width = 100, after_help = SOURCES)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Subcommand>,
     #[command(flatten)]
     flags: Flags,
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+enum Subcommand {
     /// Serve, which is also what happens without a command.
     #[command(after_help = SOURCES)]
     Serve(Flags),
@@ -82,12 +82,12 @@ fn main() -> ExitCode {
     let arguments = parse();
     let outcome = match arguments.command {
         None => return serve(&arguments.flags),
-        Some(Command::Serve(flags)) => return serve(&flags),
-        Some(Command::CheckConfig(arguments)) => check_config(arguments),
-        Some(Command::ExampleConfig) => say(config::example().trim_end()),
-        Some(Command::Reference(Reference { page: Page::Settings })) => say(config::settings_page().trim_end()),
-        Some(Command::Reference(Reference { page: Page::Routes })) => say(config::routes_page().trim_end()),
-        Some(Command::Health(health)) => health::check(health, env::vars_os()),
+        Some(Subcommand::Serve(flags)) => return serve(&flags),
+        Some(Subcommand::CheckConfig(arguments)) => check_config(arguments),
+        Some(Subcommand::ExampleConfig) => say(config::example().trim_end()),
+        Some(Subcommand::Reference(Reference { page: Page::Settings })) => say(config::settings_page().trim_end()),
+        Some(Subcommand::Reference(Reference { page: Page::Routes })) => say(config::routes_page().trim_end()),
+        Some(Subcommand::Health(health)) => health::check(health, env::vars_os()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -33,7 +33,7 @@ use self::{
     permits::Farewells,
     port::Port,
     publisher::{Publisher, Publishing, Requests},
-    service::Scope,
+    service::ServedEndpoints,
     shared::Shared,
 };
 use crate::{
@@ -100,7 +100,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // Of everything but `/metrics` on an address of its own.
-    let port = Arc::new(Port::new(Scope::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
+    let port = Arc::new(Port::new(ServedEndpoints::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
         publisher,

@@ -14,7 +14,7 @@ use super::{
     router::RequestRouter,
     http_connection::{EndReason, HttpConnection},
     permits::{Farewells, ConnectionPermit, ConnectionPermits},
-    service::{Scope, Service},
+    service::{ServedEndpoints, Service},
     shared::Shared,
 };
 use crate::{
@@ -28,16 +28,16 @@ use crate::{
 /// A way in for connections: the requests that it serves, and the limits of its connections.
 #[derive(Debug)]
 pub(super) struct Port {
-    scope: Scope,
+    served: ServedEndpoints,
     permits: Arc<ConnectionPermits>,
     farewells: Farewells,
     full: Seldom,
 }
 
 impl Port {
-    pub(super) fn new(scope: Scope, permits_max: usize, farewells_max: usize) -> Port {
+    pub(super) fn new(served: ServedEndpoints, permits_max: usize, farewells_max: usize) -> Port {
         let (permits, farewells) = (ConnectionPermits::new(permits_max), Farewells::new(farewells_max));
-        Port { scope, permits, farewells, full: Seldom::default() }
+        Port { served, permits, farewells, full: Seldom::default() }
     }
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
@@ -49,7 +49,7 @@ impl Port {
             self.answer_one(shared, caller, finishing, &self.farewells).await;
             return None;
         };
-        match converse(shared, caller, self.scope, Some(permit), finishing.clone()).await? {
+        match converse(shared, caller, self.served, Some(permit), finishing.clone()).await? {
             (connection, Some(EndReason::WebSocket)) => Some(connection),
             (mut connection, reason) => {
                 if matches!(reason, Some(EndReason::Quiet) | None) && !connection.deliver().await {
@@ -71,7 +71,7 @@ impl Port {
         farewells: &Farewells,
     ) {
         let farewell = async {
-            if let Some((connection, reason)) = converse(shared, caller, self.scope, None, finishing.clone()).await {
+            if let Some((connection, reason)) = converse(shared, caller, self.served, None, finishing.clone()).await {
                 part(shared, connection, reason, finishing).await;
             }
         };
@@ -82,14 +82,14 @@ impl Port {
         if !self.full.is_due() {
             return;
         }
-        match self.scope {
-            Scope::Operations => {
+        match self.served {
+            ServedEndpoints::Operations => {
                 tracing::warn!(
                     limit = Limits::METRICS_CONNECTIONS_MAX,
                     "no more connections are served to the metrics"
                 );
             }
-            Scope::Everything => {
+            ServedEndpoints::Everything => {
                 let limit = shared.config.http.connections_max;
                 tracing::warn!(
                     limit,
@@ -131,7 +131,7 @@ pub(super) async fn serve_handed_off(shared: Arc<Shared>, port: Arc<Port>, hande
 
 /// Accepts on the address that is for the metrics.
 pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mut finishing: watch::Receiver<()>) {
-    let port = Arc::new(Port::new(Scope::Operations, Limits::METRICS_CONNECTIONS_MAX, Limits::METRICS_FAREWELLS_MAX));
+    let port = Arc::new(Port::new(ServedEndpoints::Operations, Limits::METRICS_CONNECTIONS_MAX, Limits::METRICS_FAREWELLS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -157,16 +157,16 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
 async fn converse(
     shared: &Arc<Shared>,
     Caller { stream, received, of_address }: Caller,
-    scope: Scope,
+    served: ServedEndpoints,
     permit: Option<ConnectionPermit>,
     mut finishing: watch::Receiver<()>,
 ) -> Option<(HttpConnection, Option<EndReason>)> {
     let has_permit = permit.is_some();
-    let may_upgrade = has_permit && scope == Scope::Everything;
+    let may_upgrade = has_permit && served == ServedEndpoints::Everything;
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
     let peer = router.peer().map(display);
     let connection = HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
-    let service = Service { shared: Arc::clone(shared), router, scope, has_permit };
+    let service = Service { shared: Arc::clone(shared), router, served, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         // A client that has finished sending still waits for its answer.

@@ -13,17 +13,17 @@ use crate::{
 /// Sends requests to shards from any task of any thread. A clone is another handle to the same [`Publishing`].
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
-    requests: mpsc::Sender<Asked>,
+    requests: mpsc::Sender<Submission>,
 }
 
 #[derive(Debug)]
-struct Asked {
-    what: What,
+struct Submission {
+    request: ShardRequest,
     answer: oneshot::Sender<Reply>,
 }
 
 #[derive(Debug)]
-enum What {
+enum ShardRequest {
     Publish {
         topic: TopicName,
         source: Option<ConnectionId>,
@@ -39,7 +39,7 @@ enum What {
 
 /// The requests of [`Publisher`]s, for [`Publishing`].
 #[derive(Debug)]
-pub(crate) struct Requests(mpsc::Receiver<Asked>);
+pub(crate) struct Requests(mpsc::Receiver<Submission>);
 
 impl Publisher {
     /// A publisher, and what it will have asked.
@@ -56,7 +56,7 @@ impl Publisher {
         source: Option<ConnectionId>,
         message: PreparedMessage,
     ) -> Option<Published> {
-        self.place_of(What::Publish { topic, source, message, body_bytes: None }).await
+        self.place_of(ShardRequest::Publish { topic, source, message, body_bytes: None }).await
     }
 
     /// Publishes the body of a request, of so many bytes, and counts it when its topic's home has given it a place,
@@ -67,12 +67,12 @@ impl Publisher {
         message: PreparedMessage,
         bytes: u64,
     ) -> Option<Published> {
-        self.place_of(What::Publish { topic, source: None, message, body_bytes: Some(bytes) }).await
+        self.place_of(ShardRequest::Publish { topic, source: None, message, body_bytes: Some(bytes) }).await
     }
 
     /// Publishes, and returns the place that the topic's home has given.
-    async fn place_of(&self, publish: What) -> Option<Published> {
-        match self.ask(publish).await? {
+    async fn place_of(&self, publish: ShardRequest) -> Option<Published> {
+        match self.request(publish).await? {
             Reply::Published(published) => Some(published),
             _ => None,
         }
@@ -80,12 +80,12 @@ impl Publisher {
 
     /// Sends a command to a shard, and waits for the reply. `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
-        self.ask(What::Command { shard, command }).await
+        self.request(ShardRequest::Command { shard, command }).await
     }
 
-    async fn ask(&self, what: What) -> Option<Reply> {
+    async fn request(&self, request: ShardRequest) -> Option<Reply> {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Asked { what, answer }).await.ok()?;
+        self.requests.send(Submission { request, answer }).await.ok()?;
         answered.await.ok()
     }
 }
@@ -97,7 +97,7 @@ pub(super) struct Publishing {
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
-    requests: mpsc::Receiver<Asked>,
+    requests: mpsc::Receiver<Submission>,
     /// The requests that wait for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
     ticket: u64,
@@ -128,9 +128,9 @@ impl Publishing {
         loop {
             // The mesh counts what finds no room: while something waits nothing is added to it.
             while !self.outside.is_congested()
-                && let Ok(asked) = self.requests.try_recv()
+                && let Ok(submission) = self.requests.try_recv()
             {
-                self.submit(asked);
+                self.submit(submission);
             }
             self.outside.send_out();
             self.take_answers();
@@ -138,9 +138,9 @@ impl Publishing {
             if self.outside.may_sleep() {
                 tokio::select! {
                     () = self.woken.notified() => {}
-                    asked = self.requests.recv(), if !self.outside.is_congested() => {
-                        let Some(asked) = asked else { return };
-                        self.submit(asked);
+                    submission = self.requests.recv(), if !self.outside.is_congested() => {
+                        let Some(submission) = submission else { return };
+                        self.submit(submission);
                     }
                     // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
                     // `None`.
@@ -154,18 +154,18 @@ impl Publishing {
         }
     }
 
-    fn submit(&mut self, Asked { what, answer }: Asked) {
+    fn submit(&mut self, Submission { request, answer }: Submission) {
         self.ticket += 1;
         let mut body_bytes = None;
-        match what {
+        match request {
             // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is
             // the last moment at which it can be said truly that the message was not published.
-            What::Publish { .. } if *self.leaving.borrow() => return,
-            What::Publish { topic, source, message, body_bytes: bytes } => {
+            ShardRequest::Publish { .. } if *self.leaving.borrow() => return,
+            ShardRequest::Publish { topic, source, message, body_bytes: bytes } => {
                 body_bytes = bytes;
                 self.outside.submit(topic, source, message, self.ticket);
             }
-            What::Command { shard, command } => self.outside.command(shard, command, self.ticket),
+            ShardRequest::Command { shard, command } => self.outside.command(shard, command, self.ticket),
         }
         self.waiting.insert(self.ticket, Waiting { answer, body_bytes });
     }

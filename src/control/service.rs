@@ -38,14 +38,14 @@ use crate::{
 pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) router: Arc<RequestRouter>,
-    pub(super) scope: Scope,
+    pub(super) served: ServedEndpoints,
     /// Without a permit, the connection may ask only for metrics, health and readiness.
     pub(super) has_permit: bool,
 }
 
 /// The endpoints that a connection may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum ServedEndpoints {
     Everything,
     /// Metrics, health and readiness: it is on the address of the metrics.
     Operations,
@@ -65,7 +65,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
-        let mut asked = Asked {
+        let mut facts = RequestFacts {
             has_body: !request.body().is_end_stream(),
             target: None,
             origin: request.headers().get(header::ORIGIN).cloned(),
@@ -73,30 +73,30 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             peer: self.router.peer(),
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
-            asked.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
+            facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
         // The connection has let hyper read one request, and has routed that one.
         let routed = self.router.take();
         let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
-        if let Some(origin) = &asked.origin {
+        if let Some(origin) = &facts.origin {
             let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
-            asked.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
+            facts.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
         }
-        match routed.and_then(|routed| self.begin(request, routed, asked.peer)) {
-            Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(asked.finish(shared, Ok(answer))))),
-            Err(refusal) => Box::pin(std::future::ready(Ok(asked.finish(shared, Err(refusal))))),
+        match routed.and_then(|routed| self.begin(request, routed, facts.peer)) {
+            Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
+            Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
             Ok(Begun::Publish { topic, is_text, bytes_max, body }) => {
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
                     let answer = publish(&shared, topic, is_text, bytes_max, body).await;
-                    Ok(asked.finish(&shared, answer))
+                    Ok(facts.finish(&shared, answer))
                 })
             }
             Ok(Begun::Read { request, documents, below }) => {
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
                     let answer = read(&shared, &request, &documents, &below).await;
-                    Ok(asked.finish(&shared, answer))
+                    Ok(facts.finish(&shared, answer))
                 })
             }
         }
@@ -105,7 +105,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
 /// The facts about a request that complete its answer.
 #[derive(Debug)]
-struct Asked {
+struct RequestFacts {
     has_body: bool,
     /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
@@ -115,7 +115,7 @@ struct Asked {
     peer: Option<SocketAddr>,
 }
 
-impl Asked {
+impl RequestFacts {
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
@@ -180,7 +180,7 @@ impl Service {
             return Err(refusal);
         }
         let endpoint = endpoint?;
-        let is_for_metrics = self.scope == Scope::Operations;
+        let is_for_metrics = self.served == ServedEndpoints::Operations;
         if is_for_metrics && endpoint != Endpoint::Metrics {
             let path = head.path();
             return Err(Refusal::new(

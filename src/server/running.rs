@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
 use super::hub::Hub;
-use crate::{error::StartError, metrics::Counters, shard::Command};
+use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 
 /// A server at work. Dropping it stops it as [`Running::stop`] does, without waiting for the end.
 ///
@@ -25,7 +25,7 @@ use crate::{error::StartError, metrics::Counters, shard::Command};
 #[derive(Debug)]
 pub struct Running {
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) commands: Vec<mpsc::Sender<Command>>,
+    pub(super) commands: Vec<mpsc::Sender<ShardCommand>>,
     pub(super) counters: Vec<Arc<Counters>>,
     pub(super) control_counters: Arc<Counters>,
     pub(super) hub: Hub,
@@ -72,7 +72,7 @@ impl Running {
         self.leaving.send_replace(true);
         for commands in &self.commands {
             // Full or closed: it is stopping already.
-            drop(commands.try_send(Command::Drain));
+            drop(commands.try_send(ShardCommand::Drain));
         }
     }
 

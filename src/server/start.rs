@@ -18,7 +18,7 @@ use crate::{
     handover::{ControlHandoff, Sockets, HandedOff},
     hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
-    shard::{self, Command},
+    shard::{self, ShardCommand},
 };
 
 impl Server {
@@ -117,14 +117,14 @@ struct Wiring {
     shards: Vec<ShardEnds>,
     control: ControlEnds,
     /// To each shard, from the server's owner.
-    commands: Vec<mpsc::Sender<Command>>,
+    commands: Vec<mpsc::Sender<ShardCommand>>,
 }
 
 /// The ends that a shard holds.
 struct ShardEnds {
     mesh: MeshEnd,
     woken: Arc<Notify>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<ShardCommand>,
     /// Connections that control gives back.
     returns: mpsc::Receiver<HandedOff>,
     /// Control ends when all shards have dropped theirs.

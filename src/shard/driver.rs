@@ -33,7 +33,7 @@ use crate::{
 
 /// What the server tells a shard.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum ShardCommand {
     /// Stop accepting, close every connection, and end.
     Drain,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Start {
     pub(crate) control: ControlHandoff,
     pub(crate) returns: mpsc::Receiver<HandedOff>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<ShardCommand>,
     pub(crate) epoch_first: u64,
 }
 
@@ -99,7 +99,7 @@ struct Driver {
     /// The hot ring's descriptor, which is readable when the ring has completions.
     ring: AsyncFd<OwnedFd>,
     woken: Arc<Notify>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<ShardCommand>,
     /// How many shards still have connections while the server leaves.
     occupied: Arc<AtomicUsize>,
     /// Whether this shard is one of them.

@@ -39,4 +39,4 @@ mod timers;
 mod turn;
 mod unfinished;
 
-pub(crate) use driver::{Command, Start, run};
+pub(crate) use driver::{ShardCommand, Start, run};
