@@ -6,7 +6,7 @@
 use std::{env, error::Error};
 
 use ringhub::{
-    client::{Client, ClientLimits, Event},
+    client::{Client, ClientEvent, ClientLimits},
     proto::MessageLimits,
 };
 
@@ -29,9 +29,9 @@ async fn echo(url: &str) -> Result<(), Box<dyn Error>> {
     let limits = ClientLimits { message, queue_bytes_max: 2 * bytes_max, ..ClientLimits::default() };
     let client = Client::builder().url(url).limits(limits).build_with(|client, event| {
         let answered = match event {
-            Event::Text(text) => client.try_send_text(text),
-            Event::Binary(bytes) => client.try_send_binary(bytes),
-            Event::Closed(closed) => return println!("{closed}"),
+            ClientEvent::Text(text) => client.try_send_text(text),
+            ClientEvent::Binary(bytes) => client.try_send_binary(bytes),
+            ClientEvent::Closed(closed) => return println!("{closed}"),
             _ => Ok(()),
         };
         if let Err(error) = answered {

@@ -9,7 +9,7 @@
 
 use std::{env, error::Error, process::ExitCode};
 
-use ringhub::client::{Cause, Client, Event, Events, Reconnect};
+use ringhub::client::{Cause, Client, ClientEvent, Events, Reconnect};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -39,15 +39,15 @@ async fn tail(url: &str) -> Result<(), Box<dyn Error>> {
 async fn print(events: &mut Events) -> Result<(), Box<dyn Error>> {
     while let Some(event) = events.next().await {
         match event {
-            Event::Text(text) => println!("{text}"),
-            Event::Binary(bytes) => println!("{} bytes", bytes.len()),
-            Event::Lost(closed) => eprintln!("lost: {closed}"),
-            Event::Reconnecting { attempt, delay, error: None } => eprintln!("attempt {attempt} in {delay:.1?}"),
-            Event::Reconnecting { attempt, delay, error: Some(error) } => {
+            ClientEvent::Text(text) => println!("{text}"),
+            ClientEvent::Binary(bytes) => println!("{} bytes", bytes.len()),
+            ClientEvent::Lost(closed) => eprintln!("lost: {closed}"),
+            ClientEvent::Reconnecting { attempt, delay, error: None } => eprintln!("attempt {attempt} in {delay:.1?}"),
+            ClientEvent::Reconnecting { attempt, delay, error: Some(error) } => {
                 eprintln!("{error}; attempt {attempt} in {delay:.1?}");
             }
-            Event::Reconnected(opened) => eprintln!("connected again to {}", opened.url),
-            Event::Closed(closed) => {
+            ClientEvent::Reconnected(opened) => eprintln!("connected again to {}", opened.url),
+            ClientEvent::Closed(closed) => {
                 eprintln!("{closed}");
                 let is_orderly = closed.is_clean && matches!(closed.cause, Cause::Server);
                 return if is_orderly { Ok(()) } else { Err("the connection is gone".into()) };

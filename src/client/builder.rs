@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     config::{ClientLimits, Config, Raw},
-    error::BuildError,
-    event::{Event, Events},
+    error::ClientBuildError,
+    event::{ClientEvent, Events},
     handle::Client,
     reconnect::Reconnect,
     shared::{Delivery, Shared, Slow},
@@ -26,7 +26,7 @@ use super::{
 ///     .reconnect(Reconnect::default())
 ///     .build()?;
 /// assert!(!client.is_open());
-/// # Ok::<(), ringhub::client::BuildError>(())
+/// # Ok::<(), ringhub::client::ClientBuildError>(())
 /// ```
 #[must_use = "build or build_with makes the client"]
 pub struct ClientBuilder {
@@ -179,7 +179,7 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// The first setting that is not valid.
-    pub fn build(self) -> Result<(Client, Events), BuildError> {
+    pub fn build(self) -> Result<(Client, Events), ClientBuildError> {
         let config = Config::new(self.raw, self.limits)?;
         let (delivery, events) = Delivery::queue(self.limits.events_max);
         Ok((Client::new(config, delivery, self.slow), events))
@@ -190,20 +190,23 @@ impl ClientBuilder {
     /// drops the connection.
     ///
     /// ```
-    /// use ringhub::client::{Client, Event};
+    /// use ringhub::client::{Client, ClientEvent};
     ///
     /// let client = Client::builder().url("ws://127.0.0.1:6455/t/echo").build_with(|client, event| match event {
-    ///     Event::Text(text) => client.try_send_text(text).unwrap_or_else(|error| println!("no answer: {error}")),
-    ///     Event::Closed(closed) => println!("{closed}"),
+    ///     ClientEvent::Text(text) => client.try_send_text(text).unwrap_or_else(|error| println!("no answer: {error}")),
+    ///     ClientEvent::Closed(closed) => println!("{closed}"),
     ///     _ => {}
     /// })?;
-    /// # Ok::<(), ringhub::client::BuildError>(())
+    /// # Ok::<(), ringhub::client::ClientBuildError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// The first setting that is not valid.
-    pub fn build_with(self, mut on_event: impl FnMut(&Client, Event) + Send + 'static) -> Result<Client, BuildError> {
+    pub fn build_with(
+        self,
+        mut on_event: impl FnMut(&Client, ClientEvent) + Send + 'static,
+    ) -> Result<Client, ClientBuildError> {
         let config = Config::new(self.raw, self.limits)?;
         let callback = move |shared: &Arc<Shared>, event| on_event(&Client::for_callback(shared.clone()), event);
         Ok(Client::new(config, Delivery::callback(Box::new(callback)), self.slow))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{
-    error::BuildError,
+    error::ClientBuildError,
     reconnect::Reconnect,
     tls::{self, Tls, Trust},
     url::Url,
@@ -111,8 +111,8 @@ pub(super) struct Proxy {
 }
 
 impl Config {
-    pub(super) fn new(raw: Raw, limits: ClientLimits) -> Result<Self, BuildError> {
-        let url = Url::websocket(&raw.url.ok_or(BuildError::UrlMissing)?).map_err(BuildError::Url)?;
+    pub(super) fn new(raw: Raw, limits: ClientLimits) -> Result<Self, ClientBuildError> {
+        let url = Url::websocket(&raw.url.ok_or(ClientBuildError::UrlMissing)?).map_err(ClientBuildError::Url)?;
         check_headers(&raw.headers)?;
         check_protocols(&raw.protocols)?;
         check_limits(&limits)?;
@@ -120,19 +120,19 @@ impl Config {
         let has_authorization = raw.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let credentials = [raw.basic.is_some(), raw.bearer.is_some(), has_authorization];
         if credentials.iter().filter(|&&given| given).count() > 1 {
-            return Err(BuildError::CredentialsTwice);
+            return Err(ClientBuildError::CredentialsTwice);
         }
         let authorization = match (raw.basic, raw.bearer) {
             (Some((user, password)), _) => Some(basic(&user, &password)?),
             (None, Some(token)) if is_header_value(&token) => Some(format!("Bearer {token}")),
-            (None, Some(_)) => return Err(BuildError::Credentials),
+            (None, Some(_)) => return Err(ClientBuildError::Credentials),
             (None, None) => None,
         };
         let proxy = match (raw.proxy, raw.proxy_basic) {
             (None, None) => None,
-            (None, Some(_)) => return Err(BuildError::ProxyMissing),
+            (None, Some(_)) => return Err(ClientBuildError::ProxyMissing),
             (Some(url), credentials) => Some(Proxy {
-                url: Url::proxy(&url).map_err(BuildError::Proxy)?,
+                url: Url::proxy(&url).map_err(ClientBuildError::Proxy)?,
                 authorization: credentials.map(|(user, password)| basic(&user, &password)).transpose()?,
             }),
         };
@@ -160,7 +160,7 @@ impl Config {
             reconnect: raw.reconnect,
         };
         if config.opening_request(&mut ClientHandshake::new([0; 16]), &config.url).len() > HEAD_BYTES_MAX {
-            return Err(BuildError::HeadTooLong);
+            return Err(ClientBuildError::HeadTooLong);
         }
         Ok(config)
     }
@@ -180,37 +180,37 @@ impl Config {
     }
 }
 
-fn check_headers(headers: &[(String, String)]) -> Result<(), BuildError> {
+fn check_headers(headers: &[(String, String)]) -> Result<(), ClientBuildError> {
     for (name, value) in headers {
         if !is_token(name.as_bytes()) {
-            return Err(BuildError::HeaderName(name.clone()));
+            return Err(ClientBuildError::HeaderName(name.clone()));
         }
         let begins = name.get(..WEBSOCKET_PREFIX.len());
         if begins.is_some_and(|begin| begin.eq_ignore_ascii_case(WEBSOCKET_PREFIX))
             || RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
         {
-            return Err(BuildError::HeaderReserved(name.clone()));
+            return Err(ClientBuildError::HeaderReserved(name.clone()));
         }
         if !is_header_value(value) {
-            return Err(BuildError::HeaderValue(name.clone()));
+            return Err(ClientBuildError::HeaderValue(name.clone()));
         }
     }
     Ok(())
 }
 
-fn check_protocols(protocols: &[String]) -> Result<(), BuildError> {
+fn check_protocols(protocols: &[String]) -> Result<(), ClientBuildError> {
     for (index, protocol) in protocols.iter().enumerate() {
         if !is_token(protocol.as_bytes()) {
-            return Err(BuildError::Subprotocol(protocol.clone()));
+            return Err(ClientBuildError::Subprotocol(protocol.clone()));
         }
         if protocols[..index].contains(protocol) {
-            return Err(BuildError::SubprotocolTwice(protocol.clone()));
+            return Err(ClientBuildError::SubprotocolTwice(protocol.clone()));
         }
     }
     Ok(())
 }
 
-fn check_limits(limits: &ClientLimits) -> Result<(), BuildError> {
+fn check_limits(limits: &ClientLimits) -> Result<(), ClientBuildError> {
     let zero = [
         ("limits.message.frame_bytes_max", limits.message.frame_bytes_max == 0),
         ("limits.message.message_bytes_max", limits.message.message_bytes_max == 0),
@@ -219,13 +219,13 @@ fn check_limits(limits: &ClientLimits) -> Result<(), BuildError> {
         ("limits.queue_bytes_max", limits.queue_bytes_max == 0),
         ("limits.events_max", limits.events_max == 0),
     ];
-    zero.iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(name, _)| Err(BuildError::Zero(name)))
+    zero.iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(name, _)| Err(ClientBuildError::Zero(name)))
 }
 
 /// Returns the `Authorization` value for a user name and a password (RFC 7617 2).
-fn basic(user: &str, password: &str) -> Result<String, BuildError> {
+fn basic(user: &str, password: &str) -> Result<String, ClientBuildError> {
     if user.contains(':') || !is_header_value(user) || !is_header_value(password) {
-        return Err(BuildError::Credentials);
+        return Err(ClientBuildError::Credentials);
     }
     Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
@@ -235,8 +235,8 @@ fn is_header_value(value: &str) -> bool {
     !value.bytes().any(|octet| octet.is_ascii_control())
 }
 
-fn required(setting: &'static str, duration: Duration) -> Result<Duration, BuildError> {
-    optional(duration).ok_or(BuildError::Zero(setting))
+fn required(setting: &'static str, duration: Duration) -> Result<Duration, ClientBuildError> {
+    optional(duration).ok_or(ClientBuildError::Zero(setting))
 }
 
 /// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds the rest, so that it can be added to a time.

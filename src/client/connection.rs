@@ -34,7 +34,7 @@ use tokio::{
 
 use super::{
     control_queue::ControlQueue,
-    event::{Cause, ConnectionEnd, Event},
+    event::{Cause, ClientEvent, ConnectionEnd},
     inspect::{Inspect, Pulse},
     lifecycle::{Lifecycle, Requester},
     open::{Connected, Stream},
@@ -277,12 +277,12 @@ impl<'a> Reader<'a> {
                 if self.shared.config.auto_pong {
                     self.control.push(OpCode::Pong, payload.clone());
                 }
-                self.shared.deliver(self.lifecycle, Event::Ping(small(&payload))).await;
+                self.shared.deliver(self.lifecycle, ClientEvent::Ping(small(&payload))).await;
             }
             OpCode::Pong => {
                 counters.pongs_received.add(1);
                 if payload[..] != *KEEP_ALIVE {
-                    self.shared.deliver(self.lifecycle, Event::Pong(small(&payload))).await;
+                    self.shared.deliver(self.lifecycle, ClientEvent::Pong(small(&payload))).await;
                 }
             }
             OpCode::Close => {
@@ -433,13 +433,13 @@ impl<'a> Writer<'a> {
 
 /// Returns a message as an event. A small payload is copied, so that it does not keep the buffer alive that it shares
 /// with other frames.
-fn message(opcode: OpCode, payload: BytesMut) -> Result<Event, ProtocolError> {
+fn message(opcode: OpCode, payload: BytesMut) -> Result<ClientEvent, ProtocolError> {
     if opcode == OpCode::Text {
         // `Inspect` has checked the text already; a second check makes it a `String` without `unsafe`.
         let text = simdutf8::basic::from_utf8(&payload).map_err(|_| ProtocolError::InvalidUtf8)?;
-        return Ok(Event::Text(text.into()));
+        return Ok(ClientEvent::Text(text.into()));
     }
-    Ok(Event::Binary(if payload.len() < LARGE_FRAME { small(&payload) } else { payload.freeze() }))
+    Ok(ClientEvent::Binary(if payload.len() < LARGE_FRAME { small(&payload) } else { payload.freeze() }))
 }
 
 fn small(payload: &[u8]) -> Bytes {

@@ -8,7 +8,7 @@ use crate::proto::{CloseCode, HttpError, ResponseError, ResponseHead};
 /// An invalid setting, for which [`build`](super::ClientBuilder::build) fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum BuildError {
+pub enum ClientBuildError {
     /// [`url`](super::ClientBuilder::url) was not called.
     UrlMissing,
     /// The URL is not one of a WebSocket.
@@ -42,7 +42,7 @@ pub enum BuildError {
     ReconnectDelays(Duration, Duration),
 }
 
-impl fmt::Display for BuildError {
+impl fmt::Display for ClientBuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UrlMissing => f.write_str("there is no URL to connect to"),
@@ -66,7 +66,7 @@ impl fmt::Display for BuildError {
     }
 }
 
-impl std::error::Error for BuildError {}
+impl std::error::Error for ClientBuildError {}
 
 /// A stage of opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,12 +219,12 @@ impl std::error::Error for SendError {}
 /// The reason why a close is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CloseError {
+pub enum ClientCloseError {
     /// An endpoint must not send this code, see [`CloseCode::is_sendable`].
     Code(CloseCode),
 }
 
-impl fmt::Display for CloseError {
+impl fmt::Display for ClientCloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "close code {code} must not be sent"),
@@ -232,4 +232,4 @@ impl fmt::Display for CloseError {
     }
 }
 
-impl std::error::Error for CloseError {}
+impl std::error::Error for ClientCloseError {}

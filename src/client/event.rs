@@ -15,11 +15,11 @@ use super::{error::ConnectError, opened::Opened};
 use crate::proto::{CloseCode, ProtocolError};
 
 /// An event of a connection. Events come in the order of their causes. After a successful
-/// [`connect`](super::Client::connect) they are messages, losses and reconnects, and exactly one [`Event::Closed`] at
+/// [`connect`](super::Client::connect) they are messages, losses and reconnects, and exactly one [`ClientEvent::Closed`] at
 /// the end.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event {
+pub enum ClientEvent {
     /// A whole text message (RFC 6455 5.6).
     Text(String),
     /// A whole binary message (RFC 6455 5.6).
@@ -123,23 +123,23 @@ impl fmt::Display for Cause {
 /// the server's messages stay in the network, and its pings get no answer. Dropping `Events` discards all further
 /// events.
 #[derive(Debug)]
-pub struct Events(mpsc::Receiver<Event>);
+pub struct Events(mpsc::Receiver<ClientEvent>);
 
 impl Events {
-    pub(super) fn new(receiver: mpsc::Receiver<Event>) -> Self {
+    pub(super) fn new(receiver: mpsc::Receiver<ClientEvent>) -> Self {
         Self(receiver)
     }
 
     /// Returns the next event; `None` after the last. Dropping the future loses no event.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<ClientEvent> {
         self.0.recv().await
     }
 }
 
 impl Stream for Events {
-    type Item = Event;
+    type Item = ClientEvent;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ClientEvent>> {
         self.0.poll_recv(context)
     }
 }

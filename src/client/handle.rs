@@ -7,7 +7,7 @@ use fastwebsockets::OpCode;
 
 use super::{
     config::Config,
-    error::{CloseError, ConnectError, SendError},
+    error::{ClientCloseError, ConnectError, SendError},
     lifecycle::{CloseRequest, Lifecycle, Requester},
     opened::Opened,
     send_queue::Queued,
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// Sends a ping (RFC 6455 5.5.2), behind the messages in the queue. The server answers with a pong of the same
-    /// bytes, an [`Event::Pong`](super::Event::Pong).
+    /// bytes, an [`ClientEvent::Pong`](super::ClientEvent::Pong).
     ///
     /// # Errors
     ///
@@ -167,7 +167,7 @@ impl Client {
     /// # Errors
     ///
     /// The code is sendable, so this method returns no error.
-    pub async fn close(&self) -> Result<(), CloseError> {
+    pub async fn close(&self) -> Result<(), ClientCloseError> {
         self.close_with(CloseCode::GOING_AWAY, "").await
     }
 
@@ -178,8 +178,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`CloseError::Code`]; the connection then stays open.
-    pub async fn close_with(&self, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+    /// [`ClientCloseError::Code`]; the connection then stays open.
+    pub async fn close_with(&self, code: CloseCode, reason: &str) -> Result<(), ClientCloseError> {
         self.begin_close(code, reason)?;
         self.closed().await;
         Ok(())
@@ -191,9 +191,9 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::close_with`].
-    pub fn begin_close(&self, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+    pub fn begin_close(&self, code: CloseCode, reason: &str) -> Result<(), ClientCloseError> {
         if !code.is_sendable() {
-            return Err(CloseError::Code(code));
+            return Err(ClientCloseError::Code(code));
         }
         if let Some(lifecycle) = self.shared.current() {
             lifecycle.request_close(CloseRequest { code, reason: reason.into(), requester: Requester::Caller });

@@ -3,11 +3,11 @@
 //!
 //! [`ClientBuilder`] checks all settings once and builds a [`Client`], which [`Client::connect`] then connects. A
 //! client is a handle: clones of it send from any number of tasks, and dropping the last one closes the connection.
-//! Messages arrive as [`Event`]s, either from [`Events`] ([`ClientBuilder::build`]) or by a callback
+//! Messages arrive as [`ClientEvent`]s, either from [`Events`] ([`ClientBuilder::build`]) or by a callback
 //! ([`ClientBuilder::build_with`]).
 //!
 //! ```no_run
-//! use ringhub::client::{Client, Event, Reconnect};
+//! use ringhub::client::{Client, ClientEvent, Reconnect};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,10 +20,10 @@
 //! client.send_text("hello").await?;
 //! while let Some(event) = events.next().await {
 //!     match event {
-//!         Event::Text(text) => println!("{text}"),
-//!         Event::Lost(closed) => println!("lost: {closed}"),
-//!         Event::Reconnected(_) => client.send_text("hello again").await?,
-//!         Event::Closed(closed) => {
+//!         ClientEvent::Text(text) => println!("{text}"),
+//!         ClientEvent::Lost(closed) => println!("lost: {closed}"),
+//!         ClientEvent::Reconnected(_) => client.send_text("hello again").await?,
+//!         ClientEvent::Closed(closed) => {
 //!             println!("closed: {closed}");
 //!             break;
 //!         }
@@ -58,8 +58,8 @@ mod url;
 
 pub use builder::ClientBuilder;
 pub use config::ClientLimits;
-pub use error::{BuildError, CloseError, ConnectError, Rejection, SendError, Stage};
-pub use event::{Cause, ConnectionEnd, Event, Events};
+pub use error::{ClientBuildError, ClientCloseError, ConnectError, Rejection, SendError, Stage};
+pub use event::{Cause, ClientEvent, ConnectionEnd, Events};
 pub use handle::Client;
 pub use opened::{Opened, Timings};
 pub use reconnect::Reconnect;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    error::{BuildError, ConnectError},
+    error::{ClientBuildError, ConnectError},
     event::ConnectionEnd,
 };
 use crate::proto::CloseCode;
@@ -41,13 +41,13 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    pub(super) fn check(&self) -> Result<(), ClientBuildError> {
         if self.delay_min.is_zero() {
-            Err(BuildError::Zero("reconnect.delay_min"))
+            Err(ClientBuildError::Zero("reconnect.delay_min"))
         } else if self.delay_max < self.delay_min {
-            Err(BuildError::ReconnectDelays(self.delay_min, self.delay_max))
+            Err(ClientBuildError::ReconnectDelays(self.delay_min, self.delay_max))
         } else if self.attempts_max == Some(0) {
-            Err(BuildError::Zero("reconnect.attempts_max"))
+            Err(ClientBuildError::Zero("reconnect.attempts_max"))
         } else {
             Ok(())
         }
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn settings_without_a_meaning_are_refused() {
         let check = |reconnect: Reconnect, error| assert_eq!(reconnect.check(), Err(error));
-        check(Reconnect { delay_min: Duration::ZERO, ..RECONNECT }, BuildError::Zero("reconnect.delay_min"));
-        check(Reconnect { attempts_max: Some(0), ..RECONNECT }, BuildError::Zero("reconnect.attempts_max"));
+        check(Reconnect { delay_min: Duration::ZERO, ..RECONNECT }, ClientBuildError::Zero("reconnect.delay_min"));
+        check(Reconnect { attempts_max: Some(0), ..RECONNECT }, ClientBuildError::Zero("reconnect.attempts_max"));
         let (min, max) = (Duration::from_secs(1), Duration::from_millis(1));
-        check(Reconnect { delay_max: max, ..RECONNECT }, BuildError::ReconnectDelays(min, max));
+        check(Reconnect { delay_max: max, ..RECONNECT }, ClientBuildError::ReconnectDelays(min, max));
     }
 }

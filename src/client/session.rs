@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     connection,
     error::ConnectError,
-    event::{Cause, ConnectionEnd, Event},
+    event::{Cause, ClientEvent, ConnectionEnd},
     lifecycle::Lifecycle,
     open::{self, Connected, random},
     reconnect::{Reconnect, is_final, is_refusal_final, retry_after},
@@ -71,12 +71,12 @@ pub(super) struct Established {
     receiver: mpsc::Receiver<Queued>,
 }
 
-/// Runs a connection and those that follow it, and delivers [`Event::Closed`] at the end.
+/// Runs a connection and those that follow it, and delivers [`ClientEvent::Closed`] at the end.
 pub(super) async fn run(shared: Arc<Shared>, guard: LifetimeGuard, established: Established) {
     let closed = run_all(&shared, &guard.0, established).await;
     tracing::debug!(url = %shared.config.url, %closed, "closed");
     // A caller of `Client::closed` finds the event in the queue, but does not wait until a full queue has room for it.
-    if let Err(event) = shared.try_deliver(Event::Closed(closed)) {
+    if let Err(event) = shared.try_deliver(ClientEvent::Closed(closed)) {
         drop(guard);
         shared.deliver_at_length(*event).await;
     }
@@ -96,7 +96,7 @@ async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established
         }
         tracing::debug!(url = %shared.config.url, %closed, "lost");
         lifecycle.set_reconnecting();
-        shared.deliver(lifecycle, Event::Lost(closed)).await;
+        shared.deliver(lifecycle, ClientEvent::Lost(closed)).await;
         established = match reopen(shared, lifecycle, reconnect, &mut attempt).await {
             Ok(connected) => establish(shared, lifecycle, connected),
             Err(cause) => {
@@ -104,7 +104,7 @@ async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established
             }
         };
         shared.counters.reconnects.add(1);
-        shared.deliver(lifecycle, Event::Reconnected(Box::new(established.connected.opened.clone()))).await;
+        shared.deliver(lifecycle, ClientEvent::Reconnected(Box::new(established.connected.opened.clone()))).await;
     }
 }
 
@@ -123,7 +123,7 @@ async fn reopen(
         }
         let delay_min = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
         let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(delay_min);
-        shared.deliver(lifecycle, Event::Reconnecting { attempt: *attempt, delay, error }).await;
+        shared.deliver(lifecycle, ClientEvent::Reconnecting { attempt: *attempt, delay, error }).await;
         let attempted = tokio::select! {
             biased;
             () = lifecycle.close_requested() => Err(ConnectError::Cancelled),

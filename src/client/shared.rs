@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     config::Config,
     error::SendError,
-    event::{Event, Events},
+    event::{ClientEvent, Events},
     lifecycle::{CloseRequest, Lifecycle, Requester},
     send_queue::SendQueue,
     stats::{Counters, Operation, SlowOperation},
@@ -34,12 +34,12 @@ pub(super) struct Shared {
 
 /// The destination of a client's events.
 pub(super) enum Delivery {
-    Queue(mpsc::Sender<Event>),
+    Queue(mpsc::Sender<ClientEvent>),
     /// The lock is free whenever an event comes: two connections of a client do not live at once.
     Callback(Mutex<Callback>),
 }
 
-pub(super) type Callback = Box<dyn FnMut(&Arc<Shared>, Event) + Send>;
+pub(super) type Callback = Box<dyn FnMut(&Arc<Shared>, ClientEvent) + Send>;
 
 /// A callback for operations that take at least `threshold`.
 pub(super) struct Slow {
@@ -78,7 +78,7 @@ impl Shared {
     }
 
     /// Delivers an event. Waits while the queue is full, until a close is requested; then the event is dropped.
-    pub(super) async fn deliver(self: &Arc<Self>, lifecycle: &Lifecycle, event: Event) {
+    pub(super) async fn deliver(self: &Arc<Self>, lifecycle: &Lifecycle, event: ClientEvent) {
         let begin = Instant::now();
         tokio::select! {
             biased;
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     /// Delivers an event. Waits while the queue is full, with no limit. Dropping the future drops the event.
-    pub(super) async fn deliver_at_length(self: &Arc<Self>, event: Event) {
+    pub(super) async fn deliver_at_length(self: &Arc<Self>, event: ClientEvent) {
         match &self.delivery {
             // The caller may have dropped its `Events`.
             Delivery::Queue(sender) => drop(sender.send(event).await),
@@ -102,7 +102,7 @@ impl Shared {
     /// # Errors
     ///
     /// The event, if the queue is full.
-    pub(super) fn try_deliver(self: &Arc<Self>, event: Event) -> Result<(), Box<Event>> {
+    pub(super) fn try_deliver(self: &Arc<Self>, event: ClientEvent) -> Result<(), Box<ClientEvent>> {
         match &self.delivery {
             Delivery::Queue(sender) => match sender.try_send(event) {
                 Err(mpsc::error::TrySendError::Full(event)) => return Err(Box::new(event)),
@@ -113,7 +113,7 @@ impl Shared {
         Ok(())
     }
 
-    fn call(self: &Arc<Self>, callback: &Mutex<Callback>, event: Event) {
+    fn call(self: &Arc<Self>, callback: &Mutex<Callback>, event: ClientEvent) {
         callback.lock().unwrap_or_else(PoisonError::into_inner)(self, event);
     }
 

@@ -14,7 +14,7 @@ use tokio_rustls::{
     },
 };
 
-use super::error::{BuildError, ConnectError, Stage};
+use super::error::{ClientBuildError, ConnectError, Stage};
 
 /// A client's TLS configuration, made at the first handshake: the system's certificate authorities are read then.
 pub(super) struct Tls {
@@ -75,8 +75,8 @@ impl Tls {
 }
 
 /// Returns the certificates of a PEM file, of which there must be one at least.
-pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
-    let wrong = |error: &dyn ToString| BuildError::CertificateAuthority(error.to_string());
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ClientBuildError> {
+    let wrong = |error: &dyn ToString| ClientBuildError::CertificateAuthority(error.to_string());
     let certificates: Vec<_> =
         CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
     if certificates.is_empty() {

@@ -2,25 +2,25 @@
 
 use std::fmt;
 
-use crate::proto::CloseError as FrameCloseError;
+use crate::proto::CloseFrameError;
 
 /// Why a connection is not closed as asked.
 ///
 /// ```
-/// use ringhub::{handler::CloseError, proto::CloseError as FrameError};
-/// let error = CloseError::Frame(FrameError::CodeNotSendable(1006));
+/// use ringhub::{handler::CloseError, proto::CloseFrameError};
+/// let error = CloseError::Frame(CloseFrameError::CodeNotSendable(1006));
 /// assert_eq!(error.to_string(), "close code 1006 must not be sent");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseError {
     /// The close code or the reason is not allowed.
-    Frame(FrameCloseError),
+    Frame(CloseFrameError),
     /// The connection is closing already, or has ended.
     NotOpen,
 }
 
-impl From<FrameCloseError> for CloseError {
-    fn from(error: FrameCloseError) -> Self {
+impl From<CloseFrameError> for CloseError {
+    fn from(error: CloseFrameError) -> Self {
         CloseError::Frame(error)
     }
 }

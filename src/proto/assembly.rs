@@ -5,7 +5,7 @@ use super::{
     frame::{FrameHeader, HEADER_ROOM, MessageType},
     limits::{Deliver, MessageLimits},
     masking,
-    message::{Message, FragmentPlace},
+    message::{FragmentPlace, Message},
     utf8::Utf8,
 };
 use bytes::BytesMut;

@@ -8,15 +8,15 @@ impl CloseCode {
     ///
     /// # Errors
     ///
-    /// [`CloseError::CodeNotSendable`] unless [`CloseCode::is_sendable`].
+    /// [`CloseFrameError::CodeNotSendable`] unless [`CloseCode::is_sendable`].
     ///
     /// ```
-    /// use ringhub::proto::{CloseCode, CloseError};
+    /// use ringhub::proto::{CloseCode, CloseFrameError};
     /// assert_eq!(CloseCode::new(4000), Ok(CloseCode(4000)));
-    /// assert_eq!(CloseCode::new(1006), Err(CloseError::CodeNotSendable(1006)));
+    /// assert_eq!(CloseCode::new(1006), Err(CloseFrameError::CodeNotSendable(1006)));
     /// ```
-    pub const fn new(code: u16) -> Result<Self, CloseError> {
-        if Self(code).is_sendable() { Ok(Self(code)) } else { Err(CloseError::CodeNotSendable(code)) }
+    pub const fn new(code: u16) -> Result<Self, CloseFrameError> {
+        if Self(code).is_sendable() { Ok(Self(code)) } else { Err(CloseFrameError::CodeNotSendable(code)) }
     }
 }
 
@@ -34,19 +34,19 @@ impl<'a> CloseFrame<'a> {
     ///
     /// # Errors
     ///
-    /// [`CloseError::CodeNotSendable`], or [`CloseError::ReasonTooLong`] above [`CLOSE_REASON_MAX`] bytes.
+    /// [`CloseFrameError::CodeNotSendable`], or [`CloseFrameError::ReasonTooLong`] above [`CLOSE_REASON_MAX`] bytes.
     ///
     /// ```
-    /// use ringhub::proto::{CloseError, CloseFrame};
+    /// use ringhub::proto::{CloseFrameError, CloseFrame};
     /// assert_eq!(CloseFrame::new(1000, "bye")?.reason, "bye");
-    /// assert_eq!(CloseFrame::new(1005, "bye"), Err(CloseError::CodeNotSendable(1005)));
-    /// assert_eq!(CloseFrame::new(1000, &"é".repeat(62)), Err(CloseError::ReasonTooLong(124)));
-    /// # Ok::<(), CloseError>(())
+    /// assert_eq!(CloseFrame::new(1005, "bye"), Err(CloseFrameError::CodeNotSendable(1005)));
+    /// assert_eq!(CloseFrame::new(1000, &"é".repeat(62)), Err(CloseFrameError::ReasonTooLong(124)));
+    /// # Ok::<(), CloseFrameError>(())
     /// ```
-    pub const fn new(code: u16, reason: &'a str) -> Result<Self, CloseError> {
+    pub const fn new(code: u16, reason: &'a str) -> Result<Self, CloseFrameError> {
         match CloseCode::new(code) {
             Err(error) => Err(error),
-            Ok(_) if reason.len() > CLOSE_REASON_MAX => Err(CloseError::ReasonTooLong(reason.len())),
+            Ok(_) if reason.len() > CLOSE_REASON_MAX => Err(CloseFrameError::ReasonTooLong(reason.len())),
             Ok(code) => Ok(Self { code: Some(code), reason }),
         }
     }
@@ -107,19 +107,19 @@ pub const CLOSE_REASON_MAX: usize = CONTROL_PAYLOAD_MAX - 2;
 /// Why a close frame cannot be sent as it is.
 ///
 /// ```
-/// use ringhub::proto::CloseError;
-/// assert_eq!(CloseError::ReasonTooLong(124).to_string(), "a close reason of 124 bytes is longer than 123");
+/// use ringhub::proto::CloseFrameError;
+/// assert_eq!(CloseFrameError::ReasonTooLong(124).to_string(), "a close reason of 124 bytes is longer than 123");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CloseError {
+pub enum CloseFrameError {
     /// A code that must not appear on the wire (RFC 6455 7.4).
     CodeNotSendable(u16),
     /// A reason of so many bytes, above [`CLOSE_REASON_MAX`] (RFC 6455 5.5).
     ReasonTooLong(usize),
 }
 
-impl fmt::Display for CloseError {
+impl fmt::Display for CloseFrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CodeNotSendable(code) => write!(f, "close code {code} must not be sent"),
@@ -130,7 +130,7 @@ impl fmt::Display for CloseError {
     }
 }
 
-impl std::error::Error for CloseError {}
+impl std::error::Error for CloseFrameError {}
 
 #[cfg(test)]
 mod tests {
@@ -179,8 +179,8 @@ mod tests {
             assert_eq!(CloseCode::new(code).is_ok(), CloseFrame::parse(&code.to_be_bytes()).is_ok());
         }
         assert_eq!(CloseFrame::new(1000, &"x".repeat(123)).map(|frame| frame.reason.len()), Ok(123));
-        assert_eq!(CloseFrame::new(1000, &"x".repeat(124)), Err(CloseError::ReasonTooLong(124)));
-        assert_eq!(CloseFrame::new(1006, &"x".repeat(124)), Err(CloseError::CodeNotSendable(1006)));
+        assert_eq!(CloseFrame::new(1000, &"x".repeat(124)), Err(CloseFrameError::ReasonTooLong(124)));
+        assert_eq!(CloseFrame::new(1006, &"x".repeat(124)), Err(CloseFrameError::CodeNotSendable(1006)));
     }
 
     /// RFC 6455 5.5: 125 bytes hold a code and 123 bytes of reason.

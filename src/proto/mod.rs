@@ -42,7 +42,7 @@ mod testing;
 mod utf8;
 mod websocket;
 
-pub use close::{CLOSE_REASON_MAX, CloseError, CloseFrame, truncate_reason};
+pub use close::{CLOSE_REASON_MAX, CloseFrame, CloseFrameError, truncate_reason};
 pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};

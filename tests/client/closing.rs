@@ -6,7 +6,7 @@ use std::{
 };
 
 use ringhub::{
-    client::{Cause, ClientLimits, CloseError, ConnectError, ConnectionEnd, Event, SendError},
+    client::{Cause, ClientCloseError, ClientEvent, ClientLimits, ConnectError, ConnectionEnd, SendError},
     proto::{CloseCode, MessageLimits, OpCode, ProtocolError},
 };
 use tokio::sync::oneshot;
@@ -55,8 +55,8 @@ fn a_code_and_a_reason() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, _events, mut side) = peer.connected(peer.client()).await;
-        assert_eq!(client.begin_close(CloseCode(1005), ""), Err(CloseError::Code(CloseCode::NO_STATUS)));
-        assert_eq!(client.close_with(CloseCode(5000), "").await, Err(CloseError::Code(CloseCode(5000))));
+        assert_eq!(client.begin_close(CloseCode(1005), ""), Err(ClientCloseError::Code(CloseCode::NO_STATUS)));
+        assert_eq!(client.close_with(CloseCode(5000), "").await, Err(ClientCloseError::Code(CloseCode(5000))));
         assert!(client.is_open());
         let close = async { client.close_with(CloseCode(4000), &"é".repeat(100)).await };
         let (closed, ()) = tokio::join!(close, answer_close!(side, 4000, &"é".repeat(61)));
@@ -137,7 +137,7 @@ fn the_answer_to_a_close_goes_last() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let client = peer.client().build_with(|client, event| {
-            if let Event::Text(text) = event {
+            if let ClientEvent::Text(text) = event {
                 client.try_send_text(text).unwrap();
             }
         });
@@ -269,7 +269,7 @@ fn no_violations() {
         side.send(OpCode::Continuation, false, &[b'a'; 50]).await;
         side.send(OpCode::Continuation, true, b"").await;
         expect_text(&mut events, &"x".repeat(100)).await;
-        assert!(matches!(next(&mut events).await, Event::Ping(payload) if payload.len() == 125));
+        assert!(matches!(next(&mut events).await, ClientEvent::Ping(payload) if payload.len() == 125));
         expect_text(&mut events, &"a".repeat(150)).await;
     });
 }
@@ -289,7 +289,7 @@ fn a_close_with_a_full_queue_of_events() {
         expect_text(&mut events, "0").await;
         // One event may have waited for room before the close.
         let closed = match next(&mut events).await {
-            Event::Closed(closed) => closed,
+            ClientEvent::Closed(closed) => closed,
             _ => expect_closed(&mut events).await,
         };
         assert_cause(&closed, 1001, true, |cause| matches!(cause, Cause::Caller));
@@ -316,7 +316,8 @@ fn dropped_events() {
 fn a_callback_that_panics() {
     on_tokio(async {
         let peer = Peer::listen().await;
-        let client = peer.client().build_with(|_, event| assert!(!matches!(event, Event::Text(_)), "as asked for"));
+        let client =
+            peer.client().build_with(|_, event| assert!(!matches!(event, ClientEvent::Text(_)), "as asked for"));
         let client = client.unwrap();
         let mut side = peer.connect(&client).await;
         side.send_text("panic").await;
@@ -336,8 +337,8 @@ fn a_callback_gets_the_closed_event() {
         let (tell, told) = oneshot::channel();
         let tell = Arc::new(Mutex::new(Some(tell)));
         let client = peer.client().build_with(move |client, event| match event {
-            Event::Text(_) => client.begin_close(CloseCode::NORMAL, "enough").unwrap(),
-            Event::Closed(closed) => drop(tell.lock().unwrap().take().map(|tell| tell.send(closed))),
+            ClientEvent::Text(_) => client.begin_close(CloseCode::NORMAL, "enough").unwrap(),
+            ClientEvent::Closed(closed) => drop(tell.lock().unwrap().take().map(|tell| tell.send(closed))),
             _ => {}
         });
         let client = client.unwrap();

@@ -17,7 +17,7 @@ mod tls;
 
 use std::{future::Future, time::Duration};
 
-use ringhub::client::{Client, ClientBuilder, ConnectionEnd, Event, Events};
+use ringhub::client::{Client, ClientBuilder, ClientEvent, ConnectionEnd, Events};
 use support::DEADLINE;
 use tokio::time::timeout;
 
@@ -32,27 +32,29 @@ fn client(url: &str) -> ClientBuilder {
     Client::builder().url(url)
 }
 
-async fn next(events: &mut Events) -> Event {
+async fn next(events: &mut Events) -> ClientEvent {
     events.next().await.expect("an event")
 }
 
 async fn expect_text(events: &mut Events, text: &str) {
     match next(events).await {
-        Event::Text(received) => assert!(received == text, "{} bytes instead of {}", received.len(), text.len()),
+        ClientEvent::Text(received) => assert!(received == text, "{} bytes instead of {}", received.len(), text.len()),
         other => panic!("{other:?} instead of {text:?}"),
     }
 }
 
 async fn expect_binary(events: &mut Events, bytes: &[u8]) {
     match next(events).await {
-        Event::Binary(received) => assert!(received == bytes, "{} bytes instead of {}", received.len(), bytes.len()),
+        ClientEvent::Binary(received) => {
+            assert!(received == bytes, "{} bytes instead of {}", received.len(), bytes.len())
+        }
         other => panic!("{other:?} instead of {} bytes", bytes.len()),
     }
 }
 
 async fn expect_closed(events: &mut Events) -> ConnectionEnd {
     match next(events).await {
-        Event::Closed(closed) => closed,
+        ClientEvent::Closed(closed) => closed,
         other => panic!("{other:?} instead of the end"),
     }
 }

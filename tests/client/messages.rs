@@ -11,7 +11,7 @@ use std::{
 
 use futures_core::Stream;
 use ringhub::{
-    client::{Client, ClientLimits, Event, Events, Operation, SendError},
+    client::{Client, ClientEvent, ClientLimits, Events, Operation, SendError},
     proto::OpCode,
 };
 
@@ -64,7 +64,7 @@ fn senders_on_all_threads() {
         }
         let mut expected = [0; 8];
         for _ in 0..8 * 200 {
-            let Event::Binary(bytes) = next(&mut events).await else { panic!("something else") };
+            let ClientEvent::Binary(bytes) = next(&mut events).await else { panic!("something else") };
             let (sender, number) = bytes.split_at(4);
             let sender = u32::from_be_bytes(sender.try_into().unwrap()) as usize;
             assert_eq!(number, u32::to_be_bytes(expected[sender]), "of {sender}");
@@ -90,7 +90,7 @@ fn fragments() {
         side.send(OpCode::Binary, false, &[1]).await;
         side.send(OpCode::Continuation, true, &[2]).await;
         side.expect(OpCode::Pong, b"\xff").await;
-        assert!(matches!(next(&mut events).await, Event::Ping(payload) if payload[..] == [0xff]));
+        assert!(matches!(next(&mut events).await, ClientEvent::Ping(payload) if payload[..] == [0xff]));
         expect_text(&mut events, "é⚡").await;
         expect_binary(&mut events, &[1, 2]).await;
     });
@@ -105,7 +105,7 @@ fn pings_and_pongs() {
         client.ping("there?").await.unwrap();
         side.expect(OpCode::Ping, b"there?").await;
         side.send(OpCode::Pong, true, b"there?").await;
-        assert!(matches!(next(&mut events).await, Event::Pong(payload) if payload == "there?"));
+        assert!(matches!(next(&mut events).await, ClientEvent::Pong(payload) if payload == "there?"));
         client.pong(vec![0; 125]).await.unwrap();
         side.expect(OpCode::Pong, &[0; 125]).await;
         assert_eq!(client.ping(vec![0; 126]).await, Err(SendError::ControlTooLong));
@@ -121,7 +121,7 @@ fn pings_that_the_caller_answers() {
         let peer = Peer::listen().await;
         let (client, mut events, mut side) = peer.connected(peer.client().auto_pong(false)).await;
         side.send(OpCode::Ping, true, b"1").await;
-        assert!(matches!(next(&mut events).await, Event::Ping(payload) if payload == "1"));
+        assert!(matches!(next(&mut events).await, ClientEvent::Ping(payload) if payload == "1"));
         client.pong("one").await.unwrap();
         side.expect(OpCode::Pong, b"one").await;
     });
@@ -280,7 +280,7 @@ fn events_are_a_stream() {
         let (client, mut events) = echo(&server).await;
         client.send_text("streamed").await.unwrap();
         let event = std::future::poll_fn(|context| Pin::new(&mut events).poll_next(context)).await;
-        assert!(matches!(event, Some(Event::Text(text)) if text == "streamed"));
+        assert!(matches!(event, Some(ClientEvent::Text(text)) if text == "streamed"));
     });
 }
 
@@ -292,7 +292,7 @@ fn a_callback_gets_events_and_answers() {
         let counted = calls.clone();
         let client = peer.client().build_with(move |client, event| {
             counted.fetch_add(1, Ordering::Relaxed);
-            if let Event::Text(text) = event {
+            if let ClientEvent::Text(text) = event {
                 client.try_send_text(text.to_uppercase()).unwrap();
             }
         });

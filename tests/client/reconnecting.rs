@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringhub::{
-    client::{Cause, Client, ClientBuilder, ConnectError, ConnectionEnd, Event, Events, Reconnect},
+    client::{Cause, Client, ClientBuilder, ClientEvent, ConnectError, ConnectionEnd, Events, Reconnect},
     proto::CloseCode,
 };
 use tokio::net::TcpStream;
@@ -26,14 +26,14 @@ fn returning(peer: &Peer) -> ClientBuilder {
 
 async fn expect_lost(events: &mut Events) -> ConnectionEnd {
     match next(events).await {
-        Event::Lost(closed) => closed,
+        ClientEvent::Lost(closed) => closed,
         other => panic!("{other:?} instead of a loss"),
     }
 }
 
 async fn expect_attempt(events: &mut Events, number: u32) -> Option<ConnectError> {
     match next(events).await {
-        Event::Reconnecting { attempt, delay, error } => {
+        ClientEvent::Reconnecting { attempt, delay, error } => {
             assert!(attempt == number && delay <= QUICK.delay_max, "{attempt}, {delay:?}");
             error
         }
@@ -43,7 +43,7 @@ async fn expect_attempt(events: &mut Events, number: u32) -> Option<ConnectError
 
 async fn expect_return(events: &mut Events) {
     match next(events).await {
-        Event::Reconnected(opened) => assert_eq!(opened.head.status(), 101),
+        ClientEvent::Reconnected(opened) => assert_eq!(opened.head.status(), 101),
         other => panic!("{other:?} instead of a connection"),
     }
 }
@@ -194,7 +194,7 @@ fn retry_after_delays_an_attempt() {
             side.request().await;
             side.raw(b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n").await;
             match next(&mut events).await {
-                Event::Reconnecting { attempt: number, delay, .. } => {
+                ClientEvent::Reconnecting { attempt: number, delay, .. } => {
                     assert_eq!((number, delay), (attempt, QUICK.delay_max));
                 }
                 other => panic!("{other:?}"),
@@ -255,7 +255,7 @@ fn the_caller_closes_between_attempts() {
         assert!(client.is_reconnecting());
         client.close().await.unwrap();
         assert!(!client.is_reconnecting());
-        assert!(matches!(next(&mut events).await, Event::Reconnecting { .. }));
+        assert!(matches!(next(&mut events).await, ClientEvent::Reconnecting { .. }));
         let closed = expect_closed(&mut events).await;
         assert!(matches!(closed.cause, Cause::Caller), "{closed:?}");
     });
@@ -268,7 +268,7 @@ fn the_last_handle_is_dropped_between_attempts() {
         let (client, mut events, side) = peer.connected(peer.client().reconnect(NEVER)).await;
         drop(side);
         expect_lost(&mut events).await;
-        assert!(matches!(next(&mut events).await, Event::Reconnecting { .. }));
+        assert!(matches!(next(&mut events).await, ClientEvent::Reconnecting { .. }));
         drop(client);
         assert!(matches!(expect_closed(&mut events).await.cause, Cause::Dropped));
         assert!(events.next().await.is_none());
@@ -300,7 +300,7 @@ fn a_second_connect_between_attempts() {
         drop(side);
         expect_lost(&mut events).await;
         let mut side = peer.connect(&client).await;
-        assert!(matches!(next(&mut events).await, Event::Reconnecting { .. }));
+        assert!(matches!(next(&mut events).await, ClientEvent::Reconnecting { .. }));
         assert!(matches!(expect_closed(&mut events).await.cause, Cause::Replaced));
         side.send_text("new").await;
         expect_text(&mut events, "new").await;

@@ -146,13 +146,13 @@ fn kore_a_server_within_a_tokio_program() {
         let (client, mut events) = client::Client::builder().url(format!("ws://{address}/")).build().unwrap();
         client.connect().await.unwrap();
         client.send_text("hello").await.unwrap();
-        assert!(matches!(events.next().await, Some(client::Event::Text(text)) if text == "hello"));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Text(text)) if text == "hello"));
         let message = PreparedMessage::text("from a task");
         tokio::spawn(async move { hub.send_all(&message).await.unwrap() }).await.unwrap();
-        assert!(matches!(events.next().await, Some(client::Event::Text(text)) if text == "from a task"));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Text(text)) if text == "from a task"));
         let (ended, event) = tokio::join!(running.shutdown(), events.next());
         ended.unwrap();
-        let Some(client::Event::Closed(closed)) = event else { panic!("{event:?}") };
+        let Some(client::ClientEvent::Closed(closed)) = event else { panic!("{event:?}") };
         assert_eq!(closed.code.0, 1001);
         drop(journal);
     });
@@ -170,7 +170,7 @@ fn kore_run_ends_when_it_is_dropped() {
         client.connect().await.unwrap();
         run.abort();
         assert!(run.await.unwrap_err().is_cancelled());
-        assert!(matches!(events.next().await, Some(client::Event::Closed(closed)) if closed.code.0 == 1001));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1001));
     });
     journal.expect(&["open", r#"close 1001 "" clean"#]);
 }
@@ -188,7 +188,7 @@ fn kore_run_until_ends_in_order() {
         client.connect().await.unwrap();
         stop.send(()).unwrap();
         run.await.unwrap().unwrap();
-        assert!(matches!(events.next().await, Some(client::Event::Closed(closed)) if closed.code.0 == 1001));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1001));
     });
     journal.expect(&["open", r#"close 1001 "" clean"#]);
 }

@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use ringhub::{
-    client::{BuildError, Cause, Client, ClientBuilder, Event, Events, Operation, Reconnect, SendError, UrlError},
+    client::{
+        Cause, Client, ClientBuildError, ClientBuilder, ClientEvent, Events, Operation, Reconnect, SendError, UrlError,
+    },
     proto::CloseCode,
 };
 
@@ -33,23 +35,23 @@ fn to(server: &Live) -> ClientBuilder {
     Client::builder().url(format!("ws://{}/", server.address))
 }
 
-async fn next(events: &mut Events) -> Event {
+async fn next(events: &mut Events) -> ClientEvent {
     events.next().await.expect("an event")
 }
 
 async fn expect_text(events: &mut Events, text: &str) {
     match next(events).await {
-        Event::Text(received) => assert_eq!(received, text),
+        ClientEvent::Text(received) => assert_eq!(received, text),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn qore_client_options_are_checked() {
-    let refused = |builder: ClientBuilder, error: BuildError| assert_eq!(builder.build().map(drop), Err(error));
-    refused(Client::builder(), BuildError::UrlMissing);
-    refused(Client::builder().url("http://hub/"), BuildError::Url(UrlError::UnknownScheme("http".into())));
-    refused(Client::builder().url("ws://hub/").header("a b", "c"), BuildError::HeaderName("a b".into()));
+    let refused = |builder: ClientBuilder, error: ClientBuildError| assert_eq!(builder.build().map(drop), Err(error));
+    refused(Client::builder(), ClientBuildError::UrlMissing);
+    refused(Client::builder().url("http://hub/"), ClientBuildError::Url(UrlError::UnknownScheme("http".into())));
+    refused(Client::builder().url("ws://hub/").header("a b", "c"), ClientBuildError::HeaderName("a b".into()));
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn qore_client_connect_returns_the_head_and_facts() {
         // The second closes the first with 1001.
         let again = client.connect().await.unwrap();
         assert_ne!(again.connection_id, opened.connection_id);
-        let Event::Closed(closed) = next(&mut events).await else { panic!("the first is not closed") };
+        let ClientEvent::Closed(closed) = next(&mut events).await else { panic!("the first is not closed") };
         assert!(closed.is_clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
         client.send_text("second").await.unwrap();
         expect_text(&mut events, "second").await;
@@ -80,7 +82,7 @@ fn qore_client_tells_messages_and_the_end() {
         client.send_text("é").await.unwrap();
         expect_text(&mut events, "é").await;
         client.send_text("close 4000").await.unwrap();
-        let Event::Closed(closed) = next(&mut events).await else { panic!("no end") };
+        let ClientEvent::Closed(closed) = next(&mut events).await else { panic!("no end") };
         assert_eq!((closed.code, &*closed.reason, closed.is_clean), (CloseCode(4000), "as told", true));
         assert!(!client.is_open());
     });
@@ -93,8 +95,8 @@ fn qore_client_by_callback() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&told);
         let on_event = move |client: &Client, event| match event {
-            Event::Text(text) if text == "1" => client.try_send_text("close 1000").unwrap(),
-            Event::Closed(closed) => seen.lock().unwrap().push(closed.code),
+            ClientEvent::Text(text) if text == "1" => client.try_send_text("close 1000").unwrap(),
+            ClientEvent::Closed(closed) => seen.lock().unwrap().push(closed.code),
             other => panic!("{other:?}"),
         };
         let client = to(&server).build_with(on_event).unwrap();
@@ -135,10 +137,10 @@ fn qore_client_sends_pings_and_pongs() {
         let (client, mut events) = to(&server).build().unwrap();
         client.connect().await.unwrap();
         client.ping("p").await.unwrap();
-        assert!(matches!(next(&mut events).await, Event::Pong(payload) if payload == "p"));
+        assert!(matches!(next(&mut events).await, ClientEvent::Pong(payload) if payload == "p"));
         client.pong("q").await.unwrap();
         client.send_binary(Bytes::from_static(b"b")).await.unwrap();
-        assert!(matches!(next(&mut events).await, Event::Ping(payload) if payload == "are you there"));
+        assert!(matches!(next(&mut events).await, ClientEvent::Ping(payload) if payload == "are you there"));
         journal.expect(&["open", "ping p", "pong q", "binary b"]);
         client.close().await.unwrap();
         assert!(matches!(client.send_text("late").await, Err(SendError::NotOpen)));
@@ -155,14 +157,14 @@ fn qore_client_reconnects() {
         let (client, mut events) = to(&server).reconnect(quick).build().unwrap();
         client.connect().await.unwrap();
         client.send_text("close 1012").await.unwrap();
-        assert!(matches!(next(&mut events).await, Event::Lost(closed) if closed.code.0 == 1012));
-        assert!(matches!(next(&mut events).await, Event::Reconnecting { .. }));
-        assert!(matches!(next(&mut events).await, Event::Reconnected(_)));
+        assert!(matches!(next(&mut events).await, ClientEvent::Lost(closed) if closed.code.0 == 1012));
+        assert!(matches!(next(&mut events).await, ClientEvent::Reconnecting { .. }));
+        assert!(matches!(next(&mut events).await, ClientEvent::Reconnected(_)));
         client.send_text("again").await.unwrap();
         expect_text(&mut events, "again").await;
         // A server that says that it does not want this client is believed.
         client.send_text("close 1008").await.unwrap();
-        assert!(matches!(next(&mut events).await, Event::Closed(closed) if closed.code.0 == 1008));
+        assert!(matches!(next(&mut events).await, ClientEvent::Closed(closed) if closed.code.0 == 1008));
         assert!(!client.is_reconnecting());
     });
 }

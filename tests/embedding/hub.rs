@@ -5,7 +5,7 @@ use std::thread;
 use ringhub::{
     handler::{CloseError, ConnectionId, RouteOptions, Sent},
     metrics::Counter,
-    proto::{CloseCode, CloseError as FrameCloseError, KeepAlive, PreparedMessage},
+    proto::{CloseCode, CloseFrameError, KeepAlive, PreparedMessage},
     server::{Hub, HubError},
 };
 
@@ -84,8 +84,8 @@ fn qore_stop_one_checks_code_and_reason() {
     let id = ids(&hub)[0];
     let error = |error| Err(HubError::Close(CloseError::Frame(error)));
     let disconnect = |code: u16, reason: &str| Hub::wait(hub.disconnect(id, CloseCode(code), reason));
-    assert_eq!(disconnect(1006, ""), error(FrameCloseError::CodeNotSendable(1006)));
-    assert_eq!(disconnect(1000, &"x".repeat(124)), error(FrameCloseError::ReasonTooLong(124)));
+    assert_eq!(disconnect(1006, ""), error(CloseFrameError::CodeNotSendable(1006)));
+    assert_eq!(disconnect(1000, &"x".repeat(124)), error(CloseFrameError::ReasonTooLong(124)));
     assert_eq!(disconnect(1008, "out"), Ok(()));
     assert_eq!(disconnect(1008, "again"), Err(HubError::NoConnection(id)));
     assert_eq!(ids(&hub), [], "one that is closing is not open");

@@ -7,7 +7,7 @@ use std::sync::{
 
 use ringhub::{
     handler::{CloseError, Part, Refused, RouteOptions, Sent, truncate_reason},
-    proto::{CloseCode, CloseError as FrameCloseError, MessageType, OpCode, PrepareError, PreparedMessage, State},
+    proto::{CloseCode, CloseFrameError, MessageType, OpCode, PrepareError, PreparedMessage, State},
 };
 
 use crate::{
@@ -227,9 +227,9 @@ fn kore_own_sends_have_the_limit_of_the_backlog() {
 fn ioto_close_codes_and_reasons_are_checked() {
     let too_long = "x".repeat(124);
     let error = |error| Err::<(), _>(CloseError::Frame(error));
-    check!(c => c.close(CloseCode(1005), ""), [], error(FrameCloseError::CodeNotSendable(1005)));
-    check!(c => c.close(CloseCode(999), ""), [], error(FrameCloseError::CodeNotSendable(999)));
-    check!(c => c.close(CloseCode::NORMAL, &"x".repeat(124)), [], error(FrameCloseError::ReasonTooLong(124)));
+    check!(c => c.close(CloseCode(1005), ""), [], error(CloseFrameError::CodeNotSendable(1005)));
+    check!(c => c.close(CloseCode(999), ""), [], error(CloseFrameError::CodeNotSendable(999)));
+    check!(c => c.close(CloseCode::NORMAL, &"x".repeat(124)), [], error(CloseFrameError::ReasonTooLong(124)));
     assert_eq!(truncate_reason(&too_long).len(), 123);
 }
 
