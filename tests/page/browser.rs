@@ -160,14 +160,18 @@ impl Page {
         ));
     }
 
-    /// Presses a key; `modifiers` as the protocol counts them, 2 is Ctrl.
+    /// Presses a key, Enter with the text that it writes where nothing prevents that; `modifiers` as the protocol counts
+    /// them: 2 is Ctrl, 8 is Shift.
     pub(crate) fn press(&mut self, key: &str, modifiers: u32) {
-        for phase in ["rawKeyDown", "keyUp"] {
-            self.call(
-                "Input.dispatchKeyEvent",
-                json!({"type": phase, "key": key, "code": key, "modifiers": modifiers}),
-            );
+        let mut down = json!({"type": "rawKeyDown", "key": key, "code": key, "modifiers": modifiers});
+        if key == "Enter" {
+            down["type"] = "keyDown".into();
+            down["text"] = "\r".into();
+            down["windowsVirtualKeyCode"] = 13.into();
         }
+        self.call("Input.dispatchKeyEvent", down);
+        let up = json!({"type": "keyUp", "key": key, "code": key, "modifiers": modifiers});
+        self.call("Input.dispatchKeyEvent", up);
     }
 
     /// A screen of so many pixels, `light` or `dark`; below 600 wide a phone's.

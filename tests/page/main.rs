@@ -135,10 +135,14 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
     let server = Server::start(&[]);
     let mut page = watch(browser, &server, "x");
     let mut other = server.connect("/t/x");
-    page.type_into("body", "from the page");
-    page.press("Enter", 2);
-    other.expect(text("from the page"));
-    page.until_says("list", "from the page");
+    page.type_into("body", "from");
+    // Shift+Enter begins a new line; Enter publishes.
+    page.press("Enter", SHIFT);
+    page.call("Input.insertText", json!({"text": "the page"}));
+    page.press("Enter", 0);
+    other.expect(text("from\nthe page"));
+    assert_eq!(page.eval("ui.body.value"), "from\nthe page");
+    page.until_says("list", "from\nthe page");
     page.until_says("answer", "Sent");
     page.choose("kind", "json");
     page.click("#publish button");
@@ -400,6 +404,18 @@ fn figures_elsewhere_or_locked(browser: &mut Browser) {
     page.until_says("metrics", "live");
     page.until_says("stats", "Laggards0");
     assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, false]));
+    // Figures that were shown are gone once the server refuses the token.
+    page.eval("ui.access_token.value = 'wrong'");
+    page.until_says("metrics", "does not accept this token");
+    let shown = "[ui.access.hidden, ui.plots.hidden, ui.stats.childElementCount, figures.samples.length, figures.last]";
+    assert_eq!(page.eval(shown), json!([false, true, 0, 0, null]));
+    let text = page.eval("document.querySelector('#connections output').textContent");
+    assert_eq!(text, "–");
+    page.type_into("access_token", "right");
+    page.click("#access button");
+    page.until_says("metrics", "live");
+    page.until_says("stats", "Laggards0");
+    assert_eq!(page.eval("ui.plots.hidden"), false);
 }
 
 fn lines_for_a_shell(browser: &mut Browser) {
@@ -450,6 +466,9 @@ fn narrow_and_dark(browser: &mut Browser) {
     assert_ne!(grounds[0], grounds[1]);
     is_quiet(&mut page, &server);
 }
+
+/// Shift among the modifiers of [`Page::press`].
+const SHIFT: u32 = 8;
 
 /// WCAG 2.2 1.4.3: the smallest contrast of any text on the page to what is behind it, and which text.
 const LEAST_CONTRAST: &str = r#"(() => {
