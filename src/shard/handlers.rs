@@ -6,7 +6,6 @@
 use std::{
     mem,
     net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
 };
 
@@ -119,8 +118,8 @@ impl<I: Io> Shard<I> {
     /// Does what others on this thread have asked for.
     pub(crate) fn call_back(&mut self, now: Tick, id: ConnectionId, work: Call) {
         self.now = now;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
-            self.fail(id, &Panicked::new(&*panic));
+        if let Err(panicked) = Panicked::catch(|| work(self)) {
+            self.fail(id, &panicked);
         }
         self.tell_joined();
         self.tell_ended();

@@ -1,23 +1,13 @@
-//! Whether an opening request becomes a connection: its route's rules first, then its handler.
+//! Decides whether an opening request becomes a connection: by its route's rules first, then by its handler.
 
-use std::{
-    future::poll_fn,
-    mem,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, mem, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use tracing::Instrument;
 
 use super::lobby::Lobby;
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Identity},
     endpoints::{Denied, Endpoint, Intent},
     handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
@@ -27,7 +17,7 @@ use crate::{
     sys::net,
 };
 
-/// An accepted opening request: what its connection begins with, and what the client is answered.
+/// An accepted opening request: the beginning of its connection, and the answer to its client.
 pub(super) struct Accepted {
     pub(super) route: u16,
     pub(super) opened: Opened,
@@ -37,9 +27,9 @@ pub(super) struct Accepted {
     pub(super) answer: Bytes,
 }
 
-/// An opening request that does not become a connection.
+/// The reason for which an opening request does not become a connection.
 pub(super) enum NotOpened {
-    /// It is answered so.
+    /// The route, the handler or the server refuses it with this response.
     Refused(Response),
     /// Its handler took too long to decide.
     Undecided,
@@ -72,21 +62,16 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         Endpoint::Topic { topic, .. } => Some(RawRequest::new(topic.clone(), head.query())?),
         _ => None,
     };
-    let (peer, local) = (net::peer(socket), net::local(socket));
+    let peer = net::peer(socket);
     // The connection's id comes with the connection.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let intent = raw.as_ref().map_or(Intent::Use, RawRequest::intent);
-    let admitted = span.in_scope(|| lobby.endpoints.authorize(&Credentials { head: &head, peer }, intent, &endpoint));
-    let identity = admitted.map_err(|denied| {
-        if denied == Denied::Panicked {
-            lobby.counters.add(Counter::HandlerPanics, 1);
-        }
-        Refusal::from(denied)
-    })?;
+    let identity = span.in_scope(|| authorize(lobby, &Credentials { head: &head, peer }, intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
+    let local = net::local(socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
-    let mut request = OpeningRequest {
+    let request = OpeningRequest {
         id,
         parameters: lobby.endpoints.parameters(at, &head),
         head,
@@ -98,12 +83,29 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         identity,
     };
     let mut opened = match raw {
-        // The query has said it all.
+        // The query is all that decides about a topic's connection.
         Some(raw) => raw.accept().into(),
-        None => ask(lobby, socket, at, &request).instrument(span.clone()).await?,
+        None => call_handler(lobby, socket, at, &request).instrument(span.clone()).await?,
     };
-    // That may have taken its time.
+    // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
+    let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
+    let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
+    Ok(Accepted { route: at as u16, opened, profile, limits, answer })
+}
+
+/// Completes an accepted request by its subscription to broadcasts. Returns the facts that its connection keeps, and
+/// the answer to its client.
+///
+/// # Errors
+///
+/// 500 if the handler has chosen a subprotocol that the client has not offered.
+fn complete(
+    route: &Route,
+    upgrade: &Upgrade,
+    mut request: OpeningRequest,
+    opened: &mut Opened,
+) -> Result<(Option<Box<Profile>>, Bytes), Response> {
     let protocol = match mem::take(&mut opened.protocol) {
         ProtocolChoice::OfRoute => request.protocol.take(),
         ProtocolChoice::None => None,
@@ -112,8 +114,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     if let Some(protocol) = &protocol
         && !upgrade.protocols().contains(protocol)
     {
-        span.in_scope(|| tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered"));
-        return Err(Response::error(500, "this server has chosen a subprotocol that was not offered").into());
+        tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered");
+        return Err(Response::error(500, "this server has chosen a subprotocol that was not offered"));
     }
     if !route.rules.no_broadcast {
         opened.subscriptions.push((TopicName::everyone(), SubscribeOptions::default()));
@@ -121,15 +123,34 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
     let identity = opened.identity.take().or_else(|| request.identity.clone());
-    let keeps = !route.rules.forgets_request;
-    let profile = (keeps || identity.is_some() || protocol.is_some()).then(|| {
-        let request = keeps.then_some(request);
+    let keeps_request = !route.rules.forgets_request;
+    let profile = (keeps_request || identity.is_some() || protocol.is_some()).then(|| {
+        let request = keeps_request.then_some(request);
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
     });
-    let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
-    Ok(Accepted { route: at as u16, opened, profile, limits, answer })
+    Ok((profile, answer))
 }
 
+/// Returns the identity that the endpoint's authenticator has found.
+///
+/// # Errors
+///
+/// The refusal of a request that may not use the endpoint.
+fn authorize(
+    lobby: &Lobby,
+    credentials: &Credentials<'_>,
+    intent: Intent,
+    endpoint: &Endpoint,
+) -> Result<Option<Identity>, Refusal> {
+    lobby.endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
+        if denied == Denied::Panicked {
+            lobby.counters.add(Counter::HandlerPanics, 1);
+        }
+        denied.into()
+    })
+}
+
+/// Checks that the server does not leave.
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     if lobby.is_leaving() {
         return Err(Refusal::leaving());
@@ -137,7 +158,11 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The best of the route's subprotocols that the client offers (RFC 6455 4.2.2).
+/// Returns the best of the route's subprotocols that the client offers (RFC 6455 4.2.2).
+///
+/// # Errors
+///
+/// 400 if the client offers none and the route requires one.
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
     let ours = &route.rules.protocols;
     let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();
@@ -157,23 +182,26 @@ fn limits_of_topic(bytes_max: u32, of_route: &MessageLimits) -> Option<MessageLi
     })
 }
 
-/// What the handler says, within the time for an opening request. A client that leaves meanwhile ends it.
-async fn ask(lobby: &Lobby, socket: &OwnedFd, at: usize, request: &OpeningRequest) -> Result<Opened, NotOpened> {
-    let mut answer = lobby.handlers[at].opening(request);
+/// Returns the decision of the route's handler, within the time for an opening request. A client that leaves meanwhile
+/// ends the call.
+async fn call_handler(
+    lobby: &Lobby,
+    socket: &OwnedFd,
+    at: usize,
+    request: &OpeningRequest,
+) -> Result<Opened, NotOpened> {
+    let mut opening = lobby.handlers[at].opening(request);
     let mut has_waited = false;
-    let answer = poll_fn(|cx| {
-        let poll = AssertUnwindSafe(|| Pin::new(&mut answer).as_mut().poll(cx));
-        match catch_unwind(poll) {
-            Ok(poll) => {
-                has_waited |= poll.is_pending();
-                poll
-            }
-            Err(panic) => Poll::Ready(Err(failed(lobby, "a handler", &Panicked::new(&*panic)))),
+    let decision = poll_fn(|cx| match Panicked::catch(|| opening.as_mut().poll(cx)) {
+        Ok(poll) => {
+            has_waited |= poll.is_pending();
+            poll
         }
+        Err(panicked) => Poll::Ready(Err(panicked_over(lobby, &panicked))),
     });
     let outcome = tokio::select! {
         biased;
-        outcome = tokio::time::timeout(lobby.config.handshake_timeout, answer) => outcome,
+        outcome = tokio::time::timeout(lobby.config.handshake_timeout, decision) => outcome,
         () = left(socket) => return Err(NotOpened::Left),
     };
     if has_waited && net::has_left(socket) {
@@ -182,7 +210,7 @@ async fn ask(lobby: &Lobby, socket: &OwnedFd, at: usize, request: &OpeningReques
     Ok(outcome.map_err(|_| NotOpened::Undecided)??)
 }
 
-/// Waits until the client has left. Nothing is left in the kernel when this is dropped, as a poll by the ring would be.
+/// Waits until the client has left. A poll by the ring would stay in the kernel when this future is dropped.
 async fn left(socket: &OwnedFd) {
     loop {
         tokio::time::sleep(LOOK_AFTER_CLIENT).await;
@@ -192,16 +220,17 @@ async fn left(socket: &OwnedFd) {
     }
 }
 
-fn failed(lobby: &Lobby, who: &str, Panicked(panic): &Panicked) -> Response {
-    tracing::error!(panic, "{who} has panicked over an opening request");
+/// Logs and counts a panic of a handler, and returns the answer to its client.
+fn panicked_over(lobby: &Lobby, Panicked(panic): &Panicked) -> Response {
+    tracing::error!(panic, "a handler has panicked over an opening request");
     lobby.counters.add(Counter::HandlerPanics, 1);
-    Response::error(500, &format!("{who} of this server has failed"))
+    Response::error(500, "a handler of this server has failed")
 }
 
-/// Would a connection to this address have come in there?
+/// Returns whether a connection to the address `local` has come in by this listener.
 fn serves(listener: SocketAddr, local: SocketAddr) -> bool {
     listener.port() == local.port() && (listener.ip() == local.ip() || listener.ip().is_unspecified())
 }
 
-/// How often it is looked whether a client still waits for a handler that takes its time.
+/// The interval of looks at whether a client still waits for its handler's decision.
 const LOOK_AFTER_CLIENT: Duration = Duration::from_millis(100);
