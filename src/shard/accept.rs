@@ -1,5 +1,5 @@
-//! Accepting: a poll of each listener, behind it all that waits in one go, each socket handed to an opening handshake;
-//! and taking in those who come back from the control thread.
+//! Accepts sockets: after a poll of a listener as many as wait, up to a bound, each for an opening handshake; and
+//! reclaims connections that the control thread hands back.
 
 use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     sys::{net, oneshot},
 };
 
-/// Takes in what comes back from the control thread, until that ends.
+/// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
@@ -25,8 +25,8 @@ pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Rec
 
 /// Accepts until the listener is shut down.
 ///
-/// The runtime submits and completes once between two turns, so each go takes many sockets: by single ones a shard with
-/// long turns would hardly let anybody in.
+/// The runtime submits and completes once between two turns, so each poll is followed by many accepts: a shard with long
+/// turns would accept hardly any socket one by one.
 pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     loop {
         let ready = oneshot::readable(Rc::clone(&listener)).await;
@@ -35,7 +35,7 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
             Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
-                // The connections that wait stay in the kernel's queue; trying again at once would only burn the CPU.
+                // The connections that wait stay in the kernel's queue; another try at once would only burn the CPU.
                 lobby.counters.add(Counter::AcceptPaused, 1);
                 if lobby.shortage.is_due() {
                     tracing::warn!(
@@ -46,7 +46,7 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            // The client gave up while it waited, or the network failed under it: the next one is unaffected.
+            // The client gave up while it waited, or the network failed: the next socket is unaffected.
             Err(error) => {
                 tracing::debug!(%error, "accept");
                 tokio::time::sleep(PAUSE / 100).await;
@@ -55,8 +55,8 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     }
 }
 
-/// Accepts what waits, up to [`ACCEPTS_MAX`] sockets of which so many may find no room. `admit` counts each, as a
-/// connection or as one that is being refused, before the next is taken, and returns whether there was room.
+/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], of which up to `refusals` may find no room. `admit` counts each,
+/// as a connection or as a refusal, before the next is accepted, and returns whether there was room.
 fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<()> {
     for _ in 0..ACCEPTS_MAX {
         let socket = match net::accept_now(listener) {
@@ -87,7 +87,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         Err(no_room) => {
             note(lobby, no_room);
             let socket = Rc::new(socket);
-            // Without room even for that it is closed without a word.
+            // Without room for a refusal the socket is closed without an answer.
             if let Some(kept) = lobby.refusals.keep(&socket) {
                 drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), socket, no_room, kept)));
             }
@@ -96,7 +96,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     has_room
 }
 
-/// Counts a socket for which there is no room, and now and then says so.
+/// Counts a socket for which there is no room, and logs the limit now and then.
 fn note(lobby: &Lobby, no_room: NoRoom) {
     let limits = &lobby.config.limits;
     match no_room {
@@ -121,17 +121,17 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
     }
 }
 
-/// Descriptors or memory are used up.
+/// Returns whether an error says that descriptors or memory are used up.
 fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| shortage.raw_os_error() == code))
 }
 
-/// Sockets that are accepted from one listener before everything else has its turn.
+/// The most sockets that are accepted from one listener between two turns.
 const ACCEPTS_MAX: usize = 64;
 
-/// How long accepting pauses when descriptors are used up.
+/// The pause of accepting when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]

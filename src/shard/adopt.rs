@@ -1,4 +1,4 @@
-//! Taking over a connection whose opening handshake is accepted.
+//! Adopts a connection whose opening handshake is accepted.
 
 use bytes::BytesMut;
 
@@ -16,15 +16,16 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Takes over a connection whose opening handshake is accepted: it is subscribed, then told so.
+    /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. `None` if
+    /// all slots are taken.
     pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
             arrival;
         self.now = now;
-        // What was ordered before it came is not for it.
+        // Messages that were ordered before the connection came are not for it.
         self.take_mail();
         let mut connection = Connection::new(WebSocket::new(Role::Server, now), IoState::new());
-        // Who is told that it subscribes is owed everything from then on.
+        // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;
         self.handlers.seat(id, route, state, profile, limits);
@@ -33,13 +34,13 @@ impl<I: Io> Shard<I> {
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
-        // Behind the subscriptions: who asks for a topic's messages need not ask that it is remembered.
+        // Behind the subscriptions: a topic with a subscriber is remembered by its home without another request.
         if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
-        // Whatever a handler sends stands behind it.
+        // Everything that a handler sends stands behind the answer.
         self.reply(id, &answer);
         self.schedule(id);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
@@ -56,7 +57,7 @@ impl<I: Io> Shard<I> {
         Some(id)
     }
 
-    /// Keeps a connection's socket, and its part in the number of its address' sockets, in the connection's slot.
+    /// Keeps a connection's socket, and the permit of its address, in the connection's slot.
     fn place_socket(&mut self, id: ConnectionId, socket: I::Socket, of_address: Option<AddressPermit>) {
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
@@ -73,7 +74,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Notes that the client sent something with its opening request, which is parsed with the next batch.
+    /// Keeps the bytes that the client has sent behind its opening request, which are parsed with the next batch.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()

@@ -14,21 +14,21 @@ use crate::{
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
-    /// Its part in the number of its address' sockets, where that is limited.
+    /// The permit of its address, where the sockets of an address are limited.
     pub(crate) of_address: Option<AddressPermit>,
-    /// Which route it is for, and what that keeps of it.
+    /// The number of its route, and the state and profile that the route keeps.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
     pub(crate) profile: Option<Box<Profile>>,
     /// The limits of its messages, where they are not those of its route.
     pub(crate) limits: Option<MessageLimits>,
-    /// The topics it subscribes to from the beginning. Its answer is held until all subscriptions are live.
+    /// Its subscriptions from the beginning. Its answer is held until all of them are live.
     pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
-    /// Where its client's messages go, if its handler is not to see them.
+    /// The topic that its client's messages are forwarded to, without a call of its handler.
     pub(crate) forwards: Option<(TopicName, Scope)>,
-    /// The head that tells the client so (RFC 6455 4.2.2). No frame may overtake it.
+    /// The opening answer (RFC 6455 4.2.2). No frame may overtake it.
     pub(crate) answer: Bytes,
-    /// What the client sent behind its own head.
+    /// The bytes that the client has sent behind its head.
     pub(crate) leftover: BytesMut,
 }
 

@@ -280,7 +280,7 @@ impl Driver {
         {
             self.shard.call_back(self.clock.now(), id, call);
         }
-        while let Some(arrival) = self.lobby.take() {
+        while let Some(arrival) = self.lobby.next_arrival() {
             if self.shard.adopt(self.clock.now(), arrival).is_none() {
                 tracing::error!("no slot is left for a connection");
             }

@@ -1,4 +1,4 @@
-//! From an accepted socket to a connection: a short-lived task reads the head, within a deadline.
+//! Serves the opening handshake of an accepted socket: a short-lived task reads the head, within a deadline.
 
 use std::{
     future::Future,
@@ -23,7 +23,7 @@ use crate::{
     config::Limits,
     endpoints::Endpoint,
     handler::{Opened, Response},
-    handover::{SocketPermits, HandedOff},
+    handover::{HandedOff, SocketPermits},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::asks_for_websocket,
@@ -34,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Opening {
     pub(super) socket: OwnedFd,
-    /// What has been received of it.
+    /// The bytes that have been received on it.
     pub(super) received: BytesMut,
 }
 
@@ -44,103 +44,128 @@ impl Opening {
     }
 }
 
-/// Serves the opening request of one socket: it becomes a connection, is refused, or goes to the control thread because
-/// it asks for no WebSocket. `place` counts it until then.
-pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
+/// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
+/// because the request asks for no WebSocket. `permit` counts it until then.
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
     let Opening { socket, mut received } = opening;
     let socket = Rc::new(socket);
-    let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
-    // Without the query, which may hold a token; and not the answer, which may repeat it.
-    let path = match &head {
-        Ok((head, _)) if tracing::enabled!(tracing::Level::DEBUG) => Some(head.path().to_owned()),
-        _ => None,
-    };
-    let mut cause = None;
-    let (response, has_body) = match head {
-        Err(error) => (error.refusal().into(), true),
-        Ok((head, _)) if !asks_for_websocket(&head) => match health(&lobby, &head) {
-            // Whatever the control thread is doing, and however many connections it has.
-            Some(response) => return say_and_close(&socket, response).await,
+    match read_in_time(&lobby, &socket, &mut received).await {
+        None => {}
+        Some(Err(error)) => {
+            let refusal = Response::from(error.refusal());
+            refuse_opening(&lobby, &socket, None, cause_of(&lobby, &refusal), &refusal, true).await;
+        }
+        Some(Ok((head, _))) if !asks_for_websocket(&head) => match health(&lobby, &head) {
+            // The shard answers this itself, since the control thread may be busy or have no room.
+            Some(response) => send_and_close(&socket, response).await,
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
                 let permits = lobby.release(permit);
-                return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: false }).await;
+                hand_over(&lobby, HandedOff { socket, received, permits, is_refused: false }).await;
             }
         },
-        Ok((head, length)) => {
-            let has_body = head.method() != "HEAD";
-            match judge(&lobby, &socket, head).await {
-                Ok(Accepted { route, opened, profile, limits, answer }) => {
-                    let Some(socket) = sole_owner(socket) else { return };
-                    let Opened { state, subscriptions, forwards, .. } = opened;
-                    let leftover = received.split_off(length);
-                    lobby.enter(Arrival {
-                        socket,
-                        of_address: permit.take_address_permit(),
-                        route,
-                        state,
-                        profile,
-                        limits,
-                        subscriptions,
-                        forwards,
-                        answer,
-                        leftover,
-                    });
-                    return;
-                }
-                Err(NotOpened::Refused(response)) => (response, has_body),
-                Err(NotOpened::Undecided) => {
-                    cause = Some(Counter::RefusedUndecided);
-                    (Refusal::not_now("the decision about this request took too long").into(), has_body)
-                }
-                Err(NotOpened::Left) => {
-                    let peer = net::peer(&socket).map(display);
-                    tracing::debug!(peer, "the client left before its request was answered");
-                    return;
-                }
-            }
+        Some(Ok((head, length))) => {
+            let leftover = received.split_off(length);
+            open(&lobby, socket, head, leftover, permit).await;
         }
-    };
-    let by_status = || match response.status() {
-        503 if lobby.is_leaving() => Counter::RefusedLeaving,
-        status => Counter::refused(status),
-    };
-    let counter = cause.unwrap_or_else(by_status);
-    let (peer, status) = (net::peer(&socket).map(display), response.status());
-    tracing::debug!(peer, status, cause = counter.cause(), path, "refused");
-    lobby.counters.add(counter, 1);
-    say_and_close(&socket, response.encode(has_body)).await;
+    }
 }
 
-/// Tells a client that there is no room for it, or what a monitor asks.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, kept: RefusalPermit) {
+/// Lets an accepted request for a WebSocket arrive at the turn, or refuses the request.
+async fn open(
+    lobby: &Rc<Lobby>,
+    socket: Rc<OwnedFd>,
+    head: RequestHead,
+    leftover: BytesMut,
+    mut permit: OpeningPermit,
+) {
+    let has_body = head.method() != "HEAD";
+    // Without the query, which may hold a token.
+    let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
+    match judge(lobby, &socket, head).await {
+        Ok(Accepted { route, opened, profile, limits, answer }) => {
+            let Some(socket) = sole_owner(socket) else { return };
+            let Opened { state, subscriptions, forwards, .. } = opened;
+            let of_address = permit.take_address_permit();
+            lobby.add_arrival(Arrival {
+                socket,
+                of_address,
+                route,
+                state,
+                profile,
+                limits,
+                subscriptions,
+                forwards,
+                answer,
+                leftover,
+            });
+        }
+        Err(NotOpened::Refused(response)) => {
+            refuse_opening(lobby, &socket, path, cause_of(lobby, &response), &response, has_body).await;
+        }
+        Err(NotOpened::Undecided) => {
+            let refusal = Response::from(Refusal::not_now("the decision about this request took too long"));
+            refuse_opening(lobby, &socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
+        }
+        Err(NotOpened::Left) => {
+            let peer = net::peer(&socket).map(display);
+            tracing::debug!(peer, "the client left before its request was answered");
+        }
+    }
+}
+
+/// Returns the counter of a refusal.
+fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
+    match response.status() {
+        503 if lobby.is_leaving() => Counter::RefusedLeaving,
+        status => Counter::refused(status),
+    }
+}
+
+/// Counts, logs and sends the refusal of an opening request. The log does not get its text, which may repeat a token.
+async fn refuse_opening(
+    lobby: &Lobby,
+    socket: &Rc<OwnedFd>,
+    path: Option<String>,
+    cause: Counter,
+    response: &Response,
+    has_body: bool,
+) {
+    let (peer, status) = (net::peer(socket).map(display), response.status());
+    tracing::debug!(peer, status, cause = cause.cause(), path, "refused");
+    lobby.counters.add(cause, 1);
+    send_and_close(socket, response.encode(has_body)).await;
+}
+
+/// Answers a client for which there is no room: by the refusal, or by health or metrics where its request is for these.
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
-    let asks = head.filter(|head| !asks_for_websocket(head));
-    let response = asks.and_then(|head| health(&lobby, head));
+    let plain = head.filter(|head| !asks_for_websocket(head));
+    let response = plain.and_then(|head| health(&lobby, head));
     if response.is_none()
-        && asks.is_some_and(|head| asks_for_metrics(&lobby, head))
+        && plain.is_some_and(|head| asks_for_metrics(&lobby, head))
         && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
     {
-        drop(kept);
+        drop(permit);
         let Some(socket) = sole_owner(socket) else { return };
         let permits = SocketPermits { of_all, of_address: None };
         return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: true }).await;
     }
     let method = head.map_or("GET", RequestHead::method);
-    say_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+    send_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
 }
 
-/// Returns whether a request is for metrics that are on this address. Whether it may have them, the control thread
-/// decides.
+/// Returns whether a request is for metrics that are on this address. The control thread decides whether it may have
+/// them.
 fn asks_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
     lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
 }
 
-/// The answer to a request for the server's health, after which the connection ends. `None` for any other request, also
-/// for one that the control thread refuses.
+/// Returns the answer to a request for the server's health, after which the connection ends. `None` for any other
+/// request, also for one that the control thread refuses.
 fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     head.check_host().ok()?;
     let answer = lobby.endpoints.resolve(head).ok()?.health(head.method(), lobby.is_leaving())?;
@@ -169,11 +194,11 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
             tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");
         }
         let refusal = Refusal::not_now("as many HTTP connections as this server allows");
-        say_and_close(&Rc::new(handed_off.socket), refusal.encode()).await;
+        send_and_close(&Rc::new(handed_off.socket), refusal.encode()).await;
     }
 }
 
-/// Every operation on the socket has ended, and so has every other reference to it.
+/// Returns the socket, to which no operation has a reference any more.
 fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
     let socket = Rc::try_unwrap(socket).ok();
     if socket.is_none() {
@@ -185,7 +210,7 @@ fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
 /// A head and its length.
 type Head = Result<(RequestHead, usize), HttpError>;
 
-/// The head at the front of `received`, or what is wrong with it. `None` if the client left or took too long.
+/// Returns the head at the front of `received`, or its error. `None` if the client left or took too long.
 async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> Option<Head> {
     match within(lobby.config.handshake_timeout, socket, pin!(read_head(socket, received))).await {
         Some(Ok(head)) => Some(head),
@@ -205,7 +230,7 @@ async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<
     let mut scan = HeadScan::default();
     loop {
         match RequestHead::decode_with(&mut scan, received) {
-            // A socket that never sends costs this task, not a buffer.
+            // A socket on which nothing arrives costs this task, but no buffer.
             Ok(None) => receive_more(socket, received).await?,
             Ok(Some(found)) => return Ok(Ok(found)),
             Err(error) => return Ok(Err(error)),
@@ -213,9 +238,9 @@ async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<
     }
 }
 
-/// Sends a whole response, then waits a moment for the client to take it: closing at once could destroy it.
-async fn say_and_close(socket: &Rc<OwnedFd>, response: Bytes) {
-    // It is the first thing sent on this socket, and fits.
+/// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it.
+async fn send_and_close(socket: &Rc<OwnedFd>, response: Bytes) {
+    // The response is the first thing that is sent on this socket, and fits into its buffer.
     match net::send_now(socket, &response) {
         Ok(count) if count == response.len() => {}
         outcome => {
@@ -234,7 +259,7 @@ async fn say_and_close(socket: &Rc<OwnedFd>, response: Bytes) {
     within(LINGER, socket, pin!(rest)).await;
 }
 
-/// Appends what arrives next.
+/// Appends the bytes that arrive next.
 async fn receive_more(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<()> {
     loop {
         oneshot::readable(Rc::clone(socket)).await?;
@@ -266,6 +291,6 @@ async fn within<T>(time: Duration, socket: &OwnedFd, mut work: Pin<&mut impl Fut
     }
 }
 
-/// How long a refused client may take to read why, and how much it may still send.
+/// The longest time for a refused client to read its answer, and the most bytes that it may still send.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 * 1_024;

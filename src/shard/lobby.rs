@@ -1,4 +1,5 @@
-//! Between accept and the turn: connections whose opening handshake is under way or just done.
+//! The lobby of a shard: the state that its tasks before the turn share, and the queue of accepted connections on their
+//! way to the turn.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,49 +24,50 @@ use crate::{
     sys::net,
 };
 
-/// What the shard's tasks share. All of them run on its thread.
+/// The state that a shard's tasks share. All of them run on its thread.
 pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
-    /// Where those go who want no WebSocket.
+    /// The way of connections that ask for no WebSocket.
     pub(super) control: ControlHandoff,
-    /// What is at which path, and each route's handler on this shard.
+    /// The endpoints by their paths, and each route's handler on this shard.
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
-    /// What the server listens on.
+    /// The addresses that the server listens on.
     pub(super) addresses: Vec<SocketAddr>,
     arrivals: RefCell<VecDeque<Arrival<OwnedFd>>>,
     arrived: Notify,
-    /// Connections established, as the turn last said.
+    /// Established connections, as the turn has last set them.
     open: Cell<usize>,
     /// Opening handshakes under way.
     pending: Cell<usize>,
-    /// How many sockets all shards have together, and this one's part of it.
+    /// The sockets of all shards together, and this shard's part of them.
     pub(super) sockets: Sockets,
     occupied: Cell<usize>,
     /// Sockets for which there is no room.
     pub(super) refusals: Refusals,
     leaving: Cell<bool>,
-    /// What the log is told of used-up descriptors, and of limits that are reached.
+    /// When used-up descriptors and reached limits are logged.
     pub(super) shortage: Seldom,
     pub(super) full: Seldom,
     pub(super) http_full: Seldom,
-    /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
+    /// The number of the next opening request. The number of the shard stands in its upper bits, so that no other
+    /// shard gives the same.
     next_request: Cell<u64>,
 }
 
-/// Why there is no room for one more connection.
+/// The reason for which there is no room for one more connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum NoRoom {
-    /// There are as many as the server allows.
+    /// The server has as many as it allows.
     Connections,
-    /// There are as many as it allows from this address.
+    /// It has as many as it allows from this address.
     Address(Network),
 }
 
 impl NoRoom {
-    /// Returns what the client is answered. That one address has too many is its own matter, and no reason to take the
-    /// server for an overloaded one: 429 (RFC 6585 4).
+    /// Returns the answer to the client. An address with too many connections is answered 429 (RFC 6585 4), since 503
+    /// would let its client take the server for an overloaded one.
     pub(super) fn refusal(self) -> Refusal {
         match self {
             NoRoom::Connections => Refusal::not_now("as many connections as this server allows"),
@@ -75,15 +77,14 @@ impl NoRoom {
     }
 }
 
-/// Counts a socket for as long as its task lasts.
+/// Counts a socket among the opening handshakes until it is dropped.
 pub(super) struct OpeningPermit {
     lobby: Rc<Lobby>,
     of_address: Option<AddressPermit>,
 }
 
 impl OpeningPermit {
-    /// Hands on the socket's part in the number of those of its address, which from then on is counted for as long as
-    /// this lives.
+    /// Takes the permit of the socket's address, which counts the socket until the permit is dropped.
     pub(super) fn take_address_permit(&mut self) -> Option<AddressPermit> {
         self.of_address.take()
     }
@@ -122,13 +123,13 @@ impl Lobby {
         }
     }
 
-    /// The same with opening requests numbered as those of this shard.
+    /// Returns the lobby with opening requests numbered as those of this shard.
     pub(super) fn of_shard(self, number: u16) -> Self {
         self.next_request.set(u64::from(number) << 48);
         self
     }
 
-    /// A number for an opening request.
+    /// Returns a number for an opening request.
     pub(super) fn next_request(&self) -> u64 {
         let number = self.next_request.get();
         self.next_request.set(number + 1);
@@ -139,7 +140,7 @@ impl Lobby {
     ///
     /// # Errors
     ///
-    /// Why it is one too many.
+    /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
         let of_address = self.admit_address(socket)?;
@@ -149,13 +150,13 @@ impl Lobby {
 
     fn admit_address(&self, socket: &OwnedFd) -> Result<Option<AddressPermit>, NoRoom> {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
-        // Without a peer the client has left, which whoever serves it will find out.
+        // A socket without a peer has been left by its client, as its task will find out.
         let Some(peer) = net::peer(socket) else { return Ok(None) };
         let displaced = || self.counters.add(Counter::HttpDisplaced, 1);
         addresses.admit(peer.ip(), displaced).map(Some).map_err(NoRoom::Address)
     }
 
-    /// A connection that is counted already begins an opening handshake here.
+    /// Begins an opening handshake of a socket that has permits already.
     pub(super) fn reclaim(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> OpeningPermit {
         of_all.keep();
         self.occupied.update(|count| count + 1);
@@ -163,7 +164,7 @@ impl Lobby {
         OpeningPermit { lobby: Rc::clone(self), of_address }
     }
 
-    /// The connection goes elsewhere, and goes on being counted.
+    /// Ends an opening handshake, and returns the permits of its socket, which another thread will serve.
     pub(super) fn release(&self, mut permit: OpeningPermit) -> SocketPermits {
         let of_address = permit.take_address_permit();
         self.occupied.update(|count| count - 1);
@@ -171,17 +172,17 @@ impl Lobby {
         SocketPermits { of_all: self.sockets.all.counted(), of_address }
     }
 
-    /// Hands a connection to the turn.
-    pub(super) fn enter(&self, arrival: Arrival<OwnedFd>) {
+    /// Appends a connection to those that the turn will adopt.
+    pub(super) fn add_arrival(&self, arrival: Arrival<OwnedFd>) {
         self.arrivals.borrow_mut().push_back(arrival);
         self.arrived.notify_one();
     }
 
-    /// The next connection that has arrived.
-    pub(super) fn take(&self) -> Option<Arrival<OwnedFd>> {
+    /// Returns the next connection that has arrived.
+    pub(super) fn next_arrival(&self) -> Option<Arrival<OwnedFd>> {
         let arrival = self.arrivals.borrow_mut().pop_front();
         if arrival.is_some() {
-            // It counts as open from here on; the turn will say how many there are.
+            // The connection counts as open from here on; the turn will set the number.
             self.open.update(|count| count + 1);
         }
         arrival
@@ -192,31 +193,33 @@ impl Lobby {
         self.arrived.notified().await;
     }
 
+    /// Sets the number of established connections.
     pub(super) fn set_open(&self, open: usize) {
         if self.open.replace(open) != open {
             self.give_back();
         }
     }
 
-    /// Gives back the places of those who are neither connected nor on their way to it any more.
+    /// Gives back the permits of sockets that are neither connected nor on their way to it any more.
     fn give_back(&self) {
         let own = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
-        // More only for a moment: one who has just entered is counted until its task ends.
+        // More than are occupied only for a moment: an arrival is counted as pending too until its task ends.
         let left = self.occupied.get().saturating_sub(own);
         self.occupied.update(|count| count - left);
         self.sockets.all.give_back(left);
     }
 
-    /// Has nobody arrived?
+    /// Returns whether no connection waits for the turn.
     pub(super) fn is_empty(&self) -> bool {
         self.arrivals.borrow().is_empty()
     }
 
-    /// The server is leaving: an opening handshake that is done from now on ends with 503.
+    /// Refuses every opening handshake from now on with 503, since the server leaves.
     pub(super) fn refuse_from_now_on(&self) {
         self.leaving.set(true);
     }
 
+    /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.get()
     }

@@ -1,4 +1,4 @@
-//! Sockets for which there is no room, kept only until they are told so.
+//! Sockets for which there is no room, kept only until they are refused.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,18 +11,18 @@ use crate::{config::Limits, sys::net};
 
 /// The sockets that a shard keeps although it has no room for them.
 ///
-/// The oldest gives way to a newer one: it has had its time to send a request, or to read the answer. So sockets that
-/// send nothing cannot keep others from being answered, as long as a request comes sooner after its socket than as many
-/// other sockets as there are places.
+/// The oldest gives way to a newer one: its client has had the time to send a request, or to read the answer. So sockets
+/// on which nothing arrives cannot keep others from being answered, as long as a request comes sooner after its socket
+/// than as many other sockets as there are permits.
 pub(super) struct Refusals {
     kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
     kept_max: usize,
-    /// With those that have given way and are about to be closed.
+    /// The kept sockets, and those that have given way and are about to be closed.
     open: Rc<Cell<usize>>,
     open_max: usize,
 }
 
-/// A socket's place among them, until it is dropped.
+/// Keeps a socket among the refused until it is dropped.
 pub(super) struct RefusalPermit {
     kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
     open: Rc<Cell<usize>>,
@@ -30,20 +30,20 @@ pub(super) struct RefusalPermit {
 }
 
 impl Refusals {
-    /// Makes the places of one of so many shards.
+    /// Returns the refusals of one of `shards` shards.
     pub(super) fn new(shards: usize) -> Refusals {
         let open_max = (Limits::REFUSALS_MAX / shards).max(2);
         Refusals { kept: Rc::default(), kept_max: open_max * 3 / 4, open: Rc::default(), open_max }
     }
 
-    /// Returns how many sockets may be given places, at least one, before those that have one are looked at again: the
+    /// Returns the number of sockets, at least one, that may get permits before the tasks of those with one run again: the
     /// oldest has been answered when it gives way, if its request was there.
     pub(super) fn at_once_max(&self) -> usize {
         self.kept_max.div_ceil(4)
     }
 
-    /// Finds a place for a socket, for which the oldest is shut down if three quarters of the places are kept. `None`
-    /// if all places are taken by sockets that are kept or about to be closed.
+    /// Returns a permit for a socket, for which the oldest is shut down if three quarters of the permits are taken by kept
+    /// sockets. `None` if all are taken by sockets that are kept or about to be closed.
     pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<RefusalPermit> {
         if self.open.get() >= self.open_max {
             return None;
@@ -52,7 +52,7 @@ impl Refusals {
         if kept.len() >= self.kept_max
             && let Some(oldest) = kept.pop_front()
         {
-            // Ends whatever its task waits for.
+            // This ends the operation that its task waits for.
             net::shutdown(&oldest, true);
         }
         self.open.update(|count| count + 1);
