@@ -1,7 +1,7 @@
 //! Sockets on their way between shards and the control thread.
 //!
-//! A shard accepts every connection and reads its first head. What asks for no WebSocket goes to the control thread,
-//! which speaks HTTP; and what asks for one there, on a connection that was kept alive, goes to a shard.
+//! A shard accepts every connection and reads its first head. A connection whose request asks for no WebSocket goes to
+//! the control thread, which speaks HTTP; a connection that was kept alive there and asks for one goes back to a shard.
 
 mod addresses;
 mod idle;
@@ -21,52 +21,53 @@ use tokio::sync::mpsc;
 pub(crate) use addresses::{Addresses, Network, AddressPermit};
 pub(crate) use idle::{IdleConnection, has_input};
 
-/// One connection and all that is known of it.
+/// A connection that one thread hands to another, with everything that is known of it.
 #[derive(Debug)]
 pub(crate) struct HandedOff {
     pub(crate) socket: OwnedFd,
-    /// What has been received and is to be read first.
+    /// The bytes that have been received and are to be read first.
     pub(crate) received: BytesMut,
     pub(crate) permits: SocketPermits,
-    /// There is no room for it: it is only answered what a monitor asks, and counted in [`Sockets::monitors`].
+    /// Whether there is no room for it: then it gets only the answer to a monitor's request, and is counted in
+    /// [`Sockets::monitors`].
     pub(crate) is_refused: bool,
 }
 
-/// A socket's part in what is counted of sockets, until it is dropped.
+/// The permits of a socket, which count it until they are dropped.
 #[derive(Debug)]
 pub(crate) struct SocketPermits {
-    /// In the number of all sockets, or of those that have no room.
+    /// Among all sockets, or among those without room.
     pub(crate) of_all: CountPermit,
-    /// In the number of those of its peer's address, where that is limited.
+    /// Among the sockets of its peer's address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
 }
 
-/// How many sockets all threads have together, and how many of each peer address where that is limited.
+/// The sockets of all threads together, and those of each peer address where their number is limited.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) all: Count,
     pub(crate) of_addresses: Option<Arc<Addresses>>,
-    /// Those that have no room, and are handed over nevertheless because they ask for the metrics.
+    /// Sockets without room that are handed over nevertheless because their request is for the metrics.
     pub(crate) monitors: Count,
 }
 
 impl Sockets {
-    /// Counts none yet; an address may have so many, or any number if that is 0.
+    /// Returns counts of 0. An address may have `of_address_max` sockets, or any number if that is 0.
     pub(crate) fn new(of_address_max: usize) -> Sockets {
         let of_addresses = (of_address_max > 0).then(|| Addresses::new(of_address_max));
         Sockets { of_addresses, ..Sockets::default() }
     }
 }
 
-/// How many there are of something, over all threads.
+/// A number of things over all threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Count(Arc<AtomicUsize>);
 
 impl Count {
-    /// Adds one, unless there are `most` already.
+    /// Counts one more, unless there are `most` already.
     pub(crate) fn admit(&self, most: usize) -> Option<CountPermit> {
-        // Relaxed: the count stands for itself. Taken first and given back, so that two threads cannot both take the
-        // last.
+        // Relaxed: no other memory depends on the count. The number is raised first and given back, so that two threads
+        // cannot both take the last.
         let is_full = self.0.fetch_add(1, Ordering::Relaxed) >= most;
         let counted = CountPermit(Some(Arc::clone(&self.0)));
         (!is_full).then_some(counted)
@@ -77,22 +78,22 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes back what was counted without being kept.
+    /// Subtracts what was counted by [`CountPermit::keep`].
     pub(crate) fn give_back(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Makes something of one that was counted without being kept.
+    /// Returns a permit for one that was counted by [`CountPermit::keep`].
     pub(crate) fn counted(&self) -> CountPermit {
         CountPermit(Some(Arc::clone(&self.0)))
     }
 }
 
-/// One of a [`Count`], until it is dropped.
+/// Counts one of a [`Count`] until it is dropped.
 pub(crate) struct CountPermit(Option<Arc<AtomicUsize>>);
 
 impl CountPermit {
-    /// Goes on being counted, by somebody else.
+    /// Leaves the count as it is: the caller keeps the number from now on.
     pub(crate) fn keep(mut self) {
         self.0 = None;
     }
@@ -112,14 +113,14 @@ impl fmt::Debug for CountPermit {
     }
 }
 
-/// A shard's way to the control thread.
+/// The way from a shard to the control thread.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlHandoff {
     handed_off: mpsc::Sender<HandedOff>,
 }
 
 impl ControlHandoff {
-    /// A handoff, and where those who go through it come out.
+    /// Returns the way, and the receiver at its end.
     pub(crate) fn new() -> (ControlHandoff, mpsc::Receiver<HandedOff>) {
         let (handed_off, arrivals) = mpsc::channel(HANDOFFS_MAX);
         (ControlHandoff { handed_off }, arrivals)
@@ -129,13 +130,13 @@ impl ControlHandoff {
     ///
     /// # Errors
     ///
-    /// Gives it back if more are on their way than are taken in.
+    /// The connection, if [`HANDOFFS_MAX`] are on their way already.
     pub(crate) fn transfer(&self, handed_off: HandedOff) -> Result<(), Box<HandedOff>> {
         self.handed_off.try_send(handed_off).map_err(|error| Box::new(error.into_inner()))
     }
 }
 
-/// Connections on their way to the control thread at the same time.
+/// The most connections on their way to the control thread at the same time.
 const HANDOFFS_MAX: usize = 256;
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config::Http,
-    handover::{IdleConnection, AddressPermit, has_input},
+    handover::{AddressPermit, has_input},
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
 };
 
@@ -295,11 +295,11 @@ impl HttpConnection {
     /// Notes whether the connection is idle: everything that was asked is answered, and nothing more has come. Returns
     /// whether it still has its permit.
     fn keeps_permit(&mut self, cx: &Context<'_>) -> bool {
-        let idle = || IdleConnection::new(&self.stream, cx.waker());
         if self.is_between && !self.output.is_waiting {
-            let is_permitted = self.permit.as_mut().is_none_or(|permit| permit.set_idle(idle()));
-            let is_of_address = self.of_address.as_mut().is_none_or(|of_address| of_address.set_idle(idle()));
-            return is_permitted && is_of_address;
+            let (stream, waker) = (&self.stream, cx.waker());
+            let is_held = self.permit.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
+            let is_held_of_address = self.of_address.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
+            return is_held && is_held_of_address;
         }
         self.permit.iter_mut().for_each(ConnectionPermit::set_busy);
         self.of_address.as_mut().is_none_or(AddressPermit::set_busy)

@@ -8,10 +8,11 @@ use std::{
     collections::VecDeque,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
 };
 
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::{net::TcpStream, sync::oneshot};
 
 use crate::handover::IdleConnection;
 
@@ -37,7 +38,7 @@ struct Table {
 #[derive(Debug)]
 struct Holder {
     state: State,
-    /// The connection as it last became idle.
+    /// The connection, once it has been idle.
     idle: Option<IdleConnection>,
 }
 
@@ -114,12 +115,12 @@ impl Table {
 }
 
 impl ConnectionPermit {
-    /// Marks the connection as idle; repeated calls keep its age. Returns whether it still has its permit; if not, it
-    /// has to end.
-    pub(super) fn set_idle(&mut self, connection: IdleConnection) -> bool {
+    /// Marks the connection as idle; repeated calls keep its age. Returns whether the permit still holds; if not, the
+    /// connection has to end.
+    pub(super) fn set_idle(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
         let mut table = self.permits.lock();
         let holder = &mut table.holders[self.holder];
-        holder.idle = Some(connection);
+        holder.idle = Some(IdleConnection::renewed(holder.idle.take(), stream, waker));
         match holder.state {
             State::Busy => table.set_idle(self.holder),
             State::Idle(_) => {}
@@ -196,17 +197,10 @@ mod tests {
     use std::{
         io::Write as _,
         net::{TcpListener, TcpStream as Peer},
-        task::Waker,
         time::Duration,
     };
 
-    use tokio::net::TcpStream;
-
     use super::*;
-
-    fn idle(stream: &Arc<TcpStream>) -> IdleConnection {
-        IdleConnection::new(stream, Waker::noop())
-    }
 
     /// A connection's side, and its peer's.
     fn pair(listener: &TcpListener) -> (Arc<TcpStream>, Peer) {
@@ -227,7 +221,7 @@ mod tests {
             let permits = ConnectionPermits::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
             let mut held: Vec<ConnectionPermit> = (0..3).map(|_| permits.admit(|| panic!("there is room")).unwrap()).collect();
-            let rest = |held: &mut [ConnectionPermit], at: usize| held[at].set_idle(idle(&connections[at].0));
+            let rest = |held: &mut [ConnectionPermit], at: usize| held[at].set_idle(&connections[at].0, Waker::noop());
             assert!(permits.admit(|| panic!("all are busy")).is_none());
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
@@ -261,7 +255,7 @@ mod tests {
             for _ in 0..1_000 {
                 for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
                     permit.set_busy();
-                    assert!(permit.set_idle(idle(stream)));
+                    assert!(permit.set_idle(stream, Waker::noop()));
                 }
             }
             assert!(permits.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
@@ -279,14 +273,15 @@ mod tests {
             let mut connections: Vec<_> = (0..2).map(|_| pair(listener)).collect();
             let mut held: Vec<ConnectionPermit> = (0..2).map(|_| permits.admit(|| {}).unwrap()).collect();
             for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
-                assert!(permit.set_idle(idle(stream)));
+                assert!(permit.set_idle(stream, Waker::noop()));
             }
             connections[0].1.write_all(b"G").unwrap();
             while !permits.lock().holders[0].idle.as_ref().unwrap().has_input() {
                 std::thread::yield_now();
             }
             let new = permits.admit(|| {}).expect("the other is idle");
-            assert!(held[0].set_idle(idle(&connections[0].0)) && !held[1].set_idle(idle(&connections[1].0)));
+            assert!(held[0].set_idle(&connections[0].0, Waker::noop()));
+            assert!(!held[1].set_idle(&connections[1].0, Waker::noop()));
             assert!(permits.admit(|| {}).is_none());
             drop((new, held));
         });

@@ -1,4 +1,4 @@
-//! How many sockets each peer address has, over all threads, and which of them gives way to a new one.
+//! Counts the sockets of each peer address over all threads, and chooses the one that gives way to a new one.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -6,12 +6,15 @@ use std::{
     hash::BuildHasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
 };
+
+use tokio::net::TcpStream;
 
 use super::IdleConnection;
 use crate::seldom::Seldom;
 
-/// The sockets of each network that has any, and how many one network may have.
+/// The sockets of each network that has any, and the most sockets of one network.
 ///
 /// An entry exists only while a socket of its network does, so the table is no larger than the number of sockets.
 /// Locks are taken when a socket is accepted, when it ends, and when a connection that speaks HTTP becomes idle or
@@ -21,14 +24,14 @@ pub(crate) struct Addresses {
     sockets_max: usize,
     hasher: RandomState,
     stripes: [Mutex<Stripe>; STRIPES],
-    /// When the log is told of a network that has as many as it may.
+    /// When a network that has reached the limit is logged.
     pub(crate) full: Seldom,
 }
 
 #[derive(Debug, Default)]
 struct Stripe {
     networks: HashMap<Network, Sockets>,
-    /// How many times a connection has become idle.
+    /// The number of times that a connection has become idle.
     idle_count: u64,
 }
 
@@ -36,7 +39,7 @@ struct Stripe {
 #[derive(Debug, Default)]
 struct Sockets {
     count: usize,
-    /// Those that speak HTTP and are idle, by the [`Stripe::idle_count`] at which they became so: the oldest first.
+    /// The idle ones, which speak HTTP, by the [`Stripe::idle_count`] at which they became idle: the oldest first.
     idle: Vec<(u64, IdleConnection)>,
 }
 
@@ -51,11 +54,11 @@ impl Addresses {
     }
 
     /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle
-    /// longest and has no unread input gives its place away, and `gave_way` is called.
+    /// longest and has no unread input gives way, and `gave_way` is called.
     ///
     /// # Errors
     ///
-    /// The network that has as many as it may, none of which is idle.
+    /// The network that has reached the limit, none of whose sockets is idle.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
         let network = Network::of(address);
         let mut stripe = self.stripe(network);
@@ -72,35 +75,38 @@ impl Addresses {
             connection.wake();
             gave_way();
         }
-        Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None })
+        Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None, connection: None })
     }
 
-    /// The stripe of the table in which the network stands. No peer can choose addresses that all stand in one.
+    /// Returns the stripe of the table in which the network stands. No peer can choose addresses that all stand in one.
     fn stripe(&self, network: Network) -> MutexGuard<'_, Stripe> {
         let stripe = &self.stripes[self.hasher.hash_one(network) as usize % STRIPES];
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of the sockets of an address, until it is dropped or has given way.
+/// Counts one of the sockets of an address until it is dropped or has given way.
 pub(crate) struct AddressPermit {
     all: Arc<Addresses>,
     network: Network,
-    /// Set while the socket stands among those that are idle, and from then on if it has given way.
+    /// Set while the socket stands among the idle ones, and from then on if it has given way.
     idle_since: Option<u64>,
+    /// The connection while it is not among the idle ones, once it has been.
+    connection: Option<IdleConnection>,
 }
 
 impl AddressPermit {
-    /// Marks the socket as idle; repeated calls keep its age. Returns whether it still has its place; if not, it has to
-    /// end.
-    pub(crate) fn set_idle(&mut self, connection: IdleConnection) -> bool {
+    /// Marks the socket as idle; repeated calls keep its age. Returns whether the permit still holds; if not, the
+    /// connection has to end.
+    pub(crate) fn set_idle(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
         let mut stripe = self.all.stripe(self.network);
         let next = stripe.idle_count;
         let Some(sockets) = stripe.networks.get_mut(&self.network) else { return false };
         match self.idle_since.map(|since| sockets.find_idle(since)) {
-            Some(Some(at)) => sockets.idle[at].1 = connection,
+            Some(Some(at)) => sockets.idle[at].1.set_waker(waker),
             Some(None) => return false,
             None => {
+                let connection = IdleConnection::renewed(self.connection.take(), stream, waker);
                 sockets.idle.push((next, connection));
                 self.idle_since = Some(next);
                 stripe.idle_count += 1;
@@ -116,14 +122,15 @@ impl AddressPermit {
         stripe.networks.get(&self.network).is_some_and(|sockets| sockets.find_idle(since).is_some())
     }
 
-    /// Marks the socket as busy. Returns whether it still has its place; if not, it has to end.
+    /// Marks the socket as busy. Returns whether the permit still holds; if not, the connection has to end.
     pub(crate) fn set_busy(&mut self) -> bool {
         let Some(since) = self.idle_since else { return true };
         let mut stripe = self.all.stripe(self.network);
         let sockets = stripe.networks.get_mut(&self.network);
         let connection = sockets.and_then(|sockets| sockets.find_idle(since).map(|at| sockets.idle.remove(at)));
         drop(stripe);
-        let is_held = connection.is_some();
+        self.connection = connection.map(|(_, connection)| connection);
+        let is_held = self.connection.is_some();
         if is_held {
             self.idle_since = None;
         }
@@ -139,7 +146,7 @@ impl Sockets {
 
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        // What has given way has nothing to give back.
+        // A socket that has given way has nothing to give back.
         if !self.set_busy() {
             return;
         }
@@ -192,7 +199,7 @@ impl fmt::Debug for Network {
     }
 }
 
-/// Parts of the table, each with a lock of its own.
+/// The stripes of the table, each with a lock of its own.
 const STRIPES: usize = 16;
 
 #[cfg(test)]
@@ -223,12 +230,12 @@ mod tests {
         let again = admit("::ffff:192.0.2.1").unwrap();
         assert!(admit("::ffff:192.0.2.1").is_err());
         assert_eq!(entries(&addresses), 4);
-        // What no socket stands behind any more is forgotten, a refused one was never there.
+        // The entry of a network without sockets is removed, and a refused socket never made one.
         drop((mapped, other, six, neighbour, again));
         assert_eq!(entries(&addresses), 0);
     }
 
-    /// An idle socket gives its place away once, and gives nothing back then; one that is busy again keeps it.
+    /// An idle socket gives way once, and gives nothing back then; one that is busy again keeps its permit.
     #[test]
     fn the_longest_idle_socket_gives_way() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -236,31 +243,30 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
-        let stream = Arc::new(tokio::net::TcpStream::from_std(stream).unwrap());
-        let idle = || IdleConnection::new(&stream, std::task::Waker::noop());
+        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
         let addresses = Addresses::new(3);
         let address = IpAddr::from([192, 0, 2, 1]);
         let admit = || addresses.admit(address, || {});
         let mut held: Vec<AddressPermit> = (0..3).map(|_| admit().unwrap()).collect();
         for at in [1, 0, 2, 1] {
-            assert!(held[at].set_idle(idle()));
+            assert!(held[at].set_idle(&stream, Waker::noop()));
         }
         assert!(held[0].set_busy());
         let first = admit().expect("the second is idle");
         let held_still = |held: &[AddressPermit]| held.iter().map(AddressPermit::is_held).collect::<Vec<_>>();
         assert_eq!(held_still(&held), [true, false, true]);
-        assert!(!held[1].set_idle(idle()) && !held[1].set_busy());
+        assert!(!held[1].set_idle(&stream, Waker::noop()) && !held[1].set_busy());
         let second = admit().expect("the third is idle");
         assert_eq!(held_still(&held), [true, false, false]);
         assert!(admit().is_err(), "the first is busy");
         assert!(addresses.admit([192, 0, 2, 2].into(), || panic!("it has room")).is_ok());
-        // Who has given way has nothing to give back.
+        // A socket that has given way has nothing to give back.
         held.drain(1..);
         assert!(admit().is_err());
-        assert!(held[0].set_idle(idle()));
-        // What has arrived and was not read yet is a request.
+        assert!(held[0].set_idle(&stream, Waker::noop()));
+        // Bytes that have arrived and were not read yet are a request.
         listener.accept().unwrap().0.write_all(b"G").unwrap();
-        while !idle().has_input() {
+        while !super::super::has_input(&stream) {
             std::thread::yield_now();
         }
         assert!(admit().is_err());

@@ -1,4 +1,4 @@
-//! A connection that waits for its next request, as those see it who may want its place.
+//! A connection that waits for its next request, as the holders of limits see it.
 
 use std::{
     mem::MaybeUninit,
@@ -9,7 +9,7 @@ use std::{
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// An idle connection: everything that was asked is answered, and nothing more has come.
+/// An idle connection: all its requests are answered, and nothing more has arrived.
 #[derive(Debug)]
 pub(crate) struct IdleConnection {
     stream: Weak<TcpStream>,
@@ -22,20 +22,32 @@ impl IdleConnection {
         IdleConnection { stream: Arc::downgrade(stream), waker: waker.clone() }
     }
 
-    /// Returns whether something has arrived that was not read yet: a request, which keeps the connection's place.
+    /// Returns the connection with the waker of its task, made anew only the first time that it is idle.
+    pub(crate) fn renewed(known: Option<IdleConnection>, stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
+        let Some(mut known) = known else { return IdleConnection::new(stream, waker) };
+        known.set_waker(waker);
+        known
+    }
+
+    /// Sets the waker of the connection's task, which is mostly the same.
+    pub(crate) fn set_waker(&mut self, waker: &Waker) {
+        self.waker.clone_from(waker);
+    }
+
+    /// Returns whether bytes have arrived that were not read yet: a request, which keeps the connection's permits.
     pub(crate) fn has_input(&self) -> bool {
         self.stream.upgrade().is_some_and(|stream| has_input(&stream))
     }
 
-    /// Lets the connection find out that it has given way.
+    /// Wakes the connection's task, which finds out that the connection has given way.
     pub(crate) fn wake(&self) {
         self.waker.wake_by_ref();
     }
 }
 
-/// Returns whether something has arrived that was not read yet, of which the runtime need not know.
+/// Returns whether bytes have arrived that were not read yet, of which the runtime need not know.
 pub(crate) fn has_input(stream: &TcpStream) -> bool {
     let mut octet = [MaybeUninit::uninit()];
-    // The end, or an error, is no request.
+    // Neither the end nor an error is a request.
     SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0)
 }
