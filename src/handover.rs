@@ -18,7 +18,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-pub(crate) use addresses::{Addresses, Network, AddressPermit};
+pub(crate) use addresses::{AddressPermit, Addresses, Network};
 pub(crate) use idle::{IdleConnection, has_input};
 
 /// A connection that one thread hands to another, with everything that is known of it.

@@ -25,9 +25,9 @@ use tokio::{
 };
 
 use super::{
-    router::{RequestRouter, Destination},
     output::Output,
     permits::ConnectionPermit,
+    router::{Destination, RequestRouter},
 };
 use crate::{
     config::Http,

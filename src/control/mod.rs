@@ -6,12 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod bodies;
-mod router;
 mod http_connection;
 mod output;
 mod permits;
 mod port;
 pub(crate) mod publisher;
+mod router;
 mod service;
 mod shared;
 

@@ -220,7 +220,8 @@ mod tests {
         run(|listener| {
             let permits = ConnectionPermits::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
-            let mut held: Vec<ConnectionPermit> = (0..3).map(|_| permits.admit(|| panic!("there is room")).unwrap()).collect();
+            let mut held: Vec<ConnectionPermit> =
+                (0..3).map(|_| permits.admit(|| panic!("there is room")).unwrap()).collect();
             let rest = |held: &mut [ConnectionPermit], at: usize| held[at].set_idle(&connections[at].0, Waker::noop());
             assert!(permits.admit(|| panic!("all are busy")).is_none());
             for at in [1, 0, 2] {

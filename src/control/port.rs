@@ -11,15 +11,15 @@ use tokio::{
 use tracing::field::display;
 
 use super::{
-    router::RequestRouter,
     http_connection::{EndReason, HttpConnection},
-    permits::{Farewells, ConnectionPermit, ConnectionPermits},
+    permits::{ConnectionPermit, ConnectionPermits, Farewells},
+    router::RequestRouter,
     service::{ServedEndpoints, Service},
     shared::Shared,
 };
 use crate::{
     config::Limits,
-    handover::{AddressPermit, SocketPermits, HandedOff},
+    handover::{AddressPermit, HandedOff, SocketPermits},
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
     seldom::Seldom,
@@ -43,7 +43,12 @@ impl Port {
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
     /// A connection without a place gets one answer: a refusal, or the metrics.
-    async fn serve(&self, shared: &Arc<Shared>, caller: Caller, finishing: &watch::Receiver<()>) -> Option<HttpConnection> {
+    async fn serve(
+        &self,
+        shared: &Arc<Shared>,
+        caller: Caller,
+        finishing: &watch::Receiver<()>,
+    ) -> Option<HttpConnection> {
         let Some(permit) = self.permits.admit(|| shared.counters.add(Counter::HttpDisplaced, 1)) else {
             self.note_full(shared);
             self.answer_one(shared, caller, finishing, &self.farewells).await;
@@ -110,7 +115,12 @@ struct Caller {
 }
 
 /// Serves a connection that a shard has handed over.
-pub(super) async fn serve_handed_off(shared: Arc<Shared>, port: Arc<Port>, handed_off: HandedOff, finishing: watch::Receiver<()>) {
+pub(super) async fn serve_handed_off(
+    shared: Arc<Shared>,
+    port: Arc<Port>,
+    handed_off: HandedOff,
+    finishing: watch::Receiver<()>,
+) {
     let HandedOff { socket, received, permits: SocketPermits { of_all, of_address }, is_refused } = handed_off;
     let stream = match TcpStream::from_std(socket.into()) {
         Ok(stream) => stream,
@@ -131,7 +141,11 @@ pub(super) async fn serve_handed_off(shared: Arc<Shared>, port: Arc<Port>, hande
 
 /// Accepts on the address that is for the metrics.
 pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mut finishing: watch::Receiver<()>) {
-    let port = Arc::new(Port::new(ServedEndpoints::Operations, Limits::METRICS_CONNECTIONS_MAX, Limits::METRICS_FAREWELLS_MAX));
+    let port = Arc::new(Port::new(
+        ServedEndpoints::Operations,
+        Limits::METRICS_CONNECTIONS_MAX,
+        Limits::METRICS_FAREWELLS_MAX,
+    ));
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -165,7 +179,8 @@ async fn converse(
     let may_upgrade = has_permit && served == ServedEndpoints::Everything;
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
     let peer = router.peer().map(display);
-    let connection = HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
+    let connection =
+        HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

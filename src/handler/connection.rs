@@ -7,10 +7,10 @@ use tracing::Span;
 
 use super::{
     closed::Closed,
-    shard_api::ShardApi,
     errors::{CloseError, SubscribeError},
     profile::Profile,
     request::OpeningRequest,
+    shard_api::ShardApi,
     states::{Entry, Out, Seat, States},
 };
 use crate::{

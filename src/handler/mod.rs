@@ -32,7 +32,6 @@
 mod answer;
 mod closed;
 mod connection;
-mod shard_api;
 mod errors;
 mod handle;
 mod panicked;
@@ -40,6 +39,7 @@ mod profile;
 mod request;
 mod route;
 mod rules;
+mod shard_api;
 mod states;
 mod typed;
 
@@ -53,7 +53,6 @@ pub(crate) use answer::ProtocolChoice;
 pub use answer::{Accept, Response};
 pub use closed::Closed;
 pub use connection::{Connection, Part};
-pub(crate) use shard_api::{Call, ShardApi, Facts, Tasks};
 pub use errors::{CloseError, SubscribeError};
 pub use handle::Handle;
 pub(crate) use panicked::Panicked;
@@ -62,6 +61,7 @@ pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub use rules::{RouteOptions, Rules};
+pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 

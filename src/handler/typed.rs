@@ -7,10 +7,10 @@ use super::{
     answer::{Accept, ProtocolChoice, Response},
     closed::Closed,
     connection::{Connection, call_with},
-    shard_api::ShardApi,
     panicked::Panicked,
     profile::Profile,
     request::OpeningRequest,
+    shard_api::ShardApi,
     states::{Entry, Out, Seat, States},
 };
 use crate::{

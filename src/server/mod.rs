@@ -1,5 +1,6 @@
 //! Builds, starts and stops a server, and acts on its connections from outside.
 
+mod addresses;
 mod builder;
 mod hub;
 mod role;
@@ -39,6 +40,7 @@ pub struct Server {
     config: Config,
     /// For each address, one listener of each shard.
     listeners: Vec<Vec<OwnedFd>>,
+    /// At least one.
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Endpoints,
@@ -70,18 +72,6 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         Ok(Server { config, listeners, addresses, metrics_listener, endpoints, hub })
-    }
-
-    /// Returns the first address of the server, with the port that was chosen in place of 0.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addresses[0]
-    }
-
-    /// Returns all addresses of the server.
-    #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
     }
 
     /// Returns the address of `/metrics`, if it has one of its own.

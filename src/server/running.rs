@@ -36,18 +36,6 @@ pub struct Running {
 }
 
 impl Running {
-    /// Returns the first address of the server.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addresses[0]
-    }
-
-    /// Returns all addresses of the server.
-    #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
     /// Returns a handle to all connections, for any thread.
     #[must_use]
     pub fn hub(&self) -> Hub {

@@ -15,7 +15,7 @@ use crate::{
     control,
     error::StartError,
     handler::Panicked,
-    handover::{ControlHandoff, Sockets, HandedOff},
+    handover::{ControlHandoff, HandedOff, Sockets},
     hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, ShardCommand},

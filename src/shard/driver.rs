@@ -24,7 +24,7 @@ use crate::{
     config::{Config, TICK},
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
-    handover::{ControlHandoff, Sockets, HandedOff},
+    handover::{ControlHandoff, HandedOff, Sockets},
     hub::MeshEnd,
     metrics::{Counter, Counters},
     proto::Tick,

@@ -3,18 +3,14 @@
 //! Nothing recurses: what a handler does never calls one back before it returns. That a connection has ended is told
 //! when the shard next has nothing else in its hands.
 
-use std::{
-    mem,
-    net::SocketAddr,
-    rc::Rc,
-};
+use std::{mem, net::SocketAddr, rc::Rc};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{seats::LocalRoute, state::Shard};
 use crate::{
-    handler::{Call, Closed, ShardApi, Facts, Panicked, Rules, Seat, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks},
     hub::{
         Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
         TopicName,

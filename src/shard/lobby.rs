@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     endpoints::Endpoints,
     handler::ShardRoute,
-    handover::{ControlHandoff, Network, AddressPermit, Sockets, SocketPermits},
+    handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
     seldom::Seldom,
