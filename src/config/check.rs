@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use super::{
     checked::{Config, Http, Limits},
     descriptors,
+    quantities::Size,
     settings::Settings,
     ticks::{TICK, at_least_a_tick, ticks},
-    values::{CpuList, ListenIpv6, Pin, Secrets, Size},
+    values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
     auth::{Access, Origins, Tokens},

@@ -2,10 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use super::{
-    routes::config::RouteConfig,
-    values::{ListenIpv6, Size},
-};
+use super::{quantities::Size, routes::config::RouteConfig, values::ListenIpv6};
 use crate::{
     auth::Access,
     proto::{KeepAlive, MessageLimits},

@@ -2,7 +2,7 @@
 
 use super::{
     checked::{Config, Limits},
-    values::Size,
+    quantities::Size,
 };
 use crate::{
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},

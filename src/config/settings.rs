@@ -7,8 +7,9 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
+    quantities::{Size, Time},
     toml::quoted,
-    values::{CpuList, Fault, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Size, Time, Value},
+    values::{CpuList, Fault, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Value},
 };
 use crate::hub::ConnectionId;
 

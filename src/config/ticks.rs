@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::values::Time;
+use super::quantities::Time;
 use crate::{error::ConfigError, proto::Tick};
 
 /// Checks that a time is at least one tick, and short enough for any clock to add.

@@ -2,7 +2,7 @@
 
 use super::super::{
     checked::{Config, Limits},
-    values::Size,
+    quantities::Size,
 };
 use crate::{
     handler::{RouteOptions, Rules},

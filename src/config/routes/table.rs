@@ -10,9 +10,10 @@ use toml::de::DeTable;
 
 use super::{
     super::{
+        quantities::{Size, Time},
         ticks::ticks,
         toml::{Masks, in_order, line, toml_pair},
-        values::{Size, Time, one_of},
+        values::one_of,
     },
     config::RouteHandler,
     given::{GivenRoute, ROUTES},
