@@ -3,6 +3,7 @@
 mod documents;
 mod files;
 mod imports;
+mod names;
 mod pages;
 mod tidy;
 mod words;

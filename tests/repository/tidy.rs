@@ -301,7 +301,7 @@ fn every_file_is_used() {
 }
 
 /// The top-level part of the tree that a file belongs to: `hub` of `src/hub/run.rs`, `config` of `src/config.rs`.
-fn part(path: &Path) -> String {
+pub(crate) fn part(path: &Path) -> String {
     let part = path.components().nth(1).expect("a file of src").as_os_str().to_string_lossy();
     part.trim_end_matches(".rs").to_string()
 }
