@@ -193,7 +193,9 @@ impl ClientBuilder {
     /// use ringhub::client::{Client, ClientEvent};
     ///
     /// let client = Client::builder().url("ws://127.0.0.1:6455/t/echo").build_with(|client, event| match event {
-    ///     ClientEvent::Text(text) => client.try_send_text(text).unwrap_or_else(|error| println!("no answer: {error}")),
+    ///     ClientEvent::Text(text) => {
+    ///         client.try_send_text(text).unwrap_or_else(|error| println!("no answer: {error}"));
+    ///     }
     ///     ClientEvent::Closed(closed) => println!("{closed}"),
     ///     _ => {}
     /// })?;

@@ -15,8 +15,8 @@ use super::{error::ConnectError, opened::Opened};
 use crate::proto::{CloseCode, ProtocolError};
 
 /// An event of a connection. Events come in the order of their causes. After a successful
-/// [`connect`](super::Client::connect) they are messages, losses and reconnects, and exactly one [`ClientEvent::Closed`] at
-/// the end.
+/// [`connect`](super::Client::connect) they are messages, losses and reconnects, and exactly one
+/// [`ClientEvent::Closed`] at the end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientEvent {

@@ -1,8 +1,9 @@
 //! A connection as hyper sees it: one request that is for it after the other, and then the end.
 //!
 //! A second parser, which could understand a request differently, never decides where the request begins and ends: a
-//! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no further. The
-//! first head that is not for hyper looks to it like the end of the connection, after everything before was answered.
+//! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no
+//! further. The first head that is not for hyper looks to it like the end of the connection, after everything before
+//! was answered.
 
 use std::{
     future::{Future, poll_fn},

@@ -130,7 +130,8 @@ async fn serve(start: Start) -> io::Result<()> {
             }
             arrival = arrivals.recv() => {
                 let Some(handed_off) = arrival else { break };
-                connections.spawn(port::serve_handed_off(Arc::clone(&shared), Arc::clone(&port), handed_off, finishing.clone()));
+                let (shared, port) = (Arc::clone(&shared), Arc::clone(&port));
+                connections.spawn(port::serve_handed_off(shared, port, handed_off, finishing.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {

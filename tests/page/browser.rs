@@ -160,8 +160,8 @@ impl Page {
         ));
     }
 
-    /// Presses a key, Enter with the text that it writes where nothing prevents that; `modifiers` as the protocol counts
-    /// them: 2 is Ctrl, 8 is Shift.
+    /// Presses a key, Enter with the text that it writes where nothing prevents that; `modifiers` as the protocol
+    /// counts them: 2 is Ctrl, 8 is Shift.
     pub(crate) fn press(&mut self, key: &str, modifiers: u32) {
         let mut down = json!({"type": "rawKeyDown", "key": key, "code": key, "modifiers": modifiers});
         if key == "Enter" {
