@@ -12,8 +12,8 @@ use cap::Cap;
 use ringhub::{
     PreparedMessage, Scope, TopicName,
     hub::{
-        Backlog, Connection, ConnectionId, Delivery, Hub, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits,
-        Publication, Request, Run, SubscribeOptions, Subscribed, TopicId, Wake,
+        Backlog, ConnectionId, Delivery, HubConnection, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits, Publication,
+        Request, Run, ShardHub, SubscribeOptions, Subscribed, TopicId, Wake,
     },
     proto::{Event, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
 };
@@ -50,18 +50,18 @@ fn received(length: usize) -> PreparedMessage {
 
 /// A shard with one topic and its subscribers.
 struct Shard {
-    hub: Hub,
+    hub: ShardHub,
     topic: TopicName,
     subscribers: Vec<ConnectionId>,
 }
 
 impl Shard {
     fn new(subscribers: usize) -> Self {
-        let mut hub: Hub = Hub::new(MeshEnd::alone(), HubLimits::default(), 1);
+        let mut hub: ShardHub = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1);
         let topic = TopicName::new("t").expect("a name");
         let subscribers = (0..subscribers).map(|_| {
             let id =
-                hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).expect("a slot");
+                hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())).expect("a slot");
             assert_eq!(hub.subscribe(id, &topic, SubscribeOptions::default()), Subscribed::Live);
             id
         });

@@ -5,7 +5,7 @@
 //! backlog. The distance between this and the hub is what the hub's own code costs.
 
 use bytes::{Buf, BytesMut};
-use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, Refused, Send};
+use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, SendEntry, Unsent};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -135,10 +135,10 @@ impl Bare {
         }
         let pieces = [IoSlice::new(&self.run)];
         let sockets = self.subscribers.iter().filter_map(|&slot| Some(&self.connections[slot].as_ref()?.socket));
-        let batch: Vec<_> = sockets.map(|socket| Send { socket, pieces: &pieces }).collect();
+        let batch: Vec<_> = sockets.map(|socket| SendEntry { socket, pieces: &pieces }).collect();
         let mut refused = Vec::new();
         self.ring.send(&batch, &mut refused);
-        for Refused { index, sent } in refused {
+        for Unsent { index, sent } in refused {
             let sent = match sent {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

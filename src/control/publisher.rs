@@ -190,7 +190,7 @@ const REQUESTS_MAX: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Hub, HubLimits, MeshEnd, MeshLimits, Wake};
+    use crate::hub::{HubLimits, MeshEnd, MeshLimits, ShardHub, Wake};
 
     /// A body counts when it has its place, and once, also if its client has gone meanwhile.
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
         let outside = ExternalEnd::new(ends.pop().unwrap());
-        let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
         let publishing =
@@ -244,7 +244,7 @@ mod tests {
             let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
             let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
             let outside = ExternalEnd::new(ends.pop().unwrap());
-            let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+            let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
             let publishing = {
                 let leaving = watch::Sender::new(false).subscribe();

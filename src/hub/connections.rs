@@ -18,7 +18,7 @@ impl Attachment for () {
 
 /// One established connection.
 #[derive(Debug)]
-pub struct Connection<T: Attachment = ()> {
+pub struct HubConnection<T: Attachment = ()> {
     /// The protocol's state.
     pub websocket: WebSocket,
     /// What the hub's owner keeps of the connection.
@@ -28,7 +28,7 @@ pub struct Connection<T: Attachment = ()> {
     /// The topic of its client's messages, if they are published as they are. Otherwise its handler gets them.
     pub publishes: Option<Publishing>,
     /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
-    /// which they do together. [`Hub::release`](super::hub::Hub::release) ends this.
+    /// which they do together. [`ShardHub::release`](super::hub::ShardHub::release) ends this.
     pub is_held: bool,
     /// The slot's generation.
     generation: u32,
@@ -43,11 +43,18 @@ pub struct Publishing {
     pub scope: Scope,
 }
 
-impl<T: Attachment> Connection<T> {
+impl<T: Attachment> HubConnection<T> {
     /// Returns a connection that has just been established, without topics.
     #[must_use]
     pub fn new(websocket: WebSocket, io: T) -> Self {
-        Connection { websocket, io, subscriptions: Subscriptions::None, publishes: None, is_held: false, generation: 0 }
+        HubConnection {
+            websocket,
+            io,
+            subscriptions: Subscriptions::None,
+            publishes: None,
+            is_held: false,
+            generation: 0,
+        }
     }
 
     /// Returns the mark of a connection with several subscriptions.
@@ -73,7 +80,7 @@ enum Slot<T: Attachment> {
     /// The slot has no owner; the next one gets this generation.
     Free { generation: u32 },
     /// The slot has an owner, which holds the generation: a field beside the owner would make the slot larger.
-    Taken(Connection<T>),
+    Taken(HubConnection<T>),
 }
 
 impl<T: Attachment> Connections<T> {
@@ -109,7 +116,7 @@ impl<T: Attachment> Connections<T> {
     /// # Errors
     ///
     /// Returns the connection if all [`ConnectionId::SLOTS_MAX`] slots are taken.
-    pub fn insert(&mut self, mut connection: Connection<T>) -> Result<ConnectionId, Box<Connection<T>>> {
+    pub fn insert(&mut self, mut connection: HubConnection<T>) -> Result<ConnectionId, Box<HubConnection<T>>> {
         let may_grow = (self.slots.len() as u32) < ConnectionId::SLOTS_MAX;
         let slot = if self.free.len() <= self.resting && may_grow {
             self.slots.push(Slot::Free { generation: 0 });
@@ -127,7 +134,7 @@ impl<T: Attachment> Connections<T> {
     }
 
     /// Removes a connection. Its id is invalid from now on.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
+    pub fn remove(&mut self, id: ConnectionId) -> Option<HubConnection<T>> {
         self.get(id)?;
         let generation = (id.generation() + 1) % ConnectionId::GENERATIONS;
         let taken = mem::replace(&mut self.slots[id.slot() as usize], Slot::Free { generation });
@@ -140,7 +147,7 @@ impl<T: Attachment> Connections<T> {
 
     /// Returns the connection, if it still exists.
     #[must_use]
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection<T>> {
+    pub fn get(&self, id: ConnectionId) -> Option<&HubConnection<T>> {
         match self.slots.get(id.slot() as usize)? {
             Slot::Taken(owner) if id.shard() == self.shard && owner.generation == id.generation() => Some(owner),
             _ => None,
@@ -148,7 +155,7 @@ impl<T: Attachment> Connections<T> {
     }
 
     /// Returns the connection, if it still exists.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection<T>> {
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut HubConnection<T>> {
         match self.slots.get_mut(id.slot() as usize)? {
             Slot::Taken(owner) if id.shard() == self.shard && owner.generation == id.generation() => Some(owner),
             _ => None,
@@ -165,7 +172,7 @@ impl<T: Attachment> Connections<T> {
     }
 
     /// Returns the slot's present owner. Only for topics, whose members leave before their slots get other owners.
-    pub fn at_mut(&mut self, slot: u32) -> Option<&mut Connection<T>> {
+    pub fn at_mut(&mut self, slot: u32) -> Option<&mut HubConnection<T>> {
         match self.slots.get_mut(slot as usize)? {
             Slot::Taken(owner) => Some(owner),
             Slot::Free { .. } => None,
@@ -193,8 +200,8 @@ mod tests {
     use super::*;
     use crate::proto::{Role, Tick};
 
-    fn connection() -> Connection {
-        Connection::new(WebSocket::new(Role::Server, Tick(0)), ())
+    fn connection() -> HubConnection {
+        HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl ExternalEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Commanded, Hub, HubLimits, MeshLimits, Wake};
+    use crate::hub::{Commanded, HubLimits, MeshLimits, ShardHub, Wake};
 
     /// A command reaches its shard, and the answer comes back with the command's ticket.
     #[test]
@@ -108,7 +108,7 @@ mod tests {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
         let mut external = ExternalEnd::new(ends.pop().unwrap());
-        let mut hub: Hub = Hub::new(ends.pop().unwrap(), HubLimits::default(), 7);
+        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 7);
         external.command(0, Command::List, 5);
         external.send_out();
         let mut commands = Vec::new();
@@ -128,7 +128,8 @@ mod tests {
         let wake = (0..3).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut ends = MeshEnd::connect_with(wake, 2, &limits);
         let mut external = ExternalEnd::new(ends.pop().unwrap());
-        let mut hubs: Vec<Hub> = ends.into_iter().map(|mesh| Hub::new(mesh, HubLimits::default(), 7)).collect();
+        let mut hubs: Vec<ShardHub> =
+            ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 7)).collect();
         assert!(!hubs[0].is_alone());
         let names: Vec<TopicName> = (0..6).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
         let homes: Vec<u16> = names.iter().map(|name| home(name, 2)).collect();
@@ -141,7 +142,7 @@ mod tests {
         while answers.len() < 60 {
             external.send_out();
             hubs.iter_mut().for_each(|hub| while hub.take_request(&mut Vec::new()) {});
-            hubs.iter_mut().for_each(Hub::send_out);
+            hubs.iter_mut().for_each(ShardHub::send_out);
             answers.extend(std::iter::from_fn(|| external.next_answer()));
         }
         assert!(!external.is_congested() && external.may_sleep());

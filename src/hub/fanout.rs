@@ -5,7 +5,7 @@ use std::mem;
 use super::{
     connection_id::ConnectionId,
     connections::{Attachment, Connections},
-    hub::Hub,
+    hub::ShardHub,
     piece::Piece,
     run::{FrozenRun, Run},
     subscriptions::{Membership, Subscription},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::proto::PreparedMessage;
 
-impl<T: Attachment> Hub<T> {
+impl<T: Attachment> ShardHub<T> {
     /// Gathers the message for the topic's subscribers on this shard.
     pub(super) fn gather(&mut self, topic: TopicId, source: Option<ConnectionId>, message: &PreparedMessage) {
         let subscription = source.and_then(|id| self.connections.get(id)?.subscriptions.get(topic));
@@ -75,7 +75,7 @@ impl<T: Attachment> Hub<T> {
         walk.as_mut().expect(WALKING).next(members)
     }
 
-    /// Takes back the last member that [`Hub::next_member`] has returned, which returns it once more.
+    /// Takes back the last member that [`ShardHub::next_member`] has returned, which returns it once more.
     pub fn step_back(&mut self, topic: TopicId) {
         self.topics[topic].walk.as_mut().expect(WALKING).step_back();
     }

@@ -1,8 +1,8 @@
 //! The hub of one shard: its connections, its topics, and its end of the mesh.
 //!
-//! The other `impl Hub` stand in floors above this file, each of which calls only those below it: `fanout` (members,
-//! runs, walks), `interest` (what this shard wants of remote topics), `order` (publishing), `membership` (subscribing),
-//! `mail` (what arrives by the mesh).
+//! The other `impl ShardHub` stand in floors above this file, each of which calls only those below it: `fanout`
+//! (members, runs, walks), `interest` (what this shard wants of remote topics), `order` (publishing), `membership`
+//! (subscribing), `mail` (what arrives by the mesh).
 
 use bytes::BytesMut;
 
@@ -31,12 +31,12 @@ impl Default for HubLimits {
 
 /// The connections and topics of one shard, and what is owed between them.
 ///
-/// In each turn the shard calls [`Hub::subscribe`], [`Hub::unsubscribe`], [`Hub::publish`] and [`Hub::remove`] as input
-/// demands; then [`Hub::begin_walks`] freezes what was gathered, [`Hub::next_member`] is called until it returns
-/// `None`, and [`Hub::end_walk`] ends each walk. A walk may last several turns; messages that arrive meanwhile gather
-/// in the topic's next run.
+/// In each turn the shard calls [`ShardHub::subscribe`], [`ShardHub::unsubscribe`], [`ShardHub::publish`] and
+/// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes what was gathered,
+/// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
+/// last several turns; messages that arrive meanwhile gather in the topic's next run.
 #[derive(Debug)]
-pub struct Hub<T: Attachment = ()> {
+pub struct ShardHub<T: Attachment = ()> {
     /// The connections of the shard.
     pub connections: Connections<T>,
     /// The limits of this hub.
@@ -56,13 +56,13 @@ pub struct Hub<T: Attachment = ()> {
     pub(super) interest_number: u64,
 }
 
-impl<T: Attachment> Hub<T> {
+impl<T: Attachment> ShardHub<T> {
     /// Returns an empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be
     /// larger than any epoch of an earlier process.
     #[must_use]
     pub fn new(mesh: MeshEnd, limits: HubLimits, epoch_first: u64) -> Self {
         assert!(mesh.number() < mesh.shards(), "the hub belongs to a shard");
-        Hub {
+        ShardHub {
             connections: Connections::new(mesh.number()),
             limits,
             topics: Topics::new(limits.topics_idle_max, epoch_first, mesh.number(), mesh.shards()),
@@ -92,7 +92,7 @@ impl<T: Attachment> Hub<T> {
         self.gathered_bytes
     }
 
-    /// Returns whether [`Hub::begin_walks`] has a walk to begin.
+    /// Returns whether [`ShardHub::begin_walks`] has a walk to begin.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -138,13 +138,14 @@ impl<T: Attachment> Hub<T> {
         self.mesh.is_congested()
     }
 
-    /// Returns whether the mesh has something that [`Hub::take_delivery`] or [`Hub::take_request`] would take.
+    /// Returns whether the mesh has something that [`ShardHub::take_delivery`] or [`ShardHub::take_request`] would
+    /// take.
     #[must_use]
     pub fn has_mail(&self) -> bool {
         self.mesh.has_mail()
     }
 
-    /// Notes that the shard is about to sleep. The shard must ask [`Hub::has_mail`] once more after this call.
+    /// Notes that the shard is about to sleep. The shard must ask [`ShardHub::has_mail`] once more after this call.
     pub fn about_to_sleep(&self) {
         self.mesh.about_to_sleep();
     }

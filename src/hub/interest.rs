@@ -9,11 +9,11 @@ use std::mem;
 use super::{
     connections::Attachment,
     entry::{Interest, Request},
-    hub::Hub,
+    hub::ShardHub,
     topics::{Feed, TopicId, TopicRole},
 };
 
-impl<T: Attachment> Hub<T> {
+impl<T: Attachment> ShardHub<T> {
     /// Detaches one connection from the topic, which is forgotten in time if that was the last.
     pub(super) fn detach(&mut self, topic: TopicId) {
         self.topics.detach(topic);

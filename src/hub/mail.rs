@@ -9,7 +9,7 @@ use super::{
     command::{Commanded, Reply},
     connections::Attachment,
     entry::{Delivery, Interest, Request},
-    hub::Hub,
+    hub::ShardHub,
     membership::Joined,
     publication::{Publication, Published},
     topic_name::TopicName,
@@ -17,7 +17,7 @@ use super::{
 };
 use std::sync::Arc;
 
-impl<T: Attachment> Hub<T> {
+impl<T: Attachment> ShardHub<T> {
     /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
     /// there was a delivery.
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {

@@ -7,8 +7,8 @@ use std::mem;
 
 use super::{
     connection_id::ConnectionId,
-    connections::{Attachment, Connection, Connections, Publishing},
-    hub::Hub,
+    connections::{Attachment, Connections, HubConnection, Publishing},
+    hub::ShardHub,
     piece::Piece,
     publication::Scope,
     subscribe_options::SubscribeOptions,
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::proto::State;
 
-/// The outcome of [`Hub::subscribe`].
+/// The outcome of [`ShardHub::subscribe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscribed {
     /// The connection is a subscriber, and owed every message published from here on.
     Live,
-    /// The connection will be a subscriber when [`Hub::take_delivery`] or [`Hub::release`] adds it to the joined ones,
-    /// and must not be told before.
+    /// The connection will be a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds it to the
+    /// joined ones, and must not be told before.
     Pending,
     /// The connection has had this subscription before the call. Nothing has changed, the echo neither.
     Already,
@@ -44,7 +44,7 @@ pub struct Joined {
     pub topic: TopicName,
 }
 
-impl<T: Attachment> Hub<T> {
+impl<T: Attachment> ShardHub<T> {
     /// Makes the connection a subscriber of the topic.
     pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, options: SubscribeOptions) -> Subscribed {
         let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
@@ -77,7 +77,7 @@ impl<T: Attachment> Hub<T> {
     /// Ends a subscription. Returns what the connection is still owed of the topic: its share of what was gathered
     /// before this call and not yet handed to it.
     ///
-    /// If the connection was held for the topic, [`Hub::release`] must follow.
+    /// If the connection was held for the topic, [`ShardHub::release`] must follow.
     pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Piece> {
         let Some(topic) = self.topics.find(name) else { return Vec::new() };
         let connection = self.connections.get_mut(id);
@@ -130,7 +130,7 @@ impl<T: Attachment> Hub<T> {
     }
 
     /// Removes the connection, its subscriptions included.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection<T>> {
+    pub fn remove(&mut self, id: ConnectionId) -> Option<HubConnection<T>> {
         self.unsubscribe_all(id);
         let connection = self.connections.remove(id)?;
         if let Some(Publishing { topic, .. }) = connection.publishes {

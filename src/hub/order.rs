@@ -10,15 +10,15 @@ use super::{
     connection_id::ConnectionId,
     connections::Attachment,
     entry::{Delivery, Request},
-    hub::Hub,
+    hub::ShardHub,
     publication::{Publication, Published, Scope},
     topic_name::TopicName,
     topics::{TopicId, TopicRole},
 };
 use crate::proto::PreparedMessage;
 
-impl<T: Attachment> Hub<T> {
-    /// Publishes as [`Hub::publish`] does, to the topic of that name, which no connection needs to be attached to.
+impl<T: Attachment> ShardHub<T> {
+    /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which no connection needs to be attached to.
     pub fn publish_by_name(
         &mut self,
         name: &TopicName,

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{
     arrival::Arrival,
-    io_state::{Connection, IoState},
+    io_state::{IoState, ShardConnection},
     state::{Shard, key},
 };
 use crate::{
@@ -16,15 +16,15 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. `None` if
-    /// all slots are taken.
+    /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. `None`
+    /// if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
             arrival;
         self.now = now;
         // Messages that were ordered before the connection came are not for it.
         self.take_mail();
-        let mut connection = Connection::new(WebSocket::new(Role::Server, now), IoState::new());
+        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, now), IoState::new());
         // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;

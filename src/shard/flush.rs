@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    io_state::Connection,
+    io_state::ShardConnection,
     outgoing::{Contents, Left, Outcome, Planned, Portion, length, messages, outbox},
     pace::Pace,
     state::{Shard, key},
@@ -29,7 +29,7 @@ use crate::{
     hub::{ConnectionId, Share, TopicId, bounded},
     metrics::Counter,
     proto::State,
-    sys::{Io, Refused, Send},
+    sys::{Io, SendEntry, Unsent},
 };
 
 impl<I: Io> Shard<I> {
@@ -240,7 +240,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Sends the planned entries and returns how many bytes they have.
-    fn send_plan(&mut self, plan: &[Planned], refused: &mut Vec<Refused>) -> usize {
+    fn send_plan(&mut self, plan: &[Planned], refused: &mut Vec<Unsent>) -> usize {
         let (hub, sockets) = (&self.hub, &self.sockets);
         // The pieces of all entries one behind the other; those of a walk once for recipients that follow each other.
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(plan.len().min(32));
@@ -278,12 +278,12 @@ impl<I: Io> Shard<I> {
             debug_assert_eq!(slices[begin..].iter().map(|slice| slice.len()).sum::<usize>(), *bytes);
             ranges.push(begin..slices.len());
         }
-        let entries: Vec<Send<'_, I::Socket>> = plan
+        let entries: Vec<SendEntry<'_, I::Socket>> = plan
             .iter()
             .zip(ranges)
             .map(|(Planned { id, .. }, range)| {
                 let socket = sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
-                Send { socket, pieces: &slices[range] }
+                SendEntry { socket, pieces: &slices[range] }
             })
             .collect();
         self.io.send(&entries, refused);
@@ -375,7 +375,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let still_waits = |connection: &&Connection| connection.io.awaits_room;
+            let still_waits = |connection: &&ShardConnection| connection.io.awaits_room;
             if self.hub.connections.get(id).filter(still_waits).is_some()
                 && let Some(socket) = &self.sockets[id.slot() as usize]
             {
@@ -395,5 +395,5 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 }
 
 /// An entry has one piece beside those of a share: the outbox.
-const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
+const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

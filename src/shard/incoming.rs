@@ -5,7 +5,7 @@ use std::{collections::VecDeque, mem};
 use bytes::BytesMut;
 
 use super::{
-    io_state::{Connection, Reading},
+    io_state::{Reading, ShardConnection},
     pace::Pace,
     unfinished::Unfinished,
 };
@@ -49,13 +49,13 @@ impl Incoming {
     }
 
     /// Notes that the connection's socket is readable.
-    pub(super) fn push_ready(&mut self, connection: &mut Connection, id: ConnectionId) {
+    pub(super) fn push_ready(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         let is_open = connection.websocket.state() == State::Open;
         enqueue(if is_open { &mut self.ready } else { &mut self.busy }, connection, id);
     }
 
     /// Notes that the connection may have more than it was served.
-    pub(super) fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
+    pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         enqueue(&mut self.busy, connection, id);
     }
 
@@ -72,7 +72,7 @@ impl Incoming {
     }
 
     /// Keeps input that is not parsed to its end.
-    pub(super) fn keep_unparsed(&mut self, connection: &mut Connection, id: ConnectionId, rest: BytesMut) {
+    pub(super) fn keep_unparsed(&mut self, connection: &mut ShardConnection, id: ConnectionId, rest: BytesMut) {
         connection.io.partial = Some(Box::new(rest));
         if !mem::replace(&mut connection.io.has_unparsed, true) {
             self.unparsed += 1;
@@ -81,7 +81,7 @@ impl Incoming {
     }
 
     /// Takes input that was not parsed to its end.
-    pub(super) fn take_unparsed(&mut self, connection: &mut Connection) -> Option<BytesMut> {
+    pub(super) fn take_unparsed(&mut self, connection: &mut ShardConnection) -> Option<BytesMut> {
         if !mem::take(&mut connection.io.has_unparsed) {
             return None;
         }
@@ -91,7 +91,7 @@ impl Incoming {
 
     /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
     /// memory than it has bytes, and the time is not its message's.
-    pub(super) fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+    pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.unfinished.pause(id, now);
         if connection.io.has_unparsed {
             self.unparsed -= 1;
@@ -100,7 +100,7 @@ impl Incoming {
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
-    pub(super) fn unpark(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+    pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         connection.io.reading = Reading::Idle;
         self.unparsed += usize::from(connection.io.has_unparsed);
         self.push_busy(connection, id);
@@ -108,7 +108,7 @@ impl Incoming {
     }
 
     /// Forgets a connection that has ended.
-    pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
+    pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
         self.unparsed -= usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
         self.unfinished.forget(id);
     }
@@ -122,7 +122,7 @@ impl Incoming {
     ///
     /// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise
     /// it is a small one, since the connection may have to keep it.
-    pub(super) fn buffer_for(&mut self, connection: &mut Connection) -> (Buffer, usize) {
+    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> (Buffer, usize) {
         let is_crowded = self.unparsed >= UNPARSED_MAX;
         let mut copied = 0;
         let buffer = match connection.io.partial.take() {
@@ -170,7 +170,7 @@ impl Incoming {
 }
 
 /// Puts a connection into a queue unless it stands in one, or is parked.
-fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut Connection, id: ConnectionId) {
+fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut ShardConnection, id: ConnectionId) {
     if connection.io.reading == Reading::Idle {
         connection.io.reading = Reading::Queued;
         queue.push_back(id);

@@ -8,10 +8,10 @@ use crate::{
 };
 
 /// A connection of a shard.
-pub(crate) type Connection = hub::Connection<IoState>;
+pub(crate) type ShardConnection = hub::HubConnection<IoState>;
 
 /// The hub of a shard.
-pub(crate) type Hub = hub::Hub<IoState>;
+pub(crate) type IoHub = hub::ShardHub<IoState>;
 
 /// The input and output of one connection. While the connection is idle it owns nothing outside this struct.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{io_state::Hub, pace::MailLeft, state::Shard};
+use super::{io_state::IoHub, pace::MailLeft, state::Shard};
 use crate::sys::Io;
 
 impl<I: Io> Shard<I> {
@@ -16,7 +16,7 @@ impl<I: Io> Shard<I> {
     /// Takes what has come down the lanes, up to what is left of the turn's part: deliveries as long as there is room
     /// to gather them, then requests.
     pub(super) fn take_mail(&mut self) {
-        let may_gather = |hub: &Hub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
+        let may_gather = |hub: &IoHub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
         let MailLeft { mut deliveries, mut requests } = mem::take(&mut self.mail_left);
         while deliveries > 0 && may_gather(&self.hub) && self.hub.take_delivery(&mut self.joined) {
             deliveries -= 1;

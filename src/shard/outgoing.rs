@@ -2,11 +2,11 @@
 
 use std::{collections::VecDeque, io, mem};
 
-use super::io_state::{BatchEntry, Connection, Hub, Output};
+use super::io_state::{BatchEntry, IoHub, Output, ShardConnection};
 use crate::{
     hub::{ConnectionId, Piece, TopicId},
     proto::Tick,
-    sys::Refused,
+    sys::Unsent,
 };
 
 /// What is on its way out.
@@ -34,7 +34,7 @@ pub(super) struct Flush {
     pub(super) batch: u64,
     /// Scratch, empty between batches.
     pub(super) plan: Vec<Planned>,
-    pub(super) refused: Vec<Refused>,
+    pub(super) refused: Vec<Unsent>,
     pub(super) outcomes: Vec<Outcome>,
     /// When a slow consumer was last named, and how many were not since.
     pub(super) slow_named: Option<Tick>,
@@ -90,7 +90,7 @@ pub(super) enum Outcome {
 
 impl Flush {
     /// Notes that the connection has something to be sent.
-    pub(super) fn mark_dirty(&mut self, connection: &mut Connection, id: ConnectionId) {
+    pub(super) fn mark_dirty(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if !connection.io.is_dirty {
             connection.io.is_dirty = true;
             let queue = if connection.io.has_backlog() { &mut self.backlogs } else { &mut self.outboxes };
@@ -181,7 +181,7 @@ impl Left {
 
 impl Portion {
     /// Returns the pieces of the portion.
-    pub(super) fn pieces<'a>(&'a self, hub: &'a Hub) -> impl Iterator<Item = &'a Piece> {
+    pub(super) fn pieces<'a>(&'a self, hub: &'a IoHub) -> impl Iterator<Item = &'a Piece> {
         let (outbox, share) = match self {
             Portion::Run(topic) => (&None, hub.run(*topic).pieces()),
             Portion::Pieces { outbox, share, .. } => (outbox, &share[..]),

@@ -1,6 +1,6 @@
 //! How much a turn does of each kind of work before the next kind has its turn.
 
-use crate::sys::Send;
+use crate::sys::SendEntry;
 
 /// The sizes of a turn's portions. They bound latency and decide which work is interleaved with which; the result is
 /// the same with any of them, which the simulator proves by drawing them.
@@ -42,7 +42,7 @@ impl Pace {
         send_batch: 256,
         // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.
         batch_bytes: 4 << 20,
-        entry_pieces: Send::<()>::PIECES_MAX,
+        entry_pieces: SendEntry::<()>::PIECES_MAX,
         // Publishers are read sooner after a pause, so more messages leave by one send; smaller batches cost more than
         // that brings where few messages are in flight.
         flush_entries: 256,

@@ -6,7 +6,7 @@ use tracing::field::{DisplayValue, display};
 
 use super::{
     incoming::Incoming,
-    io_state::Hub,
+    io_state::IoHub,
     leaving::Drain,
     outgoing::Flush,
     pace::{MailLeft, Pace},
@@ -34,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shard<I: Io> {
     pub(super) io: I,
-    pub(super) hub: Hub,
+    pub(super) hub: IoHub,
     /// By slot.
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
@@ -74,7 +74,7 @@ impl<I: Io> Shard<I> {
         let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
         Shard {
             io,
-            hub: Hub::new(mesh, hub_limits, epoch_first),
+            hub: IoHub::new(mesh, hub_limits, epoch_first),
             sockets: Vec::new(),
             of_address: Vec::new(),
             limits: config.limits.clone(),

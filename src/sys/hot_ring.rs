@@ -41,7 +41,7 @@ use self::{
     token::{Kind, Token},
 };
 use super::{
-    io::{Io, Key, Readiness, Receive, Refused, Send},
+    io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     net,
 };
 
@@ -188,10 +188,10 @@ impl HotRing {
         }
     }
 
-    fn send_part(&mut self, batch: &[Send<'_, OwnedFd>], first: usize, refused: &mut Vec<Refused>) {
+    fn send_part(&mut self, batch: &[SendEntry<'_, OwnedFd>], first: usize, refused: &mut Vec<Unsent>) {
         // Checked before the first is queued: nothing may unwind while a queued entry borrows.
         assert!(batch.iter().all(is_sendable), "a send entry has 1 to 1 024 pieces, each smaller than 2 GiB");
-        let untried = |index| Refused { index: first + index, sent: Err(io::ErrorKind::WouldBlock.into()) };
+        let untried = |index| Unsent { index: first + index, sent: Err(io::ErrorKind::WouldBlock.into()) };
         if !self.begin_batch() {
             refused.extend((0..batch.len()).map(untried));
             return;
@@ -219,7 +219,7 @@ impl HotRing {
         drop(headers);
         refused.extend((tried..batch.len()).map(untried));
         for &(index, result) in &self.completed {
-            refused.push(Refused { index: first + index, sent: outcome(result) });
+            refused.push(Unsent { index: first + index, sent: outcome(result) });
         }
     }
 
@@ -391,7 +391,7 @@ impl Io for HotRing {
         }
     }
 
-    fn send(&mut self, batch: &[Send<'_, OwnedFd>], refused: &mut Vec<Refused>) {
+    fn send(&mut self, batch: &[SendEntry<'_, OwnedFd>], refused: &mut Vec<Unsent>) {
         for (number, part) in batch.chunks(Self::BATCH_MAX).enumerate() {
             self.send_part(part, number * Self::BATCH_MAX, refused);
         }
@@ -419,9 +419,9 @@ impl Io for HotRing {
 }
 
 /// Can the entry be queued as it is?
-fn is_sendable(entry: &Send<'_, OwnedFd>) -> bool {
+fn is_sendable(entry: &SendEntry<'_, OwnedFd>) -> bool {
     let fits = |piece: &io::IoSlice<'_>| !piece.is_empty() && i32::try_from(piece.len()).is_ok();
-    (1..=Send::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
+    (1..=SendEntry::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
 }
 
 /// Ends the poll that `kind` is the cancellation of.

@@ -37,7 +37,7 @@ pub trait Io {
     /// Tries each entry once, in order. Entries that are not named in `refused` have been sent whole.
     ///
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
-    fn send(&mut self, batch: &[Send<'_, Self::Socket>], refused: &mut Vec<Refused>);
+    fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
 
     /// The addresses of both ends, the peer's first; nothing where they cannot be told any more.
     fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
@@ -109,21 +109,21 @@ impl<'a, S> Receive<'a, S> {
 
 /// One entry of a send batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Send<'a, S> {
+pub struct SendEntry<'a, S> {
     /// Where to send to.
     pub socket: &'a S,
-    /// What to send: 1 to [`Send::PIECES_MAX`] pieces, none of them empty.
+    /// What to send: 1 to [`SendEntry::PIECES_MAX`] pieces, none of them empty.
     pub pieces: &'a [IoSlice<'a>],
 }
 
-impl<S> Send<'_, S> {
+impl<S> SendEntry<'_, S> {
     /// The kernel takes at most this many pieces in one send (`UIO_MAXIOV`).
     pub const PIECES_MAX: usize = 1_024;
 }
 
 /// An entry of a send batch that was not sent whole.
 #[derive(Debug)]
-pub struct Refused {
+pub struct Unsent {
     /// The entry's index in the batch.
     pub index: usize,
     /// How many of its bytes were sent, or why the socket takes none any more.

@@ -18,4 +18,4 @@ pub mod oneshot;
 pub mod probe;
 
 pub use hot_ring::HotRing;
-pub use io::{Io, Key, Readiness, Receive, Refused, Send};
+pub use io::{Io, Key, Readiness, Receive, SendEntry, Unsent};

@@ -12,7 +12,7 @@ use std::{
 
 use io_uring::{IoUring, Probe, opcode};
 
-use super::{HotRing, Io, Key, Send};
+use super::{HotRing, Io, Key, SendEntry};
 
 /// Why the hub cannot run here, and what to do about it.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     let bytes = vec![7; 8 << 20];
     let pieces = [IoSlice::new(&bytes)];
     let mut refused = Vec::new();
-    ring.send(&[Send { socket: &writer, pieces: &pieces }], &mut refused);
+    ring.send(&[SendEntry { socket: &writer, pieces: &pieces }], &mut refused);
     drop(writer);
     let Some(entry) = refused.pop() else {
         return Err(io::Error::other("8 MiB were accepted at once"));

@@ -6,12 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::{Connection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName, testing},
+    hub::{HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName, testing},
     proto::{Role, Tick, WebSocket},
 };
 
-fn hub() -> Hub {
-    let mut hub: Hub = Hub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
+fn hub() -> ShardHub {
+    let mut hub: ShardHub =
+        ShardHub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
     // Slots are used again within a run.
     hub.connections.let_rest(0);
     hub
@@ -21,23 +22,23 @@ fn name(topic: &str) -> TopicName {
     TopicName::new(topic).unwrap()
 }
 
-fn connect(hub: &mut Hub) -> ConnectionId {
-    hub.connections.insert(Connection::new(WebSocket::new(Role::Server, Tick(0)), ())).unwrap()
+fn connect(hub: &mut ShardHub) -> ConnectionId {
+    hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())).unwrap()
 }
 
-fn join(hub: &mut Hub, topic: &str, echo: bool) -> ConnectionId {
+fn join(hub: &mut ShardHub, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
     assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { echo }), Subscribed::Live);
     id
 }
 
-fn publish(hub: &mut Hub, source: ConnectionId, topic: &str, text: &str) -> u64 {
+fn publish(hub: &mut ShardHub, source: ConnectionId, topic: &str, text: &str) -> u64 {
     let message = PreparedMessage::text(text);
     hub.publish_by_name(&name(topic), Some(source), &message, Scope::Server).expect("at home").offset
 }
 
 /// Begins and finishes every walk, and returns what each slot got.
-fn flush(hub: &mut Hub) -> BTreeMap<u32, Vec<String>> {
+fn flush(hub: &mut ShardHub) -> BTreeMap<u32, Vec<String>> {
     let mut received = BTreeMap::new();
     let mut walks = Vec::new();
     hub.begin_walks(&mut walks);
@@ -50,7 +51,7 @@ fn flush(hub: &mut Hub) -> BTreeMap<u32, Vec<String>> {
     received
 }
 
-fn texts(hub: &mut Hub, walk: TopicId, slot: u32) -> Vec<String> {
+fn texts(hub: &mut ShardHub, walk: TopicId, slot: u32) -> Vec<String> {
     testing::texts(&hub.owed_by_walk(walk, slot))
 }
 
@@ -223,7 +224,7 @@ impl Model {
         self.see(slot, testing::texts(last));
     }
 
-    fn visit(&mut self, hub: &mut Hub, which: usize, most: usize) {
+    fn visit(&mut self, hub: &mut ShardHub, which: usize, most: usize) {
         for _ in 0..most {
             if self.walks.is_empty() {
                 return;
@@ -236,7 +237,7 @@ impl Model {
         }
     }
 
-    fn step(&mut self, hub: &mut Hub, step: Step) {
+    fn step(&mut self, hub: &mut ShardHub, step: Step) {
         let some = |which: usize| self.live.get(which % self.live.len().max(1)).copied();
         match step {
             Step::Connect => self.live.push(connect(hub)),

@@ -11,7 +11,7 @@ use std::{
 use super::{TOPICS, subscriber::Subscriber};
 use crate::{
     hub::{
-        Connection, ConnectionId, Hub, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, SubscribeOptions,
+        ConnectionId, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, ShardHub, SubscribeOptions,
         Subscribed, TopicId, TopicName, Wake, testing::texts,
     },
     proto::{PreparedMessage, Role, Tick, WebSocket},
@@ -20,7 +20,7 @@ use crate::{
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
 pub(super) struct World {
     random: u64,
-    pub(super) hubs: Vec<Hub>,
+    pub(super) hubs: Vec<ShardHub>,
     /// Of each shard: whether it sleeps, and whether it has been woken since.
     pub(super) sleeps: Vec<bool>,
     woken: Vec<Arc<AtomicBool>>,
@@ -53,9 +53,9 @@ impl World {
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
         let wake = wake.collect();
-        let hubs: Vec<Hub> = {
+        let hubs: Vec<ShardHub> = {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
-            MeshEnd::connect(wake, &limits).into_iter().map(|mesh| Hub::new(mesh, limits_of_hub, 1_000)).collect()
+            MeshEnd::connect(wake, &limits).into_iter().map(|mesh| ShardHub::new(mesh, limits_of_hub, 1_000)).collect()
         };
         let walks = (0..shards).map(|_| Vec::new()).collect();
         let mut world = World {
@@ -116,7 +116,7 @@ impl World {
     pub(super) fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
         self.rouse(shard);
         let hub = &mut self.hubs[shard];
-        let mut connection = Connection::new(WebSocket::new(Role::Server, Tick(0)), ());
+        let mut connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ());
         connection.is_held = true;
         let id = hub.connections.insert(connection).unwrap();
         self.connections.push(id);

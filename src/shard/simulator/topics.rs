@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::io_state::Hub;
+use super::super::io_state::IoHub;
 use super::{
     arrival, handlers_with,
     network::{Network, SimulatedIo, Weather},
@@ -25,7 +25,7 @@ struct World {
     shard: Shard<SimulatedIo>,
     counters: Arc<Counters>,
     network: Rc<RefCell<Network>>,
-    other: Hub,
+    other: IoHub,
 }
 
 impl World {
@@ -39,7 +39,7 @@ impl World {
         let counters = Arc::new(Counters::default());
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
         let mut mesh = MeshEnd::connect(wake, &MeshLimits::default());
-        let other = Hub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
+        let other = IoHub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
         let mesh = mesh.pop().expect("two ends");
         let io = SimulatedIo(Rc::clone(&network));
         let shard = Shard::new(mesh, &config, io, handlers_with(&config, options), Arc::clone(&counters), 1, Tick(0));

@@ -59,7 +59,7 @@ fn key(slot: u32, generation: u32) -> Key {
 fn send_one(ring: &mut HotRing, socket: &OwnedFd, bytes: &[&[u8]]) -> Option<io::Result<usize>> {
     let pieces: Vec<IoSlice<'_>> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
     let mut refused = Vec::new();
-    ring.send(&[Send { socket, pieces: &pieces }], &mut refused);
+    ring.send(&[SendEntry { socket, pieces: &pieces }], &mut refused);
     assert!(refused.len() <= 1 && refused.iter().all(|entry| entry.index == 0));
     refused.pop().map(|entry| entry.sent)
 }
@@ -178,7 +178,7 @@ fn a_peer_that_is_gone_is_an_error() {
 fn pieces_arrive_in_order() {
     let mut ring = HotRing::new().unwrap();
     let (server, mut client) = pair(None);
-    for count in [1, 2, 3, Send::<OwnedFd>::PIECES_MAX] {
+    for count in [1, 2, 3, SendEntry::<OwnedFd>::PIECES_MAX] {
         let message = pattern(count * 7);
         let pieces: Vec<&[u8]> = message.chunks(7).collect();
         assert!(send_one(&mut ring, &server, &pieces).is_none());
@@ -193,7 +193,7 @@ fn pieces_arrive_in_order() {
 fn more_pieces_than_the_kernel_takes() {
     let mut ring = HotRing::new().unwrap();
     let (server, _client) = pair(None);
-    drop(send_one(&mut ring, &server, &[b"a".as_slice(); Send::<OwnedFd>::PIECES_MAX + 1]));
+    drop(send_one(&mut ring, &server, &[b"a".as_slice(); SendEntry::<OwnedFd>::PIECES_MAX + 1]));
 }
 
 /// Refusals carry the index in the whole batch, not in the part that was submitted.
@@ -209,8 +209,8 @@ fn a_batch_larger_than_a_submission() {
     }
     let texts: Vec<String> = (0..pairs.len()).map(|index| format!("{index:08}")).collect();
     let pieces: Vec<[IoSlice<'_>; 1]> = texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
-    let batch: Vec<Send<'_, OwnedFd>> =
-        pairs.iter().zip(&pieces).map(|((socket, _), pieces)| Send { socket, pieces }).collect();
+    let batch: Vec<SendEntry<'_, OwnedFd>> =
+        pairs.iter().zip(&pieces).map(|((socket, _), pieces)| SendEntry { socket, pieces }).collect();
     let mut refused = Vec::new();
     ring.send(&batch, &mut refused);
     let mut indices: Vec<usize> = refused.iter().map(|entry| entry.index).collect();
@@ -456,11 +456,11 @@ fn without_memory_a_batch_is_refused() {
             .iter()
             .map(|text| [IoSlice::new(&text.as_bytes()[..3]), IoSlice::new(&text.as_bytes()[3..])])
             .collect();
-        let batch: Vec<Send<'_, OwnedFd>> = pairs
+        let batch: Vec<SendEntry<'_, OwnedFd>> = pairs
             .iter()
             .zip(&pieces)
             .enumerate()
-            .map(|(index, ((socket, _), pieces))| Send { socket, pieces: &pieces[..1 + index % 2] })
+            .map(|(index, ((socket, _), pieces))| SendEntry { socket, pieces: &pieces[..1 + index % 2] })
             .collect();
         ring.memory = Some(memory);
         let mut refused = Vec::new();
@@ -476,7 +476,8 @@ fn without_memory_a_batch_is_refused() {
         // What was taken back does not come later, when there is memory.
         ring.memory = None;
         let later = [IoSlice::new(b"later")];
-        let again: Vec<Send<'_, OwnedFd>> = pairs.iter().map(|(socket, _)| Send { socket, pieces: &later }).collect();
+        let again: Vec<SendEntry<'_, OwnedFd>> =
+            pairs.iter().map(|(socket, _)| SendEntry { socket, pieces: &later }).collect();
         let mut refused = Vec::new();
         ring.send(&again, &mut refused);
         assert!(refused.is_empty());
@@ -654,8 +655,8 @@ fn an_overflow_loses_nothing() {
     for round in 0..3 {
         client.write_all(b"x").unwrap();
         let pieces = [IoSlice::new(b"x")];
-        let batch: Vec<Send<'_, OwnedFd>> =
-            (0..2 * HotRing::BATCH_MAX).map(|_| Send { socket: &full, pieces: &pieces }).collect();
+        let batch: Vec<SendEntry<'_, OwnedFd>> =
+            (0..2 * HotRing::BATCH_MAX).map(|_| SendEntry { socket: &full, pieces: &pieces }).collect();
         let mut refused = Vec::new();
         ring.send(&batch, &mut refused);
         assert_eq!(refused.len(), batch.len(), "every refusal is reported, round {round}");
