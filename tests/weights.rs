@@ -15,7 +15,7 @@ use ringhub::{
         Backlog, ConnectionId, Delivery, HubConnection, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits, Publication,
         Request, Run, ShardHub, SubscribeOptions, Subscribed, TopicId, Wake,
     },
-    proto::{Event, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
+    proto::{Event, Fin, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
 };
 
 #[global_allocator]
@@ -37,7 +37,7 @@ fn freed<T>(what: T) -> usize {
 /// A message as a shard receives it: in a receive buffer, or in one that has doubled with it.
 fn received(length: usize) -> PreparedMessage {
     let mut frame = Vec::new();
-    encode_masked(OpCode::Binary, true, &vec![7; length], [1, 2, 3, 4], &mut frame);
+    encode_masked(OpCode::Binary, Fin::Set, &vec![7; length], [1, 2, 3, 4], &mut frame);
     let mut buffer = BytesMut::with_capacity(frame.len().next_power_of_two().max(LARGE_PIECE_PINS));
     buffer.extend_from_slice(&frame);
     let (mut input, mut replies) = (Input::new(buffer), Vec::new());

@@ -30,7 +30,7 @@ impl Handler for Publishes {
         let accept = Accept::with(Some(topic.clone()));
         let mode = request.query_value("mode");
         let mut options = SubscribeOptions::default();
-        options.echo = request.query_value("echo").as_deref() == Some("true");
+        options.has_echo = request.query_value("echo").as_deref() == Some("true");
         Ok(if mode.as_deref() == Some("pub") { accept } else { accept.subscribe(topic, options) })
     }
 

@@ -94,16 +94,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether the system's certificate authorities are trusted for `wss`. `true` by default.
-    pub fn system_authorities(mut self, trusted: bool) -> Self {
-        self.raw.system_authorities = trusted;
+    /// Trusts only the given certificate authorities for `wss`, not those of the system.
+    pub fn without_system_authorities(mut self) -> Self {
+        self.raw.has_system_authorities = false;
         self
     }
 
-    /// Sets whether every certificate is accepted for `wss`. TLS then protects against no attacker on the path, so this
-    /// is for experiments. `false` by default.
-    pub fn danger_accept_any_certificate(mut self, accepted: bool) -> Self {
-        self.raw.any_certificate = accepted;
+    /// Accepts every certificate for `wss`. TLS then protects against no attacker on the path, so this is for
+    /// experiments.
+    pub fn danger_accept_any_certificate(mut self) -> Self {
+        self.raw.accepts_any_certificate = true;
         self
     }
 
@@ -148,10 +148,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether the client answers pings by itself (RFC 6455 5.5.3). `true` by default; with `false` the caller
-    /// sends the answers by [`Client::pong`].
-    pub fn auto_pong(mut self, answered: bool) -> Self {
-        self.raw.auto_pong = answered;
+    /// Leaves the answers to pings to the caller, who sends them by [`Client::pong`]. Without this the client answers
+    /// pings by itself (RFC 6455 5.5.3).
+    pub fn manual_pong(mut self) -> Self {
+        self.raw.has_auto_pong = false;
         self
     }
 

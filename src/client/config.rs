@@ -47,15 +47,15 @@ pub(super) struct Raw {
     pub(super) proxy: Option<String>,
     pub(super) proxy_basic: Option<(String, String)>,
     pub(super) authorities: Vec<Vec<u8>>,
-    pub(super) system_authorities: bool,
-    pub(super) any_certificate: bool,
+    pub(super) has_system_authorities: bool,
+    pub(super) accepts_any_certificate: bool,
     pub(super) redirects_max: u32,
     pub(super) connect_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) ping_interval: Duration,
     pub(super) idle_timeout: Duration,
-    pub(super) auto_pong: bool,
+    pub(super) has_auto_pong: bool,
     pub(super) reconnect: Option<Reconnect>,
 }
 
@@ -70,15 +70,15 @@ impl Default for Raw {
             proxy: None,
             proxy_basic: None,
             authorities: Vec::new(),
-            system_authorities: true,
-            any_certificate: false,
+            has_system_authorities: true,
+            accepts_any_certificate: false,
             redirects_max: 5,
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(40),
-            auto_pong: true,
+            has_auto_pong: true,
             reconnect: None,
         }
     }
@@ -100,7 +100,7 @@ pub(super) struct Config {
     pub(super) ping_interval: Option<Duration>,
     /// `None` waits forever.
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) auto_pong: bool,
+    pub(super) has_auto_pong: bool,
     pub(super) limits: ClientLimits,
     pub(super) reconnect: Option<Reconnect>,
 }
@@ -138,9 +138,9 @@ impl Config {
         };
         let given: Vec<CertificateDer<'static>> =
             raw.authorities.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>, _>>()?.concat();
-        let trust = match raw.any_certificate {
+        let trust = match raw.accepts_any_certificate {
             true => Trust::Insecure,
-            false => Trust::Authorities { given, has_system: raw.system_authorities },
+            false => Trust::Authorities { given, has_system: raw.has_system_authorities },
         };
         let config = Self {
             url,
@@ -155,7 +155,7 @@ impl Config {
             close_timeout: required("close_timeout", raw.close_timeout)?,
             ping_interval: optional(raw.ping_interval),
             idle_timeout: optional(raw.idle_timeout),
-            auto_pong: raw.auto_pong,
+            has_auto_pong: raw.has_auto_pong,
             limits,
             reconnect: raw.reconnect,
         };

@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
             }
             OpCode::Ping => {
                 counters.pings_received.add(1);
-                if self.shared.config.auto_pong {
+                if self.shared.config.has_auto_pong {
                     self.control.push(OpCode::Pong, payload.clone());
                 }
                 self.shared.deliver(self.lifecycle, ClientEvent::Ping(small(&payload))).await;

@@ -24,7 +24,7 @@ pub enum ClientEvent {
     Text(String),
     /// A whole binary message (RFC 6455 5.6).
     Binary(Bytes),
-    /// A ping (RFC 6455 5.5.2). The client answers it, unless [`auto_pong(false)`](super::ClientBuilder::auto_pong)
+    /// A ping (RFC 6455 5.5.2). The client answers it, unless [`manual_pong`](super::ClientBuilder::manual_pong)
     /// leaves that to the caller.
     Ping(Bytes),
     /// A pong (RFC 6455 5.5.3). Answers to the keep-alive's pings are left out.

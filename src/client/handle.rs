@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Sends a pong (RFC 6455 5.5.3), behind the messages in the queue: an unsolicited one, or the answer to a ping
-    /// where [`auto_pong`](super::ClientBuilder::auto_pong) is off.
+    /// where [`manual_pong`](super::ClientBuilder::manual_pong) is set.
     ///
     /// # Errors
     ///

@@ -160,7 +160,7 @@ impl Frames {
 
     fn begin(&mut self, header: &FrameHeader) -> Result<(), ProtocolError> {
         let is_data = !header.opcode.is_control();
-        self.frame = Some(Frame { missing: header.payload_len, is_data, fin: header.fin });
+        self.frame = Some(Frame { missing: header.payload_len, is_data, fin: header.fin.is_set() });
         if !is_data {
             return Ok(());
         }
@@ -278,7 +278,7 @@ mod tests {
 
     fn frame(opcode: OpCode, fin: bool, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_frame(opcode, fin, payload, &mut out);
+        encode_frame(opcode, fin.into(), payload, &mut out);
         out
     }
 

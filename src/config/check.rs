@@ -58,7 +58,7 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
-        pinned: choose_pinning(settings, allowed.len(), quota),
+        is_pinned: choose_pinning(settings, allowed.len(), quota),
         limits: limits?,
         keep_alive: keep_alive?,
         handshake_timeout,

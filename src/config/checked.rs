@@ -26,7 +26,7 @@ pub struct Config {
     /// The CPUs to run on, at least one. Shards take them in turn.
     pub cpus: Vec<usize>,
     /// Whether shards stay on their CPUs.
-    pub pinned: bool,
+    pub is_pinned: bool,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.
@@ -121,7 +121,7 @@ impl Config {
     #[must_use]
     pub fn placement(&self) -> String {
         let shards = if self.shards == 1 { "shard" } else { "shards" };
-        let (how, cpus) = match self.pinned {
+        let (how, cpus) = match self.is_pinned {
             // Shards take the CPUs in turn, so some may have none.
             true => ("pinned to", &self.cpus[..self.cpus.len().min(self.shards)]),
             false => ("floating over", &self.cpus[..]),

@@ -17,7 +17,7 @@ use crate::{
     auth::Identity,
     hub::{ConnectionId, Published, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
-        CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
+        CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
         PreparedMessage, ProtocolError, State, encode_frame,
     },
 };
@@ -200,7 +200,7 @@ impl<S: 'static> Connection<'_, S> {
             }
             OpCode::Ping | OpCode::Pong => {
                 let mut frame = Vec::with_capacity(payload.len() + 2);
-                encode_frame(opcode, true, payload, &mut frame);
+                encode_frame(opcode, Fin::Set, payload, &mut frame);
                 self.shard.send(self.id, &frame)
             }
             OpCode::Text | OpCode::Binary => self.send_data(opcode, payload),
@@ -268,7 +268,7 @@ impl<S: 'static> Connection<'_, S> {
             *under_way = Some(frames);
             return Sent::Refused(Refused::Full);
         }
-        encode_frame(opcode, part == Part::Last, payload, &mut frames);
+        encode_frame(opcode, (part == Part::Last).into(), payload, &mut frames);
         if part == Part::Last {
             return self.shard.send(self.id, &frames);
         }
@@ -287,7 +287,7 @@ impl<S: 'static> Connection<'_, S> {
             return Sent::Refused(Refused::Fragment);
         }
         let mut frame = Vec::with_capacity(payload.len() + 10);
-        encode_frame(opcode, true, payload, &mut frame);
+        encode_frame(opcode, Fin::Set, payload, &mut frame);
         self.shard.send(self.id, &frame)
     }
 

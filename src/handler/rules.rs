@@ -29,8 +29,8 @@ pub struct RouteOptions {
     pub(crate) close_timeout: Option<u32>,
     pub(crate) ping_payload: Vec<u8>,
     pub(crate) forgets_request: bool,
-    pub(crate) no_broadcast: bool,
-    pub(crate) manual_backpressure: bool,
+    pub(crate) skips_broadcasts: bool,
+    pub(crate) has_manual_backpressure: bool,
 }
 
 impl RouteOptions {
@@ -143,7 +143,7 @@ impl RouteOptions {
     /// for each.
     #[must_use]
     pub fn no_broadcast(mut self) -> Self {
-        self.no_broadcast = true;
+        self.skips_broadcasts = true;
         self
     }
 
@@ -158,7 +158,7 @@ impl RouteOptions {
     /// ```
     #[must_use]
     pub fn manual_backpressure(mut self) -> Self {
-        self.manual_backpressure = true;
+        self.has_manual_backpressure = true;
         self
     }
 }
@@ -178,7 +178,7 @@ impl fmt::Debug for RouteOptions {
 /// ```
 /// use ringhub::handler::Rules;
 /// let rules = Rules::default();
-/// assert!(rules.limits.check_utf8 && rules.protocols.is_empty() && !rules.requires_protocol);
+/// assert!(rules.limits.checks_utf8 && rules.protocols.is_empty() && !rules.requires_protocol);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -199,9 +199,9 @@ pub struct Rules {
     /// Whether opening requests are not kept.
     pub forgets_request: bool,
     /// Whether its connections are not reached by broadcasts.
-    pub no_broadcast: bool,
+    pub skips_broadcasts: bool,
     /// Whether slow clients are left to the handler.
-    pub manual_backpressure: bool,
+    pub has_manual_backpressure: bool,
 }
 
 impl Rules {

@@ -4,21 +4,21 @@
 ///
 /// ```
 /// use ringhub::SubscribeOptions;
-/// assert!(!SubscribeOptions::default().echo);
-/// assert!(SubscribeOptions::default().echo().echo);
+/// assert!(!SubscribeOptions::default().has_echo);
+/// assert!(SubscribeOptions::default().echo().has_echo);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
     /// Whether the subscriber sees the messages that it publishes itself.
-    pub echo: bool,
+    pub has_echo: bool,
 }
 
 impl SubscribeOptions {
     /// Shows the subscriber the messages that it publishes itself, too.
     #[must_use]
     pub fn echo(mut self) -> Self {
-        self.echo = true;
+        self.has_echo = true;
         self
     }
 }

@@ -40,7 +40,7 @@ impl Assembly {
         Self {
             message_type,
             deliver: limits.deliver,
-            utf8: (message_type == MessageType::Text && limits.check_utf8).then(Utf8::default),
+            utf8: (message_type == MessageType::Text && limits.checks_utf8).then(Utf8::default),
             buffer: match limits.deliver {
                 Deliver::Messages => BytesMut::zeroed(HEADER_ROOM),
                 Deliver::Fragments => BytesMut::new(),
@@ -82,7 +82,8 @@ impl Assembly {
         Self::check_limits(Some(self), header, limits)?;
         self.fragments += 1;
         self.has_begun = true;
-        self.fragment = Some(Incoming { missing: header.payload_len as u32, key: header.mask, fin: header.fin });
+        self.fragment =
+            Some(Incoming { missing: header.payload_len as u32, key: header.mask, fin: header.fin.is_set() });
         Ok(())
     }
 

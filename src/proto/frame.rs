@@ -67,11 +67,41 @@ impl MessageType {
     }
 }
 
+/// The FIN bit of a frame (RFC 6455 5.2).
+///
+/// ```
+/// use ringhub::proto::Fin;
+/// assert_eq!((Fin::from(true), Fin::from(false)), (Fin::Set, Fin::Unset));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fin {
+    /// More fragments of the message follow.
+    Unset,
+    /// The frame is the last fragment of its message, or the only one.
+    Set,
+}
+
+impl Fin {
+    /// Returns whether the frame is the last of its message.
+    #[inline]
+    #[must_use]
+    pub const fn is_set(self) -> bool {
+        matches!(self, Fin::Set)
+    }
+}
+
+impl From<bool> for Fin {
+    #[inline]
+    fn from(is_set: bool) -> Self {
+        if is_set { Fin::Set } else { Fin::Unset }
+    }
+}
+
 /// Everything in front of a frame's payload (RFC 6455 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The last fragment of its message.
-    pub fin: bool,
+    /// Whether the frame is the last fragment of its message.
+    pub fin: Fin,
     /// RSV1, RSV2 and RSV3 as the bits 4, 2 and 1: for extensions, and 0 where none is negotiated.
     pub rsv: u8,
     /// The type of the frame.
@@ -88,7 +118,7 @@ impl FrameHeader {
 
     /// The header of an unmasked frame without extension bits.
     #[inline]
-    pub const fn new(opcode: OpCode, fin: bool, payload_len: usize) -> Self {
+    pub const fn new(opcode: OpCode, fin: Fin, payload_len: usize) -> Self {
         Self { fin, rsv: 0, opcode, mask: None, payload_len: payload_len as u64 }
     }
 
@@ -100,9 +130,9 @@ impl FrameHeader {
     /// masking and the order of fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
     ///
     /// ```
-    /// use ringhub::proto::{FrameHeader, OpCode};
+    /// use ringhub::proto::{Fin, FrameHeader, OpCode};
     /// let (header, header_len) = FrameHeader::decode(b"\x81\x05Hello")?.expect("whole");
-    /// assert_eq!((header, header_len), (FrameHeader::new(OpCode::Text, true, 5), 2));
+    /// assert_eq!((header, header_len), (FrameHeader::new(OpCode::Text, Fin::Set, 5), 2));
     /// # Ok::<(), ringhub::proto::ProtocolError>(())
     /// ```
     #[inline]
@@ -135,7 +165,7 @@ impl FrameHeader {
     /// Writes the header to the front of `out` and returns its length.
     #[inline]
     pub fn encode(&self, out: &mut [u8; Self::LEN_MAX]) -> usize {
-        out[0] = u8::from(self.fin) << 7 | (self.rsv & 0x7) << 4 | self.opcode as u8;
+        out[0] = u8::from(self.fin.is_set()) << 7 | (self.rsv & 0x7) << 4 | self.opcode as u8;
         let length_end = match self.payload_len {
             0..126 => {
                 out[1] = self.payload_len as u8;
@@ -181,16 +211,16 @@ pub(super) fn header_len_at_least(bytes: &[u8]) -> usize {
 ///
 /// [`ProtocolError::ReservedOpCode`] or [`ProtocolError::FragmentedControl`].
 #[inline]
-pub(super) fn decode_first(first: u8) -> Result<(bool, u8, OpCode), ProtocolError> {
-    let (fin, opcode) = (first & FIN != 0, OpCode::from_bits(first)?);
-    if opcode.is_control() && !fin {
+pub(super) fn decode_first(first: u8) -> Result<(Fin, u8, OpCode), ProtocolError> {
+    let (fin, opcode) = (Fin::from(first & FIN != 0), OpCode::from_bits(first)?);
+    if opcode.is_control() && !fin.is_set() {
         return Err(ProtocolError::FragmentedControl);
     }
     Ok((fin, (first & RSV) >> 4, opcode))
 }
 
 /// Appends an unmasked frame, as a server sends it (RFC 6455 5.1).
-pub fn encode_frame(opcode: OpCode, fin: bool, payload: &[u8], out: &mut Vec<u8>) {
+pub fn encode_frame(opcode: OpCode, fin: Fin, payload: &[u8], out: &mut Vec<u8>) {
     let mut header = [0; FrameHeader::LEN_MAX];
     let header_len = FrameHeader::new(opcode, fin, payload.len()).encode(&mut header);
     out.extend_from_slice(&header[..header_len]);
@@ -202,12 +232,12 @@ pub fn encode_frame(opcode: OpCode, fin: bool, payload: &[u8], out: &mut Vec<u8>
 /// The key of a real connection must be unpredictable (RFC 6455 10.3).
 ///
 /// ```
-/// use ringhub::proto::{OpCode, encode_masked};
+/// use ringhub::proto::{Fin, OpCode, encode_masked};
 /// let mut out = Vec::new();
-/// encode_masked(OpCode::Text, true, b"Hello", [0x37, 0xfa, 0x21, 0x3d], &mut out);
+/// encode_masked(OpCode::Text, Fin::Set, b"Hello", [0x37, 0xfa, 0x21, 0x3d], &mut out);
 /// assert_eq!(out, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"); // RFC 6455 5.7
 /// ```
-pub fn encode_masked(opcode: OpCode, fin: bool, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
+pub fn encode_masked(opcode: OpCode, fin: Fin, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     let mut header = [0; FrameHeader::LEN_MAX];
     let header_len =
         FrameHeader { mask: Some(key), ..FrameHeader::new(opcode, fin, payload.len()) }.encode(&mut header);
@@ -291,7 +321,13 @@ mod tests {
     }
 
     fn header(opcode: OpCode, fin: bool, mask: Option<&str>, payload_len: u64) -> Result<FrameHeader, ProtocolError> {
-        Ok(FrameHeader { fin, rsv: 0, opcode, mask: mask.map(|key| hex(key).try_into().unwrap()), payload_len })
+        Ok(FrameHeader {
+            fin: fin.into(),
+            rsv: 0,
+            opcode,
+            mask: mask.map(|key| hex(key).try_into().unwrap()),
+            payload_len,
+        })
     }
 
     /// RFC 6455 5.7. Examples

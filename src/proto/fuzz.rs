@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics on a broken invariant. Tests run them too.
 
 use super::{
-    CloseCode, CloseFrame, Deliver, Event, Fragment, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits,
+    CloseCode, CloseFrame, Deliver, Event, Fin, Fragment, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits,
     MessageType, OpCode, PreparedMessage, ProtocolError, RequestHead, ResponseHead, Role, State, Tick, Upgrade,
     Verdict, WebSocket, encode_frame, encode_masked, masking,
 };
@@ -34,10 +34,10 @@ pub fn receive(bytes: &[u8]) {
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };
     let stream = if choice & 2 == 0 { rest.to_vec() } else { bake(role, rest) };
     let close_at = (choice & 4 != 0).then(|| usize::from(*seed) * stream.len() / 256);
-    let check_utf8 = choice & 8 == 0;
+    let checks_utf8 = choice & 8 == 0;
     let deliver = if choice & 16 == 0 { Deliver::Messages } else { Deliver::Fragments };
     let hook = (choice & 32 != 0).then_some(judge as Hook);
-    let script = Script { role, limits: MessageLimits { check_utf8, deliver, ..TIGHT_LIMITS }, close_at, hook };
+    let script = Script { role, limits: MessageLimits { checks_utf8, deliver, ..TIGHT_LIMITS }, close_at, hook };
     let whole = script.run(&stream, usize::MAX);
     assert_eq!(script.run(&stream, 1), whole);
     assert_eq!(script.run(&stream, 2 + usize::from(*seed)), whole);
@@ -188,7 +188,7 @@ impl Script {
             let event = match self.hook {
                 None => websocket.receive(Tick(1), &mut input, limits, replies),
                 Some(hook) => websocket.receive_with(Tick(1), &mut input, limits, replies, |header, payload| {
-                    history.frames.push((header.opcode, header.fin, payload.into()));
+                    history.frames.push((header.opcode, header.fin.is_set(), payload.into()));
                     hook(header, payload)
                 }),
             };
@@ -216,7 +216,7 @@ impl Script {
         let mut rest = &history.replies[..];
         while !rest.is_empty() {
             let Ok(Some((header, header_len))) = FrameHeader::decode(rest) else { panic!("{rest:x?} is no frame") };
-            assert_eq!((header.mask.is_some(), header.fin, header.rsv), (self.role != Role::Server, true, 0));
+            assert_eq!((header.mask.is_some(), header.fin, header.rsv), (self.role != Role::Server, Fin::Set, 0));
             let (payload, after) = rest[header_len..].split_at(header.payload_len as usize);
             rest = after;
             if header.opcode == OpCode::Close {
@@ -259,9 +259,9 @@ impl Seen {
             Event::Message(message) => {
                 let (message_type, payload) = (message.message_type(), message.payload().to_vec());
                 assert!(payload.len() <= limits.message_bytes_max as usize);
-                check_prepared(&message.prepare(), message_type.opcode(), true, &payload);
+                check_prepared(&message.prepare(), message_type.opcode(), Fin::Set, &payload);
                 let seen = Self::message(message_type, payload);
-                assert!(!limits.check_utf8 || !matches!(seen, Self::Unchecked(_)), "text is UTF-8");
+                assert!(!limits.checks_utf8 || !matches!(seen, Self::Unchecked(_)), "text is UTF-8");
                 seen
             }
             Event::Fragment(fragment) => Self::fragment(fragment, limits),
@@ -287,12 +287,12 @@ impl Seen {
         assert!(length <= limits.message_bytes_max as usize && length >= payload.len());
         assert!(!is_first || length == payload.len());
         let opcode = if is_first { message_type.opcode() } else { OpCode::Continuation };
-        check_prepared(&fragment.prepare(), opcode, is_last, &payload);
+        check_prepared(&fragment.prepare(), opcode, is_last.into(), &payload);
         Self::Fragment(message_type, is_first, is_last, payload)
     }
 }
 
-fn check_prepared(prepared: &PreparedMessage, opcode: OpCode, fin: bool, payload: &[u8]) {
+fn check_prepared(prepared: &PreparedMessage, opcode: OpCode, fin: Fin, payload: &[u8]) {
     let header = FrameHeader::new(opcode, fin, payload.len());
     assert_eq!(FrameHeader::decode(prepared.frame()), Ok(Some((header, header.encoded_len()))));
     assert_eq!(prepared.frame()[header.encoded_len()..], *payload);
@@ -308,8 +308,10 @@ fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
         let payload = payload.repeat(1 + usize::from(first >> 4 & 0x7));
         let opcode = OpCode::from_bits(*first).unwrap_or(OpCode::Continuation);
         match role {
-            Role::Server => encode_masked(opcode, first & 0x80 != 0, &payload, [*first, 2, 3, *length], &mut stream),
-            Role::Client { .. } => encode_frame(opcode, first & 0x80 != 0, &payload, &mut stream),
+            Role::Server => {
+                encode_masked(opcode, (first & 0x80 != 0).into(), &payload, [*first, 2, 3, *length], &mut stream)
+            }
+            Role::Client { .. } => encode_frame(opcode, (first & 0x80 != 0).into(), &payload, &mut stream),
         }
         recipe = rest;
     }

@@ -9,7 +9,7 @@
 /// ```
 /// use ringhub::proto::{Deliver, MessageLimits};
 /// let limits = MessageLimits { message_bytes_max: 64 << 20, deliver: Deliver::Fragments, ..MessageLimits::DEFAULT };
-/// assert!(limits.check_utf8);
+/// assert!(limits.checks_utf8);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
@@ -22,7 +22,7 @@ pub struct MessageLimits {
     /// Whether text must be UTF-8 (RFC 6455 8.1): other text fails the connection with 1007. Without this check text
     /// may be any bytes, goes out again as it came, and [`Message::as_text`](super::Message::as_text) returns `None`
     /// for text that is not UTF-8. Close reasons are always checked.
-    pub check_utf8: bool,
+    pub checks_utf8: bool,
     /// The delivery of data frames.
     pub deliver: Deliver,
 }
@@ -33,7 +33,7 @@ impl MessageLimits {
         frame_bytes_max: 1 << 20,
         message_bytes_max: 1 << 20,
         fragments_max: 65_537,
-        check_utf8: true,
+        checks_utf8: true,
         deliver: Deliver::Messages,
     };
 }

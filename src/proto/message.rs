@@ -1,7 +1,7 @@
 //! Received messages and fragments, and how they become frames to send.
 
 use super::{
-    frame::{HEADER_ROOM, MessageType, OpCode},
+    frame::{Fin, HEADER_ROOM, MessageType, OpCode},
     input::Input,
     prepared::PreparedMessage,
 };
@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use std::ops::Range;
 
 /// A whole message, unmasked, and checked to be UTF-8 if it is text (RFC 6455 5.4, 8.1) and
-/// [`check_utf8`](super::MessageLimits::check_utf8) asks for that.
+/// [`checks_utf8`](super::MessageLimits::checks_utf8) asks for that.
 #[derive(Debug)]
 pub struct Message<'a> {
     message_type: MessageType,
@@ -42,7 +42,7 @@ impl<'a> Message<'a> {
     }
 
     /// The payload of a text message; `None` of a binary one, and of bytes that are not UTF-8 if they were not checked
-    /// ([`check_utf8`](super::MessageLimits::check_utf8)). It is scanned again; where bytes will do, take
+    /// ([`checks_utf8`](super::MessageLimits::checks_utf8)). It is scanned again; where bytes will do, take
     /// [`Message::payload`].
     pub fn as_text(&self) -> Option<&str> {
         match self.message_type {
@@ -59,11 +59,11 @@ impl<'a> Message<'a> {
     pub fn prepare(self) -> PreparedMessage {
         let opcode = self.message_type.opcode();
         match self.source {
-            Source::InPlace { input, payload } => prepare(opcode, true, input, payload),
+            Source::InPlace { input, payload } => prepare(opcode, Fin::Set, input, payload),
             Source::Assembled(buffer) if buffer.len() - HEADER_ROOM < LARGE_FRAME => {
-                PreparedMessage::one(opcode, true, &buffer[HEADER_ROOM..])
+                PreparedMessage::one(opcode, Fin::Set, &buffer[HEADER_ROOM..])
             }
-            Source::Assembled(buffer) => PreparedMessage::in_place(opcode, true, buffer, HEADER_ROOM),
+            Source::Assembled(buffer) => PreparedMessage::in_place(opcode, Fin::Set, buffer, HEADER_ROOM),
         }
     }
 }
@@ -136,7 +136,7 @@ impl<'a> Fragment<'a> {
     /// with only control frames between them (RFC 6455 5.4).
     pub fn prepare(self) -> PreparedMessage {
         let opcode = if self.is_first() { self.message_type().opcode() } else { OpCode::Continuation };
-        prepare(opcode, self.is_last(), self.input, self.payload)
+        prepare(opcode, self.is_last().into(), self.input, self.payload)
     }
 }
 
@@ -162,7 +162,7 @@ enum Source<'a> {
 }
 
 /// The frame around a payload that stands, consumed, in `input` behind a header of its own.
-fn prepare(opcode: OpCode, fin: bool, input: &mut Input, payload: Range<usize>) -> PreparedMessage {
+fn prepare(opcode: OpCode, fin: Fin, input: &mut Input, payload: Range<usize>) -> PreparedMessage {
     if payload.len() < LARGE_FRAME {
         return PreparedMessage::one(opcode, fin, &input.bytes[payload]);
     }

@@ -46,7 +46,7 @@ pub use close::{CLOSE_REASON_MAX, CloseFrame, CloseFrameError, truncate_reason};
 pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};
-pub use frame::{CONTROL_PAYLOAD_MAX, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
+pub use frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,

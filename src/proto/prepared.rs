@@ -1,6 +1,6 @@
 //! Messages of a server, encoded once for all recipients.
 
-use super::frame::{CONTROL_PAYLOAD_MAX, FrameHeader, HEADER_ROOM, MessageType, OpCode, encode_frame};
+use super::frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, HEADER_ROOM, MessageType, OpCode, encode_frame};
 use bytes::{Buf, Bytes, BytesMut};
 use std::{fmt, iter};
 
@@ -24,12 +24,12 @@ pub struct PreparedMessage {
 impl PreparedMessage {
     /// A text message (RFC 6455 5.6).
     pub fn text(payload: &str) -> Self {
-        Self::one(OpCode::Text, true, payload.as_bytes())
+        Self::one(OpCode::Text, Fin::Set, payload.as_bytes())
     }
 
     /// A binary message (RFC 6455 5.6).
     pub fn binary(payload: &[u8]) -> Self {
-        Self::one(OpCode::Binary, true, payload)
+        Self::one(OpCode::Binary, Fin::Set, payload)
     }
 
     /// A message in frames of at most `frame_bytes_max` bytes of payload, one behind the other (RFC 6455 5.4). One that
@@ -55,14 +55,14 @@ impl PreparedMessage {
             return Err(PrepareError::NotUtf8);
         }
         if payload.len() <= frame_bytes_max {
-            return Ok(Self::one(message_type.opcode(), true, payload));
+            return Ok(Self::one(message_type.opcode(), Fin::Set, payload));
         }
         let frames = payload.len().div_ceil(frame_bytes_max);
-        let header = FrameHeader::new(OpCode::Continuation, false, frame_bytes_max);
+        let header = FrameHeader::new(OpCode::Continuation, Fin::Unset, frame_bytes_max);
         let mut out = Vec::with_capacity(payload.len() + frames * header.encoded_len());
         for (i, part) in payload.chunks(frame_bytes_max).enumerate() {
             let opcode = if i == 0 { message_type.opcode() } else { OpCode::Continuation };
-            encode_frame(opcode, i + 1 == frames, part, &mut out);
+            encode_frame(opcode, (i + 1 == frames).into(), part, &mut out);
         }
         Ok(Self { frame: out.into() })
     }
@@ -78,17 +78,17 @@ impl PreparedMessage {
     /// assert_eq!(PreparedMessage::last_fragment(b"o").frame()[..], *b"\x80\x01o");
     /// ```
     pub fn first_fragment(message_type: MessageType, payload: &[u8]) -> Self {
-        Self::one(message_type.opcode(), false, payload)
+        Self::one(message_type.opcode(), Fin::Unset, payload)
     }
 
     /// More of a message that has begun and goes on (RFC 6455 5.4).
     pub fn next_fragment(payload: &[u8]) -> Self {
-        Self::one(OpCode::Continuation, false, payload)
+        Self::one(OpCode::Continuation, Fin::Unset, payload)
     }
 
     /// The end of a message that has begun (RFC 6455 5.4).
     pub fn last_fragment(payload: &[u8]) -> Self {
-        Self::one(OpCode::Continuation, true, payload)
+        Self::one(OpCode::Continuation, Fin::Set, payload)
     }
 
     /// A ping (RFC 6455 5.5.2).
@@ -183,12 +183,12 @@ impl PreparedMessage {
     /// [`PreparedMessage::payload`].
     pub fn as_text(&self) -> Option<&str> {
         let (header, payload) = self.first();
-        (header.opcode == OpCode::Text && header.fin).then(|| simdutf8::basic::from_utf8(payload).ok())?
+        (header.opcode == OpCode::Text && header.fin.is_set()).then(|| simdutf8::basic::from_utf8(payload).ok())?
     }
 
     /// Makes `buffer` the frame whose payload stands in it from `payload_at` to its end, with room for an unmasked
     /// header in front.
-    pub(super) fn in_place(opcode: OpCode, fin: bool, mut buffer: BytesMut, payload_at: usize) -> Self {
+    pub(super) fn in_place(opcode: OpCode, fin: Fin, mut buffer: BytesMut, payload_at: usize) -> Self {
         let mut encoded = [0; FrameHeader::LEN_MAX];
         let header_len = FrameHeader::new(opcode, fin, buffer.len() - payload_at).encode(&mut encoded);
         debug_assert!(header_len <= HEADER_ROOM);
@@ -198,7 +198,7 @@ impl PreparedMessage {
     }
 
     /// One frame that is no close frame, with a payload that such a frame may have.
-    pub(super) fn one(opcode: OpCode, fin: bool, payload: &[u8]) -> Self {
+    pub(super) fn one(opcode: OpCode, fin: Fin, payload: &[u8]) -> Self {
         let header_len = FrameHeader::new(opcode, fin, payload.len()).encoded_len();
         let mut frame = Vec::with_capacity(header_len + payload.len());
         encode_frame(opcode, fin, payload, &mut frame);
@@ -209,7 +209,7 @@ impl PreparedMessage {
         if payload.len() > CONTROL_PAYLOAD_MAX {
             return Err(PrepareError::ControlTooLong);
         }
-        Ok(Self::one(opcode, true, payload))
+        Ok(Self::one(opcode, Fin::Set, payload))
     }
 
     fn first(&self) -> (FrameHeader, &[u8]) {
@@ -317,7 +317,7 @@ mod tests {
             for (i, (header, part)) in frames.iter().enumerate() {
                 let opcode = if i == 0 { OpCode::Binary } else { OpCode::Continuation };
                 let fin = i + 1 == frames.len();
-                prop_assert_eq!(*header, FrameHeader::new(opcode, fin, part.len()));
+                prop_assert_eq!(*header, FrameHeader::new(opcode, fin.into(), part.len()));
                 prop_assert!(part.len() == frame_bytes_max || (fin && part.len() < frame_bytes_max));
             }
             prop_assert_eq!(frames.iter().map(|(_, part)| *part).collect::<Vec<_>>().concat(), payload);

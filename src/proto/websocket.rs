@@ -23,7 +23,7 @@ use super::{
     close_code::CloseCode,
     error::ProtocolError,
     event::{Event, Verdict},
-    frame::{self, CONTROL_PAYLOAD_MAX, FrameHeader, OpCode, header_len_at_least},
+    frame::{self, CONTROL_PAYLOAD_MAX, Fin, FrameHeader, OpCode, header_len_at_least},
     input::Input,
     keep_alive::{KeepAlive, Tick, Timeout},
     limits::MessageLimits,
@@ -225,10 +225,10 @@ impl WebSocket {
     ///
     /// If a control frame is fragmented, longer than [`CONTROL_PAYLOAD_MAX`], or a close frame, for which there is
     /// [`WebSocket::close`].
-    pub fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8], out: &mut Vec<u8>) -> bool {
+    pub fn send(&mut self, opcode: OpCode, fin: Fin, payload: &[u8], out: &mut Vec<u8>) -> bool {
         assert!(opcode != OpCode::Close, "close() sends close frames");
         assert!(
-            !opcode.is_control() || (fin && payload.len() <= CONTROL_PAYLOAD_MAX),
+            !opcode.is_control() || (fin.is_set() && payload.len() <= CONTROL_PAYLOAD_MAX),
             "RFC 6455 5.5 on control frames"
         );
         let open = self.state == State::Open;
@@ -311,7 +311,7 @@ impl WebSocket {
             self.end();
             return Timeout::PongTimeout;
         }
-        self.put(OpCode::Ping, true, ping, replies);
+        self.put(OpCode::Ping, Fin::Set, ping, replies);
         self.awaiting_pong = true;
         self.waiting_since = now;
         Timeout::PingSent
@@ -400,7 +400,7 @@ impl WebSocket {
     ) -> Result<Event<'a>, ProtocolError> {
         match opcode {
             OpCode::Ping => {
-                self.put(OpCode::Pong, true, payload, replies);
+                self.put(OpCode::Pong, Fin::Set, payload, replies);
                 Ok(Event::Ping(payload))
             }
             OpCode::Close => {
@@ -437,10 +437,10 @@ impl WebSocket {
         self.sent_close_code = code;
         let (code, mut payload) = (Some(code).filter(|&code| code != CloseCode::NO_STATUS), Vec::new());
         CloseFrame { code, reason }.encode(&mut payload);
-        self.put(OpCode::Close, true, &payload, replies);
+        self.put(OpCode::Close, Fin::Set, &payload, replies);
     }
 
-    fn put(&mut self, opcode: OpCode, fin: bool, payload: &[u8], out: &mut Vec<u8>) {
+    fn put(&mut self, opcode: OpCode, fin: Fin, payload: &[u8], out: &mut Vec<u8>) {
         match &mut self.masking {
             None => frame::encode_frame(opcode, fin, payload, out),
             Some(keys) => frame::encode_masked(opcode, fin, payload, keys.next(), out),

@@ -305,7 +305,7 @@ impl Table {
 
 /// Returns a route of the hub. A topic's subscriber costs nothing beside its slot.
 fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
-    let rules = Rules { forgets_request: true, no_broadcast: true, ..rules };
+    let rules = Rules { forgets_request: true, skips_broadcasts: true, ..rules };
     Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
 }
 

@@ -78,7 +78,7 @@ impl Server {
                 sockets: sockets.clone(),
                 control: ends.control,
                 returns: ends.returns,
-                cpu: config.pinned.then(|| config.cpus[number % config.cpus.len()]),
+                cpu: config.is_pinned.then(|| config.cpus[number % config.cpus.len()]),
                 config: Arc::clone(&config),
                 endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),

@@ -117,7 +117,7 @@ fn complete(
         tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered");
         return Err(Response::error(500, "this server has chosen a subprotocol that was not offered"));
     }
-    if !route.rules.no_broadcast {
+    if !route.rules.skips_broadcasts {
         opened.subscriptions.push((TopicName::everyone(), SubscribeOptions::default()));
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();

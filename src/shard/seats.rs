@@ -82,7 +82,7 @@ impl Handlers {
 
     /// Returns whether the connection's handler looks after slow clients itself.
     pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
-        self.route(id).rules.manual_backpressure
+        self.route(id).rules.has_manual_backpressure
     }
 
     pub(super) fn keep_alive(&self, id: ConnectionId) -> KeepAlive {

@@ -104,7 +104,8 @@ fn arrival<S>(
     answer: Bytes,
     leftover: BytesMut,
 ) -> Arrival<S> {
-    let subscriptions = subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { echo })).collect();
+    let subscriptions =
+        subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
     Arrival {
         socket,
         of_address: None,
@@ -340,7 +341,7 @@ impl Simulation {
         let told = match self.random.within(0..=9) {
             0..=3 => {
                 let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
-                let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { echo });
+                let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { has_echo: echo });
                 let expected = match client.subscription(topic) {
                     _ if !is_open => Subscribed::Closed,
                     Some(_) => Subscribed::Already,

@@ -24,7 +24,7 @@ pub struct RawRequest {
     /// Whether the client may publish.
     pub publishes: bool,
     /// Whether it receives its own messages.
-    pub echo: bool,
+    pub has_echo: bool,
     /// The scope of its messages.
     pub scope: Scope,
 }
@@ -36,7 +36,8 @@ impl RawRequest {
     ///
     /// 400 for one that cannot be.
     pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
-        let mut request = RawRequest { topic, subscribes: true, publishes: true, echo: false, scope: Scope::Server };
+        let mut request =
+            RawRequest { topic, subscribes: true, publishes: true, has_echo: false, scope: Scope::Server };
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
@@ -44,8 +45,8 @@ impl RawRequest {
                 return Err(bad(&format!("{key:?} is given twice")));
             }
             match (&*key, &*value) {
-                ("echo", "true") => request.echo = true,
-                ("echo", "false") => request.echo = false,
+                ("echo", "true") => request.has_echo = true,
+                ("echo", "false") => request.has_echo = false,
                 ("mode", "both") => {}
                 ("mode", "sub") => request.publishes = false,
                 ("mode", "pub") => request.subscribes = false,
@@ -71,10 +72,10 @@ impl RawRequest {
     /// Accepts the request with its subscription and its forwarding.
     #[must_use]
     pub fn accept(self) -> Accept<()> {
-        let RawRequest { topic, subscribes, publishes, echo, scope } = self;
+        let RawRequest { topic, subscribes, publishes, has_echo, scope } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(topic.clone(), SubscribeOptions { echo });
+            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo });
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }
@@ -116,7 +117,7 @@ mod tests {
     fn queries() {
         let check = |query: &str, expected: Result<(bool, bool, bool, Scope), u16>| {
             let found = RawRequest::new(TopicName::new("x").unwrap(), Some(query)).map_err(|refusal| refusal.status);
-            assert_eq!(found.map(|r| (r.subscribes, r.publishes, r.echo, r.scope)), expected, "{query}");
+            assert_eq!(found.map(|r| (r.subscribes, r.publishes, r.has_echo, r.scope)), expected, "{query}");
         };
         check("", Ok((true, true, false, Scope::Server)));
         check("echo=true", Ok((true, true, true, Scope::Server)));

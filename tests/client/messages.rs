@@ -119,7 +119,7 @@ fn pings_and_pongs() {
 fn pings_that_the_caller_answers() {
     on_tokio(async {
         let peer = Peer::listen().await;
-        let (client, mut events, mut side) = peer.connected(peer.client().auto_pong(false)).await;
+        let (client, mut events, mut side) = peer.connected(peer.client().manual_pong()).await;
         side.send(OpCode::Ping, true, b"1").await;
         assert!(matches!(next(&mut events).await, ClientEvent::Ping(payload) if payload == "1"));
         client.pong("one").await.unwrap();

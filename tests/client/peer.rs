@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
 
     pub(crate) async fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8]) {
         let mut bytes = Vec::new();
-        encode_frame(opcode, fin, payload, &mut bytes);
+        encode_frame(opcode, fin.into(), payload, &mut bytes);
         self.raw(&bytes).await;
     }
 
@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                 if self.received.len() >= end {
                     let frame = self.received.split_to(end);
                     let key = header.mask.expect("a client masks its frames");
-                    assert!(header.fin && header.rsv == 0, "{header:?}");
+                    assert!(header.fin.is_set() && header.rsv == 0, "{header:?}");
                     let payload = frame[length..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
                     return (header.opcode, payload.collect());
                 }

@@ -50,7 +50,7 @@ impl SecurePeer {
     }
 
     fn client_of(&self, host: &str) -> ClientBuilder {
-        client(&format!("wss://{host}:{}/t/x", self.peer.address().port())).system_authorities(false)
+        client(&format!("wss://{host}:{}/t/x", self.peer.address().port())).without_system_authorities()
     }
 
     fn trusting(&self) -> ClientBuilder {
@@ -113,7 +113,7 @@ fn messages() {
 fn any_certificate() {
     on_tokio(async {
         let peer = SecurePeer::listen().await;
-        let (client, _events) = peer.client_of("127.0.0.1").danger_accept_any_certificate(true).build().unwrap();
+        let (client, _events) = peer.client_of("127.0.0.1").danger_accept_any_certificate().build().unwrap();
         let (opened, mut side) = tokio::join!(client.connect(), peer.open());
         opened.unwrap();
         client.send_text("blindly").await.unwrap();

@@ -125,7 +125,7 @@ fn kore_limits_of_a_route() {
 #[test]
 fn ioto_limits_of_a_connection() {
     let (script, journal) = Script::<()>::new();
-    let limits = MessageLimits { check_utf8: true, deliver: Deliver::Fragments, ..MessageLimits::DEFAULT };
+    let limits = MessageLimits { checks_utf8: true, deliver: Deliver::Fragments, ..MessageLimits::DEFAULT };
     let script = script.on_ping(move |connection| {
         let limits = MessageLimits { message_bytes_max: 6, frame_bytes_max: 6, ..limits };
         connection.set_limits(limits);

@@ -126,7 +126,7 @@ fn subscriptions_from_the_beginning() {
         let topics = request.query().map(|(key, value)| (topic(&key), value == "echo"));
         Ok(topics.fold(Accept::with(()), |accept, (topic, echo)| {
             let mut options = SubscribeOptions::default();
-            options.echo = echo;
+            options.has_echo = echo;
             accept.subscribe(topic, options)
         }))
     });

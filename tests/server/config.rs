@@ -329,7 +329,7 @@ fn routes_are_what_the_file_says() {
     assert_eq!((limits.message_bytes_max, limits.frame_bytes_max, limits.fragments_max), (65_536, 1_024, 16));
     let KeepAlive { ping_interval, pong_timeout, .. } = echo.rules.keep_alive;
     assert_eq!((ping_interval, pong_timeout), (300, 50));
-    assert_eq!((&echo.rules.ping_payload[..], limits.check_utf8), ("a \"b\\ ü".as_bytes(), false));
+    assert_eq!((&echo.rules.ping_payload[..], limits.checks_utf8), ("a \"b\\ ü".as_bytes(), false));
     assert!(echo.rules.origins().unwrap().allow(b"https://example.org") && echo.rules.authenticator().is_none());
     let RouteHandler::Files(documents) = &files.handler else { panic!("{files:?}") };
     assert_eq!(documents.root(), scratch_folder().join("site").canonicalize().unwrap());

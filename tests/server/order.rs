@@ -15,7 +15,7 @@ use std::{
 
 use bytes::BytesMut;
 use ringhub::proto::{
-    ClientHandshake, Event, Input, MessageLimits, OpCode, ResponseHead, Role, State, Tick, WebSocket,
+    ClientHandshake, Event, Fin, Input, MessageLimits, OpCode, ResponseHead, Role, State, Tick, WebSocket,
 };
 use rustix::event::{Timespec, epoll};
 
@@ -234,7 +234,7 @@ impl<'a> Crowd<'a> {
         let mut text = format!("{message}.");
         text.extend(std::iter::repeat_n('x', size));
         let mut frame = Vec::new();
-        assert!(client.websocket.send(OpCode::Text, true, text.as_bytes(), &mut frame));
+        assert!(client.websocket.send(OpCode::Text, Fin::Set, text.as_bytes(), &mut frame));
         let stream = client.stream.as_mut().expect("who speaks is connected");
         // A sender's own buffer holds what it says: the server never stops reading for long.
         stream.set_nonblocking(false).expect("a socket");

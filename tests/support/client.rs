@@ -156,7 +156,7 @@ impl Client {
     /// Sends one frame.
     pub(crate) fn send(&mut self, opcode: OpCode, fin: bool, payload: &[u8]) {
         let mut out = Vec::new();
-        assert!(self.websocket.send(opcode, fin, payload, &mut out), "the connection is closing");
+        assert!(self.websocket.send(opcode, fin.into(), payload, &mut out), "the connection is closing");
         self.send_raw(&out);
     }
 
@@ -276,7 +276,7 @@ impl fmt::Debug for Received {
 /// A client's frame as bytes.
 pub(crate) fn frame(opcode: OpCode, fin: bool, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_masked(opcode, fin, payload, [0x37, 0xfa, 0x21, 0x3d], &mut out);
+    encode_masked(opcode, fin.into(), payload, [0x37, 0xfa, 0x21, 0x3d], &mut out);
     out
 }
 

@@ -92,8 +92,8 @@ pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<Rul
         ping_payload: given.ping_payload.clone(),
         inspects_frames: given.inspects_frames,
         forgets_request: given.forgets_request,
-        no_broadcast: given.no_broadcast,
-        manual_backpressure: given.manual_backpressure,
+        skips_broadcasts: given.skips_broadcasts,
+        has_manual_backpressure: given.has_manual_backpressure,
     })
 }
 
@@ -147,7 +147,7 @@ fn settle_limits(given: &RouteOptions, base: &Base, faults: &mut Faults) -> Mess
         message_bytes_max: message as u32,
         frame_bytes_max: frame as u32,
         fragments_max: fragments,
-        check_utf8: given.check_utf8.unwrap_or(base.limits.check_utf8),
+        checks_utf8: given.check_utf8.unwrap_or(base.limits.checks_utf8),
         deliver: given.deliver,
     }
 }

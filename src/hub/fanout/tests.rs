@@ -28,7 +28,7 @@ fn connect(hub: &mut ShardHub) -> ConnectionId {
 
 fn join(hub: &mut ShardHub, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
-    assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { echo }), Subscribed::Live);
+    assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo }), Subscribed::Live);
     id
 }
 
@@ -188,7 +188,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..160)
 }
 
-const ECHO: SubscribeOptions = SubscribeOptions { echo: true };
+const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
@@ -243,7 +243,8 @@ impl Model {
             Step::Connect => self.live.push(connect(hub)),
             Step::Subscribe(which, topic, echo) => {
                 let Some(id) = some(which) else { return };
-                let is_new = hub.subscribe(id, &name(TOPICS[topic]), SubscribeOptions { echo }) == Subscribed::Live;
+                let is_new =
+                    hub.subscribe(id, &name(TOPICS[topic]), SubscribeOptions { has_echo: echo }) == Subscribed::Live;
                 assert_eq!(is_new, !self.owed.contains_key(&(id.slot(), topic)));
                 if is_new {
                     self.owed.insert((id.slot(), topic), Vec::new());

@@ -83,7 +83,7 @@ impl WebSocket {
             OpCode::Text => MessageType::Text,
             _ => MessageType::Binary,
         };
-        if header.fin && header.opcode != OpCode::Continuation {
+        if header.fin.is_set() && header.opcode != OpCode::Continuation {
             return self.step_whole::<HOOKED>(message_type, &header, header_len, input, limits, hook);
         }
         let deliver = self.assembly.as_ref().map_or(limits.deliver, |assembly| assembly.deliver());
@@ -136,7 +136,7 @@ impl WebSocket {
         if limits.fragments_max == 0 {
             return Err(ProtocolError::TooManyFragments);
         }
-        let is_checked = message_type == MessageType::Text && limits.check_utf8;
+        let is_checked = message_type == MessageType::Text && limits.checks_utf8;
         let Some((payload, utf8_tail)) = self.hold(is_checked && !HOOKED, header, header_len, input)? else {
             return Ok(Step::Starved);
         };
@@ -175,7 +175,7 @@ impl WebSocket {
         Assembly::check_limits(self.assembly.as_deref(), header, limits)?;
         let (seen, payload_at) = (self.front.held().0, input.at + header_len);
         // The first one's text is its own beginning; what continues it is checked with what came before.
-        let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.check_utf8;
+        let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.checks_utf8;
         let held = self.hold(is_checked && !HOOKED, header, header_len, input)?;
         if let Some(assembly) = &mut self.assembly
             && !HOOKED
@@ -188,8 +188,8 @@ impl WebSocket {
         let is_dropped = HOOKED && is_dropped(hook(header, payload))?;
         let assembly = self.assembly.get_or_insert_with(|| Box::new(Assembly::new(message_type, limits)));
         if is_dropped {
-            if !assembly.drop_payload(header.fin) {
-                self.assembly = self.assembly.take().filter(|_| !header.fin);
+            if !assembly.drop_payload(header.fin.is_set()) {
+                self.assembly = self.assembly.take().filter(|_| !header.fin.is_set());
                 return Ok(Step::Again);
             }
             // Nothing of it is left but that it ends the message.
@@ -197,7 +197,7 @@ impl WebSocket {
         } else {
             assembly.check_utf8(if HOOKED { payload } else { &payload[payload.len() - utf8_tail..] })?;
         }
-        let place = assembly.whole(payload, header.fin)?;
+        let place = assembly.whole(payload, header.fin.is_set())?;
         Ok(match assembly.deliver() {
             Deliver::Messages if !place.is_last => Step::Again,
             Deliver::Messages => self.assembly.take().map_or(Step::Again, Step::Assembled),

@@ -21,14 +21,14 @@ const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 /// A client's frame.
 fn masked(opcode: OpCode, fin: bool, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let mut frame = Vec::new();
-    encode_masked(opcode, fin, payload.as_ref(), KEY, &mut frame);
+    encode_masked(opcode, fin.into(), payload.as_ref(), KEY, &mut frame);
     frame
 }
 
 /// A server's frame.
 fn unmasked(opcode: OpCode, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let mut frame = Vec::new();
-    encode_frame(opcode, true, payload.as_ref(), &mut frame);
+    encode_frame(opcode, Fin::Set, payload.as_ref(), &mut frame);
     frame
 }
 
@@ -264,7 +264,7 @@ fn close_codes() {
     assert_eq!((websocket.state(), websocket.close_code()), (State::Open, CloseCode::ABNORMAL));
     websocket.close(Tick(1), CloseCode::NO_STATUS, "ignored", &mut replies);
     websocket.close(Tick(1), CloseCode::NORMAL, "too late", &mut replies);
-    assert!(!websocket.send(OpCode::Text, true, b"too late", &mut replies));
+    assert!(!websocket.send(OpCode::Text, Fin::Set, b"too late", &mut replies));
     assert_eq!((websocket.state(), &replies[..]), (State::Closing, &hex("88 00")[..]));
     let mut input =
         Input::new([masked(OpCode::Close, true, hex("03e8")), masked(OpCode::Text, true, "")].concat()[..].into());
@@ -299,9 +299,9 @@ fn messages_as_text() {
 #[test]
 fn sending() {
     let (mut client, mut out) = (WebSocket::new(CLIENT.role, Tick(0)), Vec::new());
-    assert!(client.send(OpCode::Text, false, b"Hel", &mut out));
-    assert!(client.send(OpCode::Ping, true, b"?", &mut out));
-    assert!(client.send(OpCode::Continuation, true, b"lo", &mut out));
+    assert!(client.send(OpCode::Text, Fin::Unset, b"Hel", &mut out));
+    assert!(client.send(OpCode::Ping, Fin::Set, b"?", &mut out));
+    assert!(client.send(OpCode::Continuation, Fin::Set, b"lo", &mut out));
     check(SERVER, &out, &[Seen::Ping(b"?".into()), text("Hello")], &hex("8a 01 3f"), State::Open);
 }
 

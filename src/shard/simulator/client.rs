@@ -11,8 +11,8 @@ use super::{
 use crate::{
     hub::ConnectionId,
     proto::{
-        CloseCode, Event, Input, MessageLimits, MessageType, OpCode, PreparedMessage, Role, State, Tick, WebSocket,
-        encode_masked,
+        CloseCode, Event, Fin, Input, MessageLimits, MessageType, OpCode, PreparedMessage, Role, State, Tick,
+        WebSocket, encode_masked,
     },
 };
 
@@ -207,7 +207,7 @@ impl Client {
             let length = if is_last { rest.len() } else { random.within(0..=rest.len()) };
             let opcode = if fragment == 1 { opcode } else { OpCode::Continuation };
             let mut frame = Vec::new();
-            self.websocket.send(opcode, is_last, &rest[..length], &mut frame);
+            self.websocket.send(opcode, is_last.into(), &rest[..length], &mut frame);
             self.frames.push_back((frame, is_last.then_some(name)));
             rest = &rest[length..];
         }
@@ -232,7 +232,8 @@ impl Client {
 
     pub(super) fn ping(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
-        if self.can_send() && self.websocket.send(OpCode::Ping, true, self.pings.to_string().as_bytes(), &mut frame) {
+        if self.can_send() && self.websocket.send(OpCode::Ping, Fin::Set, self.pings.to_string().as_bytes(), &mut frame)
+        {
             self.pings += 1;
             network.lines[self.number].on_the_way.extend(frame);
         }
@@ -242,7 +243,7 @@ impl Client {
     pub(super) fn ask(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
         let question = format!("?{}", self.pings);
-        if self.can_send() && self.websocket.send(OpCode::Text, true, question.as_bytes(), &mut frame) {
+        if self.can_send() && self.websocket.send(OpCode::Text, Fin::Set, question.as_bytes(), &mut frame) {
             self.pings += 1;
             self.asked += 1;
             network.lines[self.number].on_the_way.extend(frame);
@@ -255,7 +256,7 @@ impl Client {
         let mut out = Vec::new();
         match how {
             // Past `proto`, whose closing clients drop what they would have been owed: this one wants to see it.
-            Leaving::Handshake => encode_masked(OpCode::Close, true, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
+            Leaving::Handshake => encode_masked(OpCode::Close, Fin::Set, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
             Leaving::Cut(end) => {
                 if random.chance(500) {
                     let left = random.within(0..=line.on_the_way.len());
@@ -263,8 +264,8 @@ impl Client {
                 }
                 line.end = Some(end);
             }
-            Leaving::Trespass => drop(self.websocket.send(OpCode::Text, true, b"trespass", &mut out)),
-            Leaving::Asking => drop(self.websocket.send(OpCode::Text, true, b"close", &mut out)),
+            Leaving::Trespass => drop(self.websocket.send(OpCode::Text, Fin::Set, b"trespass", &mut out)),
+            Leaving::Asking => drop(self.websocket.send(OpCode::Text, Fin::Set, b"close", &mut out)),
             Leaving::Breach => out.extend([0x83, 0x80, 0, 0, 0, 0]),
         }
         line.on_the_way.extend(out);

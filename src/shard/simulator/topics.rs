@@ -16,7 +16,7 @@ use crate::{
     handler::RouteOptions,
     hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
+    proto::{CloseCode, Fin, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
     shard::state::Shard,
 };
 
@@ -258,7 +258,7 @@ fn who_is_held_is_owed_no_more_than_others() {
         let far = world.topics(false, 1).remove(0);
         let id = world.connect(&[&far]);
         let mut ping = Vec::new();
-        encode_masked(OpCode::Ping, true, &[b'x'; 125], [1, 2, 3, 4], &mut ping);
+        encode_masked(OpCode::Ping, Fin::Set, &[b'x'; 125], [1, 2, 3, 4], &mut ping);
         world.network.borrow_mut().lines[0].on_the_way.extend(ping.repeat(20_000));
         let mut most = 0;
         for _ in 0..1_000 {

@@ -105,7 +105,7 @@ fn prepared_in_place() {
             let arrived_at = fragment.payload().as_ptr();
             let prepared = fragment.prepare();
             assert_eq!(prepared.payload().as_ptr() == arrived_at, is_in_place);
-            let header = FrameHeader::new(opcode, fin, len);
+            let header = FrameHeader::new(opcode, fin.into(), len);
             assert_eq!(prepared.frames().collect::<Vec<_>>(), [(header, &payload[..])]);
         }
         assert!(input.rest().is_empty());

@@ -81,7 +81,7 @@ proptest! {
 /// Unchecked, text is any bytes; a close reason is not (RFC 6455 5.5.1).
 #[test]
 fn text_that_nobody_checks() {
-    let script = Script { limits: MessageLimits { check_utf8: false, ..LIMITS }, ..SERVER };
+    let script = Script { limits: MessageLimits { checks_utf8: false, ..LIMITS }, ..SERVER };
     let bad = b"a\xFFb\xC3";
     for script in [script, Script { hook: Some(|_, _| Verdict::Pass), ..script }] {
         check(script, &masked(OpCode::Text, true, bad), &[Seen::Unchecked(bad.into())], &[], State::Open);
