@@ -1,8 +1,8 @@
 //! The bytes of all bodies in memory, and which body gives way when there are too many.
 //!
 //! A body is paid for as it arrives. When there is no room for more, the incomplete body that has cost most so far
-//! gives way, its bytes times the time since it began: so clients that begin bodies and do not end them lose them to
-//! clients that send theirs at once, which have cost next to nothing. A complete body keeps its room until it is
+//! gives way. The cost of a body is its bytes times the time since it began, so clients that begin bodies and do not
+//! end them lose their room to clients whose bodies arrive at once. A complete body keeps its room until it is
 //! published.
 
 use std::{
@@ -22,7 +22,7 @@ pub(super) struct Bodies {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Those of complete bodies too.
+    /// The bytes of all bodies, complete ones included.
     bytes: usize,
     incomplete: BTreeMap<u64, Entry>,
     next: u64,
@@ -36,7 +36,7 @@ struct Entry {
     _gives_way: oneshot::Sender<()>,
 }
 
-/// A body that arrives.
+/// A body whose end has not arrived.
 #[derive(Debug)]
 pub(super) struct Incomplete {
     bodies: Bodies,
@@ -53,7 +53,7 @@ pub(super) struct Room {
 /// Resolves when a body has given way.
 pub(super) type GivenWay = oneshot::Receiver<()>;
 
-/// There is no room for a body.
+/// The error of a body without room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
@@ -88,9 +88,9 @@ impl Bodies {
         (Incomplete { bodies: self.clone(), number }, given_way)
     }
 
-    /// Takes the room of incomplete bodies, the dearest first, until there is some for `bytes` more. One that has cost
-    /// no more than `own` would with these keeps its room; a complete body that is new costs nothing. If all that may
-    /// give way is not enough, nothing does.
+    /// Takes the room of incomplete bodies, the dearest first, until there is room for `bytes` more. A body that has
+    /// cost no more than `own` would with these keeps its room; a body that arrives at once has cost nothing. If all
+    /// bodies that may give way are not enough, no body does.
     fn make_room(&self, table: &mut Table, now: Instant, bytes: usize, own: Option<u64>) -> Result<(), NoRoom> {
         let own_cost = own.and_then(|own| table.incomplete.get(&own)).map_or(0, |own| own.cost(now, bytes));
         let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
@@ -103,7 +103,7 @@ impl Bodies {
             let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
             let (_, number) = dearest.ok_or(NoRoom)?;
-            // Its task drops what it has before anything else of it is read.
+            // Its task drops the received bytes before it reads more.
             table.remove(number);
         }
         Ok(())
@@ -172,7 +172,7 @@ impl Table {
 }
 
 impl Entry {
-    /// Returns what the body has cost so far if it had so many bytes more, in bytes times milliseconds.
+    /// Returns the cost of the body so far, as if it had `more` bytes more, in bytes times milliseconds.
     fn cost(&self, now: Instant, more: usize) -> u128 {
         (self.bytes + more) as u128 * now.duration_since(self.since).as_millis()
     }
@@ -241,7 +241,7 @@ mod tests {
         let (new, mut new_gives_way) = begin(5, after(1)).unwrap();
         assert_eq!(large_gives_way.try_recv(), Err(TryRecvError::Closed));
         assert_eq!((large.grow_at(after(1), 1), large.complete().err()), (Err(NoRoom), Some(NoRoom)));
-        // What would then cost more than the dearest itself finds no room.
+        // A body that would then cost more than the dearest finds no room.
         assert_eq!(small.grow_at(after(2), 9), Err(NoRoom));
         for gives_way in [&mut small_gives_way, &mut new_gives_way] {
             assert_eq!(gives_way.try_recv(), Err(TryRecvError::Empty));

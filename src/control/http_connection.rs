@@ -1,4 +1,4 @@
-//! A connection as hyper sees it: one request that is for it after the other, and then the end.
+//! A connection as hyper reads it: one request for hyper after the other, and then the end.
 //!
 //! A second parser, which could understand a request differently, never decides where the request begins and ends: a
 //! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no
@@ -50,17 +50,17 @@ pub(super) struct HttpConnection {
     header_timeout: Duration,
     idle_timeout: Duration,
     output: Output,
-    /// In the number of connections that are served at the same time, where it is one of these.
+    /// The permit among the connections that are served at the same time; `None` for a connection without room.
     permit: Option<ConnectionPermit>,
-    /// In the number of connections of its address, where that is limited.
+    /// The permit among the connections of its address, where their number is limited.
     of_address: Option<AddressPermit>,
-    /// Nothing has come since the last request.
+    /// Whether no byte has arrived since the last request.
     is_between: bool,
-    /// A whole head has come.
+    /// Whether a whole head has arrived.
     has_asked: bool,
-    /// Runs while a head is awaited, or its end.
+    /// The timer of the next head: of its begin, and then of its end.
     head_ends: Option<Pin<Box<Sleep>>>,
-    /// Whether the timer was set for the end of a head.
+    /// Whether the timer is set for the end of a head; `None` before it is set.
     is_set_for_rest: Option<bool>,
 }
 
@@ -78,14 +78,14 @@ pub(super) enum EndReason {
     Quiet,
     /// A head took too long.
     Timeout,
-    /// A request that a shard is to answer is what comes next.
+    /// The next request is for a shard.
     WebSocket,
-    /// A head that is refused.
+    /// The next head is refused.
     Malformed(HttpError),
 }
 
 impl HttpConnection {
-    /// `received` is read before what the socket still has.
+    /// `received` is read before the bytes that are in the socket.
     pub(super) fn new(
         stream: TcpStream,
         received: BytesMut,
@@ -121,13 +121,13 @@ impl HttpConnection {
         }
     }
 
-    /// Returns the socket, what was received and not read, and the socket's part in the number of its address.
+    /// Returns the socket, the bytes that were received and not read, and the permit of its address.
     ///
     /// # Errors
     ///
     /// If the runtime cannot give the socket up.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
-        // A look at whether it is idle holds it only for a moment, on this thread.
+        // A look at its input holds the socket only for a moment, on this thread.
         let stream = Arc::into_inner(self.stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
         Ok((stream.into_std()?.into(), self.received, self.of_address))
     }
@@ -150,9 +150,9 @@ impl HttpConnection {
         self.finish().await;
     }
 
-    /// Finishes our side, and keeps the place for as long as the peer still takes much of the last answer. A connection
-    /// that has given way keeps nothing. Returns whether the peer is fast enough; otherwise the connection is to be
-    /// dropped.
+    /// Finishes our side, and keeps the permit for as long as the peer still takes much of the last answer. A
+    /// connection that has given way does not wait. Returns whether the peer is fast enough; otherwise the connection
+    /// is to be dropped.
     pub(super) async fn deliver(&mut self) -> bool {
         let is_of_address = self.of_address.as_ref().is_none_or(AddressPermit::is_held);
         if is_of_address && self.permit.as_ref().is_some_and(ConnectionPermit::is_held) && self.shut_down() {
@@ -161,8 +161,8 @@ impl HttpConnection {
         !self.was_too_slow()
     }
 
-    /// Gives up the place and finishes our side, then takes what still comes for a moment: closing at once could
-    /// destroy the answer on its way (RFC 9112 9.6).
+    /// Gives up the permit and finishes our side, then drops the bytes that still arrive for a moment: closing at once
+    /// could destroy the answer on its way (RFC 9112 9.6).
     pub(super) async fn finish(mut self) {
         self.permit = None;
         if !self.shut_down() {
@@ -178,7 +178,7 @@ impl HttpConnection {
                 self.received.clear();
             }
         };
-        // A client that has not taken it by then has had the time.
+        // A client that has not taken the answer by then has had the time.
         drop(timeout(LINGER, rest).await);
     }
 
@@ -186,7 +186,7 @@ impl HttpConnection {
         SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok()
     }
 
-    /// Waits until hyper may read something, or nothing more.
+    /// Waits until hyper may read bytes, or the end.
     fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.released == 0 {
             match &mut self.next {
@@ -229,7 +229,7 @@ impl HttpConnection {
         self.next = Next::Nothing(reason);
     }
 
-    /// Waits for more of a head, each of which has its time: to begin, and from its first byte on to be whole.
+    /// Waits for more of a head, which has a time to begin, and a time from its first byte on to be whole.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_between || self.keeps_permit(cx) {
             let filled = self.fill(cx, HEAD_READ_BYTES)?;
@@ -247,7 +247,8 @@ impl HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Returns whether the server leaves and owes no answer here. A connection that has asked nothing yet may do so.
+    /// Returns whether the server leaves and owes no answer on this connection. A connection may still make its first
+    /// request.
     fn is_to_leave(&self) -> bool {
         self.is_between && self.has_asked && self.router.is_leaving() && !has_input(&self.stream)
     }
@@ -255,7 +256,7 @@ impl HttpConnection {
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_rest = !self.received.is_empty();
         if !is_rest && mem::take(&mut self.has_large_buffer) {
-            // A silent connection keeps no buffer.
+            // An idle connection keeps no buffer.
             self.received = BytesMut::new();
         }
         let time = if is_rest { self.header_timeout } else { self.idle_timeout };
@@ -273,7 +274,7 @@ impl HttpConnection {
         self.fill(cx, BODY_READ_BYTES)
     }
 
-    /// Appends what comes next, up to a number of bytes. Nothing appended means that the peer has finished.
+    /// Appends the bytes that arrive next, at most `most`. 0 bytes mean that the peer has finished.
     fn fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         self.received.reserve(most);
         let room = self.received.capacity() - self.received.len();
@@ -282,7 +283,7 @@ impl HttpConnection {
             let mut count = None;
             let tried = self.stream.try_io(Interest::READABLE, || {
                 let read = *count.insert(self.stream.try_read_buf(&mut self.received)?);
-                // A read that left room has emptied the socket. Saying so saves the read that would find nothing.
+                // A read that left room has emptied the socket: `WouldBlock` saves a read that would find no byte.
                 if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (count, tried) {
@@ -293,8 +294,8 @@ impl HttpConnection {
         }
     }
 
-    /// Notes whether the connection is idle: everything that was asked is answered, and nothing more has come. Returns
-    /// whether it still has its permit.
+    /// Sets its permits idle if all its requests are answered and no byte of another has arrived, and busy if not.
+    /// Returns whether they still hold.
     fn keeps_permit(&mut self, cx: &Context<'_>) -> bool {
         if self.is_between && !self.output.is_waiting {
             let (stream, waker) = (&self.stream, cx.waker());
@@ -337,7 +338,7 @@ impl Write for HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Everything is sent. What becomes of the socket is not for hyper to say.
+    /// Does nothing: everything is sent, and the end of the socket is decided after hyper's.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

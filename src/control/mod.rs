@@ -1,7 +1,7 @@
 //! The control thread: everything on the port that is no WebSocket.
 //!
 //! It runs an ordinary runtime, floats over the CPUs, and is one more end of the mesh. hyper serves the connections
-//! that shards hand over; [`publisher`] is the one task that speaks with the shards for all of them.
+//! that shards hand over; [`publisher`] is the one task that sends requests to the shards for all of them.
 
 #![forbid(unsafe_code)]
 
@@ -55,11 +55,11 @@ pub(crate) struct Start {
     /// The endpoints by their paths.
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) config: Arc<Config>,
-    /// Connections that shards hand over. It ends when all shards have.
+    /// Connections that shards hand over. The channel ends when all shards have ended.
     pub(crate) arrivals: mpsc::Receiver<HandedOff>,
-    /// To each shard, for connections that want to become WebSockets.
+    /// The way back to each shard, for connections that are to become WebSockets.
     pub(crate) returns: Vec<mpsc::Sender<HandedOff>>,
-    /// For `/metrics` alone.
+    /// The listener for `/metrics` alone.
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
@@ -82,12 +82,12 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     outcome
 }
 
-/// Ends a runtime without waiting any longer for reads of files than for answers: one may never return.
+/// Ends a runtime. A read of a file may never return, so reads are awaited no longer than answers.
 fn end(runtime: Runtime) {
     runtime.shutdown_timeout(FINISH);
 }
 
-/// Threads that read documents while the control thread does other things. Beyond it, reads wait for each other.
+/// The most threads that read documents beside the control thread. Further reads wait for one of them.
 const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
@@ -99,7 +99,7 @@ async fn serve(start: Start) -> io::Result<()> {
     tokio::spawn(publishing.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
-    // Of everything but `/metrics` on an address of its own.
+    // The port of everything but `/metrics` on an address of its own.
     let port = Arc::new(Port::new(ServedEndpoints::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
@@ -109,7 +109,7 @@ async fn serve(start: Start) -> io::Result<()> {
         shards,
         counters,
         leaving,
-        // The rest is for those that have given way and are about to be closed.
+        // The other permits are for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
         files,
@@ -141,7 +141,7 @@ async fn serve(start: Start) -> io::Result<()> {
         }
     }
     drop(finish);
-    // No shard is left to publish to: requests that were not published are answered with that.
+    // No shard is left to publish to, so requests that were not published are answered 503.
     let rest = async { while connections.join_next().await.is_some() {} };
     let left = ends_by.map_or(FINISH, |ends_by| ends_by.saturating_duration_since(Instant::now()));
     drop(tokio::time::timeout(left.clamp(FINISH_MIN, FINISH), rest).await);
@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// A file on a device that does not answer holds its reader, and no other thread.
+    /// A file on a device that does not answer holds its reading thread, and no other.
     #[test]
     fn a_read_that_never_returns_does_not_hold_the_end() {
         let (let_go, is_let_go) = mpsc::channel::<()>();

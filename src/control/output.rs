@@ -1,4 +1,4 @@
-//! Sending on a connection that speaks HTTP, to peers that take their answers fast enough.
+//! Sends answers on a connection that speaks HTTP, and gives up a peer that takes them too slowly.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use crate::{config::Http, sys::net};
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
 /// While the socket has no room the peer has to acknowledge a least number of bytes in each [`Http::body_timeout`],
-/// [`Http::rate_min`] on average. What it acknowledges is asked of the kernel: room in a socket comes in steps of a
-/// third of its send buffer, megabytes, which would be too slow for some and far too generous to others.
+/// [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room in a socket comes in steps of a third
+/// of its send buffer, megabytes, which would be too strict for some peers and far too generous to others.
 #[derive(Debug)]
 pub(super) struct Output {
     window: Duration,
@@ -27,9 +27,9 @@ pub(super) struct Output {
     least: u64,
     /// The bytes that the socket has taken.
     sent: u64,
-    /// Bytes wait for room in the socket.
+    /// Whether bytes wait for room in the socket.
     pub(super) is_waiting: bool,
-    /// Since the last write nothing more was to be sent.
+    /// Whether everything was written since the last write.
     pub(super) is_flushed: bool,
     pub(super) is_too_slow: bool,
     watch: Option<Watch>,
@@ -46,7 +46,7 @@ struct Watch {
 impl Output {
     pub(super) fn new(http: &Http) -> Output {
         let window = http.body_timeout;
-        // Some progress at least.
+        // At least one byte, so that a peer without progress is given up.
         let least = (u128::from(http.rate_min) * window.as_millis() / 1_000).max(1);
         Output {
             window,
@@ -59,18 +59,18 @@ impl Output {
         }
     }
 
-    /// Sends what there is room for.
+    /// Sends as many bytes as the socket has room for.
     ///
     /// # Errors
     ///
-    /// The error of `send(2)`; `TimedOut` for a peer that is too slow, whose socket will be reset when it is closed:
-    /// what it has not taken must not stay in the kernel either.
+    /// The error of `send(2)`; `TimedOut` for a peer that is too slow. Its socket will be reset when it is closed,
+    /// since unsent bytes must not stay in the kernel either.
     pub(super) fn write(&mut self, stream: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if std::mem::take(&mut self.is_flushed)
             && let Some(watch) = &self.watch
             && (Instant::now() >= watch.ends.deadline() || self.is_taken(stream))
         {
-            // There was a time in which the peer had nothing to take.
+            // There was a time without bytes for the peer to take.
             self.watch = None;
         }
         loop {
@@ -92,8 +92,7 @@ impl Output {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until the peer has taken what the socket took, but for a little that may be left to the kernel, or was too
-    /// slow.
+    /// Waits until the peer has taken the bytes in the socket, but for [`LEFT_TO_KERNEL`], or was too slow.
     pub(super) async fn wait_until_taken(&mut self, stream: &TcpStream) {
         let mut acknowledged = None;
         let mut ends = Instant::now() + self.window;

@@ -1,8 +1,8 @@
 //! Limits the connections that are served at the same time, and chooses the one that gives way to a new one.
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
-//! idle holds its permit only until another connection wants it; one whose request has begun to arrive, or is being
-//! answered, holds it to the end.
+//! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive, or is
+//! being answered, holds it to the end.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,8 @@ pub(super) struct ConnectionPermits {
 #[derive(Debug, Default)]
 struct Table {
     taken: usize,
-    /// By the numbers of permits. A permit keeps its number until it is dropped, also when it has given way.
+    /// The holders by the numbers of their permits. A permit keeps its number until it is dropped, also when it has
+    /// given way.
     holders: Slab<Holder>,
     /// Connections that have become idle, in that order. An entry is out of date once its holder has another state.
     idle: VecDeque<Idle>,
@@ -45,7 +46,7 @@ struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Busy,
-    /// Since this [`Table::idle_count`].
+    /// Idle since this [`Table::idle_count`].
     Idle(u64),
     GaveWay,
 }
@@ -69,13 +70,13 @@ impl ConnectionPermits {
     }
 
     /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
-    /// unread input gives way, and `gave_way` is called; `None` if there is none.
+    /// unread input gives way, and `gave_way` is called; `None` if no connection is idle.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
         if table.taken < self.permits_max {
             table.taken += 1;
         } else {
-            // What has arrived and was not read yet is a request, too.
+            // Bytes that have arrived and were not read yet are a request, too.
             let has_input = |holder: usize| table.holders[holder].idle.as_ref().is_some_and(IdleConnection::has_input);
             let may_give_way = |idle: &&Idle| table.is_current(idle) && !has_input(idle.holder);
             let longest = table.idle.iter().find(may_give_way)?.holder;
@@ -153,16 +154,16 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Entries that are out of date and may always stand in the queue.
+/// Entries out of date that the queue may always have.
 const IDLE_SLACK: usize = 64;
 
 /// Connections without a permit, which are only refused or given the time to read their last answer.
 ///
-/// The oldest gives way to a newer one, so no client can hold these permits either.
+/// The oldest farewell gives way to a newer one, so no client can hold these for long either.
 #[derive(Debug)]
 pub(super) struct Farewells {
     farewells_max: usize,
-    /// Dropping one of them ends its farewell.
+    /// The senders of the farewells under way. A farewell ends when its sender is dropped.
     under_way: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_been_idle_longest_gives_way() {
+    fn the_connection_that_was_idle_longest_gives_way() {
         run(|listener| {
             let permits = ConnectionPermits::new(3);
             let connections: Vec<_> = (0..3).map(|_| pair(listener)).collect();
@@ -227,7 +228,7 @@ mod tests {
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
             }
-            // That it goes on being idle makes it no younger, that it was busy in between does.
+            // A connection that stays idle keeps its age; one that was busy in between becomes younger.
             assert!(rest(&mut held, 1));
             held[0].set_busy();
             assert!(rest(&mut held, 0));
@@ -238,7 +239,7 @@ mod tests {
                 assert!(!still[gives_way]);
             }
             assert!(permits.admit(|| {}).is_none());
-            // A connection that has given way has no permit to give back.
+            // A connection that has given way gives no permit back.
             held.drain(..3);
             assert!(permits.admit(|| {}).is_none());
             drop(held);
@@ -246,7 +247,7 @@ mod tests {
         });
     }
 
-    /// Resting and working again and again keeps the queue short.
+    /// A connection that becomes idle and busy again and again does not lengthen the queue.
     #[test]
     fn the_queue_of_the_idle_stays_short() {
         run(|listener| {
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_not_read_yet_keeps_its_place() {
+    fn a_request_that_was_not_read_yet_keeps_its_permit() {
         run(|listener| {
             let permits = ConnectionPermits::new(2);
             let mut connections: Vec<_> = (0..2).map(|_| pair(listener)).collect();

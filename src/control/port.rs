@@ -1,4 +1,4 @@
-//! Serving connections that speak HTTP: those that shards hand over, and those to the address of the metrics.
+//! Serves connections that speak HTTP: those that shards hand over, and those to the address of the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     seldom::Seldom,
 };
 
-/// A way in for connections: the requests that it serves, and the limits of its connections.
+/// A port for connections: the endpoints that it serves, and the limits of its connections.
 #[derive(Debug)]
 pub(super) struct Port {
     served: ServedEndpoints,
@@ -139,7 +139,7 @@ pub(super) async fn serve_handed_off(
     }
 }
 
-/// Accepts on the address that is for the metrics.
+/// Accepts and serves connections on the address of the metrics.
 pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mut finishing: watch::Receiver<()>) {
     let port = Arc::new(Port::new(
         ServedEndpoints::Operations,
@@ -166,8 +166,8 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
     }
 }
 
-/// Lets hyper serve a connection. Returns what is left of it, and why hyper has come to an end; `None` if nothing more
-/// can be sent.
+/// Lets hyper serve a connection. Returns the connection and the reason of hyper's end; `None` if no more bytes can be
+/// sent.
 async fn converse(
     shared: &Arc<Shared>,
     Caller { stream, received, of_address }: Caller,
@@ -186,7 +186,7 @@ async fn converse(
     builder
         // A client that has finished sending still waits for its answer.
         .half_close(true)
-        // The connection keeps the time.
+        // `HttpConnection` has the timeouts of heads.
         .header_read_timeout(None)
         .keep_alive(has_permit)
         .max_buf_size(BUFFER_BYTES_MAX)
@@ -206,7 +206,7 @@ async fn converse(
     };
     let connection = serving.into_parts().io;
     if let Err(error) = outcome {
-        // No peer takes the rest of the output.
+        // The rest of the output is dropped with the socket.
         if connection.was_too_slow() {
             shared.counters.add(Counter::HttpTooSlow, 1);
         }
@@ -217,8 +217,8 @@ async fn converse(
     Some((connection, reason))
 }
 
-/// Ends a connection so that its peer can read the last answer. An answer that was sent before the shards ended has had
-/// its time by then: the end of the server does not wait for it.
+/// Ends a connection so that its peer can read the last answer. The end of the shards ends the wait for that: an answer
+/// that was sent before has had its time by then.
 async fn part(shared: &Shared, connection: HttpConnection, reason: Option<EndReason>, finishing: &watch::Receiver<()>) {
     tokio::select! {
         () = take_leave(shared, connection, reason) => {}
@@ -247,7 +247,7 @@ async fn end_of_shards(mut finishing: watch::Receiver<()>) {
     }
 }
 
-/// Counts an open connection, however it ends.
+/// Counts an open connection until it is dropped.
 struct Open<'a>(&'a Counters);
 
 impl<'a> Open<'a> {
@@ -264,7 +264,7 @@ impl Drop for Open<'_> {
     }
 }
 
-/// The bytes that hyper may keep of an incomplete head, or of a body.
+/// The most bytes of an incomplete head, or of a body, that hyper keeps.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
 
 /// The pause of accepting when descriptors are used up.

@@ -1,4 +1,4 @@
-//! The one task that speaks with the shards: what others ask goes out by it, and the answers come in.
+//! The one task that sends requests to shards for all other tasks, and receives the replies.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -42,7 +42,7 @@ enum ShardRequest {
 pub(crate) struct Requests(mpsc::Receiver<Submission>);
 
 impl Publisher {
-    /// A publisher, and what it will have asked.
+    /// Returns a publisher, and the receiver of its requests.
     pub(crate) fn new() -> (Publisher, Requests) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         (Publisher { requests }, Requests(receiver))
@@ -59,8 +59,8 @@ impl Publisher {
         self.place_of(ShardRequest::Publish { topic, source, message, body_bytes: None }).await
     }
 
-    /// Publishes the body of a request, of so many bytes, and counts it when its topic's home has given it a place,
-    /// whatever has become of who waits for that.
+    /// Publishes the body of a request, of `bytes` bytes. The body is counted when its topic's home has given it a
+    /// place, also if the caller has been dropped meanwhile.
     pub(crate) async fn publish_body(
         &self,
         topic: TopicName,
@@ -126,7 +126,7 @@ impl Publishing {
     /// Works until all shards have ended.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
         loop {
-            // The mesh counts what finds no room: while something waits nothing is added to it.
+            // The mesh bounds the entries beside its lanes: while some wait, no other is added.
             while !self.outside.is_congested()
                 && let Ok(submission) = self.requests.try_recv()
             {
@@ -147,7 +147,7 @@ impl Publishing {
                     _ = finishing.changed() => return self.take_answers(),
                 }
             } else {
-                // Others have their turn, who may want to publish too.
+                // Other tasks have their turn, which may publish too.
                 tokio::task::yield_now().await;
             }
             self.outside.awake();
@@ -158,8 +158,8 @@ impl Publishing {
         self.ticket += 1;
         let mut body_bytes = None;
         match request {
-            // Relaxed: shards begin to leave only after they were told so. Subscribers may be gone by then, so this is
-            // the last moment at which it can be said truly that the message was not published.
+            // Shards begin to leave only after `leaving` is set. Their subscribers may be gone soon, so this is the
+            // last moment at which a message is certainly not published.
             ShardRequest::Publish { .. } if *self.leaving.borrow() => return,
             ShardRequest::Publish { topic, source, message, body_bytes: bytes } => {
                 body_bytes = bytes;
@@ -177,14 +177,14 @@ impl Publishing {
                     self.counters.add(Counter::MessagesIn, 1);
                     self.counters.add(Counter::BytesIn, bytes);
                 }
-                // The caller may have gone meanwhile.
+                // The caller may have been dropped meanwhile.
                 _ = answer.send(reply);
             }
         }
     }
 }
 
-/// Requests that wait to be sent, over all connections and handles. Beyond it a caller waits.
+/// The most requests that wait to be sent, of all connections and handles. Beyond it a caller waits.
 const REQUESTS_MAX: usize = 1_024;
 
 #[cfg(test)]
@@ -230,15 +230,15 @@ mod tests {
             }
             drop(finish);
             publishing.await.unwrap();
-            // What an embedder's code publishes was not received.
+            // A message that an embedder's code publishes was not received.
             assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
             assert_eq!(counted(), (1, 3));
         });
     }
 
-    /// What is submitted, and taken by the topic's home or not before everything ends, is answered so.
+    /// A request is answered by its place if the topic's home has taken it before the end, and by `None` if not.
     #[test]
-    fn nobody_waits_for_shards_that_have_ended() {
+    fn no_request_waits_for_shards_that_have_ended() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for is_taken in [true, false] {
             let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();

@@ -1,4 +1,4 @@
-//! Judges which side answers a request on a connection that speaks HTTP: hyper, or a shard.
+//! Routes each request on a connection that speaks HTTP to the side that answers it: hyper, or a shard.
 
 use std::{
     net::SocketAddr,
@@ -29,7 +29,7 @@ pub(super) struct RoutedRequest {
     pub(super) head: RequestHead,
     /// The endpoint of its path, or the refusal of its path.
     pub(super) endpoint: Result<Endpoint, Refusal>,
-    /// The refusal of the WebSocket that it asks for.
+    /// The refusal of the upgrade that the request asks for.
     pub(super) refusal: Option<Refusal>,
 }
 
@@ -47,8 +47,8 @@ impl RequestRouter {
         RequestRouter { shared, may_upgrade, peer, routed: Mutex::default() }
     }
 
-    /// Judges the next request as a shard would, but for the answer of a handler, which only a shard can call. The
-    /// rules of topics are judged here, so that a refused client keeps its connection.
+    /// Routes the next request. It is judged as on a shard, but for the answer of a handler, which only a shard can
+    /// call. The rules of topics are judged here, so that a refused client keeps its connection.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;

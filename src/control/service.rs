@@ -110,7 +110,7 @@ struct RequestFacts {
     /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
     origin: Option<HeaderValue>,
-    /// Pages of that origin may read the answer.
+    /// Whether pages of that origin may read the answer.
     may_read: bool,
     peer: Option<SocketAddr>,
 }
@@ -119,14 +119,14 @@ impl RequestFacts {
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
-            // Without the query, which may hold a token; and not why, which may repeat it.
+            // Without the query, which may hold a token, and without the text of the refusal, which may repeat it.
             if let Some((method, path)) = self.target.as_deref() {
                 let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
                 tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
-                // What was not read of it stands before the next request.
+                // The unread rest of the body stands before the next request.
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             answer
@@ -144,7 +144,7 @@ impl RequestFacts {
 /// The course of a request.
 enum Begun {
     Answered(Answer),
-    /// The body is published.
+    /// The body is read and published.
     Publish {
         topic: TopicName,
         is_text: bool,
@@ -161,7 +161,7 @@ enum Begun {
 }
 
 impl Service {
-    /// Decides what becomes of a request, as far as that is known from its head.
+    /// Begins to answer a request by its head.
     fn begin(
         &self,
         request: Request<Incoming>,
@@ -230,7 +230,7 @@ fn the_page() -> Answer {
     answer
 }
 
-/// Decides what becomes of a request at a topic that asks for no WebSocket.
+/// Begins to answer a request at a topic that asks for no WebSocket.
 fn begin_at_topic(
     shared: &Shared,
     request: Request<Incoming>,
@@ -251,7 +251,8 @@ fn begin_at_topic(
         }
         Method::OPTIONS => Ok(Begun::Answered(preflight())),
         Method::GET | Method::HEAD => {
-            // A browser's page cannot see why its WebSocket was refused, and asks by this.
+            // A browser hides the response to a failed opening handshake from its page; this request has the same
+            // answer.
             let raw = RawRequest::new(topic.clone(), credentials.head.query())?;
             shared.authorize(credentials, raw.intent(), endpoint)?;
             Err(HandshakeError::Upgrade.refusal())
@@ -278,7 +279,7 @@ async fn read(
     Ok(answer.map(|body| Body::Right(body.map_frame(keep).boxed_unsync())))
 }
 
-/// A POST has no more to say than its token.
+/// Checks that the query of a POST has no key but the token.
 fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
     query_pairs(query).try_for_each(|pair| match pair {
         (Some(key), Some(_)) if key == TOKEN_KEY => Ok(()),
@@ -295,7 +296,7 @@ async fn publish(
     bytes_max: u32,
     mut body: Incoming,
 ) -> Result<Answer, Refusal> {
-    // Mostly all of a body arrives with its head.
+    // Most bodies arrive whole with their heads.
     let (body, room) = match take_whole(shared, bytes_max, &mut body)? {
         Ok(whole) => whole,
         Err(begun) => Box::pin(read_body(shared, bytes_max, body, begun)).await?,
@@ -313,7 +314,7 @@ async fn publish(
     // The message has a copy of it, and it may wait for its place in the order.
     drop(body);
     let published = shared.publisher.publish_body(topic.clone(), message, bytes).await;
-    // The shards count what they have of it themselves.
+    // From here on the mesh and the shards count the message's memory.
     drop(room);
     let Published { epoch, offset } = published.ok_or_else(Refusal::leaving)?;
     let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
@@ -321,7 +322,7 @@ async fn publish(
     Ok(response(StatusCode::ACCEPTED, JSON, answer))
 }
 
-/// Takes a body that has arrived as a whole, and room for it. The inner error is what has arrived of another.
+/// Takes a body that has arrived as a whole, and room for it. The inner error is the part of another that has arrived.
 fn take_whole(shared: &Shared, bytes_max: u32, body: &mut Incoming) -> Result<Result<(Bytes, Room), Bytes>, Refusal> {
     check_size(bytes_max, body.size_hint().lower())?;
     let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) else {
@@ -384,7 +385,7 @@ fn no_room_for_bodies() -> Refusal {
     Refusal::not_now("as many bytes of bodies as this server takes at the same time")
 }
 
-/// The error type of hyper's bodies.
+/// Returns the text of an error of a body.
 fn cause(error: &hyper::Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), ToString::to_string)

@@ -31,14 +31,14 @@ pub(super) struct Shared {
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
     pub(super) leaving: watch::Receiver<bool>,
-    /// Connections without room that ask for the metrics.
+    /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
-    /// The text of `/metrics` that was made last, and when.
+    /// The last text of `/metrics`, and the time at which it was made.
     pub(super) metrics: Mutex<Option<(Instant, Bytes)>>,
-    /// Counts the connections that went back to shards, which take them in turn.
+    /// The number of connections that went back to shards, which get them in turn.
     pub(super) returned: AtomicUsize,
 }
 
@@ -48,12 +48,12 @@ impl Shared {
         *self.leaving.borrow()
     }
 
-    /// Waits until the server leaves, or is gone.
+    /// Waits until the server leaves, or was dropped.
     pub(super) async fn has_left(&self) {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Checks that the sender of a request may do what the request is for.
+    /// Authorizes a request at its endpoint.
     ///
     /// # Errors
     ///
