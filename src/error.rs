@@ -1,10 +1,10 @@
-//! What an operator or a caller can be told. What a peer is told stands in `proto`.
+//! The errors for operators and embedders. The errors for peers stand in `proto`.
 
 use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
 use crate::sys::probe::ProbeError;
 
-/// Something wrong with the settings: which, how, and where that comes from.
+/// An error of the settings: the setting, the fault, and the source of the value.
 ///
 /// It never repeats a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,17 +12,17 @@ pub struct ConfigError {
     setting: Option<&'static str>,
     what: String,
     origin: Origin,
-    /// Another setting that it contradicts, and where that comes from.
+    /// Another setting that the value contradicts, and the source of that.
     against: Option<(&'static str, Origin)>,
 }
 
 impl ConfigError {
-    /// A setting, by its key, has a value that cannot be used.
+    /// Returns the error of a setting, by its key, whose value cannot be used.
     pub(crate) fn of(setting: &'static str, what: String) -> Self {
         ConfigError { setting: Some(setting), what, origin: Origin::Default, against: None }
     }
 
-    /// What stands there is no setting.
+    /// Returns the error of a place in a source that is not a setting.
     pub(crate) fn at(origin: Origin, what: String) -> Self {
         ConfigError { setting: None, what, origin, against: None }
     }
@@ -35,31 +35,31 @@ impl ConfigError {
         ConfigError { against: Some((setting, Origin::Default)), ..self }
     }
 
-    /// The same where that one is known to come from there.
+    /// Adds the setting that the value contradicts, and its source.
     pub(crate) fn against_one(self, setting: &'static str, origin: Origin) -> Self {
         ConfigError { against: Some((setting, origin)), ..self }
     }
 
-    /// Adds where its settings come from.
+    /// Adds the sources of its settings.
     pub(crate) fn located(self, origin: impl Fn(&str) -> Origin) -> Self {
         let against = self.against.map(|(setting, _)| (setting, origin(setting)));
         let own = self.setting.map_or(self.origin, &origin);
         ConfigError { origin: own, against, ..self }
     }
 
-    /// The setting's key, such as `max_message`. There is none if what was given is no setting.
+    /// Returns the setting's key, such as `max_message`; `None` for an entry that is not a setting.
     #[must_use]
     pub fn setting(&self) -> Option<&'static str> {
         self.setting
     }
 
-    /// Where it comes from.
+    /// Returns the source of the value.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Every setting that it is about.
+    /// Returns the setting and the setting that it contradicts.
     pub(crate) fn settings(&self) -> impl Iterator<Item = &'static str> {
         self.setting.into_iter().chain(self.against.iter().map(|(setting, _)| *setting))
     }
@@ -70,7 +70,7 @@ impl fmt::Display for ConfigError {
         match (&self.origin, self.setting) {
             (Origin::Default, Some(setting)) => write!(f, "{setting}: {}", self.what)?,
             (Origin::File(..), Some(setting)) => write!(f, "{}: {setting}: {}", self.origin, self.what)?,
-            // Their names are the setting's.
+            // The names of flags and variables name the setting.
             (origin, _) => write!(f, "{origin}: {}", self.what)?,
         }
         match &self.against {
@@ -82,7 +82,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Everything that is wrong with the settings, at least one thing. Each is a line of its text.
+/// All errors of the settings, at least one. Each is a line of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -97,10 +97,10 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Where a setting's value comes from.
+/// The source of a setting's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody has given one.
+    /// No source has given a value.
     Default,
     /// A line of a file, counted from 1.
     File(Arc<Path>, usize),
@@ -120,10 +120,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a server does not start, or has stopped.
+/// The reason for which a server does not start, or has stopped.
 #[derive(Debug)]
 pub enum StartError {
-    /// The kernel or the container does not allow what the hub is built on.
+    /// The kernel or the container does not allow an operation that the server needs.
     Probe(ProbeError),
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
@@ -133,7 +133,7 @@ pub enum StartError {
     Shard(io::Error),
     /// The control thread could not be set up.
     Control(io::Error),
-    /// A shard has ended on its own, which is a bug; there is nothing left to serve with.
+    /// A shard has ended on its own, which is a bug; the server cannot serve without it.
     ShardDied(String),
 }
 
@@ -150,7 +150,7 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Why, and the flag to look at.
+/// Writes the cause, and the flag to look at.
 fn not_listening(f: &mut fmt::Formatter<'_>, address: &SocketAddr, error: &io::Error, flag: &str) -> fmt::Result {
     match error.kind() {
         io::ErrorKind::AddrInUse => write!(

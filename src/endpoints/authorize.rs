@@ -1,4 +1,4 @@
-//! Judges whether a request may use an endpoint: one judge for every thread and for every way in.
+//! Judges whether a request may use an endpoint: one judge for every thread and every surface.
 
 use super::{Endpoint, Endpoints};
 use crate::{
@@ -42,14 +42,14 @@ impl Endpoints {
     /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
     /// authenticator has found.
     ///
-    /// A topic decides who may use it, not the path by which it is reached: besides the gate of the route that leads to
-    /// it, those of all routes hold whose topics include it, in whatever way its name was spelled. All of them must
-    /// admit, and then the server's tokens.
+    /// The access to a topic depends on the topic, not on the path by which it is reached: besides the gate of the
+    /// route of the request, the gates of all routes hold whose topics include it, for every spelling of its name. All
+    /// of them must admit the request, and then the server's tokens.
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for something else, 401 for no token or a wrong one, what an
-    /// authenticator answers.
+    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, and the refusal
+    /// of an authenticator.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -80,14 +80,14 @@ impl Endpoints {
         Ok(identity)
     }
 
-    /// Returns whether pages of an origin may use an endpoint, and read what it answers; without one, whether they may
-    /// use what the server has beside its routes.
+    /// Returns whether pages of an origin may use an endpoint and read its answers; without an endpoint, whether the
+    /// server's own origins allow them.
     pub(crate) fn allow_origin(&self, origin: &[u8], endpoint: Option<&Endpoint>) -> bool {
         let allow = |(gate, _): (&Gate, _)| gate.origins.as_ref().unwrap_or(&self.access.origins).allow(origin);
         endpoint.map_or_else(|| self.access.origins.allow(origin), |endpoint| self.gates(endpoint).all(allow))
     }
 
-    /// Every gate that holds at an endpoint, its own first. The others with the patterns of their routes.
+    /// Returns every gate that holds at an endpoint, its own first, and the others with the patterns of their routes.
     fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)> {
         static OPEN: Gate = Gate { origins: None, authenticator: None };
         let (own, topic): (&Gate, Option<(usize, &TopicName)>) = match endpoint {

@@ -1,12 +1,13 @@
 //! The endpoints by their paths: one table for all threads.
 //!
 //! A request is resolved to its [`Endpoint`] first, by the segments of its path alone, and then answered: by a shard,
-//! or by the control thread. Neither has another way to find out what a path is.
+//! or by the control thread. No other code gives a path a meaning.
 //!
-//! One rule says which endpoint has a path that several match: the one whose pattern is more precise, segment by
-//! segment from the front, where a fixed segment is more precise than `{name}`, and that than `{name...}`. The server's
-//! own (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) are patterns of fixed segments. Files at `/site` have
-//! what `/site/{name...}` matches, and `/site` itself unless a route has exactly that.
+//! Of several endpoints whose patterns match a path, the endpoint with the most precise pattern has the path. Patterns
+//! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and that than
+//! `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have patterns of
+//! fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself unless a route
+//! has exactly that.
 
 #![forbid(unsafe_code)]
 
@@ -34,25 +35,29 @@ pub(crate) enum Endpoint {
     WebSocket {
         route: usize,
     },
-    /// Files: which folder, and the segments below it. Without any it is the folder, without a slash behind it.
+    /// Files: the number of the folder, and the segments below it; no segments for the folder without a slash behind
+    /// it.
     Files {
         mount: usize,
         below: Vec<String>,
     },
-    /// The page that watches topics: which of the routes' pages, or the server's own.
+    /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page {
         page: Option<usize>,
     },
-    /// Whether the server is alive, whether it takes traffic, and its counters.
+    /// `/healthz`: whether the server is alive.
     Health,
+    /// `/readyz`: whether the server takes traffic.
     Ready,
+    /// `/metrics`: its counters.
     Metrics,
+    /// A path without an endpoint.
     Nothing,
 }
 
 impl Endpoint {
-    /// Returns what is answered about the server's health, whoever answers it: a text, or why there is none. `None` if
-    /// the endpoint is neither health nor readiness.
+    /// Returns the answer about the server's health, for every thread: a text, or a refusal. `None` if the endpoint is
+    /// neither health nor readiness.
     pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {
         let text = match self {
             Endpoint::Health => "alive\n",
@@ -79,7 +84,8 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// At a path such as `/site` or `/`; a slash at its end changes nothing. `None` if there can be no such path.
+    /// Returns a folder at a path such as `/site` or `/`; a slash at the end of the path makes no difference. `None`
+    /// for a malformed path.
     pub(crate) fn new(path: &str, documents: Documents, gate: Gate) -> Option<Mount> {
         let pattern = Pattern::new(&format!("/{}", path.trim_matches('/'))).ok()?;
         let below = pattern.below()?;
@@ -104,13 +110,13 @@ pub(crate) struct Endpoints {
     rows: Vec<(Pattern, Target)>,
     routes: Vec<Route>,
     mounts: Vec<Mount>,
-    /// What the rules of the routes of pages say.
+    /// The gates of the routes' pages.
     pages: Vec<Gate>,
     /// The server's own origins and tokens.
     access: Access,
 }
 
-/// What has the paths of a pattern. Of two patterns that are as precise, a route's has a path before a folder's.
+/// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     Own(Endpoint),
@@ -120,18 +126,18 @@ enum Target {
     Below(usize),
 }
 
-/// Why a table cannot be made.
+/// The reason for which a table cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Conflict {
-    /// Two for the same paths.
+    /// Two patterns are for the same paths.
     Clash(Pattern, Pattern),
-    /// One for a path of the server's own.
+    /// A pattern is for a path of the server's own.
     Own(Pattern),
 }
 
 impl Endpoints {
-    /// Makes a table of these and of pages under such rules, with the server's own page at `/` if `has_page`, with
-    /// health, readiness and metrics if `has_operations`. Without rules of their own, `access` is who may use them.
+    /// Makes the table of these routes, folders and pages, with the server's own page at `/` if `has_page`, with
+    /// health, readiness and metrics if `has_operations`. `access` holds where an endpoint has no rules of its own.
     ///
     /// # Errors
     ///
@@ -165,17 +171,17 @@ impl Endpoints {
         }
         let folders = mounts.iter().enumerate().filter(|(_, mount)| !mount.is_root());
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
-        // Stable: of two as precise, only a folder itself can be one, which is behind a route.
+        // The sort is stable: of two equally precise patterns one is a folder itself, which stands behind the route.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages = pages.into_iter().map(|(_, gate)| gate).collect();
         Ok(Endpoints { rows, routes, mounts, pages, access })
     }
 
-    /// Returns the endpoint of a request, by nothing but the segments of its path.
+    /// Returns the endpoint of a request by the segments of its path alone.
     ///
     /// # Errors
     ///
-    /// 400 for a path that two readers could understand differently, or a topic's name that cannot be.
+    /// 400 for a path that two readers could understand differently, or a malformed name of a topic.
     pub(crate) fn resolve(&self, head: &RequestHead) -> Result<Endpoint, Refusal> {
         let path = head.segments().map_err(|error| Refusal::new(400, error.to_string()))?;
         let row = self.rows.iter().find(|(pattern, _)| pattern.matches(path));
@@ -200,13 +206,13 @@ impl Endpoints {
         }
     }
 
-    /// Returns what the parameters of a route's pattern stand for in the path of a request that was resolved to it.
+    /// Returns the values of a route's parameters in the path of a request that was resolved to the route.
     pub(crate) fn parameters(&self, route: usize, head: &RequestHead) -> Parameters {
         head.segments().map_or_else(|_| Parameters::new(), |path| self.routes[route].pattern.parameters_of(path))
     }
 
-    /// Returns how large a message to an endpoint may be; 0 where no message goes. A topic decides, whichever path
-    /// leads to it: of all routes whose topics include it the smallest limit holds.
+    /// Returns the most bytes of a message to an endpoint; 0 for an endpoint without messages. For a topic the smallest
+    /// limit of all routes holds whose topics include it, for every path to it.
     pub(crate) fn message_bytes_max(&self, endpoint: &Endpoint) -> u32 {
         match endpoint {
             Endpoint::Topic { topic, .. } => {
@@ -218,12 +224,12 @@ impl Endpoints {
         }
     }
 
-    /// The routes, by their numbers.
+    /// Returns the routes, by their numbers.
     pub(crate) fn routes(&self) -> &[Route] {
         &self.routes
     }
 
-    /// The folders, by their numbers.
+    /// Returns the folders, by their numbers.
     pub(crate) fn mounts(&self) -> &[Mount] {
         &self.mounts
     }
@@ -252,7 +258,7 @@ impl Endpoints {
 pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
     [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
 
-/// Patterns that a refusal names, which need not name all.
+/// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;
 
 #[cfg(test)]
@@ -270,7 +276,7 @@ mod tests {
         type State = ();
     }
 
-    /// Of these patterns, those with a `{topic}` of the hub; and folders at these paths.
+    /// Returns a table of these patterns, of which those with `{topic}` are the hub's, and of folders at these paths.
     fn table(patterns: &[&str], folders: &[&str], has_page: bool) -> Result<Endpoints, Conflict> {
         let route = |pattern: &&str| {
             let pattern = Pattern::new(pattern).unwrap();
@@ -307,8 +313,8 @@ mod tests {
         head.ok().map(|head| head.expect("it is whole").0)
     }
 
-    /// What the table says, in short: the pattern and its topic, the folder and the segments below it, or the server's
-    /// own; and 400 for what is none.
+    /// Returns the endpoint of a target as text: the pattern and its topic, the folder and the segments below it, or
+    /// the server's own; and the status of a refusal.
     fn found(table: &Endpoints, target: &str) -> String {
         let Some(head) = head(target) else { return "400".into() };
         match table.resolve(&head) {
@@ -413,7 +419,7 @@ mod tests {
         let mut decoded = Vec::new();
         for part in path[1..].split('/') {
             let bytes: Vec<u8> = percent_encoding::percent_decode_str(part).collect();
-            // Whatever was not decoded is broken.
+            // A remaining `%` is broken.
             let broken = part.match_indices('%').any(|(at, _)| {
                 !part.get(at + 1..at + 3).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
             });
@@ -468,8 +474,8 @@ mod tests {
             prop_assert_eq!(found(&all, &target), plainly(&target), "{}", target);
         }
 
-        /// What a head may have as its target, hyper takes for a URI with the same path and query: so nothing is
-        /// refused on one way into the server and accepted on another.
+        /// hyper takes every target that a head may have for a URI with the same path and query, so no target is
+        /// refused on one surface and accepted on another.
         #[test]
         fn hyper_reads_every_target_that_is_one(odd in odd_target(), any in "[!-~]{1,12}", host in "[!-~]{1,8}") {
             for target in [odd, any.clone(), format!("http://{host}/{any}"), format!("{any}://{host}"), host] {

@@ -30,7 +30,7 @@ pub struct Accept<S> {
 /// The subprotocol that a handler chooses (RFC 6455 1.9).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) enum ProtocolChoice {
-    /// The one that the route's list prefers.
+    /// The subprotocol that the route's list prefers.
     #[default]
     OfRoute,
     None,
@@ -50,9 +50,9 @@ impl<S> Accept<S> {
         }
     }
 
-    /// Chooses this subprotocol, or none, instead of the one that the route's list prefers. A subprotocol that the
-    /// client has not offered is answered 500 and logged, since a client would have to fail the connection (RFC 6455
-    /// 4.1).
+    /// Chooses this subprotocol, or `None`, instead of the subprotocol that the route's list prefers. A subprotocol
+    /// that the client has not offered is answered 500 and logged, since a client would have to fail the connection
+    /// (RFC 6455 4.1).
     #[must_use]
     pub fn protocol(mut self, protocol: Option<&str>) -> Self {
         self.protocol = protocol.map_or(ProtocolChoice::None, |name| ProtocolChoice::Named(name.into()));
@@ -63,7 +63,7 @@ impl<S> Accept<S> {
     ///
     /// # Panics
     ///
-    /// If the name is no token (RFC 9110 5.1), or one that the handshake itself sets.
+    /// If the name is not a token (RFC 9110 5.1), or the handshake itself sets that header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");
@@ -74,7 +74,7 @@ impl<S> Accept<S> {
         self
     }
 
-    /// Sets the identity of the connection, instead of the one that the route's authenticator has found.
+    /// Sets the identity of the connection, in place of the identity that the route's authenticator has found.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -138,7 +138,7 @@ impl Response {
     ///
     /// # Panics
     ///
-    /// If the name is no token (RFC 9110 5.1), or one that frames the body.
+    /// If the name is not a token (RFC 9110 5.1), or that header frames the body.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");

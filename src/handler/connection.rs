@@ -1,4 +1,4 @@
-//! A connection, as a handler acts on it.
+//! A connection, on which a handler acts in its calls.
 
 use std::{fmt, net::SocketAddr, rc::Rc};
 
@@ -40,7 +40,7 @@ use crate::{
 ///         *connection.state_mut() += message.payload().len() as u64;
 ///         let total = *connection.state();
 ///         if connection.send_text(format!("{total} bytes so far")) == Sent::Refused(Refused::Full) {
-///             // The client does not read what it is sent. It may be closing already.
+///             // The client does not read. The connection may be closing already.
 ///             _ = connection.close(CloseCode::POLICY_VIOLATION, "read faster");
 ///         }
 ///     }
@@ -139,7 +139,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
     }
 
-    /// Returns the error of the protocol that the client has made.
+    /// Returns the client's protocol error, after [`Handler::on_error`](super::Handler::on_error).
     #[must_use]
     pub fn last_error(&self) -> Option<ProtocolError> {
         self.profile.as_ref()?.error
@@ -348,7 +348,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.topics(self.id)
     }
 
-    /// Publishes to a topic's subscribers, of which this connection need not be one. A subscriber sees its own message
+    /// Publishes to a topic's subscribers; the connection itself need not subscribe. A subscriber sees its own message
     /// only with [`SubscribeOptions::echo`]. Returns the message's place if this shard is the topic's home.
     ///
     /// ```
@@ -363,8 +363,8 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes without
-    /// broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each gets it once, in one order
-    /// with all other broadcasts of [`Scope::Server`].
+    /// broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each connection gets it once, in
+    /// one order with all other broadcasts of [`Scope::Server`].
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
@@ -438,7 +438,7 @@ pub(super) fn call_with<S: 'static, T>(
 ) -> Option<T> {
     let mut out = Out::take(states, key)?;
     let Entry { state, profile } = out.entry.as_mut()?;
-    // A panic loses it, and the next call makes another.
+    // A panic loses the span, and the next call makes another.
     let span = take_span(profile, shard, id);
     let outcome = span.in_scope(|| work(&mut Connection { shard, id, key, state, profile, states }));
     if !span.is_disabled() {
@@ -449,13 +449,13 @@ pub(super) fn call_with<S: 'static, T>(
     Some(outcome)
 }
 
-/// Takes the span of a connection out of its profile, or makes it. A route that forgets its requests wants connections
-/// to cost little: there it is a span of debugging.
+/// Takes the span of a connection out of its profile, or makes it. On a route that forgets its requests, where a
+/// connection must cost little, the span has the level DEBUG.
 fn take_span(profile: &mut Option<Box<Profile>>, shard: &dyn ShardApi, id: ConnectionId) -> Span {
     if let Some(span) = profile.as_mut().and_then(|profile| profile.span.take()) {
         return span;
     }
-    // The fields of a span are looked up only if a subscriber listens to it.
+    // The fields of a span are looked up only if a `tracing` subscriber is enabled for it.
     if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
         return tracing::info_span!("connection", %id, peer = peer.map(display));
     }

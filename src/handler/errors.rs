@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::proto::CloseFrameError;
 
-/// Why a connection is not closed as asked.
+/// The reason for which a close is refused.
 ///
 /// ```
 /// use ringhub::{handler::CloseError, proto::CloseFrameError};
@@ -36,7 +36,7 @@ impl fmt::Display for CloseError {
 
 impl std::error::Error for CloseError {}
 
-/// Why a connection does not become a subscriber; see
+/// The reason for which a subscription is refused; see
 /// [`Connection::subscribe`](super::Connection::subscribe).
 ///
 /// ```

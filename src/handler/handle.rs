@@ -28,7 +28,8 @@ impl<S: 'static> Connection<'_, S> {
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
     ///
     /// Returns whether the work is begun: a connection has at most 1 024 pieces of work at the same time, since a
-    /// client that sends faster than they end could begin any number of them. One more is dropped, and logged.
+    /// client that sends faster than the pieces end could begin any number of them. A further piece is dropped, and
+    /// logged.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -55,7 +56,7 @@ impl<S: 'static> Connection<'_, S> {
     }
 }
 
-/// A handle of asynchronous work to a connection of its shard. See [`Connection::spawn`].
+/// The handle by which asynchronous work reaches a connection of its shard. See [`Connection::spawn`].
 ///
 /// The handle stays on the shard's thread. Once the connection has ended, each call returns that it has.
 pub struct Handle<S> {
@@ -114,13 +115,13 @@ impl<S: 'static> Handle<S> {
         answered.await.ok()
     }
 
-    /// Sends text. Refused if the connection has ended.
+    /// Sends text. Returns a refusal if the connection has ended.
     pub async fn send_text(&self, text: impl Into<String>) -> Sent {
         let text = text.into();
         self.with(move |connection| connection.send_text(text)).await.unwrap_or(Sent::Refused(Refused::NotOpen))
     }
 
-    /// Sends bytes. Refused if the connection has ended.
+    /// Sends bytes. Returns a refusal if the connection has ended.
     pub async fn send_binary(&self, bytes: impl Into<Bytes>) -> Sent {
         let bytes = bytes.into();
         self.with(move |connection| connection.send_binary(bytes)).await.unwrap_or(Sent::Refused(Refused::NotOpen))
@@ -142,7 +143,7 @@ impl<S: 'static> Handle<S> {
         let (waiter, drained) = oneshot::channel();
         let id = self.id;
         self.tasks.call(id, Box::new(move |shard| shard.when_drained(id, waiter)));
-        // An error means that it has ended.
+        // An error means that the connection has ended.
         _ = drained.await;
     }
 }

@@ -67,10 +67,10 @@ pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 
 use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
-/// Serves the connections of a route. Every method has a default, so write those you need.
+/// Serves the connections of a route. Every method has a default: an implementation needs only those that it uses.
 ///
-/// A panic in one of them closes that connection with 1011 and is logged; the shard goes on. A slow one keeps all
-/// connections of the shard waiting: give what takes long to [`Connection::spawn`].
+/// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method holds up all
+/// connections of the shard: give work that takes long to [`Connection::spawn`].
 ///
 /// Each is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no id,
 /// in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
@@ -115,7 +115,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///     fn on_close(&self, connection: &mut Connection<'_, Member>, closed: &Closed) {
 ///         let Member { room, said } = connection.state();
 ///         if let Some(room) = room.clone() {
-///             let goodbye = format!("one who said {said} things has left ({})", closed.code);
+///             let goodbye = format!("a member of {said} messages has left ({})", closed.code);
 ///             connection.publish(&room, &PreparedMessage::text(&goodbye), Scope::Server);
 ///         }
 ///     }

@@ -1,4 +1,4 @@
-//! The text of a panic.
+//! Catches panics of embedders' code.
 
 use std::{
     any::Any,
@@ -10,7 +10,7 @@ use std::{
 pub(crate) struct Panicked(pub(crate) String);
 
 impl Panicked {
-    /// Calls a function, and catches its panic. No code may use what the function has left half done.
+    /// Calls a function, and catches its panic. The caller must not use state that the panic has left half changed.
     ///
     /// # Errors
     ///

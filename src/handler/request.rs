@@ -1,4 +1,4 @@
-//! An opening request as a handler sees it.
+//! The opening request that a handler decides about.
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::{
     proto::{Headers, RequestHead},
 };
 
-/// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known of who sent it.
+/// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known about its sender.
 ///
 /// ```
 /// use ringhub::handler::{Accept, OpeningRequest, Response};
@@ -18,7 +18,7 @@ use crate::{
 ///     match request.query_value("name") {
 ///         Some(name) if room == "lobby" => Ok(Accept::with(name.into_owned())),
 ///         Some(_) => Err(Response::error(404, "there is no such room")),
-///         None => Err(Response::error(400, "who are you? (name)")),
+///         None => Err(Response::error(400, "the name is missing: ?name=...")),
 ///     }
 /// }
 /// ```
@@ -36,20 +36,20 @@ pub struct OpeningRequest {
 }
 
 impl OpeningRequest {
-    /// A number that no other opening request of this server has, to tell them apart in logs. The connection that comes
-    /// of it has an id of its own.
+    /// Returns a number that no other opening request of this server has, by which logs tell requests apart. The
+    /// connection has an id of its own.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The method; GET, as RFC 6455 4.1 has it.
+    /// Returns the method, which is GET (RFC 6455 4.1).
     #[must_use]
     pub fn method(&self) -> &str {
         self.head.method()
     }
 
-    /// The path, not percent-decoded.
+    /// Returns the path, not percent-decoded.
     #[must_use]
     pub fn path(&self) -> &str {
         self.head.path()
@@ -62,42 +62,42 @@ impl OpeningRequest {
         self.parameters.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }
 
-    /// The query as it was sent.
+    /// Returns the query as it was sent.
     #[must_use]
     pub fn raw_query(&self) -> Option<&str> {
         self.head.query()
     }
 
-    /// The query's pairs in order, decoded as a form (`+` is a space).
+    /// Returns the query's pairs in order, decoded as a form (`+` is a space).
     pub fn query(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         form_urlencoded::parse(self.head.query().unwrap_or_default().as_bytes())
     }
 
-    /// The first value of a query's key, decoded.
+    /// Returns the first value of a query's key, decoded.
     #[must_use]
     pub fn query_value(&self, key: &str) -> Option<Cow<'_, str>> {
         self.query().find(|(other, _)| other == key).map(|(_, value)| value)
     }
 
-    /// The header lines.
+    /// Returns the header lines.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         self.head.headers()
     }
 
-    /// The value of the first header line of that name, if it is text.
+    /// Returns the value of the first header line of that name, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).and_then(|value| str::from_utf8(value).ok())
     }
 
-    /// The client's address; nothing if the client has gone meanwhile.
+    /// Returns the client's address; `None` if the client has left meanwhile.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// The address it has reached.
+    /// Returns the address of the server that the client has connected to.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         self.local
@@ -109,20 +109,20 @@ impl OpeningRequest {
         self.listener
     }
 
-    /// The page it comes from, if it is a browser's (RFC 6455 10.2).
+    /// Returns the origin of the page, if the request comes from a browser (RFC 6455 10.2).
     #[must_use]
     pub fn origin(&self) -> Option<&str> {
         self.header("origin")
     }
 
-    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 1.9).
     #[must_use]
     pub fn protocols(&self) -> &[String] {
         &self.protocols
     }
 
-    /// The one that the route's list prefers among them; [`Accept::protocol`](super::Accept::protocol) may choose
-    /// another.
+    /// Returns the offered subprotocol that the route's list prefers; [`Accept::protocol`](super::Accept::protocol) may
+    /// choose another.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()

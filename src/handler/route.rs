@@ -56,7 +56,7 @@ impl Pattern {
                 if part.contains(['{', '}']) {
                     return Err(error("has a brace within a segment; a parameter is a whole one"));
                 }
-                // As the path of a request is read, of which an empty segment may be the last.
+                // Decoded as the path of a request is, whose last segment may be empty.
                 let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
                 segments.push(Segment::Fixed(fixed.into_owned()));
                 continue;
@@ -89,7 +89,7 @@ impl Pattern {
         Ok(Pattern { text: text.into(), segments })
     }
 
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -134,7 +134,7 @@ impl Pattern {
         parameters
     }
 
-    /// Returns what one parameter stands for in a path that matches; nothing if there is no such parameter.
+    /// Returns the value of one parameter in a path that matches; empty text if there is no such parameter.
     pub(crate) fn parameter_of<'a>(&self, name: &str, path: &'a RequestPath) -> Cow<'a, str> {
         let mut parts = path.segments();
         for segment in &self.segments {
@@ -157,7 +157,7 @@ impl Pattern {
         })
     }
 
-    /// The pattern of everything below a path without parameters: of `/site` that is `/site/{...}`. `None` if it has
+    /// Returns the pattern of everything below a path: of `/site` that is `/site/{...}`. `None` if the path has
     /// parameters.
     pub(crate) fn below(&self) -> Option<Pattern> {
         let mut segments = self.segments.clone();
@@ -186,8 +186,8 @@ impl Pattern {
         shape(self) == shape(other)
     }
 
-    /// Returns a key by which more precise patterns come first: fixed before one segment before the rest, from the
-    /// front.
+    /// Returns a key by which more precise patterns come first: segment by segment from the front, a fixed segment
+    /// before `{name}`, and that before `{name...}`.
     pub(crate) fn precision(&self) -> Vec<u8> {
         let precision = self.segments.iter().map(|segment| match segment {
             Segment::Fixed(_) => 2,
@@ -198,7 +198,7 @@ impl Pattern {
     }
 }
 
-/// Joins the segments from one on.
+/// Joins a segment and those behind it.
 fn rest<'a>(first: &'a str, others: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
     others.fold(first.into(), |rest, part| rest + "/" + part)
 }
@@ -209,7 +209,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A pattern that cannot be.
+/// The error of a malformed pattern.
 ///
 /// ```
 /// use ringhub::handler::Pattern;
@@ -231,7 +231,7 @@ impl fmt::Display for PatternError {
 impl std::error::Error for PatternError {}
 
 /// The topics that a route of the hub leads to: those that begin with a prefix, which may be empty. The parameter
-/// `topic` of its pattern is what follows it.
+/// `topic` of its pattern stands for the rest of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TopicSpace {
     prefix: String,
@@ -251,7 +251,7 @@ impl TopicSpace {
         Ok(TopicSpace { prefix: prefix.into() })
     }
 
-    /// The topic that a value of the parameter names.
+    /// Returns the topic that a value of the parameter names.
     ///
     /// # Errors
     ///
@@ -263,17 +263,17 @@ impl TopicSpace {
         if self.prefix.is_empty() { TopicName::new(value) } else { TopicName::new(&format!("{}{value}", self.prefix)) }
     }
 
-    /// Returns whether a topic is one of these. How it was spelled, `%2F` included, makes no difference.
+    /// Returns whether a topic is in the space. The spelling in a path, `%2F` included, makes no difference.
     pub(crate) fn include(&self, topic: &TopicName) -> bool {
         topic.as_str().starts_with(&self.prefix)
     }
 
-    /// Returns whether every topic is one of these.
+    /// Returns whether every topic is in the space.
     pub(crate) fn is_everything(&self) -> bool {
         self.prefix.is_empty()
     }
 
-    /// Returns whether all topics of another route are among these.
+    /// Returns whether all topics of another space are in this one.
     pub(crate) fn include_all(&self, other: &TopicSpace) -> bool {
         other.prefix.starts_with(&self.prefix)
     }
@@ -293,7 +293,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Returns whether a topic is one of those that the route leads to.
+    /// Returns whether the route leads to a topic.
     pub(crate) fn leads_to(&self, topic: &TopicName) -> bool {
         self.topics.as_ref().is_some_and(|topics| topics.include(topic))
     }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_cannot_be() {
+    fn malformed_patterns() {
         for (pattern, what) in [
             ("a", "begin with /"),
             ("", "begin with /"),

@@ -1,4 +1,4 @@
-//! The rules of a route: as they are given, and as they hold.
+//! The rules of a route: as they are given (`RouteOptions`), and as they hold (`Rules`).
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     proto::{Deliver, KeepAlive, MessageLimits},
 };
 
-/// The rules of a route. What is not set is as the server has it.
+/// The rules of a route as they are given. The server's settings hold for the rules that are not set.
 ///
 /// ```
 /// use ringhub::handler::RouteOptions;
@@ -54,8 +54,8 @@ impl RouteOptions {
         self
     }
 
-    /// Sets the subprotocols, the best first. The first of them that a client offers is chosen; a client that offers
-    /// none of them is served without one (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
+    /// Sets the subprotocols in order of preference. The first that a client offers is chosen; a client that offers
+    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();
@@ -91,14 +91,14 @@ impl RouteOptions {
         self
     }
 
-    /// Takes text as it comes, instead of checking that it is UTF-8 (RFC 6455 8.1).
+    /// Accepts text without the check that it is UTF-8 (RFC 6455 8.1).
     #[must_use]
     pub fn skip_utf8_check(mut self) -> Self {
         self.check_utf8 = Some(false);
         self
     }
 
-    /// Sets whether the handler gets whole messages, or each fragment as it comes.
+    /// Sets whether the handler gets whole messages, or each fragment as it arrives.
     #[must_use]
     pub fn deliver(mut self, deliver: Deliver) -> Self {
         self.deliver = deliver;
@@ -172,8 +172,8 @@ impl fmt::Debug for RouteOptions {
     }
 }
 
-/// The rules of a route, checked, with the server's in place of what the route does not say. They are made once, when
-/// settings are checked or a server is built, and are all that shards and control know of a route's rules.
+/// The checked rules of a route, with the server's settings for the rules that the route does not set. They are made
+/// once, when settings are checked or a server is built; shards and control know no other rules of a route.
 ///
 /// ```
 /// use ringhub::handler::Rules;
@@ -184,7 +184,7 @@ impl fmt::Debug for RouteOptions {
 pub struct Rules {
     /// The origins and the authenticator of the route.
     pub(crate) gate: Gate,
-    /// Subprotocols, the best first (RFC 6455 1.9).
+    /// Subprotocols in order of preference (RFC 6455 1.9).
     pub protocols: Vec<String>,
     /// Whether a client has to offer one of the subprotocols.
     pub requires_protocol: bool,
@@ -198,7 +198,7 @@ pub struct Rules {
     pub inspects_frames: bool,
     /// Whether opening requests are not kept.
     pub forgets_request: bool,
-    /// Whether its connections are not reached by broadcasts.
+    /// Whether its connections get no broadcasts.
     pub skips_broadcasts: bool,
     /// Whether slow clients are left to the handler.
     pub has_manual_backpressure: bool,

@@ -59,11 +59,13 @@ pub(crate) trait ShardApi {
         scope: Scope,
     ) -> Option<Published>;
 
-    /// Sets limits or deadlines of the connection's own.
+    /// Sets the limits of the connection's own messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
+
+    /// Sets the keep-alive of the connection's own.
     fn set_keep_alive(&mut self, id: ConnectionId, keep_alive: KeepAlive);
 
-    /// Answers `waiter` when the connection has no output left, or has ended.
+    /// Notifies `waiter` when the connection has no output left, or has ended.
     fn when_drained(&mut self, id: ConnectionId, waiter: tokio::sync::oneshot::Sender<()>);
 
     /// Returns the queues of work for the shard.
@@ -78,7 +80,7 @@ pub(crate) trait ShardApi {
 pub(crate) struct Facts {
     pub(crate) state: State,
     pub(crate) message_length: usize,
-    /// Bytes that its socket has not taken, and how many there may be.
+    /// The bytes that its socket has not taken, and their limit.
     pub(crate) backlog_bytes: usize,
     pub(crate) backlog_bytes_max: usize,
     pub(crate) limits: MessageLimits,
@@ -105,6 +107,7 @@ pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Tasks {
+    /// Adds a call for the next turn.
     pub(crate) fn call(&self, id: ConnectionId, call: Call) {
         self.0.calls.borrow_mut().push_back((id, call));
         self.0.notify.notify_one();
@@ -128,14 +131,17 @@ impl Tasks {
         true
     }
 
+    /// Returns the next call.
     pub(crate) fn next_call(&self) -> Option<(ConnectionId, Call)> {
         self.0.calls.borrow_mut().pop_front()
     }
 
+    /// Returns the next future that was added.
     pub(crate) fn next_spawned(&self) -> Option<(ConnectionId, SpawnedFuture)> {
         self.0.spawned.borrow_mut().pop_front()
     }
 
+    /// Returns whether calls wait for the next turn.
     pub(crate) fn has_calls(&self) -> bool {
         !self.0.calls.borrow().is_empty()
     }
@@ -146,7 +152,7 @@ impl Tasks {
     }
 }
 
-/// One future's part of the count of its connection, until it is dropped.
+/// Counts one future of a connection until it is dropped.
 struct RunningFuture {
     tasks: Tasks,
     id: ConnectionId,
@@ -164,7 +170,7 @@ impl Drop for RunningFuture {
     }
 }
 
-/// Futures that run for one connection at the same time. One more is refused.
+/// The most futures that run for one connection at the same time. A further one is refused.
 pub(super) const WORK_MAX: usize = 1_024;
 
 impl fmt::Debug for Tasks {

@@ -5,7 +5,7 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 use super::profile::Profile;
 use crate::hub::ConnectionId;
 
-/// A connection, and where its route keeps what belongs to it.
+/// A connection, and the key of its state at its route.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seat {
     pub(crate) id: ConnectionId,
@@ -49,7 +49,7 @@ impl<S: 'static> States<S> {
         let entry = table.entries[key as usize].take();
         table.free.push(key);
         drop(table);
-        // Outside of the borrow: a state's end may be anything.
+        // Dropped outside of the borrow, since the end of a state is an embedder's code.
         drop(entry);
     }
 
@@ -59,7 +59,7 @@ impl<S: 'static> States<S> {
     }
 }
 
-/// An entry that is out of its table, and goes back even if there is a panic.
+/// An entry that is out of its table, and goes back to it also after a panic.
 pub(super) struct Out<'a, S> {
     states: &'a States<S>,
     key: u32,

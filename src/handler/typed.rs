@@ -21,19 +21,22 @@ use crate::{
 
 /// Makes the part of a route on each shard.
 pub(crate) trait Factory: fmt::Debug + Send + Sync {
+    /// Returns a new part for a shard.
     fn on_shard(&self) -> Rc<dyn ShardRoute>;
 }
 
 /// A route's part of a shard: the handler, and the states of its connections there. Every call ends without a panic;
 /// `Err` holds a panic of the handler.
 pub(crate) trait ShardRoute {
+    /// Decides on an opening request. The future, unlike all other calls, may panic.
     fn opening<'a>(
         &'a self,
         request: &'a OpeningRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, Response>> + 'a>>;
 
-    /// Keeps what an accepted request has brought, under a key.
+    /// Keeps the state and the profile of an accepted request, and returns their key.
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32;
+    /// Drops the state and the profile of a key.
     fn remove(&self, key: u32) -> Result<(), Panicked>;
 
     fn on_open(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
@@ -46,10 +49,10 @@ pub(crate) trait ShardRoute {
     fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
     fn on_close(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
 
-    /// The client's address, if it is kept.
+    /// Returns the client's address, if it is kept.
     fn peer(&self, seat: Seat) -> Option<SocketAddr>;
 
-    /// The client has sent a close frame, or the connection has ended without.
+    /// Keeps the end of the connection: the client's close frame, or an end without one.
     fn set_closed(&self, seat: Seat, closed: Closed);
 }
 

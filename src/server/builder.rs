@@ -18,7 +18,7 @@ use crate::{
     sys::net,
 };
 
-/// Builds a [`Server`]: what it listens on, its shards, its limits, and who serves which path.
+/// Builds a [`Server`]: its addresses, its shards, its limits, and the handlers of its paths.
 ///
 /// ```no_run
 /// use ringhub::{handler::{Connection, Handler, RouteOptions}, server::Server};
@@ -83,7 +83,7 @@ impl Server {
 }
 
 impl Builder {
-    /// Changes settings: everything that the server's command line has.
+    /// Changes settings, which are those of the server's command line.
     ///
     /// # Panics
     ///
@@ -97,7 +97,7 @@ impl Builder {
         self
     }
 
-    /// Takes settings that have been checked, instead of all those set before, and the routes of their file.
+    /// Takes checked settings, instead of all settings before, and the routes of their file.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.base = Base::Config(Box::new(config));
@@ -111,7 +111,7 @@ impl Builder {
         self.settings(|settings| settings.listen = addresses)
     }
 
-    /// Runs so many shards, instead of one for each CPU.
+    /// Sets the number of shards, 1 to 256, instead of one for each CPU.
     #[must_use]
     pub fn shards(self, count: usize) -> Self {
         self.settings(|settings| settings.shards = Some(count))
@@ -309,7 +309,7 @@ fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
     Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
 }
 
-/// Why a server cannot be built.
+/// The reason for which a server cannot be built.
 ///
 /// ```
 /// use ringhub::server::{BuildError, Server};
@@ -323,9 +323,10 @@ pub enum BuildError {
     Config(ConfigErrors),
     /// A malformed pattern.
     Pattern(PatternError),
-    /// Two routes for the same paths, or a route and a folder for everything below one.
+    /// Two routes are for the same paths, or a route and a folder for everything below a path.
     Clash(Pattern, Pattern),
-    /// A route for a path of the server's own: the page's, or one that [`Builder::without_operations`] frees.
+    /// A route is for a path of the server's own: that of the page, or a path that [`Builder::without_operations`]
+    /// frees.
     Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),

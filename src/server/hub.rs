@@ -213,7 +213,7 @@ impl Hub {
     }
 }
 
-/// Why a hub does not carry out a call.
+/// The reason for which a hub does not carry out a call.
 ///
 /// ```
 /// use ringhub::{handler::ConnectionId, server::HubError};

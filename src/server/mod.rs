@@ -48,7 +48,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Checks what this kernel allows, then listens.
+    /// Probes the kernel's operations, then listens.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
-//! Every message goes back to who has sent it: the server's handler `echo`.
+//! The server's handler `echo`: each message goes back to its sender.
 
 use crate::{
     handler::{Connection, Handler},
     proto::Message,
 };
 
-/// Sends each message back.
+/// Sends each message back to its sender.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Echo;
 

@@ -1,7 +1,7 @@
 //! Raw topics: one resource per topic, each message published as it is.
 //!
-//! `GET /t/{topic}` with an upgrade subscribes, and what the client sends is published to the topic. The query says
-//! more: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
+//! `GET /t/{topic}` with an upgrade subscribes, and the client's messages are published to the topic. The query has
+//! options: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
 //! `scope=local` stays within the shard.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use crate::{
     proto::{CloseCode, Message, Refusal, RequestHead, query_pairs},
 };
 
-/// The wishes of an opening request.
+/// An opening request at a topic, with the options of its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRequest {
     /// The topic to attach to.
@@ -34,7 +34,7 @@ impl RawRequest {
     ///
     /// # Errors
     ///
-    /// 400 for one that cannot be.
+    /// 400 for a query that is malformed, or has an unknown key or value, or a key twice.
     pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
         let mut request =
             RawRequest { topic, subscribes: true, publishes: true, has_echo: false, scope: Scope::Server };

@@ -1,4 +1,4 @@
-//! The client's side: the request, and whether the response opens a WebSocket (RFC 6455 4.1).
+//! The client's side: the request, and the check of the response (RFC 6455 4.1).
 
 use super::{VERSION, accept_for};
 use crate::proto::ResponseHead;
@@ -28,12 +28,12 @@ pub struct ClientHandshake {
 }
 
 impl ClientHandshake {
-    /// `key_nonce` is random and new for each connection (RFC 6455 4.1, requirement 7).
+    /// Begins an attempt. `key_nonce` is random and new for each connection (RFC 6455 4.1, requirement 7).
     pub fn new(key_nonce: [u8; 16]) -> Self {
         Self { key: STANDARD.encode(key_nonce), protocols: Vec::new() }
     }
 
-    /// The request. `target` is the path and query, `protocols` the subprotocols in order of preference,
+    /// Encodes the request. `target` is the path and query, `protocols` the subprotocols in order of preference,
     /// `extra_headers` anything else, such as `Origin` or `Authorization`. Control characters in values become spaces.
     ///
     /// # Panics
@@ -61,11 +61,12 @@ impl ClientHandshake {
         out.into()
     }
 
-    /// Whether the response opens the connection, and the subprotocol that the server chose (RFC 6455 4.1).
+    /// Checks that the response opens the connection, and returns the subprotocol that the server has chosen (RFC 6455
+    /// 4.1).
     ///
     /// # Errors
     ///
-    /// The first thing that is missing or wrong: the client must fail the connection.
+    /// The first missing or wrong line, for which the client must fail the connection.
     pub fn check(&self, response: &ResponseHead) -> Result<Option<String>, ResponseError> {
         let headers = response.headers();
         if response.status() != 101 {
@@ -94,11 +95,11 @@ impl ClientHandshake {
     }
 }
 
-/// Why a response does not open a WebSocket (RFC 6455 4.1).
+/// The reason for which a response does not open a WebSocket (RFC 6455 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseError {
-    /// Not 101: a refusal, a redirect or a request for credentials, to be handled as HTTP.
+    /// The status is not 101: a refusal, a redirect or a request for credentials, to be handled as HTTP.
     Status(u16),
     /// `Upgrade` is not `websocket`.
     Upgrade,
@@ -106,9 +107,9 @@ pub enum ResponseError {
     Connection,
     /// `Sec-WebSocket-Accept` does not prove that the server understood the request.
     Accept,
-    /// An extension that was not offered.
+    /// The server has chosen an extension that was not offered.
     Extension,
-    /// A subprotocol that was not offered.
+    /// The server has chosen a subprotocol that was not offered.
     Protocol,
 }
 

@@ -1,4 +1,4 @@
-//! The server's side: a request that asks for a WebSocket, and the answer (RFC 6455 4.2).
+//! The server's side: the check of a request for a WebSocket, and the answer (RFC 6455 4.2).
 
 use super::{VERSION, accept_for};
 use crate::proto::http::{is_token, push_header};
@@ -9,8 +9,8 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use std::fmt;
 
-/// A request that may be answered with 101: everything RFC 6455 4.2.1 asks for is there. What the path, the origin and
-/// the subprotocols mean is up to the caller.
+/// A request that may be answered with 101: it has everything that RFC 6455 4.2.1 demands. The caller decides about its
+/// path, origin and subprotocols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     accept: String,
@@ -23,7 +23,7 @@ impl Upgrade {
     ///
     /// # Errors
     ///
-    /// The first thing that is missing or wrong; [`HandshakeError::refusal`] is the answer to it.
+    /// The first missing or wrong line; [`HandshakeError::refusal`] is the answer to it.
     ///
     /// ```
     /// use ringhub::proto::{RequestHead, Upgrade};
@@ -75,18 +75,18 @@ impl Upgrade {
         Ok(Self { accept: accept_for(key), protocols, origin })
     }
 
-    /// The subprotocols that the client offers, the one it likes best first (RFC 6455 1.9).
+    /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 1.9).
     pub fn protocols(&self) -> &[String] {
         &self.protocols
     }
 
-    /// The page a browser's request comes from (RFC 6455 10.2).
+    /// Returns the origin of the page that a browser's request comes from (RFC 6455 10.2).
     pub fn origin(&self) -> Option<&str> {
         self.origin.as_deref()
     }
 
-    /// The response that opens the connection (RFC 6455 4.2.2). Control characters in the values of `extra_headers`
-    /// become spaces.
+    /// Encodes the response that opens the connection (RFC 6455 4.2.2). Control characters in the values of
+    /// `extra_headers` become spaces.
     ///
     /// # Panics
     ///
@@ -109,17 +109,17 @@ impl Upgrade {
     }
 }
 
-/// Why a request cannot become a WebSocket (RFC 6455 4.2.1, 4.4).
+/// The reason for which a request cannot become a WebSocket (RFC 6455 4.2.1, 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The head itself is not acceptable.
     Http(HttpError),
-    /// Not HTTP/1.1 or later.
+    /// The version is below HTTP/1.1.
     Version,
-    /// Not GET.
+    /// The method is not GET.
     Method,
-    /// No `Host`, or one that is empty or malformed.
+    /// `Host` is missing, empty or malformed.
     Host,
     /// `Upgrade` does not list `websocket`: an ordinary request.
     Upgrade,
@@ -127,25 +127,25 @@ pub enum HandshakeError {
     Connection,
     /// `Sec-WebSocket-Version` is not 13.
     WebSocketVersion,
-    /// Not exactly one `Sec-WebSocket-Key` that is 16 bytes in base64.
+    /// There is not exactly one `Sec-WebSocket-Key`, or it is not 16 bytes in base64.
     Key,
-    /// A body is announced, which could be taken for frames.
+    /// The head announces a body, which could be taken for frames.
     Body,
-    /// `Sec-WebSocket-Protocol` names what is no token, or one twice (RFC 6455 4.1).
+    /// `Sec-WebSocket-Protocol` has a name that is not a token, or a name twice (RFC 6455 4.1).
     Protocol,
-    /// More than one `Origin`, or one that is not text (RFC 6454 7.3).
+    /// There is more than one `Origin`, or it is not text (RFC 6454 7.3).
     Origin,
 }
 
 impl HandshakeError {
-    /// The response that tells the client.
+    /// Returns the response to the client.
     pub fn refusal(self) -> Refusal {
         let refusal = |status| Refusal::new(status, self.to_string());
         match self {
             Self::Http(error) => error.refusal(),
             Self::Version => refusal(505),
             Self::Method => refusal(405).header("Allow", "GET"),
-            // RFC 9110 15.5.22: a 426 names the protocol it asks for.
+            // RFC 9110 15.5.22: a 426 names the protocol to upgrade to.
             Self::Upgrade | Self::Connection => refusal(426).header("Upgrade", "websocket"),
             Self::WebSocketVersion => {
                 refusal(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", VERSION)
@@ -181,17 +181,17 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
-/// What a host and a port are written with (RFC 9110 7.2, RFC 3986 3.2.2).
+/// Returns whether a value has only characters of a host and a port (RFC 9110 7.2, RFC 3986 3.2.2).
 fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(octet))
 }
 
-/// RFC 6455 4.2.1: "a base64-encoded value that, when decoded, is 16 bytes in length".
+/// Returns whether a key is "a base64-encoded value that, when decoded, is 16 bytes in length" (RFC 6455 4.2.1).
 fn is_key(key: &[u8]) -> bool {
     KEY_ENGINE.decode_slice(key, &mut [0; 18]).is_ok_and(|decoded| decoded == 16)
 }
 
-/// The unused bits of the last digit do not matter: nobody reads the nonce.
+/// The unused bits of the last digit do not matter, since the nonce is not read.
 const KEY_ENGINE: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 

@@ -18,7 +18,7 @@ fn upgrade(lines: &[&str]) -> Result<Upgrade, HandshakeError> {
     Upgrade::from_request(&RequestHead::decode(head.as_bytes()).unwrap().unwrap().0)
 }
 
-/// The request with one line in place of another; an empty one leaves it out.
+/// Returns the request with one line in place of another; an empty line leaves it out.
 fn changed(line: &str, new: &str) -> Result<Upgrade, HandshakeError> {
     assert!(REQUEST.contains(&line));
     let lines: Vec<_> = REQUEST.iter().map(|&other| if other == line { new } else { other }).collect();
@@ -174,7 +174,7 @@ fn a_client_and_a_server() {
     }
 }
 
-/// RFC 6455 4.1: what a client must not accept.
+/// RFC 6455 4.1: responses that a client must not accept.
 #[test]
 fn responses_that_open_nothing() {
     let mut client = ClientHandshake::new(*b"the sample nonce");

@@ -1,12 +1,12 @@
-//! The end of a body, found while it trickles in.
+//! Finds the end of a body that trickles in.
 
 use super::{
     error::{HEAD_BYTES_MAX, HttpError},
     headers::Headers,
 };
 
-/// Where the body behind a head has come to (RFC 9112 6.3), so that what follows it is never taken for a part of it,
-/// nor a part of it for what follows.
+/// The scan of the body behind a head (RFC 9112 6.3). It finds the end of the body, so that bytes behind the body are
+/// never taken for a part of it, nor a part of it for the next request.
 ///
 /// ```
 /// use ringhub::proto::RequestHead;
@@ -20,9 +20,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyScan {
     at: At,
-    /// Bytes that are missing of the body, or of its current chunk.
+    /// The missing bytes of the body, or of its current chunk.
     left: u64,
-    /// Bytes of chunk extensions and trailers, which nobody reads.
+    /// The bytes of chunk extensions and trailers, which are ignored.
     aside: usize,
 }
 
@@ -43,8 +43,8 @@ enum At {
 }
 
 impl BodyScan {
-    /// The body that a head with these lines announces. No `Transfer-Encoding` but `chunked` alone, and that not in
-    /// HTTP/1.0; no `Content-Length` beyond 2^64.
+    /// Returns the scan of the body that a head with these lines announces. The only `Transfer-Encoding` is `chunked`,
+    /// and not in HTTP/1.0; a `Content-Length` is below 2^64.
     pub(super) fn new(headers: &Headers, minor_version: u8) -> Result<Self, HttpError> {
         let body = |at, left| BodyScan { at, left, aside: 0 };
         if headers.get("transfer-encoding").is_some() {
@@ -57,7 +57,7 @@ impl BodyScan {
         Ok(body(At::Length, length.ok_or(HttpError::ContentLength)?))
     }
 
-    /// How many of the bytes that come next belong to it.
+    /// Takes the next bytes, and returns the number of those that belong to the body.
     ///
     /// # Errors
     ///
@@ -80,12 +80,12 @@ impl BodyScan {
         Ok(taken)
     }
 
-    /// Was its last byte taken?
+    /// Returns whether the last byte of the body was taken.
     pub fn is_whole(&self) -> bool {
         self.at == At::End || (self.at == At::Length && self.left == 0)
     }
 
-    /// What follows this byte, which is not one of the data.
+    /// Returns the state behind a byte that is not one of the data.
     fn step(&mut self, octet: u8) -> Result<At, HttpError> {
         match (self.at, octet) {
             (At::Size { digits: 0..SIZE_DIGITS_MAX }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -115,7 +115,7 @@ impl BodyScan {
 
 const SIZE: At = At::Size { digits: 0 };
 
-/// So many hexadecimal digits stay below 2^64.
+/// The most hexadecimal digits of a chunk's size, which then is below 2^64.
 const SIZE_DIGITS_MAX: u8 = 15;
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::proto::RequestHead;
 
-    /// `body` is behind a head with this line; so much of it belongs to it, whole or one byte at a time.
+    /// Checks how many bytes of `body` belong to the body of a head with this line, whole and one byte at a time.
     fn check(line: &str, body: &str, expected: Result<Option<usize>, HttpError>) {
         let head = format!("POST / HTTP/1.1\r\n{line}\r\n\r\n");
         let scan = RequestHead::decode(head.as_bytes()).map(|head| head.expect("it is whole").0.body());

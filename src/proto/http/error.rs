@@ -1,9 +1,9 @@
-//! Why a head is not acceptable HTTP/1.1, and how long one may be.
+//! The errors of heads, and the limits of their length.
 
 use super::refusal::Refusal;
 use std::fmt;
 
-/// Why a head is not acceptable HTTP/1.1.
+/// The reason for which a head is not acceptable HTTP/1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HttpError {
@@ -22,7 +22,7 @@ pub enum HttpError {
     StatusLine,
     /// The version is not HTTP/1.x (RFC 9112 2.3).
     Version,
-    /// A header line that is not `name: value`; folded lines are none (RFC 9112 5, 5.2).
+    /// A header line that is not `name: value`, such as a folded one (RFC 9112 5, 5.2).
     Header,
     /// A `Content-Length` that is not one decimal number (RFC 9112 6.3).
     ContentLength,
@@ -36,7 +36,7 @@ pub enum HttpError {
     Expectation,
     /// More than one `Host` (RFC 9112 3.2).
     DuplicateHost,
-    /// No `Host` in HTTP/1.1, where one is needed whatever is asked for (RFC 9112 3.2).
+    /// No `Host` in HTTP/1.1, where each request needs one (RFC 9112 3.2).
     MissingHost,
     /// No end within [`HEAD_BYTES_MAX`] (RFC 6585 5).
     HeadTooLong,
@@ -45,7 +45,7 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The status of the response that tells a client (RFC 9110 15.5.1, 15.6.2, 15.6.6; RFC 6585 5).
+    /// Returns the status of the response to the client (RFC 9110 15.5.1, 15.6.2, 15.6.6; RFC 6585 5).
     pub fn status(self) -> u16 {
         match self {
             Self::Expectation => 417,
@@ -67,7 +67,7 @@ impl HttpError {
         }
     }
 
-    /// The response that tells a client.
+    /// Returns the response to the client.
     pub fn refusal(self) -> Refusal {
         Refusal::new(self.status(), self.to_string())
     }

@@ -21,12 +21,12 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more. For bytes that
-    /// trickle in, keep a [`HeadScan`] and call [`RequestHead::decode_with`].
+    /// Reads the head at the front of `bytes`, and returns it with its length; `Ok(None)` if its end is missing. For
+    /// bytes that trickle in, keep a [`HeadScan`] and call [`RequestHead::decode_with`].
     ///
     /// # Errors
     ///
-    /// Anything that two readers could understand differently is refused, see [`HttpError`].
+    /// [`HttpError`] for a head that is malformed, or that two readers could understand differently.
     ///
     /// ```
     /// use ringhub::proto::RequestHead;
@@ -41,7 +41,7 @@ impl RequestHead {
         Self::decode_with(&mut HeadScan::default(), bytes)
     }
 
-    /// As [`RequestHead::decode`], looking only at what `scan` has not seen until the head is whole.
+    /// Reads a head as [`RequestHead::decode`] does, and scans only the bytes that `scan` has not seen.
     ///
     /// # Errors
     ///
@@ -52,48 +52,49 @@ impl RequestHead {
         Self::parse(&bytes[head]).map(|head| Some((head, head_end)))
     }
 
-    /// The method, as it was sent (RFC 9110 9.1).
+    /// Returns the method, as it was sent (RFC 9110 9.1).
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The request target, as it was sent (RFC 9112 3.2).
+    /// Returns the request target, as it was sent (RFC 9112 3.2).
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// The path of the target as it was sent: of `/path?query`, and of `http://host/path?query` too (RFC 6455 4.2.1).
-    /// `*` and `host:port` are returned as they are. What is served follows from [`RequestHead::segments`].
+    /// Returns the path of the target as it was sent: of `/path?query`, and of `http://host/path?query` too (RFC 6455
+    /// 4.2.1). `*` and `host:port` are returned as they are. The endpoint of a request follows from
+    /// [`RequestHead::segments`].
     pub fn path(&self) -> &str {
         path_of(&self.target).unwrap_or(&self.target)
     }
 
-    /// The same path split and percent-decoded; without any segment if the target has no path (`*`, `host:port`).
+    /// Returns the path split and percent-decoded; without any segment if the target has no path (`*`, `host:port`).
     ///
     /// # Errors
     ///
-    /// What is wrong with it. The head is none the worse for it: where the request ends does not depend on its path.
+    /// See [`PathError`]. The head stays valid: the end of the request does not depend on its path.
     pub fn segments(&self) -> Result<&RequestPath, PathError> {
         self.segments.as_ref().map_err(|error| *error)
     }
 
-    /// What follows the first `?` of the target.
+    /// Returns the query: the part of the target behind its first `?`.
     pub fn query(&self) -> Option<&str> {
         split_query(&self.target).1
     }
 
-    /// The x of HTTP/1.x (RFC 9112 2.3).
+    /// Returns the x of HTTP/1.x (RFC 9112 2.3).
     pub fn minor_version(&self) -> u8 {
         self.minor_version
     }
 
-    /// The header lines.
+    /// Returns the header lines.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// Checks the version, and that a request of HTTP/1.1 says which host it is for (RFC 9112 3.2). One that asks for a
-    /// WebSocket is checked by [`Upgrade`](crate::proto::Upgrade).
+    /// Checks the version, and that a request of HTTP/1.1 has a `Host` (RFC 9112 3.2). A request for a WebSocket is
+    /// checked by [`Upgrade`](crate::proto::Upgrade).
     ///
     /// # Errors
     ///
@@ -107,18 +108,19 @@ impl RequestHead {
         }
     }
 
-    /// Whether a body follows the head (RFC 9112 6.3): any `Transfer-Encoding`, or a `Content-Length` other than 0.
+    /// Returns whether a body follows the head (RFC 9112 6.3): any `Transfer-Encoding`, or a `Content-Length` other
+    /// than 0.
     pub fn has_body(&self) -> bool {
         let length_is_zero = |length: &[u8]| length.iter().all(|&octet| octet == b'0');
         self.headers.get("transfer-encoding").is_some() || !self.headers.get_all("content-length").all(length_is_zero)
     }
 
-    /// The body that follows the head, of which nothing was taken yet.
+    /// Returns the scan of the body that follows the head, at its first byte.
     pub fn body(&self) -> BodyScan {
         self.body
     }
 
-    /// `head` ends with its empty line, and every line with CR LF.
+    /// Parses `head`, which ends with its empty line, and each line of which ends with CR LF.
     fn parse(head: &[u8]) -> Result<Self, HttpError> {
         let line_end = head.iter().position(|&octet| octet == b'\r').ok_or(HttpError::RequestLine)?;
         let line = str::from_utf8(&head[..line_end]).map_err(|_| HttpError::RequestLine)?;
@@ -140,7 +142,7 @@ impl RequestHead {
         let segments = read_target(target)?;
         let headers = Headers::parse(&head[line_end + 2..])?;
         check_framing(&headers)?;
-        // RFC 9110 10.1.1: it means nothing in HTTP/1.0.
+        // RFC 9110 10.1.1: `Expect` has no meaning in HTTP/1.0.
         let is_met = |expectation: &[u8]| expectation.eq_ignore_ascii_case(b"100-continue");
         if minor_version > 0 && !headers.list("expect").all(is_met) {
             return Err(HttpError::Expectation);
@@ -150,8 +152,8 @@ impl RequestHead {
     }
 }
 
-/// Checks the form of a target and its characters (RFC 9112 3.2), and reads its path. Whatever passes is a URI to hyper
-/// too, with the same path.
+/// Checks the form of a target and its characters (RFC 9112 3.2), and reads its path. A target that passes is a URI to
+/// hyper too, with the same path.
 fn read_target(target: &str) -> Result<Result<RequestPath, PathError>, HttpError> {
     let (before_query, _) = split_query(target);
     if target.contains(['"', '<', '>']) || before_query.contains('`') {
@@ -164,7 +166,7 @@ fn read_target(target: &str) -> Result<Result<RequestPath, PathError>, HttpError
     }
 }
 
-/// The path of a target in origin-form or absolute-form.
+/// Returns the path of a target in origin-form or absolute-form.
 fn path_of(target: &str) -> Option<&str> {
     let (target, _) = split_query(target);
     if target.starts_with('/') {
@@ -188,8 +190,8 @@ fn is_absolute(target: &str) -> bool {
     scheme_ok && is_authority(rest.split('/').next().unwrap_or_default())
 }
 
-/// Returns whether this is a host with or without a port (RFC 3986 3.2.2, 3.2.3). Nobody's name stands before it (RFC
-/// 9110 4.2.4).
+/// Returns whether this is a host with or without a port (RFC 3986 3.2.2, 3.2.3), and without user information before
+/// it (RFC 9110 4.2.4).
 fn is_authority(authority: &str) -> bool {
     let (is_host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -221,7 +223,7 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads the head at the front of `bytes` and how many bytes it takes; `Ok(None)` asks for more.
+    /// Reads the head at the front of `bytes`, and returns it with its length; `Ok(None)` if its end is missing.
     ///
     /// # Errors
     ///
@@ -230,7 +232,7 @@ impl ResponseHead {
         Self::decode_with(&mut HeadScan::default(), bytes)
     }
 
-    /// As [`ResponseHead::decode`], looking only at what `scan` has not seen until the head is whole.
+    /// Reads a head as [`ResponseHead::decode`] does, and scans only the bytes that `scan` has not seen.
     ///
     /// # Errors
     ///
@@ -253,28 +255,29 @@ impl ResponseHead {
         Ok(Some((Self { status, reason, minor_version, headers }, head_end)))
     }
 
-    /// The status code (RFC 9110 15).
+    /// Returns the status code (RFC 9110 15).
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The reason phrase, for people.
+    /// Returns the reason phrase, which is for people.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The x of HTTP/1.x (RFC 9112 2.3).
+    /// Returns the x of HTTP/1.x (RFC 9112 2.3).
     pub fn minor_version(&self) -> u8 {
         self.minor_version
     }
 
-    /// The header lines.
+    /// Returns the header lines.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 }
 
-/// RFC 9112 3.2 and 6.3: what makes two readers disagree about where a message ends or for whom it is.
+/// Checks the header lines by which two readers could disagree about the end of a message or its host (RFC 9112 3.2,
+/// 6.3).
 fn check_framing(headers: &Headers) -> Result<(), HttpError> {
     match headers.only("content-length") {
         Ok(length) if length.is_empty() || !length.iter().all(u8::is_ascii_digit) => {

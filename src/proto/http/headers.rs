@@ -6,14 +6,14 @@ use super::error::{HEADERS_MAX, HttpError};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     names: Box<str>,
-    /// As bytes, because they may hold any byte above 0x7F (RFC 9110 5.5).
+    /// Bytes, because a value may hold any byte above 0x7F (RFC 9110 5.5).
     values: Box<[u8]>,
-    /// Where the name and the value of each line end.
+    /// The ends of the name and of the value of each line.
     ends: Box<[(u16, u16)]>,
 }
 
 impl Headers {
-    /// Names and values in their order; values without the white space around them.
+    /// Returns names and values in their order; values without the white space around them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let mut start = (0, 0);
         self.ends.iter().map(move |&(name_end, value_end)| {
@@ -24,29 +24,33 @@ impl Headers {
         })
     }
 
-    /// The values of all lines of that name.
+    /// Returns the values of all lines of that name.
     pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.iter().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name).then_some(value))
     }
 
-    /// The value of the first line of that name.
+    /// Returns the value of the first line of that name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.get_all(name).next()
     }
 
-    /// The elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1); empty ones are
-    /// left out.
+    /// Returns the elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1), without
+    /// the empty ones.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let elements = self.get_all(name).flat_map(|value| value.split(|&octet| octet == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
     }
 
-    /// Whether such a list holds `token`, without regard to case.
+    /// Returns whether such a list holds `token`, without regard to case.
     pub fn list_contains(&self, name: &str, token: &str) -> bool {
         self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// The value of the only line of that name; `Err` with the number of lines if there is none or more than one.
+    /// Returns the value of the only line of that name.
+    ///
+    /// # Errors
+    ///
+    /// The number of lines, if it is not 1.
     pub(in crate::proto) fn only(&self, name: &str) -> Result<&[u8], usize> {
         let mut values = self.get_all(name);
         match (values.next(), values.count()) {

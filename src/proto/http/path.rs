@@ -1,16 +1,16 @@
-//! The path of a request's target, read once.
+//! Reads the path of a request's target, once for all uses.
 
 use super::syntax::percent_decode;
 use std::fmt;
 
-/// The path of a request's target (RFC 3986 3.3), split at its slashes and percent-decoded: what is served at a path
-/// follows from these segments, and nobody splits or decodes it a second time.
+/// The path of a request's target (RFC 3986 3.3), split at its slashes and percent-decoded. The endpoint of a request
+/// follows from these segments alone; no other code splits or decodes a path.
 ///
-/// `/` has one segment, which is empty; `/a/b` has two, and `/a/b/` a third, which is empty. What is encoded although
-/// it need not be is the same path (RFC 3986 6.2.2.2): `/%61` is `/a`. An encoded slash, `%2F`, ends no segment and
-/// belongs to its segment's text.
+/// `/` has one segment, which is empty; `/a/b` has two, and `/a/b/` a third, which is empty. A character that is
+/// encoded without need makes no other path (RFC 3986 6.2.2.2): `/%61` is `/a`. An encoded slash, `%2F`, ends no
+/// segment and belongs to its segment's text.
 ///
-/// A path that two readers could understand differently is none, see [`PathError`].
+/// A path that two readers could understand differently is refused, see [`PathError`].
 ///
 /// ```
 /// use ringhub::proto::{PathError, RequestPath};
@@ -24,23 +24,23 @@ use std::fmt;
 pub struct RequestPath {
     /// All segments, one behind the other.
     text: String,
-    /// Where each ends.
+    /// The end of each segment.
     ends: Vec<u32>,
 }
 
-/// Why a path is refused, with 400.
+/// The reason for which a path is refused, with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathError {
-    /// It does not begin with a slash.
+    /// The path does not begin with a slash.
     NoSlash,
-    /// A `%` without two hexadecimal digits behind it, or what they stand for is not UTF-8.
+    /// A `%` has no two hexadecimal digits behind it, or the decoded bytes are not UTF-8.
     Encoding,
     /// A segment before the last is empty: other readers merge `//` into one slash.
     EmptySegment,
     /// A segment is `.` or `..`, encoded or not: other readers resolve these (RFC 3986 5.2.4).
     DotSegment,
-    /// It has a control character, encoded.
+    /// The path has an encoded control character.
     ControlCharacter,
 }
 
@@ -68,7 +68,7 @@ impl RequestPath {
         Ok(RequestPath { text, ends })
     }
 
-    /// The segments, from the first on.
+    /// Returns the segments in their order.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = &str> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     proptest! {
-        /// Segments that are encoded, in whatever way, and joined are found again.
+        /// Segments are found again after they were encoded, partly or all, and joined.
         #[test]
         fn what_is_encoded_is_found(segments in prop::collection::vec("[^\\p{Cc}]{1,6}", 1..5), all: bool) {
             prop_assume!(segments.iter().all(|segment| ![".", ".."].contains(&&**segment)));

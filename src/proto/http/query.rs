@@ -1,4 +1,4 @@
-//! The query of a request's target, read once.
+//! Reads the query of a request's target, once for all uses.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use super::syntax::percent_decode;
 /// A key and its value, where they can be read.
 pub(crate) type QueryPair<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 
-/// The pairs of a query in their order, keys and values percent-decoded (RFC 3986 2.1); `+` is a `+`. What stands
+/// Returns the pairs of a query in their order, keys and values percent-decoded (RFC 3986 2.1); `+` is a `+`. A key
 /// without `=` has an empty value. A key or a value that is not percent-encoded UTF-8 is `None`.
 pub(crate) fn query_pairs(query: Option<&str>) -> impl Iterator<Item = QueryPair<'_>> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());

@@ -1,4 +1,4 @@
-//! A request refused: a whole response, after which the connection ends.
+//! Refusals: whole responses, after which the connection ends.
 
 use super::syntax::push_header;
 use bytes::Bytes;
@@ -21,39 +21,39 @@ pub struct Refusal {
     pub status: u16,
     /// Header lines beside those that every refusal has.
     pub headers: Vec<(String, String)>,
-    /// What the body says.
+    /// The sentence in the body.
     pub error: String,
 }
 
 impl Refusal {
-    /// A refusal without headers of its own.
+    /// Returns a refusal without headers of its own.
     pub fn new(status: u16, error: impl Into<String>) -> Self {
         Self { status, headers: Vec::new(), error: error.into() }
     }
 
-    /// 503: not now, and the client may ask again in a second (RFC 9110 15.6.4).
+    /// Returns a 503, after which the client may try again in a second (RFC 9110 15.6.4).
     pub(crate) fn not_now(error: impl Into<String>) -> Self {
         Self::new(503, error).header("Retry-After", "1")
     }
 
-    /// 405: the path takes other methods (RFC 9110 15.5.6).
+    /// Returns a 405 with the methods that the path takes (RFC 9110 15.5.6).
     pub(crate) fn not_allowed(allowed: &str) -> Self {
         Self::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
     }
 
-    /// The server is leaving.
+    /// Returns the refusal of a server that leaves.
     pub(crate) fn leaving() -> Self {
         Self::not_now("this server is going away")
     }
 
-    /// The same with one more header line.
+    /// Adds a header line.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// The JSON body, a line.
+    /// Returns the JSON body, which is one line.
     pub fn body(&self) -> String {
         let mut body = String::from("{\"error\":\"");
         for character in self.error.chars() {
@@ -66,7 +66,7 @@ impl Refusal {
         body + "\"}\n"
     }
 
-    /// The response, which ends the connection.
+    /// Encodes the response, which ends the connection.
     ///
     /// # Panics
     ///
@@ -75,7 +75,7 @@ impl Refusal {
         self.encode_for("GET")
     }
 
-    /// The response to a request with this method: one to HEAD has no body, but says how long it would be (RFC 9110
+    /// Encodes the response to a request with this method: to HEAD without the body, but with its length (RFC 9110
     /// 9.3.2).
     ///
     /// # Panics
@@ -88,8 +88,8 @@ impl Refusal {
     }
 }
 
-/// A whole response after which the connection ends; without `has_body` one to HEAD, which says how long its body would
-/// be and does not send it (RFC 9110 9.3.2).
+/// Encodes a whole response after which the connection ends; without `has_body` the response to HEAD, which has the
+/// length of the body but not the body (RFC 9110 9.3.2).
 ///
 /// # Panics
 ///
@@ -97,7 +97,7 @@ impl Refusal {
 pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &[u8], has_body: bool) -> Bytes {
     let mut out = Vec::with_capacity(RESPONSE_BYTES_USUAL + body.len());
     out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).as_bytes());
-    // RFC 9110 7.8: who sends Upgrade also names it in Connection.
+    // RFC 9110 7.8: a sender of Upgrade also names it in Connection.
     let upgrade = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
     push_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
     for (name, value) in headers {
@@ -111,7 +111,7 @@ pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &
     out.into()
 }
 
-/// RFC 9110 15: for people only; empty is allowed.
+/// Returns the reason phrase, which is for people only and may be empty (RFC 9110 15).
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -1,9 +1,9 @@
-//! The end of a head, found while it trickles in.
+//! Finds the end of a head that trickles in.
 
 use super::error::{HEAD_BYTES_MAX, HttpError};
 use std::ops::Range;
 
-/// Where the search for the end of a head has come to, so that every byte is looked at once however slowly they arrive.
+/// The search for the end of a head, which looks at every byte once, however slowly they arrive.
 ///
 /// Empty lines in front of a head are passed over (RFC 9112 2.2).
 ///
@@ -16,16 +16,17 @@ use std::ops::Range;
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadScan {
-    /// Everything before this was looked at.
+    /// The end of the scanned bytes.
     searched: u16,
-    /// Where the current line begins.
+    /// The begin of the current line.
     line_at: u16,
-    /// Where the first line that is not empty began.
+    /// The begin of the first line that is not empty.
     head_at: Option<u16>,
 }
 
 impl HeadScan {
-    /// Where the head stands in `bytes`, which begins with what was given before; `None` asks for more.
+    /// Returns the range of the head in `bytes`, which begins with the bytes of the call before; `None` if the end of
+    /// the head is missing.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Decodes `%41` (RFC 3986 2.1). `None` for a broken escape or what is not UTF-8.
+/// Decodes percent-encoded text, such as `%41` (RFC 3986 2.1). `None` for a broken escape, or bytes that are not UTF-8.
 pub(crate) fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.as_bytes().contains(&b'%') {
         return Some(text.into());
@@ -20,14 +20,14 @@ pub(crate) fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::from)
 }
 
-/// RFC 9110 5.6.2.
+/// Returns whether bytes are a token (RFC 9110 5.6.2).
 pub(crate) fn is_token(bytes: impl AsRef<[u8]>) -> bool {
     let bytes = bytes.as_ref();
     !bytes.is_empty() && bytes.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet))
 }
 
-/// Appends a header line of ours. Control characters become spaces, which is how a recipient must read the dangerous
-/// ones among them (RFC 9110 5.5): so no value can smuggle in a line.
+/// Appends a header line. Control characters become spaces, as which a recipient must read the dangerous ones among
+/// them (RFC 9110 5.5), so no value can smuggle in a line.
 ///
 /// # Panics
 ///

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Decodes whole, and one byte more at a time: a prefix asks for more or shows the same error.
+/// Decodes a head whole, and by one byte more at a time: each prefix lacks the end or has the same error.
 fn decode(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HttpError> {
     let whole = RequestHead::decode(bytes);
     let mut scan = HeadScan::default();
@@ -62,9 +62,9 @@ fn targets() {
     }
 }
 
-/// RFC 9112 3.2: no such form, or a character that two readers understand differently; and paths that are none.
+/// RFC 9112 3.2: targets in no form, targets with a character that two readers understand differently, broken paths.
 #[test]
-fn targets_that_are_none() {
+fn malformed_targets() {
     for target in [
         "/<",
         "/a>",
@@ -108,7 +108,7 @@ fn targets_that_are_none() {
 
 /// RFC 9112 2.2: empty lines before a request are passed over. RFC 9110 5.5: a value may hold bytes above 0x7F.
 #[test]
-fn what_is_tolerated() {
+fn tolerated_heads() {
     let (head, head_len) = decode(b"\r\n\r\nGET / HTTP/1.1\r\nX: \xE9\xFF\r\n\r\n").unwrap().unwrap();
     assert_eq!((head.headers().get("x"), head_len), (Some(&b"\xE9\xFF"[..]), 29));
     assert_eq!(decode(b"GET / HTTP/1.0\r\n\r\n").unwrap().unwrap().0.minor_version(), 0);
@@ -162,7 +162,7 @@ fn header_lines() {
     }
 }
 
-/// RFC 9112 3.2, 6.3: what makes two readers disagree.
+/// RFC 9112 3.2, 6.3: heads about which two readers disagree.
 #[test]
 fn ambiguous_heads() {
     for (lines, error) in [
@@ -192,7 +192,7 @@ fn expectations() {
     }
 }
 
-/// RFC 9112 6.3: what announces a body.
+/// RFC 9112 6.3: lines that announce a body.
 #[test]
 fn bodies() {
     for (line, has_body) in [
@@ -238,7 +238,7 @@ fn responses() {
     }
 }
 
-/// RFC 8259 7: the body is JSON whatever the error says, and its length is exact.
+/// RFC 8259 7: the body is JSON for every text of an error, and its length is exact.
 #[test]
 fn refusals() {
     let refusal = Refusal::new(403, "\"no\" \\ \n\u{1}é").header("X-Why", "because\r\nInjected: yes");
