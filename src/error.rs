@@ -6,7 +6,7 @@ use crate::sys::probe::ProbeError;
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///
-/// It never repeats a token.
+/// Its text never repeats a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Option<&'static str>,

@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn impossible_settings_are_refused_by_name() {
         let check = |flags: &[&str], setting: &str| {
             let ConfigErrors(errors) = config(flags).expect_err(setting);
             assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(setting)], "{errors:?}");
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_open_to_the_world_is_warned() {
+    fn a_server_open_to_the_world_is_warned_about() {
         let warnings = |flags: &[&str]| config(flags).unwrap().warnings().len();
         assert_eq!(warnings(&[]), 0);
         assert_eq!(warnings(&["--listen", "127.0.0.1:0,[::1]:0"]), 0);

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_is_shown_with_its_origin() {
+    fn effective_settings_are_shown_with_their_origin() {
         let given = Given::read(
             &Default::default(),
             [("RINGHUB_PUBLISH_TOKENS".into(), "hush,hush2".into()), ("RINGHUB_SHARDS".into(), "1".into())],

@@ -1,4 +1,4 @@
-//! The types of settings: how a value of each is written, and how it is shown.
+//! The types of settings, and the ways in which their values are written and shown.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -27,7 +27,7 @@ pub(super) trait Value: Sized {
     fn items(&self) -> Vec<String>;
 }
 
-/// How a value is written.
+/// The shape in which a value is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) key: &'static str,
@@ -368,7 +368,7 @@ mod tests {
         }
     }
 
-    /// What is shown can be written, and means the same.
+    /// A shown value can be written, and reads as the same value.
     #[test]
     fn shown_is_read_again() {
         fn check<T: Value + PartialEq + fmt::Debug>(text: &str, shown: &[&str]) {

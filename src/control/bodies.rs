@@ -1,6 +1,6 @@
 //! The bytes of all bodies in memory, and which body gives way when there are too many.
 //!
-//! A body is paid for as it arrives. When there is no room for more, the incomplete body that has cost most so far
+//! A body takes room as it arrives. When there is no room for more, the incomplete body that has cost most so far
 //! gives way. The cost of a body is its bytes times the time since it began, so clients that begin bodies and do not
 //! end them lose their room to clients whose bodies arrive at once. A complete body keeps its room until it is
 //! published.

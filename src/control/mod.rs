@@ -1,4 +1,4 @@
-//! The control thread: everything on the port that is no WebSocket.
+//! The control thread: it serves everything on the port but WebSockets.
 //!
 //! It runs an ordinary runtime, floats over the CPUs, and is one more end of the mesh. hyper serves the connections
 //! that shards hand over; [`publisher`] is the one task that sends requests to the shards for all of them.
@@ -32,7 +32,7 @@ use self::{
     bodies::Bodies,
     permits::Farewells,
     port::Port,
-    publisher::{Publisher, Publishing, Requests},
+    publisher::{Publisher, PublisherTask, Requests},
     service::ServedEndpoints,
     shared::Shared,
 };
@@ -95,8 +95,8 @@ async fn serve(start: Start) -> io::Result<()> {
     let Start { outside, woken, requests, publisher, endpoints, .. } = start;
     // Dropped when all connections are to finish.
     let (finish, finishing) = watch::channel(());
-    let publishing = Publishing::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
-    tokio::spawn(publishing.run(finishing.clone()));
+    let task = PublisherTask::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
+    tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of everything but `/metrics` on an address of its own.

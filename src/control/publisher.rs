@@ -10,7 +10,7 @@ use crate::{
     proto::PreparedMessage,
 };
 
-/// Sends requests to shards from any task of any thread. A clone is another handle to the same [`Publishing`].
+/// Sends requests to shards from any task of any thread. A clone is another handle to the same [`PublisherTask`].
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     requests: mpsc::Sender<Submission>,
@@ -37,7 +37,7 @@ enum ShardRequest {
     },
 }
 
-/// The requests of [`Publisher`]s, for [`Publishing`].
+/// The requests of [`Publisher`]s, for [`PublisherTask`].
 #[derive(Debug)]
 pub(crate) struct Requests(mpsc::Receiver<Submission>);
 
@@ -92,7 +92,7 @@ impl Publisher {
 
 /// The other side of all [`Publisher`]s.
 #[derive(Debug)]
-pub(super) struct Publishing {
+pub(super) struct PublisherTask {
     outside: ExternalEnd,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
@@ -111,7 +111,7 @@ struct Waiting {
     body_bytes: Option<u64>,
 }
 
-impl Publishing {
+impl PublisherTask {
     /// `woken` is notified when a shard has put something into a lane.
     pub(super) fn new(
         outside: ExternalEnd,
@@ -119,8 +119,8 @@ impl Publishing {
         counters: Arc<Counters>,
         leaving: watch::Receiver<bool>,
         Requests(requests): Requests,
-    ) -> Publishing {
-        Publishing { outside, woken, counters, leaving, requests, waiting: HashMap::new(), ticket: 0 }
+    ) -> PublisherTask {
+        PublisherTask { outside, woken, counters, leaving, requests, waiting: HashMap::new(), ticket: 0 }
     }
 
     /// Works until all shards have ended.
@@ -204,12 +204,12 @@ mod tests {
         let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
-        let publishing =
-            Publishing::new(outside, woken, Arc::clone(&counters), watch::Sender::new(false).subscribe(), requests);
+        let task =
+            PublisherTask::new(outside, woken, Arc::clone(&counters), watch::Sender::new(false).subscribe(), requests);
         let counted = || (counters.get(Counter::MessagesIn), counters.get(Counter::BytesIn));
         runtime.block_on(async {
             let (finish, finishing) = watch::channel(());
-            let publishing = tokio::spawn(publishing.run(finishing));
+            let task = tokio::spawn(task.run(finishing));
             let topic = || TopicName::new("x").unwrap();
             let (gone, other) = (publisher.clone(), publisher.clone());
             let gone = tokio::spawn(async move { gone.publish_body(topic(), PreparedMessage::text("abc"), 3).await });
@@ -229,7 +229,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop(finish);
-            publishing.await.unwrap();
+            task.await.unwrap();
             // A message that an embedder's code publishes was not received.
             assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
             assert_eq!(counted(), (1, 3));
@@ -246,13 +246,13 @@ mod tests {
             let outside = ExternalEnd::new(ends.pop().unwrap());
             let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
-            let publishing = {
+            let task = {
                 let leaving = watch::Sender::new(false).subscribe();
-                Publishing::new(outside, Arc::default(), Arc::default(), leaving, requests)
+                PublisherTask::new(outside, Arc::default(), Arc::default(), leaving, requests)
             };
             runtime.block_on(async {
                 let (finish, finishing) = watch::channel(());
-                let publishing = tokio::spawn(publishing.run(finishing));
+                let task = tokio::spawn(task.run(finishing));
                 let topic = TopicName::new("x").unwrap();
                 let waiting = async move { publisher.publish(topic, None, PreparedMessage::text("x")).await };
                 let waiting = tokio::spawn(waiting);
@@ -265,7 +265,7 @@ mod tests {
                 }
                 drop(finish);
                 assert_eq!(waiting.await.unwrap().map(|published| published.offset), is_taken.then_some(1));
-                publishing.await.unwrap();
+                task.await.unwrap();
             });
         }
     }

@@ -27,24 +27,14 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// A topic of the hub, by WebSocket and by POST.
-    Topic {
-        route: usize,
-        topic: TopicName,
-    },
+    Topic { route: usize, topic: TopicName },
     /// Any other handler's WebSockets.
-    WebSocket {
-        route: usize,
-    },
+    WebSocket { route: usize },
     /// Files: the number of the folder, and the segments below it; no segments for the folder without a slash behind
     /// it.
-    Files {
-        mount: usize,
-        below: Vec<String>,
-    },
+    Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
-    Page {
-        page: Option<usize>,
-    },
+    Page { page: Option<usize> },
     /// `/healthz`: whether the server is alive.
     Health,
     /// `/readyz`: whether the server takes traffic.
@@ -468,7 +458,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_096))]
 
         #[test]
-        fn it_is_as_plain_as_that(target in odd_target()) {
+        fn the_table_agrees_with_a_plain_model(target in odd_target()) {
             let patterns = ["/t/{topic...}", "/t/a/{topic...}", "/t/e", "/{x}/e"];
             let all = table(&patterns, &["/s", "/s/p"], true).unwrap();
             prop_assert_eq!(found(&all, &target), plainly(&target), "{}", target);

@@ -224,7 +224,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.send(self.id, message.frame())
     }
 
-    /// Sends a message in frames of at most so many bytes each (RFC 6455 5.4).
+    /// Sends a message in frames of at most `frame_bytes_max` payload bytes each (RFC 6455 5.4).
     ///
     /// # Errors
     ///
@@ -301,7 +301,7 @@ impl<S: 'static> Connection<'_, S> {
     /// ```
     /// # use ringhub::{handler::{Connection, truncate_reason}, proto::CloseCode};
     /// # fn example(connection: &mut Connection<'_, ()>) {
-    /// let reason = format!("{} is not known here", "somebody with a long name");
+    /// let reason = format!("{} is not a member", "a member with a long name");
     /// if connection.close(CloseCode(4001), truncate_reason(&reason)).is_err() {
     ///     println!("it was closing already");
     /// }
@@ -369,7 +369,7 @@ impl<S: 'static> Connection<'_, S> {
     /// ```
     /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
     /// # fn example(connection: &mut Connection<'_, ()>) {
-    /// let message = PreparedMessage::text("somebody has joined");
+    /// let message = PreparedMessage::text("a member has joined");
     /// // To all other connections.
     /// connection.broadcast(Some(connection.id()), &message, Scope::Server);
     /// # }

@@ -72,8 +72,8 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method holds up all
 /// connections of the shard: give work that takes long to [`Connection::spawn`].
 ///
-/// Each is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no id,
-/// in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
+/// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no
+/// id, in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves while it decides, nothing follows.

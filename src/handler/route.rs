@@ -95,8 +95,8 @@ impl Pattern {
         &self.text
     }
 
-    /// Returns the values of the parameters in a path, percent-decoded; `None` if it does not match, or is no path (see
-    /// [`PathError`](crate::proto::PathError)). One segment is never empty.
+    /// Returns the values of the parameters in a path, percent-decoded; `None` if the path does not match or is
+    /// malformed (see [`PathError`](crate::proto::PathError)). One segment is never empty.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Parameters> {
         let path = RequestPath::parse(path).ok()?;

@@ -16,7 +16,7 @@ use crate::seldom::Seldom;
 
 /// The sockets of each network that has any, and the most sockets of one network.
 ///
-/// An entry exists only while a socket of its network does, so the table is no larger than the number of sockets.
+/// An entry exists only while its network has a socket, so the table has at most as many entries as there are sockets.
 /// Locks are taken when a socket is accepted, when it ends, and when a connection that speaks HTTP becomes idle or
 /// busy; never for a delivery.
 #[derive(Debug)]
@@ -30,14 +30,14 @@ pub(crate) struct Addresses {
 
 #[derive(Debug, Default)]
 struct Stripe {
-    networks: HashMap<Network, Sockets>,
+    networks: HashMap<Network, NetworkSockets>,
     /// The number of times that a connection has become idle.
     idle_count: u64,
 }
 
 /// The sockets of one network.
 #[derive(Debug, Default)]
-struct Sockets {
+struct NetworkSockets {
     count: usize,
     /// The idle ones, which speak HTTP, by the [`Stripe::idle_count`] at which they became idle: the oldest first.
     idle: Vec<(u64, IdleConnection)>,
@@ -138,7 +138,7 @@ impl AddressPermit {
     }
 }
 
-impl Sockets {
+impl NetworkSockets {
     fn find_idle(&self, since: u64) -> Option<usize> {
         self.idle.binary_search_by_key(&since, |(since, _)| *since).ok()
     }

@@ -285,14 +285,14 @@ mod tests {
 
     /// A reader that comes late finds the first lines, all in order, and how many are missing.
     #[test]
-    fn nobody_reads() {
+    fn a_stream_without_a_reader() {
         const COUNT: u64 = 100_000;
         let (disk, mut reader, _) = Disk::new();
         let stream = Stream::start("test", disk, told).unwrap();
         for number in 0..COUNT {
             stream.push(format!("{number:>50}\n").as_bytes());
         }
-        // Whatever there is room for now comes behind the gap.
+        // Lines for which there is room again come behind the gap.
         let text = read_until(&mut reader, "dropped\n");
         stream.push(b"again\n");
         assert_eq!(read_until(&mut reader, "again\n"), "again\n");

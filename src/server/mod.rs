@@ -38,7 +38,7 @@ pub use running::Running;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    /// For each address, one listener of each shard.
+    /// The listeners: for each address one of each shard.
     listeners: Vec<Vec<OwnedFd>>,
     /// At least one.
     addresses: Vec<SocketAddr>,

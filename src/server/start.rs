@@ -116,7 +116,7 @@ impl Server {
 struct Wiring {
     shards: Vec<ShardEnds>,
     control: ControlEnds,
-    /// To each shard, from the server's owner.
+    /// The commands of the server's owner to each shard.
     commands: Vec<mpsc::Sender<ShardCommand>>,
 }
 

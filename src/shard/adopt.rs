@@ -34,7 +34,7 @@ impl<I: Io> Shard<I> {
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
-        // Behind the subscriptions: a topic with a subscriber is remembered by its home without another request.
+        // After the subscriptions: the home of a topic with a subscriber remembers its offsets without another request.
         if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }

@@ -61,7 +61,7 @@ pub(super) struct Lobby {
 pub(super) enum NoRoom {
     /// The server has as many as it allows.
     Connections,
-    /// It has as many as it allows from this address.
+    /// The server has as many as it allows from this address.
     Address(Network),
 }
 

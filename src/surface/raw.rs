@@ -91,7 +91,7 @@ impl Handler for RawTopics {
 
     /// Closes a client with `mode=sub`: the messages of all others are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
-        // It may be closing already.
+        // The connection may be closing already.
         _ = connection.close(CloseCode::POLICY_VIOLATION, "this connection only receives");
     }
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_understand_differently() {
+    fn paths_that_two_readers_understand_differently() {
         use PathError::{ControlCharacter, DotSegment, EmptySegment, Encoding, NoSlash};
         for (path, error) in [
             ("", NoSlash),
@@ -154,7 +154,7 @@ mod tests {
     proptest! {
         /// Segments are found again after they were encoded, partly or all, and joined.
         #[test]
-        fn what_is_encoded_is_found(segments in prop::collection::vec("[^\\p{Cc}]{1,6}", 1..5), all: bool) {
+        fn encoded_segments_are_found_again(segments in prop::collection::vec("[^\\p{Cc}]{1,6}", 1..5), all: bool) {
             prop_assume!(segments.iter().all(|segment| ![".", ".."].contains(&&**segment)));
             let encode = |byte: u8| match byte {
                 b'a'..=b'z' | b'0'..=b'9' if !all => char::from(byte).to_string(),
