@@ -18,7 +18,7 @@ pub(crate) struct IdleConnection {
 }
 
 impl IdleConnection {
-    pub(crate) fn new(stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
+    fn new(stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
         IdleConnection { stream: Arc::downgrade(stream), waker: waker.clone() }
     }
 
@@ -50,4 +50,41 @@ pub(crate) fn has_input(stream: &TcpStream) -> bool {
     let mut octet = [MaybeUninit::uninit()];
     // Neither the end nor an error is a request.
     SockRef::from(stream).peek(&mut octet).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection that is idle once more wakes the task that it has then.
+    #[test]
+    fn the_last_waker_is_woken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
+        let wakers = [Arc::<Woken>::default(), Arc::default(), Arc::default()];
+        let idle = IdleConnection::renewed(None, &stream, &Waker::from(Arc::clone(&wakers[0])));
+        let mut idle = IdleConnection::renewed(Some(idle), &stream, &Waker::from(Arc::clone(&wakers[1])));
+        idle.wake();
+        idle.set_waker(&Waker::from(Arc::clone(&wakers[2])));
+        idle.wake();
+        assert_eq!(wakers.map(|woken| woken.0.load(Ordering::Relaxed)), [0, 1, 1]);
+    }
 }
