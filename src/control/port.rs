@@ -91,14 +91,15 @@ impl Port {
             ServedEndpoints::Operations => {
                 tracing::warn!(
                     limit = Limits::METRICS_CONNECTIONS_MAX,
-                    "no more connections are served to the metrics"
+                    "the limit of connections to the metrics is reached: further ones are answered once"
                 );
             }
             ServedEndpoints::Everything => {
                 let limit = shared.config.http.connections_max;
                 tracing::warn!(
                     limit,
-                    "as many connections as --max-http-connections allows, and none is idle: more are refused"
+                    "there are as many connections as --max-http-connections allows, and none is idle: further ones \
+                     are refused"
                 );
             }
         }

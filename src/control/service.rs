@@ -77,7 +77,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         }
         // The connection has let hyper read one request, and has routed that one.
         let routed = self.router.take();
-        let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost what it knew of the request"));
+        let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost the state of the request"));
         if let Some(origin) = &facts.origin {
             let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
             facts.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
@@ -174,7 +174,7 @@ impl Service {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
         }
         if !self.has_permit && !matches!(endpoint, Ok(Endpoint::Metrics)) {
-            return Err(Refusal::not_now("as many HTTP connections as this server allows"));
+            return Err(Refusal::not_now("there are as many HTTP connections as this server allows"));
         }
         if let Some(refusal) = refusal {
             return Err(refusal);
@@ -269,7 +269,7 @@ async fn read(
     below: &[String],
 ) -> Result<Answer, Refusal> {
     let sending = Arc::clone(&shared.files).try_acquire_owned();
-    let sending = sending.map_err(|_| Refusal::not_now("as many files as this server sends at the same time"))?;
+    let sending = sending.map_err(|_| Refusal::not_now("as many files are being sent as this server allows"))?;
     let answer = documents.answer(request, below).await?;
     // The permit is kept until the last frame is sent or dropped.
     let keep = move |frame| {
@@ -283,7 +283,9 @@ async fn read(
 fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
     query_pairs(query).try_for_each(|pair| match pair {
         (Some(key), Some(_)) if key == TOKEN_KEY => Ok(()),
-        (Some(key), Some(_)) => Err(Refusal::new(400, format!("{key:?} is not known here; {TOKEN_KEY} is"))),
+        (Some(key), Some(_)) => {
+            Err(Refusal::new(400, format!("{key:?} is not known here; the only key is {TOKEN_KEY}")))
+        }
         _ => Err(Refusal::new(400, "the query is not percent-encoded UTF-8")),
     })
 }
@@ -382,7 +384,7 @@ fn check_size(bytes_max: u32, bytes: u64) -> Result<(), Refusal> {
 }
 
 fn no_room_for_bodies() -> Refusal {
-    Refusal::not_now("as many bytes of bodies as this server takes at the same time")
+    Refusal::not_now("as many bytes of bodies are in memory as this server allows")
 }
 
 /// Returns the text of an error of a body.

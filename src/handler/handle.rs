@@ -50,7 +50,8 @@ impl<S: 'static> Connection<'_, S> {
         let future = work(self.handle());
         let is_begun = self.shard.tasks().spawn(self.id, future.in_current_span());
         if !is_begun {
-            tracing::warn!(id = %self.id, most = WORK_MAX, "a connection has too much work under way; more is refused");
+            let most = WORK_MAX;
+            tracing::warn!(id = %self.id, most, "a connection has too much work under way: further work is refused");
         }
         is_begun
     }

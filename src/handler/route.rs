@@ -44,7 +44,7 @@ impl Pattern {
         let error = |what: &str| PatternError { pattern: text.into(), what: what.into() };
         let Some(path) = text.strip_prefix('/') else { return Err(error("does not begin with /")) };
         if text.bytes().any(|octet| !octet.is_ascii_graphic() || b"?#".contains(&octet)) {
-            return Err(error("has a character that a path has not; percent-encode it"));
+            return Err(error("has a character that a path cannot have; percent-encode it"));
         }
         let mut segments: Vec<Segment> = Vec::new();
         let mut names: Vec<&str> = Vec::new();

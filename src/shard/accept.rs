@@ -104,7 +104,10 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
             lobby.counters.add(Counter::RefusedLimit, 1);
             if lobby.full.is_due() {
                 let limit = limits.connections_max;
-                tracing::warn!(limit, "as many connections as --max-connections allows: more are refused");
+                tracing::warn!(
+                    limit,
+                    "there are as many connections as --max-connections allows: further ones are refused"
+                );
             }
         }
         NoRoom::Address(address) => {
@@ -114,7 +117,8 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
                 tracing::warn!(
                     limit,
                     %address,
-                    "an address has as many connections as --max-connections-per-address allows: more are refused"
+                    "an address has as many connections as --max-connections-per-address allows: further ones are \
+                     refused"
                 );
             }
         }

@@ -139,7 +139,7 @@ async fn refuse_opening(
 
 /// Answers a client for which there is no room: by the refusal, or by health or metrics where its request is for these.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, permit: RefusalPermit) {
-    tracing::debug!(peer = net::peer(&socket).map(display), "as many connections as allowed: refused");
+    tracing::debug!(peer = net::peer(&socket).map(display), "a limit of connections is reached: refused");
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
@@ -191,9 +191,11 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
     if let Err(handed_off) = lobby.control.transfer(handed_off) {
         lobby.counters.add(Counter::RefusedLimit, 1);
         if lobby.http_full.is_due() {
-            tracing::warn!("connections that speak HTTP come faster than they are taken in: some are refused");
+            tracing::warn!(
+                "connections that speak HTTP arrive faster than the control thread takes them: some are refused"
+            );
         }
-        let refusal = Refusal::not_now("as many HTTP connections as this server allows");
+        let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");
         send_and_close(&Rc::new(handed_off.socket), refusal.encode()).await;
     }
 }

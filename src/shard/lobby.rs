@@ -70,9 +70,11 @@ impl NoRoom {
     /// would let its client take the server for an overloaded one.
     pub(super) fn refusal(self) -> Refusal {
         match self {
-            NoRoom::Connections => Refusal::not_now("as many connections as this server allows"),
-            NoRoom::Address(_) => Refusal::new(429, "as many connections as this server allows from one address")
-                .header("Retry-After", "1"),
+            NoRoom::Connections => Refusal::not_now("there are as many connections as this server allows"),
+            NoRoom::Address(_) => {
+                Refusal::new(429, "there are as many connections from one address as this server allows")
+                    .header("Retry-After", "1")
+            }
         }
     }
 }
