@@ -78,12 +78,12 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Subtracts what was counted by [`CountPermit::keep`].
+    /// Subtracts `count` of those that [`CountPermit::keep`] has left counted.
     pub(crate) fn give_back(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Returns a permit for one that was counted by [`CountPermit::keep`].
+    /// Returns a permit for one that [`CountPermit::keep`] has left counted.
     pub(crate) fn counted(&self) -> CountPermit {
         CountPermit(Some(Arc::clone(&self.0)))
     }

@@ -42,7 +42,7 @@ impl Port {
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
     ///
-    /// A connection without a place gets one answer: a refusal, or the metrics.
+    /// A connection without a permit gets one answer: a refusal, or the metrics.
     async fn serve(
         &self,
         shared: &Arc<Shared>,
