@@ -161,7 +161,7 @@ counters! {
     /// Sends that a socket took in part or not at all, which made or kept a backlog.
     ShortSends "short_sends_total" "sends" Counter Shard;
     /// Connections that have a backlog now.
-    Laggards "laggards" "connections" Gauge Shard;
+    SlowConsumers "slow_consumers" "connections" Gauge Shard;
     /// Connections closed with 1008 because their backlog went beyond its limit.
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages that slow consumers were owed when they were closed.
@@ -434,8 +434,8 @@ mod tests {
         let counters = Counters::default();
         counters.add(Counter::Sends, 2);
         counters.add(Counter::Sends, 3);
-        counters.set(Counter::Laggards, 1);
-        assert_eq!((counters.get(Counter::Sends), counters.get(Counter::Laggards)), (5, 1));
+        counters.set(Counter::SlowConsumers, 1);
+        assert_eq!((counters.get(Counter::Sends), counters.get(Counter::SlowConsumers)), (5, 1));
         let other = Counters::default();
         other.add(Counter::Sends, 1);
         let control = Counters::default();

@@ -131,7 +131,7 @@ fn two_of_the_largest_messages_fit() {
     }
 }
 
-/// Many laggards of one topic keep its messages once, which each of them is charged.
+/// Many slow consumers of one topic keep its messages once, which each of them is charged.
 #[test]
 fn what_many_keep_is_kept_once() {
     let _alone = alone();
@@ -146,7 +146,7 @@ fn what_many_keep_is_kept_once() {
         let each = backlogs[0].bytes();
         assert!(each >= 4 * together * length && backlogs.iter().all(|backlog| backlog.bytes() == each));
         let kept = freed(backlogs);
-        assert!(kept <= each + each / 10 + COUNT * 1_024, "{COUNT} laggards charged {each} keep {kept}");
+        assert!(kept <= each + each / 10 + COUNT * 1_024, "{COUNT} slow consumers charged {each} keep {kept}");
     }
 }
 

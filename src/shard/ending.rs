@@ -78,12 +78,12 @@ impl<I: Io> Shard<I> {
     /// nothing more but what its socket has taken before.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let (was_open, was_laggard) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
+        let (was_open, was_slow) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
         connection.websocket.abandon();
         connection.io.output = None;
         connection.io.awaits_room = false;
         self.count(Counter::Aborted, u64::from(was_open));
-        self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - u64::from(was_laggard));
+        self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - u64::from(was_slow));
         self.notice_close(id);
     }
 
@@ -115,8 +115,7 @@ impl<I: Io> Shard<I> {
         self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);
         if connection.io.has_backlog() {
-            let laggards = self.counters.get(Counter::Laggards) - 1;
-            self.counters.set(Counter::Laggards, laggards);
+            self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - 1);
         }
         self.io.disarm(key(id));
         if let Some(of_address) = self.of_address.get_mut(id.slot() as usize) {

@@ -6,8 +6,9 @@
 //!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
 //!   The later shares of a connection that is in several walks of a batch go behind the first, into its [`BatchEntry`];
 //!   if that is full, the batch ends before the share.
-//! - **Laggards step aside.** A socket that does not take everything gets a backlog; from then on everything for it is
-//!   appended there, until its room is reported and the backlog has been sent. Nobody waits for it.
+//! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. From then on
+//!   everything for it is appended there, until its room is reported and the backlog has been sent. No other connection
+//!   waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
 //!   walk if need be, and goes on in the next turn. Until a walk ends its topic gathers into the next run.
 //!
@@ -290,7 +291,7 @@ impl<I: Io> Shard<I> {
         sum
     }
 
-    /// A socket did not take everything: the connection becomes a laggard. Returns how many bytes were not sent.
+    /// A socket did not take everything: the connection becomes a slow consumer. Returns how many bytes were not sent.
     ///
     /// One run, however large, closes nobody who had kept up until then.
     fn settle_refused(
@@ -331,7 +332,7 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             connection.io.drop_empty_output();
             self.handlers.notice_emptied(id);
-            self.counters.set(Counter::Laggards, self.counters.get(Counter::Laggards) - 1);
+            self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - 1);
             self.settle_all(id);
         } else {
             output.found_room = false;

@@ -43,17 +43,17 @@ impl<I: Io> Shard<I> {
         self.owe(id, outbox.into_iter().chain(owed));
     }
 
-    /// Appends to the connection's backlog, which makes it a laggard if it is none.
+    /// Appends to the connection's backlog, which makes it a slow consumer if it is none.
     pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let was_laggard = connection.io.has_backlog();
+        let was_slow = connection.io.has_backlog();
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
         owed.into_iter().for_each(|piece| backlog.push(piece));
         let messages = backlog.messages() - before;
-        let is_new = !was_laggard && !backlog.is_empty();
+        let is_new = !was_slow && !backlog.is_empty();
         self.count(Counter::Deliveries, messages);
-        self.count(Counter::Laggards, u64::from(is_new));
+        self.count(Counter::SlowConsumers, u64::from(is_new));
     }
 
     /// What has been held back from the connection leaves if it has nothing to wait for any more.

@@ -21,8 +21,8 @@ pub(super) struct Pace {
     pub(super) entry_pieces: usize,
     /// Sends after which a flush lets the rest of the turn go first. Below the size of a batch it is the batch's.
     pub(super) flush_entries: usize,
-    /// Bytes after which it does, those of its last send included, which may have more than are left. What a laggard's
-    /// backlog is given counts too.
+    /// Bytes after which a flush does so, those of its last send included, which may have more than are left. What is
+    /// appended to the backlog of a slow consumer counts too.
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,

@@ -638,14 +638,14 @@ fn a_shortage_of_memory_is_waited_out() {
             assert!(turns < 10, "the shard does not come to rest at tick {tick}");
         }
         assert!(turns > 0, "nobody tries again at tick {tick}");
-        assert!(simulation.counters.get(Counter::Laggards) > 0, "somebody was sent to");
+        assert!(simulation.counters.get(Counter::SlowConsumers) > 0, "somebody was sent to");
         assert_eq!(simulation.shard.next_deadline(), Some(simulation.now.after(1)));
         simulation.now = simulation.now.after(1);
     }
     simulation.network.borrow_mut().is_short_of_memory = false;
     simulation.settle();
     simulation.check_settled();
-    assert_eq!(simulation.counters.get(Counter::Laggards), 0);
+    assert_eq!(simulation.counters.get(Counter::SlowConsumers), 0);
     simulation.network.borrow_mut().is_over = true;
 }
 

@@ -40,7 +40,7 @@ impl<I: Io> Shard<I> {
         self.release(id);
     }
 
-    /// A laggard that is owed too much is told so and closed; what it has not begun to receive is given up.
+    /// A slow consumer that is owed too much is told so and closed; what it has not begun to receive is given up.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         // What a connection that is closing is owed grows no more, and its close frame is in it.

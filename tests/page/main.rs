@@ -377,7 +377,7 @@ fn figures(browser: &mut Browser) {
     let sum = "figures.samples.reduce((sum, { seconds, deliveries }, at) => sum + (at ? deliveries * seconds : 0), 0)";
     page.until(&format!("Math.abs({sum} - 1100) < 0.001"));
     page.until("document.querySelector('#deliveries [data-part=line]').getAttribute('d').includes('L')");
-    for shown in ["Messages in", "Bytes out", "Deliveries per send", "Laggards0", "Slow closes0"] {
+    for shown in ["Messages in", "Bytes out", "Deliveries per send", "Slow consumers0", "Slow closes0"] {
         page.until_says("stats", shown);
     }
     assert!(!page.eval("document.body.innerText").as_str().unwrap().contains("NaN"));
@@ -402,7 +402,7 @@ fn figures_elsewhere_or_locked(browser: &mut Browser) {
     page.type_into("access_token", "right");
     page.click("#access button");
     page.until_says("metrics", "live");
-    page.until_says("stats", "Laggards0");
+    page.until_says("stats", "Slow consumers0");
     assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, false]));
     // Figures that were shown are gone once the server refuses the token.
     page.eval("ui.access_token.value = 'wrong'");

@@ -112,7 +112,7 @@ fn a_subscriber_that_never_reads() {
     server.expect_counts(&[
         ("slow_closed_total", 1),
         ("slow_dropped_total", (sent - received) as u64),
-        ("laggards", 0),
+        ("slow_consumers", 0),
         ("aborted_total", 0),
     ]);
 }

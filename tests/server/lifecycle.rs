@@ -58,7 +58,7 @@ fn backlogs_drain_before_the_end() {
     for _ in 0..COUNT {
         publisher.send_binary(&message);
     }
-    server.expect_counts(&[("laggards", 1), ("deliveries_total", COUNT as u64)]);
+    server.expect_counts(&[("slow_consumers", 1), ("deliveries_total", COUNT as u64)]);
     server.signal(Signal::TERM);
     publisher.expect_close(1001, GOING_AWAY);
     drop(publisher);
@@ -241,7 +241,7 @@ fn the_counters_tell_what_happened() {
         // What a receive-only client sends is no message of the topic, but a message.
         ("messages_in_total", 12),
         ("deliveries_total", 10 * 4 + 3),
-        ("laggards", 0),
+        ("slow_consumers", 0),
         ("slow_closed_total", 0),
         ("protocol_errors_total", 1),
         ("policy_closed_total", 1),

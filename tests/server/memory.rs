@@ -62,7 +62,7 @@ fn a_server_at_all_its_limits_needs_what_check_config_says() {
     server.counts_until("all bodies have begun", |counts| counts.get("http_requests_total") >= (BODIES + 1) as u64);
     let counts = server.counts();
     assert_eq!((counts.get("slow_closed_total"), counts.get("unfinished_closed_total")), (0, 0), "nobody was closed");
-    assert_eq!(counts.get("laggards"), SUBSCRIBERS as u64, "everybody is owed something");
+    assert_eq!(counts.get("slow_consumers"), SUBSCRIBERS as u64, "everybody is owed something");
     let peak = peak_mib(server.pid().as_raw_nonzero().get());
     drop((subscribers, bodies, heads));
     println!("{peak:.1} MiB at the most, of {worst:.1} MiB");

@@ -155,7 +155,7 @@ fn a_whole_run_adds_up() {
         assert_eq!(seen.len(), 50);
     }
     // One that never reads, and is closed.
-    let laggard = Client::open(dial_with(address, Some(4_096)), "/t/slow?mode=sub", &[]).unwrap();
+    let slow_consumer = Client::open(dial_with(address, Some(4_096)), "/t/slow?mode=sub", &[]).unwrap();
     let large = "x".repeat(60_000);
     let mut large_posts = 0;
     while server.counts().get("slow_closed_total") == 0 {
@@ -163,7 +163,7 @@ fn a_whole_run_adds_up() {
         published(&take_response(&mut poster, Vec::new(), true).0);
         large_posts += 1;
     }
-    reset(laggard.into_stream());
+    reset(slow_consumer.into_stream());
     // Refusals: on shards, and on the control thread.
     for (request, status) in [
         ("GET /t/x HTTP/1.1\r\nHost: a\r\n\r\n".to_string(), 426),
@@ -183,7 +183,7 @@ fn a_whole_run_adds_up() {
     publisher.send_raw(&[0xc1]);
     publisher.expect(close(1002, "a reserved bit is set"));
     drop((publisher, poster));
-    server.expect_counts(&[("connections_open", 10), ("http_connections_open", 1), ("laggards", 0)]);
+    server.expect_counts(&[("connections_open", 10), ("http_connections_open", 1), ("slow_consumers", 0)]);
     let samples = scrape_anew(&mut scraper);
     let counts = server.counts();
     for (name, expected) in [
@@ -212,9 +212,9 @@ fn a_whole_run_adds_up() {
         assert_eq!((name, sum(&samples, name)), (name, expected as f64));
         assert_eq!((name, counts.get(name)), (name, expected));
     }
-    // All that the subscribers have read, and what the laggard was owed: each message is either delivered or dropped.
-    let to_laggard = sum(&samples, "deliveries_total") - 12.0 * 50.0;
-    assert!(to_laggard <= large_posts as f64 && sum(&samples, "slow_dropped_total") <= to_laggard, "{to_laggard}");
+    // All that the subscribers have read, and what the slow consumer was owed: each message is delivered or dropped.
+    let to_slow = sum(&samples, "deliveries_total") - 12.0 * 50.0;
+    assert!(to_slow <= large_posts as f64 && sum(&samples, "slow_dropped_total") <= to_slow, "{to_slow}");
     // Both ways of asking agree in everything. Only turns go on.
     let names: HashSet<String> = samples.keys().filter_map(|series| table_name(series)).collect();
     assert!(names.len() > 35, "{names:?}");

@@ -77,7 +77,7 @@ fn slow_consumers_leave_the_kernel_too() {
         ("close_timeout_total", COUNT + 1),
         ("reset_total", COUNT + 1),
         ("connections_open", 1),
-        ("laggards", 0),
+        ("slow_consumers", 0),
     ]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
     assert_eq!(trickler.join().unwrap(), Err(ErrorKind::ConnectionReset));
@@ -106,7 +106,7 @@ fn a_drain_that_takes_too_long() {
     quiet.never_answer();
     let mut publisher = server.connect("/t/x?mode=pub");
     let mut sent = 0;
-    while server.counts().get("laggards") < 10 {
+    while server.counts().get("slow_consumers") < 10 {
         publisher.send_binary(&pattern(sent, 60_000));
         sent += 1;
         assert!(sent < 10_000, "a socket takes everything");
@@ -133,14 +133,14 @@ fn clients_that_end_only_their_side() {
     let never_reads = server.connect("/t/x?mode=sub").into_stream();
     let mut publisher = server.connect("/t/x?mode=pub");
     let mut sent = 0;
-    while server.counts().get("laggards") < 2 {
+    while server.counts().get("slow_consumers") < 2 {
         publisher.send_binary(&pattern(sent, 60_000));
         sent += 1;
         assert!(sent < 10_000, "a socket takes everything");
     }
     reads.shutdown(Shutdown::Write).unwrap();
     never_reads.shutdown(Shutdown::Write).unwrap();
-    server.expect_counts(&[("aborted_total", 2), ("laggards", 0)]);
+    server.expect_counts(&[("aborted_total", 2), ("slow_consumers", 0)]);
     let mut received = Vec::new();
     reads.read_to_end(&mut received).expect("an orderly end");
     assert!(received.len() > 60_000, "{} bytes", received.len());

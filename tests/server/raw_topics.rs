@@ -346,7 +346,7 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
         fast.expect(text("small"));
     }
     let counts = server.counts();
-    assert!(counts.get("laggards") >= 1 && counts.get("short_sends_total") >= 1, "{counts:?}");
+    assert!(counts.get("slow_consumers") >= 1 && counts.get("short_sends_total") >= 1, "{counts:?}");
     let mut owed: VecDeque<_> = messages.iter().flat_map(|message| [binary(message), text("small")]).collect();
     let mut pongs: VecDeque<_> = messages.iter().flat_map(|message| message[..12].chunks(4)).collect();
     while !owed.is_empty() || !pongs.is_empty() {
@@ -360,7 +360,7 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
     slow.expect(text("again"));
     fast.expect(text("again"));
     let deliveries = 2 * (2 * COUNT as u64 + 1);
-    server.expect_counts(&[("laggards", 0), ("slow_closed_total", 0), ("deliveries_total", deliveries)]);
+    server.expect_counts(&[("slow_consumers", 0), ("slow_closed_total", 0), ("deliveries_total", deliveries)]);
 }
 
 /// RFC 6455 5.5.1: the code comes back; without a code the answer has none either.

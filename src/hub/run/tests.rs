@@ -131,7 +131,7 @@ fn the_buffer_comes_back_unless_it_is_referred_to() {
 
 /// What backlogs keep of a large buffer is copied, once for all of them; what nearly fills its buffer is shared.
 #[test]
-fn what_a_laggard_keeps_is_charged_or_copied() {
+fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     let check = |capacity: usize, frame: usize, is_copied: bool| {
         let mut run = Run::new(BytesMut::with_capacity(capacity));
         run.append(&PreparedMessage::binary(&vec![0; frame]), Some(9));
@@ -160,14 +160,14 @@ fn what_a_laggard_keeps_is_charged_or_copied() {
 
 /// A little piece is handed out as it is: a backlog copies it.
 #[test]
-fn what_is_little_is_copied_by_the_laggard() {
+fn little_is_copied_by_the_slow_consumer() {
     let mut run = Run::new(BytesMut::with_capacity(100_000));
     run.append(&message("small"), None);
     let mut run = run.freeze();
     assert_eq!(run.owed(1)[0].bytes.as_ptr(), run.pieces()[0].bytes.as_ptr());
 }
 
-/// A part of what laggards share is copied if it would keep much more alive.
+/// A part of what slow consumers share is copied if it would keep much more alive.
 #[test]
 fn a_part_of_a_piece_keeps_no_more_than_itself() {
     let mut run = Run::default();

@@ -26,7 +26,7 @@ impl Simulation {
         assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
         let limits = &self.shard.limits;
         let offsets: Vec<u64> = self.topics.iter().map(|name| self.shard.hub.offset(name)).collect();
-        let (mut alive, mut laggards) = (0, 0);
+        let (mut alive, mut slow_consumers) = (0, 0);
         for &number in &network.active {
             let (client, line) = (&mut self.clients[number], &network.lines[number]);
             let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
@@ -37,7 +37,7 @@ impl Simulation {
                 continue;
             };
             alive += 1;
-            laggards += u64::from(connection.io.has_backlog());
+            slow_consumers += u64::from(connection.io.has_backlog());
             let is_open = connection.websocket.state() == State::Open;
             if is_open {
                 client.open_until.clone_from(&offsets);
@@ -93,7 +93,7 @@ impl Simulation {
         let counted = |counter| self.counters.get(counter);
         assert_eq!(counted(Counter::ConnectionsOpen), alive as u64);
         assert_eq!(counted(Counter::Opened) - counted(Counter::Ended), alive as u64);
-        assert_eq!(counted(Counter::Laggards), laggards, "laggards");
+        assert_eq!(counted(Counter::SlowConsumers), slow_consumers, "slow consumers");
         let overdue = counted(Counter::CloseTimeout) - close_timeout;
         assert!(network.tally.cut_off - cut_off <= overdue, "a connection is cut off before its time");
         let (clients, lines) = (&self.clients, &network.lines);
@@ -152,7 +152,7 @@ impl Simulation {
             (Counter::Opened, self.clients.len() as u64),
             (Counter::Ended, self.clients.len() as u64),
             (Counter::ConnectionsOpen, 0),
-            (Counter::Laggards, 0),
+            (Counter::SlowConsumers, 0),
             (Counter::BytesIn, tally.bytes_received),
             (Counter::BytesOut, tally.bytes_sent),
             (Counter::Sends, tally.sends),

@@ -183,7 +183,7 @@ fn a_turn_sends_so_many_bytes_whoever_is_owed_them() {
     world.turns();
     (0..4).for_each(|client| world.arrive(client, b"\0", 1));
     world.turns();
-    assert_eq!(world.counters.get(Counter::Laggards), 300);
+    assert_eq!(world.counters.get(Counter::SlowConsumers), 300);
 }
 
 /// What a socket has no room for leaves in portions too.
@@ -200,7 +200,7 @@ fn a_turn_sends_so_many_bytes_of_backlogs() {
     }
     let owed = ANSWER.len() + 8 * (70_000 + 10);
     assert_eq!(received, [owed; SUBSCRIBERS]);
-    assert_eq!(world.counters.get(Counter::Laggards), 0);
+    assert_eq!(world.counters.get(Counter::SlowConsumers), 0);
 }
 
 /// Slow consumers whose sockets take a little in every turn, beside a walk in every turn: a ping is answered all the
@@ -213,7 +213,7 @@ fn backlogs_keep_no_outbox_waiting() {
     // A message of 3 MB for each of them, which they go on taking for a hundred turns.
     world.arrive(0, &message(1 << 20), 3);
     world.turns();
-    assert_eq!(world.counters.get(Counter::Laggards), SLOW as u64);
+    assert_eq!(world.counters.get(Counter::SlowConsumers), SLOW as u64);
     world.connect(usize::MAX, false);
     let fast = TopicName::new("fast").expect("a name");
     for _ in 0..600 {
@@ -239,7 +239,7 @@ fn backlogs_keep_no_outbox_waiting() {
             assert!(sent.make_contiguous().windows(2).any(|two| two == pong), "no pong in turn {turn}");
         }
     }
-    assert_eq!(world.counters.get(Counter::Laggards), SLOW as u64, "they were slow to the end");
+    assert_eq!(world.counters.get(Counter::SlowConsumers), SLOW as u64, "they were slow to the end");
 }
 
 /// What was appended for a slow consumer alone stays before the messages of its topic that are published later.
@@ -253,7 +253,7 @@ fn an_outbox_goes_before_later_messages() {
     world.arrive(0, b"\x82\x81\0\0\0\0B", 1);
     world.turns();
     let mut received = Vec::new();
-    while world.counters.get(Counter::Laggards) > 0 || !world.network.borrow().lines[1].sent.is_empty() {
+    while world.counters.get(Counter::SlowConsumers) > 0 || !world.network.borrow().lines[1].sent.is_empty() {
         let mut network = world.network.borrow_mut();
         let count = network.lines[1].sent.len();
         network.fetch(1, count);

@@ -22,7 +22,7 @@ impl Seen {
         // What happens before a connection is established or in the hot ring, and what is back at 0 when all have left.
         let elsewhere = [
             Counter::ConnectionsOpen,
-            Counter::Laggards,
+            Counter::SlowConsumers,
             Counter::Accepted,
             Counter::HandshakeTimeout,
             Counter::HttpRequests,

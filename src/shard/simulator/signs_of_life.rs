@@ -13,7 +13,7 @@ const KEEP_ALIVE: KeepAlive = KeepAlive { ping_interval: 10, pong_timeout: 10, c
 const BACKLOG_MAX: usize = 1 << 20;
 
 /// A subscriber with little room, number 0, and a publisher.
-fn laggard() -> (World, ConnectionId) {
+fn slow_consumer() -> (World, ConnectionId) {
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive = KEEP_ALIVE;
         config.limits.backlog_bytes_max = BACKLOG_MAX;
@@ -44,7 +44,7 @@ impl World {
 #[test]
 fn who_takes_nothing_is_given_up_whatever_it_sends() {
     for (messages, is_parked) in [(10, false), (70, true)] {
-        let (mut world, id) = laggard();
+        let (mut world, id) = slow_consumer();
         world.publish(messages);
         world.serve(0);
         let mut given_up = None;
@@ -64,7 +64,7 @@ fn who_takes_nothing_is_given_up_whatever_it_sends() {
         assert!(given_up.is_some_and(|tick| (20..=40).contains(&tick)), "given up at {given_up:?}");
         assert_eq!(world.counters.get(Counter::PongTimeout), 1);
         world.serve(100);
-        assert_eq!((world.state(id), world.counters.get(Counter::Laggards)), (None, 0));
+        assert_eq!((world.state(id), world.counters.get(Counter::SlowConsumers)), (None, 0));
     }
 }
 
@@ -73,7 +73,7 @@ fn who_takes_nothing_is_given_up_whatever_it_sends() {
 #[test]
 fn who_takes_a_little_all_the_time_stays() {
     for (messages, part, is_refilled) in [(10, 100, false), (60, 7_000, true)] {
-        let (mut world, id) = laggard();
+        let (mut world, id) = slow_consumer();
         world.publish(messages);
         world.serve(0);
         let sent = world.counters.get(Counter::BytesOut);
@@ -96,7 +96,7 @@ fn who_takes_a_little_all_the_time_stays() {
 /// What the kernel refuses for want of memory is not what a client does not take.
 #[test]
 fn who_has_taken_all_that_was_sent_stays() {
-    let (mut world, id) = laggard();
+    let (mut world, id) = slow_consumer();
     world.network.borrow_mut().is_short_of_memory = true;
     world.publish(1);
     world.serve(0);
