@@ -83,7 +83,7 @@ impl<I: Io> Shard<I> {
         connection.io.output = None;
         connection.io.awaits_room = false;
         self.count(Counter::Aborted, u64::from(was_open));
-        self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - u64::from(was_slow));
+        self.count_slow(was_slow, false);
         self.notice_close(id);
     }
 
@@ -114,9 +114,7 @@ impl<I: Io> Shard<I> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);
-        if connection.io.has_backlog() {
-            self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - 1);
-        }
+        self.count_slow(connection.io.has_backlog(), false);
         self.io.disarm(key(id));
         if let Some(of_address) = self.of_address.get_mut(id.slot() as usize) {
             *of_address = None;

@@ -332,7 +332,7 @@ impl<I: Io> Shard<I> {
         if output.backlog.is_empty() {
             connection.io.drop_empty_output();
             self.handlers.notice_emptied(id);
-            self.counters.set(Counter::SlowConsumers, self.counters.get(Counter::SlowConsumers) - 1);
+            self.count_slow(true, false);
             self.settle_all(id);
         } else {
             output.found_room = false;

@@ -43,7 +43,7 @@ impl<I: Io> Shard<I> {
         self.owe(id, outbox.into_iter().chain(owed));
     }
 
-    /// Appends to the connection's backlog, which makes it a slow consumer if it is none.
+    /// Appends to the connection's backlog, which makes the connection a slow consumer.
     pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let was_slow = connection.io.has_backlog();
@@ -51,9 +51,21 @@ impl<I: Io> Shard<I> {
         let before = backlog.messages();
         owed.into_iter().for_each(|piece| backlog.push(piece));
         let messages = backlog.messages() - before;
-        let is_new = !was_slow && !backlog.is_empty();
+        let is_slow = !backlog.is_empty();
         self.count(Counter::Deliveries, messages);
-        self.count(Counter::SlowConsumers, u64::from(is_new));
+        self.count_slow(was_slow, is_slow);
+    }
+
+    /// Keeps the number of slow consumers: a connection had a backlog or not, and has one now or not.
+    pub(super) fn count_slow(&mut self, was_slow: bool, is_slow: bool) {
+        match (was_slow, is_slow) {
+            (false, true) => self.count(Counter::SlowConsumers, 1),
+            (true, false) => {
+                let others = self.counters.get(Counter::SlowConsumers).checked_sub(1);
+                self.counters.set(Counter::SlowConsumers, others.expect("a slow consumer has been counted"));
+            }
+            (false, false) | (true, true) => {}
+        }
     }
 
     /// What has been held back from the connection leaves if it has nothing to wait for any more.
