@@ -32,7 +32,7 @@ impl<I: Io> Shard<I> {
     /// Does what is due for a connection, and enters its next deadline.
     fn expire(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.io.ends_by.is_some_and(|ends_by| ends_by <= self.now) {
+        if connection.io.sides.ends_by().is_some_and(|ends_by| ends_by <= self.now) {
             tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
             self.count(Counter::CloseTimeout, 1);
             self.remove(id);

@@ -1,8 +1,29 @@
-//! How a connection ends: from its leaving the open state to the descriptor's close.
+//! How a connection ends: from its leaving the open state to the close of its descriptor.
 //!
-//! The close timeout is for all of it, unless it is 0. A socket that then, or whenever its connection is dropped,
-//! holds something that its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's
-//! end.
+//! An orderly end takes three steps, each of which asserts what the one before has promised:
+//!
+//! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; what it is owed up
+//!    to here is sent, a close frame behind it.
+//! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
+//!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
+//!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
+//! 3. [`Shard::drop_socket`]: the peer has ended its side and has taken everything. The descriptor is closed.
+//!
+//! | our side | the peer's side | event | steps | our side after them |
+//! | --- | --- | --- | --- | --- |
+//! | `Open` | any | a close frame in either direction, a protocol error, a pong timeout | `leave` | `Leaving` |
+//! | `Open` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `leave`, `finish` | `Finished` |
+//! | `Leaving` | gets `Ended` | the peer ends its side without answering our close frame | `abandon`, `finish` | `Finished` |
+//! | `Leaving` | any | the WebSocket is `Closed`, and the socket has taken everything | `finish` | `Finished` |
+//! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
+//! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
+//! | any | any | the socket fails | `lose` | reset |
+//!
+//! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
+//! does.
+//!
+//! The close timeout is for all of it, unless it is 0. A socket that then, or whenever its connection is dropped, holds
+//! something that its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's end.
 
 use std::io;
 
@@ -27,37 +48,34 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// After anything that may have ended the open state: no more messages for it, and a deadline.
+    /// Takes the steps that are due if the connection's WebSocket has left the open state. Follows everything that may
+    /// have made it do so.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.websocket.state() == State::Open {
             return;
         }
-        // It will not become a subscriber any more; it is still owed its answer.
-        connection.is_held = false;
+        if connection.io.sides.is_open() {
+            self.leave(id);
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        // A close frame that had to wait may have waited long enough.
         if connection.io.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
         // The deadline holds whatever progress the close makes. A route's keep-alive may have turned it off by 0.
-        let close_timeout = self.handlers.keep_alive(id).close_timeout;
-        if connection.io.ends_by.is_none() && close_timeout > 0 {
-            connection.io.ends_by = Some(self.now.after(close_timeout));
-        }
-        self.hub.unsubscribe_all(id);
+        connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
         self.drop_partial(id);
         self.schedule(id);
         self.end_if_done(id);
     }
 
-    /// Takes the connection through the end of its socket: when the closing handshake is over and everything has been
-    /// sent, our side is finished; when the peer's is too and it has taken everything, the socket is closed. Closing it
-    /// before could destroy what is still on its way to the peer (RFC 6455 7.1.1). Until then input is read and
-    /// dropped, since closing a socket with unread input would reset the connection and destroy the close frame.
+    /// Takes the steps that are due if what they wait for may have come: the peer's end was received, or the socket has
+    /// taken all that the connection was owed.
     pub(super) fn end_if_done(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let Some(socket) = &self.sockets[id.slot() as usize] else { return };
+        let Some(connection) = self.hub.connections.get(id) else { return };
         if connection.websocket.state() != State::Closed {
-            if connection.io.peer_done {
+            if connection.io.sides.has_peer_ended() {
                 self.abandon(id);
             }
             return;
@@ -65,19 +83,49 @@ impl<I: Io> Shard<I> {
         if connection.io.owes_output() {
             return;
         }
-        if !connection.io.is_finished {
-            connection.io.is_finished = true;
-            self.io.finish(socket);
+        if !connection.io.sides.is_finished() {
+            self.finish(id);
         }
-        if connection.io.peer_done && !self.io.has_unsent(socket) {
-            self.remove(id);
-        }
+        self.drop_socket(id);
     }
 
-    /// Ends a connection whose peer has ended it without a closing handshake, or without answering ours: it is owed
-    /// nothing more but what its socket has taken before.
+    /// The first step: the connection gets no more messages.
+    fn leave(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        assert_ne!(connection.websocket.state(), State::Open, "an open WebSocket receives messages");
+        connection.io.sides.leave();
+        // It will not become a subscriber any more; it is still owed its answer.
+        connection.is_held = false;
+        self.hub.unsubscribe_all(id);
+    }
+
+    /// The second step: our side of the socket ends.
+    fn finish(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        assert_eq!(connection.websocket.state(), State::Closed, "the closing handshake is over");
+        assert!(!connection.io.owes_output() && !connection.is_held, "the socket has taken everything");
+        connection.io.sides.finish();
+        let socket = self.sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
+        self.io.finish(socket);
+    }
+
+    /// The third step: the descriptor is closed once the peer has ended its side and has taken everything.
+    fn drop_socket(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get(id) else { return };
+        assert!(connection.io.sides.is_finished(), "our side ends first");
+        let socket = self.sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
+        if !connection.io.sides.has_peer_ended() || self.io.has_unsent(socket) {
+            return;
+        }
+        let taken = self.take_out(id);
+        assert!(taken.is_some_and(|(connection, _)| !connection.io.owes_output()), "nothing is sent after the end");
+    }
+
+    /// Ends the WebSocket of a connection whose peer has ended its side without a closing handshake, or without an
+    /// answer to our close frame. What its socket has not taken before is given up.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        assert!(connection.io.sides.has_peer_ended(), "a closing handshake may still come");
         let (was_open, was_slow) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
         connection.websocket.abandon();
         connection.io.output = None;
@@ -94,13 +142,13 @@ impl<I: Io> Shard<I> {
             self.count(Counter::Aborted, 1);
         }
         if let Some((_, socket)) = self.take_out(id) {
-            // Whatever the error was: nothing of it stays.
+            // Whatever the error was: the kernel keeps nothing of the socket.
             self.io.reset(&socket);
         }
     }
 
-    /// Ends a connection at once. Nobody waits any longer for its peer to take what was sent: the kernel would, for as
-    /// long as that pleases.
+    /// Ends a connection at once. What its peer has not taken is given up by a reset: the kernel would keep it for as
+    /// long as the peer pleases.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.take_out(id) else { return };
         if connection.io.owes_output() || self.io.has_unsent(&socket) {
@@ -109,8 +157,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Takes a connection and its socket out of the shard. Every end comes through here.
-    fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
+    /// Takes a connection and its socket out of the shard. Every end comes through here, once.
+    fn take_out(&mut self, id: ConnectionId) -> Option<(Connection, I::Socket)> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);

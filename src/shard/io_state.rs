@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 
+use super::sides::Sides;
 use crate::{
     hub::{self, Attachment, Backlog, Connections},
     proto::Tick,
@@ -26,18 +27,12 @@ pub(crate) struct IoState {
     pub(crate) has_unparsed: bool,
     /// Stands in the shard's list of connections with something in their outbox.
     pub(crate) is_dirty: bool,
-    /// The peer has finished or the socket has failed: receive until the end shows.
-    pub(crate) hung_up: bool,
-    /// The peer's end of input has been received.
-    pub(crate) peer_done: bool,
-    /// Our side of the socket has been finished; only the peer's end is awaited.
-    pub(crate) is_finished: bool,
     /// A backlog waits for room in the socket, or for memory of the kernel's.
     pub(crate) awaits_room: bool,
     /// When the timer wheel looks at it next.
     pub(crate) timer: Option<Tick>,
-    /// When it is dropped, whatever the peer does. Set when it leaves the open state.
-    pub(crate) ends_by: Option<Tick>,
+    /// How far the two sides of the socket have come to their end.
+    pub(crate) sides: Sides,
 }
 
 impl Attachment for IoState {
@@ -155,12 +150,9 @@ impl IoState {
             reading: Reading::Idle,
             has_unparsed: false,
             is_dirty: false,
-            hung_up: false,
-            peer_done: false,
-            is_finished: false,
             awaits_room: false,
             timer: None,
-            ends_by: None,
+            sides: Sides::open(),
         }
     }
 

@@ -30,6 +30,7 @@ mod receive;
 mod refusals;
 mod schedule;
 mod seats;
+mod sides;
 #[cfg(test)]
 mod simulator;
 mod slow;

@@ -37,7 +37,9 @@ impl<I: Io> Shard<I> {
             let id = self.hub.connections.name(key.slot, key.generation);
             // A report that was on its way when its connection ended.
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.io.hung_up |= hung_up;
+            if hung_up {
+                connection.io.sides.hang_up();
+            }
             if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
                 self.io.arm(key, socket);
             }
@@ -143,7 +145,7 @@ impl<I: Io> Shard<I> {
         };
         match result {
             Ok(0) => {
-                connection.io.peer_done = true;
+                connection.io.sides.end_peer();
                 self.incoming.give_back(buffer);
                 self.end_if_done(id);
                 0
@@ -151,7 +153,7 @@ impl<I: Io> Shard<I> {
             Ok(count) => {
                 // A full buffer may have left something behind, and a hang-up is not reported again.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
-                let has_more = is_full || connection.io.hung_up;
+                let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
                 let frames = self.input(id, buffer, share);
                 if has_more {

@@ -29,7 +29,7 @@ impl<I: Io> Shard<I> {
         };
         let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
-        let deadlines = [deadline, connection.io.ends_by, look, message, waits, taken];
+        let deadlines = [deadline, connection.io.sides.ends_by(), look, message, waits, taken];
         let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
             && connection.io.timer.is_none_or(|timer| deadline < timer)
@@ -49,12 +49,12 @@ impl<I: Io> Shard<I> {
         let websocket = &connection.websocket;
         let is_too_big =
             websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
-        if !is_too_big || !connection.io.owes_output() || connection.io.peer_done {
+        if !is_too_big || !connection.io.owes_output() || connection.io.sides.has_peer_ended() {
             return None;
         }
         let heard = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
         let half = self.handlers.keep_alive(id).close_timeout / 2;
-        let latest = Tick(connection.io.ends_by?.0.saturating_sub(half));
+        let latest = Tick(connection.io.sides.ends_by()?.0.saturating_sub(half));
         Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
     }
 }

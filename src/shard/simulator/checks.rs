@@ -52,7 +52,7 @@ impl Simulation {
             match &connection.io.output {
                 None => {
                     client.backlog = None;
-                    let has_heard = line.stream.has_ended() || connection.io.peer_done;
+                    let has_heard = line.stream.has_ended() || connection.io.sides.has_peer_ended();
                     assert!(is_open || has_heard, "client {number} is closed without a word");
                 }
                 Some(output) => {
@@ -81,12 +81,14 @@ impl Simulation {
             }
             assert!(!connection.io.awaits_room || connection.io.has_backlog(), "client {number} needs no room");
             let is_over = connection.websocket.state() == State::Closed && !connection.io.owes_output();
-            assert_eq!(line.finished, is_over, "the end of client {number}");
+            let sides = &connection.io.sides;
+            assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
+            assert_eq!(sides.is_open(), is_open, "our side of client {number}");
             // Until what its socket has taken is taken from there, and that is known.
             let is_taken =
                 line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(number);
             let may_stay = connection.websocket.state() == State::Closed && !(is_over && is_taken);
-            assert!(!connection.io.peer_done || may_stay, "client {number} has gone and nothing is left to do");
+            assert!(!sides.has_peer_ended() || may_stay, "client {number} has gone and nothing is left to do");
         }
         assert!(network.has_submitted(), "the shard goes to sleep without having asked");
         assert_eq!(self.shard.open(), alive, "connections");
