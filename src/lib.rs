@@ -63,10 +63,10 @@ pub mod handler;
 mod handover;
 #[doc(hidden)]
 pub mod hub;
+mod log_throttle;
 pub mod logs;
 pub mod metrics;
 pub mod proto;
-mod seldom;
 pub mod server;
 mod shard;
 #[doc(hidden)]

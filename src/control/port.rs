@@ -1,6 +1,9 @@
 //! Serves connections that speak HTTP: those that shards hand over, and those to the address of the metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use tokio::{
@@ -19,10 +22,10 @@ use super::{
 };
 use crate::{
     config::Limits,
-    handover::{AddressPermit, HandedOff, SocketPermits},
+    handover::{OfAddress, Ticket, Visit},
+    log_throttle::LogThrottle,
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
-    seldom::Seldom,
 };
 
 /// A port for connections: the endpoints that it serves, and the limits of its connections.
@@ -31,13 +34,13 @@ pub(super) struct Port {
     served: ServedEndpoints,
     permits: Arc<ConnectionPermits>,
     farewells: Farewells,
-    full: Seldom,
+    full: LogThrottle,
 }
 
 impl Port {
-    pub(super) fn new(served: ServedEndpoints, permits_max: usize, farewells_max: usize) -> Port {
-        let (permits, farewells) = (ConnectionPermits::new(permits_max), Farewells::new(farewells_max));
-        Port { served, permits, farewells, full: Seldom::default() }
+    pub(super) fn new(scope: Scope, places_max: usize, farewells_max: usize) -> Port {
+        let (places, farewells) = (Places::new(places_max), Farewells::new(farewells_max));
+        Port { scope, places, farewells, full: LogThrottle::of_limit() }
     }
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
@@ -84,22 +87,21 @@ impl Port {
     }
 
     fn note_full(&self, shared: &Shared) {
-        if !self.full.is_due() {
-            return;
-        }
-        match self.served {
-            ServedEndpoints::Operations => {
+        let Some(suppressed) = self.full.allow(Instant::now()) else { return };
+        match self.scope {
+            Scope::Operations => {
                 tracing::warn!(
                     limit = Limits::METRICS_CONNECTIONS_MAX,
-                    "the limit of connections to the metrics is reached: further ones are answered once"
+                    suppressed,
+                    "no more connections are served to the metrics"
                 );
             }
             ServedEndpoints::Everything => {
                 let limit = shared.config.http.connections_max;
                 tracing::warn!(
                     limit,
-                    "there are as many connections as --max-http-connections allows, and none is idle: further ones \
-                     are refused"
+                    suppressed,
+                    "as many connections as --max-http-connections allows, and none is idle: more are refused"
                 );
             }
         }

@@ -12,7 +12,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::IdleConnection;
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 /// The sockets of each network that has any, and the most sockets of one network.
 ///
@@ -23,9 +23,9 @@ use crate::seldom::Seldom;
 pub(crate) struct Addresses {
     sockets_max: usize,
     hasher: RandomState,
-    stripes: [Mutex<Stripe>; STRIPES],
-    /// When a network that has reached the limit is logged.
-    pub(crate) full: Seldom,
+    parts: [Mutex<Part>; PARTS],
+    /// The throttle of warnings that a network has as many sockets as it may.
+    pub(crate) full: LogThrottle,
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +48,8 @@ impl Addresses {
         Arc::new(Addresses {
             sockets_max,
             hasher: RandomState::new(),
-            stripes: Default::default(),
-            full: Seldom::default(),
+            parts: Default::default(),
+            full: LogThrottle::of_limit(),
         })
     }
 

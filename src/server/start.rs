@@ -68,6 +68,7 @@ impl Server {
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
+        let warnings: Arc<shard::Warnings> = Arc::default();
         let leaving = watch::Sender::new(false);
         let epoch_first = epoch_first();
         for (number, ends) in shards.into_iter().enumerate() {
@@ -84,6 +85,7 @@ impl Server {
                 addresses: addresses.clone(),
                 listeners: listeners.iter_mut().filter_map(Vec::pop).collect::<Vec<OwnedFd>>(),
                 counters: Arc::clone(&counters[number]),
+                warnings: Arc::clone(&warnings),
                 commands: ends.commands,
                 epoch_first,
             };

@@ -1,7 +1,12 @@
 //! Accepts sockets: after a poll of a listener as many as wait, up to a bound, each for an opening handshake; and
 //! reclaims connections that the control thread hands back.
 
-use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 
@@ -37,9 +42,10 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
             Err(error) if is_shortage(&error) => {
                 // The connections that wait stay in the kernel's queue; another try at once would only burn the CPU.
                 lobby.counters.add(Counter::AcceptPaused, 1);
-                if lobby.shortage.is_due() {
+                if let Some(suppressed) = lobby.warnings.shortage.allow(Instant::now()) {
                     tracing::warn!(
                         %error,
+                        suppressed,
                         "accepting pauses, descriptors or memory are used up: raise their limit or lower \
                          --max-connections"
                     );
@@ -102,20 +108,19 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
     match no_room {
         NoRoom::Connections => {
             lobby.counters.add(Counter::RefusedLimit, 1);
-            if lobby.full.is_due() {
+            if let Some(suppressed) = lobby.warnings.full.allow(Instant::now()) {
                 let limit = limits.connections_max;
-                tracing::warn!(
-                    limit,
-                    "there are as many connections as --max-connections allows: further ones are refused"
-                );
+                tracing::warn!(limit, suppressed, "as many connections as --max-connections allows: more are refused");
             }
         }
         NoRoom::Address(address) => {
             lobby.counters.add(Counter::RefusedAddress, 1);
-            if lobby.sockets.of_addresses.as_ref().is_some_and(|addresses| addresses.full.is_due()) {
+            let addresses = lobby.sockets.of_addresses.as_ref();
+            if let Some(suppressed) = addresses.and_then(|addresses| addresses.full.allow(Instant::now())) {
                 let limit = limits.connections_per_address_max;
                 tracing::warn!(
                     limit,
+                    suppressed,
                     %address,
                     "an address has as many connections as --max-connections-per-address allows: further ones are \
                      refused"

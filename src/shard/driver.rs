@@ -19,7 +19,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use super::{accept, lobby::Lobby, seats::Handlers, spawned::Spawned, state::Shard};
+use super::{accept, lobby::Lobby, seats::Handlers, spawned::Spawned, state::Shard, warnings::Warnings};
 use crate::{
     config::{Config, TICK},
     endpoints::Endpoints,
@@ -60,7 +60,9 @@ pub(crate) struct Start {
     pub(crate) control: ControlHandoff,
     pub(crate) returns: mpsc::Receiver<HandedOff>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) commands: mpsc::Receiver<ShardCommand>,
+    /// The throttles of lines about limits, which all shards share.
+    pub(crate) warnings: Arc<Warnings>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) epoch_first: u64,
 }
 
@@ -153,7 +155,8 @@ impl Driver {
         let tasks = Tasks::default();
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
-        let shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
+        let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
+        shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
             Arc::clone(&config),
             Arc::clone(&counters),
@@ -163,7 +166,7 @@ impl Driver {
             on_shard,
             start.addresses,
         );
-        let lobby = Rc::new(lobby.of_shard(number));
+        let lobby = Rc::new(lobby.of_shard(number, start.warnings));
         let spawned = Spawned::new(tasks.clone());
         let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
         for listener in &listeners {

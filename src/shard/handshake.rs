@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     pin::{Pin, pin},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -190,9 +190,10 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
 async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
     if let Err(handed_off) = lobby.control.transfer(handed_off) {
         lobby.counters.add(Counter::RefusedLimit, 1);
-        if lobby.http_full.is_due() {
+        if let Some(suppressed) = lobby.warnings.http_full.allow(Instant::now()) {
             tracing::warn!(
-                "connections that speak HTTP arrive faster than the control thread takes them: some are refused"
+                suppressed,
+                "connections that speak HTTP come faster than they are taken in: some are refused"
             );
         }
         let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");

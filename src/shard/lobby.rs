@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{arrival::Arrival, refusals::Refusals};
+use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
     config::Config,
     endpoints::Endpoints,
@@ -20,7 +20,6 @@ use crate::{
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
-    seldom::Seldom,
     sys::net,
 };
 
@@ -47,12 +46,8 @@ pub(super) struct Lobby {
     /// Sockets for which there is no room.
     pub(super) refusals: Refusals,
     leaving: Cell<bool>,
-    /// When used-up descriptors and reached limits are logged.
-    pub(super) shortage: Seldom,
-    pub(super) full: Seldom,
-    pub(super) http_full: Seldom,
-    /// The number of the next opening request. The number of the shard stands in its upper bits, so that no other
-    /// shard gives the same.
+    pub(super) warnings: Arc<Warnings>,
+    /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
     next_request: Cell<u64>,
 }
 
@@ -118,17 +113,16 @@ impl Lobby {
             pending: Cell::new(0),
             refusals,
             leaving: Cell::new(false),
-            shortage: Seldom::default(),
-            full: Seldom::default(),
-            http_full: Seldom::default(),
+            warnings: Arc::default(),
             next_request: Cell::new(0),
         }
     }
 
-    /// Returns the lobby with opening requests numbered as those of this shard.
-    pub(super) fn of_shard(self, number: u16) -> Self {
+    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings that it
+    /// shares with the other shards.
+    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        self
+        Lobby { warnings, ..self }
     }
 
     /// Returns a number for an opening request.

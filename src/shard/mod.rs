@@ -39,5 +39,7 @@ mod state;
 mod timers;
 mod turn;
 mod unfinished;
+mod warnings;
 
-pub(crate) use driver::{ShardCommand, Start, run};
+pub(crate) use driver::{Command, Start, run};
+pub(crate) use warnings::Warnings;

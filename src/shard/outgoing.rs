@@ -36,9 +36,6 @@ pub(super) struct Flush {
     pub(super) plan: Vec<Planned>,
     pub(super) refused: Vec<Unsent>,
     pub(super) outcomes: Vec<Outcome>,
-    /// When a slow consumer was last named, and how many were not since.
-    pub(super) slow_named: Option<Tick>,
-    pub(super) slow_unnamed: u64,
 }
 
 /// One entry of a batch.

@@ -1,10 +1,12 @@
 //! The limit of what a connection may be owed, and the end of a slow consumer.
 
+use std::time::Instant;
+
 use super::state::Shard;
 use crate::{
     hub::{ConnectionId, TopicName},
     metrics::Counter,
-    proto::{CloseCode, State, Tick},
+    proto::{CloseCode, State},
     sys::Io,
 };
 
@@ -70,13 +72,9 @@ impl<I: Io> Shard<I> {
         let ahead = self.hub.leave(id);
         dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
         let peer = self.peer(id);
-        // They come in crowds: one in a while stands for all.
-        let others = self.flush.slow_unnamed;
-        if self.flush.slow_named.is_none_or(|named| self.now.since(named) >= SLOW_SILENCE) {
-            (self.flush.slow_named, self.flush.slow_unnamed) = (Some(self.now), 0);
-            tracing::info!(%id, peer, bytes, messages, others, "slow consumer: its backlog went beyond the limit");
+        if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
+            tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond the limit");
         } else {
-            self.flush.slow_unnamed += 1;
             tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
         }
         self.count(Counter::SlowClosed, 1);
@@ -84,6 +82,3 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 }
-
-/// Ticks after a slow consumer was named at the level of information before another is.
-const SLOW_SILENCE: u32 = 10 * Tick::PER_SECOND;

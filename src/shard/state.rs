@@ -12,6 +12,7 @@ use super::{
     pace::{MailLeft, Pace},
     seats::Handlers,
     timers::Wheel,
+    warnings::Warnings,
 };
 use crate::{
     config::{Config, Limits},
@@ -42,6 +43,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
+    pub(super) warnings: Arc<Warnings>,
     pub(super) now: Tick,
     pub(super) flush: Flush,
     pub(super) drain: Option<Drain>,
@@ -80,6 +82,7 @@ impl<I: Io> Shard<I> {
             limits: config.limits.clone(),
             handlers,
             counters,
+            warnings: Arc::default(),
             now,
             flush: Flush::default(),
             drain: None,
