@@ -258,7 +258,7 @@ fn use_tree(words: &[String], at: &mut usize, prefix: &[String], out: &mut Vec<(
 }
 
 /// Returns the words without the items under `#[cfg(test)]` and `#[cfg(all(test, ..))]`.
-fn without_tests(words: &[String]) -> Vec<String> {
+pub(crate) fn without_tests(words: &[String]) -> Vec<String> {
     let is_test = |at: usize| {
         let begins =
             |pattern: &[&str]| words[at..].iter().zip(pattern).filter(|(a, b)| a == *b).count() == pattern.len();

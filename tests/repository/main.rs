@@ -2,6 +2,7 @@
 
 mod documents;
 mod files;
+mod floors;
 mod imports;
 mod names;
 mod pages;
