@@ -1,15 +1,16 @@
 //! What must hold between any two turns, when the network has settled, and when everybody has left.
 
-use std::mem;
+use std::{mem, rc::Rc};
 
-use super::super::io_state::Reading;
 use super::{
-    Simulation,
+    super::io_state::Reading,
     answering::{CLOSED_AS_ASKED, CLOSED_AS_FULL},
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
+    line::Line,
+    network::Network,
+    simulation::Simulation,
 };
 use crate::{
-    hub::Backlog,
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State},
 };
@@ -19,76 +20,26 @@ impl Simulation {
         self.clients.iter().filter(|client| client.closed_at.is_none())
     }
 
-    /// What holds between any two turns.
+    /// Checks what holds between any two turns.
     pub(super) fn check_turn(&mut self, (close_timeout, cut_off): (u64, u64)) {
-        let network = &mut *self.network.borrow_mut();
+        let network = Rc::clone(&self.network);
+        let network = &mut *network.borrow_mut();
         let offered = mem::take(&mut network.offered);
         assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
-        let limits = &self.shard.limits;
-        let offsets: Vec<u64> = self.topics.iter().map(|name| self.shard.hub.offset(name)).collect();
+        let offsets = self.offsets();
         let (mut alive, mut slow_consumers) = (0, 0);
         for &number in &network.active {
-            let (client, line) = (&mut self.clients[number], &network.lines[number]);
-            let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
-            let Some(connection) = connection else {
-                client.gone = true;
-                client.closed_at.get_or_insert_with(|| offsets.clone());
-                assert!(line.dropped, "client {number} is gone and its socket is not");
-                continue;
-            };
+            let line = &network.lines[number];
+            let Some(is_open) = self.check_presence(number, line, &offsets) else { continue };
             alive += 1;
-            slow_consumers += u64::from(connection.io.has_backlog());
-            let is_open = connection.websocket.state() == State::Open;
-            if is_open {
-                client.open_until.clone_from(&offsets);
-            } else {
-                client.closed_at.get_or_insert_with(|| offsets.clone());
-            }
+            slow_consumers += u64::from(self.check_output(number, line));
+            self.check_sides(number, network);
+            let client = &mut self.clients[number];
             for (topic, name) in self.topics.iter().enumerate() {
                 let is_subscribed = client.id.is_some_and(|id| self.shard.hub.is_subscribed(id, name));
                 let expected = is_open && client.subscription(topic).is_some();
                 assert_eq!(is_subscribed, expected, "client {number} and topic {topic}");
             }
-            match &connection.io.output {
-                None => {
-                    client.backlog = None;
-                    let has_heard = line.stream.has_ended() || connection.io.sides.has_peer_ended();
-                    assert!(is_open || has_heard, "client {number} is closed without a word");
-                }
-                Some(output) => {
-                    let backlog = &output.backlog;
-                    let seen = BacklogSeen {
-                        bytes: backlog.bytes(),
-                        messages: backlog.messages(),
-                        unsent: backlog.unsent(usize::MAX, usize::MAX).map(|piece| piece.len() as u64).sum(),
-                        was_refused: backlog.was_refused(),
-                        taken: line.stream.taken(),
-                    };
-                    assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
-                    let is_sent = |before: BacklogSeen| seen.taken - before.taken >= before.unsent;
-                    let is_new = client.backlog.is_none_or(|before| !before.was_refused || is_sent(before));
-                    let before = client.backlog.map_or((0, 0), |before| (before.bytes, before.messages));
-                    let bytes_max = limits.backlog_bytes_max.saturating_add(Backlog::BESIDES);
-                    let may_be = bytes_max.max(before.0).saturating_add(OUTBOX_MOST) >= seen.bytes
-                        && limits.backlog_messages_max.max(before.1) >= seen.messages;
-                    // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
-                    assert!(is_new || may_be || !is_open, "the backlog of client {number} is beyond its limit");
-                    client.backlog = (!backlog.is_empty()).then_some(seen);
-                    let close_waits = client.id.is_some_and(|id| self.shard.close_waits(id).is_some());
-                    let is_waiting = connection.io.awaits_room || connection.io.is_dirty || close_waits;
-                    assert!(is_waiting || backlog.is_empty(), "the backlog of client {number} waits for nothing");
-                }
-            }
-            assert!(!connection.io.awaits_room || connection.io.has_backlog(), "client {number} needs no room");
-            let is_over = connection.websocket.state() == State::Closed && !connection.io.owes_output();
-            let sides = &connection.io.sides;
-            assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
-            assert_eq!(sides.is_open(), is_open, "our side of client {number}");
-            // Until what its socket has taken is taken from there, and that is known.
-            let is_taken =
-                line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(number);
-            let may_stay = connection.websocket.state() == State::Closed && !(is_over && is_taken);
-            assert!(!sides.has_peer_ended() || may_stay, "client {number} has gone and nothing is left to do");
         }
         assert!(network.has_submitted(), "the shard goes to sleep without having asked");
         assert_eq!(self.shard.open(), alive, "connections");
@@ -96,14 +47,79 @@ impl Simulation {
         assert_eq!(counted(Counter::ConnectionsOpen), alive as u64);
         assert_eq!(counted(Counter::Opened) - counted(Counter::Ended), alive as u64);
         assert_eq!(counted(Counter::SlowConsumers), slow_consumers, "slow consumers");
-        let overdue = counted(Counter::CloseTimeout) - close_timeout;
-        assert!(network.tally.cut_off - cut_off <= overdue, "a connection is cut off before its time");
+        let timeouts = counted(Counter::CloseTimeout) - close_timeout;
+        assert!(network.tally.cut_off - cut_off <= timeouts, "a connection is cut off before its time");
         let (clients, lines) = (&self.clients, &network.lines);
         network.active.retain(|&number| {
             let line = &lines[number];
             let can_read = !clients[number].has_no_reader() && !clients[number].mute;
             !line.dropped || can_read && !(line.sent.is_empty() && line.fetched.is_empty())
         });
+    }
+
+    /// Notes whether the client's connection is there and open. Returns whether it is open, if it is there.
+    fn check_presence(&mut self, number: usize, line: &Line, offsets: &[u64]) -> Option<bool> {
+        let client = &mut self.clients[number];
+        let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
+        let is_open = connection.map(|connection| connection.websocket.state() == State::Open);
+        client.gone = is_open.is_none();
+        assert!(!client.gone || line.dropped, "client {number} is gone and its socket is not");
+        if is_open == Some(true) {
+            client.open_until = offsets.to_vec();
+        } else {
+            client.closed_at.get_or_insert_with(|| offsets.to_vec());
+        }
+        is_open
+    }
+
+    /// Checks what the connection is owed. Returns whether it has a backlog.
+    fn check_output(&mut self, number: usize, line: &Line) -> bool {
+        let client = &mut self.clients[number];
+        let id = client.id.expect("the connection is there");
+        let connection = self.shard.hub.connections.get(id).expect("the connection is there");
+        let is_open = connection.websocket.state() == State::Open;
+        let Some(output) = &connection.io.output else {
+            client.backlog = None;
+            let has_heard = line.stream.has_ended() || connection.io.sides.has_peer_ended();
+            assert!(is_open || has_heard, "client {number} is closed without a word");
+            assert!(!connection.io.awaits_room, "client {number} needs no room");
+            return false;
+        };
+        let backlog = &output.backlog;
+        let seen = BacklogSeen {
+            bytes: backlog.bytes(),
+            messages: backlog.messages(),
+            unsent: backlog.unsent(usize::MAX, usize::MAX).map(|piece| piece.len() as u64).sum(),
+            was_refused: backlog.was_refused(),
+            taken: line.stream.taken(),
+        };
+        assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
+        // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
+        let is_new = client.backlog.is_none_or(|before| !before.was_refused || before.is_sent(&seen));
+        let is_within = seen.is_within(&self.shard.limits, client.backlog.as_ref());
+        assert!(is_new || is_within || !is_open, "the backlog of client {number} is beyond its limit");
+        client.backlog = (!backlog.is_empty()).then_some(seen);
+        let close_waits = self.shard.close_waits(id).is_some();
+        let is_waiting = connection.io.awaits_room || connection.io.is_dirty || close_waits;
+        assert!(is_waiting || backlog.is_empty(), "the backlog of client {number} waits for nothing");
+        assert!(!connection.io.awaits_room || !backlog.is_empty(), "client {number} needs no room");
+        !backlog.is_empty()
+    }
+
+    /// Checks how far the two sides of the connection's socket have ended.
+    fn check_sides(&self, number: usize, network: &Network) {
+        let line = &network.lines[number];
+        let connection = self.clients[number].id.and_then(|id| self.shard.hub.connections.get(id));
+        let connection = connection.expect("the connection is there");
+        let (state, sides) = (connection.websocket.state(), &connection.io.sides);
+        assert_eq!(sides.is_open(), state == State::Open, "our side of client {number}");
+        let is_over = state == State::Closed && !connection.io.owes_output();
+        assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
+        // Until what its socket has taken is taken from there, and that is known.
+        let is_taken =
+            line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(number);
+        let may_stay = state == State::Closed && !(is_over && is_taken);
+        assert!(!sides.has_peer_ended() || may_stay, "client {number} has gone and nothing is left to do");
     }
 
     /// Everybody who is open has everything.
@@ -272,7 +288,3 @@ impl Simulation {
 
 /// The reason of a close because of a message that takes too long.
 const OVERDUE: &str = "a message did not arrive in time";
-
-/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and
-/// the doubling of the buffer that little pieces are copied into.
-const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;

@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::{
-    network::{End, Network},
-    random::Random,
-};
+use super::{line::End, network::Network, random::Random};
 use crate::{
-    hub::ConnectionId,
+    config::Limits,
+    hub::{Backlog, ConnectionId},
     proto::{
         CloseCode, Event, Fin, Input, MessageLimits, MessageType, OpCode, PreparedMessage, Role, State, Tick,
         WebSocket, encode_masked,
@@ -72,6 +70,25 @@ pub(super) struct BacklogSeen {
     /// What the socket had taken when it was so.
     pub(super) taken: u64,
 }
+
+impl BacklogSeen {
+    /// Returns whether all of the backlog has been sent, as it is seen `now`.
+    pub(super) fn is_sent(&self, now: &BacklogSeen) -> bool {
+        now.taken - self.taken >= self.unsent
+    }
+
+    /// Returns whether the backlog is within the limits, or no larger than it was before.
+    pub(super) fn is_within(&self, limits: &Limits, before: Option<&BacklogSeen>) -> bool {
+        let (bytes, messages) = before.map_or((0, 0), |before| (before.bytes, before.messages));
+        let bytes_max = limits.backlog_bytes_max.saturating_add(Backlog::BESIDES).max(bytes);
+        bytes_max.saturating_add(OUTBOX_MOST) >= self.bytes
+            && limits.backlog_messages_max.max(messages) >= self.messages
+    }
+}
+
+/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and
+/// the doubling of the buffer that little pieces are copied into.
+const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;
 
 #[derive(Debug)]
 pub(super) struct Client {

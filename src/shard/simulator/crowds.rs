@@ -5,9 +5,13 @@ use std::{cell::RefCell, mem, rc::Rc, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    arrival, handlers,
-    network::{Network, Offered, SimulatedIo, Weather},
+    client::Client,
+    network::{Network, Weather},
+    plan::Plan,
     random::Random,
+    simulation::{Simulation, arrival, handlers},
+    socket::{SimulatedIo, SimulatedSocket},
+    tally::Offered,
 };
 use crate::{
     config::{Config, Settings},
@@ -57,7 +61,7 @@ impl World {
     /// A client with so much room in its socket.
     pub(super) fn connect(&mut self, room: usize, subscribes: bool) -> ConnectionId {
         let topic = TopicName::new("t").expect("a name");
-        let socket = Network::connect(&self.network, ANSWER, room);
+        let socket = SimulatedSocket::connect(&self.network, ANSWER, room);
         let subscriptions = if subscribes { vec![(topic.clone(), true)] } else { Vec::new() };
         let forwards = Some((topic, Scope::Server));
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
@@ -217,7 +221,7 @@ fn backlogs_keep_no_outbox_waiting() {
     world.connect(usize::MAX, false);
     let fast = TopicName::new("fast").expect("a name");
     for _ in 0..600 {
-        let socket = Network::connect(&world.network, ANSWER, usize::MAX);
+        let socket = SimulatedSocket::connect(&world.network, ANSWER, usize::MAX);
         let forwards = Some((fast.clone(), Scope::Server));
         let subscriptions = vec![(fast.clone(), true)];
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
@@ -307,7 +311,7 @@ fn topics_take_turns_within_a_flush() {
     const LARGE: usize = 200;
     let mut world = World::with_subscribers(1, LARGE, usize::MAX);
     let small = TopicName::new("small").expect("a name");
-    let socket = Network::connect(&world.network, ANSWER, usize::MAX);
+    let socket = SimulatedSocket::connect(&world.network, ANSWER, usize::MAX);
     let subscriptions = vec![(small.clone(), true)];
     let forwards = Some((small, Scope::Server));
     let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
@@ -449,4 +453,42 @@ fn the_end_of_a_message_may_stand_behind_a_flood() {
         world.shard.turn(Tick(tick));
     }
     assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageTimeout)), (64, 0));
+}
+
+/// A kernel that is short of memory refuses a send although it says that there is room. That is tried once a tick, not
+/// turn after turn.
+#[test]
+fn a_shortage_of_memory_is_waited_out() {
+    let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+    let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
+    for _ in 0..10 {
+        simulation.join(None);
+    }
+    simulation.settle();
+    let speaks = |client: &&Client| client.publishes && !client.mute && !client.deaf;
+    let number = simulation.clients.iter().find(speaks).expect("chance made none that speaks").number;
+    simulation.network.borrow_mut().is_short_of_memory = true;
+    {
+        let network = &mut *simulation.network.borrow_mut();
+        let client = &mut simulation.clients[number];
+        client.compose(5, &mut simulation.random);
+        client.put(usize::MAX, network);
+        network.arrive(number, usize::MAX);
+    }
+    for tick in 0..20 {
+        let mut turns = 0;
+        while simulation.serve() {
+            turns += 1;
+            assert!(turns < 10, "the shard does not come to rest at tick {tick}");
+        }
+        assert!(turns > 0, "nobody tries again at tick {tick}");
+        assert!(simulation.counters.get(Counter::SlowConsumers) > 0, "somebody was sent to");
+        assert_eq!(simulation.shard.next_deadline(), Some(simulation.now.after(1)));
+        simulation.now = simulation.now.after(1);
+    }
+    simulation.network.borrow_mut().is_short_of_memory = false;
+    simulation.settle();
+    simulation.check_settled();
+    assert_eq!(simulation.counters.get(Counter::SlowConsumers), 0);
+    simulation.network.borrow_mut().is_over = true;
 }

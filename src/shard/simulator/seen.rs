@@ -1,7 +1,7 @@
 //! What all runs together have met.
 
-use super::{Simulation, network::Tally};
-use crate::metrics::{CountedBy, Counter, Counters};
+use super::{simulation::Simulation, tally::Tally};
+use crate::metrics::{Counter, Counters, Place};
 
 /// A simulator that never meets a trap proves nothing about it.
 #[derive(Debug, Default)]

@@ -1,9 +1,15 @@
 //! Clients that send and do not take, or take and do not send, and how long they may.
 
-use super::super::io_state::Reading;
-use super::crowds::{PONG, World};
+use super::{
+    super::{io_state::Reading, pace::Pace},
+    client::Client,
+    crowds::{PONG, World},
+    plan::Plan,
+    random::Random,
+    simulation::Simulation,
+};
 use crate::{
-    config::Config,
+    config::{Config, Settings},
     hub::ConnectionId,
     metrics::Counter,
     proto::{KeepAlive, State, Tick},
@@ -110,4 +116,54 @@ fn who_has_taken_all_that_was_sent_stays() {
         );
         assert_eq!(world.state(id), Some(State::Open), "tick {tick}");
     }
+}
+
+/// While receiving pauses, what a client has sent waits in its socket: that is not the client's silence.
+#[test]
+fn a_client_that_waits_to_be_read_is_not_silent() {
+    let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+    config.limits.gathered_bytes_max = 1;
+    config.keep_alive = KeepAlive { ping_interval: 50, pong_timeout: 20, close_timeout: 50 };
+    let pace = Pace {
+        receive_batch: 1,
+        receive_batches: 1,
+        frames: 1,
+        send_batch: 1,
+        entry_pieces: 1,
+        flush_entries: 1,
+        flush_bytes: 1,
+        batch_bytes: 1,
+        backlog_pieces: 1,
+        backlog_bytes: 1,
+        mail: 1,
+    };
+    let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
+    for _ in 0..10 {
+        simulation.join(None);
+    }
+    simulation.settle();
+    let is_plain =
+        |client: &&Client| client.publishes && !client.subscriptions.is_empty() && !client.mute && !client.deaf;
+    let plain: Vec<usize> = simulation.clients.iter().filter(is_plain).map(|client| client.number).collect();
+    let [first, second, ..] = plain[..] else { panic!("chance made too few plain clients") };
+    let speak = |simulation: &mut Simulation, number: usize| {
+        let network = &mut *simulation.network.borrow_mut();
+        let client = &mut simulation.clients[number];
+        client.compose(5, &mut simulation.random);
+        client.put(usize::MAX, network);
+        network.arrive(number, usize::MAX);
+    };
+    // The walk over the subscribers of the first message takes many turns, and the second waits for it.
+    speak(&mut simulation, first);
+    simulation.serve();
+    speak(&mut simulation, second);
+    for _ in 0..2 {
+        simulation.now = simulation.now.after(60);
+        simulation.serve();
+    }
+    let id = simulation.clients[second].id.expect("it has joined");
+    let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
+    assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
+    assert!(simulation.counters.get(Counter::PongTimeout) > 0, "the others were silent");
+    simulation.network.borrow_mut().is_over = true;
 }

@@ -5,11 +5,12 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::io_state::IoHub;
 use super::{
-    arrival, handlers_with,
-    network::{Network, SimulatedIo, Weather},
+    super::io_state::Hub,
+    network::{Network, Weather},
     random::Random,
+    simulation::{arrival, handlers_with},
+    socket::{SimulatedIo, SimulatedSocket},
 };
 use crate::{
     config::{Config, Settings},
@@ -60,7 +61,7 @@ impl World {
     }
 
     fn connect(&mut self, subscriptions: &[&TopicName]) -> ConnectionId {
-        let socket = Network::connect(&self.network, ANSWER, usize::MAX);
+        let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
         let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
         let answer = Bytes::from_static(ANSWER);
         let arrival = arrival(socket, subscriptions, None, answer, BytesMut::new());
