@@ -45,7 +45,7 @@ impl<I: Io> Shard<I> {
         self.schedule(id);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
         self.release(id);
-        self.tell_joined();
+        self.report_joined();
         if is_refused {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");

@@ -14,21 +14,22 @@ use crate::{
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
-    /// The permit of its address, where the sockets of an address are limited.
-    pub(crate) of_address: Option<AddressPermit>,
-    /// The number of its route, and the state and profile that the route keeps.
+    /// The socket's part in the number of its address' sockets, where that is limited.
+    pub(crate) of_address: Option<OfAddress>,
+    /// The index of the route; the state and the profile are what the route keeps of the connection.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
     pub(crate) profile: Option<Box<Profile>>,
-    /// The limits of its messages, where they are not those of its route.
+    /// The limits of the connection's messages, where they are not those of its route.
     pub(crate) limits: Option<MessageLimits>,
-    /// Its subscriptions from the beginning. Its answer is held until all of them are live.
+    /// The topics that the connection subscribes to from the beginning. Its answer is held until all subscriptions are
+    /// live.
     pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
-    /// The topic that its client's messages are forwarded to, without a call of its handler.
+    /// The topic that the client's messages are forwarded to, past the handler.
     pub(crate) forwards: Option<(TopicName, Scope)>,
-    /// The opening answer (RFC 6455 4.2.2). No frame may overtake it.
+    /// The opening handshake's answer to the client (RFC 6455 4.2.2). No frame may overtake it.
     pub(crate) answer: Bytes,
-    /// The bytes that the client has sent behind its head.
+    /// The bytes that the client sent behind its own head.
     pub(crate) leftover: BytesMut,
 }
 

@@ -1,4 +1,4 @@
-//! What is due for connections whose time has come.
+//! Deadlines of connections: the work that is due when one has come.
 
 use std::mem;
 
@@ -15,12 +15,13 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
+    /// Does the work of the deadlines that have come.
     pub(super) fn expire_timers(&mut self) {
         let mut due = mem::take(&mut self.due);
         self.wheel.advance(self.now, &mut due);
         for (tick, id) in due.drain(..) {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            // An entry that an earlier one has replaced.
+            // Otherwise an earlier entry has replaced this one.
             if connection.io.timer == Some(tick) {
                 connection.io.timer = None;
                 self.expire(id);
@@ -29,17 +30,17 @@ impl<I: Io> Shard<I> {
         self.due = due;
     }
 
-    /// Does what is due for a connection, and enters its next deadline.
+    /// Does the work of a connection's deadlines that have come, and enters the next one.
     fn expire(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.sides.ends_by().is_some_and(|ends_by| ends_by <= self.now) {
-            tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
+            tracing::debug!(%id, peer = self.peer(id), "close timeout");
             self.count(Counter::CloseTimeout, 1);
             self.remove(id);
             return;
         }
         if connection.io.reading != Reading::Idle {
-            // What it has sent waits to be received, or is not received because of what it is owed.
+            // Its input waits, or is not received because of its backlog.
             connection.websocket.excuse_silence(self.now);
         }
         self.expire_watch(id);
@@ -54,11 +55,11 @@ impl<I: Io> Shard<I> {
             Timeout::Nothing => {}
             Timeout::PingSent => self.count(Counter::PingsSent, 1),
             Timeout::PongTimeout => {
-                tracing::debug!(%id, peer = self.peer(id), "no sign of life has followed a ping");
+                tracing::debug!(%id, peer = self.peer(id), "pong timeout");
                 self.count(Counter::PongTimeout, 1);
             }
             Timeout::CloseTimeout => {
-                tracing::debug!(%id, peer = self.peer(id), "the closing handshake did not end in time");
+                tracing::debug!(%id, peer = self.peer(id), "close timeout");
                 self.count(Counter::CloseTimeout, 1);
                 self.remove(id);
                 return;
@@ -68,11 +69,11 @@ impl<I: Io> Shard<I> {
         self.schedule(id);
     }
 
-    /// Gives up the peer of an open connection with a backlog if it has taken nothing for as long as one may be silent.
+    /// Closes an open connection with a backlog if its peer has taken nothing for as long as a peer may be silent.
     ///
-    /// What it takes is its sign of life. What it sends is none: a client that sends a byte now and then, and takes
-    /// nothing, would keep its backlog for ever. Nor is a missing pong a sign of death: a client that reads slowly has
-    /// yet to read all that stands before the ping.
+    /// Only what the peer takes is a sign of life. A client that sends a byte now and then, and takes nothing, would
+    /// keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read all that
+    /// stands before the ping.
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
@@ -88,7 +89,7 @@ impl<I: Io> Shard<I> {
                 if deadline_of(&watch, &keep_alive).is_none_or(|deadline| self.now < deadline) {
                     return;
                 }
-                tracing::debug!(%id, peer = self.peer(id), "the client takes nothing of what it is owed");
+                tracing::debug!(%id, peer = self.peer(id), "pong timeout: the client takes nothing of its backlog");
                 self.count(Counter::PongTimeout, 1);
                 self.close(id, CloseCode::INTERNAL_ERROR, "the client takes nothing");
             }
@@ -99,7 +100,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes the connection if its message under way has had its time.
+    /// Closes the connection if the time of its message under way is over.
     pub(super) fn expire_message(&mut self, id: ConnectionId) {
         let Some(since) = self.incoming.unfinished.since(id) else { return };
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
@@ -107,10 +108,10 @@ impl<I: Io> Shard<I> {
         }
         let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.io.has_unparsed);
         if has_unparsed || self.is_full() {
-            // The rest may have come. It is looked at again when what was received is parsed, and with the next tick.
+            // The rest may have come. The shard looks again when the input is parsed, and with the next tick.
             return;
         }
-        tracing::debug!(%id, peer = self.peer(id), "a message did not arrive in time");
+        tracing::debug!(%id, peer = self.peer(id), "message timeout");
         self.count(Counter::MessageTimeout, 1);
         self.close(id, CloseCode::POLICY_VIOLATION, "a message did not arrive in time");
     }

@@ -1,4 +1,5 @@
-//! Leaving in an orderly way: every client is told, a few at a time, and may finish the closing handshake.
+//! The shard's part in an orderly end: it closes its connections, a few at a time, and each may finish the closing
+//! handshake.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
@@ -15,19 +16,19 @@ impl<I: Io> Shard<I> {
         self.drain = Some(Drain::new(now, remaining, ticks, waits));
     }
 
+    /// Closes the connections that are due in the drain.
     pub(super) fn pace_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
-        let told = drain.step(self.now);
-        for id in told {
+        for id in drain.step(self.now) {
             self.close(id, CloseCode::GOING_AWAY, "the server is going away");
         }
     }
 
-    /// Ends every connection without a word. Their handlers are told.
+    /// Ends every connection without a closing handshake. Their handlers learn of it.
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
         ids.into_iter().for_each(|id| self.remove(id));
         self.io.submit();
-        self.tell_ended();
+        self.report_ended();
     }
 }

@@ -1,6 +1,6 @@
 //! A shard's thread: the loop around the turn.
 //!
-//! A loop is a turn, the decision of what follows it, and what has come in meanwhile.
+//! A round of the loop is a turn, the decision of what follows it, and the admission of arrivals and calls.
 
 use std::{
     io,
@@ -31,34 +31,35 @@ use crate::{
     sys::{HotRing, cpu, net, oneshot},
 };
 
-/// What the server tells a shard.
+/// A command of the server to a shard.
 #[derive(Debug)]
 pub(crate) enum ShardCommand {
     /// Stop accepting, close every connection, and end.
     Drain,
 }
 
-/// What a shard's thread is started with.
+/// The parts that a shard's thread is started with.
 pub(crate) struct Start {
-    /// Its end of the lanes between shards; the end's number is the shard's.
+    /// The shard's end of the mesh; the end's number is the shard's.
     pub(crate) mesh: MeshEnd,
     /// Notified when another shard wakes this one.
     pub(crate) woken: Arc<Notify>,
-    /// How many shards still have connections while the server leaves.
+    /// The number of shards that still have connections while the server leaves.
     pub(crate) occupied: Arc<AtomicUsize>,
-    /// The CPU to stay on.
+    /// The CPU that the thread stays on.
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<OwnedFd>,
-    /// What is at which path.
+    /// The table of endpoints.
     pub(crate) endpoints: Arc<Endpoints>,
-    /// What the server listens on.
+    /// The addresses that the server listens on.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// How many sockets all threads have: the limits are for all of them.
+    /// The count of the sockets of all threads, for which the limits are.
     pub(crate) sockets: Sockets,
-    /// Where connections go that want no WebSocket, and where they come back from if they do later.
-    pub(crate) control: ControlHandoff,
-    pub(crate) returns: mpsc::Receiver<HandedOff>,
+    /// The way to the control thread, for connections whose request is no upgrade.
+    pub(crate) control: ControlDoor,
+    /// Connections that come back from the control thread, since they have sent an upgrade there.
+    pub(crate) returns: mpsc::Receiver<Visit>,
     pub(crate) counters: Arc<Counters>,
     /// The throttles of lines about limits, which all shards share.
     pub(crate) warnings: Arc<Warnings>,
@@ -66,8 +67,7 @@ pub(crate) struct Start {
     pub(crate) epoch_first: u64,
 }
 
-/// Runs a shard on the calling thread until it has been told to drain and has done so. `started` is called once the
-/// shard accepts connections.
+/// Runs a shard on the calling thread until a drain has ended. `started` is called once the shard accepts connections.
 ///
 /// # Errors
 ///
@@ -88,7 +88,7 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     })
 }
 
-/// A shard's thread, and what it has beside the shard.
+/// A shard, and the rest of its thread.
 struct Driver {
     shard: Shard<HotRing>,
     lobby: Rc<Lobby>,
@@ -101,16 +101,16 @@ struct Driver {
     /// The hot ring's descriptor, which is readable when the ring has completions.
     ring: AsyncFd<OwnedFd>,
     woken: Arc<Notify>,
-    commands: mpsc::Receiver<ShardCommand>,
-    /// How many shards still have connections while the server leaves.
+    commands: mpsc::Receiver<Command>,
+    /// The number of shards that still have connections while the server leaves.
     occupied: Arc<AtomicUsize>,
     /// Whether this shard is one of them.
     is_occupied: bool,
-    /// When the drain ends whatever is left; set when it begins.
+    /// When the drain drops the connections that are left; set when it begins.
     ends_by: Option<Instant>,
 }
 
-/// What the driver knows after a turn.
+/// The driver's knowledge after a turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AfterTurn {
     /// Whether the turn has left work, a call waits that may be made, or the ring has completions.
@@ -119,7 +119,7 @@ pub(super) struct AfterTurn {
     pub(super) is_drained: bool,
 }
 
-/// What follows a turn.
+/// The driver's next step after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Another turn, at once.
@@ -191,19 +191,19 @@ impl Driver {
         })
     }
 
-    /// Serves until the shard has been told to drain and has done so.
+    /// Serves until a drain has ended.
     async fn serve(mut self) -> io::Result<()> {
         loop {
             let after = self.turn();
-            let is_told = match decide(after, || self.shard.next_deadline()) {
+            let has_command = match decide(after, || self.shard.next_deadline()) {
                 Next::End => break,
                 Next::Again => self.pass().await,
-                // Something may have come down a lane just now.
+                // A message may have come down a lane just now.
                 Next::Sleep(deadline) if self.shard.may_sleep() => self.sleep(deadline).await?,
                 Next::Sleep(_) => false,
             };
             self.shard.awake();
-            if is_told && self.ends_by.is_none() {
+            if has_command && self.ends_by.is_none() {
                 self.begin_drain()?;
             }
             self.admit();
@@ -212,7 +212,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Runs a turn, and starts and ends what runs beside it. Returns what is known after it.
+    /// Runs a turn, and starts and ends the work beside it.
     fn turn(&mut self) -> AfterTurn {
         let begun = Instant::now();
         let has_more = self.shard.turn(self.clock.now());
@@ -220,7 +220,7 @@ impl Driver {
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().repeated());
         self.lobby.set_open(self.shard.open());
-        // At once: nothing else may happen here for long.
+        // At once: the next thing that runs may be the sleep.
         self.spawned.start();
         self.spawned.end(self.shard.take_abandoned());
         let is_drained = self.is_drained();
@@ -241,26 +241,26 @@ impl Driver {
         Instant::now() >= ends_by || self.occupied.load(Ordering::Relaxed) == 0
     }
 
-    /// Lets other tasks, and the runtime's own ring, have their turn. Returns whether a drain is to begin.
+    /// Lets other tasks and the runtime's own ring run. Returns whether a drain has to begin.
     async fn pass(&mut self) -> bool {
         oneshot::nop().await;
         !matches!(self.commands.try_recv(), Err(mpsc::error::TryRecvError::Empty))
     }
 
-    /// Sleeps until something arrives, or the deadline. Returns whether a drain is to begin.
+    /// Sleeps until something arrives, or the deadline. Returns whether a drain has to begin.
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
         let wait = self.clock.until(deadline, self.ends_by);
-        let mut is_told = false;
+        let mut has_command = false;
         tokio::select! {
             () = self.woken.notified() => {}
             ready = self.ring.readable() => ready?.clear_ready(),
             () = self.lobby.arrived() => {}
             () = self.tasks.added() => {}
             // A closed channel means that the server was dropped, which drains too.
-            _ = self.commands.recv(), if self.ends_by.is_none() => is_told = true,
+            _ = self.commands.recv(), if self.ends_by.is_none() => has_command = true,
             () = tokio::time::sleep(wait) => {}
         }
-        Ok(is_told)
+        Ok(has_command)
     }
 
     /// Stops accepting, and begins to close every connection.
@@ -294,10 +294,10 @@ impl Driver {
     fn finish(&mut self) {
         if !self.shard.is_empty() {
             let connections = self.shard.open();
-            tracing::warn!(connections, "did not leave in time and are dropped");
+            tracing::warn!(connections, "drain timeout: connections that have not left are dropped");
             self.shard.drop_all();
         }
-        // The calls find no connection; left in its queue, a handle in one would keep the queue alive.
+        // The calls find no connection. In the queue, a handle of a call would keep the queue alive.
         while let Some((id, call)) = self.tasks.next_call() {
             self.shard.call_back(self.clock.now(), id, call);
         }
@@ -320,7 +320,7 @@ impl Clock {
         Tick(ticks(self.start.elapsed()))
     }
 
-    /// How long to sleep until the first of the two.
+    /// Returns the time until the earlier of the two.
     fn until(&self, tick: Option<Tick>, instant: Option<Instant>) -> Duration {
         let tick = tick.map(|tick| (self.start + TICK * tick.0).saturating_duration_since(Instant::now()));
         let instant = instant.map(|instant| instant.saturating_duration_since(Instant::now()));
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn only_a_sleep_looks_at_the_deadline() {
         for (has_work, is_drained) in [(true, false), (false, true), (true, true)] {
-            decide(AfterTurn { has_work, is_drained }, || panic!("nobody sleeps"));
+            decide(AfterTurn { has_work, is_drained }, || panic!("no sleep follows"));
         }
     }
 }

@@ -13,7 +13,8 @@
 //! | --- | --- | --- | --- | --- |
 //! | `Open` | any | a close frame in either direction, a protocol error, a pong timeout | `leave` | `Leaving` |
 //! | `Open` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `leave`, `finish` | `Finished` |
-//! | `Leaving` | gets `Ended` | the peer ends its side without answering our close frame | `abandon`, `finish` | `Finished` |
+//! | `Leaving` | gets `Ended` | the peer ends its side without answering our close frame | `abandon`, `finish` |
+//! `Finished` |
 //! | `Leaving` | any | the WebSocket is `Closed`, and the socket has taken everything | `finish` | `Finished` |
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |

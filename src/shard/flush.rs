@@ -1,11 +1,11 @@
-//! The flush: what a turn has made due leaves, at most one entry for each connection in a batch.
+//! The flush: the output that a turn has made due leaves, at most one entry for each connection in a batch.
 //!
-//! The plain version: for each topic with a run, for each of its subscribers, send the run. What is added:
+//! The plain version: for each topic with a run, for each of its subscribers, send the run. Three things are added:
 //!
-//! - **One entry.** What a connection is owed alone (outbox) and with others (its share of a run) leaves as one entry,
-//!   the outbox first. Two entries for one socket in a batch would let the second follow a gap if the first is short.
-//!   The later shares of a connection that is in several walks of a batch go behind the first, into its [`BatchEntry`];
-//!   if that is full, the batch ends before the share.
+//! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
+//!   entries for one socket in a batch would let the second follow a gap if the first is short. The later shares of a
+//!   connection that is in several walks of a batch go behind the first, into its [`BatchEntry`]; if that is full, the
+//!   batch ends before the share.
 //! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. From then on
 //!   everything for it is appended there, until its room is reported and the backlog has been sent. No other connection
 //!   waits for it.
@@ -42,8 +42,8 @@ impl<I: Io> Shard<I> {
         Left { entries: flush_entries, bytes: flush_bytes }
     }
 
-    /// Sends a batch of what is due. Returns whether there was something to send and something left of the portion;
-    /// what the batch has shown stands in the flush's outcomes.
+    /// Sends a batch. Returns whether there was something to send and something left of the portion; the outcomes of
+    /// the batch stand in [`Flush::outcomes`](super::outgoing::Flush::outcomes).
     pub(super) fn flush_batch(&mut self, left: &mut Left) -> bool {
         if left.is_used_up() || self.flush.is_idle() {
             return false;
@@ -68,8 +68,8 @@ impl<I: Io> Shard<I> {
     /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
     /// something is left of the flush's portion. Returns how many walks, from the front, end with it.
     ///
-    /// Walks come first, since who is in one leaves with its outbox and its share in one entry. But those whom the last
-    /// flush left waiting go before all walks: there may always be a walk.
+    /// Walks come first, since the outbox of a member leaves in one entry with its share. But the connections that the
+    /// last flush left waiting go before all walks: there may always be a walk.
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
         let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
@@ -86,7 +86,7 @@ impl<I: Io> Shard<I> {
                     continue;
                 };
                 let Some(bytes) = self.plan_member(slot, topic) else {
-                    // It will be the first share of the next batch.
+                    // The share will be the first of the next batch.
                     self.hub.step_back(topic);
                     return ended;
                 };
@@ -111,7 +111,7 @@ impl<I: Io> Shard<I> {
         ended
     }
 
-    /// Plans what a subscriber is owed by a topic's walk, behind what waits in its outbox. Returns how many bytes it is
+    /// Plans a subscriber's share of a topic's walk, behind its outbox. Returns how many bytes the connection is
     /// handed, to its socket or to its backlog; `None` if there was no room in the connection's entry of this batch.
     fn plan_member(&mut self, slot: u32, topic: TopicId) -> Option<usize> {
         let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
@@ -165,8 +165,8 @@ impl<I: Io> Shard<I> {
         Some(bytes)
     }
 
-    /// Plans what waits for one connection alone: its backlog if there is room, or its outbox. Returns how many bytes
-    /// of it.
+    /// Plans the output of one connection alone: its backlog if there is room, or its outbox. Returns how many bytes of
+    /// it.
     fn plan_dirty(&mut self, id: ConnectionId) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         connection.io.is_dirty = false;
@@ -199,7 +199,7 @@ impl<I: Io> Shard<I> {
         bytes
     }
 
-    /// Hands the plan to the kernel in one call and settles what it did not take.
+    /// Hands the plan to the kernel in one call, and settles each entry by how much its socket has taken.
     fn send_batch(&mut self) {
         if self.flush.plan.is_empty() {
             return;
@@ -207,7 +207,7 @@ impl<I: Io> Shard<I> {
         let plan = mem::take(&mut self.flush.plan);
         let mut refused = mem::take(&mut self.flush.refused);
         let bytes = self.send_plan(&plan, &mut refused);
-        // Completions come in the order of submission as far as we know; nothing promises it.
+        // Completions have been seen in the order of submission only; nothing promises it.
         refused.sort_unstable_by_key(|entry| entry.index);
         let mut unsent = 0;
         let mut refusals = refused.drain(..).peekable();
@@ -291,9 +291,10 @@ impl<I: Io> Shard<I> {
         sum
     }
 
-    /// A socket did not take everything: the connection becomes a slow consumer. Returns how many bytes were not sent.
+    /// Moves the portions of an entry that a socket did not take whole to the backlog: the connection becomes a slow
+    /// consumer. Returns how many bytes were not sent.
     ///
-    /// One run, however large, closes nobody who had kept up until then.
+    /// The limit is not looked at: a single run never trips the limit of a connection that had kept up.
     fn settle_refused(
         &mut self,
         id: ConnectionId,
@@ -306,14 +307,14 @@ impl<I: Io> Shard<I> {
                 Portion::Run(topic) => (None, Some(topic)),
                 Portion::Pieces { outbox, topic, .. } => (outbox, topic),
             };
-            // Not the pieces that were offered: those stand in buffers that are used again.
+            // The backlog does not keep the pieces that were offered: those stand in buffers that are used again.
             let owed = topic.map(|topic| self.hub.owed_by_walk(topic, id.slot())).unwrap_or_default();
             self.owe(id, outbox.into_iter().chain(owed));
         }
         self.advance(id, offered, sent)
     }
 
-    /// A socket has taken all that its connection was owed, which may be the end of the connection.
+    /// Settles an entry after which the connection is owed nothing more, which may be the end of the connection.
     fn settle_all(&mut self, id: ConnectionId) {
         self.unpark(id);
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
@@ -321,7 +322,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// The front of a backlog was offered; `None` means that all of it was taken. Returns how many bytes were not.
+    /// Settles an entry with the front of a backlog; `None` means that the socket took all of it. Returns how many
+    /// bytes it did not take.
     fn settle_backlog(&mut self, id: ConnectionId, offered: usize, sent: Option<io::Result<usize>>) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.io.output else { return 0 };
@@ -342,7 +344,8 @@ impl<I: Io> Shard<I> {
         0
     }
 
-    /// So many bytes were offered of a backlog and not all were taken: the rest waits for room. Returns how many.
+    /// Lets the rest of a backlog wait for room, of which so many bytes were offered and not all were taken. Returns
+    /// how many of those were not.
     fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
         let sent = match taken(sent) {
             Ok(sent) => sent,
@@ -370,7 +373,7 @@ impl<I: Io> Shard<I> {
         offered - sent
     }
 
-    /// Awaits room for those who were refused in spite of it, a tick later.
+    /// Awaits room for the connections that were refused in spite of it, a tick later.
     pub(super) fn resume_paused(&mut self) {
         if self.flush.next_try().is_none_or(|tick| self.now < tick) {
             return;
@@ -386,7 +389,11 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// How many bytes a socket took that did not take everything, or why it takes none any more.
+/// Returns how many bytes a socket took that did not take everything.
+///
+/// # Errors
+///
+/// The failure of the socket.
 fn taken(sent: io::Result<usize>) -> io::Result<usize> {
     match sent {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => Ok(0),
@@ -395,6 +402,6 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// An entry has one piece beside those of a share: the outbox.
-const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
+/// Pieces of an entry. One of them may be the outbox, beside those of a share.
+const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

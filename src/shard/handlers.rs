@@ -1,7 +1,7 @@
-//! Where a shard and the handlers of its routes meet: what handlers are told, and what they may do.
+//! The calls between a shard and the handlers of its routes, in both directions.
 //!
-//! Nothing recurses: what a handler does never calls one back before it returns. That a connection has ended is told
-//! when the shard next has nothing else in its hands.
+//! Nothing recurses: no call of a handler leads to another call of one before it returns. A handler learns that a
+//! connection has ended when the shard has no other connection in its hands.
 
 use std::{mem, net::SocketAddr, rc::Rc};
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Calls the handler of a connection's route. [`Shard::tell_joined`] must follow.
+    /// Calls the handler of a connection's route. [`Shard::report_joined`] must follow.
     pub(super) fn call(
         &mut self,
         id: ConnectionId,
@@ -34,14 +34,14 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// A handler has panicked over a connection.
+    /// Logs and counts a panic of a handler over a connection.
     pub(super) fn notice_panic(&mut self, id: ConnectionId, Panicked(panic): &Panicked) {
         tracing::error!(%id, peer = self.peer(id), panic, "a handler has panicked; its connection is closed");
         self.count(Counter::HandlerPanics, 1);
     }
 
-    /// Tells a handler what its client has sent.
-    pub(super) fn tell(&mut self, id: ConnectionId, event: Event<'_>) {
+    /// Calls the handler with an event of its client.
+    pub(super) fn dispatch(&mut self, id: ConnectionId, event: Event<'_>) {
         match event {
             Event::Message(message) => self.call(id, |handler, shard, seat| handler.on_message(shard, seat, message)),
             Event::Fragment(fragment) => {
@@ -58,13 +58,12 @@ impl<I: Io> Shard<I> {
                 });
             }
         }
-        self.tell_joined();
+        self.report_joined();
     }
 
-    /// Subscriptions that had to wait have gone live: their handlers are told. Opening answers that waited for them may
-    /// leave.
-    pub(super) fn tell_joined(&mut self) {
-        // In the order in which they have joined. What a handler does meanwhile may add some, or take some out.
+    /// Calls the handlers of subscriptions that have gone live. Opening answers that waited for them may leave.
+    pub(super) fn report_joined(&mut self) {
+        // In the order in which they have joined. A handler may add some meanwhile, or take some out.
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
@@ -78,8 +77,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// After a flush: tells those who wait until a connection is owed nothing more.
-    pub(super) fn tell_drained(&mut self) {
+    /// Ends the waits for connections that are owed nothing more after a flush.
+    pub(super) fn report_drained(&mut self) {
         for id in mem::take(&mut self.handlers.emptied) {
             if !self.hub.connections.get(id).is_some_and(|connection| connection.io.owes_output()) {
                 self.handlers.notice_drained(id);
@@ -87,16 +86,16 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Tells the handlers of connections that have ended. What they do meanwhile leaves with the next flush.
-    pub(super) fn tell_ended(&mut self) {
+    /// Calls the handlers of connections that have ended. Their output leaves with the next flush.
+    pub(super) fn report_ended(&mut self) {
         while let Some((id, route, key)) = self.handlers.ended.pop() {
             let routes = Rc::clone(&self.handlers.routes);
             let handler = &routes[usize::from(route)].handler;
             let seat = Seat { id, key };
-            let told = handler.on_close(self, seat);
+            let closed = handler.on_close(self, seat);
             let peer = handler.peer(seat).map(display);
-            // The end of its state is the handler's too.
-            for outcome in [told, handler.remove(key)] {
+            // Dropping the state runs the handler's code too.
+            for outcome in [closed, handler.remove(key)] {
                 if let Err(Panicked(panic)) = outcome {
                     tracing::error!(%id, peer, panic, "a handler has panicked over a connection that has ended");
                     self.count(Counter::HandlerPanics, 1);
@@ -106,23 +105,23 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Connections that have ended since the last call.
+    /// Takes the connections that have ended since the last call.
     pub(crate) fn take_abandoned(&mut self) -> Vec<ConnectionId> {
         mem::take(&mut self.handlers.abandoned)
     }
 
-    /// Does what others on this thread have asked for.
+    /// Makes a call that waits on this thread.
     pub(crate) fn call_back(&mut self, now: Tick, id: ConnectionId, work: Call) {
         self.now = now;
         if let Err(panicked) = Panicked::catch(|| work(self)) {
             self.fail(id, &panicked);
         }
-        self.tell_joined();
-        self.tell_ended();
+        self.report_joined();
+        self.report_ended();
     }
 
-    /// Does what was asked from outside, and answers.
-    pub(super) fn obey(&mut self, Commanded { end, ticket, command }: Commanded) {
+    /// Runs a command of an external end, and replies.
+    pub(super) fn run_command(&mut self, Commanded { end, ticket, command }: Commanded) {
         let reply = match command {
             Command::Send { id, message } => Reply::Sent(self.send(id, message.frame())),
             Command::Close { id, code, reason } => {
@@ -144,7 +143,7 @@ impl<I: Io> Shard<I> {
         self.hub.reply(end, ticket, reply);
     }
 
-    /// From now on all connections, and those to come, are pinged and given up as this says.
+    /// Gives all connections, and those to come, these times of the keep-alive.
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
             handler: Rc::clone(&route.handler),
@@ -156,7 +155,8 @@ impl<I: Io> Shard<I> {
         ids.into_iter().for_each(|id| self.schedule(id));
     }
 
-    pub(super) fn looks_at_frames(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
+    /// Returns the handler of a connection whose route inspects frames.
+    pub(super) fn frame_hook(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
         let route = self.handlers.route(id);
         route
             .rules
@@ -189,7 +189,7 @@ impl<I: Io> ShardApi for Shard<I> {
         if connection.websocket.state() != State::Open {
             return Sent::Refused(Refused::NotOpen);
         }
-        // One message, however large, is refused to nobody who is owed nothing.
+        // A connection that is owed nothing takes one message of any size.
         let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
         if output.is_some_and(|output| !output.has_room_for(frames.len(), self.limits.backlog_bytes_max)) {
             if !self.handlers.has_manual_backpressure(id) {
@@ -272,7 +272,7 @@ impl<I: Io> ShardApi for Shard<I> {
         if self.hub.connections.get(id).is_some_and(|connection| connection.io.owes_output()) {
             self.handlers.notice_waiting(id, waiter);
         } else {
-            // Who waits may have given up.
+            // The waiter may be gone.
             _ = waiter.send(());
         }
     }

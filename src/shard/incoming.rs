@@ -1,4 +1,4 @@
-//! Whom a shard receives from, and into which buffers.
+//! The connections that a shard receives from, and the buffers that it receives into.
 
 use std::{collections::VecDeque, mem};
 
@@ -15,13 +15,13 @@ use crate::{
     proto::{State, Tick},
 };
 
-/// Whom a shard receives from, and what has arrived and is not handled.
+/// The connections that a shard receives from, and the input that has arrived and is not handled.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     /// Open connections whose sockets have been reported readable.
     ready: VecDeque<ConnectionId>,
-    /// Connections that have more than they were served: input that is not parsed, or a socket that filled its buffer.
-    /// Connections that are closing stand here too: thousands of them may send what is only dropped.
+    /// Connections that have more input than their share: some that is not parsed, or a socket that filled its buffer.
+    /// Connections that are closing stand here too: thousands of them may send input that is only dropped.
     busy: VecDeque<ConnectionId>,
     /// Whether the next connection comes from `busy`.
     takes_busy: bool,
@@ -36,14 +36,14 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) bytes: BytesMut,
-    /// Made for one connection's frame, not one of the shard's receive buffers.
+    /// The buffer was made for one connection's frame, and is not one of the shard's receive buffers.
     pub(super) is_own: bool,
-    /// Something at its front has been parsed and is gone.
+    /// Bytes at the buffer's front have been parsed and are gone.
     pub(super) is_consumed: bool,
 }
 
 impl Incoming {
-    /// Returns whether there is nobody to receive from, and nothing to parse.
+    /// Returns whether there is no connection to receive from or to parse.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.busy.is_empty()
     }
@@ -54,8 +54,8 @@ impl Incoming {
         enqueue(if is_open { &mut self.ready } else { &mut self.busy }, connection, id);
     }
 
-    /// Notes that the connection may have more than it was served.
-    pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
+    /// Notes that the connection may have more input than its share.
+    pub(super) fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
         enqueue(&mut self.busy, connection, id);
     }
 
@@ -67,6 +67,7 @@ impl Incoming {
         first.pop_front().or_else(|| second.pop_front())
     }
 
+    /// Returns how many connections wait to be served.
     pub(super) fn len(&self) -> usize {
         self.ready.len() + self.busy.len()
     }
@@ -113,16 +114,16 @@ impl Incoming {
         self.unfinished.forget(id);
     }
 
-    /// Returns a buffer with room for what the connection sends next, behind what is left of its input, and how many
-    /// bytes had to be copied for it.
+    /// Returns a buffer with room for the connection's next input, behind the rest of its last, and the number of bytes
+    /// that were copied for it.
     ///
     /// The buffer of a large frame doubles when it is full: a peer that has only announced a frame does not hold memory
-    /// for it. It does so here and not when it has filled, so that the turn can stop before the next one is copied: 64
-    /// connections in step would have 64 large buffers copied at once.
+    /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next one is
+    /// copied: 64 connections in step would have 64 large buffers copied at once.
     ///
-    /// So long as few connections have input that is not parsed, that is one of the shard's receive buffers. Otherwise
-    /// it is a small one, since the connection may have to keep it.
-    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> (Buffer, usize) {
+    /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
+    /// small one, since the connection may have to keep it.
+    pub(super) fn buffer_for(&mut self, connection: &mut Connection) -> (Buffer, usize) {
         let is_crowded = self.unparsed >= UNPARSED_MAX;
         let mut copied = 0;
         let buffer = match connection.io.partial.take() {
@@ -177,10 +178,11 @@ fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut ShardConnection,
     }
 }
 
-/// The shard's receive buffers: what one receive takes, unless it goes on with a large frame in a buffer of its own.
+/// Bytes of the shard's receive buffers, and so of one receive, unless that goes on with a large frame in a buffer of
+/// the frame's own.
 pub(super) const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 
-/// What one receive takes while many connections have input that is not parsed.
+/// Bytes of one receive while many connections have unparsed input.
 const RECEIVE_SMALL: usize = 2 * 1_024;
 
 /// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
@@ -192,7 +194,7 @@ const _: () = assert!(
     "free buffers, those of input that waits, and those of a batch that is added to it"
 );
 
-/// The beginning of a frame stays where it is from so many bytes on; less is copied.
+/// The beginning of a frame stays where it is from so many bytes on; a shorter one is copied.
 pub(super) const STAYS_IN_PLACE: usize = 4 * 1_024;
 
 /// Receive buffers kept for the next batch.

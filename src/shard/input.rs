@@ -1,4 +1,4 @@
-//! What a connection has sent: from received bytes to what its frames say.
+//! The input of a connection: from received bytes to the events of its frames.
 
 use std::mem;
 
@@ -34,21 +34,21 @@ impl<I: Io> Shard<I> {
                     if let Some(Publishing { topic, scope }) = forwards {
                         self.hub.publish(topic, Some(id), &message.prepare(), scope);
                     } else {
-                        self.say(id, &mut replies);
-                        self.tell(id, Event::Message(message));
+                        self.send_replies(id, &mut replies);
+                        self.dispatch(id, Event::Message(message));
                     }
                 }
                 Ok(Some(event)) => {
                     has_ended_message |= matches!(event, Event::Fragment(_));
-                    // What the protocol has said before goes before what a handler says: it may close.
-                    self.say(id, &mut replies);
-                    self.tell(id, event);
+                    // Earlier replies of the protocol go before the output of a handler, which may close.
+                    self.send_replies(id, &mut replies);
+                    self.dispatch(id, event);
                 }
                 Err(error) => {
                     tracing::debug!(%id, peer = self.peer(id), %error, "the client broke the protocol");
                     self.count(Counter::ProtocolErrors, 1);
-                    self.say(id, &mut replies);
-                    self.call(id, |handler, shard, seat| handler.on_error(shard, seat, &error));
+                    self.send_replies(id, &mut replies);
+                    self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
                 }
             }
             is_paused = self.is_full() || self.owes_much(id);
@@ -70,7 +70,7 @@ impl<I: Io> Shard<I> {
         frames
     }
 
-    /// The next event of what has arrived, after the handler has looked at its frames if it wants to.
+    /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
     #[inline]
     fn next_event<'a>(
         &mut self,
@@ -79,7 +79,7 @@ impl<I: Io> Shard<I> {
         limits: &MessageLimits,
         replies: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let hook = self.looks_at_frames(id);
+        let hook = self.frame_hook(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
         let Some((handler, seat)) = hook else {
             return connection.websocket.receive(self.now, input, limits, replies);
@@ -100,37 +100,37 @@ impl<I: Io> Shard<I> {
                 }
             });
         if let Some(panicked) = panicked {
-            // The client is told; the handler knows.
+            // The close frame is among the replies, and the handler needs no `on_error`.
             self.notice_panic(id, &panicked);
             return Ok(None);
         }
         event
     }
 
-    /// Appends what the protocol has said so far.
+    /// Appends the protocol's replies so far.
     #[inline]
-    fn say(&mut self, id: ConnectionId, replies: &mut Vec<u8>) {
+    fn send_replies(&mut self, id: ConnectionId, replies: &mut Vec<u8>) {
         if !replies.is_empty() {
             self.reply(id, replies);
             replies.clear();
         }
     }
 
-    /// Keeps input that is to be parsed before anything else is received.
+    /// Keeps input that has to be parsed before anything else is received.
     fn keep_unparsed(&mut self, id: ConnectionId, buffer: Buffer) {
         let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         let Some(connection) = self.hub.connections.get_mut(id) else {
             return self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
-        // A buffer that was made for one frame does not stay for what came behind it, which is one receive at most.
+        // A buffer that was made for one frame does not stay for the bytes behind it, which are one receive at most.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
         self.incoming.keep_unparsed(connection, id, rest);
     }
 
-    /// Keeps what is left of the input for the next receive, and gives the receive buffer back.
+    /// Keeps the rest of the input for the next receive, and gives the receive buffer back.
     ///
-    /// Little is copied into as little memory. Much is the beginning of a large frame, which goes on arriving where it
-    /// will stay, since it is to be sent from there.
+    /// A short rest is copied into as little memory. A long rest is the beginning of a large frame, which goes on
+    /// arriving in its buffer, since it is sent from there.
     pub(super) fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
         let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         if let Some(connection) = self.hub.connections.get_mut(id)
@@ -143,7 +143,7 @@ impl<I: Io> Shard<I> {
                 connection.io.partial = Some(Box::new(rest));
                 return;
             }
-            // Below the limit it goes back into a receive buffer and needs no room.
+            // A shorter rest goes back into a receive buffer and needs no room.
             let room = if rest.len() >= STAYS_IN_PLACE { missing.min(rest.len()).max(1) } else { 0 };
             let mut partial = BytesMut::with_capacity(rest.len() + room);
             partial.extend_from_slice(&rest);
@@ -152,11 +152,11 @@ impl<I: Io> Shard<I> {
         self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
     }
 
-    /// Notes what the connection's message under way holds. If all of them hold too much, those that have been under
-    /// way for the longest time are given up.
+    /// Notes the memory that the connection's message under way holds. If the messages of all connections hold too
+    /// much, the connections whose messages began first are closed.
     ///
-    /// The time in which input waits is the client's if its share is used up, by whatever it has sent, but not if the
-    /// shard may not parse (`is_paused`).
+    /// The time in which input waits counts for the message if the client has used up its share of the turn, and does
+    /// not if the shard may not parse (`is_paused`).
     fn note_unfinished(&mut self, id: ConnectionId, has_ended_message: bool, is_paused: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
@@ -178,19 +178,19 @@ impl<I: Io> Shard<I> {
         if self.incoming.unfinished.note(id, bytes, self.now) {
             self.schedule(id);
         }
-        // Its time may have been over when there was input to be parsed, in which its end might have stood.
+        // The message's time may have been over while there was unparsed input, in which its end might have stood.
         self.expire_message(id);
         for _ in 0..GIVEN_UP_AT_ONCE {
             if self.incoming.unfinished.bytes() <= self.unfinished_bytes_max {
                 break;
             }
             let Some(oldest) = self.incoming.unfinished.oldest() else { break };
-            tracing::debug!(id = %oldest, peer = self.peer(oldest), "too many messages are unfinished: given up");
+            tracing::debug!(id = %oldest, peer = self.peer(oldest), "closed: too many messages are unfinished");
             self.count(Counter::UnfinishedClosed, 1);
             self.close(oldest, CloseCode::TRY_AGAIN_LATER, "too many messages are unfinished");
         }
     }
 }
 
-/// Messages that are given up for one that grows; the next that grows gives up more.
+/// Connections that are closed when one message grows; the next message that grows closes more.
 const GIVEN_UP_AT_ONCE: usize = 64;

@@ -1,4 +1,4 @@
-//! What a shard keeps of a connection's socket, beside what the hub knows of the connection.
+//! The state of a connection's socket, which the shard keeps beside the hub's state of the connection.
 
 use bytes::BytesMut;
 
@@ -19,17 +19,19 @@ pub(crate) type IoHub = hub::ShardHub<IoState>;
 pub(crate) struct IoState {
     /// The beginning of a frame that has not arrived whole, or input that is not parsed to its end.
     pub(crate) partial: Option<Box<BytesMut>>,
-    /// What waits to be sent to this connection alone, and what it is still owed.
+    /// Frames for this connection alone, and its backlog.
     pub(crate) output: Option<Box<Output>>,
-    /// Whether it is received from.
+    /// Whether the connection is received from.
     pub(crate) reading: Reading,
-    /// Has input that was received and is not parsed to its end.
+    /// There is input that was received and is not parsed to its end.
     pub(crate) has_unparsed: bool,
-    /// Stands in the shard's list of connections with something in their outbox.
+    /// The connection stands in the shard's list of connections with output ([`Flush::dirty`]).
+    ///
+    /// [`Flush::dirty`]: super::outgoing::Flush::dirty
     pub(crate) is_dirty: bool,
     /// A backlog waits for room in the socket, or for memory of the kernel's.
     pub(crate) awaits_room: bool,
-    /// When the timer wheel looks at it next.
+    /// When the timer wheel looks at the connection next.
     pub(crate) timer: Option<Tick>,
     /// How far the two sides of the socket have come to their end.
     pub(crate) sides: Sides,
@@ -57,35 +59,35 @@ pub(crate) struct BatchEntry {
 /// Whether a connection is received from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Its socket has reported nothing since it was last received from.
+    /// The socket has reported nothing since the connection was last received from.
     Idle,
-    /// It stands in one of the shard's queues of connections to receive from.
+    /// The connection stands in one of the shard's queues of connections to receive from.
     Queued,
-    /// It is not received from until it has taken some of what it is owed.
+    /// The connection is not received from until it has taken some of its backlog.
     Parked,
 }
 
-/// What a connection that is not on the fast path owns.
+/// The output of a connection that is not on the fast path.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     /// Frames for this connection alone, in whole: the opening answer, pongs, closes. Leaves with the next flush.
     pub(crate) outbox: Vec<u8>,
-    /// What the socket did not take.
+    /// The bytes that the socket did not take.
     pub(crate) backlog: Backlog,
     /// Room was reported for the backlog, and none of it has been offered since.
     pub(crate) found_room: bool,
-    /// Whether the peer takes any of the backlog is being watched.
+    /// The watch for progress of the peer.
     pub(crate) watch: Option<Watch>,
 }
 
-/// What a peer has taken of a backlog since when.
+/// The progress of a peer that has a backlog: the bytes that it has taken since the watch began.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watch {
     /// When the watch began.
     pub(crate) since: Tick,
-    /// What the peer had yet to take of what its socket held then.
+    /// The bytes that the peer had not taken from the socket when the watch began.
     held: usize,
-    /// What the socket has taken of the backlog since.
+    /// The bytes of the backlog that the socket has taken since.
     sent: usize,
 }
 
@@ -118,7 +120,7 @@ impl Output {
     pub(crate) fn append(&mut self, frames: &[u8]) {
         let length = self.outbox.len();
         if self.outbox.capacity() - length < frames.len() {
-            // What is kept counts with its unused part: much does not double.
+            // The limit counts the unused part too, so a large outbox does not double.
             let part = if length < OUTBOX_DOUBLES { length } else { length / 8 };
             self.outbox.reserve_exact(frames.len().max(part));
         }
@@ -130,12 +132,12 @@ impl Output {
         self.outbox.is_empty() && self.backlog.is_empty()
     }
 
-    /// The memory of all that waits, in bytes.
+    /// Returns the memory of all output, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.backlog.bytes() + self.outbox.capacity()
     }
 
-    /// Returns whether so many bytes more would be within a limit. A limit of two messages allows two messages.
+    /// Returns whether so many bytes more would be within the limit. A limit of two messages allows two messages.
     pub(crate) fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
         self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
     }
@@ -166,7 +168,7 @@ impl IoState {
         self.output.as_ref().is_some_and(|output| !output.backlog.is_empty())
     }
 
-    /// Returns whether the socket has refused some of what is owed, and the rest waits for the peer.
+    /// Returns whether the socket has refused some of the backlog, and the rest waits for the peer.
     pub(crate) fn awaits_peer(&self) -> bool {
         self.output.as_ref().is_some_and(|output| output.backlog.was_refused())
     }
@@ -187,9 +189,9 @@ mod tests {
     use super::*;
     use crate::hub::Piece;
 
-    /// What the socket takes is no progress of the peer, only what leaves the socket.
+    /// Bytes that the socket takes are no progress of the peer; bytes that leave the socket are.
     #[test]
-    fn a_watch_sees_what_the_peer_takes() {
+    fn a_watch_sees_the_progress_of_the_peer() {
         let mut output = Output::default();
         output.backlog.push(Piece::new(vec![0; 1_000].into(), 1));
         output.watch = Some(Watch::new(Tick(5), 100));

@@ -1,4 +1,4 @@
-//! What the other shards and the control thread have sent.
+//! The mail of a shard: deliveries, requests and commands of the other shards and of the control thread.
 
 use std::mem;
 
@@ -6,15 +6,15 @@ use super::{io_state::IoHub, pace::MailLeft, state::Shard};
 use crate::sys::Io;
 
 impl<I: Io> Shard<I> {
-    /// Takes what has come down the lanes, as much as a turn takes.
+    /// Takes the mail of a turn out of the lanes.
     pub(super) fn begin_mail(&mut self) {
         let part = self.part_of_turn(self.pace.mail);
         self.mail_left = MailLeft { deliveries: part, requests: part };
         self.take_mail();
     }
 
-    /// Takes what has come down the lanes, up to what is left of the turn's part: deliveries as long as there is room
-    /// to gather them, then requests.
+    /// Takes mail out of the lanes, up to the rest of the turn's part: deliveries as long as there is room to gather
+    /// them, then requests.
     pub(super) fn take_mail(&mut self) {
         let may_gather = |hub: &IoHub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
         let MailLeft { mut deliveries, mut requests } = mem::take(&mut self.mail_left);
@@ -25,9 +25,9 @@ impl<I: Io> Shard<I> {
             requests -= 1;
         }
         self.mail_left = MailLeft { deliveries, requests };
-        self.tell_joined();
+        self.report_joined();
         let mut commands = mem::take(&mut self.commands);
-        commands.drain(..).for_each(|command| self.obey(command));
+        commands.drain(..).for_each(|command| self.run_command(command));
         self.commands = commands;
     }
 }

@@ -1,4 +1,4 @@
-//! What is on its way out: who has something to be sent, and the batch that is being planned.
+//! The output of a shard: the connections and walks that are due, and the batch that is being planned.
 
 use std::{collections::VecDeque, io, mem};
 
@@ -9,7 +9,7 @@ use crate::{
     sys::Unsent,
 };
 
-/// What is on its way out.
+/// The output of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
     /// Topics whose walk is under way.
@@ -19,10 +19,10 @@ pub(super) struct Flush {
     /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a
     /// whole batch.
     pub(super) backlogs: VecDeque<ConnectionId>,
-    /// Connections that were refused though there was room: the kernel is short of memory. They wait for the tick after
-    /// this one before their room is awaited again, which is there already.
+    /// Connections that were refused though there was room: the kernel is short of memory. Their room, which is there,
+    /// is not awaited again before the next tick.
     pub(super) paused: Vec<ConnectionId>,
-    /// When the first of them was refused.
+    /// When the first of `paused` was refused.
     pub(super) paused_at: Tick,
     /// The next flush begins with outboxes and backlogs: the last one began with walks and left some of them waiting.
     pub(super) dirty_first: bool,
@@ -47,14 +47,14 @@ pub(super) struct Planned {
     pub(super) bytes: usize,
 }
 
-/// What is left of a flush's portion.
+/// The rest of a flush's portion.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) entries: usize,
     pub(super) bytes: usize,
 }
 
-/// What an entry has.
+/// The contents of an entry.
 #[derive(Debug)]
 pub(super) enum Contents {
     /// A portion of one walk, or an outbox alone.
@@ -65,23 +65,23 @@ pub(super) enum Contents {
     Backlog,
 }
 
-/// What a connection without a backlog is sent by one walk.
+/// The part of an entry that one walk hands to a connection without a backlog.
 #[derive(Debug)]
 pub(super) enum Portion {
-    /// All that the topic's walk hands out.
+    /// The whole run of the topic's walk.
     Run(TopicId),
-    /// Its outbox if there is one, and its share of what the topic's walk hands out.
+    /// The connection's outbox if there is one, and its share of the run of the topic's walk.
     Pieces { outbox: Option<Piece>, share: Vec<Piece>, topic: Option<TopicId> },
 }
 
-/// What a batch has shown about a connection, which the turn acts on.
+/// An outcome of a batch, which the turn acts on.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its socket has failed.
+    /// The connection's socket has failed.
     Lost(ConnectionId, io::Error),
-    /// Its socket has taken all that the connection was owed.
+    /// The connection's socket has taken all that the connection was owed.
     Done(ConnectionId),
-    /// What it is owed has grown, and may be more than it may be.
+    /// The connection's output has grown, and may be beyond its limit.
     Slow(ConnectionId),
 }
 
@@ -95,13 +95,14 @@ impl Flush {
         }
     }
 
-    /// When those who were refused in spite of room are to try again.
+    /// Returns when the connections that were refused in spite of room try again.
     pub(super) fn next_try(&self) -> Option<Tick> {
         (!self.paused.is_empty()).then(|| self.paused_at.after(1))
     }
 
+    /// Lets a connection that was refused in spite of room wait for the next tick.
     pub(super) fn pause(&mut self, id: ConnectionId, now: Tick) {
-        // Nobody waits longer for those who come after it.
+        // A connection that is refused later does not make the first one wait longer.
         if self.paused.is_empty() {
             self.paused_at = now;
         }
@@ -159,17 +160,18 @@ impl Contents {
                     portions.extend([first, portion]);
                 }
             }
-            Contents::Backlog => unreachable!("what a walk owes a connection with a backlog goes into the backlog"),
+            Contents::Backlog => unreachable!("the share of a connection with a backlog goes into the backlog"),
         }
     }
 }
 
 impl Left {
+    /// Returns whether the portion is used up.
     pub(super) fn is_used_up(&self) -> bool {
         self.entries == 0 || self.bytes == 0
     }
 
-    /// Takes an entry of so many bytes. The last one may have more than are left.
+    /// Takes an entry of so many bytes. The last entry may have more than are left.
     pub(super) fn take(&mut self, bytes: usize) {
         self.entries -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -187,7 +189,7 @@ impl Portion {
     }
 }
 
-/// Takes what waits in an outbox.
+/// Takes the frames out of an outbox.
 pub(super) fn outbox(output: &mut Output) -> Option<Piece> {
     let outbox = mem::take(&mut output.outbox);
     let unused = outbox.capacity() - outbox.len();
@@ -195,11 +197,12 @@ pub(super) fn outbox(output: &mut Output) -> Option<Piece> {
     (!piece.bytes.is_empty()).then(|| Piece { charge: piece.charge + unused, ..piece })
 }
 
+/// Returns how many messages these pieces have.
 pub(super) fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
     pieces.map(|piece| u64::from(piece.messages)).sum()
 }
 
-/// The bytes of these pieces.
+/// Returns how many bytes these pieces have.
 pub(super) fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
     pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }

@@ -1,4 +1,4 @@
-//! What a connection is owed: frames of its own, and what its topics gathered for it before it left them.
+//! The output of a connection: frames of its own, and the shares of topics that it has left.
 
 use super::{outgoing::outbox, state::Shard};
 use crate::{
@@ -20,13 +20,14 @@ impl<I: Io> Shard<I> {
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         connection.io.output.get_or_insert_default().append(frames);
-        // What is held back stays out of the flush until it is released.
+        // The output of a held connection stays out of the flush until the connection is released.
         if !connection.is_held {
             self.flush.mark_dirty(connection, id);
         }
     }
 
-    /// The connection has left the open state: what it is owed up to now goes before its close frame, nothing after.
+    /// Takes a connection that has left the open state out of its topics: its shares up to now go before its close
+    /// frame, and nothing goes after that.
     pub(super) fn leave_topics(&mut self, id: ConnectionId) {
         let owed = self.hub.leave(id);
         self.owe_behind_outbox(id, owed);
@@ -68,8 +69,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// What has been held back from the connection leaves if it has nothing to wait for any more.
-    /// [`Shard::tell_joined`] must follow when no handler is being called.
+    /// Ends the holding of a connection whose subscriptions can all go live, so that its output may leave.
+    /// [`Shard::report_joined`] must follow when no handler is being called.
     pub(super) fn release(&mut self, id: ConnectionId) {
         if self.hub.release(id, &mut self.joined)
             && let Some(connection) = self.hub.connections.get_mut(id)

@@ -1,4 +1,4 @@
-//! How much a turn does of each kind of work before the next kind has its turn.
+//! The pace of a turn: the portion of each kind of work before the next kind has its turn.
 
 use crate::sys::SendEntry;
 
@@ -19,10 +19,10 @@ pub(super) struct Pace {
     pub(super) batch_bytes: usize,
     /// Pieces up to which the shares of further walks join an entry of a batch.
     pub(super) entry_pieces: usize,
-    /// Sends after which a flush lets the rest of the turn go first. Below the size of a batch it is the batch's.
+    /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least.
     pub(super) flush_entries: usize,
-    /// Bytes after which a flush does so, those of its last send included, which may have more than are left. What is
-    /// appended to the backlog of a slow consumer counts too.
+    /// Bytes after which a flush does the same, those of its last send included, which may have more than are left.
+    /// What is appended to the backlog of a slow consumer counts too.
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
@@ -34,7 +34,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// What real connections are served at.
+    /// The pace of real connections.
     pub(super) const DEFAULT: Pace = Pace {
         receive_batch: 64,
         receive_batches: 4,
@@ -55,7 +55,7 @@ impl Pace {
         mail: 1_024,
     };
 
-    /// Returns how much of a portion a turn takes, be it frames or mail: all of it if no walk is under way; else the
+    /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way; otherwise the
     /// part that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
     /// connection of a receive batch.
     ///
@@ -70,7 +70,7 @@ impl Pace {
     }
 }
 
-/// How much a turn may still take from the lanes.
+/// The rest of a turn's part of the mail.
 #[derive(Debug, Default)]
 pub(super) struct MailLeft {
     pub(super) deliveries: usize,

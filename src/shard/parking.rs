@@ -1,4 +1,4 @@
-//! Whether a connection is received from.
+//! Parking: a connection that is owed much is not received from.
 
 use super::{incoming::STAYS_IN_PLACE, io_state::Reading, state::Shard};
 use crate::{hub::ConnectionId, proto::State, sys::Io};
@@ -14,7 +14,7 @@ impl<I: Io> Shard<I> {
         is_much && connection.websocket.state() == State::Open && !self.handlers.has_manual_backpressure(id)
     }
 
-    /// Reads from a parked connection again if it has taken enough of what it is owed, or is closing.
+    /// Reads from a parked connection again if it has taken enough of its backlog, or is closing.
     pub(super) fn unpark(&mut self, id: ConnectionId) {
         let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.io.reading == Reading::Parked);
         if is_parked
@@ -26,12 +26,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Lets the rest of a message go that a closing connection does not take any more: parsing drops it.
+    /// Lets parsing drop the rest of a message that a closing connection does not take any more.
     pub(super) fn drop_partial(&mut self, id: ConnectionId) {
         self.unpark(id);
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        // Below this it may be the beginning of a header or of the peer's close frame, which stays.
+        // A shorter rest may be the beginning of a header or of the peer's close frame, and stays.
         if !connection.io.has_unparsed
             && connection.io.partial.as_ref().is_some_and(|partial| partial.len() >= STAYS_IN_PLACE)
             && let Some(rest) = connection.io.partial.take()

@@ -1,17 +1,16 @@
-//! Receiving: from readable sockets to what their frames say.
+//! Receiving: from readable sockets to input.
 //!
 //! The plain version: receive from each connection that is ready into one of the shard's buffers, and handle all that
-//! arrived. What is added, so that nobody who sends much makes the others wait:
+//! arrived. Four things are added, so that a client that sends much makes no other wait:
 //!
 //! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share what is left of it
 //!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed
 //!   before its socket is read again.
 //! - **Two queues.** Connections that the ring has just reported stand in `ready`; those that had more than their
-//!   share, or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that whoever sends little
-//!   waits for no crowd of those who send much.
-//! - **Room is asked for between two messages.** While too much waits to be sent nothing is parsed; and a connection
-//!   that does not take what it is sent (above half of its backlog's limit) is *parked*: it is not read from until it
-//!   has taken some.
+//!   share, or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that a client that sends
+//!   little waits for no crowd of clients that send much.
+//! - **Room is checked between two messages.** While too much waits to be sent nothing is parsed; and a connection
+//!   that is owed more than half of its backlog's limit is *parked*: it is not read from until it has taken some.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
@@ -29,7 +28,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Notes what has become ready.
+    /// Notes the readiness that the ring reports.
     pub(super) fn reap(&mut self) {
         let mut readiness = mem::take(&mut self.readiness);
         self.io.reap(&mut readiness);
@@ -57,7 +56,7 @@ impl<I: Io> Shard<I> {
         self.readiness = readiness;
     }
 
-    /// Receives from connections that are ready and handles what they sent, up to a bound, so that sending has its turn
+    /// Receives from connections that are ready and handles their input, up to a bound, so that sending has its turn
     /// too.
     pub(super) fn receive(&mut self) {
         let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
@@ -74,12 +73,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Serves up to [`Pace::receive_batch`] connections. Returns what is left of the budget.
+    /// Serves up to [`Pace::receive_batch`] connections. Returns the rest of the budget.
     ///
     /// [`Pace::receive_batch`]: super::pace::Pace::receive_batch
     fn receive_batch(&mut self, mut budget: u32) -> u32 {
         let most = self.pace.receive_batch.min(self.incoming.len());
-        // Those whose input is parsed on, and those whose sockets are read.
+        // Connections whose input is parsed on, and connections whose sockets are read.
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         while batch.len() + unparsed.len() < most
@@ -111,7 +110,7 @@ impl<I: Io> Shard<I> {
         };
         for (id, buffer) in unparsed {
             budget = budget.saturating_sub(self.input(id, buffer, share(budget)));
-            // It has not been received from since then.
+            // The socket may have become readable meanwhile.
             self.look_again(id);
         }
         for ((id, buffer), result) in batch.into_iter().zip(results) {
@@ -137,7 +136,7 @@ impl<I: Io> Shard<I> {
         entries.into_iter().map(|entry| entry.result).collect()
     }
 
-    /// Handles the outcome of one receive, up to `share` frames of it. Returns what that took of the budget.
+    /// Handles the outcome of one receive, up to `share` frames of it. Returns how much of the budget that took.
     fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, share: u32) -> u32 {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             self.incoming.give_back(buffer);

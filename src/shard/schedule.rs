@@ -1,4 +1,4 @@
-//! When the shard looks at a connection next.
+//! The schedule: the shard's next look at each connection.
 
 use super::{
     io_state::{Reading, Watch},
@@ -39,11 +39,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// Returns until when the close frame of a connection waits, if it does: the one for a message that is too big
-    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the time that a
-    /// close may take.
+    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the close timeout.
     ///
-    /// A browser that is told in the middle of a message gives up the rest of it, and takes the close for an unclean
-    /// one. Its input is dropped either way. Whoever breaks the protocol is told at once.
+    /// A browser that gets the close frame in the middle of its message gives up the rest of it, and takes the close
+    /// for an unclean one. Its input is dropped either way. A close frame for any other violation does not wait.
     pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
         let connection = self.hub.connections.get(id)?;
         let websocket = &connection.websocket;
@@ -52,18 +51,18 @@ impl<I: Io> Shard<I> {
         if !is_too_big || !connection.io.owes_output() || connection.io.sides.has_peer_ended() {
             return None;
         }
-        let heard = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
+        let last_received = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
         let half = self.handlers.keep_alive(id).close_timeout / 2;
         let latest = Tick(connection.io.sides.ends_by()?.0.saturating_sub(half));
-        Some(heard.after(SILENCE).min(latest)).filter(|&until| self.now < until)
+        Some(last_received.after(SILENCE).min(latest)).filter(|&until| self.now < until)
     }
 }
 
-/// Returns when a peer that has taken nothing since the watch began is given up: after as long as one may be silent.
+/// Returns when the connection of a peer that takes nothing is closed: after as long as a peer may be silent.
 pub(super) fn deadline_of(watch: &Watch, keep_alive: &KeepAlive) -> Option<Tick> {
     let KeepAlive { ping_interval, pong_timeout, .. } = *keep_alive;
     (ping_interval > 0 && pong_timeout > 0).then(|| watch.since.after(ping_interval.saturating_add(pong_timeout)))
 }
 
-/// Ticks of silence after which a peer is taken to have sent its message: longer than most round trips.
+/// Ticks of silence after which a message is taken to have been sent whole: longer than most round trips.
 const SILENCE: u32 = 3 * Tick::PER_SECOND / 10;

@@ -1,4 +1,4 @@
-//! The routes of a shard, and which of them each connection belongs to.
+//! The routes of a shard, and the route that each connection belongs to.
 
 use std::{any::Any, collections::HashMap, rc::Rc};
 
@@ -16,7 +16,7 @@ pub(super) struct LocalRoute {
     pub(super) rules: Rules,
 }
 
-/// What handlers have to do with a shard.
+/// The shard's side of its handlers.
 #[derive(Default)]
 pub(super) struct Handlers {
     pub(super) routes: Rc<[LocalRoute]>,
@@ -24,14 +24,14 @@ pub(super) struct Handlers {
     pub(super) seats: Vec<(u16, u32)>,
     /// Connections with limits or deadlines of their own.
     pub(super) own: HashMap<ConnectionId, Own>,
-    /// Who waits until a connection is owed nothing more.
+    /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
-    /// Of those who are waited for, perhaps among others: connections whose output a flush has taken or sent.
+    /// Connections whose output a flush has taken or sent; those in `drained` among others.
     pub(super) emptied: Vec<ConnectionId>,
-    /// Connections that have ended and whose handler has not been told.
+    /// Connections that have ended, and that their handlers do not know of yet.
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
-    /// Of connections that have ended: work that was spawned for them is to end.
+    /// Connections that have ended, and whose spawned work has not.
     pub(super) abandoned: Vec<ConnectionId>,
 }
 
@@ -41,10 +41,11 @@ impl std::fmt::Debug for Handlers {
     }
 }
 
+/// The limits and deadlines of one connection, where they are not its route's.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Own {
     pub(super) limits: Option<MessageLimits>,
-    /// Limits for when the message under way has ended: they cannot change within one.
+    /// The limits that follow when the message under way has ended: they cannot change within one.
     pub(super) next_limits: Option<MessageLimits>,
     pub(super) keep_alive: Option<KeepAlive>,
 }
@@ -65,7 +66,7 @@ impl Handlers {
         &self.routes[usize::from(self.seats[id.slot() as usize].0)]
     }
 
-    /// The limits of a connection's messages; `is_between` says whether no message is under way.
+    /// Returns the limits of a connection's messages; `is_between` returns whether no message is under way.
     #[inline]
     pub(super) fn limits(&mut self, id: ConnectionId, is_between: impl FnOnce() -> bool) -> MessageLimits {
         let own = if self.own.is_empty() { None } else { self.own.get_mut(&id) };
@@ -80,7 +81,7 @@ impl Handlers {
         self.route(id).rules.limits
     }
 
-    /// Returns whether the connection's handler looks after slow clients itself.
+    /// Returns whether the connection's handler looks after slow consumers itself.
     pub(super) fn has_manual_backpressure(&self, id: ConnectionId) -> bool {
         self.route(id).rules.has_manual_backpressure
     }
@@ -93,24 +94,25 @@ impl Handlers {
         &self.route(id).rules.ping_payload
     }
 
-    /// Tells everybody who waits for it that the connection is owed nothing more.
+    /// Ends the waits for the connection to be owed nothing more.
     pub(super) fn notice_drained(&mut self, id: ConnectionId) {
         if !self.drained.is_empty()
             && let Some(waiters) = self.drained.remove(&id)
         {
-            // Who waited may have given up.
+            // A waiter may be gone.
             waiters.into_iter().for_each(|waiter| _ = waiter.send(()));
         }
     }
 
+    /// Notes that `waiter` waits until the connection is owed nothing more.
     pub(super) fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
         let waiters = self.drained.entry(id).or_default();
-        // Who asks again and again with a time limit stands here once.
+        // A caller that waits again and again with a timeout stands here once.
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(waiter);
     }
 
-    /// What the connection was owed has been offered to its socket. Somebody may wait until all of it is taken.
+    /// Notes that the connection's output has been offered to its socket. Work may wait until all of it is taken.
     #[inline]
     pub(super) fn notice_emptied(&mut self, id: ConnectionId) {
         if !self.drained.is_empty() {
@@ -138,7 +140,7 @@ impl Handlers {
         self.seats[slot] = (route, key);
     }
 
-    /// The connection is no more: its handler is to be told.
+    /// Notes that the connection has ended, which its handler learns later.
     pub(super) fn notice_ended(&mut self, id: ConnectionId) {
         let (route, key) = self.seats[id.slot() as usize];
         self.ended.push((id, route, key));

@@ -1,22 +1,22 @@
 //! A shard on a network made of one seed.
 //!
 //! The real [`Shard`] runs its turns over a simulated [`Io`](crate::sys::Io) under a clock of its own, driven just as
-//! the shard's thread drives it: after a turn that says there is more, when the ring has a report, at the next
-//! deadline, and after an arrival. Its clients speak through the client role of `proto`. The seed draws everything:
-//! what they do, what the network does to it ([`network`]), the limits, and the size of each portion of work
-//! ([`Pace`]), so that a handful of subscribers meets the interleavings of many thousand.
+//! the shard's thread drives it: after a turn that leaves work, when the ring has a report, at the next deadline, and
+//! after an arrival. Its clients use the client role of `proto`. The seed draws everything: the actions of clients
+//! ([`actions`]), the faults of the network ([`network`]), the limits, and the size of each portion of work ([`plan`]),
+//! so that a handful of subscribers meets the interleavings of many thousand.
 //!
-//! What is checked:
+//! The checks:
 //!
 //! - of every byte as a socket takes it ([`stream`]): the answer of the opening handshake first, then whole frames,
 //!   nothing behind a close frame, no end before it;
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
-//! - after every turn ([`Simulation::check_turn`]): limits kept, gauges true, nobody waits for what will not come;
+//! - after every turn ([`Simulation::check_turn`]): limits kept, gauges true, no connection waits for an event that
+//!   will not come;
 //! - at the end ([`Simulation::check_end`]): on each topic an observer, which has all the room it needs and never
-//!   leaves, has seen the one order. What any other client has seen of a topic are pieces of it without gap or
-//!   repetition, each from the message after it subscribed, less its own if it asked for no echo, to where it gave the
-//!   topic up or left; each client's messages stand in it in the order it sent them; and the counters agree with what
-//!   happened.
+//!   leaves, has seen the one order. Any other client has seen pieces of that order without gap or repetition, each
+//!   from the message after it subscribed, less its own without echo, to where it gave the topic up or left; each
+//!   client's messages stand in the order in which it sent them; and the counters agree with the run.
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and prints what happens in it; `RINGHUB_SEEDS`
 //! is how many are run.
@@ -80,7 +80,7 @@ impl Simulation {
         self.network.borrow_mut().is_over = true;
     }
 
-    /// One thing happens.
+    /// Lets one thing happen.
     fn step(&mut self) {
         match self.random.within(0..=99) {
             0..=4 => self.join(None),
@@ -93,7 +93,7 @@ impl Simulation {
             _ => drop(self.serve()),
         }
     }
-    /// The shard is told to leave, and does.
+    /// Drains the shard.
     fn drain(&mut self) {
         let ticks = self.random.within(1..=40) as u32;
         self.log(format_args!("drains in {ticks} ticks"));

@@ -1,4 +1,4 @@
-//! The limit of what a connection may be owed, and the end of a slow consumer.
+//! The limit of a connection's output, and the close of a slow consumer.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Sends what the protocol wants sent, and gives the scratch back.
+    /// Appends the protocol's replies, and gives the scratch back.
     pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();
@@ -24,16 +24,16 @@ impl<I: Io> Shard<I> {
             return;
         }
         self.append(id, frames);
-        // The flush looks at the backlogs of all others.
+        // The flush looks at the backlogs of all connections that are not held.
         if self.hub.connections.get(id).is_some_and(|connection| connection.is_held) {
             self.check_backlog(id);
         }
     }
 
-    /// Ends a subscription: what was gathered for it before goes to the connection, nothing after.
+    /// Ends a subscription: the connection gets the messages that were gathered for it before, and none after.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic);
-        // It has gone live just now: nobody is told any more.
+        // The handler does not learn any more that it has gone live.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);
@@ -42,10 +42,10 @@ impl<I: Io> Shard<I> {
         self.release(id);
     }
 
-    /// A slow consumer that is owed too much is told so and closed; what it has not begun to receive is given up.
+    /// Closes a slow consumer whose backlog is beyond its limit.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        // What a connection that is closing is owed grows no more, and its close frame is in it.
+        // The backlog of a closing connection grows no more, and has its close frame.
         if connection.websocket.state() != State::Open {
             return;
         }
@@ -58,14 +58,15 @@ impl<I: Io> Shard<I> {
         self.close_slow(id);
     }
 
-    /// Closes an open connection that does not take what it is sent; what it has not begun to receive is given up.
+    /// Closes an open connection that does not take its output. The messages that its socket has not begun to take are
+    /// dropped and counted, and the close frame follows.
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let mut dropped = output.backlog.truncate();
         if !output.backlog.is_empty() {
-            // Without a backlog the opening answer may be in it.
+            // Without a backlog the outbox may have the opening answer.
             output.outbox = Vec::new();
         }
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);

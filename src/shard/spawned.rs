@@ -9,7 +9,7 @@ use crate::{
     hub::ConnectionId,
 };
 
-/// What runs for which connection. It ends with its connection.
+/// The running work of handlers, by connection. Work ends with its connection.
 pub(super) struct Spawned {
     tasks: Tasks,
     running: HashMap<ConnectionId, Vec<AbortHandle>>,
@@ -20,7 +20,7 @@ impl Spawned {
         Spawned { tasks, running: HashMap::new() }
     }
 
-    /// Starts what handlers have asked for.
+    /// Starts the work that handlers have spawned.
     pub(super) fn start(&mut self) {
         while let Some((id, future)) = self.tasks.next_spawned() {
             let work = tokio::task::spawn_local(future);
@@ -36,7 +36,7 @@ impl Spawned {
         }
     }
 
-    /// Ends what runs for connections that have ended.
+    /// Ends the work of connections that have ended.
     pub(super) fn end(&mut self, ended: Vec<ConnectionId>) {
         for id in ended {
             self.running.remove(&id).into_iter().flatten().for_each(|handle| handle.abort());
@@ -44,7 +44,7 @@ impl Spawned {
     }
 }
 
-/// A panic closes the connection that it was for.
+/// Closes a connection whose work has panicked.
 fn fail(id: ConnectionId, tasks: &Tasks, error: JoinError) {
     if let Ok(panic) = error.try_into_panic() {
         let panicked = Panicked::new(&*panic);

@@ -1,4 +1,4 @@
-//! One CPU's connections and topics. The verbs stand in the files above this one, each of which calls downward only.
+//! One CPU's connections and topics. The methods stand on floors above this file, each of which calls only those below.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -26,8 +26,9 @@ use crate::{
 
 /// One CPU's connections and topics, and the turn that serves them.
 ///
-/// A turn takes what has arrived, handles it, and sends what that made due. Nothing recurses, and nothing is sent but
-/// by the flush. It is generic over [`Io`], so that the same code runs on the hot ring and on a simulated network.
+/// A turn takes the input that has arrived, handles it, and sends the output that is due. Nothing recurses, and only
+/// the flush sends. The shard is generic over [`Io`], so that the same code runs on the hot ring and on a simulated
+/// network.
 ///
 /// - getters: [`Shard::next_deadline`], [`Shard::is_empty`], [`Shard::open`]
 /// - inputs: [`Shard::adopt`], [`Shard::turn`], [`Shard::call_back`]
@@ -56,10 +57,10 @@ pub(crate) struct Shard<I: Io> {
     pub(super) readiness: Vec<Readiness>,
     pub(super) replies: Vec<u8>,
     pub(super) due: Vec<(Tick, ConnectionId)>,
-    /// Subscriptions that have gone live and whose handlers have not been told.
+    /// Subscriptions that have gone live and that their handlers do not know of yet.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
-    /// What is left of this turn's part, for connections that are taken over before the next.
+    /// The rest of this turn's part of the mail, for connections that are adopted before the next turn.
     pub(super) mail_left: MailLeft,
 }
 
@@ -99,18 +100,18 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// When the next turn is due even if nothing happens.
+    /// Returns when the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now));
         self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
     }
 
-    /// Are there no connections?
+    /// Returns whether there are no connections.
     pub(crate) fn is_empty(&self) -> bool {
         self.hub.connections.is_empty()
     }
 
-    /// How many connections there are.
+    /// Returns how many connections there are.
     pub(crate) fn open(&self) -> usize {
         self.hub.connections.len()
     }
@@ -119,7 +120,7 @@ impl<I: Io> Shard<I> {
         &mut self.io
     }
 
-    /// Does so much wait to be sent, or to go on to other shards, that nothing may be added?
+    /// Returns whether so much waits to be sent, or to go on to other shards, that nothing may be added.
     pub(crate) fn is_full(&self) -> bool {
         self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested()
     }
@@ -129,20 +130,20 @@ impl<I: Io> Shard<I> {
         self.pace.part(portion, self.flush.has_walks(), self.flush.last_entries)
     }
 
-    /// The shard is about to sleep. Returns whether it may: something may have come down a lane just now.
+    /// Notes that the shard is about to sleep. Returns whether it may: a message may have come down a lane just now.
     pub(crate) fn may_sleep(&self) -> bool {
         self.hub.about_to_sleep();
         !self.hub.has_mail()
     }
 
-    /// The shard is awake.
+    /// Notes that the shard is awake.
     pub(crate) fn awake(&self) {
         self.hub.awake();
     }
 
-    /// The client's address, for events about a connection.
+    /// Returns the client's address, for log lines about its connection.
     pub(super) fn peer(&self, id: ConnectionId) -> Option<DisplayValue<SocketAddr>> {
-        // Its seat may be another's by now.
+        // A connection that has ended has no seat: its slot may have another owner.
         self.hub.connections.get(id)?;
         let (route, key) = self.handlers.seats[id.slot() as usize];
         let kept = self.handlers.routes[usize::from(route)].handler.peer(Seat { id, key });
@@ -163,7 +164,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// The ring's name of a connection.
+/// Returns the key by which the ring names a connection.
 pub(super) fn key(id: ConnectionId) -> Key {
     Key { slot: id.slot(), generation: id.generation() }
 }

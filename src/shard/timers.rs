@@ -2,8 +2,8 @@
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A wheel of ticks. An entry says only "look at this connection then": its real deadline may have moved, and whoever
-/// looks puts it back. So traffic costs nothing here, and an idle connection one entry of 8 bytes.
+/// A wheel of ticks. An entry is only the time of the next look at a connection: its deadline may have moved, and each
+/// look enters the next one. So traffic costs nothing here, and an idle connection one entry of 8 bytes.
 #[derive(Debug)]
 pub(super) struct Wheel {
     /// One list for each tick of the span, by the tick's remainder.
@@ -17,15 +17,15 @@ impl Wheel {
         Wheel { lists: (0..SPAN).map(|_| Vec::new()).collect(), now }
     }
 
-    /// Enters the connection to be looked at when `at` has come, or before if that is further than the wheel spans.
-    /// Returns the tick, by which the entry can be told from older ones.
+    /// Enters a look at the connection when `at` has come, or before if that is further than the wheel spans. Returns
+    /// the tick of the entry, which distinguishes it from older ones.
     pub(super) fn insert(&mut self, at: Tick, id: ConnectionId) -> Tick {
         let at = at.clamp(self.now.after(1), self.now.after(SPAN - 1));
         self.lists[(at.0 % SPAN) as usize].push(id);
         at
     }
 
-    /// Takes out what has come due, each entry with its tick.
+    /// Takes out the entries that have come due, each with its tick.
     pub(super) fn advance(&mut self, now: Tick, due: &mut Vec<(Tick, ConnectionId)>) {
         // After a long sleep one turn of the wheel has seen everything.
         let steps = now.since(self.now);
@@ -38,7 +38,7 @@ impl Wheel {
         self.now = self.now.max(now);
     }
 
-    /// The next tick that has an entry.
+    /// Returns the next tick that has an entry.
     pub(super) fn next(&self) -> Option<Tick> {
         (1..SPAN).map(|ticks| self.now.after(ticks)).find(|tick| !self.lists[(tick.0 % SPAN) as usize].is_empty())
     }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_past_comes_next_and_what_is_far_comes_early() {
+    fn a_past_deadline_comes_next_and_a_far_one_early() {
         let mut wheel = Wheel::new(Tick(1_000));
         assert_eq!(wheel.insert(Tick(5), id(1)), Tick(1_001));
         let early = wheel.insert(Tick(900_000), id(2));

@@ -6,8 +6,8 @@ use super::{outgoing::Outcome, state::Shard};
 use crate::{metrics::Counter, proto::Tick, sys::Io};
 
 impl<I: Io> Shard<I> {
-    /// One turn. Returns whether there is more to do at once; if not, the next turn is due when the ring has something,
-    /// at [`Shard::next_deadline`], or after [`Shard::adopt`].
+    /// Runs one turn. Returns whether the next one is due at once; if not, it is due when the ring has completions, at
+    /// [`Shard::next_deadline`], or after [`Shard::adopt`].
     pub(crate) fn turn(&mut self, now: Tick) -> bool {
         self.now = now;
         self.reap();
@@ -16,12 +16,12 @@ impl<I: Io> Shard<I> {
         self.expire_timers();
         self.resume_paused();
         self.pace_drain();
-        self.tell_ended();
+        self.report_ended();
         // Before the flush: the other shards can begin while this one sends.
         self.hub.send_out();
         self.flush();
-        self.tell_drained();
-        self.tell_ended();
+        self.report_drained();
+        self.report_ended();
         self.hub.send_out();
         self.io.submit();
         self.count(Counter::Turns, 1);
@@ -29,7 +29,7 @@ impl<I: Io> Shard<I> {
         self.has_work()
     }
 
-    /// Sends what is due, and acts on what each batch shows before the next is planned.
+    /// Sends the output that is due, and acts on the outcomes of each batch before the next is planned.
     fn flush(&mut self) {
         let mut left = self.begin_flush();
         while self.flush_batch(&mut left) {
@@ -46,6 +46,7 @@ impl<I: Io> Shard<I> {
         self.end_flush(&left);
     }
 
+    /// Returns whether the turn has left work.
     fn has_work(&self) -> bool {
         let can_receive = !self.hub.is_congested();
         (can_receive && !self.incoming.is_empty())

@@ -1,4 +1,4 @@
-//! Messages whose end has not arrived: how much memory they hold, and since when.
+//! Messages whose end has not arrived: the memory that they hold, and the time since they began.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,18 +11,18 @@ pub(super) struct Unfinished {
     /// The same connections in the order in which their messages began.
     order: BTreeMap<u64, ConnectionId>,
     bytes: usize,
-    /// How many messages have ever begun.
+    /// The number of messages that have ever begun.
     count: u64,
 }
 
 /// One connection's message under way.
 #[derive(Debug)]
 struct Begun {
-    /// Its place among all that have ever begun.
+    /// The message's place among all that have ever begun.
     number: u64,
-    /// When it began, later by the time in which it was paused.
+    /// When the message began, later by the time in which it was paused.
     since: Tick,
-    /// Since when its connection's input has not been parsed, for reasons that are not the client's.
+    /// The time since which the connection's input has not been parsed, for reasons that are not the client's.
     paused: Option<Tick>,
     bytes: usize,
 }
@@ -92,7 +92,7 @@ impl Unfinished {
 }
 
 impl Begun {
-    /// Takes the time in which it was paused off. Returns whether it was.
+    /// Takes off the time in which the message was paused. Returns whether it was.
     fn resume(&mut self, now: Tick) -> bool {
         let Some(paused) = self.paused.take() else { return false };
         self.since = self.since.after(now.since(paused));
@@ -100,7 +100,7 @@ impl Begun {
     }
 }
 
-/// Bytes of an entry: in a table that is at least half full while it grows, and in the order, whose nodes are too.
+/// Bytes of an entry: its places in the table and in the order, both of which are at least half full.
 const ENTRY: usize = 2 * (size_of::<(ConnectionId, Begun)>() + 1) + 2 * size_of::<(u64, ConnectionId)>();
 
 /// Entries that an empty table has room for.
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!((unfinished.bytes(), unfinished.since(id(1))), (ENTRY, None));
     }
 
-    /// What a client sends meanwhile does not begin its time anew.
+    /// Input of the client in the meantime does not begin the message's time anew.
     #[test]
     fn only_the_time_of_a_pause_is_given() {
         let mut unfinished = Unfinished::default();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_began_first_goes_first() {
+    fn the_message_that_began_first_is_the_oldest() {
         let mut unfinished = Unfinished::default();
         assert_eq!(unfinished.oldest(), None);
         for slot in [1, 2, 3, 2] {

@@ -1,4 +1,4 @@
-//! What the shards of a server write to the log in crowds.
+//! The log lines of shards that would come in crowds.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What may happen between two turns: to clients, to handlers, and on the network.
+//! The actions between two turns: those of clients, of handlers, and of the network.
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Simulation {
-    /// A client establishes a connection. It observes a topic if one is named.
+    /// Establishes a connection of a new client, which observes a topic if one is named.
     pub(super) fn join(&mut self, observes: Option<usize>) {
         let alive = self.clients.iter().skip(self.topics.len()).filter(|client| !client.gone).count();
         if observes.is_none() && alive >= self.plan.clients_max {
@@ -34,12 +34,12 @@ impl Simulation {
             self.draw_habits(&mut client, subscribes)
         };
         let socket = SimulatedSocket::connect(&self.network, answer.as_bytes(), room);
-        let leftover = self.speak_early(&mut client);
+        let leftover = self.send_early(&mut client);
         self.draw_subscriptions(&mut client, subscribes, has_more);
         let Client { publishes, deaf, mute, subscriptions, .. } = &client;
         self.log(format_args!(
-            "client {number} of topic {topic} joins {subscriptions:?} (publishes {publishes}, deaf {deaf}, mute {mute}), \
-             room {room}, {} bytes left over",
+            "client {number} of topic {topic} joins {subscriptions:?} (publishes {publishes}, deaf {deaf}, \
+             mute {mute}), room {room}, {} bytes left over",
             leftover.len()
         ));
         self.clients.push(client);
@@ -79,7 +79,7 @@ impl Simulation {
         client.spoken = vec![0; self.topics.len()];
     }
 
-    /// The shard takes the client's connection over.
+    /// Lets the shard adopt the client's connection.
     fn establish(&mut self, number: usize, socket: SimulatedSocket, answer: Bytes, leftover: BytesMut) {
         let client = &self.clients[number];
         let name = |topic: usize| self.topics[topic].clone();
@@ -91,8 +91,8 @@ impl Simulation {
         self.more = true;
     }
 
-    /// Some speak before they have read the answer. Returns what arrives together with the opening request.
-    fn speak_early(&mut self, client: &mut Client) -> BytesMut {
+    /// Lets some clients send before they have read the answer. Returns the bytes that arrive with the opening request.
+    fn send_early(&mut self, client: &mut Client) -> BytesMut {
         let network = &mut *self.network.borrow_mut();
         network.lines[client.number].stalled = client.mute;
         if client.publishes && !client.mute && self.random.chance(300) {
@@ -104,7 +104,7 @@ impl Simulation {
         line.on_the_way.drain(..count).collect()
     }
 
-    /// A client does something.
+    /// Lets a client act.
     pub(super) fn act(&mut self) {
         let Some(number) = self.any_client() else { return };
         let network = &mut *self.network.borrow_mut();
@@ -130,7 +130,7 @@ impl Simulation {
                 client.ping(network);
                 "pings".into()
             }
-            // Nothing goes elsewhere, so its handler takes it.
+            // The client's messages go to no topic, so its handler takes them.
             0..=44 if client.has_sent_all() => {
                 client.ask(network);
                 "asks".into()
@@ -157,7 +157,7 @@ impl Simulation {
         self.log(format_args!("client {number} {what}"));
     }
 
-    /// What a handler may do: a connection subscribes, gives a topic up, or publishes, in mid-life.
+    /// Lets a handler act: a connection subscribes, gives a topic up, or publishes, in mid-life.
     pub(super) fn embed(&mut self) {
         let Some(number) = self.any_client().filter(|&number| number >= self.topics.len()) else { return };
         let topic = self.random.within(0..=self.topics.len() - 1);
@@ -167,7 +167,7 @@ impl Simulation {
         let count = client.subscriptions.iter().filter(|subscription| subscription.until.is_none()).count();
         let connection = self.shard.hub.connections.get(id);
         let is_open = connection.is_some_and(|connection| connection.websocket.state() == State::Open);
-        let told = match self.random.within(0..=9) {
+        let what = match self.random.within(0..=9) {
             0..=3 => {
                 let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
                 let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { echo });
@@ -187,9 +187,9 @@ impl Simulation {
                 self.shard.unsubscribe(id, name);
                 if is_open && let Some(subscription) = client.subscription(topic) {
                     subscription.until = Some(offset);
-                    // What it is still owed may make a backlog of any size: it had kept up.
+                    // Its share of the topic may make a backlog of any size: it had kept up.
                     client.backlog = None;
-                    // Or it had not, and that was too much.
+                    // Or it had not kept up, and the share was too much.
                     let connection = self.shard.hub.connections.get(id);
                     if connection.is_none_or(|connection| connection.websocket.state() != State::Open) {
                         let offsets = self.topics.iter().map(|name| self.shard.hub.offset(name));
@@ -200,17 +200,17 @@ impl Simulation {
             }
             _ if topic != client.topic && connection.is_some() && !self.is_draining => {
                 let most = self.random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
-                let (message_name, message) = client.speak(topic, self.random.within(0..=most));
+                let (message_name, message) = client.prepare(topic, self.random.within(0..=most));
                 self.shard.hub.publish_by_name(name, Some(id), &message, Scope::Server);
                 format!("publishes {message_name:x} to topic {topic}")
             }
             _ => return,
         };
         self.more = true;
-        self.log(format_args!("client {number} {told}"));
+        self.log(format_args!("client {number} {what}"));
     }
 
-    /// The network carries something.
+    /// Lets the network carry bytes of a client.
     pub(super) fn move_bytes(&mut self) {
         let Some(number) = self.any_client() else { return };
         let network = &mut *self.network.borrow_mut();
@@ -222,6 +222,7 @@ impl Simulation {
         }
     }
 
+    /// Lets a client look at the bytes that it has fetched.
     pub(super) fn look(&mut self) {
         let Some(number) = self.any_client() else { return };
         let network = &mut *self.network.borrow_mut();

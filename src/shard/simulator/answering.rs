@@ -1,11 +1,11 @@
-//! What serves the simulated clients: topics as they are, and answers to those whose messages go nowhere else.
+//! The handler of the simulated clients, for messages that are not forwarded to a topic.
 
 use crate::{
     handler::{Connection, Handler, Refused, Sent},
     proto::{CloseCode, Message},
 };
 
-/// Answers `?1` with `!1`, closes when it is asked to, and refuses any other message.
+/// Answers `?1` with `!1`, closes after `close`, and closes with 1008 after any other message.
 pub(super) struct Answering;
 
 impl Handler for Answering {
@@ -21,7 +21,7 @@ impl Handler for Answering {
             None if text == "close" => connection.close(CLOSED_AS_ASKED, "as asked"),
             None => connection.close(CloseCode::POLICY_VIOLATION, "this connection only receives"),
         };
-        outcome.expect("whoever is closing is told of nothing more");
+        outcome.expect("a closing connection has no more events");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What must hold between any two turns, when the network has settled, and when everybody has left.
+//! The checks between any two turns, when the network has settled, and when all clients have left.
 
 use std::{mem, rc::Rc};
 
@@ -16,6 +16,7 @@ use crate::{
 };
 
 impl Simulation {
+    /// Returns the clients whose connections are open.
     pub(super) fn open_clients(&self) -> impl Iterator<Item = &Client> {
         self.clients.iter().filter(|client| client.closed_at.is_none())
     }
@@ -72,7 +73,7 @@ impl Simulation {
         is_open
     }
 
-    /// Checks what the connection is owed. Returns whether it has a backlog.
+    /// Checks the connection's output. Returns whether it has a backlog.
     fn check_output(&mut self, number: usize, line: &Line) -> bool {
         let client = &mut self.clients[number];
         let id = client.id.expect("the connection is there");
@@ -80,8 +81,8 @@ impl Simulation {
         let is_open = connection.websocket.state() == State::Open;
         let Some(output) = &connection.io.output else {
             client.backlog = None;
-            let has_heard = line.stream.has_ended() || connection.io.sides.has_peer_ended();
-            assert!(is_open || has_heard, "client {number} is closed without a word");
+            let has_reason = line.stream.has_ended() || connection.io.sides.has_peer_ended();
+            assert!(is_open || has_reason, "client {number} is closed without a close frame");
             assert!(!connection.io.awaits_room, "client {number} needs no room");
             return false;
         };
@@ -94,7 +95,7 @@ impl Simulation {
             taken: line.stream.taken(),
         };
         assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
-        // One run may make a backlog of any size: its subscriber had kept up. What comes on top may not.
+        // One run may make a backlog of any size: its subscriber had kept up. Later messages may not.
         let is_new = client.backlog.is_none_or(|before| !before.was_refused || before.is_sent(&seen));
         let is_within = seen.is_within(&self.shard.limits, client.backlog.as_ref());
         assert!(is_new || is_within || !is_open, "the backlog of client {number} is beyond its limit");
@@ -115,14 +116,14 @@ impl Simulation {
         assert_eq!(sides.is_open(), state == State::Open, "our side of client {number}");
         let is_over = state == State::Closed && !connection.io.owes_output();
         assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
-        // Until what its socket has taken is taken from there, and that is known.
+        // The peer has taken everything, and the shard knows of all that the peer has done.
         let is_taken =
             line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(number);
         let may_stay = state == State::Closed && !(is_over && is_taken);
         assert!(!sides.has_peer_ended() || may_stay, "client {number} has gone and nothing is left to do");
     }
 
-    /// Everybody who is open has everything.
+    /// Checks that every open client has received everything.
     pub(super) fn check_settled(&self) {
         assert_eq!(self.shard.hub.gathered_bytes(), 0, "everything was sent");
         for client in self.open_clients() {
@@ -141,7 +142,7 @@ impl Simulation {
         }
     }
 
-    /// The messages that a client is owed of a topic's first `until`.
+    /// Returns the messages that a client is owed of a topic's first `until`.
     fn expected(&self, client: &Client, topic: usize, until: u64) -> impl Iterator<Item = Name> {
         let order = &self.clients[topic].received;
         let end = until.min(order.len() as u64);
@@ -154,12 +155,12 @@ impl Simulation {
         })
     }
 
-    /// How many messages a client is owed if so many of each topic count.
+    /// Returns how many messages a client is owed of the first `until` of each topic.
     fn expected_of_all(&self, client: &Client, until: &[u64]) -> usize {
         until.iter().enumerate().map(|(topic, &until)| self.expected(client, topic, until).count()).sum()
     }
 
-    /// What holds when everybody has left.
+    /// Checks what holds when all clients have left.
     pub(super) fn check_end(&self) {
         let counted = |counter| self.counters.get(counter);
         let network = self.network.borrow();
@@ -186,9 +187,9 @@ impl Simulation {
             self.check_order(topic, order);
         }
         let spoken: u64 = self.clients.iter().flat_map(|client| &client.spoken).copied().map(u64::from).sum();
-        // Those that nobody was allowed to send are no messages of a topic.
+        // Messages of receive-only clients are not published.
         let refused = counted(Counter::MessagesIn) + spoken - published;
-        // Those that handlers have taken.
+        // Messages that handlers have answered are not published either.
         let asked: u64 = self.clients.iter().map(|client| u64::from(client.asked)).sum();
         let closing = self.clients.iter().filter(|client| client.leaving == Some(Leaving::Asking)).count() as u64;
         let taken = asked + closing + counted(Counter::PolicyClosed);
@@ -208,7 +209,7 @@ impl Simulation {
         assert!(received == deliveries || !is_exact, "{received} messages were received of {deliveries} delivered");
     }
 
-    /// What slow consumers were owed when they were closed, and did not get, is counted.
+    /// Checks that the messages are counted that slow consumers were owed when they were closed, and did not get.
     fn check_dropped(&self) {
         let (mut slow, mut dropped) = (0, 0);
         for client in self.clients.iter().filter(|client| client.is_slow()) {
@@ -222,7 +223,7 @@ impl Simulation {
         assert!(dropped == counted || !all, "{dropped} messages were dropped and {counted} counted");
     }
 
-    /// Each client's messages stand in the order in which it sent them, without a gap.
+    /// Checks that each client's messages stand in the order in which it sent them, without a gap.
     fn check_order(&self, topic: usize, order: &[Name]) {
         let mut next = vec![0_u32; self.clients.len()];
         for &name in order.iter().filter(|&&name| name != EMPTY) {
@@ -237,9 +238,9 @@ impl Simulation {
                 continue;
             }
             assert!(next <= client.sent, "client {} did not send so many", client.number);
-            let said_goodbye = client.leaving == Some(Leaving::Handshake)
+            let closed_cleanly = client.leaving == Some(Leaving::Handshake)
                 && client.close.as_ref().is_some_and(|(code, _)| *code == CloseCode::NORMAL);
-            if said_goodbye {
+            if closed_cleanly {
                 assert_eq!(next, client.sent, "what client {} sent before its close frame", client.number);
             }
         }
@@ -251,7 +252,7 @@ impl Simulation {
     /// Returns whether the client must have seen all that was delivered to it.
     fn check_client(&self, client: &Client, was_short: bool) -> bool {
         let number = client.number;
-        let until = client.closed_at.as_ref().expect("everybody has left");
+        let until = client.closed_at.as_ref().expect("all clients have left");
         for (topic, &until) in until.iter().enumerate() {
             let mut expected = self.expected(client, topic, until);
             for (index, &name) in client.received.iter().filter(|&&name| topic_of(name) == topic).enumerate() {
@@ -267,7 +268,7 @@ impl Simulation {
             _ if is_slow => self.plan.backlog_is_limited && was_short,
             CloseCode::NORMAL => client.leaving == Some(Leaving::Handshake),
             CloseCode::TRY_AGAIN_LATER => self.plan.unfinished_is_limited,
-            CloseCode::POLICY_VIOLATION if reason == OVERDUE => self.plan.unfinished_is_limited,
+            CloseCode::POLICY_VIOLATION if reason == MESSAGE_TIMEOUT => self.plan.unfinished_is_limited,
             CloseCode::POLICY_VIOLATION => client.leaving == Some(Leaving::Trespass),
             CLOSED_AS_ASKED => client.leaving == Some(Leaving::Asking),
             CLOSED_AS_FULL => client.asked > 0 && self.plan.backlog_is_limited && was_short,
@@ -286,5 +287,5 @@ impl Simulation {
     }
 }
 
-/// The reason of a close because of a message that takes too long.
-const OVERDUE: &str = "a message did not arrive in time";
+/// The reason of a close by the message timeout.
+const MESSAGE_TIMEOUT: &str = "a message did not arrive in time";

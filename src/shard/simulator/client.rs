@@ -1,4 +1,4 @@
-//! A client of the simulated network: what it does, and what it has seen.
+//! A client of the simulated network: its actions, and the messages that it has seen.
 
 use std::collections::VecDeque;
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// Names a message by who sent it, to which topic, and the how-manieth of its own there it is; or [`EMPTY`].
+/// Names a message by its sender, its topic, and its sequence number among that sender's messages there; or [`EMPTY`].
 pub(super) type Name = u64;
 
-/// A message without payload says nothing about itself. It is always of the first topic, and only sent by clients that
+/// A message without payload has no name of its own. It is always of the first topic, and only sent by clients that
 /// receive their own there.
 pub(super) const EMPTY: Name = u64::MAX;
 
@@ -25,38 +25,38 @@ fn name(sender: usize, topic: usize, number: u32) -> Name {
     (sender as u64) << 40 | (topic as u64) << 32 | u64::from(number)
 }
 
-/// Who sent the message of that name.
+/// Returns the sender of the message of that name.
 pub(super) fn sender(name: Name) -> Option<usize> {
     (name != EMPTY).then_some((name >> 40) as usize)
 }
 
-/// The topic of the message of that name.
+/// Returns the topic of the message of that name.
 pub(super) fn topic_of(name: Name) -> usize {
     if name == EMPTY { 0 } else { (name >> 32) as usize & 0xff }
 }
 
-/// What a client received of a topic for a while.
+/// The subscription of a client to a topic, for a part of its life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscription {
     pub(super) topic: usize,
     pub(super) echo: bool,
-    /// Messages of the topic before it began, and before it ended, if it did before the connection.
+    /// The topic's messages before the subscription began, and before it ended, if it did before the connection.
     pub(super) from: u64,
     pub(super) until: Option<u64>,
 }
 
-/// How a client ends its connection, if it does before the server.
+/// The way in which a client ends its connection, if it does before the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaving {
     /// With a close frame.
     Handshake,
     /// By the end of its input, or a reset, perhaps in the middle of a frame.
     Cut(End),
-    /// It sends a message though it may not.
+    /// The client sends a message though it only receives.
     Trespass,
-    /// It asks its handler to close the connection.
+    /// The client asks its handler to close the connection.
     Asking,
-    /// It sends what is no frame.
+    /// The client sends bytes that are no frame.
     Breach,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct BacklogSeen {
     pub(super) messages: u64,
     pub(super) unsent: u64,
     pub(super) was_refused: bool,
-    /// What the socket had taken when it was so.
+    /// The bytes that the socket had taken then.
     pub(super) taken: u64,
 }
 
@@ -86,50 +86,51 @@ impl BacklogSeen {
     }
 }
 
-/// What pongs may add to a backlog for which there is room again, and which is looked at only after: themselves, and
-/// the doubling of the buffer that little pieces are copied into.
+/// Bytes that pongs may add to a backlog before its limit is looked at: their own, and the doubling of the buffer that
+/// little pieces are copied into.
 const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;
 
+/// A client, and its connection.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
-    /// Where the messages go that it sends.
+    /// The topic of the messages that the client sends.
     pub(super) topic: usize,
     pub(super) publishes: bool,
-    /// Whether it receives those too if it subscribes there.
+    /// Whether the client receives those too if it subscribes there.
     pub(super) echo: bool,
-    /// All of them there have been.
+    /// All subscriptions that there have been.
     pub(super) subscriptions: Vec<Subscription>,
-    /// How many messages its handler has published, by topic. To its own it does not.
+    /// How many messages its handler has published, by topic: none to the client's own.
     pub(super) spoken: Vec<u32>,
-    /// Neither reads nor writes.
+    /// The client neither reads nor writes.
     pub(super) mute: bool,
-    /// Answers neither pings nor close frames, but reads.
+    /// The client answers neither pings nor close frames, but reads.
     pub(super) deaf: bool,
     pub(super) leaving: Option<Leaving>,
     /// The connection on the server's side.
     pub(super) id: Option<ConnectionId>,
-    /// Messages of each topic when it was last seen open, and when it was first seen not to be.
+    /// Messages of each topic when the connection was last seen open, and when it was first seen not to be.
     pub(super) open_until: Vec<u64>,
     pub(super) closed_at: Option<Vec<u64>>,
-    /// Its backlog after the last turn.
+    /// The connection's backlog after the last turn.
     pub(super) backlog: Option<BacklogSeen>,
-    /// Its connection is no more.
+    /// The connection has ended.
     pub(super) gone: bool,
-    /// Messages that are on their way whole.
+    /// Messages that have been sent whole.
     pub(super) sent: u32,
     pub(super) sent_empty: u32,
     pub(super) received: Vec<Name>,
     /// The server's close frame.
     pub(super) close: Option<(CloseCode, String)>,
-    /// Bytes of the answer that it has not seen yet.
+    /// Bytes of the answer that the client has not seen yet.
     answer_missing: usize,
     websocket: WebSocket,
     rest: BytesMut,
     /// Frames to be sent, the last one of each message with its name.
     frames: VecDeque<(Vec<u8>, Option<Name>)>,
     begun: u32,
-    /// Of those, and of questions to its handler, one number each; the answers come in the same order.
+    /// Pings, and questions to the handler, one number for both; the answers come in the same order.
     pings: u32,
     pongs: u32,
     pub(super) asked: u32,
@@ -167,13 +168,13 @@ impl Client {
         }
     }
 
-    /// Its subscription to that topic, if it has one now.
+    /// Returns the client's present subscription to that topic.
     pub(super) fn subscription(&mut self, topic: usize) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic && subscription.until.is_none())
     }
 
-    /// A message that its handler publishes to a topic that is not its own.
-    pub(super) fn speak(&mut self, topic: usize, size: usize) -> (Name, PreparedMessage) {
+    /// Returns a message that the client's handler publishes to a topic that is not the client's own.
+    pub(super) fn prepare(&mut self, topic: usize, size: usize) -> (Name, PreparedMessage) {
         assert_ne!(topic, self.topic, "what it sends itself arrives later, and would be out of order");
         let name = name(self.number, topic, self.spoken[topic]);
         self.spoken[topic] += 1;
@@ -185,25 +186,25 @@ impl Client {
         (name, message)
     }
 
-    /// May it still send frames?
+    /// Returns whether the client may still send frames.
     pub(super) fn can_send(&self) -> bool {
         !self.mute && self.leaving.is_none() && self.websocket.state() == State::Open
     }
 
-    /// Has every message it began left it?
+    /// Returns whether every message that the client began has been sent.
     pub(super) fn has_sent_all(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Every ping and question it sent was answered.
+    /// Returns whether every ping and question of the client was answered.
     pub(super) fn has_all_pongs(&self) -> bool {
         self.pings == self.pongs
     }
 
-    /// Was it told that it is too slow?
+    /// Returns whether the client was closed as a slow consumer.
     pub(super) fn is_slow(&self) -> bool {
-        let is_told = |(code, reason): &(_, String)| *code == CloseCode::POLICY_VIOLATION && reason == "slow consumer";
-        self.close.as_ref().is_some_and(is_told)
+        let is_slow = |(code, reason): &(_, String)| *code == CloseCode::POLICY_VIOLATION && reason == "slow consumer";
+        self.close.as_ref().is_some_and(is_slow)
     }
 
     /// Makes a message of about `size` bytes, in one frame or several, and returns its name.
@@ -247,6 +248,7 @@ impl Client {
         }
     }
 
+    /// Sends a ping.
     pub(super) fn ping(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
         if self.can_send() && self.websocket.send(OpCode::Ping, Fin::Set, self.pings.to_string().as_bytes(), &mut frame)
@@ -256,7 +258,7 @@ impl Client {
         }
     }
 
-    /// Asks its handler, which answers.
+    /// Sends a question to the handler, which answers.
     pub(super) fn ask(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
         let question = format!("?{}", self.pings);
@@ -272,8 +274,8 @@ impl Client {
         let line = &mut network.lines[self.number];
         let mut out = Vec::new();
         match how {
-            // Past `proto`, whose closing clients drop what they would have been owed: this one wants to see it.
-            Leaving::Handshake => encode_masked(OpCode::Close, Fin::Set, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
+            // Past `proto`, whose closing clients drop the messages before the peer's close frame: those are checked.
+            Leaving::Handshake => encode_masked(OpCode::Close, true, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
             Leaving::Cut(end) => {
                 if random.chance(500) {
                     let left = random.within(0..=line.on_the_way.len());
@@ -289,12 +291,12 @@ impl Client {
         self.leaving = Some(how);
     }
 
-    /// Is there nobody left to read?
+    /// Returns whether the client reads no more.
     pub(super) fn has_no_reader(&self) -> bool {
         matches!(self.leaving, Some(Leaving::Cut(End::Closed | End::Reset)))
     }
 
-    /// Looks at what was fetched, and answers.
+    /// Looks at the bytes that were fetched, and answers.
     pub(super) fn look(&mut self, now: Tick, network: &mut Network) {
         let line = &mut network.lines[self.number];
         if line.fetched.is_empty() {
@@ -355,7 +357,7 @@ fn message_type(name: Name) -> MessageType {
     if (name ^ name >> 32) & 1 == 0 { MessageType::Text } else { MessageType::Binary }
 }
 
-/// Says the name, then goes on for as long as it takes. Every third one in characters of two bytes.
+/// Returns a payload of about `size` bytes that begins with the name. Every third one has characters of two bytes.
 fn payload(name: Name, size: usize) -> Vec<u8> {
     let mut payload = format!("{:x}.", name).into_bytes();
     let missing = size.saturating_sub(payload.len());

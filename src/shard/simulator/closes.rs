@@ -7,8 +7,8 @@ use crate::{
     proto::{CloseCode, State},
 };
 
-/// Whoever has begun to send a message that is too big is told when the rest has come, or half of the close timeout has
-/// passed; whoever breaks the protocol at once.
+/// The close frame for a message that is too big leaves when the rest has come, or half of the close timeout has
+/// passed; that for a protocol error at once.
 #[test]
 fn a_close_for_a_size_waits_for_the_rest() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
@@ -16,14 +16,14 @@ fn a_close_for_a_size_waits_for_the_rest() {
     // A frame of 2^63 - 1 bytes; one with a reserved bit.
     let too_big: &[u8] = b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0 and so on";
     let (broken, rest): (&[u8], &[u8]) = (b"\xc1\x80\0\0\0\0", b"more");
-    for (first, ticks_of_rest, told_at) in [(too_big, 0, 3), (too_big, 10, 13), (too_big, 100, 25), (broken, 10, 0)] {
+    for (first, ticks_of_rest, closed_at) in [(too_big, 0, 3), (too_big, 10, 13), (too_big, 100, 25), (broken, 10, 0)] {
         let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
         simulation.join(None);
         simulation.settle();
         let number = simulation.clients.len() - 1;
         simulation.clients[number].mute = true;
         let begin = simulation.now;
-        let mut told = None;
+        let mut closed = None;
         for tick in 0..=40 {
             let bytes = if tick == 0 { first } else { rest };
             if tick <= ticks_of_rest {
@@ -32,13 +32,13 @@ fn a_close_for_a_size_waits_for_the_rest() {
                 network.arrive(number, usize::MAX);
             }
             while simulation.serve() {}
-            if told.is_none() && simulation.network.borrow().lines[number].stream.has_ended() {
-                told = Some(simulation.now.since(begin));
+            if closed.is_none() && simulation.network.borrow().lines[number].stream.has_ended() {
+                closed = Some(simulation.now.since(begin));
                 assert!(simulation.network.borrow().lines[number].finished, "its end follows at once");
             }
             simulation.now = simulation.now.after(1);
         }
-        assert_eq!(told, Some(told_at), "{ticks_of_rest} ticks of more");
+        assert_eq!(closed, Some(closed_at), "{ticks_of_rest} ticks of more");
         assert_eq!(simulation.counters.get(Counter::ProtocolErrors), 1);
         simulation.network.borrow_mut().is_over = true;
     }

@@ -21,7 +21,7 @@ use crate::{
     shard::{pace::Pace, state::Shard},
 };
 
-/// A shard whose clients publish to one topic, and what they send.
+/// A shard whose clients publish to one topic.
 pub(super) struct World {
     pub(super) shard: Shard<SimulatedIo>,
     pub(super) counters: Arc<Counters>,
@@ -29,12 +29,12 @@ pub(super) struct World {
 }
 
 impl World {
-    /// So many clients that publish, and no subscribers.
+    /// Returns a shard with so many clients that publish, and no subscribers.
     fn new(clients: usize) -> Self {
         Self::with_subscribers(clients, 0, 0)
     }
 
-    /// The same with subscribers behind them, each with so much room in its socket.
+    /// Returns the same with subscribers behind them, each with so much room in its socket.
     fn with_subscribers(clients: usize, subscribers: usize, room: usize) -> Self {
         let mut world = Self::without_clients(|_| {});
         for client in 0..clients + subscribers {
@@ -46,7 +46,7 @@ impl World {
         world
     }
 
-    /// Nobody yet, and what is to be other than the defaults.
+    /// Returns a shard without clients, whose settings are the defaults after `change`.
     pub(super) fn without_clients(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
         change(&mut config);
@@ -58,7 +58,7 @@ impl World {
         World { shard, counters, network }
     }
 
-    /// A client with so much room in its socket.
+    /// Adds a client with so much room in its socket.
     pub(super) fn connect(&mut self, room: usize, subscribes: bool) -> ConnectionId {
         let topic = TopicName::new("t").expect("a name");
         let socket = SimulatedSocket::connect(&self.network, ANSWER, room);
@@ -68,21 +68,21 @@ impl World {
         self.shard.adopt(Tick(0), arrival).expect("there is room")
     }
 
-    /// So many frames of the client arrive.
+    /// Lets so many frames of the client arrive.
     pub(super) fn arrive(&self, client: usize, frame: &[u8], count: usize) {
         let mut network = self.network.borrow_mut();
         network.lines[client].on_the_way.extend(frame.repeat(count));
         network.arrive(client, usize::MAX);
     }
 
-    /// A turn. Returns how many messages it has taken.
+    /// Runs a turn. Returns how many messages it has taken.
     fn turn(&mut self) -> u64 {
         let before = self.counters.get(Counter::MessagesIn);
         self.shard.turn(Tick(0));
         self.counters.get(Counter::MessagesIn) - before
     }
 
-    /// Turns until nothing is left to do. Each sends a flush's portion at most.
+    /// Runs turns until they leave no work. Each sends a flush's portion at most.
     fn turns(&mut self) {
         let mut more = true;
         while more {
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// How many bytes the client was sent since the last call.
+    /// Returns how many bytes the client was sent since the last call.
     fn sent(&self, client: usize) -> usize {
         let mut network = self.network.borrow_mut();
         let count = network.lines[client].sent.len();
@@ -115,7 +115,7 @@ pub(super) const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 const FRAMES: u64 = Pace::DEFAULT.frames as u64;
 
 #[test]
-fn a_turn_takes_so_many_frames_whoever_sends_them() {
+fn a_turn_parses_a_bounded_number_of_frames() {
     for (crowd, count) in [(1, 100_000), (64, 2_000), (300, 500)] {
         let mut world = World::new(crowd);
         (0..crowd).for_each(|client| world.arrive(client, EMPTY_MESSAGE, count));
@@ -148,7 +148,7 @@ fn large_frames_in_step_are_not_copied_in_one_turn() {
         let after = capacities(&world);
         let copied: usize =
             before.iter().zip(&after).filter(|(before, after)| before < after).map(|(before, _)| before).sum();
-        // What a turn may parse, and the one buffer that used it up.
+        // The frames that a turn may parse, and the one buffer that used them up.
         assert!(copied <= (FRAMES as usize + 512) << 10, "{copied} bytes copied in a turn");
         before = after;
     }
@@ -173,14 +173,14 @@ fn a_client_that_sends_little_waits_for_no_crowd() {
     }
 }
 
-/// A binary message of so many bytes, at least 64 KiB.
+/// Returns a binary message of so many bytes, at least 64 KiB.
 fn message(length: usize) -> Vec<u8> {
     [&b"\x82\xff"[..], &(length as u64).to_be_bytes(), &[0; 4], &vec![0; length]].concat()
 }
 
 /// A few large messages, which come together, are handed out to so many subscribers at a time as a turn may send bytes.
 #[test]
-fn a_turn_sends_so_many_bytes_whoever_is_owed_them() {
+fn a_turn_sends_a_bounded_number_of_bytes() {
     let mut world = World::with_subscribers(4, 300, 100_000);
     let large = message(1 << 20);
     (0..4).for_each(|client| world.arrive(client, &large[..large.len() - 1], 1));
@@ -190,9 +190,9 @@ fn a_turn_sends_so_many_bytes_whoever_is_owed_them() {
     assert_eq!(world.counters.get(Counter::SlowConsumers), 300);
 }
 
-/// What a socket has no room for leaves in portions too.
+/// Backlogs leave in portions too.
 #[test]
-fn a_turn_sends_so_many_bytes_of_backlogs() {
+fn a_turn_sends_a_bounded_number_of_bytes_of_backlogs() {
     const SUBSCRIBERS: usize = 30;
     let mut world = World::with_subscribers(4, SUBSCRIBERS, 100_000);
     world.shard.pace.flush_bytes = 1 << 20;
@@ -207,8 +207,7 @@ fn a_turn_sends_so_many_bytes_of_backlogs() {
     assert_eq!(world.counters.get(Counter::SlowConsumers), 0);
 }
 
-/// Slow consumers whose sockets take a little in every turn, beside a walk in every turn: a ping is answered all the
-/// same.
+/// A ping is answered beside a walk in every turn, and slow consumers whose sockets take a little in every turn.
 #[test]
 fn backlogs_keep_no_outbox_waiting() {
     const SLOW: usize = 300;
@@ -246,7 +245,7 @@ fn backlogs_keep_no_outbox_waiting() {
     assert_eq!(world.counters.get(Counter::SlowConsumers), SLOW as u64, "they were slow to the end");
 }
 
-/// What was appended for a slow consumer alone stays before the messages of its topic that are published later.
+/// Frames for a slow consumer alone stay before the messages of its topic that are published later.
 #[test]
 fn an_outbox_goes_before_later_messages() {
     let mut world = World::with_subscribers(1, 1, 1_000);
@@ -268,7 +267,7 @@ fn an_outbox_goes_before_later_messages() {
     assert!(received.ends_with(b"\x8a\0\x82\x01B"), "{:?}", &received[received.len() - 10..]);
 }
 
-/// More pongs than a flush sends are due in each turn: a message waits for a turn or two, not for their end.
+/// In each turn more pongs are due than a flush sends: a message waits for a turn or two, not for the last of them.
 #[test]
 fn a_walk_waits_for_no_crowd() {
     const CROWD: usize = 1_000;
@@ -289,9 +288,10 @@ fn a_walk_waits_for_no_crowd() {
     }
 }
 
-/// Thousands of connections are closing and go on sending what is dropped: a message of another waits for two turns.
+/// Thousands of connections are closing and go on sending input that is dropped: a message of another waits for two
+/// turns.
 #[test]
-fn closing_connections_keep_nobody_waiting() {
+fn closing_connections_delay_no_message() {
     const CROWD: usize = 4_000;
     let mut world = World::new(CROWD + 1);
     // RFC 6455 5.1: a client masks its frames.
@@ -329,9 +329,10 @@ fn topics_take_turns_within_a_flush() {
     assert_eq!(world.sent(client), EMPTY_MESSAGE.len() - 4, "its own message comes back");
 }
 
-/// However many others the kernel refuses for want of memory in the meantime, each is tried again in every tick.
+/// Each connection that the kernel refuses for want of memory is tried again in every tick, however many others the
+/// kernel refuses in the meantime.
 #[test]
-fn a_shortage_of_memory_holds_nobody_longer_than_others() {
+fn a_shortage_of_memory_delays_no_connection_longer_than_others() {
     let mut world = World::with_subscribers(0, 20, 100_000);
     world.network.borrow_mut().is_short_of_memory = true;
     for tick in 0..20 {
@@ -379,7 +380,7 @@ fn input_that_waits_is_bounded() {
     assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
 }
 
-/// What stands behind a large frame is no more than one receive, and does not keep the frame's buffer.
+/// The input behind a large frame is no more than one receive, and does not keep the frame's buffer.
 #[test]
 fn input_behind_a_large_frame_is_bounded() {
     const CLIENTS: usize = 20;
@@ -433,7 +434,7 @@ fn no_flood_extends_the_time_of_a_message() {
     assert_eq!(world.counters.get(Counter::MessageTimeout), CLIENTS as u64);
 }
 
-/// A message whose end was received in time is whole, however much of its client's stands before it.
+/// A message whose end was received in time is whole, however much input of its client stands before that end.
 #[test]
 fn the_end_of_a_message_may_stand_behind_a_flood() {
     let mut world = World::without_clients(|config: &mut Config| {
@@ -455,8 +456,8 @@ fn the_end_of_a_message_may_stand_behind_a_flood() {
     assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageTimeout)), (64, 0));
 }
 
-/// A kernel that is short of memory refuses a send although it says that there is room. That is tried once a tick, not
-/// turn after turn.
+/// A kernel that is short of memory refuses a send although it reports room. The send is tried once a tick, not turn
+/// after turn.
 #[test]
 fn a_shortage_of_memory_is_waited_out() {
     let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
@@ -481,8 +482,8 @@ fn a_shortage_of_memory_is_waited_out() {
             turns += 1;
             assert!(turns < 10, "the shard does not come to rest at tick {tick}");
         }
-        assert!(turns > 0, "nobody tries again at tick {tick}");
-        assert!(simulation.counters.get(Counter::SlowConsumers) > 0, "somebody was sent to");
+        assert!(turns > 0, "no send is tried at tick {tick}");
+        assert!(simulation.counters.get(Counter::SlowConsumers) > 0, "some sends were refused");
         assert_eq!(simulation.shard.next_deadline(), Some(simulation.now.after(1)));
         simulation.now = simulation.now.after(1);
     }

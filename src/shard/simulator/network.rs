@@ -1,9 +1,9 @@
 //! A network made of one seed: sockets, what is on its way on each, and the polls that watch them.
 //!
-//! What it does is what Linux may do, at the worst moment that chance finds: reports come late, more than once, or in
+//! The network does what Linux may do, at the worst moment that chance finds: reports come late, more than once, or in
 //! one for several causes; a multishot poll ends on its own; a receive finds nothing though it was announced; a send
-//! takes a part, or refuses for want of memory; bytes, ends and resets arrive in the middle of a turn. What it never
-//! does is lose a report of a poll that is armed: a shard that hangs in a run has forgotten something.
+//! takes a part, or refuses for want of memory; bytes, ends and resets arrive in the middle of a turn. It never loses a
+//! report of an armed poll: a shard that hangs in a run has forgotten something.
 
 use std::{collections::HashMap, io, mem};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::sys::{Key, Readiness};
 
-/// How unkind the network is: chances per mille, all 0 once the clients only wait for what they are owed.
+/// The faults of the network: chances per mille, all 0 once the clients only wait for their messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Weather {
     /// A report is held back at a reap.
@@ -41,13 +41,13 @@ impl Weather {
 pub(super) struct Network {
     pub(super) random: Random,
     pub(super) weather: Weather,
-    /// Every connection there has been.
+    /// The lines of all connections that there have been.
     pub(super) lines: Vec<Line>,
-    /// Those with anything left to happen.
+    /// Lines on which something can still happen.
     pub(super) active: Vec<usize>,
     pub(super) tally: Tally,
     pub(super) offered: Offered,
-    /// What the shard has asked for since the last submission.
+    /// The shard's entries since the last submission.
     pub(super) asked: Vec<Asked>,
     /// Multishot polls for input.
     inputs: HashMap<Key, usize>,
@@ -62,7 +62,7 @@ pub(super) struct Network {
     pub(super) is_over: bool,
 }
 
-/// What a shard asks of its ring.
+/// A shard's entry for its ring.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asked {
     /// A multishot poll for the input of a line.
@@ -138,7 +138,7 @@ impl Network {
         }
     }
 
-    /// Lets the client fetch up to `most` of what it was sent.
+    /// Lets the client fetch up to `most` bytes that it was sent.
     pub(super) fn fetch(&mut self, number: usize, most: usize) {
         let line = &mut self.lines[number];
         let count = most.min(line.sent.len());
@@ -151,7 +151,7 @@ impl Network {
         self.report_room(number);
     }
 
-    /// Something happens somewhere, or nothing.
+    /// Lets something happen on one of the lines, or nothing.
     pub(super) fn happen(&mut self) {
         if self.active.is_empty() || !self.random.chance(self.weather.busy) {
             return;
@@ -166,7 +166,7 @@ impl Network {
         }
     }
 
-    /// Takes over what was asked for, in order, as a submission does.
+    /// Takes over the entries in `asked`, in order, as a submission does.
     pub(super) fn submit(&mut self) {
         for asked in mem::take(&mut self.asked) {
             match asked {
@@ -191,7 +191,7 @@ impl Network {
         }
     }
 
-    /// Input, an end, or nothing at all is reported if a poll watches the line.
+    /// Reports input, an end, or nothing at all, if a poll watches the line.
     fn report_input(&mut self, number: usize) {
         let Some(key) = self.lines[number].key.filter(|key| self.inputs.contains_key(key)) else { return };
         let hung_up = self.lines[number].arrived_end.is_some();
@@ -210,7 +210,7 @@ impl Network {
         }
     }
 
-    /// Room is reported if it is awaited and there is enough of it.
+    /// Reports room if it is awaited and there is enough of it.
     fn report_room(&mut self, number: usize) {
         let line = &self.lines[number];
         let Some(key) = line.key.filter(|key| self.rooms.contains_key(key)) else { return };
@@ -240,7 +240,7 @@ impl Network {
         }
         let line = &mut self.lines[number];
         if most > 0 && short && line.arrived_end.is_none() {
-            // What is left behind arrives a moment later, and is reported.
+            // The rest arrives a moment later, and is reported.
             let count = if kind == 0 { 0 } else { 1 + (self.random.next() % most as u64) as usize };
             let received: Vec<u8> = self.lines[number].arrived.drain(..count).collect();
             self.report_input(number);
@@ -285,7 +285,7 @@ impl Network {
         if count > 0 {
             return Ok(count);
         }
-        // ENOBUFS or EAGAIN, and EAGAIN where there was nothing to take it.
+        // ENOBUFS stands for a kernel without memory, EAGAIN for a socket without room.
         let errors = [rustix::io::Errno::NOBUFS, rustix::io::Errno::AGAIN];
         Err(io::Error::from_raw_os_error(errors[length & 1].raw_os_error()))
     }

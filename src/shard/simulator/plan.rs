@@ -1,4 +1,4 @@
-//! What a seed draws for a whole run.
+//! The plan of a run, which its seed draws.
 
 use super::{network::Weather, random::Random};
 use crate::{
@@ -7,12 +7,13 @@ use crate::{
     shard::pace::Pace,
 };
 
+/// The plan of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) start: Tick,
     pub(super) steps: usize,
     pub(super) topics: usize,
-    /// Topics of one client.
+    /// The most topics of one client.
     pub(super) subscriptions_max: usize,
     pub(super) clients_max: usize,
     /// Slots that rest before one has its next owner.
@@ -24,14 +25,14 @@ pub(super) struct Plan {
     pub(super) backlog_is_limited: bool,
     /// Messages whose end has not arrived have little time, or little room together.
     pub(super) unfinished_is_limited: bool,
-    /// Clients get what they are owed before the end begins.
+    /// Clients get all their messages before the end begins.
     pub(super) settles: bool,
     pub(super) weather: Weather,
     pub(super) pace: Pace,
 }
 
 impl Plan {
-    /// Fair weather, for tests that say themselves what happens.
+    /// Fair weather, for tests that choose the actions themselves.
     pub(super) const CALM: Plan = Plan {
         start: Tick(0),
         steps: 0,

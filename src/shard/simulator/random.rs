@@ -1,4 +1,4 @@
-//! Chance, all of it from one seed.
+//! Random numbers from one seed.
 
 use std::ops::RangeInclusive;
 
@@ -19,17 +19,17 @@ impl Random {
         bits ^ bits >> 31
     }
 
-    /// A number of the range.
+    /// Returns a number of the range.
     pub(super) fn within(&mut self, range: RangeInclusive<usize>) -> usize {
         range.start() + (self.next() % (range.end() - range.start() + 1) as u64) as usize
     }
 
-    /// True so many times in a thousand.
+    /// Returns true so many times in a thousand.
     pub(super) fn chance(&mut self, per_mille: u32) -> bool {
         self.next() % 1_000 < u64::from(per_mille)
     }
 
-    /// One of them.
+    /// Returns one of the values.
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.within(0..=from.len() - 1)]
     }

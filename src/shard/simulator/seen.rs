@@ -1,9 +1,9 @@
-//! What all runs together have met.
+//! The traps that all runs together have met.
 
 use super::{simulation::Simulation, tally::Tally};
 use crate::metrics::{Counter, Counters, Place};
 
-/// A simulator that never meets a trap proves nothing about it.
+/// The sums of all runs: a simulator that never meets a trap proves nothing about it.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     counters: Counters,
@@ -19,7 +19,7 @@ impl Seen {
     }
 
     pub(super) fn check(&self) {
-        // What happens before a connection is established or in the hot ring, and what is back at 0 when all have left.
+        // Counters of events before a connection is established or in the hot ring, and gauges that are 0 at the end.
         let elsewhere = [
             Counter::ConnectionsOpen,
             Counter::SlowConsumers,

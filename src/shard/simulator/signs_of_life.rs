@@ -46,14 +46,14 @@ impl World {
     }
 }
 
-/// Whether it is parked or owed too little for that, and whatever it sends.
+/// Whether the client is parked or owed too little for that.
 #[test]
-fn who_takes_nothing_is_given_up_whatever_it_sends() {
+fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
     for (messages, is_parked) in [(10, false), (70, true)] {
         let (mut world, id) = slow_consumer();
         world.publish(messages);
         world.serve(0);
-        let mut given_up = None;
+        let mut closed = None;
         for tick in 1..=100 {
             world.arrive(0, PONG, 1);
             // The publisher stays.
@@ -63,21 +63,21 @@ fn who_takes_nothing_is_given_up_whatever_it_sends() {
             if let Some(connection) = connection.filter(|connection| connection.websocket.state() == State::Open) {
                 assert_eq!(connection.io.reading == Reading::Parked, is_parked, "tick {tick}");
             } else {
-                given_up = Some(tick);
+                closed = Some(tick);
                 break;
             }
         }
-        assert!(given_up.is_some_and(|tick| (20..=40).contains(&tick)), "given up at {given_up:?}");
+        assert!(closed.is_some_and(|tick| (20..=40).contains(&tick)), "closed at {closed:?}");
         assert_eq!(world.counters.get(Counter::PongTimeout), 1);
         world.serve(100);
         assert_eq!((world.state(id), world.counters.get(Counter::SlowConsumers)), (None, 0));
     }
 }
 
-/// Its pongs would stand behind all that it has not read. Whether there is never room enough in its socket to be
-/// reported, or its socket is filled again whenever there is.
+/// The client's pongs would stand behind all that it has not read. Either its socket never has enough room to be
+/// reported, or the socket is filled again each time.
 #[test]
-fn who_takes_a_little_all_the_time_stays() {
+fn a_slow_consumer_that_takes_a_little_all_the_time_stays() {
     for (messages, part, is_refilled) in [(10, 100, false), (60, 7_000, true)] {
         let (mut world, id) = slow_consumer();
         world.publish(messages);
@@ -90,7 +90,7 @@ fn who_takes_a_little_all_the_time_stays() {
             assert_eq!(world.state(id), Some(State::Open), "tick {tick}");
         }
         assert_eq!(world.counters.get(Counter::BytesOut) > sent, is_refilled, "room is reported from a third on");
-        // From here on it takes nothing.
+        // From here on the client takes nothing.
         for tick in 61..=120 {
             world.arrive(1, PONG, 1);
             world.serve(tick);
@@ -99,9 +99,9 @@ fn who_takes_a_little_all_the_time_stays() {
     }
 }
 
-/// What the kernel refuses for want of memory is not what a client does not take.
+/// Bytes that the kernel refuses for want of memory are not bytes that the client does not take.
 #[test]
-fn who_has_taken_all_that_was_sent_stays() {
+fn a_slow_consumer_that_has_taken_all_that_was_sent_stays() {
     let (mut world, id) = slow_consumer();
     world.network.borrow_mut().is_short_of_memory = true;
     world.publish(1);
@@ -118,7 +118,7 @@ fn who_has_taken_all_that_was_sent_stays() {
     }
 }
 
-/// While receiving pauses, what a client has sent waits in its socket: that is not the client's silence.
+/// While receiving pauses, a client's input waits in its socket, which is not the client's silence.
 #[test]
 fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");

@@ -29,7 +29,7 @@ pub(super) struct Simulation {
     pub(super) counters: Arc<Counters>,
     pub(super) network: Rc<RefCell<Network>>,
     pub(super) random: Random,
-    /// By number; the first ones observe a topic each.
+    /// Clients by number; the first ones observe a topic each.
     pub(super) clients: Vec<Client>,
     pub(super) topics: Vec<TopicName>,
     pub(super) plan: Plan,
@@ -37,7 +37,7 @@ pub(super) struct Simulation {
     pub(super) now: Tick,
     /// Ticks since the observers were last brought up to date.
     pub(super) ticks_restless: u32,
-    /// The shard said that there is more to do, or something has arrived.
+    /// The last turn has left work, or a connection has arrived since.
     pub(super) more: bool,
     pub(super) is_draining: bool,
     pub(super) is_logged: bool,
@@ -91,7 +91,7 @@ impl Simulation {
     }
 }
 
-/// The only route: topics as they are, and answers to those who forward to none.
+/// Returns the only route: topics as they are, and answers to clients whose messages go to no topic.
 pub(super) fn handlers(config: &Config) -> Handlers {
     handlers_with(config, RouteOptions::new())
 }
@@ -106,7 +106,7 @@ pub(super) fn handlers_with(config: &Config, options: RouteOptions) -> Handlers 
     Handlers::new(&routes, &handlers, Tasks::default())
 }
 
-/// An opening request that the route has accepted.
+/// Returns an opening request that the route has accepted.
 pub(super) fn arrival<S>(
     socket: S,
     subscriptions: Vec<(TopicName, bool)>,

@@ -1,14 +1,14 @@
-//! What a server may send on one connection, checked byte by byte as its socket takes it.
+//! The check of a server's output on one connection, byte by byte as its socket takes it.
 
 use std::io::IoSlice;
 
 use crate::proto::{FrameHeader, OpCode};
 
-/// First the whole answer of the opening handshake, then whole frames, the last of them a close frame and nothing
-/// behind it.
+/// Accepts the whole answer of the opening handshake, then whole frames, the last of them a close frame, and nothing
+/// behind that.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// What is still missing of the answer.
+    /// The missing bytes of the answer.
     answer: Vec<u8>,
     /// The beginning of a header.
     header: Vec<u8>,
@@ -25,17 +25,17 @@ impl Stream {
         Stream { answer, header: Vec::new(), missing: 0, close_begun: false, taken: 0 }
     }
 
-    /// Is the last byte of a close frame out?
+    /// Returns whether the last byte of a close frame is out.
     pub(super) fn has_ended(&self) -> bool {
         self.close_begun && self.missing == 0
     }
 
-    /// How many bytes are out.
+    /// Returns how many bytes are out.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// The first `count` bytes of the pieces are out.
+    /// Checks the first `count` bytes of the pieces, which are out.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], count: usize) {
         self.taken += count as u64;
         let mut left = count;

@@ -1,4 +1,4 @@
-//! What has happened on a simulated network, in numbers.
+//! The events of a simulated network, in numbers.
 
 use crate::shard::pace::Pace;
 
@@ -18,7 +18,7 @@ pub(super) struct Tally {
     pub(super) cut_off: u64,
 }
 
-/// What sockets were offered since the last check, whether they took it or not.
+/// The sends that sockets were offered since the last check, whether they took them or not.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Offered {
     pub(super) entries: usize,
@@ -47,7 +47,8 @@ impl Offered {
         self.largest = self.largest.max(bytes);
     }
 
-    /// Returns whether this is what one flush may offer. Its last entry may have more bytes than are left of its portion.
+    /// Returns whether this is what one flush may offer. Its last entry may have more bytes than are left of its
+    /// portion.
     pub(super) fn is_within(&self, pace: &Pace) -> bool {
         self.entries <= pace.flush_entries && self.bytes < pace.flush_bytes + self.largest.max(1)
     }

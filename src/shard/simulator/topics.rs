@@ -1,5 +1,4 @@
-//! Connections with several topics, some of which have their home on another shard: tests that say themselves what
-//! happens.
+//! Connections with several topics, some of which have their home on another shard.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -21,7 +20,7 @@ use crate::{
     shard::state::Shard,
 };
 
-/// A shard, and the hub of another one, which does what it is told to.
+/// A shard, and the hub of another one, which the tests run step by step.
 struct World {
     shard: Shard<SimulatedIo>,
     counters: Arc<Counters>,
@@ -47,7 +46,7 @@ impl World {
         World { shard, counters, network, other }
     }
 
-    /// So many topics whose home is the shard, or the other one.
+    /// Returns so many topics whose home is the shard, or the other one.
     fn topics(&self, is_near: bool, count: usize) -> Vec<TopicName> {
         let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).expect("a name"));
         names.filter(|name| (self.other.home(name) == 0) == is_near).take(count).collect()
@@ -68,24 +67,24 @@ impl World {
         self.shard.adopt(Tick(0), arrival).expect("there is room")
     }
 
-    /// The shard's turns until it rests, while the other one stands still.
+    /// Runs the shard's turns until they leave no work, while the other one stands still.
     fn turn(&mut self) {
         while self.shard.turn(Tick(0)) {}
     }
 
-    /// The other shard answers what it is asked.
+    /// Lets the other shard answer its requests.
     fn answer(&mut self) {
         while self.other.take_request(&mut Vec::new()) {}
         self.other.send_out();
         self.turn();
     }
 
-    /// What the only client has been sent since the last call: the answer, texts, and the code of a close frame.
+    /// Returns what the only client was sent since the last call: the answer, texts, and the code of a close frame.
     fn sent(&mut self) -> Vec<String> {
         self.sent_to(0)
     }
 
-    /// The same for one of several clients.
+    /// Returns the same for one of several clients.
     fn sent_to(&mut self, client: usize) -> Vec<String> {
         let mut network = self.network.borrow_mut();
         let bytes: Vec<u8> = network.lines[client].sent.drain(..).collect();
@@ -124,7 +123,7 @@ fn an_answer_waits_until_all_topics_are_live() {
     world.turn();
     assert!(world.sent().is_empty(), "one of its topics is not live");
     world.answer();
-    assert_eq!(world.sent(), ["answer"], "what was published before is not for it");
+    assert_eq!(world.sent(), ["answer"], "earlier messages are not for the connection");
     world.publish(&near, "near");
     world.publish(&far, "far");
     world.answer();
@@ -151,7 +150,7 @@ fn a_later_subscription_holds_nothing() {
 }
 
 #[test]
-fn whoever_gives_up_what_it_waits_for_is_answered() {
+fn giving_the_pending_topic_up_releases_the_answer() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near, &far]);
@@ -163,7 +162,7 @@ fn whoever_gives_up_what_it_waits_for_is_answered() {
 }
 
 #[test]
-fn whoever_is_closed_while_it_waits_is_answered_first() {
+fn the_answer_of_a_held_connection_goes_before_its_close() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near, &far]);
@@ -174,7 +173,7 @@ fn whoever_is_closed_while_it_waits_is_answered_first() {
     assert_eq!(world.shard.hub.subscribe(id, &near, SubscribeOptions::default().echo()), Subscribed::Closed);
 }
 
-/// A share of each topic in one send, and what the connection is owed of each before its close frame.
+/// A share of each topic leaves in one send, and the shares that the connection is owed leave before its close frame.
 #[test]
 fn topics_share_an_entry() {
     let mut world = World::new();
@@ -247,11 +246,11 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
     assert!(topics.iter().all(|topic| world.shard.hub.subscribers(topic) == 0));
 }
 
-/// A client whose opening answer waits for a topic's home may send pings all the while. What it is owed for them has
-/// the limit of every backlog: beyond half of it nothing is read, or where its handler looks after that itself, the
-/// connection is closed beyond all of it. The answer goes first.
+/// A client whose opening answer waits for a topic's home may send pings all the while. Their pongs have the limit of
+/// every backlog: beyond half of it nothing is read, or where the handler has manual backpressure, the connection is
+/// closed beyond all of it. The answer goes first.
 #[test]
-fn who_is_held_is_owed_no_more_than_others() {
+fn a_held_connection_has_the_limit_of_a_backlog() {
     const LIMIT: usize = 200_000;
     for (options, is_closed) in [(RouteOptions::new(), false), (RouteOptions::new().manual_backpressure(), true)] {
         let mut world = World::with(options);
@@ -265,13 +264,13 @@ fn who_is_held_is_owed_no_more_than_others() {
         for _ in 0..1_000 {
             world.network.borrow_mut().arrive(0, 50_000);
             world.turn();
-            let connection = world.shard.hub.connections.get(id).expect("it waits");
+            let connection = world.shard.hub.connections.get(id).expect("the connection is held");
             most = most.max(connection.io.output.as_ref().map_or(0, |output| output.bytes()));
         }
         let halves = if is_closed { 2 } else { 1 };
         assert!(
             (LIMIT * halves * 2 / 5..LIMIT * halves * 3 / 5).contains(&most),
-            "it was owed {most} of {LIMIT} bytes"
+            "the connection was owed {most} of {LIMIT} bytes"
         );
         assert_eq!(world.counters.get(Counter::SlowClosed), u64::from(is_closed));
         world.answer();
@@ -310,7 +309,7 @@ fn mail_grows_no_run_beyond_a_walk() {
 
 /// A message that stands in a lane was ordered before a connection that arrives now, and is not for it.
 #[test]
-fn who_arrives_gets_nothing_that_was_ordered_before() {
+fn an_arrival_gets_nothing_that_was_ordered_before() {
     let mut world = World::new();
     let far = world.topics(false, 1).remove(0);
     world.connect(&[&far]);

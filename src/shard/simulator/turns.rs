@@ -8,7 +8,7 @@ use super::{
 use crate::{metrics::Counter, proto::KeepAlive};
 
 impl Simulation {
-    /// The shard's thread, once around: a turn if one is due. Returns whether one was.
+    /// Runs a turn if one is due, as the shard's thread would. Returns whether one was.
     pub(super) fn serve(&mut self) -> bool {
         let has_work = self.more || self.network.borrow().has_reports();
         let is_due = match decide(AfterTurn { has_work, is_drained: false }, || self.shard.next_deadline()) {
@@ -31,6 +31,7 @@ impl Simulation {
         is_due
     }
 
+    /// Lets so much time pass.
     pub(super) fn pass(&mut self, ticks: u32) {
         self.ticks_restless += ticks;
         if self.ticks_restless > self.keep_alive.pong_timeout / 2 {
@@ -40,7 +41,7 @@ impl Simulation {
         self.log(format_args!("it is {:?}", self.now));
     }
 
-    /// Much time passes at once.
+    /// Lets much time pass at once.
     pub(super) fn jump(&mut self) {
         let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.keep_alive;
         let ticks = self.random.pick(&[ping_interval, ping_interval + 1, pong_timeout, close_timeout, 600]);
@@ -72,7 +73,7 @@ impl Simulation {
         panic!("the shard does not come to rest");
     }
 
-    /// Nothing new happens, and everybody but the mute reads until nothing comes any more.
+    /// Lets all clients but the mute read until nothing comes any more.
     pub(super) fn settle(&mut self) {
         self.log(format_args!("settles"));
         {
@@ -101,14 +102,14 @@ impl Simulation {
                 if self.shard.flush.next_try().is_none() {
                     return;
                 }
-                // Who was refused in spite of room tries again.
+                // Connections that were refused in spite of room try again.
                 self.now = self.now.after(1);
             }
         }
         panic!("the shard does not come to rest");
     }
 
-    /// Time passes, with nothing but the keep-alive happening.
+    /// Lets time pass in which only the keep-alive acts.
     pub(super) fn let_time_pass(&mut self) {
         let KeepAlive { ping_interval, pong_timeout, close_timeout } = self.keep_alive;
         let end = self.now.after(3 * (ping_interval + pong_timeout + close_timeout));
