@@ -130,7 +130,6 @@ impl<I: Io> Shard<I> {
         let (was_open, was_slow) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
         connection.websocket.abandon();
         connection.io.output = None;
-        connection.io.awaits_room = false;
         self.count(Counter::Aborted, u64::from(was_open));
         self.count_slow(was_slow, false);
         self.notice_close(id);

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    io_state::ShardConnection,
+    io_state::{Connection, Room},
     outgoing::{Contents, Left, Outcome, Planned, Portion, length, messages, outbox},
     pace::Pace,
     state::{Shard, key},
@@ -186,8 +186,8 @@ impl<I: Io> Shard<I> {
             }
             return bytes;
         }
-        if connection.io.awaits_room {
-            // Its outbox stays together until there is room, and counts.
+        if output.room == Room::Awaited {
+            // The outbox waits until there is room, and counts against the limit.
             self.flush.outcomes.push(Outcome::Slow(id));
             return 0;
         }
@@ -337,7 +337,7 @@ impl<I: Io> Shard<I> {
             self.count_slow(true, false);
             self.settle_all(id);
         } else {
-            output.found_room = false;
+            output.room = Room::Unknown;
             self.flush.mark_dirty(connection, id);
             self.unpark(id);
         }
@@ -356,14 +356,11 @@ impl<I: Io> Shard<I> {
         };
         self.count(Counter::ShortSends, 1);
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
-        let mut found_room = false;
-        if let Some(output) = &mut connection.io.output {
-            output.advance(sent);
-            output.backlog.refuse();
-            found_room = mem::take(&mut output.found_room);
-        }
-        connection.io.awaits_room = true;
-        if found_room && sent == 0 {
+        let output = connection.io.output.as_mut().expect("the bytes that a socket refuses are in the backlog");
+        output.advance(sent);
+        output.backlog.refuse();
+        let room = mem::replace(&mut output.room, Room::Awaited);
+        if room == Room::Found && sent == 0 {
             // Room would be reported at once, turn after turn.
             self.flush.pause(id, self.now);
         } else if let Some(socket) = &self.sockets[id.slot() as usize] {
@@ -379,7 +376,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let still_waits = |connection: &&ShardConnection| connection.io.awaits_room;
+            let still_waits = |connection: &&Connection| connection.io.awaits_room();
             if self.hub.connections.get(id).filter(still_waits).is_some()
                 && let Some(socket) = &self.sockets[id.slot() as usize]
             {

@@ -29,8 +29,6 @@ pub(crate) struct IoState {
     ///
     /// [`Flush::dirty`]: super::outgoing::Flush::dirty
     pub(crate) is_dirty: bool,
-    /// A backlog waits for room in the socket, or for memory of the kernel's.
-    pub(crate) awaits_room: bool,
     /// When the timer wheel looks at the connection next.
     pub(crate) timer: Option<Tick>,
     /// How far the two sides of the socket have come to their end.
@@ -74,10 +72,23 @@ pub(crate) struct Output {
     pub(crate) outbox: Vec<u8>,
     /// The bytes that the socket did not take.
     pub(crate) backlog: Backlog,
-    /// Room was reported for the backlog, and none of it has been offered since.
-    pub(crate) found_room: bool,
+    /// The room in the socket for the backlog.
+    pub(crate) room: Room,
     /// The watch for progress of the peer.
     pub(crate) watch: Option<Watch>,
+}
+
+/// The room in a socket for a backlog.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Nothing is known: the backlog may be offered to the socket.
+    #[default]
+    Unknown,
+    /// The socket has refused some of the backlog. A report of room is awaited, or the next tick if the kernel is short
+    /// of memory.
+    Awaited,
+    /// Room was reported, and none of the backlog has been offered since.
+    Found,
 }
 
 /// The progress of a peer that has a backlog: the bytes that it has taken since the watch began.
@@ -152,7 +163,6 @@ impl IoState {
             reading: Reading::Idle,
             has_unparsed: false,
             is_dirty: false,
-            awaits_room: false,
             timer: None,
             sides: Sides::open(),
         }
@@ -171,6 +181,11 @@ impl IoState {
     /// Returns whether the socket has refused some of the backlog, and the rest waits for the peer.
     pub(crate) fn awaits_peer(&self) -> bool {
         self.output.as_ref().is_some_and(|output| output.backlog.was_refused())
+    }
+
+    /// Returns whether the backlog waits for room in the socket.
+    pub(crate) fn awaits_room(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| output.room == Room::Awaited)
     }
 
     /// Gives up the output's memory once nothing is in it.

@@ -20,7 +20,11 @@
 
 use std::{io, mem};
 
-use super::{incoming::Buffer, io_state::Reading, state::Shard};
+use super::{
+    incoming::Buffer,
+    io_state::{Reading, Room},
+    state::Shard,
+};
 use crate::{
     hub::ConnectionId,
     metrics::Counter,
@@ -46,9 +50,8 @@ impl<I: Io> Shard<I> {
                 self.incoming.push_ready(connection, id);
             }
             if writable {
-                connection.io.awaits_room = false;
                 if let Some(output) = &mut connection.io.output {
-                    output.found_room = true;
+                    output.room = Room::Found;
                 }
                 self.flush.mark_dirty(connection, id);
             }
