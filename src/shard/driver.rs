@@ -236,7 +236,8 @@ impl Driver {
         // A shard whose connections have left is still the home of topics that others publish to.
         if self.is_occupied && self.shard.is_empty() && self.lobby.is_empty() {
             self.is_occupied = false;
-            self.occupied.fetch_sub(1, Ordering::Relaxed);
+            let before = self.occupied.fetch_sub(1, Ordering::Relaxed);
+            assert!(before > 0, "each shard leaves once");
         }
         Instant::now() >= ends_by || self.occupied.load(Ordering::Relaxed) == 0
     }

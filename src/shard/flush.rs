@@ -48,6 +48,7 @@ impl<I: Io> Shard<I> {
         if left.is_used_up() || self.flush.is_idle() {
             return false;
         }
+        assert!(self.flush.plan.is_empty(), "a batch is settled before the next is planned");
         let ended = self.plan_batch(left);
         self.send_batch();
         self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
@@ -232,6 +233,7 @@ impl<I: Io> Shard<I> {
                 (Contents::Several(portions), Some(sent)) => unsent += self.settle_refused(id, portions, offered, sent),
             }
         }
+        assert!(refusals.next().is_none(), "each refusal is of one entry of the batch");
         drop(refusals);
         self.flush.plan = plan;
         self.flush.refused = refused;

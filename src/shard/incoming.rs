@@ -13,6 +13,7 @@ use crate::{
     config::Limits,
     hub::{ConnectionId, LARGE_PIECE_PINS},
     proto::{State, Tick},
+    sys::Receive,
 };
 
 /// The connections that a shard receives from, and the input that has arrived and is not handled.
@@ -86,22 +87,25 @@ impl Incoming {
         if !mem::take(&mut connection.io.has_unparsed) {
             return None;
         }
-        self.unparsed -= 1;
+        self.unparsed = self.unparsed.checked_sub(1).expect("unparsed input has been counted");
         connection.io.partial.take().map(|rest| *rest)
     }
 
     /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
     /// memory than it has bytes, and the time is not its message's.
-    pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+    pub(super) fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+        assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is parked");
+        connection.io.reading = Reading::Parked;
         self.unfinished.pause(id, now);
         if connection.io.has_unparsed {
-            self.unparsed -= 1;
+            self.unparsed = self.unparsed.checked_sub(1).expect("unparsed input has been counted");
             connection.io.partial = connection.io.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
         }
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
-    pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+    pub(super) fn unpark(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+        assert_eq!(connection.io.reading, Reading::Parked, "parking ends once");
         connection.io.reading = Reading::Idle;
         self.unparsed += usize::from(connection.io.has_unparsed);
         self.push_busy(connection, id);
@@ -109,8 +113,9 @@ impl Incoming {
     }
 
     /// Forgets a connection that has ended.
-    pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
-        self.unparsed -= usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
+    pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
+        let counted = usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
+        self.unparsed = self.unparsed.checked_sub(counted).expect("unparsed input has been counted");
         self.unfinished.forget(id);
     }
 
@@ -196,6 +201,11 @@ const _: () = assert!(
 
 /// The beginning of a frame stays where it is from so many bytes on; a shorter one is copied.
 pub(super) const STAYS_IN_PLACE: usize = 4 * 1_024;
+
+const _: () = assert!(
+    STAYS_IN_PLACE < RECEIVE_BUFFER / 2 && RECEIVE_BUFFER <= Receive::<()>::BYTES_MAX,
+    "a short rest leaves most of a receive buffer free, and one receive may fill it"
+);
 
 /// Receive buffers kept for the next batch.
 const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;

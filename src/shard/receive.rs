@@ -90,7 +90,7 @@ impl<I: Io> Shard<I> {
         {
             let owes_much = self.owes_much(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.io.reading = if owes_much { Reading::Parked } else { Reading::Idle };
+            connection.io.reading = Reading::Idle;
             if owes_much {
                 self.incoming.park(connection, id, self.now);
                 self.count(Counter::Parked, 1);
