@@ -27,7 +27,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
-    hub::{ConnectionId, Share, TopicId, bounded},
+    hub::{ConnectionId, Piece, Share, TopicId, bounded},
     metrics::Counter,
     proto::State,
     sys::{Io, SendEntry, Unsent},
@@ -118,43 +118,60 @@ impl<I: Io> Shard<I> {
         let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
         let run = self.hub.run(topic);
         let share = run.share(slot);
-        let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
-        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        let portion = match (&mut connection.io.output, share) {
-            (None, Share::Whole) => Portion::Run(topic),
-            (None, Share::Part(share)) => {
-                Portion::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
-            }
-            (None, Share::Nothing) => return Some(0),
-            (Some(output), _) if !output.backlog.is_empty() => {
-                // What waits in its outbox was appended before.
-                let outbox = outbox(output);
-                let owed = self.hub.owed_by_walk(topic, slot);
-                // Much of it may have to be copied.
-                let bytes = length(&owed);
-                self.owe(id, outbox.into_iter().chain(owed));
-                self.flush.outcomes.push(Outcome::Slow(id));
-                return Some(bytes);
-            }
-            (Some(output), share) => {
-                let outbox = outbox(output);
-                connection.io.output = None;
-                self.handlers.notice_emptied(id);
-                let share = match share {
-                    Share::Whole => self.hub.run(topic).pieces().to_vec(),
-                    Share::Part(share) => bounded(share, PIECES_MAX - 1),
-                    Share::Nothing => Vec::new(),
-                };
-                if outbox.is_none() && share.is_empty() {
-                    return Some(0);
-                }
-                Portion::Pieces { outbox, share, topic: Some(topic) }
-            }
-        };
-        if let Portion::Pieces { outbox, share, .. } = &portion {
-            pieces = share.len() + usize::from(outbox.is_some());
-            bytes = length(outbox.iter().chain(share));
+        let (pieces, bytes) = (run.pieces().len(), run.bytes());
+        let Some(connection) = self.hub.connections.get(id) else { return Some(0) };
+        match (&connection.io.output, share) {
+            (None, Share::Whole) => self.plan_portion(id, Portion::Run(topic), pieces, bytes),
+            (None, Share::Part(share)) => self.plan_pieces(id, topic, None, bounded(share, PIECES_MAX - 1)),
+            (None, Share::Nothing) => Some(0),
+            (Some(_), share) => self.plan_behind_output(id, topic, share),
         }
+    }
+
+    /// Plans a share of a walk whose subscriber has output of its own. Returns the same as [`Shard::plan_member`].
+    fn plan_behind_output(&mut self, id: ConnectionId, topic: TopicId, share: Share) -> Option<usize> {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
+        let Some(output) = &mut connection.io.output else { return Some(0) };
+        let outbox = outbox(output);
+        if !output.backlog.is_empty() {
+            let owed = self.hub.owed_by_walk(topic, id.slot());
+            // Many of the bytes may have to be copied.
+            let bytes = length(&owed);
+            // The frames in the outbox were appended before.
+            self.owe(id, outbox.into_iter().chain(owed));
+            self.flush.outcomes.push(Outcome::Slow(id));
+            return Some(bytes);
+        }
+        connection.io.output = None;
+        self.handlers.notice_emptied(id);
+        let share = match share {
+            Share::Whole => self.hub.run(topic).pieces().to_vec(),
+            Share::Part(share) => bounded(share, PIECES_MAX - 1),
+            Share::Nothing => Vec::new(),
+        };
+        self.plan_pieces(id, topic, outbox, share)
+    }
+
+    /// Plans pieces of a share, behind the connection's outbox. Returns the same as [`Shard::plan_member`].
+    fn plan_pieces(
+        &mut self,
+        id: ConnectionId,
+        topic: TopicId,
+        outbox: Option<Piece>,
+        share: Vec<Piece>,
+    ) -> Option<usize> {
+        let pieces = share.len() + usize::from(outbox.is_some());
+        if pieces == 0 {
+            return Some(0);
+        }
+        let bytes = length(outbox.iter().chain(&share));
+        self.plan_portion(id, Portion::Pieces { outbox, share, topic: Some(topic) }, pieces, bytes)
+    }
+
+    /// Plans a portion of a walk, in the connection's entry of this batch if it has one. Returns the same as
+    /// [`Shard::plan_member`].
+    #[inline]
+    fn plan_portion(&mut self, id: ConnectionId, portion: Portion, pieces: usize, bytes: usize) -> Option<usize> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
         if let Some(mark) = connection.mark() {
             return self

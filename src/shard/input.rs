@@ -15,17 +15,44 @@ use crate::{
     sys::Io,
 };
 
+/// The outcome of parsing.
+struct Parsed {
+    /// A data message has ended, or a fragment of one was an event of its own.
+    has_ended_message: bool,
+    /// Parsing has stopped because too much waits to be sent.
+    is_paused: bool,
+}
+
 impl<I: Io> Shard<I> {
-    /// Parses what has arrived, up to `share` frames, and does what it says. Returns how many frames that were.
+    /// Parses the input that has arrived, up to `share` frames, and acts on it. Returns how many frames that were.
     pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, share: u32) -> u32 {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         input.limit_frames(share);
+        let Parsed { has_ended_message, is_paused } = self.parse(id, &mut input);
+        let frames = share - input.frames_left();
+        let is_stopped = is_paused || input.frames_left() == 0;
+        let bytes = input.into_rest();
+        let consumed = length - bytes.len();
+        let buffer = Buffer { bytes, is_own: received.is_own, is_consumed: consumed > 0 };
+        if is_stopped && !buffer.bytes.is_empty() {
+            self.count(Counter::InputDeferred, 1);
+            self.keep_unparsed(id, buffer);
+        } else {
+            self.keep_rest(id, buffer);
+        }
+        self.note_unfinished(id, has_ended_message, is_paused);
+        self.notice_close(id);
+        frames
+    }
+
+    /// Parses input and acts on it, until there is no further event or the shard may not parse.
+    fn parse(&mut self, id: ConnectionId, input: &mut Input) -> Parsed {
         let mut replies = mem::take(&mut self.replies);
         let (mut has_ended_message, mut is_paused) = (false, false);
         while !is_paused && let Some(connection) = self.hub.connections.get(id) {
             let limits = self.handlers.limits(id, || !connection.websocket.is_within_message());
-            match self.next_event(id, &mut input, &limits, &mut replies) {
+            match self.next_event(id, input, &limits, &mut replies) {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
                     has_ended_message = true;
@@ -54,20 +81,7 @@ impl<I: Io> Shard<I> {
             is_paused = self.is_full() || self.owes_much(id);
         }
         self.finish_replies(id, replies);
-        let frames = share - input.frames_left();
-        let is_stopped = is_paused || input.frames_left() == 0;
-        let bytes = input.into_rest();
-        let consumed = length - bytes.len();
-        let buffer = Buffer { bytes, is_own: received.is_own, is_consumed: consumed > 0 };
-        if is_stopped && !buffer.bytes.is_empty() {
-            self.count(Counter::InputDeferred, 1);
-            self.keep_unparsed(id, buffer);
-        } else {
-            self.keep_rest(id, buffer);
-        }
-        self.note_unfinished(id, has_ended_message, is_paused);
-        self.notice_close(id);
-        frames
+        Parsed { has_ended_message, is_paused }
     }
 
     /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
@@ -89,7 +103,7 @@ impl<I: Io> Shard<I> {
             connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
                 match handler.on_frame(seat, header, payload) {
                     Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
-                        tracing::error!(%id, %code, "a handler fails a connection with a code nobody may send");
+                        tracing::error!(%id, %code, "a handler fails a connection with a code that must not be sent");
                         Verdict::Fail(CloseCode::INTERNAL_ERROR)
                     }
                     Ok(verdict) => verdict,
