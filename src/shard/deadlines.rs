@@ -40,7 +40,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         if connection.io.reading != Reading::Idle {
-            // Its input waits, or is not received because of its backlog.
+            // The connection's input waits, or is not received because of its backlog.
             connection.websocket.excuse_silence(self.now);
         }
         self.expire_watch(id);

@@ -95,7 +95,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert_ne!(connection.websocket.state(), State::Open, "an open WebSocket receives messages");
         connection.io.sides.leave();
-        // It will not become a subscriber any more; it is still owed its answer.
+        // The connection does not become a subscriber any more. Its opening answer still leaves.
         connection.is_held = false;
         self.hub.unsubscribe_all(id);
     }
@@ -142,7 +142,7 @@ impl<I: Io> Shard<I> {
             self.count(Counter::Aborted, 1);
         }
         if let Some((_, socket)) = self.take_out(id) {
-            // Whatever the error was: the kernel keeps nothing of the socket.
+            // After any error the kernel keeps nothing of the socket.
             self.io.reset(&socket);
         }
     }

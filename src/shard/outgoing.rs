@@ -43,7 +43,7 @@ pub(super) struct Flush {
 pub(super) struct Planned {
     pub(super) id: ConnectionId,
     pub(super) contents: Contents,
-    /// Its length.
+    /// The entry's length.
     pub(super) bytes: usize,
 }
 

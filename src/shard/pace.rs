@@ -22,7 +22,7 @@ pub(super) struct Pace {
     /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least.
     pub(super) flush_entries: usize,
     /// Bytes after which a flush does the same, those of its last send included, which may have more than are left.
-    /// What is appended to the backlog of a slow consumer counts too.
+    /// Bytes that are appended to the backlog of a slow consumer count too.
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,

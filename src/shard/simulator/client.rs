@@ -97,7 +97,7 @@ pub(super) struct Client {
     /// The topic of the messages that the client sends.
     pub(super) topic: usize,
     pub(super) publishes: bool,
-    /// Whether the client receives those too if it subscribes there.
+    /// Whether the client receives its own messages too if it subscribes there.
     pub(super) echo: bool,
     /// All subscriptions that there have been.
     pub(super) subscriptions: Vec<Subscription>,
@@ -274,7 +274,7 @@ impl Client {
         let line = &mut network.lines[self.number];
         let mut out = Vec::new();
         match how {
-            // Past `proto`, whose closing clients drop the messages before the peer's close frame: those are checked.
+            // Past `proto`, whose closing clients drop the messages before the peer's close frame, which are checked.
             Leaving::Handshake => encode_masked(OpCode::Close, true, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
             Leaving::Cut(end) => {
                 if random.chance(500) {

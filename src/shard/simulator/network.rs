@@ -56,7 +56,7 @@ pub(super) struct Network {
     pub(super) reports: Vec<Readiness>,
     /// The generations of the slots' present owners.
     pub(super) owners: HashMap<u32, u32>,
-    /// Nothing can be sent, whatever room there is.
+    /// No socket takes anything, although it has room.
     pub(super) is_short_of_memory: bool,
     /// The run is over: sockets may be dropped anyhow.
     pub(super) is_over: bool,
@@ -103,7 +103,7 @@ impl Network {
         self.reports.iter().any(|report| report.readable && Some(report.key) == key)
     }
 
-    /// Returns whether everything that was asked for is under way.
+    /// Returns whether all of the shard's entries are under way.
     pub(super) fn has_submitted(&self) -> bool {
         self.asked.is_empty()
     }

@@ -22,7 +22,7 @@ use crate::{
     surface::raw::TOPIC_PATTERN,
 };
 
-/// A simulated run. Its methods stand on floors, each of which calls only those below: the checks, what may happen, the
+/// A simulated run. Its methods stand on floors, each of which calls only those below: the checks, the actions, the
 /// turns and the time between them, and the run from its beginning to its end.
 pub(super) struct Simulation {
     pub(super) shard: Shard<SimulatedIo>,
