@@ -25,9 +25,7 @@ pub(crate) struct IoState {
     pub(crate) reading: Reading,
     /// There is input that was received and is not parsed to its end.
     pub(crate) has_unparsed: bool,
-    /// The connection stands in the shard's list of connections with output ([`Flush::dirty`]).
-    ///
-    /// [`Flush::dirty`]: super::outgoing::Flush::dirty
+    /// The connection stands in one of the shard's queues of connections with output.
     pub(crate) is_dirty: bool,
     /// When the timer wheel looks at the connection next.
     pub(crate) timer: Option<Tick>,
