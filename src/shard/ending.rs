@@ -13,8 +13,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | `Open` | any | a close frame in either direction, a protocol error, a pong timeout | `leave` | `Leaving` |
 //! | `Open` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `leave`, `finish` | `Finished` |
-//! | `Leaving` | gets `Ended` | the peer ends its side without answering our close frame | `abandon`, `finish` |
-//! `Finished` |
+//! | `Leaving` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `finish` | `Finished` |
 //! | `Leaving` | any | the WebSocket is `Closed`, and the socket has taken everything | `finish` | `Finished` |
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
@@ -49,8 +48,8 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Takes the steps that are due if the connection's WebSocket has left the open state. Follows everything that may
-    /// have made it do so.
+    /// Takes the steps that are due if the connection's WebSocket has left the open state. Every call that may end the
+    /// open state is followed by this one.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.websocket.state() == State::Open {
