@@ -39,6 +39,7 @@ mod stream;
 mod tally;
 mod topics;
 mod turns;
+mod world;
 
 use std::{env, panic};
 

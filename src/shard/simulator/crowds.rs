@@ -1,117 +1,25 @@
 //! Clients that send as much as they can, beside one that sends little.
 
-use std::{cell::RefCell, mem, rc::Rc, sync::Arc};
+use std::mem;
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     client::Client,
-    network::{Network, Weather},
     plan::Plan,
     random::Random,
-    simulation::{Simulation, arrival, handlers},
-    socket::{SimulatedIo, SimulatedSocket},
-    tally::Offered,
+    simulation::{Simulation, arrival},
+    socket::SimulatedSocket,
+    world::{ANSWER, EMPTY_MESSAGE, PING, PONG, World},
 };
 use crate::{
     config::{Config, Settings},
-    hub::{ConnectionId, MeshEnd, Scope, TopicName},
-    metrics::{Counter, Counters},
+    hub::{ConnectionId, Scope, TopicName},
+    metrics::Counter,
     proto::{State, Tick},
-    shard::{pace::Pace, state::Shard},
+    shard::pace::Pace,
 };
 
-/// A shard whose clients publish to one topic.
-pub(super) struct World {
-    pub(super) shard: Shard<SimulatedIo>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) network: Rc<RefCell<Network>>,
-}
-
-impl World {
-    /// Returns a shard with so many clients that publish, and no subscribers.
-    fn new(clients: usize) -> Self {
-        Self::with_subscribers(clients, 0, 0)
-    }
-
-    /// Returns the same with subscribers behind them, each with so much room in its socket.
-    fn with_subscribers(clients: usize, subscribers: usize, room: usize) -> Self {
-        let mut world = Self::without_clients(|_| {});
-        for client in 0..clients + subscribers {
-            let subscribes = client >= clients;
-            world.connect(if subscribes { room } else { usize::MAX }, subscribes);
-        }
-        while world.shard.turn(Tick(0)) {}
-        world.network.borrow_mut().offered = Offered::default();
-        world
-    }
-
-    /// Returns a shard without clients, whose settings are the defaults after `change`.
-    pub(super) fn without_clients(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
-        change(&mut config);
-        let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
-        let counters = Arc::new(Counters::default());
-        let io = SimulatedIo(Rc::clone(&network));
-        let handlers = handlers(&config);
-        let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0));
-        World { shard, counters, network }
-    }
-
-    /// Adds a client with so much room in its socket.
-    pub(super) fn connect(&mut self, room: usize, subscribes: bool) -> ConnectionId {
-        let topic = TopicName::new("t").expect("a name");
-        let socket = SimulatedSocket::connect(&self.network, ANSWER, room);
-        let subscriptions = if subscribes { vec![(topic.clone(), true)] } else { Vec::new() };
-        let forwards = Some((topic, Scope::Server));
-        let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
-        self.shard.adopt(Tick(0), arrival).expect("there is room")
-    }
-
-    /// Lets so many frames of the client arrive.
-    pub(super) fn arrive(&self, client: usize, frame: &[u8], count: usize) {
-        let mut network = self.network.borrow_mut();
-        network.lines[client].on_the_way.extend(frame.repeat(count));
-        network.arrive(client, usize::MAX);
-    }
-
-    /// Runs a turn. Returns how many messages it has taken.
-    fn turn(&mut self) -> u64 {
-        let before = self.counters.get(Counter::MessagesIn);
-        self.shard.turn(Tick(0));
-        self.counters.get(Counter::MessagesIn) - before
-    }
-
-    /// Runs turns until they leave no work. Each sends a flush's portion at most.
-    fn turns(&mut self) {
-        let mut more = true;
-        while more {
-            more = self.shard.turn(Tick(0)) || self.network.borrow().has_reports();
-            let offered = mem::take(&mut self.network.borrow_mut().offered);
-            assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
-        }
-    }
-
-    /// Returns how many bytes the client was sent since the last call.
-    fn sent(&self, client: usize) -> usize {
-        let mut network = self.network.borrow_mut();
-        let count = network.lines[client].sent.len();
-        network.fetch(client, count);
-        network.lines[client].fetched.clear();
-        count
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.network.borrow_mut().is_over = true;
-    }
-}
-
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
-const EMPTY_MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
-const PING: &[u8] = b"\x89\x80\0\0\0\0";
-pub(super) const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 const FRAMES: u64 = Pace::DEFAULT.frames as u64;
 
 #[test]

@@ -3,10 +3,10 @@
 use super::{
     super::{io_state::Reading, pace::Pace},
     client::Client,
-    crowds::{PONG, World},
     plan::Plan,
     random::Random,
     simulation::Simulation,
+    world::{PONG, World},
 };
 use crate::{
     config::{Config, Settings},
