@@ -1,11 +1,85 @@
 //! Closes that wait, and the time that a close has.
 
-use super::{plan::Plan, random::Random, simulation::Simulation};
+use super::{line::End, plan::Plan, random::Random, simulation::Simulation, world::World};
 use crate::{
     config::{Config, Settings},
+    hub::ConnectionId,
     metrics::Counter,
-    proto::{CloseCode, State},
+    proto::{CloseCode, State, Tick},
 };
+
+/// The steps of an end.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The server starts the closing handshake.
+    Close,
+    /// The client's close frame arrives.
+    CloseFrame,
+    /// The client's side ends.
+    End(End),
+    /// The client reads everything.
+    Read,
+    /// The close timeout passes.
+    Timeout,
+}
+
+/// A client's masked close frame without a code.
+const CLOSE_FRAME: &[u8] = b"\x88\x80\0\0\0\0";
+
+/// Takes a step, and returns our side's state after the turns that follow.
+fn take(step: Step, world: &mut World, id: ConnectionId, now: &mut Tick) -> &'static str {
+    match step {
+        Step::Close => world.shard.close(id, CloseCode::GOING_AWAY, ""),
+        Step::CloseFrame => world.arrive(0, CLOSE_FRAME, 1),
+        Step::End(end) => {
+            let network = &mut *world.network.borrow_mut();
+            network.lines[0].end = Some(end);
+            network.arrive(0, usize::MAX);
+        }
+        Step::Read => _ = world.sent(0),
+        Step::Timeout => *now = now.after(CLOSE_TICKS),
+    }
+    while world.shard.turn(*now) {}
+    match world.shard.hub.connections.get(id).map(|connection| &connection.io.sides) {
+        None => "dropped",
+        Some(sides) if sides.is_open() => "open",
+        Some(sides) if sides.is_finished() => "finished",
+        Some(_) => "leaving",
+    }
+}
+
+/// The close timeout of [`each_transition_of_an_end_is_taken`].
+const CLOSE_TICKS: u32 = 50;
+
+/// Each row of the table in `ending`, with the connections that are counted as aborted, reset and timed out.
+#[test]
+fn each_transition_of_an_end_is_taken() {
+    use Step::{Close, CloseFrame, End as PeerEnds, Read, Timeout};
+    let finished = PeerEnds(End::Finished);
+    let paths: [(&[(Step, &str)], [u64; 3]); 8] = [
+        (&[(Close, "leaving"), (CloseFrame, "finished"), (finished, "finished"), (Read, "dropped")], [0, 0, 0]),
+        (&[(Read, "open"), (CloseFrame, "finished"), (Read, "finished"), (finished, "dropped")], [0, 0, 0]),
+        (&[(finished, "finished"), (Read, "dropped")], [1, 0, 0]),
+        (&[(Close, "leaving"), (finished, "finished"), (Read, "dropped")], [0, 0, 0]),
+        (&[(Close, "leaving"), (Timeout, "dropped")], [0, 1, 1]),
+        (&[(CloseFrame, "finished"), (Timeout, "dropped")], [0, 1, 1]),
+        (&[(PeerEnds(End::Reset), "dropped")], [1, 0, 0]),
+        (&[(Close, "leaving"), (PeerEnds(End::Reset), "dropped")], [0, 0, 0]),
+    ];
+    for (path, counts) in paths {
+        let mut world = World::without_clients(|config| {
+            config.keep_alive.ping_interval = 0;
+            config.keep_alive.close_timeout = CLOSE_TICKS;
+        });
+        let (id, mut now) = (world.connect(usize::MAX, false), Tick(0));
+        while world.shard.turn(now) {}
+        for &(step, expected) in path {
+            assert_eq!(take(step, &mut world, id, &mut now), expected, "after {step:?} of {path:?}");
+        }
+        let counted = [Counter::Aborted, Counter::Reset, Counter::CloseTimeout].map(|name| world.counters.get(name));
+        assert_eq!(counted, counts, "{path:?}");
+    }
+}
 
 /// The close frame for a message that is too big leaves when the rest has come, or half of the close timeout has
 /// passed; that for a protocol error at once.
@@ -60,7 +134,7 @@ fn a_close_takes_one_close_timeout_in_all() {
     for tick in 0..50 {
         if tick == 45 {
             let network = &mut *simulation.network.borrow_mut();
-            network.lines[number].on_the_way.extend(b"\x88\x80\0\0\0\0");
+            network.lines[number].on_the_way.extend(CLOSE_FRAME);
             network.arrive(number, usize::MAX);
         }
         while simulation.serve() {}
