@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    handover::{OfAddress, Ticket, Visit},
+    handover::{AddressPermit, HandedOff, SocketPermits},
     log_throttle::LogThrottle,
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
@@ -38,9 +38,9 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(scope: Scope, places_max: usize, farewells_max: usize) -> Port {
-        let (places, farewells) = (Places::new(places_max), Farewells::new(farewells_max));
-        Port { scope, places, farewells, full: LogThrottle::of_limit() }
+    pub(super) fn new(served: ServedEndpoints, permits_max: usize, farewells_max: usize) -> Port {
+        let (permits, farewells) = (ConnectionPermits::new(permits_max), Farewells::new(farewells_max));
+        Port { served, permits, farewells, full: LogThrottle::of_limit() }
     }
 
     /// Serves a connection to its end. Returns it if it is to become a WebSocket.
@@ -88,12 +88,12 @@ impl Port {
 
     fn note_full(&self, shared: &Shared) {
         let Some(suppressed) = self.full.allow(Instant::now()) else { return };
-        match self.scope {
-            Scope::Operations => {
+        match self.served {
+            ServedEndpoints::Operations => {
                 tracing::warn!(
                     limit = Limits::METRICS_CONNECTIONS_MAX,
                     suppressed,
-                    "no more connections are served to the metrics"
+                    "the limit of connections to the metrics is reached: further ones are answered once"
                 );
             }
             ServedEndpoints::Everything => {
@@ -101,7 +101,8 @@ impl Port {
                 tracing::warn!(
                     limit,
                     suppressed,
-                    "as many connections as --max-http-connections allows, and none is idle: more are refused"
+                    "there are as many connections as --max-http-connections allows, and none is idle: further ones \
+                     are refused"
                 );
             }
         }

@@ -23,7 +23,7 @@ use crate::log_throttle::LogThrottle;
 pub(crate) struct Addresses {
     sockets_max: usize,
     hasher: RandomState,
-    parts: [Mutex<Part>; PARTS],
+    stripes: [Mutex<Stripe>; STRIPES],
     /// The throttle of warnings that a network has as many sockets as it may.
     pub(crate) full: LogThrottle,
 }
@@ -48,7 +48,7 @@ impl Addresses {
         Arc::new(Addresses {
             sockets_max,
             hasher: RandomState::new(),
-            parts: Default::default(),
+            stripes: Default::default(),
             full: LogThrottle::of_limit(),
         })
     }

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
     /// The socket's part in the number of its address' sockets, where that is limited.
-    pub(crate) of_address: Option<OfAddress>,
+    pub(crate) of_address: Option<AddressPermit>,
     /// The index of the route; the state and the profile are what the route keeps of the connection.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,

@@ -57,13 +57,13 @@ pub(crate) struct Start {
     /// The count of the sockets of all threads, for which the limits are.
     pub(crate) sockets: Sockets,
     /// The way to the control thread, for connections whose request is no upgrade.
-    pub(crate) control: ControlDoor,
+    pub(crate) control: ControlHandoff,
     /// Connections that come back from the control thread, since they have sent an upgrade there.
-    pub(crate) returns: mpsc::Receiver<Visit>,
+    pub(crate) returns: mpsc::Receiver<HandedOff>,
     pub(crate) counters: Arc<Counters>,
     /// The throttles of lines about limits, which all shards share.
     pub(crate) warnings: Arc<Warnings>,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<ShardCommand>,
     pub(crate) epoch_first: u64,
 }
 
@@ -101,7 +101,7 @@ struct Driver {
     /// The hot ring's descriptor, which is readable when the ring has completions.
     ring: AsyncFd<OwnedFd>,
     woken: Arc<Notify>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<ShardCommand>,
     /// The number of shards that still have connections while the server leaves.
     occupied: Arc<AtomicUsize>,
     /// Whether this shard is one of them.

@@ -157,7 +157,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes a connection and its socket out of the shard. Every end comes through here, once.
-    fn take_out(&mut self, id: ConnectionId) -> Option<(Connection, I::Socket)> {
+    fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
         self.handlers.notice_ended(id);

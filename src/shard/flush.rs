@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    io_state::{Connection, Room},
+    io_state::{Room, ShardConnection},
     outgoing::{Contents, Left, Outcome, Planned, Portion, length, messages, outbox},
     pace::Pace,
     state::{Shard, key},
@@ -395,7 +395,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let still_waits = |connection: &&Connection| connection.io.awaits_room();
+            let still_waits = |connection: &&ShardConnection| connection.io.awaits_room();
             if self.hub.connections.get(id).filter(still_waits).is_some()
                 && let Some(socket) = &self.sockets[id.slot() as usize]
             {
@@ -419,5 +419,5 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
 }
 
 /// Pieces of an entry. One of them may be the outbox, beside those of a share.
-const PIECES_MAX: usize = Send::<()>::PIECES_MAX;
+const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

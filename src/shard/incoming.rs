@@ -56,7 +56,7 @@ impl Incoming {
     }
 
     /// Notes that the connection may have more input than its share.
-    pub(super) fn push_busy(&mut self, connection: &mut Connection, id: ConnectionId) {
+    pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         enqueue(&mut self.busy, connection, id);
     }
 
@@ -93,7 +93,7 @@ impl Incoming {
 
     /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
     /// memory than it has bytes, and the time is not its message's.
-    pub(super) fn park(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+    pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is parked");
         connection.io.reading = Reading::Parked;
         self.unfinished.pause(id, now);
@@ -104,7 +104,7 @@ impl Incoming {
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
-    pub(super) fn unpark(&mut self, connection: &mut Connection, id: ConnectionId, now: Tick) {
+    pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         assert_eq!(connection.io.reading, Reading::Parked, "parking ends once");
         connection.io.reading = Reading::Idle;
         self.unparsed += usize::from(connection.io.has_unparsed);
@@ -113,7 +113,7 @@ impl Incoming {
     }
 
     /// Forgets a connection that has ended.
-    pub(super) fn forget(&mut self, connection: &Connection, id: ConnectionId) {
+    pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
         let counted = usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
         self.unparsed = self.unparsed.checked_sub(counted).expect("unparsed input has been counted");
         self.unfinished.forget(id);
@@ -128,7 +128,7 @@ impl Incoming {
     ///
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
     /// small one, since the connection may have to keep it.
-    pub(super) fn buffer_for(&mut self, connection: &mut Connection) -> (Buffer, usize) {
+    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> (Buffer, usize) {
         let is_crowded = self.unparsed >= UNPARSED_MAX;
         let mut copied = 0;
         let buffer = match connection.io.partial.take() {

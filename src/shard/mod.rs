@@ -41,5 +41,5 @@ mod turn;
 mod unfinished;
 mod warnings;
 
-pub(crate) use driver::{Command, Start, run};
+pub(crate) use driver::{ShardCommand, Start, run};
 pub(crate) use warnings::Warnings;

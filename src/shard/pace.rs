@@ -82,8 +82,8 @@ const _: () = {
     assert!(pace.receive_batch * pace.receive_batches <= pace.frames as usize, "each connection may send a frame");
     assert!(pace.send_batch <= pace.flush_entries, "a flush has room for a batch");
     assert!(4 * pace.batch_bytes <= pace.flush_bytes, "topics take turns within a flush");
-    assert!(0 < pace.entry_pieces && pace.entry_pieces <= Send::<()>::PIECES_MAX, "an entry is one send");
-    assert!(0 < pace.backlog_pieces && pace.backlog_pieces <= Send::<()>::PIECES_MAX, "a front is one send");
+    assert!(0 < pace.entry_pieces && pace.entry_pieces <= SendEntry::<()>::PIECES_MAX, "an entry is one send");
+    assert!(0 < pace.backlog_pieces && pace.backlog_pieces <= SendEntry::<()>::PIECES_MAX, "a front is one send");
     assert!(16 * pace.backlog_bytes <= pace.batch_bytes, "a batch offers to 16 slow consumers at least");
     assert!(0 < pace.mail, "mail is taken");
 };

@@ -170,7 +170,7 @@ impl Simulation {
         let what = match self.random.within(0..=9) {
             0..=3 => {
                 let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
-                let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { echo });
+                let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { has_echo: echo });
                 let expected = match client.subscription(topic) {
                     _ if !is_open => Subscribed::Closed,
                     Some(_) => Subscribed::Already,

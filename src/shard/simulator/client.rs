@@ -275,7 +275,7 @@ impl Client {
         let mut out = Vec::new();
         match how {
             // Past `proto`, whose closing clients drop the messages before the peer's close frame, which are checked.
-            Leaving::Handshake => encode_masked(OpCode::Close, true, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
+            Leaving::Handshake => encode_masked(OpCode::Close, Fin::Set, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
             Leaving::Cut(end) => {
                 if random.chance(500) {
                     let left = random.within(0..=line.on_the_way.len());

@@ -1,7 +1,7 @@
 //! The traps that all runs together have met.
 
 use super::{simulation::Simulation, tally::Tally};
-use crate::metrics::{Counter, Counters, Place};
+use crate::metrics::{CountedBy, Counter, Counters};
 
 /// The sums of all runs: a simulator that never meets a trap proves nothing about it.
 #[derive(Debug, Default)]

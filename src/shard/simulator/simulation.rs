@@ -114,7 +114,8 @@ pub(super) fn arrival<S>(
     answer: Bytes,
     leftover: BytesMut,
 ) -> Arrival<S> {
-    let subscriptions = subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { echo })).collect();
+    let subscriptions =
+        subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
     Arrival {
         socket,
         of_address: None,

@@ -6,7 +6,7 @@ use super::{
     line::{End, Line},
     network::{Asked, Network},
 };
-use crate::sys::{Io, Key, Readiness, Receive, Refused, Send};
+use crate::sys::{Io, Key, Readiness, Receive, SendEntry, Unsent};
 
 /// The server's end of a [`Line`].
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Io for SimulatedIo {
         }
     }
 
-    fn send(&mut self, batch: &[Send<'_, SimulatedSocket>], refused: &mut Vec<Refused>) {
+    fn send(&mut self, batch: &[SendEntry<'_, SimulatedSocket>], refused: &mut Vec<Unsent>) {
         let mut network = self.0.borrow_mut();
         network.submit();
         let mut named = HashSet::new();
@@ -110,7 +110,7 @@ impl Io for SimulatedIo {
             network.happen();
             assert!(named.insert(entry.socket.line), "a send batch names line {} twice", entry.socket.line);
             let pieces = entry.pieces.len();
-            assert!((1..=Send::<SimulatedSocket>::PIECES_MAX).contains(&pieces), "a send of {pieces} pieces");
+            assert!((1..=SendEntry::<SimulatedSocket>::PIECES_MAX).contains(&pieces), "a send of {pieces} pieces");
             assert!(entry.pieces.iter().all(|piece| !piece.is_empty()), "an empty piece");
             network.line(entry.socket.line).offers += 1;
             let length: usize = entry.pieces.iter().map(|piece| piece.len()).sum();
@@ -122,7 +122,7 @@ impl Io for SimulatedIo {
             if count < length {
                 let is_error = network.lines[entry.socket.line].arrived_end == Some(End::Reset);
                 network.tally.short_sends += u64::from(!is_error);
-                refused.push(Refused { index, sent });
+                refused.push(Unsent { index, sent });
             }
         }
         if network.random.chance(300) {

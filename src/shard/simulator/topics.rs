@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    super::io_state::Hub,
+    super::io_state::IoHub,
     network::{Network, Weather},
     random::Random,
     simulation::{arrival, handlers_with},
