@@ -118,60 +118,32 @@ impl<I: Io> Shard<I> {
         let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
         let run = self.hub.run(topic);
         let share = run.share(slot);
-        let (pieces, bytes) = (run.pieces().len(), run.bytes());
+        let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
         let Some(connection) = self.hub.connections.get(id) else { return Some(0) };
-        match (&connection.io.output, share) {
-            (None, Share::Whole) => self.plan_portion(id, Portion::Run(topic), pieces, bytes),
-            (None, Share::Part(share)) => self.plan_pieces(id, topic, None, bounded(share, PIECES_MAX - 1)),
-            (None, Share::Nothing) => Some(0),
-            (Some(_), share) => self.plan_behind_output(id, topic, share),
-        }
-    }
-
-    /// Plans a share of a walk whose subscriber has output of its own. Returns the same as [`Shard::plan_member`].
-    fn plan_behind_output(&mut self, id: ConnectionId, topic: TopicId, share: Share) -> Option<usize> {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        let Some(output) = &mut connection.io.output else { return Some(0) };
-        let outbox = outbox(output);
-        if !output.backlog.is_empty() {
-            let owed = self.hub.owed_by_walk(topic, id.slot());
-            // Many of the bytes may have to be copied.
-            let bytes = length(&owed);
-            // The frames in the outbox were appended before.
-            self.owe(id, outbox.into_iter().chain(owed));
-            self.flush.outcomes.push(Outcome::Slow(id));
-            return Some(bytes);
-        }
-        connection.io.output = None;
-        self.handlers.notice_emptied(id);
-        let share = match share {
-            Share::Whole => self.hub.run(topic).pieces().to_vec(),
-            Share::Part(share) => bounded(share, PIECES_MAX - 1),
-            Share::Nothing => Vec::new(),
+        let portion = match (&connection.io.output, share) {
+            (None, Share::Whole) => Portion::Run(topic),
+            (None, Share::Part(share)) => {
+                Portion::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
+            }
+            (None, Share::Nothing) => return Some(0),
+            (Some(output), _) if !output.backlog.is_empty() => return Some(self.owe_share(id, topic)),
+            (Some(_), share) => {
+                let outbox = self.take_outbox(id);
+                let share = match share {
+                    Share::Whole => self.hub.run(topic).pieces().to_vec(),
+                    Share::Part(share) => bounded(share, PIECES_MAX - 1),
+                    Share::Nothing => Vec::new(),
+                };
+                if outbox.is_none() && share.is_empty() {
+                    return Some(0);
+                }
+                Portion::Pieces { outbox, share, topic: Some(topic) }
+            }
         };
-        self.plan_pieces(id, topic, outbox, share)
-    }
-
-    /// Plans pieces of a share, behind the connection's outbox. Returns the same as [`Shard::plan_member`].
-    fn plan_pieces(
-        &mut self,
-        id: ConnectionId,
-        topic: TopicId,
-        outbox: Option<Piece>,
-        share: Vec<Piece>,
-    ) -> Option<usize> {
-        let pieces = share.len() + usize::from(outbox.is_some());
-        if pieces == 0 {
-            return Some(0);
+        if let Portion::Pieces { outbox, share, .. } = &portion {
+            pieces = share.len() + usize::from(outbox.is_some());
+            bytes = length(outbox.iter().chain(share));
         }
-        let bytes = length(outbox.iter().chain(&share));
-        self.plan_portion(id, Portion::Pieces { outbox, share, topic: Some(topic) }, pieces, bytes)
-    }
-
-    /// Plans a portion of a walk, in the connection's entry of this batch if it has one. Returns the same as
-    /// [`Shard::plan_member`].
-    #[inline]
-    fn plan_portion(&mut self, id: ConnectionId, portion: Portion, pieces: usize, bytes: usize) -> Option<usize> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
         if let Some(mark) = connection.mark() {
             return self
@@ -181,6 +153,26 @@ impl<I: Io> Shard<I> {
         }
         self.flush.plan.push(Planned { id, contents: Contents::One(portion), bytes });
         Some(bytes)
+    }
+
+    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has, many of
+    /// which may have to be copied.
+    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> usize {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        // The frames in the outbox were appended before.
+        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
+        let owed = self.hub.owed_by_walk(topic, id.slot());
+        let bytes = length(&owed);
+        self.owe(id, outbox.into_iter().chain(owed));
+        self.flush.outcomes.push(Outcome::Slow(id));
+        bytes
+    }
+
+    /// Takes the outbox of a connection without a backlog, which owns no output from then on.
+    fn take_outbox(&mut self, id: ConnectionId) -> Option<Piece> {
+        let output = self.hub.connections.get_mut(id)?.io.output.take();
+        self.handlers.notice_emptied(id);
+        output.and_then(|mut output| outbox(&mut output))
     }
 
     /// Plans the output of one connection alone: its backlog if there is room, or its outbox. Returns how many bytes of
@@ -194,9 +186,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.io.output else { return 0 };
         if output.backlog.is_empty() {
-            let outbox = outbox(output);
-            connection.io.output = None;
-            self.handlers.notice_emptied(id);
+            let outbox = self.take_outbox(id);
             let bytes = length(&outbox);
             if outbox.is_some() {
                 let contents = Contents::One(Portion::Pieces { outbox, share: Vec::new(), topic: None });
