@@ -57,7 +57,7 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What an external end asks of a shard.
+/// A command of an external end for connections of a shard.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Send a message to one connection.
@@ -94,7 +94,7 @@ pub enum Reply {
     Published(Published),
     /// The outcome of [`Command::Send`].
     Sent(Sent),
-    /// Whether there is such a connection, and it was open.
+    /// The command's connection exists and was open.
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),
@@ -103,7 +103,7 @@ pub enum Reply {
 /// A command that has arrived at its shard, and the address of the answer.
 #[derive(Debug)]
 pub struct Commanded {
-    /// The end that asks.
+    /// The end that has sent the command.
     pub end: u16,
     /// The number by which that end knows the answer.
     pub ticket: u64,

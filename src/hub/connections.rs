@@ -5,10 +5,10 @@ use std::{collections::VecDeque, fmt, mem};
 use super::{connection_id::ConnectionId, publication::Scope, subscriptions::Subscriptions, topics::TopicId};
 use crate::proto::WebSocket;
 
-/// What the owner of a hub keeps of each connection, beside what the hub itself knows.
+/// The data that the owner of a hub keeps of each connection, beside the hub's own.
 pub trait Attachment {
-    /// What the owner keeps of a connection with several subscriptions, which may be in several walks at a time. The
-    /// mark stands beside the subscriptions, so that other connections have no memory for it.
+    /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The mark
+    /// stands beside the subscriptions, so that other connections have no memory for it.
     type Mark: fmt::Debug + Default;
 }
 
@@ -21,7 +21,7 @@ impl Attachment for () {
 pub struct HubConnection<T: Attachment = ()> {
     /// The protocol's state.
     pub websocket: WebSocket,
-    /// What the hub's owner keeps of the connection.
+    /// The data of the hub's owner.
     pub io: T,
     /// The topics that the connection receives.
     pub(super) subscriptions: Subscriptions<T::Mark>,
@@ -70,8 +70,8 @@ pub struct Connections<T: Attachment = ()> {
     slots: Vec<Slot<T>>,
     /// Slots without an owner; the one that has been free for longest is used first.
     free: VecDeque<u32>,
-    /// How many free slots rest before one is used again, as long as there may be more slots. Without rest, one slot of
-    /// a server with few clients that come and go would have all of them, and use up its generations within hours.
+    /// How many free slots rest before one is used again, as long as there may be more slots. Without rest, a
+    /// server with few clients that come and go would use one slot for all of them, and its generations within hours.
     resting: usize,
 }
 

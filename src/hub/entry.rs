@@ -9,7 +9,7 @@ use super::{
     topic_name::TopicName,
 };
 
-/// What an end of the mesh asks of a shard.
+/// A request of an end of the mesh to a shard.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// The topic's home gives this message the next offset and sends it to each interested shard.
@@ -28,29 +28,29 @@ pub enum Request {
         /// The number by which the external end knows the answer.
         ticket: u64,
     },
-    /// The asking shard has this interest in the topic from now on, whatever it announced before.
+    /// From now on the requesting shard has this interest in the topic, in place of the one announced before.
     Interest {
         /// The topic.
         topic: TopicName,
-        /// The asking shard's number for this announcement; larger than those before it.
+        /// The requesting shard's number for this announcement; larger than those before it.
         number: u64,
         /// The interest.
         interest: Interest,
     },
 }
 
-/// What a shard wants of a topic whose home is another shard.
+/// The interest of a shard in a topic whose home is another shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Nothing: no connection of the shard is attached to the topic.
     None,
-    /// The home remembers the topic's offsets: connections of the shard publish to it, and none subscribes.
+    /// The home remembers the topic's offsets: connections of the shard publish to it, and no connection subscribes.
     Offsets,
     /// The home sends the topic's messages.
     Messages,
 }
 
-/// What a shard sends to another end of the mesh.
+/// A delivery of a shard to another end of the mesh.
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// The topic's next message, from its home.

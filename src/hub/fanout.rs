@@ -110,6 +110,7 @@ impl<T: Attachment> ShardHub<T> {
         if topic.attached == 0 {
             topic.forget_members();
         }
+        assert!(self.gathered_bytes >= run.weight(), "the weight of all runs has that of each");
         self.gathered_bytes -= run.weight();
         if let Some(buffer) = run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
@@ -200,7 +201,7 @@ const ROTATION_STEP: u32 = 0x9e37_79b1;
 
 const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members begin at each of them");
 
-/// Memory kept for runs to come: a few buffers, none of them large.
+/// Memory kept for runs to come: a few small buffers.
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 

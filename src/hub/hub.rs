@@ -1,8 +1,8 @@
 //! The hub of one shard: its connections, its topics, and its end of the mesh.
 //!
 //! The other `impl ShardHub` stand in floors above this file, each of which calls only those below it: `fanout`
-//! (members, runs, walks), `interest` (what this shard wants of remote topics), `order` (publishing), `membership`
-//! (subscribing), `mail` (what arrives by the mesh).
+//! (members, runs, walks), `interest` (the shard's interest in remote topics), `order` (publishing), `membership`
+//! (subscribing), `mail` (requests and deliveries of the mesh).
 
 use bytes::BytesMut;
 
@@ -75,7 +75,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Calls `step` with the topic of that name, which is added if there is none, and forgotten again in time unless
+    /// Calls `step` with the topic of that name, which is added if it is unknown, and forgotten again in time unless
     /// `step` puts it to use.
     pub(super) fn with_topic<R>(&mut self, name: &TopicName, step: impl FnOnce(&mut Self, TopicId) -> R) -> R {
         let topic = self.topics.find_or_add(name);
@@ -110,7 +110,7 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
     }
 
-    /// Returns the offset of the topic's last message; 0 if there was none, or if this shard is not the topic's home.
+    /// Returns the offset of the topic's last message; 0 before the first, or if this shard is not the topic's home.
     #[must_use]
     pub fn offset(&self, name: &TopicName) -> u64 {
         self.topics.find(name).map_or(0, |id| match &self.topics[id].role {

@@ -21,7 +21,7 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.notice_unused(topic);
     }
 
-    /// Announces to the home what this shard wants of the topic, if that has changed. Unless the topic is put to use,
+    /// Announces the shard's interest in the topic to the home, if it has changed. Unless the topic is put to use,
     /// [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
     pub(super) fn announce(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
@@ -42,7 +42,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Sends the interests that wait for room, as far as there is some. Returns whether none waits any more.
+    /// Sends the interests that wait for room, as far as there is room. Returns whether all of them are sent.
     pub(super) fn send_due(&mut self) -> bool {
         let mut due = mem::take(&mut self.due);
         due.retry(|id| {

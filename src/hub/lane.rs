@@ -32,7 +32,8 @@ pub(super) struct LaneIn<T> {
     bytes: Arc<AtomicUsize>,
 }
 
-/// Returns both ends of a lane. It takes this many entries, and none while those in it weigh more than `bytes_max`.
+/// Returns both ends of a lane. It takes this many entries, and no entry while those in it weigh more than
+/// `bytes_max`.
 pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
     let bytes = Arc::new(AtomicUsize::new(0));

@@ -19,8 +19,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns both sides of a link whose lanes take this many entries each, and none while those in them weigh more
-    /// than `bytes_max`.
+    /// Returns both sides of a link whose lanes take this many entries each, and no entry while those in the lane weigh
+    /// more than `bytes_max`.
     pub(super) fn pair(entries: usize, bytes_max: usize) -> (Link, Link) {
         let (up, down) = (lane(entries, bytes_max), lane(entries, bytes_max));
         let (up_deliveries, down_deliveries) = (lane(entries, bytes_max), lane(entries, bytes_max));

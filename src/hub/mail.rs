@@ -1,9 +1,11 @@
-//! What arrives by the mesh, and what is sent by it.
+//! The mail of a hub: requests and deliveries that arrive by the mesh, and those that leave.
 //!
 //! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a delivery before the
 //! acknowledgement of the *latest* number is dropped, since the shard has no live subscriber yet; every message after
 //! it is delivered, until the interest is withdrawn. A subscriber is told that it is one only after the
 //! acknowledgement: "subscribed" means that it is owed every message from there on.
+
+use std::sync::Arc;
 
 use super::{
     command::{Commanded, Reply},
@@ -15,7 +17,6 @@ use super::{
     topic_name::TopicName,
     topics::TopicRole,
 };
-use std::sync::Arc;
 
 impl<T: Attachment> ShardHub<T> {
     /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
@@ -82,7 +83,7 @@ impl<T: Attachment> ShardHub<T> {
         self.with_topic(topic, |hub, id| hub.publish_at_home(id, *source, message, Some(publication)))
     }
 
-    /// Notes at a topic's home what another shard wants of the topic.
+    /// Notes at a topic's home the interest of another shard.
     fn note_interest(&mut self, shard: u16, topic: TopicName, number: u64, interest: Interest) {
         self.with_topic(&topic.clone(), |hub, id| {
             let TopicRole::Home(home) = &mut hub.topics[id].role else {

@@ -26,7 +26,7 @@ pub enum Subscribed {
     /// The connection will be a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds it to the
     /// joined ones, and must not be told before.
     Pending,
-    /// The connection has had this subscription before the call. Nothing has changed, the echo neither.
+    /// The connection has had this subscription before the call. The subscription keeps its options.
     Already,
     /// Refused: the connection has [`HubLimits::subscriptions_max`](super::hub::HubLimits::subscriptions_max) of them.
     TooMany,
@@ -206,6 +206,7 @@ impl<T: Attachment> ShardHub<T> {
     fn forget(&mut self, id: ConnectionId, &Subscription { topic: topic_id, membership, .. }: &Subscription) {
         self.remove_member(id, topic_id, membership);
         let topic = &mut self.topics[topic_id];
+        assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;
         if topic.subscribed == 0
             && let TopicRole::Remote(remote) = &mut topic.role

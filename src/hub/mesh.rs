@@ -26,7 +26,7 @@ pub struct MeshEnd {
     number: u16,
     /// Ends with a lower number are shards; the others are external.
     shards: u16,
-    /// By the other end's number; none to itself.
+    /// By the other end's number. An end has no link to itself.
     links: Vec<Option<Link>>,
     signals: Arc<[Signal]>,
     /// The link whose lanes are looked at first, so that no lane is always the last.
@@ -128,7 +128,8 @@ impl MeshEnd {
         self.take(Link::next_delivery).map(|(_, delivery)| delivery)
     }
 
-    /// Takes the next request, and the number of its end; none while deliveries wait for room beyond the limit.
+    /// Takes the next request, and the number of its end. Returns `None` while deliveries wait for room beyond the
+    /// limit.
     pub fn next_request(&mut self) -> Option<(u16, Request)> {
         if self.deliveries_wait() { None } else { self.take(Link::next_request) }
     }

@@ -100,8 +100,8 @@ mod tests {
         pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect()
     }
 
-    /// Beyond the number of pieces that one send takes neighbours are joined, none to more than a part of the whole: no
-    /// piece comes near what one send takes.
+    /// Beyond the number of pieces that one send takes, neighbours are joined to small parts of the whole: no piece
+    /// comes near the bytes that one send takes.
     #[test]
     fn joined_pieces_have_a_limit() {
         let piece = |length: usize| Piece::new(vec![length as u8; length].into(), 1);

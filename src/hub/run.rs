@@ -194,10 +194,10 @@ impl Run {
 pub struct FrozenRun {
     pieces: Vec<Piece>,
     end: Position,
-    /// What the run does not owe a subscriber, in order: its own messages, and those before it joined.
+    /// By slot, the parts that its subscriber is not owed, in order: its own messages, and those before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
-    /// What backlogs keep of the first pieces. A piece that stands in much more memory than it has bytes, a buffer that
-    /// others use too or that has doubled, is copied once for all backlogs.
+    /// The first pieces, as backlogs keep them. A piece that stands in much more memory than it has bytes, a buffer
+    /// that others use too or that has doubled, is copied once for all backlogs.
     kept: Vec<Piece>,
     weight: usize,
 }
@@ -212,11 +212,11 @@ struct Position {
 /// The share of one subscriber in a frozen run.
 #[derive(Debug)]
 pub enum Share {
-    /// All of it.
+    /// The whole run.
     Whole,
-    /// These pieces, none of them empty.
+    /// These pieces, each with a message.
     Part(Vec<Piece>),
-    /// None of it.
+    /// No message.
     Nothing,
 }
 
@@ -323,8 +323,8 @@ const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALL
 /// The smallest buffer of a tail.
 const TAIL_MIN: usize = 64;
 
-/// Beyond so many pieces even large frames are copied, so that one send can carry the run whatever stands before it.
-/// Each large frame adds two at the most, and the tail is one more.
+/// Beyond so many pieces even large frames are copied, so that one send can carry the run and all that stands before
+/// it. Each large frame adds two at the most, and the tail is one more.
 const PIECES_MAX: usize = 512;
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! | fence | fence |
 //! | looks at its lanes; sleeps only if they are empty | looks at the flag; wakes it if it is set |
 //!
-//! Whatever the order of the four, one of the two sees the other: the fences forbid that both look before both have
-//! written. The same pattern wakes a producer that waits for room in a full lane.
+//! In every order of these four steps, one of the two ends sees the other's: the fences forbid that both look before
+//! both have written. The same pattern wakes a producer that waits for room in a full lane.
 
 #[cfg(ringhub_loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};

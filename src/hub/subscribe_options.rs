@@ -1,4 +1,4 @@
-//! What a subscription asks for.
+//! The options of a subscription.
 
 /// The options of a subscription. By default, a subscriber does not see the messages that it publishes itself.
 ///

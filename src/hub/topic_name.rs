@@ -38,7 +38,7 @@ impl TopicName {
         Ok(TopicName(name.into()))
     }
 
-    /// Returns the topic of all connections, whose name is none that a client or a handler can give.
+    /// Returns the topic of all connections, whose name no client and no handler can give.
     #[must_use]
     pub(crate) fn everyone() -> Self {
         static EVERYONE: LazyLock<TopicName> = LazyLock::new(|| TopicName("\0everyone".into()));
@@ -70,7 +70,7 @@ impl fmt::Debug for TopicName {
     }
 }
 
-/// What is wrong with a topic's name.
+/// The reason for which a topic's name is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicNameError {
     /// The name has no characters.

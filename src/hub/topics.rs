@@ -50,28 +50,28 @@ pub(super) struct Topic {
 pub(super) enum TopicRole {
     /// The shard orders the topic's messages.
     Home(Home),
-    /// Another shard does.
+    /// Another shard orders them.
     Remote(Remote),
 }
 
-/// What the home of a topic knows of its order.
+/// The order of a topic, as its home keeps it.
 #[derive(Debug)]
 pub(super) struct Home {
-    /// Tells this life of the topic from an earlier one whose offsets have been forgotten.
+    /// Distinguishes this life of the topic from an earlier one whose offsets have been forgotten.
     pub(super) epoch: u64,
     /// The offset of the last message; that of the first is 1.
     pub(super) offset: u64,
-    /// The other shards that want the topic's messages.
+    /// The other shards whose interest is [`Interest::Messages`].
     pub(super) interested: Vec<u16>,
-    /// The other shards that want no more than that the topic's offsets are remembered.
+    /// The other shards whose interest is [`Interest::Offsets`].
     pub(super) remembering: Vec<u16>,
 }
 
-/// What a shard keeps of a topic whose home is another shard.
+/// The state of a topic whose home is another shard.
 #[derive(Debug)]
 pub(super) struct Remote {
     pub(super) home: u16,
-    /// Whether the home's messages come to this shard.
+    /// The state of the home's messages on their way to this shard.
     pub(super) feed: Feed,
     /// The interest that was announced last, and the number of that announcement.
     pub(super) interest: Interest,
@@ -83,20 +83,21 @@ pub(super) struct Remote {
     pub(super) pending: Vec<ConnectionId>,
 }
 
-/// Whether the home's messages come to a shard.
+/// The state of a topic's messages on their way from its home to another shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Feed {
-    /// They do not.
+    /// The home sends no messages.
     Off,
-    /// The shard has requested them: what comes before the acknowledgement is not for its subscribers.
+    /// The shard has requested the messages. A message before the acknowledgement is not for its subscribers.
     Requested,
-    /// Every message comes.
+    /// The home sends every message.
     Live,
 }
 
 impl Topic {
-    /// Frees the memory of members of a topic that has none.
+    /// Frees the memory of the members, of which there are none left.
     pub(super) fn forget_members(&mut self) {
+        assert!(self.members.is_empty() && self.joining.is_empty(), "a member is attached");
         assert!(self.attached == 0 && self.walk.is_none(), "a topic with members, or with a walk over them");
         self.members = Vec::new();
         self.joining = Vec::new();
@@ -161,7 +162,7 @@ impl Topics {
         home(name, self.shards)
     }
 
-    /// Returns the topic of that name, added if there is none, with one more connection attached.
+    /// Returns the topic of that name, which is added if it is unknown, with one more connection attached.
     pub(super) fn attach(&mut self, name: &TopicName) -> TopicId {
         let id = self.find_or_add(name);
         self[id].attached += 1;
@@ -171,13 +172,14 @@ impl Topics {
     /// Detaches one connection. [`Topics::notice_unused`] must follow.
     pub(super) fn detach(&mut self, id: TopicId) {
         let topic = &mut self[id];
+        assert!(topic.attached > 0, "only an attached connection is detached");
         topic.attached -= 1;
         if topic.attached == 0 && topic.walk.is_none() {
             topic.forget_members();
         }
     }
 
-    /// Returns the topic of that name, added if there is none. Unless the topic is put to use,
+    /// Returns the topic of that name, which is added if it is unknown. Unless the topic is put to use,
     /// [`Topics::notice_unused`] must follow.
     pub(super) fn find_or_add(&mut self, name: &TopicName) -> TopicId {
         self.find(name).unwrap_or_else(|| self.add(name))

@@ -6,7 +6,7 @@ use super::run::{FrozenRun, WALK_BYTES};
 /// beginning, without those that leave before their turn.
 #[derive(Debug)]
 pub(super) struct Walk {
-    /// What the members are owed.
+    /// The run that the members are owed.
     pub(super) run: FrozenRun,
     /// The index of the first member.
     start: u32,

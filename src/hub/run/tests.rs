@@ -90,7 +90,7 @@ fn only_own_messages_is_nothing() {
 }
 
 #[test]
-fn who_joins_late_gets_the_rest() {
+fn a_late_subscriber_gets_the_rest() {
     let mut run = Run::default();
     run.append(&message("before"), Some(7));
     run.join(7);
@@ -100,7 +100,7 @@ fn who_joins_late_gets_the_rest() {
 }
 
 #[test]
-fn who_leaves_takes_its_share_so_far() {
+fn a_leaver_takes_its_share_so_far() {
     let mut run = Run::default();
     run.append(&message("1"), Some(7));
     run.append(&message("2"), None);
@@ -183,7 +183,7 @@ fn a_part_of_a_piece_keeps_no_more_than_itself() {
 
 /// A leaver takes what was gathered so far, another takes it with what was gathered since.
 #[test]
-fn who_leaves_shares_what_is_kept() {
+fn leavers_share_what_is_kept() {
     let mut run = Run::default();
     run.append(&PreparedMessage::binary(&vec![0; 70_000]), None);
     let first = run.owed(1);
@@ -224,7 +224,7 @@ fn a_run_weighs_what_it_holds() {
     }
     // A frame that leaves most of its receive buffer unused.
     assert!(weigh(LARGE_FRAME, 10, no_source).1 >= 10 * LARGE_PIECE_PINS);
-    // Every message is another exclusion of one of two who take turns, or of another one.
+    // Every message is another exclusion: of two subscribers by turns, or of another subscriber each time.
     let two = weigh(0, 10_000, &|number| Some(number as u32 % 2)).1;
     assert!(two >= 10_000 * size_of::<Range<Position>>(), "{two}");
     let many = weigh(0, 10_000, &|number| Some(number as u32)).1;

@@ -172,7 +172,7 @@ impl World {
         self.release(id);
     }
 
-    /// One of those who observe nothing.
+    /// A connection that is no observer.
     fn someone(&mut self) -> Option<ConnectionId> {
         let at = self.pick(self.connections.len() - TOPICS);
         self.connections.get(TOPICS + at).copied()
