@@ -25,8 +25,13 @@ impl Config {
     ///
     /// Everything that is wrong; see [`ConfigError`].
     pub fn new(settings: &Settings, descriptors: u64) -> Result<Config, ConfigErrors> {
+        Config::with_folders(settings, descriptors, 0)
+    }
+
+    /// Does the same for a server that serves so many folders of files, each of which has a descriptor.
+    pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
-        match check(settings, descriptors, &mut faults) {
+        match check(settings, descriptors, folders, &mut faults) {
             Some(config) if faults.0.is_empty() => Ok(config),
             _ => Err(ConfigErrors(faults.0)),
         }
@@ -34,7 +39,7 @@ impl Config {
 }
 
 /// Checks all settings. All faults are found in one pass, so that an operator can mend them together.
-fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<Config> {
+fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
     let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
@@ -44,11 +49,13 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
     let addresses = listen.as_ref().map_or(1, Vec::len);
-    let reserved = descriptors::parts(shards.unwrap_or(1), addresses, settings.metrics_listen.is_some());
+    let reserved = descriptors::parts(shards.unwrap_or(1), addresses, folders, settings.metrics_listen.is_some());
     let descriptors = (descriptors, descriptors::sum(&reserved));
     let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
     let keep_alive = check_keep_alive(settings, faults);
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
+    let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
+    let send_buffer = faults.keep(send_buffer.transpose());
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
         listen: listen?,
@@ -63,8 +70,9 @@ fn check(settings: &Settings, descriptors: u64, faults: &mut Faults) -> Option<C
         keep_alive: keep_alive?,
         handshake_timeout,
         drain_timeout: TICK * drain_timeout?,
-        send_buffer_bytes: settings.send_buffer.map(|size| size.0 as usize),
+        send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        folders,
     })
 }
 
@@ -135,10 +143,11 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     let body_timeout = faults.keep(at_least_a_tick("body_timeout", settings.body_timeout));
     let idle_timeout = faults.keep(at_least_a_tick("idle_timeout", settings.idle_timeout));
     let bodies_bytes_max = faults.keep(bodies_bytes_max(settings));
+    let rate_min = faults.keep(size_within("min_rate", settings.min_rate, 0, Limits::SIZE_MAX));
     Some(Http {
         connections_max: connections_max?,
         bodies_bytes_max: bodies_bytes_max? as usize,
-        rate_min: settings.min_rate.0,
+        rate_min: rate_min?,
         header_timeout: settings.handshake_timeout.0,
         body_timeout: body_timeout?.0,
         idle_timeout: idle_timeout?.0,
@@ -152,7 +161,10 @@ fn bodies_bytes_max(settings: &Settings) -> Result<u64, ConfigError> {
         let what = format!("{bodies} is less than one of the largest messages, {}", Size(message));
         return Err(ConfigError::of("max_bodies", what).against("max_message"));
     }
-    Ok(bodies.0)
+    match settings.max_bodies {
+        Some(bodies) => size_within("max_bodies", bodies, message, Limits::SIZE_MAX),
+        None => Ok(bodies.0),
+    }
 }
 
 fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAlive> {
@@ -176,14 +188,14 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
     let frame = faults.keep(frame_bytes_max(settings, message));
     let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
     let backlog = faults.keep(match backlog {
-        _ if backlog >= 2 * message => Ok(backlog as usize),
+        _ if backlog >= 2 * message => size_within("max_backlog", Size(backlog), 2 * message, Limits::SIZE_MAX),
         _ => {
             let what = format!("{} is less than two of the largest messages, {}", Size(backlog), Size(2 * message));
             Err(ConfigError::of("max_backlog", what).against("max_message"))
         }
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
-    let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog as u64)));
+    let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog)));
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     Some(Limits {
         connections_max: connections_max?,
@@ -194,7 +206,7 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
             fragments_max: fragments_max?,
             ..MessageLimits::DEFAULT
         },
-        backlog_bytes_max: backlog?,
+        backlog_bytes_max: backlog? as usize,
         backlog_messages_max: settings.max_backlog_messages,
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
@@ -250,7 +262,8 @@ fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Res
         let what = format!("{unfinished} is less than two of the largest backlogs for each shard, {}", Size(least));
         return Err(ConfigError::of("max_unfinished", what).against("max_backlog"));
     }
-    Ok(unfinished.0)
+    // The default can be given too.
+    size_within("max_unfinished", unfinished, least, Limits::SIZE_MAX.max(least))
 }
 
 fn choose_cpus(settings: &Settings, allowed: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -336,6 +349,9 @@ mod tests {
         assert_eq!(connections(&["--shards", "2"]), 20_000 - 201 - 9);
         assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 201 - 1);
         assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 201 - 81);
+        let with_folders = Config::with_folders(&settings(&["--shards", "1"]), DESCRIPTORS, 3).unwrap();
+        assert_eq!(with_folders.limits.connections_max, 20_000 - 201 - 3);
+        assert_eq!(descriptors::sum(&with_folders.descriptors()), 201 + 3);
         // With no more than its own the server could serve nobody.
         let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
         for few in [0, 64, 201] {
@@ -363,6 +379,30 @@ mod tests {
                 assert!(errors[0].to_string().contains("more than a year"), "{errors:?}");
             }
         }
+    }
+
+    /// No sum or product of sizes is more than a number holds.
+    #[test]
+    fn sizes_are_at_most_a_tebibyte() {
+        for key in ["max_backlog", "max_unfinished", "max_bodies", "min_rate"] {
+            assert!(config(&[key, "1024GiB"]).is_ok(), "{key}");
+            for more in ["1099511627777", "8589934592GiB", "18446744073709551615"] {
+                let ConfigErrors(errors) = config(&[key, more]).expect_err(key);
+                assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(key)], "{errors:?}");
+                assert!(errors[0].to_string().ends_with(" and 1024GiB"), "{errors:?}");
+            }
+        }
+        let error = config(&["max_backlog", "8589934592GiB"]).unwrap_err().to_string();
+        assert_eq!(error, "max_backlog: 8589934592GiB is not between 2MiB and 1024GiB");
+        // What holds by default can be given too.
+        let largest = config(&["max_backlog", "1024GiB", "shards", "256"]).unwrap();
+        let unfinished = largest.limits.unfinished_bytes_max;
+        assert_eq!(unfinished, 512 << 40);
+        let given = ["max_backlog", "1024GiB", "shards", "256", "max_unfinished", "524288GiB"];
+        assert_eq!(config(&given).unwrap().limits.unfinished_bytes_max, unfinished);
+        assert_eq!(config(&["send_buffer", "1GiB"]).unwrap().send_buffer_bytes, Some(1 << 30));
+        let error = config(&["send_buffer", "1025MiB"]).unwrap_err().to_string();
+        assert_eq!(error, "send_buffer: 1025MiB is not between 0 and 1GiB");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes of the file, in its order. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The number of folders of files. Each has a descriptor.
+    pub(crate) folders: usize,
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.
@@ -114,6 +116,13 @@ impl Limits {
 
     /// The largest message or frame that can be allowed.
     pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+    /// The largest limit of bytes that can be given: 1 TiB, more than any machine has use for. Sums of such limits do
+    /// not come near the largest number.
+    pub const SIZE_MAX: u64 = 1 << 40;
+
+    /// The largest send buffer that can be given, which the kernel doubles: it takes no larger one.
+    pub const SEND_BUFFER_MAX: u64 = 1 << 30;
 }
 
 impl Config {

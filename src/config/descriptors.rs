@@ -51,12 +51,17 @@ impl Config {
     /// ```
     #[must_use]
     pub fn descriptors(&self) -> Vec<DescriptorPart> {
-        parts(self.shards, self.listen.len(), self.metrics_listen.is_some())
+        parts(self.shards, self.listen.len(), self.folders, self.metrics_listen.is_some())
     }
 }
 
-/// Returns the descriptors that a server with these numbers of shards and addresses needs.
-pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool) -> Vec<DescriptorPart> {
+/// Returns the descriptors that a server with these numbers of shards, addresses and folders of files needs.
+pub(super) fn parts(
+    shards: usize,
+    addresses: usize,
+    folders: usize,
+    has_metrics_listener: bool,
+) -> Vec<DescriptorPart> {
     let metrics =
         if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX } else { 0 };
     let parts = [
@@ -65,6 +70,7 @@ pub(super) fn parts(shards: usize, addresses: usize, has_metrics_listener: bool)
         ("shards: listeners, and the socket that has just been accepted", shards * (addresses + 1)),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
         ("monitors for which there is no room", Limits::MONITORS_MAX),
+        ("folders of files", folders),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
     ];
@@ -77,7 +83,7 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
 }
 
 /// Standard streams, the runtimes of the main thread and of control, and what the process was started with or has open
-/// besides: folders of files, a file of settings while it is read.
+/// besides: a file of settings while it is read, the folders that an embedder adds to a checked configuration.
 const PROCESS: usize = 48;
 
 /// Of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals.

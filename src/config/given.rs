@@ -180,7 +180,8 @@ impl Given {
     pub fn config(&self, descriptors: u64) -> Result<Config, ConfigErrors> {
         let mut errors = self.errors.clone();
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
-        match Config::new(&self.settings, descriptors) {
+        let folders = self.routes.iter().filter(|route| route.serves_files()).count();
+        match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
                 let base = config.base_of_routes();
                 for route in &self.routes {

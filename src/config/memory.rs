@@ -14,7 +14,7 @@ use crate::{
 pub struct MemoryPart {
     /// The use of the memory.
     pub name: &'static str,
-    /// The most bytes of it.
+    /// The most bytes of it, or 1 EiB where its limits allow more, so that all parts together fit into a number.
     pub bytes: u64,
     /// The limits from which that follows.
     pub follows_from: String,
@@ -44,7 +44,7 @@ impl Config {
         // Those that have no place any more are still there for a while, and some are served that have no room at all.
         let farewells = Limits::FAREWELLS_MAX as u64;
         let monitors = Limits::MONITORS_MAX as u64;
-        let http_connections = (http.connections_max as u64 + farewells).min(connections) + monitors;
+        let http_connections = (http.connections_max as u64).saturating_add(farewells).min(connections) + monitors;
         let mesh = MeshLimits::default();
         // The control thread is an end of the mesh too; what it sends is counted as bodies.
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
@@ -52,11 +52,12 @@ impl Config {
         let overflow = if shards > 1 { shards * mesh.overflow_bytes_max as u64 } else { 0 };
         // A lane takes one message whatever its size, and one more waits beside it.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
-        let topics = shards * limits.topics_idle_max as u64 + connections;
+        // This limit may be any number.
+        let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
         let rows = [
             (
                 "backlogs",
-                connections * backlog,
+                connections.saturating_mul(backlog),
                 format!("{connections} (max_connections) × {} (max_backlog, max_gathered)", Size(backlog)),
             ),
             (
@@ -105,7 +106,7 @@ impl Config {
             ),
             (
                 "topics",
-                topics * TOPIC,
+                topics.saturating_mul(TOPIC),
                 format!("{topics} (max_idle_topics of each shard + max_connections) × {}", Size(TOPIC)),
             ),
             (
@@ -114,7 +115,12 @@ impl Config {
                 format!("{} + {shards} (shards) × {}", Size(SERVER), Size(SHARD)),
             ),
         ];
-        rows.into_iter().map(|(name, bytes, follows_from)| MemoryPart { name, bytes, follows_from }).collect()
+        let part = |(name, bytes, follows_from): (_, u64, _)| MemoryPart {
+            name,
+            bytes: bytes.min(PART_BYTES_MAX),
+            follows_from,
+        };
+        rows.into_iter().map(part).collect()
     }
 }
 
@@ -122,6 +128,9 @@ impl Config {
 pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
+
+/// The most bytes that a part shows.
+const PART_BYTES_MAX: u64 = 1 << 60;
 
 /// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open
 /// connection takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
@@ -147,6 +156,27 @@ mod tests {
     fn part(settings: &Settings, name: &str) -> u64 {
         let config = Config::new(settings, 20_000).expect("settings that fit");
         config.memory().into_iter().find(|part| part.name == name).expect("a part").bytes
+    }
+
+    /// The largest settings that can be given.
+    #[test]
+    fn no_sum_is_more_than_a_number_holds() {
+        let settings = Settings {
+            shards: Some(Limits::SHARDS_MAX),
+            max_connections: Some(1 << 24),
+            max_backlog: Some(Size(Limits::SIZE_MAX)),
+            max_bodies: Some(Size(Limits::SIZE_MAX)),
+            max_idle_topics: usize::MAX,
+            max_http_connections: usize::MAX,
+            ..Settings::default()
+        };
+        let memory = Config::new(&settings, u64::MAX).expect("settings that fit").memory();
+        let sum = memory.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.bytes));
+        assert!(sum.is_some_and(|sum| sum > PART_BYTES_MAX), "{memory:?}");
+        for name in ["backlogs", "topics"] {
+            let part = memory.iter().find(|part| part.name == name).expect("a part");
+            assert_eq!(part.bytes, PART_BYTES_MAX, "{name}");
+        }
     }
 
     #[test]

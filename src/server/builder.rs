@@ -214,7 +214,8 @@ impl Builder {
         let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
-                Config::new(&settings, net::raise_descriptor_limit()).map_err(BuildError::Config)?
+                let descriptors = net::raise_descriptor_limit();
+                Config::with_folders(&settings, descriptors, documents.len()).map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };

@@ -381,6 +381,23 @@ fn a_route_with_larger_messages_needs_room_for_them() {
     assert!(config(&hub("65MiB").replace("hub", "echo")).is_ok());
 }
 
+/// The server keeps a descriptor of each folder.
+#[test]
+fn folders_of_files_leave_fewer_connections() {
+    fs::create_dir_all(scratch_folder().join("site")).unwrap();
+    let config = |folders: usize| {
+        let route = |at: usize| format!("[[routes]]\nmatch = \"/site-{at}\"\ndocuments = \"site\"\n");
+        let file = Scratch::new(&(0..folders).map(route).collect::<String>());
+        let mut flags = Flags::default();
+        flags.read_file(file.0.clone(), "test");
+        Given::read(&flags, []).config(20_000).unwrap()
+    };
+    let (none, sixty) = (config(0), config(60));
+    assert_eq!(sixty.limits.connections_max, none.limits.connections_max - 60);
+    let reserved: u64 = sixty.descriptors().iter().map(|part| part.count).sum();
+    assert_eq!(sixty.limits.connections_max as u64, 20_000 - reserved);
+}
+
 /// What is shown can be written and means the same, but for its secrets.
 #[test]
 fn routes_are_shown() {

@@ -65,8 +65,13 @@ impl GivenRoute {
 
     /// Returns the pattern of all paths that only this route serves; files are served below theirs, too.
     pub(super) fn served(&self) -> Pattern {
-        let below = matches!(self.handler, RouteHandler::Files(_)).then(|| self.pattern.below()).flatten();
+        let below = self.serves_files().then(|| self.pattern.below()).flatten();
         below.unwrap_or_else(|| self.pattern.clone())
+    }
+
+    /// Returns whether the route serves the files of a folder.
+    pub(in crate::config) fn serves_files(&self) -> bool {
+        matches!(self.handler, RouteHandler::Files(_))
     }
 
     /// Returns the place of its table in the file.
