@@ -6,6 +6,8 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::PathBuf,
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -55,29 +57,42 @@ pub(crate) fn check(
     health: Health,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let deadline = Instant::now() + TIMEOUT;
     let address = match health.address {
         Some(address) => parse_address(&address).map_err(NoAddress)?,
-        None => first_listened(health.config, variables)?,
+        None => first_listened(health.config, variables, deadline)?,
     };
     let address = reachable(address);
-    Ok(ask(address, Instant::now() + TIMEOUT).map_err(|symptom| Sick { address, symptom })?)
+    Ok(ask(address, deadline).map_err(|symptom| Sick { address, symptom })?)
 }
 
-/// Returns the server's first address, by its own settings.
+/// Returns the server's first address, by its own settings. The other settings, and the folders that the server serves,
+/// may have changed since its start.
 fn first_listened(
     file: Option<PathBuf>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
+    deadline: Instant,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let mut flags = Flags::default();
     if let Some(file) = file {
         flags.read_file(file, "--config");
     }
-    let given = Given::read(&flags, variables);
+    let given = Given::read_one("listen", &flags, variables);
     given.check_sources()?;
     // A list of addresses that is given has one at least.
     let first = given.settings.listen.first().cloned().unwrap_or_else(|| Settings::default().listen.remove(0));
     // The first of a name's addresses is where the server listens too.
-    Ok(first.resolve().map_err(|what| format!("listen: {what}"))?[0])
+    let resolved = by(deadline, move || first.resolve());
+    let resolved = resolved.unwrap_or_else(|| Err(format!("the name has not been resolved within {TIMEOUT:?}")));
+    Ok(resolved.map_err(|what| format!("listen: {what}"))?[0])
+}
+
+/// Returns the outcome of work that may wait, or `None` at the deadline. The work then goes on without a reader, until
+/// the process ends.
+fn by<T: Send + 'static>(deadline: Instant, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, outcome) = mpsc::channel();
+    thread::spawn(move || done.send(work()));
+    outcome.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
 /// Returns the address by which a process of the same machine reaches a server that listens there.
@@ -166,6 +181,16 @@ const LINE_BYTES_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_waited_for_until_the_deadline() {
+        let far = Instant::now() + Duration::from_secs(60);
+        assert_eq!(by(far, || 7), Some(7));
+        let (let_go, is_let_go) = mpsc::channel::<()>();
+        let outcome = by(Instant::now() + Duration::from_millis(1), move || is_let_go.recv());
+        assert_eq!(outcome, None);
+        drop(let_go);
+    }
 
     #[test]
     fn all_addresses_mean_the_loopback() {

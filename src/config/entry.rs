@@ -10,6 +10,24 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
 }
 
+/// The part of all settings that is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// Every setting, and the routes.
+    All,
+    One(&'static Setting),
+}
+
+impl Part {
+    /// Returns whether a setting is read.
+    pub(super) fn includes(self, setting: &Setting) -> bool {
+        match self {
+            Part::All => true,
+            Part::One(one) => one.key == setting.key,
+        }
+    }
+}
+
 /// Returns the key that was probably meant, if any is near enough.
 pub(super) fn nearest_key(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let (nearest, distance) = nearest(key, known)?;

@@ -9,7 +9,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    entry::{Entry, nearest_key},
+    entry::{Entry, Part, nearest_key},
     routes::{
         self,
         given::{GivenRoute, ROUTES},
@@ -33,8 +33,8 @@ impl Contents {
     }
 }
 
-/// Reads a file. `named_by` is the flag or variable that names it.
-pub(super) fn read(path: &Path, named_by: &Origin) -> Contents {
+/// Reads a part of the settings of a file. `named_by` is the flag or variable that names it.
+pub(super) fn read(path: &Path, named_by: &Origin, part: Part) -> Contents {
     let file = match read_whole(path) {
         Ok(bytes) => TomlFile { path: path.into(), bytes },
         Err(error) => {
@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path, named_by: &Origin) -> Contents {
             return Contents::only(vec![ConfigError::at(named_by.clone(), what)]);
         }
     };
-    contents(&file)
+    contents(&file, part)
 }
 
 fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
@@ -54,8 +54,8 @@ fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads the settings and the routes of a file.
-fn contents(file: &TomlFile) -> Contents {
+/// Reads a part of the settings and of the routes of a file.
+fn contents(file: &TomlFile, part: Part) -> Contents {
     let text = match std::str::from_utf8(&file.bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -71,11 +71,17 @@ fn contents(file: &TomlFile) -> Contents {
     let mut contents = Contents::default();
     for (key, value) in in_order(table.get_ref()) {
         let origin = file.origin(key.span().start);
+        let setting = Setting::by_key(key.get_ref());
+        if let Part::One(_) = part
+            && !setting.is_some_and(|setting| part.includes(setting))
+        {
+            continue;
+        }
         if key.get_ref() == ROUTES {
             contents.routes = routes::read(file, value, &mut contents.errors);
             continue;
         }
-        match Setting::by_key(key.get_ref()) {
+        match setting {
             None => contents.errors.push(ConfigError::at(origin, unknown_key(key.get_ref()))),
             Some(setting) => match file.items(setting.shape(), value) {
                 Ok(items) => contents.entries.push(Entry { setting, items, origin }),

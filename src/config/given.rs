@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{
     checked::Config,
-    entry::{Entry, nearest},
+    entry::{Entry, Part, nearest},
     file,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
@@ -101,6 +101,30 @@ impl Given {
     /// a warning: Kubernetes gives every container a `RINGHUB_PORT` and more once there is a service `ringhub`.
     #[must_use]
     pub fn read(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
+        Given::read_part(flags, variables, Part::All)
+    }
+
+    /// Reads one setting from all sources, by its key. All other settings and the routes are skipped: their values need
+    /// not be right, and no folder of a route is opened.
+    ///
+    /// ```
+    /// use ringhub::config::{Flags, Given};
+    /// let variables = [("RINGHUB_LISTEN".into(), "[::1]:80".into()), ("RINGHUB_PIN".into(), "nonsense".into())];
+    /// let given = Given::read_one("listen", &Flags::default(), variables);
+    /// assert_eq!(given.settings.listen[0].to_string(), "[::1]:80");
+    /// assert!(given.check_sources().is_ok());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If no setting has the key.
+    #[must_use]
+    pub fn read_one(key: &str, flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
+        let setting = Setting::by_key(key).expect("the key of a setting");
+        Given::read_part(flags, variables, Part::One(setting))
+    }
+
+    fn read_part(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>, part: Part) -> Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
@@ -117,16 +141,18 @@ impl Given {
             if name == FILE_VARIABLE {
                 file = Some((PathBuf::from(value), origin));
             } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) {
-                entries.extend(given.entry(setting, &[value], origin));
-            } else {
+                if part.includes(setting) {
+                    entries.extend(given.entry(setting, &[value], origin));
+                }
+            } else if matches!(part, Part::All) {
                 given.note_unknown(rest, origin);
             }
         }
-        for (setting, texts) in &flags.given {
+        for (setting, texts) in flags.given.iter().filter(|(setting, _)| part.includes(setting)) {
             entries.extend(given.entry(setting, texts, Origin::Flag(format!("--{}", setting.flag()))));
         }
         if let Some((path, named_by)) = flags.file.as_ref().or(file.as_ref()) {
-            let contents = file::read(path, named_by);
+            let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
             entries.splice(0..0, contents.entries);

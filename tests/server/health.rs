@@ -109,6 +109,39 @@ fn a_file_says_where_the_server_listens() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The server has read its settings long ago: a later change of the others says nothing of its health.
+#[test]
+fn only_the_address_is_read() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-folder-{}", std::process::id()));
+    fs::create_dir_all(folder.join("site")).unwrap();
+    let file = folder.join("hub.toml");
+    let address = |answers: usize| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for _ in 0..answers {
+                let mut stream = listener.accept().unwrap().0;
+                read_head(&mut stream);
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            }
+        });
+        address
+    };
+    let route = "[[routes]]\nmatch = \"/\"\ndocuments = \"site\"";
+    fs::write(&file, format!("listen = \"{}\"\nnonsense = 1\nshards = \"x\"\n{route}", address(2))).unwrap();
+    let run = || {
+        let mut command = program();
+        command.arg("health").env("RINGHUB_CONFIG", &file).env("RINGHUB_MAX_MESAGE", "1").env("RINGHUB_PIN", "x");
+        let output = run_to_end(command);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let alive = (Some(0), String::new());
+    assert_eq!(run(), alive);
+    fs::remove_dir(folder.join("site")).unwrap();
+    assert_eq!(run(), alive);
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 /// A file that is named and cannot be used says nothing of where the server listens, and neither does the default.
 #[test]
 fn settings_that_cannot_be_read_are_told_of() {
@@ -126,13 +159,13 @@ fn settings_that_cannot_be_read_are_told_of() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-bad-{}.toml", std::process::id()));
     let path = file.to_str().unwrap();
     let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
-    fs::write(&file, format!("listen = \"{address}\"\nnonsense = 1")).unwrap();
+    fs::write(&file, "shards = 1\nlisten = \"nowhere\"").unwrap();
     let by_variable = run(&[], path);
     fs::write(&file, format!("listen = \"{address}\"")).unwrap();
     let by_flag = run(&["--config", path], "nope.toml");
     fs::remove_file(&file).unwrap();
     let (status, told) = by_variable;
-    let expected = format!("ringhub: {path}:2: unknown key \"nonsense\"");
+    let expected = format!("ringhub: {path}:2: listen: \"nowhere\" is no address and port");
     assert!(status == Some(1) && told.starts_with(&expected), "{told}");
     assert_eq!(by_flag, (Some(0), String::new()));
     // Whoever names the address needs no settings.
