@@ -135,6 +135,8 @@ pub enum StartError {
     Control(io::Error),
     /// A shard has ended on its own, which is a bug; the server cannot serve without it.
     ShardDied(String),
+    /// The control thread has ended on its own, which is a bug.
+    ControlDied(String),
 }
 
 impl fmt::Display for StartError {
@@ -146,6 +148,7 @@ impl fmt::Display for StartError {
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
             StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),
+            StartError::ControlDied(how) => write!(f, "the control thread has ended, which it never should: {how}"),
         }
     }
 }

@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     runtime::Runtime,
     sync::{Notify, Semaphore, mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 
 use self::{
@@ -72,7 +72,7 @@ pub(crate) struct Start {
 ///
 /// # Errors
 ///
-/// If its runtime cannot be set up.
+/// If its runtime cannot be set up, or [`publisher`] ends before the shards do.
 pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READING_THREADS_MAX).build()?;
@@ -96,7 +96,7 @@ async fn serve(start: Start) -> io::Result<()> {
     // Dropped when all connections are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
-    tokio::spawn(task.run(finishing.clone()));
+    let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of everything but `/metrics` on an address of its own.
@@ -133,6 +133,8 @@ async fn serve(start: Start) -> io::Result<()> {
                 let (shared, port) = (Arc::clone(&shared), Arc::clone(&port));
                 connections.spawn(port::serve_handed_off(shared, port, handed_off, finishing.clone()));
             }
+            // Without this task every publish of clients and of the embedder would wait for ever.
+            ended = &mut publishing => return Err(publishing_ended(ended)),
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "serving an HTTP connection has failed");
@@ -148,6 +150,12 @@ async fn serve(start: Start) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the error of a server whose task for the shards has ended before them.
+fn publishing_ended(ended: Result<(), JoinError>) -> io::Error {
+    let how = ended.map_or_else(|error| error.to_string(), |()| "without a panic".into());
+    io::Error::other(format!("the task that speaks with the shards has ended: {how}"))
+}
+
 /// The longest time for answers under way when the shards have ended, within [`Config::drain_timeout`]; and the time
 /// that they have in any case, which is enough to hand them to the kernel.
 const FINISH: Duration = Duration::from_secs(1);
@@ -158,6 +166,43 @@ mod tests {
     use std::{sync::mpsc, thread};
 
     use super::*;
+    use crate::{
+        auth::Access,
+        config::Settings,
+        hub::{MeshEnd, MeshLimits, Wake},
+    };
+
+    /// A server that has lost the task for its shards ends, as one does that has lost a shard.
+    #[test]
+    fn the_end_of_the_publisher_ends_the_control_thread() {
+        let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let (door, arrivals) = tokio::sync::mpsc::channel(1);
+        // The task ends when nobody can send it a request, which happens to this one at once.
+        let ((_, requests), (publisher, _others)) = (Publisher::new(), Publisher::new());
+        let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
+        let leaving = watch::Sender::new(false);
+        let start = Start {
+            outside: ExternalEnd::new(ends.pop().expect("the end of control")),
+            woken: Arc::default(),
+            requests,
+            publisher,
+            endpoints: Arc::new(endpoints.expect("no two for a path")),
+            config: Arc::new(Config::new(&Settings::default(), 20_000).expect("settings that fit")),
+            arrivals,
+            returns: Vec::new(),
+            metrics_listener: None,
+            shards: Vec::new(),
+            counters: Arc::default(),
+            leaving: leaving.subscribe(),
+        };
+        let (ended, has_ended) = mpsc::channel();
+        thread::spawn(move || ended.send(run(start, || {}).map_err(|error| error.to_string())));
+        let outcome = has_ended.recv_timeout(Duration::from_secs(60)).expect("the control thread goes on without it");
+        let expected = "the task that speaks with the shards has ended: without a panic";
+        assert_eq!(outcome, Err(expected.into()));
+        drop(door);
+    }
 
     /// A file on a device that does not answer holds its reading thread, and no other.
     #[test]

@@ -1,6 +1,8 @@
 //! The role of a thread in a server.
 
-use std::cell::Cell;
+use std::{cell::Cell, io};
+
+use crate::{error::StartError, handler::Panicked};
 
 /// The work of a thread that a server has started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,25 @@ impl Role {
     /// Gives this thread the role, until the thread ends.
     pub(super) fn assume(self) {
         ROLE.set(Some(self));
+    }
+
+    /// Returns the end of a thread with this role, by what its work has returned.
+    pub(super) fn end(self, outcome: Result<io::Result<()>, Panicked>, has_started: bool) -> Result<(), StartError> {
+        let how = match outcome {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if !has_started => {
+                return Err(match self {
+                    Role::Shard => StartError::Shard(error),
+                    Role::Control => StartError::Control(error),
+                });
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(Panicked(text)) => text,
+        };
+        Err(match self {
+            Role::Shard => StartError::ShardDied(how),
+            Role::Control => StartError::ControlDied(how),
+        })
     }
 
     /// Returns the role of this thread; `None` if no server has started it.

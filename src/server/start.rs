@@ -203,7 +203,8 @@ impl Threads {
         let (mut started, ended) = (Some(self.started.clone()), self.ended.clone());
         let run = move || {
             role.assume();
-            report_end(|| run(Started(&mut started)), &ended);
+            let outcome = Panicked::catch(|| run(Started(&mut started)));
+            report_end(role.end(outcome, started.is_none()), &ended);
             // A thread that has not started drops its sender here, after the report of its end.
         };
         thread::Builder::new().name(name).spawn(run).map(drop)
@@ -230,15 +231,10 @@ impl Threads {
     }
 }
 
-/// Runs a thread, and reports its end, a panic included.
-fn report_end(run: impl FnOnce() -> io::Result<()>, ended: &mpsc::Sender<Result<(), StartError>>) {
-    let outcome = match Panicked::catch(run) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(StartError::Shard(error)),
-        Err(Panicked(text)) => Err(StartError::ShardDied(text)),
-    };
+/// Reports the end of a thread.
+fn report_end(end: End, ended: &mpsc::Sender<End>) {
     // The channel has room for the end of every thread; it has no receiver if the server's owner has dropped it.
-    drop(ended.try_send(outcome));
+    drop(ended.try_send(end));
 }
 
 /// Returns an epoch that is larger than those of earlier processes on this machine: it counts microseconds, and topics
@@ -261,9 +257,9 @@ mod tests {
     /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all shards.
     #[test]
     fn one_shard_that_dies_is_the_end_of_all() {
-        let check = |end: fn() -> io::Result<()>, expected: &str| {
+        let check = |role: Role, run: fn() -> io::Result<()>, expected: &str| {
             let (ended, ends) = mpsc::channel(2);
-            report_end(end, &ended);
+            report_end(role.end(Panicked::catch(run), true), &ended);
             drop(ended);
             let running = Running {
                 addresses: Vec::new(),
@@ -278,8 +274,18 @@ mod tests {
             let error = running.wait_blocking().expect_err("one of two has died").to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(|| panic!("an invariant is broken"), "an invariant is broken");
-        check(|| Err(io::Error::other("no ring")), "no ring");
-        check(|| Ok(()), "without a report of its end");
+        let error = || Err(io::Error::other("no ring"));
+        check(
+            Role::Shard,
+            || panic!("an invariant is broken"),
+            "a shard has ended, which it never should: an invariant",
+        );
+        check(Role::Shard, error, "a shard has ended, which it never should: no ring");
+        check(Role::Shard, || Ok(()), "without a report of its end");
+        check(Role::Control, error, "the control thread has ended, which it never should: no ring");
+        check(Role::Control, || panic!("broken"), "the control thread has ended, which it never should: broken");
+        let before = |role: Role| role.end(Ok(error()), false).map_err(|error| error.to_string());
+        assert_eq!(before(Role::Shard), Err("a shard could not be set up: no ring".into()));
+        assert_eq!(before(Role::Control), Err("the control thread could not be set up: no ring".into()));
     }
 }
