@@ -166,8 +166,7 @@ impl<I: Io> Shard<I> {
         self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
     }
 
-    /// Notes the memory that the connection's message under way holds. If the messages of all connections hold too
-    /// much, the connections whose messages began first are closed.
+    /// Notes the memory that the connection's message under way holds, and keeps all messages within their limit.
     ///
     /// The time in which input waits counts for the message if the client has used up its share of the turn, and does
     /// not if the shard may not parse (`is_paused`).
@@ -194,6 +193,11 @@ impl<I: Io> Shard<I> {
         }
         // The message's time may have been over while there was unparsed input, in which its end might have stood.
         self.expire_message(id);
+        self.limit_unfinished();
+    }
+
+    /// Gives up the messages that have been under way for the longest time while all of them hold too much.
+    pub(super) fn limit_unfinished(&mut self) {
         for _ in 0..GIVEN_UP_AT_ONCE {
             if self.incoming.unfinished.bytes() <= self.unfinished_bytes_max {
                 break;

@@ -27,6 +27,7 @@ mod checks;
 mod client;
 mod closes;
 mod crowds;
+mod leftovers;
 mod line;
 mod network;
 mod plan;

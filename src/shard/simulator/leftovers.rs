@@ -1,0 +1,57 @@
+//! Input that comes with an opening request.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{arrival, crowds::World, network::Network};
+use crate::{
+    hub::{ConnectionId, Scope, TopicName},
+    metrics::Counter,
+    proto::Tick,
+};
+
+impl World {
+    /// A client that has sent this behind its opening request, from a buffer that has been used for a body before.
+    fn connect_with(&mut self, input: &[u8]) -> ConnectionId {
+        let mut received = BytesMut::with_capacity(LARGE_BUFFER);
+        received.extend_from_slice(input);
+        let socket = Network::connect(&self.network, ANSWER, usize::MAX);
+        let forwards = Some((TopicName::new("t").expect("a name"), Scope::Server));
+        let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), received);
+        self.shard.adopt(Tick(0), arrival).expect("there is room")
+    }
+
+    /// Returns the memory of the input that the connection has not parsed.
+    fn kept(&self, id: ConnectionId) -> Option<usize> {
+        let connection = self.shard.hub.connections.get(id).expect("it is connected");
+        connection.io.partial.as_ref().map(|partial| partial.capacity())
+    }
+}
+
+/// Such input has the memory of its own size, and counts from the moment at which the connection is taken over.
+#[test]
+fn input_with_an_opening_request_is_bounded() {
+    let mut world = World::without_clients(|config| {
+        config.shards = 1;
+        config.limits.unfinished_bytes_max = LIMIT;
+    });
+    let message = [EMPTY_MESSAGE, EMPTY_MESSAGE].concat();
+    let few: Vec<ConnectionId> = (0..4).map(|_| world.connect_with(&message)).collect();
+    for &id in &few {
+        assert_eq!(world.kept(id), Some(message.len()));
+    }
+    let held = world.shard.incoming.unfinished.bytes();
+    assert!((4 * message.len()..LIMIT / 2).contains(&held), "{held}");
+    while world.shard.turn(Tick(0)) {}
+    assert_eq!(world.counters.get(Counter::MessagesIn), 8);
+    assert_eq!((world.shard.incoming.unfinished.bytes(), world.kept(few[0])), (0, None));
+    // The shard has parsed nothing of these.
+    let crowd: Vec<ConnectionId> = (0..8).map(|_| world.connect_with(&[0x82; LIMIT / 4])).collect();
+    let closed = world.counters.get(Counter::UnfinishedClosed);
+    let held = world.shard.incoming.unfinished.bytes();
+    assert!(closed >= 4 && held <= LIMIT, "{closed} closed, {held} bytes held by {crowd:?}");
+}
+
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+const EMPTY_MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
+const LARGE_BUFFER: usize = 32 * 1_024;
+const LIMIT: usize = 16 * 1_024;
