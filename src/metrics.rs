@@ -172,8 +172,9 @@ counters! {
     MessageTimeout "message_timeout_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
-    /// Panics of handlers, each of which has closed its connection with 1011.
-    HandlerPanics "handler_panics_total" "panics" Counter Shard;
+    /// Panics of handlers, each of which has closed its connection with 1011, and of authenticators, each of which has
+    /// refused a request with 500.
+    HandlerPanics "handler_panics_total" "panics" Counter Both;
     /// Connections closed with 1008 by their handler: a receive-only client has sent a message.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.

@@ -87,7 +87,8 @@ pub trait Authenticator: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The refusal.
+    /// The refusal. A status that is not between 200 and 599 is sent as 500. Header lines that frame the answer
+    /// (`Connection`, `Content-Length`, `Transfer-Encoding`), or whose names are no tokens, are left out.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
 }
 

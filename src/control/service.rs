@@ -418,7 +418,9 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     let mut answer = response(status, JSON, refusal.body());
     let headers = answer.headers_mut();
     for (name, value) in &refusal.headers {
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+        // Control characters become spaces, as in the answers of shards.
+        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
             headers.append(name, value);
         }
     }

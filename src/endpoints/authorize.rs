@@ -3,7 +3,7 @@
 use super::{Endpoint, Endpoints};
 use crate::{
     auth::{Credentials, Gate, Identity, Right},
-    handler::{Panicked, Pattern},
+    handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
 };
@@ -66,7 +66,7 @@ impl Endpoints {
             match admitted {
                 Ok(found) if at == 0 => identity = found,
                 Ok(_) => {}
-                Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, refusal))),
+                Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal)))),
             }
         }
         let rights: &[Right] = match intent {

@@ -121,7 +121,7 @@ impl Response {
     /// let response = Response::new(402, "text/plain", "pay first").header("Retry-After", "60");
     /// ```
     pub fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
-        assert!((200..=599).contains(&status), "{status} is no status of an answer");
+        assert!(is_status(status), "{status} is no status of an answer");
         Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
     }
 
@@ -142,8 +142,7 @@ impl Response {
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");
-        let is_ours = ["connection", "content-length", "transfer-encoding"];
-        assert!(!is_ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)), "{name} belongs to the server");
+        assert!(!is_ours(name), "{name} belongs to the server");
         self.headers.push((name.into(), value.into()));
         self
     }
@@ -160,10 +159,40 @@ impl Response {
     }
 }
 
+/// Never panics: a status that is not between 200 and 599 becomes 500, and header lines that [`Response::header`] does
+/// not take are left out. Both are logged.
 impl From<Refusal> for Response {
     fn from(refusal: Refusal) -> Self {
+        let refusal = sendable(refusal);
         let body = refusal.body();
         let response = Response::new(refusal.status, "application/json", body);
         refusal.headers.iter().fold(response, |response, (name, value)| response.header(name, value))
     }
+}
+
+/// Returns a refusal of an embedder's code as it can be sent: a status that [`Response`] does not take is replaced,
+/// header lines that it does not take are left out, and both are logged.
+pub(crate) fn sendable(mut refusal: Refusal) -> Refusal {
+    refusal.headers.retain(|(name, _)| {
+        let is_sendable = is_token(name) && !is_ours(name);
+        if !is_sendable {
+            tracing::error!(name, "a refusal has a header line that cannot be sent, which is left out");
+        }
+        is_sendable
+    });
+    if is_status(refusal.status) {
+        return refusal;
+    }
+    tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent, instead of which 500 is");
+    Refusal::new(500, "this server has refused the request with a status that cannot be sent")
+}
+
+/// Returns whether a whole response may have the status.
+fn is_status(status: u16) -> bool {
+    (200..=599).contains(&status)
+}
+
+/// Returns whether the server itself writes the header lines of that name, since they frame the response.
+fn is_ours(name: &str) -> bool {
+    ["connection", "content-length", "transfer-encoding"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }

@@ -49,8 +49,8 @@ pub use crate::hub::{
     ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
-pub(crate) use answer::ProtocolChoice;
 pub use answer::{Accept, Response};
+pub(crate) use answer::{ProtocolChoice, sendable};
 pub use closed::Closed;
 pub use connection::{Connection, Part};
 pub use errors::{CloseError, SubscribeError};

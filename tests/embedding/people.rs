@@ -3,9 +3,10 @@
 use std::{fs, path::PathBuf};
 
 use ringhub::{
-    auth::{Basic, Bearer, Network, all_of, any_of},
+    auth::{Authenticator, Basic, Bearer, Credentials, Identity, Network, all_of, any_of},
     documents::Documents,
     handler::RouteOptions,
+    proto::Refusal,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// A route that greets by identity, behind an authenticator.
-fn greets(authenticator: impl ringhub::auth::Authenticator) -> Live {
+fn greets(authenticator: impl Authenticator) -> Live {
     let (script, _) = Script::<()>::new();
     let script = script.on_open(|connection| {
         let name = connection.identity().map_or("nobody", |identity| &identity.name).to_string();
@@ -140,11 +141,8 @@ fn ioto_documents_and_websockets_on_one_port() {
 #[test]
 fn qore_an_authenticator_that_panics_over_a_document() {
     struct Panics;
-    impl ringhub::auth::Authenticator for Panics {
-        fn authenticate(
-            &self,
-            _: &ringhub::auth::Credentials<'_>,
-        ) -> Result<ringhub::auth::Identity, ringhub::proto::Refusal> {
+    impl Authenticator for Panics {
+        fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
             panic!("whatever it does")
         }
     }
@@ -154,6 +152,50 @@ fn qore_an_authenticator_that_panics_over_a_document() {
     let server = serve(1, |builder| builder.documents_with("/", documents, options));
     for _ in 0..2 {
         assert_eq!(exchange(server.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 500);
+    }
+    let metrics = exchange(server.address, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").body;
+    assert!(metrics.contains("\nringhub_handler_panics_total{shard=\"control\"} 2\n"), "{metrics}");
+}
+
+/// A refusal of an authenticator is sent as far as it can be, by shards and by the control thread alike.
+#[test]
+fn refusals_that_cannot_be_sent() {
+    struct Refuses;
+    impl Authenticator for Refuses {
+        fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+            let status = credentials.head.headers().get("x-status").expect("a status");
+            let refusal = Refusal::new(str::from_utf8(status).unwrap().parse().unwrap(), "no");
+            let odd =
+                [("Connection", "keep-alive"), ("content-length", "1"), ("Transfer-Encoding", "chunked"), ("a b", "c")];
+            let refusal = odd.iter().fold(refusal, |refusal, (name, value)| refusal.header(name, value));
+            Err(refusal.header("", "x").header("X-Kept", "a\r\nb é"))
+        }
+    }
+    let folder = Folder::new("refuses");
+    let documents = Documents::new(folder.0.join("site")).unwrap();
+    let (script, _) = Script::<()>::new();
+    let options = || RouteOptions::new().authenticator(Refuses);
+    let server = serve(1, |builder| {
+        builder.documents_with("/site", documents, options()).route_with("/socket", script, options())
+    });
+    let check = |status: &str, expected: u16, error: &str| {
+        let line = ("X-Status", status);
+        let of_shard = server.open("/socket", &[], &[line]).err().expect("a refusal");
+        let get = format!("GET /site/ HTTP/1.1\r\nHost: a\r\nX-Status: {status}\r\nConnection: close\r\n\r\n");
+        for response in [of_shard, exchange(server.address, &get)] {
+            assert_eq!((response.status(), response.error()), (expected, error.into()));
+            assert_eq!(response.header("content-length"), Some(&*response.body.len().to_string()));
+            assert_eq!((response.header("connection"), response.header("transfer-encoding")), (Some("close"), None));
+            assert_eq!(response.header("x-kept"), (expected == 403).then_some("a  b é"), "{response:?}");
+        }
+    };
+    check("403", 403, "no");
+    for status in ["0", "101", "199", "600", "65535"] {
+        check(status, 500, "this server has refused the request with a status that cannot be sent");
+    }
+    let metrics = exchange(server.address, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").body;
+    for place in ["0", "control"] {
+        assert!(metrics.contains(&format!("\nringhub_handler_panics_total{{shard=\"{place}\"}} 0\n")), "{metrics}");
     }
 }
 
