@@ -49,8 +49,8 @@ pub struct Http {
     /// Served at the same time, of all shards. For one more the one that has been idle longest is ended; if none is
     /// idle, it is answered 503 and closed.
     pub connections_max: usize,
-    /// Bytes of all bodies that are being received or published, over all connections. Beyond it the incomplete body
-    /// with the highest bytes × age is answered 503.
+    /// Bytes of memory of all bodies that are being received or published, over all connections. Beyond it the
+    /// incomplete body with the highest bytes × age is answered 503.
     pub bodies_bytes_max: usize,
     /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
     /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
@@ -95,9 +95,9 @@ pub struct Limits {
     /// The message that goes beyond the limit is gathered too, as are all messages that a handler publishes in one
     /// call.
     pub gathered_bytes_max: usize,
-    /// Bytes of buffers that hold messages whose end has not arrived, over all connections. Each shard has an equal
-    /// part of it. Beyond it the connections whose messages have been under way for the longest time are closed with
-    /// 1013.
+    /// Bytes of buffers that hold messages whose end has not arrived, or input that came with an opening request until
+    /// it is parsed, over all connections. Each shard has an equal part of it. Beyond it the connections whose messages
+    /// have been under way for the longest time are closed with 1013.
     pub unfinished_bytes_max: usize,
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Either, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -19,7 +19,7 @@ use hyper::{
 };
 
 use super::{
-    bodies::{NoRoom, Room},
+    bodies::{Incomplete, NoRoom, Room},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
 };
@@ -349,15 +349,17 @@ async fn read_body(
 ) -> Result<(Bytes, Room), Refusal> {
     let (incomplete, given_way) = shared.bodies.begin();
     let read = async {
-        incomplete.grow(begun.len()).map_err(|NoRoom| no_room_for_bodies())?;
-        let mut whole = BytesMut::from(begun);
+        let announced = body.size_hint().upper().map(|rest| begun.len() as u64 + rest);
+        let most = announced.map_or(bytes_max, |bytes| bytes.min(bytes_max.into()) as u32) as usize;
+        let mut whole = Vec::new();
+        gather(&mut whole, &begun, most, &incomplete).map_err(|NoRoom| no_room_for_bodies())?;
+        drop(begun);
         while let Some(frame) = body.frame().await {
             let data = data_of(frame)?;
             check_size(bytes_max, (whole.len() + data.len()) as u64)?;
-            incomplete.grow(data.len()).map_err(|NoRoom| no_room_for_bodies())?;
-            whole.extend_from_slice(&data);
+            gather(&mut whole, &data, most, &incomplete).map_err(|NoRoom| no_room_for_bodies())?;
         }
-        Ok(whole.freeze())
+        Ok(whole.into())
     };
     let timeout = shared.config.http.body_timeout;
     let whole = tokio::select! {
@@ -370,6 +372,18 @@ async fn read_body(
     }?;
     let room = incomplete.complete().map_err(|NoRoom| no_room_for_bodies())?;
     Ok((whole, room))
+}
+
+/// Appends a piece to a body of at most `most` bytes, and takes room for its memory, which doubles as the body grows.
+fn gather(whole: &mut Vec<u8>, piece: &[u8], most: usize, incomplete: &Incomplete) -> Result<(), NoRoom> {
+    let needed = whole.len() + piece.len();
+    if needed > whole.capacity() {
+        let capacity = (2 * whole.capacity()).min(most).max(needed);
+        incomplete.grow(capacity - whole.capacity())?;
+        whole.reserve_exact(capacity - whole.len());
+    }
+    whole.extend_from_slice(piece);
+    Ok(())
 }
 
 /// Returns the data of a frame of a body. Trailers have none.
@@ -459,3 +473,36 @@ fn share_with(origin: HeaderValue, may_read: bool, headers: &mut HeaderMap) {
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::{super::bodies::Bodies, *};
+
+    /// The sum of `check-config` holds for bodies whatever their memory has grown to.
+    #[test]
+    fn a_body_weighs_its_memory() {
+        let check = |pieces: &[usize], most: usize, expected: usize| {
+            let bodies = Bodies::new(1_000);
+            let (incomplete, _given_way) = bodies.begin();
+            let mut whole = Vec::new();
+            for &piece in pieces {
+                gather(&mut whole, &vec![7; piece], most, &incomplete).expect("there is room");
+            }
+            assert_eq!((whole.len(), whole.capacity()), (pieces.iter().sum(), expected), "{pieces:?}");
+            let _room = incomplete.complete().expect("it has not given way");
+            let is_free = |bytes: usize| bodies.take(bytes).is_ok();
+            assert_eq!((is_free(1_001 - expected), is_free(1_000 - expected)), (false, true), "{pieces:?}");
+        };
+        check(&[100], 1_000, 100);
+        check(&[100, 1], 1_000, 200);
+        check(&[100, 1, 99], 1_000, 200);
+        check(&[100, 500, 1], 1_000, 1_000);
+        check(&[100, 1, 100], 201, 201);
+        check(&[0, 3], 3, 3);
+        let bodies = Bodies::new(150);
+        let (incomplete, _given_way) = bodies.begin();
+        let mut whole = vec![7; 100];
+        incomplete.grow(100).expect("there is room");
+        assert_eq!(gather(&mut whole, b"x", 1_000, &incomplete), Err(NoRoom));
+    }
+}
