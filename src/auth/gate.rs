@@ -15,14 +15,18 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Returns the origins whose pages may pass; `origins` are the server's.
+    pub(crate) fn origins_or<'a>(&'a self, origins: &'a Origins) -> &'a Origins {
+        self.origins.as_ref().unwrap_or(origins)
+    }
+
     /// Admits a request, and returns the identity that the authenticator has found; `origins` are the server's.
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin; what the authenticator answers.
+    /// 403 for a page of another origin, as far as its browser says so; what the authenticator answers.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
-        let origins = self.origins.as_ref().unwrap_or(origins);
-        credentials.head.headers().get_all("origin").try_for_each(|origin| origins.check(origin))?;
+        self.origins_or(origins).check(credentials.head)?;
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
     }
 }

@@ -1,10 +1,15 @@
 //! The origins of browsers' pages.
 
-use crate::proto::Refusal;
+use crate::proto::{Refusal, RequestHead};
 
 /// The origins whose pages may use the hub (RFC 6454); by default, all may.
 ///
-/// A request without an `Origin` header does not come from a browser's page and is not judged by this.
+/// A browser names the origin of a page in `Origin`: always in an opening handshake and in a POST, and in a GET whose
+/// answer a page of another origin is to read (CORS). A GET for an element of a page, such as a script or a picture,
+/// has no `Origin`. Its `Sec-Fetch-Site` says that the page is of another origin; browsers leave that line out where
+/// they reach the hub by plain HTTP and another name than `localhost`. A request with neither line passes, like those
+/// of clients that are no browsers; the `Cross-Origin-Resource-Policy` of the answer then keeps it from pages of other
+/// origins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
@@ -44,14 +49,44 @@ impl Origins {
         self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
     }
 
-    /// Checks that a page of an origin may use the hub.
-    pub(crate) fn check(&self, origin: &[u8]) -> Result<(), Refusal> {
-        if self.allow(origin) {
+    /// Checks that a request is not one of a page that may not use the hub, as far as its browser says so. A navigation
+    /// of a whole window passes wherever its link stands, since the page with the link does not see the answer.
+    ///
+    /// # Errors
+    ///
+    /// 403 for a page of another origin.
+    pub(crate) fn check(&self, head: &RequestHead) -> Result<(), Refusal> {
+        if self.are_any() {
             return Ok(());
         }
-        let origin = String::from_utf8_lossy(origin).into_owned();
-        Err(Refusal::new(403, format!("pages of {origin:?} may not use this hub (allowed_origins)")))
+        let headers = head.headers();
+        let mut origins = headers.get_all("origin").peekable();
+        if origins.peek().is_none() {
+            let is_foreign = |site: &[u8]| site == b"cross-site" || site == b"same-site";
+            if headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
+                let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
+                return Err(Refusal::new(403, error));
+            }
+        }
+        match origins.find(|origin| !self.allow(origin)) {
+            None => Ok(()),
+            Some(origin) => {
+                let origin = String::from_utf8_lossy(origin).into_owned();
+                Err(Refusal::new(403, format!("pages of {origin:?} may not use this hub (allowed_origins)")))
+            }
+        }
     }
+}
+
+/// Returns whether a browser loads the answer into a whole window, not into a frame or an object of a page (W3C Fetch
+/// Metadata 2.1 and 2.2).
+fn is_navigation(head: &RequestHead) -> bool {
+    let is_every = |name: &str, expected: &[u8]| head.headers().get_all(name).all(|value| value == expected);
+    let has_mode = head.headers().get("sec-fetch-mode").is_some();
+    ["GET", "HEAD"].contains(&head.method())
+        && has_mode
+        && is_every("sec-fetch-mode", b"navigate")
+        && is_every("sec-fetch-dest", b"document")
 }
 
 #[cfg(test)]
@@ -68,5 +103,41 @@ mod tests {
             assert!(Origins::new(vec![bad.into()]).is_err(), "{bad}");
         }
         assert!(Origins::new(Vec::new()).unwrap_err().starts_with("the list is empty"));
+    }
+
+    /// W3C Fetch Metadata: what browsers send with each kind of request.
+    #[test]
+    fn pages_that_name_no_origin() {
+        let origins = Origins::new(vec!["https://a.example".into()]).unwrap();
+        let check = |origins: &Origins, method: &str, lines: &[&str], is_admitted: bool| {
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let head = format!("{method} / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+            let status = origins.check(&head).map_err(|refusal| refusal.status);
+            assert_eq!(status, if is_admitted { Ok(()) } else { Err(403) }, "{method} {lines}");
+        };
+        let (navigate, document) = ("Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document");
+        for site in ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"] {
+            check(&origins, "GET", &[site], false);
+            check(&origins, "GET", &[site, "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: script"], false);
+            check(&origins, "GET", &[site, navigate, "Sec-Fetch-Dest: iframe"], false);
+            check(&origins, "GET", &[site, navigate, "Sec-Fetch-Dest: object"], false);
+            check(&origins, "GET", &[site, "Sec-Fetch-Mode: no-cors", navigate, document], false);
+            check(&origins, "GET", &[site, document], false);
+            check(&origins, "POST", &[site, navigate, document], false);
+            for method in ["GET", "HEAD"] {
+                check(&origins, method, &[site, navigate, document], true);
+                check(&origins, method, &[site, navigate], true);
+            }
+            // With CORS.
+            check(&origins, "GET", &[site, "Sec-Fetch-Mode: cors", "Origin: https://a.example"], true);
+            check(&origins, "GET", &[site, "Sec-Fetch-Mode: cors", "Origin: https://b.example"], false);
+            check(&origins, "GET", &[site, "Origin: https://a.example", "Origin: https://b.example"], false);
+            check(&Origins::default(), "GET", &[site], true);
+        }
+        check(&origins, "GET", &["Sec-Fetch-Site: same-site", "Sec-Fetch-Site: same-origin"], false);
+        check(&origins, "GET", &["Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: no-cors"], true);
+        check(&origins, "GET", &["Sec-Fetch-Site: none", navigate, document], true);
+        check(&origins, "GET", &[], true);
     }
 }

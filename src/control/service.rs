@@ -68,8 +68,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let mut facts = RequestFacts {
             has_body: !request.body().is_end_stream(),
             target: None,
-            origin: request.headers().get(header::ORIGIN).cloned(),
-            may_read: false,
+            page_lines: Vec::new(),
             peer: self.router.peer(),
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -78,10 +77,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         // The connection has let hyper read one request, and has routed that one.
         let routed = self.router.take();
         let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost the state of the request"));
-        if let Some(origin) = &facts.origin {
-            let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
-            facts.may_read = shared.endpoints.allow_origin(origin.as_bytes(), endpoint);
-        }
+        let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
+        let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
+        facts.page_lines = shared.endpoints.page_lines(origin, endpoint);
         match routed.and_then(|routed| self.begin(request, routed, facts.peer)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
@@ -109,9 +107,8 @@ struct RequestFacts {
     has_body: bool,
     /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
-    origin: Option<HeaderValue>,
-    /// Whether pages of that origin may read the answer.
-    may_read: bool,
+    /// The header lines that say which pages may have the answer.
+    page_lines: Vec<(&'static str, String)>,
     peer: Option<SocketAddr>,
 }
 
@@ -134,9 +131,7 @@ impl RequestFacts {
         if shared.is_leaving() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(origin) = self.origin {
-            share_with(origin, self.may_read, answer.headers_mut());
-        }
+        append(answer.headers_mut(), &self.page_lines);
         answer
     }
 }
@@ -431,13 +426,7 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = response(status, JSON, refusal.body());
     let headers = answer.headers_mut();
-    for (name, value) in &refusal.headers {
-        // Control characters become spaces, as in the answers of shards.
-        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
-            headers.append(name, value);
-        }
-    }
+    append(headers, &refusal.headers);
     if headers.contains_key(header::UPGRADE) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
@@ -463,11 +452,13 @@ fn preflight() -> Answer {
     answer
 }
 
-/// Lets a page of an allowed origin read the answer.
-fn share_with(origin: HeaderValue, may_read: bool, headers: &mut HeaderMap) {
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    if may_read {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+/// Appends header lines. Control characters in values become spaces, as in the answers of shards.
+fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, String)]) {
+    for (name, value) in lines {
+        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
+        if let (Ok(name), Ok(value)) = (name.as_ref().parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
+            headers.append(name, value);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Endpoint, Endpoints};
 use crate::{
-    auth::{Credentials, Gate, Identity, Right},
+    auth::{Credentials, Gate, Identity, Origins, Right},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
@@ -80,11 +80,35 @@ impl Endpoints {
         Ok(identity)
     }
 
-    /// Returns whether pages of an origin may use an endpoint and read its answers; without an endpoint, whether the
-    /// server's own origins allow them.
-    pub(crate) fn allow_origin(&self, origin: &[u8], endpoint: Option<&Endpoint>) -> bool {
-        let allow = |(gate, _): (&Gate, _)| gate.origins.as_ref().unwrap_or(&self.access.origins).allow(origin);
-        endpoint.map_or_else(|| self.access.origins.allow(origin), |endpoint| self.gates(endpoint).all(allow))
+    /// Returns the header lines by which a browser learns which pages may have an answer (WHATWG Fetch). Without an
+    /// endpoint the server's own origins hold. `origin` is the origin that the request names.
+    ///
+    /// - `Access-Control-Allow-Origin` lets a page of an allowed origin read the answer, where its request names the
+    ///   origin (CORS).
+    /// - `Cross-Origin-Resource-Policy` keeps the answer from the elements of other pages where origins are restricted.
+    ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
+    ///   would let in pages of other origins too.
+    /// - `Vary` keeps a cache from giving the answer to a page of another origin.
+    pub(crate) fn page_lines(&self, origin: Option<&[u8]>, endpoint: Option<&Endpoint>) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
+        if origin.is_none() && !self.restricts_origins {
+            return lines;
+        }
+        let all = |is: &dyn Fn(&Origins) -> bool| match endpoint {
+            Some(endpoint) => self.gates(endpoint).all(|(gate, _)| is(gate.origins_or(&self.access.origins))),
+            None => is(&self.access.origins),
+        };
+        let is_restricted = !all(&Origins::are_any);
+        if is_restricted {
+            lines.push(("Cross-Origin-Resource-Policy", "same-origin".into()));
+        }
+        if is_restricted || origin.is_some() {
+            lines.push(("Vary", "origin".into()));
+        }
+        if let Some(origin) = origin.filter(|origin| all(&|origins| origins.allow(origin))) {
+            lines.push(("Access-Control-Allow-Origin", String::from_utf8_lossy(origin).into_owned()));
+        }
+        lines
     }
 
     /// Returns every gate that holds at an endpoint, its own first, and the others with the patterns of their routes.

@@ -104,6 +104,8 @@ pub(crate) struct Endpoints {
     pages: Vec<Gate>,
     /// The server's own origins and tokens.
     access: Access,
+    /// Whether any endpoint is for pages of certain origins only.
+    restricts_origins: bool,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -163,8 +165,13 @@ impl Endpoints {
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
         // The sort is stable: of two equally precise patterns one is a folder itself, which stands behind the route.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
-        let pages = pages.into_iter().map(|(_, gate)| gate).collect();
-        Ok(Endpoints { rows, routes, mounts, pages, access })
+        let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
+        let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
+        let restricts_origins = !access.origins.are_any()
+            || routes.iter().any(|route| is_restricted(&route.rules.gate))
+            || mounts.iter().any(|mount| is_restricted(&mount.gate))
+            || pages.iter().any(is_restricted);
+        Ok(Endpoints { rows, routes, mounts, pages, access, restricts_origins })
     }
 
     /// Returns the endpoint of a request by the segments of its path alone.

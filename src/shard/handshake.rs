@@ -168,22 +168,24 @@ fn asks_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
 /// request, also for one that the control thread refuses.
 fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     head.check_host().ok()?;
-    let answer = lobby.endpoints.resolve(head).ok()?.health(head.method(), lobby.is_leaving())?;
+    let endpoint = lobby.endpoints.resolve(head).ok()?;
+    let answer = endpoint.health(head.method(), lobby.is_leaving())?;
     lobby.counters.add(Counter::HttpRequests, 1);
-    let mut response = match answer {
+    let response = match answer {
         Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),
         Err(refusal) => {
             lobby.counters.add(Counter::refused(refusal.status), 1);
             refusal.into()
         }
     };
-    if let Some(origin) = head.headers().get("origin") {
-        response = response.header("Vary", "origin");
-        if lobby.config.access.origins.allow(origin) {
-            response = response.header("Access-Control-Allow-Origin", &String::from_utf8_lossy(origin));
-        }
-    }
-    Some(response.encode(head.method() != "HEAD"))
+    Some(complete(lobby, head, &endpoint, response))
+}
+
+/// Encodes the answer to a request that asks for no WebSocket, with what it says about pages.
+fn complete(lobby: &Lobby, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
+    let lines = lobby.endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
+    let response = lines.iter().fold(response, |response, (name, value)| response.header(name, value));
+    response.encode(head.method() != "HEAD")
 }
 
 /// Gives a connection that speaks HTTP to the control thread.

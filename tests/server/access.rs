@@ -4,7 +4,8 @@
 use std::{io::Write as _, net::SocketAddr};
 
 use crate::support::{
-    Client, Response, Server, dial, exchange, post, published, read_response, take_response, text, upgrade_request,
+    Client, Response, Server, clean, dial, exchange, post, program, published, read_response, take_response, text,
+    upgrade_request,
 };
 
 const TOKENS: [&str; 6] = [
@@ -175,6 +176,66 @@ fn origins() {
     // Nobody's page.
     published(&exchange(address, &post("/t/x", "", "x")));
     server.connect("/t/x").leave();
+}
+
+/// A page can embed an answer that it cannot read. Its browser names no origin then, but says that the page is of
+/// another one (W3C Fetch Metadata), and keeps an answer from the page whose policy says so (WHATWG Fetch).
+#[test]
+fn elements_of_foreign_pages() {
+    let folder = std::env::temp_dir().join(format!("ringhub-access-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("data.js"), "secret = 1").unwrap();
+    let file = folder.join("hub.toml");
+    let allowed = "allowed_origins = \"https://a.example\"\n";
+    let files = |path: &str| format!("[[routes]]\nmatch = \"{path}\"\ndocuments = \".\"\n");
+    let topics = "[[routes]]\nmatch = \"/t/{topic}\"\nhandler = \"hub\"\n";
+    let serve = |settings: &str| {
+        std::fs::write(&file, settings).unwrap();
+        let mut command = clean(program());
+        command.args(["serve", "--config"]).arg(&file);
+        Server::start_command(command)
+    };
+    let server = serve(&format!("{allowed}{}{topics}", files("/")));
+    let script = ["Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: script"];
+    let navigation = ["Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
+    let check = |server: &Server, request: &str, lines: &[&str], expected: u16| {
+        let request = lines.iter().fold(request.to_string(), |request, line| with(&request, line));
+        let response = ask(server.address(), &request);
+        assert_eq!(response.status(), expected, "{request}");
+        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"), "{request}");
+        assert_eq!(response.header("vary"), Some("origin"), "{request}");
+        response
+    };
+    let data = get("/data.js");
+    assert_eq!(check(&server, &data, &[], 200).body, "secret = 1");
+    for site in ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"] {
+        for request in [&data, &get("/metrics"), &get("/t/x"), &post("/t/x", "", "x")] {
+            let response = check(&server, request, &[site, script[0], script[1]], 403);
+            assert!(response.error().contains("allowed_origins"), "{}", response.error());
+        }
+        assert_eq!(exchange(server.address(), &with(&upgrade_request("/t/x"), site)).status(), 403);
+        check(&server, &data, &[site, navigation[0], navigation[1]], 200);
+        check(&server, &data, &[site, navigation[0], "Sec-Fetch-Dest: iframe"], 403);
+        // An element with `crossorigin`, and `fetch`.
+        let cors = [site, "Sec-Fetch-Mode: cors", "Origin: https://a.example"];
+        let response = check(&server, &data, &cors, 200);
+        assert_eq!(response.header("access-control-allow-origin"), Some("https://a.example"));
+    }
+    check(&server, &data, &["Sec-Fetch-Site: same-origin", script[0], script[1]], 200);
+    check(&server, &data, &["Sec-Fetch-Site: none", navigation[0], navigation[1]], 200);
+    for own in ["/metrics", "/healthz", "/readyz"] {
+        check(&server, &get(own), &[], 200);
+    }
+    check(&server, &get("/nothing.js"), &[], 404);
+    // Of these two folders one is for pages of one origin.
+    let server = serve(&format!("{}{}{allowed}", files("/open"), files("/own")));
+    check(&server, &get("/own/data.js"), &["Sec-Fetch-Site: cross-site", script[0]], 403);
+    check(&server, &get("/own/data.js"), &[], 200);
+    let open = ask(server.address(), &with(&get("/open/data.js"), "Sec-Fetch-Site: cross-site"));
+    let policy = open.header("cross-origin-resource-policy");
+    assert_eq!((open.status(), policy, open.header("vary")), (200, None, None));
+    drop(server);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]
