@@ -140,7 +140,7 @@ counters! {
     /// HTTP connections that the control thread has taken over.
     HttpConnections "http_connections_total" "connections" Counter Control;
     /// Requests answered that asked for no WebSocket, whatever the answer: by the control thread, and by shards those
-    /// for the server's health.
+    /// for the server's health, or for its metrics without a valid token when there is no room.
     HttpRequests "http_requests_total" "requests" Counter Both;
     /// Idle HTTP connections that gave way to new ones.
     HttpDisplaced "http_displaced_total" "connections" Counter Both;

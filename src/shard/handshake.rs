@@ -20,8 +20,9 @@ use super::{
     refusals::RefusalPermit,
 };
 use crate::{
+    auth::Credentials,
     config::Limits,
-    endpoints::Endpoint,
+    endpoints::{Endpoint, Intent},
     handler::{Opened, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
@@ -144,24 +145,38 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
     let plain = head.filter(|head| !asks_for_websocket(head));
-    let response = plain.and_then(|head| health(&lobby, head));
-    if response.is_none()
-        && plain.is_some_and(|head| asks_for_metrics(&lobby, head))
-        && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
-    {
-        drop(permit);
-        let Some(socket) = sole_owner(socket) else { return };
-        let permits = SocketPermits { of_all, of_address: None };
-        return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: true }).await;
+    let mut response = plain.and_then(|head| health(&lobby, head));
+    if let Some(head) = plain.filter(|head| response.is_none() && asks_for_metrics(&lobby, head)) {
+        // This comes first, since clients without a token would take the permits of monitors.
+        response = refused_metrics(&lobby, &socket, head);
+        if response.is_none()
+            && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
+        {
+            drop(permit);
+            let Some(socket) = sole_owner(socket) else { return };
+            let permits = SocketPermits { of_all, of_address: None };
+            return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: true }).await;
+        }
     }
     let method = head.map_or("GET", RequestHead::method);
     send_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
 }
 
-/// Returns whether a request is for metrics that are on this address. The control thread decides whether it may have
-/// them.
+/// Returns whether a request is for metrics that are on this address.
 fn asks_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
     lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
+}
+
+/// Returns the answer to a request for metrics that its sender may not read, after which the connection ends.
+fn refused_metrics(lobby: &Lobby, socket: &OwnedFd, head: &RequestHead) -> Option<Bytes> {
+    let peer = net::peer(socket);
+    let endpoint = Endpoint::Metrics;
+    let refusal = lobby.authorize(&Credentials { head, peer }, Intent::ReadMetrics, &endpoint).err()?;
+    let (status, counter) = (refusal.status, Counter::refused(refusal.status));
+    tracing::debug!(peer = peer.map(display), status, cause = counter.cause(), path = head.path(), "refused");
+    lobby.counters.add(Counter::HttpRequests, 1);
+    lobby.counters.add(counter, 1);
+    Some(complete(lobby, head, &endpoint, refusal.into()))
 }
 
 /// Returns the answer to a request for the server's health, after which the connection ends. `None` for any other
@@ -181,7 +196,7 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     Some(complete(lobby, head, &endpoint, response))
 }
 
-/// Encodes the answer to a request that asks for no WebSocket, with what it says about pages.
+/// Encodes the answer to a request that asks for no WebSocket, with the lines about pages.
 fn complete(lobby: &Lobby, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
     let lines = lobby.endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
     let response = lines.iter().fold(response, |response, (name, value)| response.header(name, value));

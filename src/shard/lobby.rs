@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    auth::{Credentials, Identity},
     config::Config,
-    endpoints::Endpoints,
+    endpoints::{Denied, Endpoint, Endpoints, Intent},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
@@ -123,6 +124,26 @@ impl Lobby {
     pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>) -> Self {
         self.next_request.set(u64::from(number) << 48);
         Lobby { warnings, ..self }
+    }
+
+    /// Judges whether the sender of a request may use an endpoint as it intends, and returns the identity that the
+    /// endpoint's authenticator has found.
+    ///
+    /// # Errors
+    ///
+    /// The answer that refuses it.
+    pub(super) fn authorize(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        endpoint: &Endpoint,
+    ) -> Result<Option<Identity>, Refusal> {
+        self.endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
+            if denied == Denied::Panicked {
+                self.counters.add(Counter::HandlerPanics, 1);
+            }
+            denied.into()
+        })
     }
 
     /// Returns a number for an opening request.

@@ -7,8 +7,8 @@ use tracing::Instrument;
 
 use super::lobby::Lobby;
 use crate::{
-    auth::{Credentials, Identity},
-    endpoints::{Denied, Endpoint, Intent},
+    auth::Credentials,
+    endpoints::{Endpoint, Intent},
     handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
@@ -67,7 +67,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let intent = raw.as_ref().map_or(Intent::Use, RawRequest::intent);
-    let identity = span.in_scope(|| authorize(lobby, &Credentials { head: &head, peer }, intent, &endpoint))?;
+    let identity = span.in_scope(|| lobby.authorize(&Credentials { head: &head, peer }, intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
@@ -129,25 +129,6 @@ fn complete(
         Box::new(Profile { request, identity, protocol, ..Profile::default() })
     });
     Ok((profile, answer))
-}
-
-/// Returns the identity that the endpoint's authenticator has found.
-///
-/// # Errors
-///
-/// The refusal of a request that may not use the endpoint.
-fn authorize(
-    lobby: &Lobby,
-    credentials: &Credentials<'_>,
-    intent: Intent,
-    endpoint: &Endpoint,
-) -> Result<Option<Identity>, Refusal> {
-    lobby.endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
-        if denied == Denied::Panicked {
-            lobby.counters.add(Counter::HandlerPanics, 1);
-        }
-        denied.into()
-    })
 }
 
 /// Checks that the server does not leave.

@@ -358,6 +358,21 @@ fn a_full_server_is_monitored() {
         assert_eq!(answered(&server, None, &upgrade_request("/t/x")), status);
         drop(clients);
     }
+    // Only clients that may read the metrics take the place of a monitor.
+    let flags = ["--max-connections", "1", "--metrics-tokens", "m-token", "--allowed-origins", "http://a.example"];
+    let server = Server::start(&flags);
+    let _client = server.connect("/t/x");
+    let with = |line: &str| request("GET", "/metrics").replacen("\r\n", &format!("\r\n{line}\r\n"), 1);
+    let refused = exchange(server.address(), &with("Origin: http://a.example"));
+    assert_eq!((refused.status(), refused.header("www-authenticate")), (401, Some("Bearer")), "{refused:?}");
+    assert_eq!(refused.header("access-control-allow-origin"), Some("http://a.example"));
+    assert_eq!(exchange(server.address(), &with("Authorization: Bearer x")).status(), 401);
+    assert_eq!(exchange(server.address(), &with("Origin: http://b.example")).status(), 403);
+    let counts = server.counts();
+    let refused = ["token", "forbidden"].map(|cause| counts.get(&format!("refused_total{{cause=\"{cause}\"}}")));
+    assert_eq!((refused, counts.get("http_requests_total"), counts.get("http_connections_total")), ([2, 1], 3, 0));
+    assert_eq!(exchange(server.address(), &with("Authorization: Bearer m-token")).status(), 200);
+    assert_eq!(server.counts().get("http_connections_total"), 1);
     let server = Server::start(&["--max-http-connections", "1"]);
     let mut busy = dial(server.address());
     busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();

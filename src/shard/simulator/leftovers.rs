@@ -2,7 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{arrival, crowds::World, network::Network};
+use super::{
+    simulation::arrival,
+    socket::SimulatedSocket,
+    world::{ANSWER, EMPTY_MESSAGE, World},
+};
 use crate::{
     hub::{ConnectionId, Scope, TopicName},
     metrics::Counter,
@@ -14,7 +18,7 @@ impl World {
     fn connect_with(&mut self, input: &[u8]) -> ConnectionId {
         let mut received = BytesMut::with_capacity(LARGE_BUFFER);
         received.extend_from_slice(input);
-        let socket = Network::connect(&self.network, ANSWER, usize::MAX);
+        let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
         let forwards = Some((TopicName::new("t").expect("a name"), Scope::Server));
         let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), received);
         self.shard.adopt(Tick(0), arrival).expect("there is room")
@@ -51,7 +55,5 @@ fn input_with_an_opening_request_is_bounded() {
     assert!(closed >= 4 && held <= LIMIT, "{closed} closed, {held} bytes held by {crowd:?}");
 }
 
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
-const EMPTY_MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
 const LARGE_BUFFER: usize = 32 * 1_024;
 const LIMIT: usize = 16 * 1_024;
