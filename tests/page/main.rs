@@ -414,7 +414,7 @@ fn figures_elsewhere_or_locked(browser: &mut Browser) {
     page.type_into("access_token", "right");
     page.click("#access button");
     page.until_says("metrics", "live");
-    page.until_says("stats", "Laggards0");
+    page.until_says("stats", "Slow consumers0");
     assert_eq!(page.eval("ui.plots.hidden"), false);
 }
 
