@@ -70,16 +70,13 @@ impl ConnectionPermits {
     }
 
     /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
-    /// unread input gives way, and `gave_way` is called; `None` if no connection is idle.
+    /// unread input gives way, and `gave_way` is called; `None` if there is none among [`LOOKS_MAX`] idle connections.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
         if table.taken < self.permits_max {
             table.taken += 1;
         } else {
-            // Bytes that have arrived and were not read yet are a request, too.
-            let has_input = |holder: usize| table.holders[holder].idle.as_ref().is_some_and(IdleConnection::has_input);
-            let may_give_way = |idle: &&Idle| table.is_current(idle) && !has_input(idle.holder);
-            let longest = table.idle.iter().find(may_give_way)?.holder;
+            let longest = table.longest_idle()?;
             let holder = &mut table.holders[longest];
             holder.state = State::GaveWay;
             holder.idle.iter().for_each(IdleConnection::wake);
@@ -98,6 +95,29 @@ impl ConnectionPermits {
 impl Table {
     fn is_current(&self, idle: &Idle) -> bool {
         self.holders.get(idle.holder).is_some_and(|holder| holder.state == State::Idle(idle.since))
+    }
+
+    /// Returns the holder of the connection that has been idle longest, and takes it out of the queue. Looks at
+    /// [`LOOKS_MAX`] sockets at most: each look is a system call under the lock.
+    ///
+    /// Unread input is a request, so a connection that has some is busy. It leaves the queue, and the next call begins
+    /// behind it.
+    fn longest_idle(&mut self) -> Option<usize> {
+        let mut looks = 0;
+        while looks < LOOKS_MAX
+            && let Some(idle) = self.idle.pop_front()
+        {
+            if !self.is_current(&idle) {
+                continue;
+            }
+            let holder = &mut self.holders[idle.holder];
+            if !holder.idle.as_ref().is_some_and(IdleConnection::has_input) {
+                return Some(idle.holder);
+            }
+            holder.state = State::Busy;
+            looks += 1;
+        }
+        None
     }
 
     /// Notes that a busy connection has become idle. Entries that are out of date are removed when they are half of the
@@ -153,6 +173,9 @@ impl Drop for ConnectionPermit {
         }
     }
 }
+
+/// The idle connections whose sockets are looked at for one new connection.
+const LOOKS_MAX: usize = 32;
 
 /// Entries out of date that the queue may always have.
 const IDLE_SLACK: usize = 64;
@@ -286,6 +309,45 @@ mod tests {
             assert!(!held[1].set_idle(&connections[1].0, Waker::noop()));
             assert!(permits.admit(|| {}).is_none());
             drop((new, held));
+        });
+    }
+
+    /// More idle connections have unread input than one new connection may have looked at. The next new connection
+    /// does not look at the same ones again.
+    #[test]
+    fn a_new_connection_looks_at_so_many_idle_ones() {
+        run(|listener| {
+            let count = LOOKS_MAX + 2;
+            let permits = ConnectionPermits::new(count);
+            let mut connections: Vec<_> = (0..count).map(|_| pair(listener)).collect();
+            let mut held: Vec<ConnectionPermit> = (0..count).map(|_| permits.admit(|| {}).unwrap()).collect();
+            for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
+                assert!(permit.set_idle(stream, Waker::noop()));
+            }
+            for (at, (_, peer)) in connections[..=LOOKS_MAX].iter_mut().enumerate() {
+                peer.write_all(b"G").unwrap();
+                while !permits.lock().holders[at].idle.as_ref().unwrap().has_input() {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(permits.admit(|| panic!("the last one is not looked at")).is_none());
+            assert_eq!(permits.lock().idle.len(), 2);
+            let new = permits.admit(|| {}).expect("the last one is idle");
+            let is_held: Vec<bool> = held.iter().map(ConnectionPermit::is_held).collect();
+            assert_eq!(is_held.iter().position(|is_held| !is_held), Some(count - 1));
+            // A connection that reads its input and becomes idle again may give way again.
+            assert_eq!(rustix::io::read(&*connections[0].0, &mut [0; 8]), Ok(1));
+            held[0].set_busy();
+            assert!(held[0].set_idle(&connections[0].0, Waker::noop()));
+            let newer = permits.admit(|| {}).expect("the first one is idle again");
+            assert!(!held[0].is_held() && held[1].is_held());
+            // So may one that has answered without another look at its socket.
+            assert_eq!(rustix::io::read(&*connections[1].0, &mut [0; 8]), Ok(1));
+            assert!(held[1].set_idle(&connections[1].0, Waker::noop()));
+            let newest = permits.admit(|| {}).expect("the second one is idle again");
+            assert!(!held[1].is_held() && held[2].is_held());
+            drop((held, new, newer, newest));
+            assert_eq!(permits.lock().taken, 0);
         });
     }
 

@@ -39,8 +39,18 @@ struct Stripe {
 #[derive(Debug, Default)]
 struct NetworkSockets {
     count: usize,
-    /// The idle ones, which speak HTTP, by the [`Stripe::idle_count`] at which they became idle: the oldest first.
-    idle: Vec<(u64, IdleConnection)>,
+    /// Those that speak HTTP and are idle: the oldest first.
+    idle: Vec<Idle>,
+}
+
+/// A socket that speaks HTTP and is idle.
+#[derive(Debug)]
+struct Idle {
+    /// The [`Stripe::idle_count`] at which it became so.
+    since: u64,
+    connection: IdleConnection,
+    /// The socket had unread input when it was last looked at.
+    has_input: bool,
 }
 
 impl Addresses {
@@ -58,7 +68,7 @@ impl Addresses {
     ///
     /// # Errors
     ///
-    /// The network that has reached the limit, none of whose sockets is idle.
+    /// The network that has reached the limit, none of whose sockets is found to be idle by [`LOOKS_MAX`] looks.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
         let network = Network::of(address);
         let mut stripe = self.stripe(network);
@@ -67,8 +77,8 @@ impl Addresses {
         if sockets.count < self.sockets_max {
             sockets.count += 1;
         } else {
-            let at = sockets.idle.iter().position(|(_, connection)| !connection.has_input()).ok_or(network)?;
-            gives_way = Some(sockets.idle.remove(at).1);
+            let at = sockets.longest_idle().ok_or(network)?;
+            gives_way = Some(sockets.idle.remove(at).connection);
         }
         drop(stripe);
         if let Some(connection) = gives_way {
@@ -103,11 +113,14 @@ impl AddressPermit {
         let next = stripe.idle_count;
         let Some(sockets) = stripe.networks.get_mut(&self.network) else { return false };
         match self.idle_since.map(|since| sockets.find_idle(since)) {
-            Some(Some(at)) => sockets.idle[at].1.set_waker(waker),
+            Some(Some(at)) => {
+                sockets.idle[at].connection.set_waker(waker);
+                sockets.idle[at].has_input = false;
+            }
             Some(None) => return false,
             None => {
                 let connection = IdleConnection::renewed(self.connection.take(), stream, waker);
-                sockets.idle.push((next, connection));
+                sockets.idle.push(Idle { since: next, connection, has_input: false });
                 self.idle_since = Some(next);
                 stripe.idle_count += 1;
             }
@@ -129,7 +142,7 @@ impl AddressPermit {
         let sockets = stripe.networks.get_mut(&self.network);
         let connection = sockets.and_then(|sockets| sockets.find_idle(since).map(|at| sockets.idle.remove(at)));
         drop(stripe);
-        self.connection = connection.map(|(_, connection)| connection);
+        self.connection = connection.map(|idle| idle.connection);
         let is_held = self.connection.is_some();
         if is_held {
             self.idle_since = None;
@@ -140,7 +153,21 @@ impl AddressPermit {
 
 impl NetworkSockets {
     fn find_idle(&self, since: u64) -> Option<usize> {
-        self.idle.binary_search_by_key(&since, |(since, _)| *since).ok()
+        self.idle.binary_search_by_key(&since, |idle| idle.since).ok()
+    }
+
+    /// Returns the index of the socket that has been idle longest and has no unread input. Looks at [`LOOKS_MAX`]
+    /// sockets at most, and at none in which an earlier call has found input: each look is a system call under the
+    /// lock.
+    fn longest_idle(&mut self) -> Option<usize> {
+        let unseen = self.idle.iter_mut().enumerate().filter(|(_, idle)| !idle.has_input);
+        for (at, idle) in unseen.take(LOOKS_MAX) {
+            idle.has_input = idle.connection.has_input();
+            if !idle.has_input {
+                return Some(at);
+            }
+        }
+        None
     }
 }
 
@@ -201,6 +228,9 @@ impl fmt::Debug for Network {
 
 /// The stripes of the table, each with a lock of its own.
 const STRIPES: usize = 16;
+
+/// The idle sockets that are looked at for one new socket.
+const LOOKS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +301,41 @@ mod tests {
         }
         assert!(admit().is_err());
         drop((held, first, second));
+        assert_eq!(entries(&addresses), 0);
+    }
+
+    /// More idle sockets have unread input than one new socket may have looked at. The next new socket does not look at
+    /// the same ones again.
+    #[test]
+    fn a_new_socket_looks_at_so_many_idle_ones() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            (Arc::new(TcpStream::from_std(stream).unwrap()), listener.accept().unwrap().0)
+        };
+        let ((asking, mut peer), (silent, _silent_peer)) = (pair(), pair());
+        peer.write_all(b"G").unwrap();
+        while !super::super::has_input(&asking) {
+            std::thread::yield_now();
+        }
+        let addresses = Addresses::new(LOOKS_MAX + 2);
+        let admit = || addresses.admit([192, 0, 2, 1].into(), || {});
+        let mut held: Vec<AddressPermit> = (0..LOOKS_MAX + 2).map(|_| admit().unwrap()).collect();
+        for (at, permit) in held.iter_mut().enumerate() {
+            assert!(permit.set_idle(if at <= LOOKS_MAX { &asking } else { &silent }, Waker::noop()));
+        }
+        assert!(admit().is_err(), "the last one is not looked at");
+        let new = admit().expect("the last one is idle");
+        assert_eq!(held.iter().position(|permit| !permit.is_held()), Some(LOOKS_MAX + 1));
+        // A socket that becomes idle again may give way again.
+        assert_eq!(rustix::io::read(&*asking, &mut [0; 8]), Ok(1));
+        assert!(held[1].set_idle(&asking, Waker::noop()));
+        let newer = admit().expect("the second one has no input any more");
+        assert!(held[0].is_held() && !held[1].is_held());
+        drop((held, new, newer));
         assert_eq!(entries(&addresses), 0);
     }
 

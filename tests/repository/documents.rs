@@ -15,6 +15,7 @@ const LIMITS: &[&str] = &[
     "HEADERS_MAX",
     "HEAD_BYTES_MAX",
     "LINES_MAX",
+    "LOOKS_MAX",
     "REQUESTS_MAX",
     "SLOTS_MAX",
     "UNPARSED_MAX",
