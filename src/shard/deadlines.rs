@@ -100,15 +100,18 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes the connection if the time of its message under way is over.
+    /// Closes the connection if its message under way has had its time, and everything that had arrived by then has
+    /// been parsed: the message's end may have stood in it. What arrives later does not put the end off.
     pub(super) fn expire_message(&mut self, id: ConnectionId) {
-        let Some(since) = self.incoming.unfinished.since(id) else { return };
+        let Some(since) = self.incoming.unfinished.since(id, self.now) else { return };
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {
             return;
         }
+        let unread = self.sockets[id.slot() as usize].as_ref().map_or(0, |socket| self.io.unread(socket));
+        let left = self.incoming.unfinished.left(id, unread);
         let has_unparsed = self.hub.connections.get(id).is_some_and(|connection| connection.io.has_unparsed);
-        if has_unparsed || self.is_full() {
-            // The rest may have come. The shard looks again when the input is parsed, and with the next tick.
+        if has_unparsed || left > 0 {
+            // The shard looks again when the input is parsed, and with the next tick.
             return;
         }
         tracing::debug!(%id, peer = self.peer(id), "message timeout");

@@ -24,8 +24,9 @@ struct Parsed {
 }
 
 impl<I: Io> Shard<I> {
-    /// Parses the input that has arrived, up to `share` frames, and acts on it. Returns how many frames that were.
-    pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, share: u32) -> u32 {
+    /// Parses the input that has arrived, up to `share` frames, and acts on it. Its last `new` bytes were received just
+    /// now. Returns how many frames that were.
+    pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, new: usize, share: u32) -> u32 {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         input.limit_frames(share);
@@ -41,7 +42,7 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
-        self.note_unfinished(id, has_ended_message, is_paused);
+        self.note_unfinished(id, new, has_ended_message);
         self.notice_close(id);
         frames
     }
@@ -168,20 +169,14 @@ impl<I: Io> Shard<I> {
 
     /// Notes the memory that the connection's message under way holds, and keeps all messages within their limit.
     ///
-    /// The time in which input waits counts for the message if the client has used up its share of the turn, and does
-    /// not if the shard may not parse (`is_paused`).
-    fn note_unfinished(&mut self, id: ConnectionId, has_ended_message: bool, is_paused: bool) {
+    /// The time in which input waits to be parsed is the client's, whatever it has sent.
+    fn note_unfinished(&mut self, id: ConnectionId, new: usize, has_ended_message: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
             self.incoming.unfinished.forget(id);
         }
         if connection.io.has_unparsed {
-            if is_paused {
-                self.incoming.unfinished.pause(id, self.now);
-            } else if self.incoming.unfinished.resume(id, self.now) {
-                self.schedule(id);
-            }
-            return;
+            return self.incoming.unfinished.received(id, new);
         }
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
         let bytes = partial + connection.websocket.assembled_bytes();
@@ -190,6 +185,8 @@ impl<I: Io> Shard<I> {
         }
         if self.incoming.unfinished.note(id, bytes, self.now) {
             self.schedule(id);
+        } else {
+            self.incoming.unfinished.received(id, new);
         }
         // The message's time may have been over while there was unparsed input, in which its end might have stood.
         self.expire_message(id);

@@ -63,6 +63,9 @@ impl<I: Io> Shard<I> {
     /// too.
     pub(super) fn receive(&mut self) {
         let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
+        // A client whose input waits for the shard does not use up the time of its message.
+        let receives_nothing = !self.incoming.is_empty() && self.is_full();
+        self.incoming.unfinished.stop(receives_nothing, self.now);
         for _ in 0..self.pace.receive_batches {
             if budget == 0 || self.incoming.is_empty() {
                 return;
@@ -112,7 +115,7 @@ impl<I: Io> Shard<I> {
             share
         };
         for (id, buffer) in unparsed {
-            budget = budget.saturating_sub(self.input(id, buffer, share(budget)));
+            budget = budget.saturating_sub(self.input(id, buffer, 0, share(budget)));
             // The socket may have become readable meanwhile.
             self.look_again(id);
         }
@@ -157,7 +160,7 @@ impl<I: Io> Shard<I> {
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
                 let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
-                let frames = self.input(id, buffer, share);
+                let frames = self.input(id, buffer, count, share);
                 if has_more {
                     self.look_again(id);
                 }

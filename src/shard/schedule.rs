@@ -25,7 +25,7 @@ impl<I: Io> Shard<I> {
         let deadline = connection.websocket.deadline(&keep_alive);
         let message = match self.limits.message_ticks_max {
             0 => None,
-            ticks => self.incoming.unfinished.since(id).map(|since| since.after(ticks)),
+            ticks => self.incoming.unfinished.since(id, self.now).map(|since| since.after(ticks)),
         };
         let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));

@@ -29,6 +29,7 @@ mod closes;
 mod crowds;
 mod leftovers;
 mod line;
+mod message_times;
 mod network;
 mod plan;
 mod random;

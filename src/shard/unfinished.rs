@@ -13,6 +13,10 @@ pub(super) struct Unfinished {
     bytes: usize,
     /// The number of messages that have ever begun.
     count: u64,
+    /// The time of all messages stands still from then on: the shard receives nothing.
+    stopped_at: Option<Tick>,
+    /// The ticks for which it stood still before.
+    stood: u32,
 }
 
 /// One connection's message under way.
@@ -20,32 +24,30 @@ pub(super) struct Unfinished {
 struct Begun {
     /// The message's place among all that have ever begun.
     number: u64,
-    /// When the message began, later by the time in which it was paused.
+    /// When the message began, by [`Unfinished::clock`], later by the time in which it was paused.
     since: Tick,
-    /// The time since which the connection's input has not been parsed, for reasons that are not the client's.
+    /// The time since which the connection is not received from, by the same clock.
     paused: Option<Tick>,
     bytes: usize,
+    /// Bytes that had arrived when its time was over, and that the shard has yet to receive. Set when it is over.
+    left: Option<usize>,
 }
 
 impl Unfinished {
-    /// Notes that a message holds so many bytes of buffers, and that its input is parsed. Returns whether its deadline
-    /// is new.
+    /// Notes that a message holds so many bytes of buffers. Returns whether it is new.
     pub(super) fn note(&mut self, id: ConnectionId, bytes: usize, now: Tick) -> bool {
         let bytes = bytes + ENTRY;
         self.bytes += bytes;
-        match self.begun.get_mut(&id) {
-            Some(begun) => {
-                self.bytes -= begun.bytes;
-                begun.bytes = bytes;
-                begun.resume(now)
-            }
-            None => {
-                self.begun.insert(id, Begun { number: self.count, since: now, paused: None, bytes });
-                self.order.insert(self.count, id);
-                self.count += 1;
-                true
-            }
+        if let Some(begun) = self.begun.get_mut(&id) {
+            self.bytes -= begun.bytes;
+            begun.bytes = bytes;
+            return false;
         }
+        let since = self.clock(now);
+        self.begun.insert(id, Begun { number: self.count, since, paused: None, bytes, left: None });
+        self.order.insert(self.count, id);
+        self.count += 1;
+        true
     }
 
     /// Notes that the connection has no message under way any more.
@@ -63,21 +65,63 @@ impl Unfinished {
         }
     }
 
-    /// Stops the time of the connection's message: its input is not parsed.
+    /// Notes whether the shard receives nothing, from anybody. The time of all messages stands still meanwhile.
+    #[inline]
+    pub(super) fn stop(&mut self, is_stopped: bool, now: Tick) {
+        match self.stopped_at {
+            Some(since) if !is_stopped => {
+                self.stood += now.since(since);
+                self.stopped_at = None;
+            }
+            None if is_stopped => self.stopped_at = Some(now),
+            _ => {}
+        }
+    }
+
+    /// Stops the time of the connection's message: its input is not received.
     pub(super) fn pause(&mut self, id: ConnectionId, now: Tick) {
+        let now = self.clock(now);
         if let Some(begun) = self.begun.get_mut(&id) {
             begun.paused.get_or_insert(now);
         }
     }
 
-    /// Lets the time of the connection's message go on. Returns whether it had been stopped.
-    pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) -> bool {
-        self.begun.get_mut(&id).is_some_and(|begun| begun.resume(now))
+    /// Lets the time of the connection's message go on.
+    pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) {
+        let now = self.clock(now);
+        if let Some(begun) = self.begun.get_mut(&id)
+            && let Some(paused) = begun.paused.take()
+        {
+            begun.since = begun.since.after(now.since(paused));
+        }
     }
 
-    /// Returns when the connection's message under way began, unless its time has been stopped.
-    pub(super) fn since(&self, id: ConnectionId) -> Option<Tick> {
-        self.begun.get(&id).filter(|begun| begun.paused.is_none()).map(|begun| begun.since)
+    /// Returns when the connection's message under way began, later by the time in which it stood still. `None` while
+    /// it is paused.
+    pub(super) fn since(&self, id: ConnectionId, now: Tick) -> Option<Tick> {
+        let begun = self.begun.get(&id).filter(|begun| begun.paused.is_none())?;
+        Some(begun.since.after(now.since(self.clock(now))))
+    }
+
+    /// Notes that so many bytes were received from the connection.
+    pub(super) fn received(&mut self, id: ConnectionId, bytes: usize) {
+        if let Some(left) = self.begun.get_mut(&id).and_then(|begun| begun.left.as_mut()) {
+            *left = left.saturating_sub(bytes);
+        }
+    }
+
+    /// Returns how many of the bytes that had arrived when the time of the connection's message was over have yet to be
+    /// received. The time is over, and `unread` bytes wait in its socket: by the first call, all of them.
+    pub(super) fn left(&mut self, id: ConnectionId, unread: usize) -> usize {
+        let Some(begun) = self.begun.get_mut(&id) else { return 0 };
+        let left = begun.left.map_or(unread, |left| left.min(unread));
+        begun.left = Some(left);
+        left
+    }
+
+    /// The time by which messages are measured: it stands still while the shard receives nothing.
+    fn clock(&self, now: Tick) -> Tick {
+        Tick(self.stopped_at.unwrap_or(now).0 - self.stood)
     }
 
     /// Returns the connection whose message has been under way for the longest time.
@@ -88,15 +132,6 @@ impl Unfinished {
     /// Returns the bytes that all messages under way hold, their entries here included.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-    }
-}
-
-impl Begun {
-    /// Takes off the time in which the message was paused. Returns whether it was.
-    fn resume(&mut self, now: Tick) -> bool {
-        let Some(paused) = self.paused.take() else { return false };
-        self.since = self.since.after(now.since(paused));
-        true
     }
 }
 
@@ -120,10 +155,10 @@ mod tests {
         assert!(unfinished.note(id(1), 100, Tick(5)));
         assert!(!unfinished.note(id(1), 40, Tick(7)));
         assert!(unfinished.note(id(2), 0, Tick(8)));
-        assert_eq!((unfinished.bytes(), unfinished.since(id(1))), (40 + 2 * ENTRY, Some(Tick(5))));
+        assert_eq!((unfinished.bytes(), unfinished.since(id(1), Tick(8))), (40 + 2 * ENTRY, Some(Tick(5))));
         unfinished.forget(id(1));
         unfinished.forget(id(1));
-        assert_eq!((unfinished.bytes(), unfinished.since(id(1))), (ENTRY, None));
+        assert_eq!((unfinished.bytes(), unfinished.since(id(1), Tick(8))), (ENTRY, None));
     }
 
     /// Input of the client in the meantime does not begin the message's time anew.
@@ -133,13 +168,44 @@ mod tests {
         unfinished.note(id(1), 100, Tick(5));
         unfinished.pause(id(1), Tick(10));
         unfinished.pause(id(1), Tick(12));
-        assert_eq!(unfinished.since(id(1)), None);
-        assert!(unfinished.note(id(1), 100, Tick(17)), "its deadline has moved");
-        assert_eq!(unfinished.since(id(1)), Some(Tick(12)));
-        unfinished.pause(id(1), Tick(20));
-        assert!(unfinished.resume(id(1), Tick(21)));
-        assert!(!unfinished.resume(id(1), Tick(30)));
-        assert_eq!(unfinished.since(id(1)), Some(Tick(13)));
+        assert_eq!(unfinished.since(id(1), Tick(12)), None);
+        unfinished.resume(id(1), Tick(17));
+        assert!(!unfinished.note(id(1), 100, Tick(17)));
+        unfinished.resume(id(1), Tick(30));
+        assert_eq!(unfinished.since(id(1), Tick(30)), Some(Tick(12)));
+    }
+
+    /// Time in which the shard receives nothing counts for no message, and once where a message is paused as well.
+    #[test]
+    fn the_time_of_all_messages_stands_still_together() {
+        let mut unfinished = Unfinished::default();
+        unfinished.note(id(1), 100, Tick(5));
+        unfinished.note(id(2), 100, Tick(5));
+        unfinished.pause(id(2), Tick(8));
+        unfinished.stop(true, Tick(10));
+        unfinished.stop(true, Tick(13));
+        assert_eq!(unfinished.since(id(1), Tick(14)), Some(Tick(9)));
+        unfinished.note(id(3), 100, Tick(15));
+        unfinished.stop(false, Tick(20));
+        unfinished.stop(false, Tick(21));
+        unfinished.resume(id(2), Tick(22));
+        let since = |number| unfinished.since(id(number), Tick(30));
+        // The third has begun while the time stood still, the second was paused for four ticks beside.
+        assert_eq!([since(1), since(2), since(3)], [Some(Tick(15)), Some(Tick(19)), Some(Tick(20))]);
+    }
+
+    #[test]
+    fn what_arrives_after_the_time_is_not_waited_for() {
+        let mut unfinished = Unfinished::default();
+        unfinished.note(id(1), 100, Tick(5));
+        unfinished.received(id(1), 50);
+        assert_eq!(unfinished.left(id(1), 300), 300);
+        unfinished.received(id(1), 100);
+        assert_eq!(unfinished.left(id(1), 1_000), 200);
+        // The kernel has dropped some of it.
+        assert_eq!(unfinished.left(id(1), 20), 20);
+        unfinished.received(id(1), 500);
+        assert_eq!(unfinished.left(id(1), 1_000), 0);
     }
 
     #[test]

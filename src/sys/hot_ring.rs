@@ -408,6 +408,11 @@ impl Io for HotRing {
         }
     }
 
+    fn unread(&self, socket: &OwnedFd) -> usize {
+        // A socket that cannot tell has failed, as the next receive will show.
+        net::unread(socket).unwrap_or_default()
+    }
+
     fn unacknowledged(&self, socket: &OwnedFd) -> usize {
         // What cannot be asked has no connection any more.
         net::unacknowledged(socket).unwrap_or_default()

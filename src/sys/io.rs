@@ -45,6 +45,9 @@ pub trait Io {
     /// Tells the peer that nothing more will be sent (TCP FIN after what is queued).
     fn finish(&mut self, socket: &Self::Socket);
 
+    /// Returns how many bytes have arrived at the socket and were not received.
+    fn unread(&self, socket: &Self::Socket) -> usize;
+
     /// Returns how many bytes that the socket took the peer has not taken from it. The end is one, if it was finished.
     fn unacknowledged(&self, socket: &Self::Socket) -> usize;
 

@@ -124,6 +124,15 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
+/// Returns how many bytes have arrived at the socket and were not received (`SIOCINQ`). The end behind them is none.
+///
+/// # Errors
+///
+/// What `ioctl(2)` answers.
+pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
+    Ok(usize::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(usize::MAX))
+}
+
 /// Returns how many bytes that the socket took the peer has not acknowledged (`SIOCOUTQ`). The end behind them is one.
 /// A connection that is over, by a reset for example, has none: the kernel goes on counting what nobody will take.
 ///

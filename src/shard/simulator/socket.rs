@@ -143,6 +143,10 @@ impl Io for SimulatedIo {
         assert!(may_end, "line {} is finished before its close frame is out", socket.line);
     }
 
+    fn unread(&self, socket: &SimulatedSocket) -> usize {
+        self.0.borrow_mut().line(socket.line).arrived.len()
+    }
+
     fn unacknowledged(&self, socket: &SimulatedSocket) -> usize {
         self.0.borrow_mut().line(socket.line).sent.len()
     }

@@ -598,6 +598,25 @@ fn a_reset_gives_up_what_is_unsent() {
     assert_eq!(received, b"taken");
 }
 
+/// The end behind them is no byte.
+#[test]
+fn bytes_that_were_not_received_are_counted() {
+    let ring = HotRing::new().unwrap();
+    let (server, mut client) = pair(None);
+    assert_eq!(ring.unread(&server), 0);
+    client.write_all(&[7; 1_000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let begin = Instant::now();
+    while !net::has_left(&server) {
+        assert!(begin.elapsed() < PATIENCE, "the end does not arrive");
+    }
+    assert_eq!(ring.unread(&server), 1_000);
+    assert_eq!(net::receive_now(&server, &mut [0; 400]).unwrap(), 400);
+    assert_eq!(ring.unread(&server), 600);
+    assert_eq!(net::receive_now(&server, &mut [0; 1_000]).unwrap(), 600);
+    assert_eq!(ring.unread(&server), 0);
+}
+
 #[test]
 fn what_is_dropped_before_it_was_submitted_leaves_nothing_behind() {
     let mut ring = HotRing::new().unwrap();
