@@ -113,7 +113,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Plans a subscriber's share of a topic's walk, behind its outbox. Returns how many bytes the connection is
-    /// handed, to its socket or to its backlog; `None` if there was no room in the connection's entry of this batch.
+    /// handed, to its socket or to its backlog; `None` if this batch has no room for it: the connection's entry is
+    /// full, or the connection is owed more than it may be.
     fn plan_member(&mut self, slot: u32, topic: TopicId) -> Option<usize> {
         let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
         let run = self.hub.run(topic);
@@ -126,7 +127,7 @@ impl<I: Io> Shard<I> {
                 Portion::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
             }
             (None, Share::Nothing) => return Some(0),
-            (Some(output), _) if !output.backlog.is_empty() => return Some(self.owe_share(id, topic)),
+            (Some(output), _) if !output.backlog.is_empty() => return self.owe_share(id, topic),
             (Some(_), share) => {
                 let outbox = self.take_outbox(id);
                 let share = match share {
@@ -156,16 +157,20 @@ impl<I: Io> Shard<I> {
     }
 
     /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has, many of
-    /// which may have to be copied.
-    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> usize {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+    /// which may have to be copied; `None` if the connection is owed more than it may be.
+    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
+        self.flush.outcomes.push(Outcome::Slow(id));
+        if self.is_too_slow(id) {
+            // The turn closes it before the next batch, unless this batch sends enough of its backlog.
+            return None;
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
         // The frames in the outbox were appended before.
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         let owed = self.hub.owed_by_walk(topic, id.slot());
         let bytes = length(&owed);
         self.owe(id, outbox.into_iter().chain(owed));
-        self.flush.outcomes.push(Outcome::Slow(id));
-        bytes
+        Some(bytes)
     }
 
     /// Takes the outbox of a connection without a backlog, which owns no output from then on.

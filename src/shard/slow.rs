@@ -44,18 +44,22 @@ impl<I: Io> Shard<I> {
 
     /// Closes a slow consumer whose backlog is beyond its limit.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if self.is_too_slow(id) {
+            self.close_slow(id);
+        }
+    }
+
+    /// Returns whether an open connection is owed more than it may be, and has not kept up until now.
+    pub(super) fn is_too_slow(&self, id: ConnectionId) -> bool {
+        let Some(connection) = self.hub.connections.get(id) else { return false };
         // The backlog of a closing connection grows no more, and has its close frame.
         if connection.websocket.state() != State::Open {
-            return;
+            return false;
         }
-        let Some(output) = &mut connection.io.output else { return };
+        let Some(output) = &connection.io.output else { return false };
         let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
             && output.backlog.messages() <= self.limits.backlog_messages_max;
-        if is_within || !(output.backlog.was_refused() || connection.is_held) {
-            return;
-        }
-        self.close_slow(id);
+        !is_within && (output.backlog.was_refused() || connection.is_held)
     }
 
     /// Closes an open connection that does not take its output. The messages that its socket has not begun to take are

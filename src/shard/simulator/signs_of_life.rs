@@ -1,16 +1,19 @@
 //! Clients that send and do not take, or take and do not send, and how long they may.
 
+use bytes::{Bytes, BytesMut};
+
 use super::{
     super::{io_state::Reading, pace::Pace},
     client::Client,
     plan::Plan,
     random::Random,
-    simulation::Simulation,
-    world::{PONG, World},
+    simulation::{Simulation, arrival},
+    socket::SimulatedSocket,
+    world::{ANSWER, PONG, World},
 };
 use crate::{
     config::{Config, Settings},
-    hub::ConnectionId,
+    hub::{ConnectionId, Scope, TopicName},
     metrics::Counter,
     proto::{KeepAlive, State, Tick},
 };
@@ -166,4 +169,32 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
     assert!(simulation.counters.get(Counter::PongTimeout) > 0, "the others were silent");
     simulation.network.borrow_mut().is_over = true;
+}
+
+/// A slow consumer of two topics whose walks meet in a batch. The share of the first goes beyond the limit of its
+/// backlog, so that of the second is dropped instead of being owed for the rest of the batch.
+#[test]
+fn a_slow_consumer_gets_no_share_beyond_the_one_that_closes_it() {
+    let mut world = World::without_clients(|config| config.limits.backlog_bytes_max = 40_000);
+    let topics = [TopicName::new("t").expect("a name"), TopicName::new("u").expect("a name")];
+    let mut connect = |room, subscriptions: &[&TopicName], topic: &TopicName| {
+        let socket = SimulatedSocket::connect(&world.network, ANSWER, room);
+        let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
+        let forwards = Some((topic.clone(), Scope::Server));
+        let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
+        world.shard.adopt(Tick(0), arrival).expect("there is room")
+    };
+    connect(1_000, &[&topics[0], &topics[1]], &topics[0]);
+    topics.iter().for_each(|topic| _ = connect(usize::MAX, &[], topic));
+    while world.shard.turn(Tick(0)) {}
+    let message = [&b"\x82\xfe\x27\x10\0\0\0\0"[..], &[0; 10_000]].concat();
+    world.arrive(1, &message, 4);
+    while world.shard.turn(Tick(0)) {}
+    let counted = |world: &World| {
+        [Counter::SlowClosed, Counter::Deliveries, Counter::SlowDropped].map(|counter| world.counters.get(counter))
+    };
+    assert_eq!(counted(&world), [0, 4, 0]);
+    (1..=2).for_each(|client| world.arrive(client, &message, 1));
+    while world.shard.turn(Tick(0)) {}
+    assert_eq!(counted(&world), [1, 5, 2]);
 }
