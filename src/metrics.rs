@@ -3,6 +3,8 @@
 //! Each counter has a single writer, its own thread; everybody else only reads. So an increment is a plain load and
 //! store, and a reader sees each number a moment late, never torn.
 
+mod process;
+
 use std::{
     fmt::{self, Write as _},
     sync::{
@@ -148,6 +150,8 @@ counters! {
     HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.
     HttpReturned "http_returned_total" "connections" Counter Control;
+    /// Topics whose messages the shard puts in order. Those that nobody uses and that are remembered count too.
+    Topics "topics" "topics" Gauge Shard;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
     MessagesIn "messages_in_total" "messages" Counter Both;
     /// Bytes received on established connections, and of bodies that were published.
@@ -307,7 +311,8 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
 }
 
 /// Everything in the text format of Prometheus, version 0.0.4. Each sample says which thread it is from:
-/// `shard="0"` and so on, or `shard="control"`; `shard="process"` is what no thread counts for itself.
+/// `shard="0"` and so on, or `shard="control"`; `shard="process"` is what no thread counts for itself. What the kernel
+/// knows of the process has no label: `process_resident_memory_bytes` and `process_open_fds`.
 #[must_use]
 pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut text = String::with_capacity(16 * 1_024);
@@ -355,6 +360,7 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     line(format_args!("{PREFIX}taken_timestamp_seconds{{shard=\"process\"}} {time:.3}"));
     head(&mut line, "build_info", "Which hub this is.", "gauge");
     line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    process::append(&mut text);
     text
 }
 

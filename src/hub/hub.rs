@@ -104,6 +104,12 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.home(name)
     }
 
+    /// Returns how many topics this shard is the home of. Those that nobody uses and that are remembered count too.
+    #[must_use]
+    pub fn topics(&self) -> usize {
+        self.topics.homes()
+    }
+
     /// Returns how many subscribers the topic has on this shard.
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {

@@ -133,6 +133,8 @@ pub(super) struct Topics {
     by_name: HashMap<TopicName, TopicId>,
     topics: Vec<Option<Topic>>,
     free: Vec<u32>,
+    /// The topics that have their home here.
+    homes: usize,
     /// Unused topics, each at most once; the one that has been unused for longest is first.
     idle: VecDeque<TopicId>,
     idle_max: usize,
@@ -149,6 +151,7 @@ impl Topics {
             by_name: HashMap::new(),
             topics: Vec::new(),
             free: Vec::new(),
+            homes: 0,
             idle: VecDeque::new(),
             idle_max,
             epoch_next: epoch_first,
@@ -211,6 +214,7 @@ impl Topics {
                 self.idle.push_back(id);
             } else {
                 let name = topic.name.clone();
+                self.homes -= usize::from(matches!(topic.role, TopicRole::Home(_)));
                 self.by_name.remove(&name);
                 self.topics[id.0 as usize] = None;
                 self.free.push(id.0);
@@ -221,6 +225,11 @@ impl Topics {
     /// Returns the topic of that name, if the shard knows it.
     pub(super) fn find(&self, name: &TopicName) -> Option<TopicId> {
         self.by_name.get(name).copied()
+    }
+
+    /// Returns how many topics have their home on this shard.
+    pub(super) fn homes(&self) -> usize {
+        self.homes
     }
 
     #[cfg(test)]
@@ -261,6 +270,7 @@ impl Topics {
         let home = self.home(name);
         if home == self.shard {
             self.epoch_next += 1;
+            self.homes += 1;
             let epoch = self.epoch_next - 1;
             return TopicRole::Home(Home { epoch, offset: 0, interested: Vec::new(), remembering: Vec::new() });
         }
@@ -337,7 +347,7 @@ mod tests {
         let again = topics.attach(&name("a"));
         let again = home(&mut topics[again]);
         assert_eq!((again.epoch, again.offset), (13, 0));
-        assert_eq!(topics.len(), 3);
+        assert_eq!((topics.len(), topics.homes()), (3, 3));
     }
 
     #[test]
@@ -383,6 +393,7 @@ mod tests {
             topics.notice_unused(id);
         }
         assert_eq!((topics.len(), topics.idle.len()), (100, 50), "no other is forgotten for one that is due");
+        assert_eq!(topics.homes(), 0, "their home is another shard");
         // A topic that has become due since it was put into the queue leaves it, and is not forgotten.
         set_due(&mut topics, 1, true);
         topics.idle_max = 0;

@@ -26,6 +26,7 @@ impl<I: Io> Shard<I> {
         self.io.submit();
         self.count(Counter::Turns, 1);
         self.counters.set(Counter::LaneOverflow, self.hub.overflowed());
+        self.counters.set(Counter::Topics, self.hub.topics() as u64);
         self.has_work()
     }
 

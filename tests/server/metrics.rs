@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fs,
     io::Write as _,
     net::TcpStream,
     sync::{
@@ -35,7 +36,9 @@ fn parse(text: &str) -> Samples {
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
             let (series, value) = line.rsplit_once(' ').expect(line);
-            let (name, labels) = series.split_once('{').expect(line);
+            // What the process has carries no label, as everywhere.
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            assert_eq!(labels == "}", name.starts_with("process_"), "{line}");
             let suffixes: &[&str] = if types[family] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
             assert!(suffixes.iter().any(|suffix| name.strip_suffix(suffix) == Some(family)), "{line} in {family}");
             check_labels(labels.strip_suffix('}').expect(line));
@@ -50,12 +53,13 @@ fn parse(text: &str) -> Samples {
 }
 
 fn is_name(name: &str) -> bool {
-    name.starts_with("ringhub_") && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    let is_ours = name.starts_with("ringhub_") || name.starts_with("process_");
+    is_ours && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn check_labels(labels: &str) {
     let mut names = HashSet::new();
-    for label in labels.split(',') {
+    for label in labels.split(',').filter(|label| !label.is_empty()) {
         let (name, value) = label.split_once('=').expect(labels);
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect(labels);
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase()) && !value.contains(['"', '\\']), "{labels}");
@@ -192,6 +196,7 @@ fn a_whole_run_adds_up() {
         ("opened_total", 14),
         ("ended_total", 4),
         ("connections_open", 10),
+        ("topics", 2),
         ("http_connections_total", 1 + 1 + 5),
         ("http_connections_open", 1),
         ("http_requests_total", 2 + 30 + large_posts + 5),
@@ -221,6 +226,41 @@ fn a_whole_run_adds_up() {
     for name in names {
         assert_eq!((&*name, sum(&samples, &name)), (&*name, counts.get(&name) as f64));
     }
+}
+
+/// A topic counts once, at its home, whichever shards it is used on; for as long as it is remembered.
+#[test]
+fn topics_are_counted_once() {
+    let server = Server::start(&["--shards", "3", "--max-idle-topics", "0"]);
+    let mut scraper = dial(server.address());
+    assert_eq!(sum(&scrape(&mut scraper), "topics"), 0.0);
+    let connect = |number: usize| server.connect(&format!("/t/{}?mode=sub", number % 20));
+    let subscribers: Vec<Client> = (0..60).map(connect).collect();
+    server.expect_counts(&[("topics", 20)]);
+    let samples = scrape_anew(&mut scraper);
+    assert_eq!(sum(&samples, "topics"), 20.0);
+    let homes = samples.iter().filter(|(series, count)| series.starts_with("ringhub_topics{") && **count > 0.0);
+    assert!(homes.count() > 1, "{samples:?}");
+    subscribers.into_iter().for_each(Client::leave);
+    server.expect_counts(&[("connections_open", 0), ("topics", 0)]);
+    assert_eq!(sum(&scrape_anew(&mut scraper), "topics"), 0.0);
+}
+
+/// The process's memory and descriptors are those that the kernel shows to others.
+#[test]
+fn the_process_has_memory_and_descriptors() {
+    let server = Server::start(&["--shards", "2"]);
+    let mut scraper = dial(server.address());
+    let before = scrape(&mut scraper);
+    let clients: Vec<Client> = (0..50).map(|_| server.connect("/t/x?mode=sub")).collect();
+    server.expect_counts(&[("connections_open", 50)]);
+    let after = scrape_anew(&mut scraper);
+    assert_eq!(after["process_open_fds"] - before["process_open_fds"], 50.0);
+    let listed = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    assert_eq!(after["process_open_fds"], listed as f64);
+    let resident = after["process_resident_memory_bytes"];
+    assert!((1e6..1e9).contains(&resident) && resident % 1_024.0 == 0.0, "{resident}");
+    drop(clients);
 }
 
 /// Its name in the table, if it is there.
