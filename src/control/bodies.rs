@@ -204,6 +204,32 @@ mod tests {
         assert_eq!(bodies.lock().bytes, 0);
     }
 
+    /// A client may go at any moment, also before the reader of its body has waited for anything.
+    #[test]
+    fn a_body_that_is_dropped_before_it_is_awaited_gives_its_room_back() {
+        let bodies = Bodies::new(10);
+        let kept = || {
+            let table = bodies.lock();
+            (table.bytes, table.incomplete.len())
+        };
+        let (body, given_way) = bodies.begin();
+        body.grow(6).unwrap();
+        drop((body, given_way));
+        assert_eq!(kept(), (0, 0));
+        // One that has given way has nothing to give back, whether its reader knows of that or not.
+        let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let (body, given_way) = bodies.begin();
+        bodies.lock().incomplete.get_mut(&body.number).unwrap().since = start;
+        body.grow(6).unwrap();
+        drop(given_way);
+        let room = bodies.take(8).expect("the body gives way");
+        assert_eq!(body.grow(1), Err(NoRoom));
+        drop(body);
+        assert_eq!(kept(), (8, 0));
+        drop(room);
+        assert_eq!(kept(), (0, 0));
+    }
+
     /// A body loses its room only to one that finds it.
     #[test]
     fn nothing_gives_way_in_vain() {

@@ -236,6 +236,40 @@ mod tests {
         });
     }
 
+    /// A request beyond the limit waits in its task until another one is taken, and loses nothing by that.
+    #[test]
+    fn requests_beyond_the_limit_wait() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (publisher, Requests(mut requests)) = Publisher::new();
+            let ask = |number: usize| {
+                let (publisher, topic) = (publisher.clone(), TopicName::new(&number.to_string()).unwrap());
+                tokio::spawn(async move { publisher.publish(topic, None, PreparedMessage::text("x")).await })
+            };
+            let mut asking: Vec<_> = (0..=REQUESTS_MAX).map(ask).collect();
+            let let_all_run = || async {
+                for _ in 0..2 * REQUESTS_MAX {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let_all_run().await;
+            assert_eq!(requests.len(), REQUESTS_MAX);
+            // Its answer is dropped.
+            let Some(Submission { request: ShardRequest::Publish { topic, .. }, .. }) = requests.recv().await else {
+                panic!("none has come");
+            };
+            assert_eq!(asking.remove(0).await.unwrap(), None);
+            assert_eq!(topic.as_str(), "0");
+            let_all_run().await;
+            assert_eq!(requests.len(), REQUESTS_MAX, "the last one has come");
+            assert!(asking.iter().all(|asking| !asking.is_finished()));
+            drop(requests);
+            for asking in asking {
+                assert_eq!(asking.await.unwrap(), None);
+            }
+        });
+    }
+
     /// A request is answered by its place if the topic's home has taken it before the end, and by `None` if not.
     #[test]
     fn no_request_waits_for_shards_that_have_ended() {

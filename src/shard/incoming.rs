@@ -158,6 +158,12 @@ impl Incoming {
         (buffer, copied)
     }
 
+    /// Returns the bytes of receive buffers that are free.
+    #[cfg(test)]
+    pub(super) fn free_bytes(&self) -> usize {
+        self.buffers.iter().map(BytesMut::capacity).sum()
+    }
+
     fn empty_buffer(&mut self) -> BytesMut {
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.clear();
@@ -188,7 +194,7 @@ fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut ShardConnection,
 pub(super) const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 
 /// Bytes of one receive while many connections have unparsed input.
-const RECEIVE_SMALL: usize = 2 * 1_024;
+pub(super) const RECEIVE_SMALL: usize = 2 * 1_024;
 
 /// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
 /// come on top.

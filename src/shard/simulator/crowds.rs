@@ -13,11 +13,14 @@ use super::{
     world::{ANSWER, EMPTY_MESSAGE, PING, PONG, World},
 };
 use crate::{
-    config::{Config, Settings},
+    config::{Config, Limits, Settings},
     hub::{ConnectionId, Scope, TopicName},
     metrics::Counter,
     proto::{State, Tick},
-    shard::pace::Pace,
+    shard::{
+        incoming::{RECEIVE_BUFFER, RECEIVE_SMALL},
+        pace::Pace,
+    },
 };
 
 const FRAMES: u64 = Pace::DEFAULT.frames as u64;
@@ -286,6 +289,39 @@ fn input_that_waits_is_bounded() {
         most = most.max(kept.sum());
     }
     assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
+}
+
+/// Buffers that wait with input, those of a batch that is added to them, and those that are free.
+#[test]
+fn receive_buffers_are_bounded() {
+    const WAITING: usize = 63;
+    const ADDED: usize = 200;
+    const QUICK: usize = 64;
+    let mut world = World::new(WAITING + ADDED + QUICK);
+    let kept = |world: &World| {
+        let connections = &world.shard.hub.connections;
+        let partials = connections.ids().filter_map(|id| connections.get(id)?.io.partial.as_ref());
+        // Parsing has moved past the front of a buffer. Small ones are not of those.
+        let waiting = partials.filter(|rest| rest.capacity() > 2 * RECEIVE_SMALL).count() * RECEIVE_BUFFER;
+        waiting + world.shard.incoming.free_bytes()
+    };
+    let mut most = 0;
+    let mut turn = |world: &mut World| {
+        world.turn();
+        most = most.max(kept(world));
+    };
+    (0..WAITING).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 11_000));
+    turn(&mut world);
+    (WAITING..WAITING + ADDED).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 11_000));
+    turn(&mut world);
+    for _ in 0..100 {
+        (0..QUICK).for_each(|client| world.arrive(WAITING + ADDED + client, PONG, 1));
+        turn(&mut world);
+    }
+    while world.shard.turn(Tick(0)) {
+        most = most.max(kept(&world));
+    }
+    assert!((Limits::RECEIVED_BYTES_MAX / 3..=Limits::RECEIVED_BYTES_MAX).contains(&most), "{most} bytes are kept");
 }
 
 /// The input behind a large frame is no more than one receive, and does not keep the frame's buffer.
