@@ -31,7 +31,7 @@ pub use memory::MemoryPart;
 pub use quantities::{Size, Time};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler};
-pub(crate) use routes::rules::{RuleFault, settle};
+pub(crate) use routes::rules::{RuleFault, Sources, settle};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;

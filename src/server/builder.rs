@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use super::{Server, hub::Hub};
 use crate::{
     auth::Gate,
-    config::{Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, settle},
+    config::{Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, settle},
     control::publisher::Requests,
     documents::Documents,
     endpoints::{Conflict, Endpoints, Mount},
@@ -221,11 +221,12 @@ impl Builder {
         };
         let mut table = Table::default();
         for (pattern, options, factory) in routes {
-            let (pattern, rules) = settle_route(&pattern, &options, &config)?;
+            let (pattern, rules) = settle_route(&pattern, &options, Sources::WebSockets, &config)?;
             table.routes.push(Route { pattern, rules, topics: None, factory });
         }
         if serves_topics {
-            let (pattern, rules) = settle_route(TOPIC_PATTERN, &RouteOptions::new(), &config)?;
+            let sources = Sources::WebSocketsAndBodies;
+            let (pattern, rules) = settle_route(TOPIC_PATTERN, &RouteOptions::new(), sources, &config)?;
             table.routes.push(hub_route(pattern, rules, TopicSpace::default()));
         }
         for (path, documents, options) in documents {
@@ -248,15 +249,19 @@ impl Builder {
     }
 }
 
-/// Checks the pattern and the rules of a route of the embedder's. Such a route takes no bodies, and topics have the
-/// server's own rules.
-fn settle_route(pattern: &str, options: &RouteOptions, config: &Config) -> Result<(Pattern, Rules), BuildError> {
+/// Checks the pattern and the rules of a route of the embedder's.
+fn settle_route(
+    pattern: &str,
+    options: &RouteOptions,
+    sources: Sources,
+    config: &Config,
+) -> Result<(Pattern, Rules), BuildError> {
     let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
-    match settle(options, &config.base_of_routes().without_bodies()) {
+    match settle(options, sources, &config.base_of_routes()) {
         Ok(rules) => Ok((pattern, rules)),
-        Err(mut faults) => {
-            let RuleFault { key, what, .. } = faults.swap_remove(0);
-            Err(BuildError::Options(pattern, format!("{key}: {what}")))
+        Err(faults) => {
+            let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
+            Err(BuildError::Options(pattern, faults.collect::<Vec<_>>().join("; ")))
         }
     }
 }
@@ -331,7 +336,7 @@ pub enum BuildError {
     Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
-    /// Rules of a route that are wrong.
+    /// Rules of a route that are wrong: each by its key, all of them.
     Options(Pattern, String),
     /// An address cannot be listened on, or the kernel lacks an operation.
     Start(StartError),

@@ -4,14 +4,17 @@ use std::{net::SocketAddr, time::Duration};
 
 use ringhub::{
     client,
-    config::{Pin, Size, Time},
+    config::{Pin, Settings, Size, Time},
     error::StartError,
     handler::{Pattern, RouteOptions},
     proto::PreparedMessage,
     server::{BuildError, Builder, Hub, Server},
 };
 
-use crate::{Live, Script, builder, serve, support::text};
+use crate::{
+    Live, Script, builder, serve,
+    support::{exchange, post, text},
+};
 
 fn script() -> Script<()> {
     Script::<()>::new().0
@@ -91,6 +94,27 @@ fn wrong_rules_of_a_route_are_typed_errors() {
     check(options().protocols(["a b"]), &format!("protocols: \"a b\" {letters}"));
     check(options().protocols([""]), &format!("protocols: \"\" {letters}"));
     check(options().protocols(["a", "b", "a"]), "protocols: \"a\" is there twice");
+    let both = "max_fragments: a message has at least one frame; protocols: \"a\" is there twice";
+    check(options().protocols(["a", "a"]).max_fragments(0), both);
+}
+
+/// A handler gets no bodies, so its messages may be larger than all bodies together. Those of topics may not.
+#[test]
+fn only_topics_are_measured_by_bodies() {
+    let bodies = |settings: &mut Settings| {
+        settings.max_bodies = Some(Size(1 << 20));
+        settings.max_backlog = Some(Size(8 << 20));
+    };
+    let large = RouteOptions::new().max_message(4 << 20);
+    let server = serve(1, |builder| builder.settings(bodies).topics().route_with("/large", script(), large));
+    assert_eq!(exchange(server.address, &post("/large", "", "x")).status(), 405);
+    assert_eq!(exchange(server.address, &post("/t/x", "", "x")).status(), 202);
+    let both = |settings: &mut Settings| {
+        bodies(settings);
+        settings.max_message = Size(2 << 20);
+    };
+    let what = "max_bodies: 1MiB is less than one of the largest messages, 2MiB";
+    refused!(builder(1).settings(both).topics(), BuildError::Config(_), what);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     config::{RouteConfig, RouteHandler},
-    rules::{Base, RuleFault, settle},
+    rules::{Base, RuleFault, Sources, settle},
     whom::Whom,
 };
 use crate::{
@@ -41,11 +41,11 @@ impl GivenRoute {
         base: &Base,
         from: impl Fn(&str) -> Origin,
     ) -> Result<RouteConfig, Vec<ConfigError>> {
-        let base = match self.handler {
-            RouteHandler::Hub => base.clone(),
-            RouteHandler::Echo | RouteHandler::Files(_) | RouteHandler::Page => base.clone().without_bodies(),
+        let sources = match self.handler {
+            RouteHandler::Hub => Sources::WebSocketsAndBodies,
+            RouteHandler::Echo | RouteHandler::Files(_) | RouteHandler::Page => Sources::WebSockets,
         };
-        let rules = settle(&self.options, &base);
+        let rules = settle(&self.options, sources, base);
         let rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);

@@ -45,10 +45,22 @@ impl Base {
         }
     }
 
-    /// Returns the base of a route to which nothing is published by HTTP.
-    pub(crate) fn without_bodies(self) -> Base {
-        Base { bodies_bytes_max: u64::MAX, ..self }
+    /// Returns the base of a route from these sources.
+    fn of_route(&self, sources: Sources) -> Base {
+        match sources {
+            Sources::WebSocketsAndBodies => self.clone(),
+            Sources::WebSockets => Base { bodies_bytes_max: u64::MAX, ..self.clone() },
+        }
     }
+}
+
+/// The sources of a route's messages, which decide what its largest message has to fit into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sources {
+    /// WebSockets, and bodies of requests that publish to its topics: a route of the hub.
+    WebSocketsAndBodies,
+    /// WebSockets alone: no other handler gets a body.
+    WebSockets,
 }
 
 /// A wrong rule.
@@ -63,14 +75,14 @@ pub(crate) struct RuleFault {
     pub(crate) against: Option<&'static str>,
 }
 
-/// Checks rules, and fills in what they leave to the server.
+/// Checks rules, and fills in what they leave to the server. Routes of a file and of an embedder come here.
 ///
 /// # Errors
 ///
 /// Everything that is wrong, at least one.
-pub(crate) fn settle(given: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
+pub(crate) fn settle(given: &RouteOptions, sources: Sources, base: &Base) -> Result<Rules, Vec<RuleFault>> {
     let mut faults = Faults(Vec::new());
-    let limits = settle_limits(given, base, &mut faults);
+    let limits = settle_limits(given, &base.of_route(sources), &mut faults);
     if given.ping_payload.len() > CONTROL_PAYLOAD_MAX {
         let count = given.ping_payload.len();
         faults.add("ping_payload", format!("{count} bytes are more than a ping carries, {CONTROL_PAYLOAD_MAX}"));

@@ -14,7 +14,7 @@ use super::{
     socket::SimulatedIo,
 };
 use crate::{
-    config::{Config, settle},
+    config::{Config, Sources, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{MeshEnd, Scope, SubscribeOptions, TopicName},
     metrics::Counters,
@@ -98,7 +98,7 @@ pub(super) fn handlers(config: &Config) -> Handlers {
 
 pub(super) fn handlers_with(config: &Config, options: RouteOptions) -> Handlers {
     let options = options.forget_request().no_broadcast();
-    let rules = settle(&options, &config.base_of_routes()).expect("rules that can be");
+    let rules = settle(&options, Sources::WebSockets, &config.base_of_routes()).expect("rules that can be");
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
     let factory = Arc::new(Typed(Arc::new(Answering)));
     let routes = [Route { pattern, rules, topics: Some(Default::default()), factory }];
