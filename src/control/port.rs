@@ -244,7 +244,12 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
     }
 }
 
-/// Waits for the end of the shards, or forever if they have ended already.
+/// Waits for the end of the shards, or forever if they have ended already: then the control thread's own end bounds the
+/// wait ([`FINISH`](super::FINISH)).
+///
+/// No end is missed. The sender is a local variable of the control thread, which drops it when every shard has dropped
+/// its `ControlHandoff`. A shard holds that on its own thread alone, in what a panic of that thread unwinds. The same
+/// holds for the control thread and the sender.
 async fn end_of_shards(mut finishing: watch::Receiver<()>) {
     if finishing.has_changed().is_err() || finishing.changed().await.is_ok() {
         std::future::pending::<()>().await;
@@ -273,3 +278,32 @@ const BUFFER_BYTES_MAX: usize = 64 * 1_024;
 
 /// The pause of accepting when descriptors are used up.
 const PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the thread ends that has the sender.
+    #[test]
+    fn the_end_of_the_shards_is_noticed() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for panics in [false, true] {
+                let (finish, finishing) = watch::channel(());
+                let waiting = tokio::spawn(end_of_shards(finishing.clone()));
+                tokio::task::yield_now().await;
+                assert!(!waiting.is_finished());
+                let thread = std::thread::spawn(move || {
+                    let _finish = finish;
+                    assert!(!panics, "as intended");
+                });
+                assert_eq!(thread.join().is_err(), panics);
+                tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it is noticed").unwrap();
+                // An answer that is given later has the time that its own end bounds.
+                let later = tokio::spawn(end_of_shards(finishing));
+                tokio::task::yield_now().await;
+                assert!(!later.is_finished());
+            }
+        });
+    }
+}

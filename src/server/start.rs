@@ -251,8 +251,100 @@ const COMMANDS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        time::{Duration, Instant},
+    };
+
+    use bytes::BytesMut;
+
     use super::*;
-    use crate::server::hub::Hub;
+    use crate::{
+        auth::Access,
+        config::{Config, Settings},
+        endpoints::Endpoints,
+        handover::SocketPermits,
+        server::hub::Hub,
+    };
+
+    /// The control thread of a server with two shards that are played by the test.
+    fn start_control(threads: &Threads, control: ControlEnds) {
+        let settings = Settings { shards: Some(2), ..Settings::default() };
+        let (hub, requests) = Hub::new();
+        let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
+        let start = control::Start {
+            outside: control.outside,
+            requests,
+            publisher: hub.publisher(),
+            endpoints: Arc::new(endpoints.expect("no routes")),
+            woken: control.woken,
+            config: Arc::new(Config::new(&settings, 20_000).expect("the defaults")),
+            arrivals: control.arrivals,
+            returns: control.returns,
+            metrics_listener: None,
+            shards: vec![Arc::default(), Arc::default()],
+            counters: Arc::default(),
+            leaving: watch::Sender::new(false).subscribe(),
+        };
+        let run = move |started: Started<'_>| control::run(start, || started.report());
+        threads.spawn("control".into(), Role::Control, run).unwrap();
+    }
+
+    /// While a client takes its time to read the last answer: the control thread ends behind the last shard, whichever
+    /// of them panics.
+    #[test]
+    fn the_control_thread_ends_behind_a_shard_that_panics() {
+        for panics_first in [true, false] {
+            let Wiring { shards, control, commands: _commands } = Wiring::new(2);
+            let threads = Threads::new(3);
+            start_control(&threads, control);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = listener.accept().unwrap().0;
+            socket.set_nonblocking(true).unwrap();
+            let of_all = Sockets::new(0).all.admit(1).unwrap();
+            let permits = SocketPermits { of_all, of_address: None };
+            let handed_off = HandedOff { socket: socket.into(), received: BytesMut::new(), permits, is_refused: false };
+            shards[0].control.transfer(handed_off).expect("there is room");
+            client.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            let mut stops = Vec::new();
+            for (number, ends) in shards.into_iter().enumerate() {
+                let (stop, is_stopped) = blocking::channel::<()>();
+                stops.push(stop);
+                let run = move |started: Started<'_>| {
+                    started.report();
+                    let _ends = ends;
+                    is_stopped.recv().unwrap_err();
+                    assert!((number == 0) != panics_first, "as intended");
+                    Ok(())
+                };
+                threads.spawn(format!("shard-{number}"), Role::Shard, run).unwrap();
+            }
+            let mut ends = threads.wait_for_start().unwrap();
+            let begin = Instant::now();
+            let mut next = || loop {
+                match ends.try_recv() {
+                    Ok(end) => return end.map_err(|error| error.to_string()),
+                    Err(_) => assert!(begin.elapsed() < Duration::from_secs(60), "a thread does not end"),
+                }
+                thread::sleep(Duration::from_millis(1));
+            };
+            // The last shard's thread may report its end behind the control thread, which its panic has let end.
+            let mut outcomes = Vec::new();
+            for stop in stops {
+                drop(stop);
+                outcomes.push(next());
+            }
+            outcomes.push(next());
+            let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+            assert!(matches!(&failed[..], [error] if error.contains("as intended")), "{failed:?}");
+            drop(client);
+        }
+    }
 
     /// Half a hub is worse than none: the first shard that ends with an error ends the wait for all shards.
     #[test]
