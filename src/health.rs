@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringhub::config::{Flags, Given, Settings, parse_address};
+use ringhub::config::{Flags, Given, LogFormat, Settings, parse_address};
 
 /// The server to ask.
 #[derive(Debug, clap::Args)]
@@ -23,15 +23,26 @@ pub(crate) struct Health {
     /// The server's file of settings [default: the one that RINGHUB_CONFIG names].
     #[arg(long, value_name = "FILE", conflicts_with = "address")]
     config: Option<PathBuf>,
+    /// The form of a failure: text, or JSON like the server's logs [default: as the settings of variables and the file
+    /// say].
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+}
+
+/// The cause for which a server does not count as alive, and the form in which it is printed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Box<dyn std::error::Error>,
+    pub(crate) format: LogFormat,
 }
 
 /// The sentence about a malformed address.
 #[derive(Debug)]
 struct NoAddress(String);
 
-/// Why a server does not count as alive.
+/// A server that was found and does not count as alive.
 #[derive(Debug)]
-pub(crate) struct Sick {
+struct Sick {
     address: SocketAddr,
     symptom: Symptom,
 }
@@ -53,14 +64,31 @@ enum Symptom {
 /// # Errors
 ///
 /// Settings that cannot be read, an address that is none, and anything but an answer 200 within [`TIMEOUT`].
-pub(crate) fn check(
-    health: Health,
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn check(health: Health, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), Failure> {
     let deadline = Instant::now() + TIMEOUT;
-    let address = match health.address {
+    let Health { address, config, log_format } = health;
+    let mut flags = Flags::default();
+    if let Some(file) = config {
+        flags.read_file(file, "--config");
+    }
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+    let format = match log_format.as_deref() {
+        Some("json") => LogFormat::Json,
+        Some(_) => LogFormat::Text,
+        None => Given::read_one("log_format", &flags, variables.iter().cloned()).settings.log_format,
+    };
+    check_at(address, &flags, variables, deadline).map_err(|error| Failure { error, format })
+}
+
+fn check_at(
+    address: Option<String>,
+    flags: &Flags,
+    variables: Vec<(OsString, OsString)>,
+    deadline: Instant,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let address = match address {
         Some(address) => parse_address(&address).map_err(NoAddress)?,
-        None => first_listened(health.config, variables, deadline)?,
+        None => first_listened(flags, variables, deadline)?,
     };
     let address = reachable(address);
     Ok(ask(address, deadline).map_err(|symptom| Sick { address, symptom })?)
@@ -69,15 +97,11 @@ pub(crate) fn check(
 /// Returns the server's first address, by its own settings. The other settings, and the folders that the server serves,
 /// may have changed since its start.
 fn first_listened(
-    file: Option<PathBuf>,
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &Flags,
+    variables: Vec<(OsString, OsString)>,
     deadline: Instant,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
-    let mut flags = Flags::default();
-    if let Some(file) = file {
-        flags.read_file(file, "--config");
-    }
-    let given = Given::read_one("listen", &flags, variables);
+    let given = Given::read_one("listen", flags, variables);
     given.check_sources()?;
     // A list of addresses that is given has one at least.
     let first = given.settings.listen.first().cloned().unwrap_or_else(|| Settings::default().listen.remove(0));
@@ -150,6 +174,27 @@ impl From<io::Error> for Symptom {
         }
     }
 }
+
+impl Failure {
+    /// Logs the failure, with the address and the status as fields of their own where there are any.
+    pub(crate) fn log(&self) {
+        match self.error.downcast_ref() {
+            Some(sick @ Sick { address, symptom }) => {
+                let status = if let Symptom::Status(status) = symptom { Some(&**status) } else { None };
+                tracing::error!(%address, status, "{sick}");
+            }
+            None => self.error.to_string().lines().for_each(|line| tracing::error!("{line}")),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl fmt::Display for NoAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 use ringhub::{
-    config::{self, Config, Flags, Given, SETTINGS, Size, Time},
+    config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
     server::{Running, Server},
@@ -87,7 +87,10 @@ fn main() -> ExitCode {
         Some(Subcommand::ExampleConfig) => say(config::example().trim_end()),
         Some(Subcommand::Reference(Reference { page: Page::Settings })) => say(config::settings_page().trim_end()),
         Some(Subcommand::Reference(Reference { page: Page::Routes })) => say(config::routes_page().trim_end()),
-        Some(Subcommand::Health(health)) => health::check(health, env::vars_os()),
+        Some(Subcommand::Health(health)) => match health::check(health, env::vars_os()) {
+            Err(failure) if failure.format == LogFormat::Json => return log(&failure),
+            outcome => outcome.map_err(Into::into),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -192,6 +195,22 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     say(config::effective(&given, &config?).trim_end())
 }
 
+/// Logs the failure of a health check as the server would, in JSON.
+fn log(failure: &health::Failure) -> ExitCode {
+    let taken_over = Logs::start().map_err(Into::into).and_then(|logs| {
+        logs.take_over(&Settings::default().log, LogFormat::Json)?;
+        Ok::<_, Box<dyn std::error::Error>>(logs)
+    });
+    match taken_over {
+        Ok(logs) => {
+            failure.log();
+            logs.finish();
+        }
+        Err(_) => complain(failure),
+    }
+    ExitCode::FAILURE
+}
+
 /// Serves to the end. From here on no thread waits for the readers of standard output and standard error.
 fn serve(flags: &Flags) -> ExitCode {
     let logs = match Logs::start() {
@@ -217,7 +236,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     for warning in given.warnings().iter().chain(&config.warnings()) {
         tracing::warn!("{warning}");
     }
-    let report = start_report(&config, descriptors);
+    let report = StartReport::new(&config, descriptors);
     let routes: Vec<String> =
         config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -233,7 +252,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
     let addresses = addresses.join(" and ");
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!("ringhub {version} serves on {addresses}; {report}");
+    report.log(version, &addresses);
     logs.print(format_args!("ringhub {version} serves on {addresses}"));
     let here = health::reachable(running.local_addr());
     if routes.is_empty() {
@@ -270,24 +289,57 @@ impl Signals {
     }
 }
 
-/// Returns the facts about a start, in one line.
-fn start_report(config: &Config, descriptors: u64) -> String {
-    let kernel = rustix::system::uname();
-    let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    let memlock = memlock.map_or("unlimited".into(), |bytes| format!("{bytes} bytes"));
-    format!(
-        "{}; {config}; Linux {}, io_uring with multishot polls, synchronous batches \
-         and skipped completions; {descriptors} descriptors, {memlock} of locked memory",
-        config.placement(),
-        kernel.release().to_string_lossy(),
-    )
+/// The facts about a start that its line in the log has as fields.
+struct StartReport {
+    shards: usize,
+    placement: String,
+    max_connections: usize,
+    max_message: u32,
+    max_backlog: usize,
+    kernel: String,
+    descriptors: u64,
+    /// Bytes; none where there is no limit.
+    locked_memory: Option<u64>,
+}
+
+impl StartReport {
+    fn new(config: &Config, descriptors: u64) -> StartReport {
+        StartReport {
+            shards: config.shards,
+            placement: config.placement(),
+            max_connections: config.limits.connections_max,
+            max_message: config.limits.message.message_bytes_max,
+            max_backlog: config.limits.backlog_bytes_max,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            descriptors,
+            locked_memory: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
+        }
+    }
+
+    fn log(&self, version: &str, addresses: &str) {
+        let StartReport { shards, placement, max_connections, max_message, max_backlog, .. } = self;
+        let StartReport { kernel, descriptors, locked_memory, .. } = self;
+        tracing::info!(
+            version,
+            addresses,
+            shards,
+            placement,
+            max_connections,
+            max_message,
+            max_backlog,
+            kernel,
+            descriptors,
+            locked_memory,
+            "ringhub {version} serves on {addresses}"
+        );
+    }
 }
 
 /// Serves until a signal: the first begins an orderly end, the second ends at once.
 async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
-    let ignore = |name| tracing::info!("{name} is ignored: settings are read at the start only");
+    let ignore = |signal| tracing::info!(signal, "{signal} is ignored: settings are read at the start only");
     loop {
         let name = tokio::select! {
             outcome = running.wait() => {
@@ -315,7 +367,7 @@ async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Resu
             return Err(format!("a second signal, {name}: ended at once").into());
         }
         let connections: u64 = running.counters().iter().map(|shard| shard.get(Counter::ConnectionsOpen)).sum();
-        tracing::info!(connections, "{name}: leaving; a second signal ends at once");
+        tracing::info!(signal = name, connections, "{name}: leaving; a second signal ends at once");
         is_leaving = true;
         running.stop();
     }

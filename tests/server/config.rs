@@ -794,8 +794,16 @@ fn a_server_by_its_file() {
     let mut server = Server::start_at(command);
     server.connect("/t/x").leave();
     let log = server.end();
-    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
-    assert!(log.contains("serves on 127.0.0.1:") && log.contains("; 2 shards"), "{log}");
+    let events: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let is_start =
+        |event: &&serde_json::Value| event["message"].as_str().is_some_and(|text| text.contains("serves on"));
+    let start = events.iter().find(is_start).unwrap_or_else(|| panic!("{log}"));
+    assert_eq!((&start["version"], &start["shards"]), (&env!("CARGO_PKG_VERSION").into(), &2.into()), "{start}");
+    assert!(start["addresses"].as_str().is_some_and(|addresses| addresses.starts_with("127.0.0.1:")), "{start}");
+    for number in ["max_connections", "max_message", "max_backlog", "descriptors"] {
+        assert!(start[number].as_u64().is_some_and(|number| number > 0), "{number} of {start}");
+    }
+    assert!(start["placement"].is_string() && start["kernel"].is_string(), "{start}");
 }
 
 /// The example of the page of settings holds.

@@ -176,6 +176,36 @@ fn settings_that_cannot_be_read_are_told_of() {
     assert_eq!(run(&["--address", &address.to_string()], "nope.toml"), (Some(0), String::new()));
 }
 
+/// For collectors of logs: one object a line, with what can be searched for in fields of its own.
+#[test]
+fn failures_are_json_where_logs_are() {
+    let told = |arguments: &[&str], variable: &str| {
+        let mut command = program();
+        command.arg("health").args(arguments).env("RINGHUB_LOG_FORMAT", variable);
+        let output = run_to_end(command);
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let address = || answering(|stream| stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")).to_string();
+    for (flag, variable) in [(&["--log-format", "json"][..], "text"), (&[], "json")] {
+        let address = address();
+        let line = told(&[&["--address", &address], flag].concat(), variable);
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+        let message = format!("{address} answered 503 to GET /healthz");
+        for (key, value) in [("level", "ERROR"), ("message", &message), ("address", &address), ("status", "503")] {
+            assert_eq!(event[key], value, "{key} of {line}");
+        }
+    }
+    let address = address();
+    let line = told(&["--address", &address, "--log-format", "text"], "json");
+    assert_eq!(line, format!("ringhub: {address} answered 503 to GET /healthz\n"));
+    // Settings that cannot be read, and a server that does not answer, have no status.
+    let line = told(&["--config", "no.toml"], "json");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+    assert!(event["message"].as_str().unwrap().starts_with("--config: \"no.toml\" cannot be read"), "{line}");
+    assert!(event.get("status").is_none() && event.get("address").is_none(), "{line}");
+}
+
 /// Runs `ringhub health` and expects this status and standard error.
 fn check(address: SocketAddr, status: i32, complaint: &str) {
     let mut command = program();
