@@ -25,7 +25,11 @@ struct Building {
 
 /// The types whose methods stand in several files, with the floors that ARCHITECTURE.md describes.
 const BUILDINGS: &[Building] = &[
-    Building { name: "ShardHub", folder: "src/hub", floors: &["hub", "fanout", "interest", "order", "membership", "mail"] },
+    Building {
+        name: "ShardHub",
+        folder: "src/hub",
+        floors: &["hub", "fanout", "interest", "order", "membership", "mail"],
+    },
     Building {
         name: "Simulation",
         folder: "src/shard",
