@@ -74,6 +74,9 @@ pub mod surface;
 #[doc(hidden)]
 pub mod sys;
 
+#[doc(hidden)]
+pub use endpoints::fuzz as endpoints_fuzz;
+
 #[doc(inline)]
 pub use auth::{Authenticator, Identity};
 #[doc(inline)]

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod authorize;
+#[doc(hidden)]
+pub mod fuzz;
 
 pub(crate) use authorize::{Denied, Intent};
 
