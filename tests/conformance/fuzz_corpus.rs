@@ -1,33 +1,131 @@
-//! Every fuzz target runs over its corpus as an ordinary test. `cargo +nightly fuzz run TARGET` in this folder's
-//! neighbour `fuzz/` goes on from there.
+//! Every fuzz target runs over its corpus and over inputs of seeds as ordinary tests. `cargo +nightly fuzz run TARGET`
+//! goes on from there.
+//!
+//! `RINGHUB_SEED=n` replays one seed, and `RINGHUB_SEEDS=n` runs more of them.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, env, fs, panic, path::Path};
 
-use ringhub::proto::fuzz;
+use ringhub::{endpoints_fuzz, proto::fuzz};
 
-fn run(target: &str, body: fn(&[u8])) {
+use crate::{bodies, inputs, random::Random};
+
+/// Runs a target over its corpus.
+fn corpus(target: &str, body: impl FnMut(&[u8])) {
+    let inputs = read_corpus(target);
+    assert!(inputs.len() >= 10, "{} inputs of {target}", inputs.len());
+    inputs.iter().map(Vec::as_slice).for_each(body);
+}
+
+fn read_corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let mut count = 0;
-    for entry in fs::read_dir(&folder).expect("the target has a corpus") {
-        let path = entry.expect("a readable folder").path();
-        println!("{}", path.display());
-        body(&fs::read(&path).expect("a readable file"));
-        count += 1;
+    let entries = fs::read_dir(&folder).expect("the target has a corpus");
+    let paths = entries.map(|entry| entry.expect("a readable folder").path());
+    let read = |path| {
+        println!("{path:?}");
+        fs::read(path).expect("a readable file")
+    };
+    paths.map(read).collect()
+}
+
+/// Runs a target over inputs that seeds make. Returns whether these were all seeds of an ordinary run.
+fn seeds(count: u64, make: fn(&mut Random) -> Vec<u8>, mut body: impl FnMut(&[u8])) -> bool {
+    let seeds = match number_of("RINGHUB_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_of("RINGHUB_SEEDS").unwrap_or(count),
+    };
+    let is_ordinary = seeds.contains(&0) && seeds.end >= count;
+    for seed in seeds {
+        let input = make(&mut Random::new(seed));
+        let run = panic::AssertUnwindSafe(|| body(&input));
+        if let Err(cause) = panic::catch_unwind(run) {
+            println!("replay with RINGHUB_SEED={seed}; its input: {:?}", String::from_utf8_lossy(&input));
+            panic::resume_unwind(cause);
+        }
     }
-    assert!(count >= 10, "{count} inputs in {}", folder.display());
+    is_ordinary
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 #[test]
 fn frame_header() {
-    run("frame_header", fuzz::frame_header);
+    corpus("frame_header", fuzz::frame_header);
 }
 
 #[test]
 fn receive() {
-    run("receive", fuzz::receive);
+    corpus("receive", fuzz::receive);
 }
 
 #[test]
 fn handshake() {
-    run("handshake", fuzz::handshake);
+    corpus("handshake", fuzz::handshake);
+}
+
+#[test]
+fn resolution() {
+    corpus("resolution", endpoints_fuzz::resolution);
+    seeds(4_000, inputs::resolution, endpoints_fuzz::resolution);
+}
+
+/// The known differences between the receivers are the only ones, and each of them is still there.
+#[test]
+fn frames() {
+    let mut seen = BTreeSet::new();
+    corpus("frames", |bytes| seen.extend(bodies::frames::frames(bytes)));
+    if seeds(10_000, inputs::frames, |bytes| seen.extend(bodies::frames::frames(bytes))) {
+        let known = bodies::frames::DIFFERENCES.iter().map(|row| (row.name, row.section));
+        check_known(known, &seen);
+    }
+}
+
+#[test]
+fn requests() {
+    let mut seen = BTreeSet::new();
+    corpus("requests", |bytes| seen.extend(bodies::requests::requests(bytes)));
+    if seeds(10_000, inputs::requests, |bytes| seen.extend(bodies::requests::requests(bytes))) {
+        let known = bodies::requests::DIFFERENCES.iter().map(|row| (row.name, row.section));
+        let known = known.chain(bodies::requests::KINDS.map(|kind| (kind, "RFC 9112 6")));
+        check_known(known, &seen);
+    }
+}
+
+#[test]
+fn settings() {
+    let mut valid = 0;
+    let mut run = |bytes: &[u8]| valid += u32::from(bodies::settings::settings(bytes));
+    corpus("settings", &mut run);
+    if seeds(3_000, inputs::settings, run) {
+        assert!(valid > 300, "only {valid} files are valid");
+    }
+}
+
+/// The example holds as it is, and with any one of its settings.
+#[test]
+fn settings_of_the_example() {
+    let example = ringhub::config::example();
+    assert!(bodies::settings::settings(example.as_bytes()));
+    let settings = example.lines().filter(|line| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1);
+    // This process may be kept from the CPU of the example.
+    let settings = settings.take_while(|line| !line.starts_with("#[[")).filter(|line| !line.starts_with("#cpus"));
+    for line in settings {
+        assert!(bodies::settings::settings(example.replacen(line, &line[1..], 1).as_bytes()), "{line}");
+    }
+}
+
+#[test]
+fn hub() {
+    let mut received = 0;
+    corpus("hub", |bytes| received += bodies::hub::hub(bytes));
+    if seeds(1_500, inputs::hub, |bytes| received += bodies::hub::hub(bytes)) {
+        assert!(received > 10_000, "only {received} messages");
+    }
+}
+
+fn check_known(known: impl Iterator<Item = (&'static str, &'static str)>, seen: &BTreeSet<&str>) {
+    for (name, section) in known {
+        assert!(seen.contains(name), "no input shows this any more: it {name} ({section})");
+    }
 }

@@ -1,0 +1,101 @@
+//! Frames as bytes, legal and illegal ones.
+
+/// The extent of a frame in a stream, read without any check.
+pub(crate) struct RawFrame {
+    payload_at: u64,
+    pub(crate) payload_len: u64,
+}
+
+impl RawFrame {
+    fn read(stream: &[u8], at: usize) -> Option<Self> {
+        let [_, second, rest @ ..] = stream.get(at..)? else { return None };
+        let (length_bytes, mask_bytes) = match second & 0x7F {
+            126 => (2, second >> 7),
+            127 => (8, second >> 7),
+            _ => (0, second >> 7),
+        };
+        let length = rest.get(..length_bytes)?;
+        let payload_len = match length {
+            [] => u64::from(second & 0x7F),
+            octets => octets.iter().fold(0, |length, octet| length << 8 | u64::from(*octet)),
+        };
+        let payload_at = at + 2 + length_bytes + 4 * usize::from(mask_bytes);
+        Some(Self { payload_at: payload_at as u64, payload_len })
+    }
+
+    /// Returns the end of the frame, or of the stream if that comes first.
+    pub(crate) fn end(&self, stream: &[u8]) -> usize {
+        self.payload_at.saturating_add(self.payload_len).min(stream.len() as u64) as usize
+    }
+
+    fn missing(&self, stream: &[u8]) -> u64 {
+        self.payload_at.saturating_add(self.payload_len).saturating_sub(stream.len() as u64)
+    }
+}
+
+/// Returns the frames of a stream, the last of which may lack some of its payload.
+pub(crate) fn frames(stream: &[u8]) -> Vec<RawFrame> {
+    let (mut frames, mut at) = (Vec::new(), 0);
+    while let Some(frame) = RawFrame::read(stream, at).filter(|_| at < stream.len()) {
+        at = frame.end(stream);
+        frames.push(frame);
+    }
+    frames
+}
+
+/// Returns the stream with as many bytes behind it as its last frame lacks; `None` if these are more than any test
+/// needs.
+pub(crate) fn completed(stream: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = stream.to_vec();
+    let begun_at = frames(stream).last().map_or(0, |frame| frame.end(stream));
+    if begun_at < stream.len() {
+        // The header of the last frame is not whole.
+        while RawFrame::read(&whole, begun_at).is_none() {
+            whole.push(0);
+        }
+    }
+    let missing = frames(&whole).last().map_or(0, |frame| frame.missing(&whole));
+    let missing = usize::try_from(missing).ok().filter(|&missing| missing <= 1 << 16)?;
+    whole.resize(whole.len() + missing, 0);
+    Some(whole)
+}
+
+/// Makes frames of a recipe, since random bytes are rarely frames in order. Of each frame the recipe has a first byte
+/// as it stands, a form, a length, and so many bytes of payload. In the form, bit 0 leaves the mask away, bits 1 and 2
+/// choose the encoding of the length, bits 3 to 5 repeat the payload, and bit 6 cuts the frame after its header.
+pub(crate) fn bake(mut recipe: &[u8]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    while let [first, form, length, rest @ ..] = recipe {
+        let (payload, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+        let payload = payload.repeat(1 + usize::from(form >> 3 & 7));
+        let mask_bit = if form & 1 == 0 { 0x80 } else { 0 };
+        let shortest = match payload.len() {
+            0..=125 => 0,
+            126..=0xFFFF => 1,
+            _ => 2,
+        };
+        stream.push(*first);
+        match shortest.max(form >> 1 & 3) {
+            0 => stream.push(mask_bit | payload.len() as u8),
+            1 => {
+                stream.push(mask_bit | 126);
+                stream.extend((payload.len() as u16).to_be_bytes());
+            }
+            encoding => {
+                // The highest encoding sets the bit that RFC 6455 5.2 forbids.
+                stream.push(mask_bit | 127);
+                stream.extend((payload.len() as u64 | u64::from(encoding == 3) << 63).to_be_bytes());
+            }
+        }
+        let mask = [*first, *form, *length, 0x5A];
+        if mask_bit != 0 {
+            stream.extend(mask);
+        }
+        if form & 0x40 == 0 {
+            let key = if mask_bit == 0 { [0; 4] } else { mask };
+            stream.extend(payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
+        }
+        recipe = rest;
+    }
+    stream
+}

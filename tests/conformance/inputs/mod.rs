@@ -1,0 +1,13 @@
+//! Inputs of the fuzz targets, made by seeds: mostly in order, since random bytes rarely are.
+
+mod frames;
+mod hub;
+mod requests;
+mod resolution;
+mod settings;
+
+pub(crate) use frames::frames;
+pub(crate) use hub::hub;
+pub(crate) use requests::requests;
+pub(crate) use resolution::resolution;
+pub(crate) use settings::settings;
