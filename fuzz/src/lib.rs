@@ -1,0 +1,25 @@
+//! The fuzz targets that compare the product with the libraries of others, whose bodies are the tests' own.
+
+#[path = "../../tests/conformance/bodies/mod.rs"]
+#[allow(dead_code, reason = "the tests print more of the tables of differences")]
+mod bodies;
+
+/// See `bodies::frames`.
+pub fn frames(bytes: &[u8]) {
+    bodies::frames::frames(bytes);
+}
+
+/// See `bodies::hub`.
+pub fn hub(bytes: &[u8]) {
+    bodies::hub::hub(bytes);
+}
+
+/// See `bodies::requests`.
+pub fn requests(bytes: &[u8]) {
+    bodies::requests::requests(bytes);
+}
+
+/// See `bodies::settings`.
+pub fn settings(bytes: &[u8]) {
+    bodies::settings::settings(bytes);
+}
