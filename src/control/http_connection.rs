@@ -34,12 +34,13 @@ use crate::{
     config::Http,
     handover::{AddressPermit, has_input},
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
+    sys::bounded_close::{BoundedClose, until_taken},
 };
 
 /// A socket and how far it was read.
 #[derive(Debug)]
 pub(super) struct HttpConnection {
-    stream: Arc<TcpStream>,
+    stream: BoundedClose<Arc<TcpStream>>,
     router: Arc<RequestRouter>,
     received: BytesMut,
     has_large_buffer: bool,
@@ -95,7 +96,7 @@ impl HttpConnection {
         of_address: Option<AddressPermit>,
     ) -> Self {
         HttpConnection {
-            stream: Arc::new(stream),
+            stream: BoundedClose::new(Arc::new(stream)),
             router,
             received,
             has_large_buffer: false,
@@ -128,7 +129,8 @@ impl HttpConnection {
     /// If the runtime cannot give the socket up.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
         // A look at its input holds the socket only for a moment, on this thread.
-        let stream = Arc::into_inner(self.stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
+        let stream =
+            Arc::into_inner(self.stream.into_inner()).ok_or_else(|| io::Error::other("the socket is in use"))?;
         Ok((stream.into_std()?.into(), self.received, self.of_address))
     }
 
@@ -156,13 +158,13 @@ impl HttpConnection {
     pub(super) async fn deliver(&mut self) -> bool {
         let is_of_address = self.of_address.as_ref().is_none_or(AddressPermit::is_held);
         if is_of_address && self.permit.as_ref().is_some_and(ConnectionPermit::is_held) && self.shut_down() {
-            self.output.wait_until_taken(&self.stream).await;
+            self.output.wait_until_taken(&self.stream, || true).await;
         }
         !self.was_too_slow()
     }
 
-    /// Gives up the permit and finishes our side, then drops the bytes that still arrive for a moment: closing at once
-    /// could destroy the answer on its way (RFC 9112 9.6).
+    /// Gives up the permit and finishes our side. Then drops the bytes that still arrive and waits until the peer has
+    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6).
     pub(super) async fn finish(mut self) {
         self.permit = None;
         if !self.shut_down() {
@@ -177,6 +179,7 @@ impl HttpConnection {
                 most = most.saturating_sub(count);
                 self.received.clear();
             }
+            until_taken(&*self.stream, || true).await;
         };
         // A client that has not taken the answer by then has had the time.
         drop(timeout(LINGER, rest).await);

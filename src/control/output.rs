@@ -10,10 +10,13 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
-use crate::{config::Http, sys::net};
+use crate::{
+    config::Http,
+    sys::{bounded_close::until_taken, net},
+};
 
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
@@ -92,20 +95,19 @@ impl Output {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until the peer has taken the bytes in the socket, but for [`LEFT_TO_KERNEL`], or was too slow.
-    pub(super) async fn wait_until_taken(&mut self, stream: &TcpStream) {
-        let mut acknowledged = None;
-        let mut ends = Instant::now() + self.window;
-        while let Ok(left @ LEFT_TO_KERNEL..) = net::unacknowledged(stream) {
-            let now = self.sent.saturating_sub(left as u64);
-            let before = *acknowledged.get_or_insert(now);
-            if Instant::now() >= ends {
-                if now.saturating_sub(before) < self.least {
-                    return self.give_up(stream);
-                }
-                (acknowledged, ends) = (Some(now), Instant::now() + self.window);
+    /// Waits until the peer has taken the bytes in the socket, but for a few that a close leaves to the kernel, or was
+    /// too slow. Ends as well when `is_held`, which is called whenever the task is woken, returns false.
+    pub(super) async fn wait_until_taken(&mut self, stream: &TcpStream, is_held: impl Fn() -> bool) {
+        let sent = self.sent;
+        // A connection that is over has nothing left to take.
+        let acknowledged = || sent.saturating_sub(net::unacknowledged(stream).unwrap_or_default() as u64);
+        let mut before = acknowledged();
+        while timeout(self.window, until_taken(stream, &is_held)).await.is_err() {
+            let now = acknowledged();
+            if now.saturating_sub(before) < self.least {
+                return self.give_up(stream);
             }
-            sleep(LOOK_AFTER_PEER.min(self.window)).await;
+            before = now;
         }
     }
 
@@ -138,9 +140,3 @@ impl Output {
         net::unacknowledged(stream).is_ok_and(|bytes| bytes == 0)
     }
 }
-
-/// The bytes that a peer may take after its connection was closed.
-const LEFT_TO_KERNEL: usize = 64 * 1_024;
-
-/// The interval of looks at whether a peer has taken its last answer, since the kernel does not report it.
-const LOOK_AFTER_PEER: Duration = Duration::from_millis(100);

@@ -9,7 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, error::SendError},
+    watch,
+};
 
 use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
     handover::HandedOff,
     metrics::{self, Counter, Counters},
     proto::Refusal,
+    sys::bounded_close::BoundedClose,
 };
 
 /// The state that all connections of the control thread share.
@@ -100,8 +105,9 @@ impl Shared {
         // Relaxed: any shard will do.
         let at = self.returned.fetch_add(1, Ordering::Relaxed) % self.returns.len();
         self.counters.add(Counter::HttpReturned, 1);
-        if self.returns[at].send(handed_off).await.is_err() {
+        if let Err(SendError(handed_off)) = self.returns[at].send(handed_off).await {
             tracing::debug!("a shard has ended before it took a connection back");
+            drop(BoundedClose::new(handed_off.socket));
         }
     }
 }

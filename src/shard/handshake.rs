@@ -28,7 +28,10 @@ use crate::{
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::asks_for_websocket,
-    sys::{net, oneshot},
+    sys::{
+        bounded_close::{BoundedClose, until_taken},
+        net, oneshot,
+    },
 };
 
 /// A socket whose opening request is to be read.
@@ -49,16 +52,16 @@ impl Opening {
 /// because the request asks for no WebSocket. `permit` counts it until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
     let Opening { socket, mut received } = opening;
-    let socket = Rc::new(socket);
+    let socket = BoundedClose::new(Rc::new(socket));
     match read_in_time(&lobby, &socket, &mut received).await {
         None => {}
         Some(Err(error)) => {
             let refusal = Response::from(error.refusal());
-            refuse_opening(&lobby, &socket, None, cause_of(&lobby, &refusal), &refusal, true).await;
+            refuse_opening(&lobby, socket, None, cause_of(&lobby, &refusal), &refusal, true).await;
         }
         Some(Ok((head, _))) if !asks_for_websocket(&head) => match health(&lobby, &head) {
             // The shard answers this itself, since the control thread may be busy or have no room.
-            Some(response) => send_and_close(&socket, response).await,
+            Some(response) => send_and_close(socket, response).await,
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
                 let permits = lobby.release(permit);
@@ -75,7 +78,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
 /// Lets an accepted request for a WebSocket arrive at the turn, or refuses the request.
 async fn open(
     lobby: &Rc<Lobby>,
-    socket: Rc<OwnedFd>,
+    socket: BoundedClose<Rc<OwnedFd>>,
     head: RequestHead,
     leftover: BytesMut,
     mut permit: OpeningPermit,
@@ -102,11 +105,11 @@ async fn open(
             });
         }
         Err(NotOpened::Refused(response)) => {
-            refuse_opening(lobby, &socket, path, cause_of(lobby, &response), &response, has_body).await;
+            refuse_opening(lobby, socket, path, cause_of(lobby, &response), &response, has_body).await;
         }
         Err(NotOpened::Undecided) => {
             let refusal = Response::from(Refusal::not_now("the decision about this request took too long"));
-            refuse_opening(lobby, &socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
+            refuse_opening(lobby, socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
         }
         Err(NotOpened::Left) => {
             let peer = net::peer(&socket).map(display);
@@ -126,13 +129,13 @@ fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
 /// Counts, logs and sends the refusal of an opening request. The log does not get its text, which may repeat a token.
 async fn refuse_opening(
     lobby: &Lobby,
-    socket: &Rc<OwnedFd>,
+    socket: BoundedClose<Rc<OwnedFd>>,
     path: Option<String>,
     cause: Counter,
     response: &Response,
     has_body: bool,
 ) {
-    let (peer, status) = (net::peer(socket).map(display), response.status());
+    let (peer, status) = (net::peer(&socket).map(display), response.status());
     tracing::debug!(peer, status, cause = cause.cause(), path, "refused");
     lobby.counters.add(cause, 1);
     send_and_close(socket, response.encode(has_body)).await;
@@ -141,6 +144,7 @@ async fn refuse_opening(
 /// Answers a client for which there is no room: by the refusal, or by health or metrics where its request is for these.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&socket).map(display), "a limit of connections is reached: refused");
+    let socket = BoundedClose::new(socket);
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
@@ -159,7 +163,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
         }
     }
     let method = head.map_or("GET", RequestHead::method);
-    send_and_close(&socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+    send_and_close(socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
 }
 
 /// Returns whether a request is for metrics that are on this address.
@@ -214,13 +218,13 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
             );
         }
         let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");
-        send_and_close(&Rc::new(handed_off.socket), refusal.encode()).await;
+        send_and_close(BoundedClose::new(Rc::new(handed_off.socket)), refusal.encode()).await;
     }
 }
 
 /// Returns the socket, to which no operation has a reference any more.
-fn sole_owner(socket: Rc<OwnedFd>) -> Option<OwnedFd> {
-    let socket = Rc::try_unwrap(socket).ok();
+fn sole_owner(socket: BoundedClose<Rc<OwnedFd>>) -> Option<OwnedFd> {
+    let socket = Rc::try_unwrap(socket.into_inner()).ok();
     if socket.is_none() {
         tracing::error!("an operation of the opening handshake outlived it");
     }
@@ -258,25 +262,27 @@ async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<
     }
 }
 
-/// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it.
-async fn send_and_close(socket: &Rc<OwnedFd>, response: Bytes) {
-    // The response is the first thing that is sent on this socket, and fits into its buffer.
-    match net::send_now(socket, &response) {
-        Ok(count) if count == response.len() => {}
-        outcome => {
-            tracing::debug!(?outcome, "the client did not take the answer");
-            return;
-        }
+/// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it. A
+/// client that has no room for it is reset.
+async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
+    let ends = Instant::now() + LINGER;
+    let left = || ends.saturating_duration_since(Instant::now());
+    let sent = net::send_now(&socket, &response);
+    if !matches!(sent, Ok(count) if count == response.len()) {
+        tracing::debug!(outcome = ?sent, "the client did not take the answer");
+        net::reset_when_closed(&*socket);
+        return;
     }
-    net::shutdown(socket, false);
+    net::shutdown(&socket, false);
     let rest = async {
         let (mut received, mut count) = (BytesMut::new(), 0);
-        while count < LINGER_BYTES_MAX && receive_more(socket, &mut received).await.is_ok() {
+        while count < LINGER_BYTES_MAX && receive_more(&socket, &mut received).await.is_ok() {
             count += received.len();
             received.clear();
         }
     };
-    within(LINGER, socket, pin!(rest)).await;
+    within(left(), &socket, pin!(rest)).await;
+    drop(timeout(left(), until_taken(&*socket, || true)).await);
 }
 
 /// Appends the bytes that arrive next.
@@ -311,6 +317,7 @@ async fn within<T>(time: Duration, socket: &OwnedFd, mut work: Pin<&mut impl Fut
     }
 }
 
-/// The longest time for a refused client to read its answer, and the most bytes that it may still send.
+/// The longest time for a client to take the answer after which its connection ends, and the most bytes that it may
+/// still send.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 * 1_024;

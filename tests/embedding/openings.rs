@@ -2,6 +2,8 @@
 
 use std::{
     future::pending,
+    io::{ErrorKind, Read as _, Write as _},
+    net::Shutdown,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +13,7 @@ use std::{
 
 use ringhub::{
     auth::{Authenticator, Credentials, Identity, Origins},
-    config::Time,
+    config::{Size, Time},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions},
     metrics::Counter,
     proto::Refusal,
@@ -20,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::{
     Live, Script, builder, serve,
-    support::{dial, text, upgrade_request},
+    support::{KernelSocket, dial, dial_with, request, text, upgrade_request},
     until,
 };
 
@@ -297,6 +299,48 @@ fn qore_a_decision_whose_client_leaves() {
     until("it is dropped", || dropped.load(Ordering::SeqCst) == 2);
     drop(server);
     assert!(told.lock().unwrap().is_empty());
+}
+
+/// Behind answers of which their client takes nothing, the end of an opening request leaves nothing large to the
+/// kernel: neither if the client leaves before the decision nor if it is refused.
+#[test]
+fn qore_a_decision_behind_unread_answers() {
+    let builder = builder(1).route("/ws", waits()).settings(|settings| {
+        settings.send_buffer = Some(Size(4 << 20));
+        settings.handshake_timeout = Time(Duration::from_secs(2));
+    });
+    let server = Live::start(builder);
+    for leaves in [true, false] {
+        let mut stream = dial_with(server.address, Some(4_096));
+        let answers = request("GET", "/metrics").repeat(32);
+        stream.write_all((answers + &upgrade_request("/ws?forever")).as_bytes()).unwrap();
+        if leaves {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+        let port = server.address.port();
+        KernelSocket::until_none("open sockets", || KernelSocket::open_ones(port));
+        assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    assert_eq!(server.hub().count(Counter::RefusedUndecided), 1);
+}
+
+/// A client that has ended its side and reads gets the refusal behind such answers.
+#[test]
+fn qore_a_refusal_behind_answers_that_are_read() {
+    let (script, _) = Script::<()>::new();
+    let script = script.opening(|_| Err(Response::new(402, "text/plain", "pay first")));
+    let builder = builder(1).settings(|settings| settings.send_buffer = Some(Size(4 << 20)));
+    let server = Live::start(builder.route("/ws", script));
+    let mut stream = dial_with(server.address, Some(4_096));
+    let answers = request("GET", "/metrics").repeat(32);
+    stream.write_all((answers + &upgrade_request("/ws")).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    until("it is refused", || server.hub().count(Counter::refused(402)) == 1);
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all.matches("HTTP/1.1 200").count(), 32);
+    assert!(all.ends_with("pay first"), "{all}");
 }
 
 /// It is accepted before anybody has looked whether the client is still there.

@@ -14,6 +14,7 @@ use crate::{
 const LIMITS: &[&str] = &[
     "HEADERS_MAX",
     "HEAD_BYTES_MAX",
+    "LEFT_TO_KERNEL_MAX",
     "LINES_MAX",
     "LOOKS_MAX",
     "REQUESTS_MAX",

@@ -92,8 +92,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What of `sys` is seen from outside `server` and `shard`.
-const WINDOWS: &[(&str, &str)] =
-    &[("config", "cpu"), ("config", "memory"), ("control", "net"), ("error", "probe"), ("main", "net")];
+const WINDOWS: &[(&str, &str)] = &[
+    ("config", "cpu"),
+    ("config", "memory"),
+    ("control", "bounded_close"),
+    ("control", "net"),
+    ("error", "probe"),
+    ("main", "net"),
+];
 
 /// What plain data does without: sockets, files, clocks, threads, and anything that waits.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

@@ -3,16 +3,18 @@
 use std::{
     env,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringhub::proto::OpCode;
 use rustix::process::Signal;
 
-use crate::support::{Client, KernelSocket, Received, Server, close, frame, pattern};
+use crate::support::{
+    Client, DEADLINE, KernelSocket, Received, Server, close, dial_with, exchange, frame, pattern, request,
+};
 
 /// Clients that break the protocol and go on sending, until the server gives them up in mid-stream: its sockets are
 /// gone for the kernel too, although input arrives at the very moment.
@@ -86,6 +88,84 @@ fn slow_consumers_leave_the_kernel_too() {
         assert_eq!(client.into_stream().read_to_end(&mut rest).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
     publisher.leave();
+}
+
+/// Sends requests whose answers are far more than the client's socket takes, and `behind`; then ends the client's side
+/// if that is wanted. Returns the client when its first answer has begun to arrive; it has read nothing.
+fn ask_and_read_nothing(address: SocketAddr, behind: &str, is_finished: bool) -> TcpStream {
+    let mut stream = dial_with(address, Some(4_096));
+    stream.write_all((request("GET", "/").repeat(6) + behind).as_bytes()).unwrap();
+    if is_finished {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+    stream
+}
+
+/// Waits until the kernel has nothing large of the server's port any more, and expects that the clients are reset.
+#[track_caller]
+fn expect_resets(port: u16, clients: Vec<TcpStream>) {
+    KernelSocket::until_none("sockets with much unsent", || KernelSocket::with_much_unsent(port));
+    for mut client in clients {
+        assert_eq!(client.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+/// Connections whose clients take nothing of their answers leave the kernel however they end: by a malformed request,
+/// with and without the end of the client's side, and by one that does not come in time.
+#[test]
+fn unread_answers_leave_the_kernel_too() {
+    const COUNT: usize = 20;
+    let server = Server::start(&["--send-buffer", "4MiB", "--handshake-timeout", "1s", "--body-timeout", "1h"]);
+    for (behind, is_finished) in [("\n", true), ("\n", false), ("G", false)] {
+        let clients = (0..COUNT).map(|_| ask_and_read_nothing(server.address(), behind, is_finished)).collect();
+        server.expect_counts(&[("http_connections_open", 0), ("http_too_slow_total", 0)]);
+        expect_resets(server.address().port(), clients);
+    }
+    let counts = server.counts();
+    let (malformed, late) = (counts.get("refused_total{cause=\"malformed\"}"), counts.get("handshake_timeout_total"));
+    assert_eq!((malformed, late), (2 * COUNT as u64, COUNT as u64));
+}
+
+/// Connections that give way leave the kernel too, whether their clients have ended their side or could go on asking.
+#[test]
+fn unread_answers_that_give_way_leave_the_kernel_too() {
+    for is_finished in [false, true] {
+        let server = Server::start(&["--send-buffer", "4MiB", "--max-http-connections", "1", "--body-timeout", "1h"]);
+        let client = ask_and_read_nothing(server.address(), "", is_finished);
+        let other = "GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let begin = Instant::now();
+        // Until the last answer is in its socket, the connection does not give way.
+        while exchange(server.address(), other).status() != 404 {
+            assert!(begin.elapsed() < DEADLINE, "it does not give way");
+        }
+        server.expect_counts(&[("http_displaced_total", 1), ("http_connections_open", 0)]);
+        expect_resets(server.address().port(), vec![client]);
+    }
+}
+
+/// A client that has not taken its last answer by the end of the server is reset, too.
+#[test]
+fn unread_answers_do_not_outlive_the_server() {
+    let mut server = Server::start(&["--send-buffer", "4MiB", "--body-timeout", "1h"]);
+    let clients = [false, true].map(|is_finished| ask_and_read_nothing(server.address(), "", is_finished)).into();
+    server.expect_counts(&[("http_requests_total", 12)]);
+    let port = server.address().port();
+    server.end();
+    expect_resets(port, clients);
+}
+
+/// A client that has ended its side and reads gets all of its answers, although they filled its socket when the server
+/// read no further.
+#[test]
+fn answers_that_are_read_arrive() {
+    let server = Server::start(&["--send-buffer", "4MiB"]);
+    let mut stream = ask_and_read_nothing(server.address(), "\n", true);
+    server.counts_until("the last request is refused", |counts| counts.refused() == 1);
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!((all.matches("HTTP/1.1 200").count(), all.matches("HTTP/1.1 400").count()), (6, 1));
+    assert!(all.ends_with("}\n"), "{all}");
 }
 
 /// When a server that leaves runs out of time, it leaves nothing in the kernel; who took everything has an orderly end.

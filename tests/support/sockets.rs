@@ -22,6 +22,7 @@ pub(crate) struct KernelSocket {
 impl KernelSocket {
     const TIME_WAIT: u8 = 6;
     const LISTEN: u8 = 10;
+    const LEFT_TO_KERNEL_MAX: u64 = 64 * 1_024;
 
     /// The sockets with this local port.
     pub(crate) fn of_port(port: u16) -> Vec<KernelSocket> {
@@ -42,17 +43,27 @@ impl KernelSocket {
             .collect()
     }
 
+    /// Returns the sockets with this local port that do not only wait for late segments.
+    pub(crate) fn open_ones(port: u16) -> Vec<KernelSocket> {
+        Self::of_port(port).into_iter().filter(|socket| socket.state != Self::TIME_WAIT).collect()
+    }
+
+    /// Returns the sockets with this local port whose peers have yet to take more than a close may leave to the kernel.
+    pub(crate) fn with_much_unsent(port: u16) -> Vec<KernelSocket> {
+        Self::of_port(port).into_iter().filter(|socket| socket.unsent > Self::LEFT_TO_KERNEL_MAX).collect()
+    }
+
     /// Those of the server's port that it has no descriptor for. One that waits for late segments keeps nothing.
     pub(crate) fn without_descriptor(server: &Server) -> Vec<KernelSocket> {
-        let sockets = Self::of_port(server.address().port());
+        let sockets = Self::open_ones(server.address().port());
         let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
         let inodes: Vec<u64> = fs::read_dir(folder)
             .expect("the server runs")
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
             .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
             .collect();
-        let is_kept = |socket: &KernelSocket| socket.state != Self::TIME_WAIT && !inodes.contains(&socket.inode);
-        sockets.into_iter().filter(is_kept).collect()
+        let has_none = |socket: &KernelSocket| !inodes.contains(&socket.inode);
+        sockets.into_iter().filter(has_none).collect()
     }
 
     /// Asks for something until there is none of it.
