@@ -152,13 +152,14 @@ impl HttpConnection {
         self.finish().await;
     }
 
-    /// Finishes our side, and keeps the permit for as long as the peer still takes much of the last answer. A
-    /// connection that has given way does not wait. Returns whether the peer is fast enough; otherwise the connection
-    /// is to be dropped.
+    /// Finishes our side, and keeps the permit for as long as the peer still takes much of the last answer. Ends at
+    /// once when the connection gives way, as an idle connection may have to at any time. Returns whether the peer is
+    /// fast enough; otherwise the connection is to be dropped.
     pub(super) async fn deliver(&mut self) -> bool {
-        let is_of_address = self.of_address.as_ref().is_none_or(AddressPermit::is_held);
-        if is_of_address && self.permit.as_ref().is_some_and(ConnectionPermit::is_held) && self.shut_down() {
-            self.output.wait_until_taken(&self.stream, || true).await;
+        let is_held_of_address = || self.of_address.as_ref().is_none_or(AddressPermit::is_held);
+        let is_held = || is_held_of_address() && self.permit.as_ref().is_some_and(ConnectionPermit::is_held);
+        if is_held() && self.shut_down() {
+            self.output.wait_until_taken(&self.stream, is_held).await;
         }
         !self.was_too_slow()
     }

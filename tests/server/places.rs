@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -12,8 +12,8 @@ use std::{
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, DEADLINE, Server, ask, clean, dial, dial_from, dial_with, exchange, pattern, post, program, published,
-    read_response, request, reset, run_to_end, take_response, text, upgrade_request,
+    Client, DEADLINE, KernelSocket, Server, ask, clean, dial, dial_from, dial_with, exchange, pattern, post, program,
+    published, read_response, request, reset, run_to_end, take_response, text, upgrade_request,
 };
 
 /// All addresses from 127.0.0.2 on are this machine's too.
@@ -206,6 +206,60 @@ fn idle_connections_give_way() {
     }
     server.expect_counts(&[("refused_total{cause=\"limit\"}", 0), ("messages_in_total", 3 + 1 + 3 + 3 + 20)]);
     assert!(server.counts().get("http_displaced_total") >= 4);
+}
+
+/// Sends a request so many times that the answers are far more than the client's socket takes, then ends the client's
+/// side. Returns the client, which has read no more than the first status; `None` if its request was refused.
+fn ask_and_read_nothing(address: SocketAddr, target: &str, times: usize) -> Option<TcpStream> {
+    let mut stream = dial_with(address, Some(4_096));
+    stream.write_all(request("GET", target).repeat(times).as_bytes()).ok()?;
+    stream.shutdown(Shutdown::Write).ok()?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).ok()?;
+    head.ends_with(b" 200").then_some(stream)
+}
+
+/// A client that takes nothing of its last answer keeps the permit of its connection only until another connection
+/// wants it. The connection is one of the farewells then, and stays open no longer than these.
+#[test]
+fn connections_that_deliver_their_last_answer_give_way() {
+    const ROUNDS: u64 = 100;
+    for (limit, permits) in [("--max-connections-per-address", 2), ("--max-http-connections", 1)] {
+        let flags = [limit, &permits.to_string(), "--send-buffer", "4MiB", "--body-timeout", "1h"];
+        let server = Server::start(&flags);
+        let begin = Instant::now();
+        let mut deaf = Vec::new();
+        while deaf.len() < ROUNDS as usize {
+            // Until the answers of the connection before are in its socket, there is no permit.
+            deaf.extend(ask_and_read_nothing(server.address(), "/", 4));
+            assert!(begin.elapsed() < DEADLINE, "{limit}: {} have been answered", deaf.len());
+        }
+        server.expect_counts(&[("http_displaced_total", ROUNDS - permits), ("http_connections_open", permits)]);
+        drop(deaf);
+        server.expect_counts(&[("http_connections_open", 0), ("http_too_slow_total", 0)]);
+    }
+}
+
+/// Connections to the address of the metrics give way in the same way, so there are no more of them than permits.
+#[test]
+fn connections_that_deliver_their_last_metrics_give_way() {
+    const PERMITS: usize = 64;
+    let server = Server::start(&["--metrics-listen", "127.0.0.1:0", "--body-timeout", "1h"]);
+    let metrics = metrics_address(&server);
+    let length = exchange(metrics, &closing("/metrics")).body.len();
+    let times = (256 * 1_024_usize).div_ceil(length);
+    let begin = Instant::now();
+    let mut deaf = Vec::new();
+    while deaf.len() < 3 * PERMITS {
+        deaf.extend(ask_and_read_nothing(metrics, "/metrics", times));
+        assert!(begin.elapsed() < DEADLINE, "{} have been answered", deaf.len());
+    }
+    KernelSocket::until_none("connections to the metrics", || {
+        let open = KernelSocket::open_ones(metrics.port());
+        if open.len() > PERMITS { open } else { Vec::new() }
+    });
+    assert_eq!(exchange(metrics, &closing("/metrics")).status(), 200);
+    assert!(server.counts().get("http_displaced_total") >= 2 * PERMITS as u64);
 }
 
 /// A request that has begun to arrive is not ended, nor is one that is being answered; who finds no place is told so.
