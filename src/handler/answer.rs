@@ -102,6 +102,8 @@ impl<S> Accept<S> {
 }
 
 /// A whole HTTP response instead of a WebSocket, after which the connection ends.
+///
+/// The client has two seconds to take it, and is reset if it has not made room for all of it by then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub(crate) status: u16,

@@ -263,12 +263,12 @@ async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<
 }
 
 /// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it. A
-/// client that has no room for it is reset.
+/// client that has left no room for all of it by then is reset.
 async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
     let ends = Instant::now() + LINGER;
     let left = || ends.saturating_duration_since(Instant::now());
-    let sent = net::send_now(&socket, &response);
-    if !matches!(sent, Ok(count) if count == response.len()) {
+    let sent = within(left(), &socket, pin!(send_all(&socket, &response))).await;
+    if !matches!(sent, Some(Ok(()))) {
         tracing::debug!(outcome = ?sent, "the client did not take the answer");
         net::reset_when_closed(&*socket);
         return;
@@ -283,6 +283,18 @@ async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
     };
     within(left(), &socket, pin!(rest)).await;
     drop(timeout(left(), until_taken(&*socket, || true)).await);
+}
+
+/// Sends all of `bytes`, each part when there is room for it.
+async fn send_all(socket: &Rc<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    loop {
+        match net::send_now(socket, bytes) {
+            Ok(count) if count == bytes.len() => return Ok(()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => oneshot::writable(Rc::clone(socket)).await?,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Appends the bytes that arrive next.

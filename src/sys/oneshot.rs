@@ -21,8 +21,20 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 ///
 /// What `poll(2)` answers.
 pub async fn readable(socket: Rc<OwnedFd>) -> io::Result<()> {
-    let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
-    let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events).build();
+    polled(socket, libc::POLLIN | libc::POLLRDHUP).await
+}
+
+/// Waits until `socket` has room for output, or can no longer be sent on.
+///
+/// # Errors
+///
+/// What `poll(2)` answers.
+pub async fn writable(socket: Rc<OwnedFd>) -> io::Result<()> {
+    polled(socket, libc::POLLOUT).await
+}
+
+async fn polled(socket: Rc<OwnedFd>, events: i16) -> io::Result<()> {
+    let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events as u32).build();
     UnsubmittedOneshot::new(socket, Done(PhantomData), entry).submit().await
 }
 

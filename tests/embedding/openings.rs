@@ -89,6 +89,27 @@ fn qore_any_response_instead() {
     journal.expect_at_the_end(server, &[]);
 }
 
+/// A response that is larger than the send buffer of its socket arrives as a whole. A client that does not take it is
+/// reset instead.
+#[test]
+fn qore_a_large_response_instead() {
+    let body = "0123456789abcdef".repeat(65_536);
+    let (script, _) = Script::<()>::new();
+    let sent = body.clone();
+    let script = script.opening(move |_| Err(Response::new(402, "text/plain", sent.clone())));
+    let builder = builder(1).settings(|settings| settings.send_buffer = Some(Size(4_096)));
+    let server = Live::start(builder.route("/", script));
+    let response = server.open("/", &[], &[]).err().expect("a refusal");
+    assert_eq!(response.status(), 402);
+    assert!(response.body == body, "{} bytes of other text", response.body.len());
+    let mut deaf = dial_with(server.address, Some(4_096));
+    deaf.write_all(upgrade_request("/").as_bytes()).unwrap();
+    assert_eq!(deaf.peek(&mut [0]).unwrap(), 1);
+    let port = server.address.port();
+    KernelSocket::until_none("open sockets", || KernelSocket::open_ones(port));
+    assert_eq!(deaf.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn qore_headers_of_the_answer() {
     let (script, _) = Script::<()>::new();
