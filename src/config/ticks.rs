@@ -23,5 +23,5 @@ pub(super) fn ticks(setting: &'static str, time: Time) -> Result<u32, ConfigErro
 }
 
 /// One [`Tick`].
-pub(crate) const TICK: Duration = Duration::from_millis(1_000 / Tick::PER_SECOND as u64);
+pub(crate) const TICK: Duration = Duration::from_millis(Tick::MILLIS);
 const TICKS_MAX: u32 = 366 * 24 * 3_600 * Tick::PER_SECOND;

@@ -13,6 +13,7 @@ use super::{
     topic_name::TopicName,
     topics::{TopicId, TopicRole, Topics},
 };
+use crate::proto::Millis;
 
 /// Limits of one hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The number of the last interest that was announced, over all topics: a topic that is forgotten and comes back
     /// must not take an old acknowledgement for its own.
     pub(super) interest_number: u64,
+    /// The time of the turn.
+    now: Millis,
 }
 
 impl<T: Attachment> ShardHub<T> {
@@ -72,7 +75,24 @@ impl<T: Attachment> ShardHub<T> {
             mesh,
             due: Due::default(),
             interest_number: 0,
+            now: Millis::default(),
         }
+    }
+
+    /// Notes the time, which the shard has from its clock.
+    ///
+    /// # Panics
+    ///
+    /// If the time goes back.
+    pub fn note_time(&mut self, now: Millis) {
+        assert!(now >= self.now, "the clock goes back from {:?} to {now:?}", self.now);
+        self.now = now;
+    }
+
+    /// Returns the time that was noted last.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.now
     }
 
     /// Calls `step` with the topic of that name, which is added if it is unknown, and forgotten again in time unless
@@ -159,5 +179,31 @@ impl<T: Attachment> ShardHub<T> {
     /// Notes that the shard is awake.
     pub fn awake(&self) {
         self.mesh.awake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> ShardHub {
+        ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1)
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_turn() {
+        let mut hub = hub();
+        for now in [Millis(0), Millis(1_234), Millis(1_234), Millis(1_235)] {
+            hub.note_time(now);
+            assert_eq!(hub.now(), now);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the clock goes back")]
+    fn the_time_does_not_go_back() {
+        let mut hub = hub();
+        hub.note_time(Millis(2));
+        hub.note_time(Millis(1));
     }
 }

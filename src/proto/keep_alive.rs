@@ -1,4 +1,24 @@
-//! Time as the protocol sees it: coarse ticks that the caller gives, and the three deadlines of a connection.
+//! Time as callers give it: milliseconds, the coarse ticks of keep-alives, and the deadlines of a connection.
+
+/// A point in time: milliseconds since the caller's start, by a clock that does not go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// Returns the tick that this point lies in, at most the last one.
+    ///
+    /// ```
+    /// use ringhub::proto::{Millis, Tick};
+    /// assert_eq!(Millis(1_299).tick(), Tick(12));
+    /// assert_eq!(Millis(1_300).tick(), Tick(13));
+    /// assert_eq!(Millis(u64::MAX).tick(), Tick(u32::MAX));
+    /// ```
+    #[inline]
+    pub const fn tick(self) -> Tick {
+        let ticks = self.0 / Tick::MILLIS;
+        Tick(if ticks < u32::MAX as u64 { ticks as u32 } else { u32::MAX })
+    }
+}
 
 /// A point in time: units of 100 ms since the caller's start. A `u32` of them lasts for 13 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -7,6 +27,20 @@ pub struct Tick(pub u32);
 impl Tick {
     /// The number of ticks in a second.
     pub const PER_SECOND: u32 = 10;
+
+    /// The length of a tick in milliseconds.
+    pub const MILLIS: u64 = 1_000 / Self::PER_SECOND as u64;
+
+    /// Returns the first point of the tick.
+    ///
+    /// ```
+    /// use ringhub::proto::{Millis, Tick};
+    /// assert_eq!(Tick(12).begin(), Millis(1_200));
+    /// ```
+    #[inline]
+    pub const fn begin(self) -> Millis {
+        Millis(self.0 as u64 * Self::MILLIS)
+    }
 
     /// The point `ticks` later.
     ///

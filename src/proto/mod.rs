@@ -54,7 +54,7 @@ pub use http::{
 };
 pub(crate) use http::{encode_response, is_token, percent_decode, query_pairs};
 pub use input::Input;
-pub use keep_alive::{KeepAlive, Tick, Timeout};
+pub use keep_alive::{KeepAlive, Millis, Tick, Timeout};
 pub use limits::{Deliver, MessageLimits};
 pub use message::{Fragment, LARGE_FRAME, Message};
 pub use prepared::{PrepareError, PreparedMessage};

@@ -11,20 +11,20 @@ use crate::{
     handover::AddressPermit,
     hub::{ConnectionId, Subscribed},
     metrics::Counter,
-    proto::{CloseCode, Role, Tick, WebSocket},
+    proto::{CloseCode, Millis, Role, WebSocket},
     sys::Io,
 };
 
 impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. `None`
     /// if all slots are taken.
-    pub(crate) fn adopt(&mut self, now: Tick, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
+    pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
             arrival;
-        self.now = now;
+        self.note_time(now);
         // Messages that were ordered before the connection came are not for it.
         self.take_mail();
-        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, now), IoState::new());
+        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, self.now), IoState::new());
         // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
         let id = self.hub.connections.insert(connection).ok()?;

@@ -4,16 +4,17 @@
 use super::{leaving::Drain, state::Shard};
 use crate::{
     hub::ConnectionId,
-    proto::{CloseCode, Tick},
+    proto::{CloseCode, Millis},
     sys::Io,
 };
 
 impl<I: Io> Shard<I> {
     /// Begins to close every connection with 1001, over at most half of `ticks`.
-    pub(crate) fn drain(&mut self, now: Tick, ticks: u32) {
+    pub(crate) fn drain(&mut self, now: Millis, ticks: u32) {
+        self.note_time(now);
         let remaining = self.hub.connections.ids().collect();
         let waits = !self.hub.is_alone();
-        self.drain = Some(Drain::new(now, remaining, ticks, waits));
+        self.drain = Some(Drain::new(self.now, remaining, ticks, waits));
     }
 
     /// Closes the connections that are due in the drain.

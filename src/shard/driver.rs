@@ -27,7 +27,7 @@ use crate::{
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::MeshEnd,
     metrics::{Counter, Counters},
-    proto::Tick,
+    proto::{Millis, Tick},
     sys::{HotRing, cpu, net, oneshot},
 };
 
@@ -215,7 +215,7 @@ impl Driver {
     /// Runs a turn, and starts and ends the work beside it.
     fn turn(&mut self) -> AfterTurn {
         let begun = Instant::now();
-        let has_more = self.shard.turn(self.clock.now());
+        let has_more = self.shard.turn(self.clock.at(begun));
         self.counters.turn(begun.elapsed());
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().repeated());
@@ -250,7 +250,7 @@ impl Driver {
 
     /// Sleeps until something arrives, or the deadline. Returns whether a drain has to begin.
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
-        let wait = self.clock.until(deadline, self.ends_by);
+        let wait = self.clock.until(deadline, self.ends_by, Instant::now());
         let mut has_command = false;
         tokio::select! {
             () = self.woken.notified() => {}
@@ -317,15 +317,21 @@ impl Clock {
         Clock { start: Instant::now() }
     }
 
-    fn now(&self) -> Tick {
-        Tick(ticks(self.start.elapsed()))
+    fn now(&self) -> Millis {
+        self.at(Instant::now())
     }
 
-    /// Returns the time until the earlier of the two.
-    fn until(&self, tick: Option<Tick>, instant: Option<Instant>) -> Duration {
-        let tick = tick.map(|tick| (self.start + TICK * tick.0).saturating_duration_since(Instant::now()));
-        let instant = instant.map(|instant| instant.saturating_duration_since(Instant::now()));
-        tick.into_iter().chain(instant).min().unwrap_or(SLEEP_MAX)
+    /// Returns the time at this instant.
+    fn at(&self, instant: Instant) -> Millis {
+        let elapsed = instant.saturating_duration_since(self.start);
+        Millis(elapsed.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Returns the time from `now` until the earlier of the two.
+    fn until(&self, tick: Option<Tick>, instant: Option<Instant>, now: Instant) -> Duration {
+        let tick = tick.map(|tick| self.start + Duration::from_millis(tick.begin().0));
+        let first = tick.into_iter().chain(instant).min();
+        first.map_or(SLEEP_MAX, |first| first.saturating_duration_since(now))
     }
 }
 
@@ -358,5 +364,25 @@ mod tests {
         for (has_work, is_drained) in [(true, false), (false, true), (true, true)] {
             decide(AfterTurn { has_work, is_drained }, || panic!("no sleep follows"));
         }
+    }
+
+    #[test]
+    fn the_clock_counts_milliseconds() {
+        let clock = Clock { start: Instant::now() };
+        let at = |micros| clock.at(clock.start + Duration::from_micros(micros));
+        assert_eq!((at(999), at(1_000), at(1_234_999)), (Millis(0), Millis(1), Millis(1_234)));
+        assert_eq!(clock.at(clock.start - Duration::from_secs(1)), Millis(0));
+    }
+
+    #[test]
+    fn a_sleep_ends_when_its_tick_begins_or_the_drain_ends() {
+        let clock = Clock { start: Instant::now() };
+        let second = Duration::from_secs(1);
+        let now = clock.start + second;
+        assert_eq!(clock.until(Some(Tick(30)), None, now), 2 * second);
+        assert_eq!(clock.until(Some(Tick(30)), Some(now + second), now), second);
+        assert_eq!(clock.until(Some(Tick(30)), Some(now + 3 * second), now), 2 * second);
+        assert_eq!(clock.until(Some(Tick(9)), None, now), Duration::ZERO);
+        assert_eq!(clock.until(None, None, now), SLEEP_MAX);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         TopicName,
     },
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, PreparedMessage, State, Tick},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, PreparedMessage, State},
     sys::Io,
 };
 
@@ -111,8 +111,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Makes a call that waits on this thread.
-    pub(crate) fn call_back(&mut self, now: Tick, id: ConnectionId, work: Call) {
-        self.now = now;
+    pub(crate) fn call_back(&mut self, now: Millis, id: ConnectionId, work: Call) {
+        self.note_time(now);
         if let Err(panicked) = Panicked::catch(|| work(self)) {
             self.fail(id, &panicked);
         }

@@ -102,7 +102,8 @@ impl Simulation {
         self.log(format_args!("drains in {ticks} ticks"));
         self.is_draining = true;
         self.calm_observers();
-        self.shard.drain(self.now, ticks);
+        let now = self.moment();
+        self.shard.drain(now, ticks);
         self.more = true;
         if !self.plan.settles {
             for _ in 0..self.random.within(0..=20) {

@@ -20,7 +20,7 @@ use crate::{
     handover::AddressPermit,
     hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd},
     metrics::{Counter, Counters},
-    proto::Tick,
+    proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
 };
 
@@ -72,25 +72,27 @@ impl<I: Io> Shard<I> {
         handlers: Handlers,
         counters: Arc<Counters>,
         epoch_first: u64,
-        now: Tick,
+        now: Millis,
     ) -> Self {
         let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
+        let mut hub = IoHub::new(mesh, hub_limits, epoch_first);
+        hub.note_time(now);
         Shard {
             io,
-            hub: IoHub::new(mesh, hub_limits, epoch_first),
+            hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
             limits: config.limits.clone(),
             handlers,
             counters,
             warnings: Arc::default(),
-            now,
+            now: now.tick(),
             flush: Flush::default(),
             drain: None,
             pace: Pace::DEFAULT,
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
             due: Vec::new(),
@@ -98,6 +100,12 @@ impl<I: Io> Shard<I> {
             commands: Vec::new(),
             mail_left: MailLeft::default(),
         }
+    }
+
+    /// Notes the time, which the driver has from the only clock. Keep-alives count in ticks; the hub has it exactly.
+    pub(super) fn note_time(&mut self, now: Millis) {
+        self.now = now.tick();
+        self.hub.note_time(now);
     }
 
     /// Returns when the next turn is due even if nothing happens.

@@ -3,13 +3,13 @@
 use std::mem;
 
 use super::{outgoing::Outcome, state::Shard};
-use crate::{metrics::Counter, proto::Tick, sys::Io};
+use crate::{metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
     /// Runs one turn. Returns whether the next one is due at once; if not, it is due when the ring has completions, at
     /// [`Shard::next_deadline`], or after [`Shard::adopt`].
-    pub(crate) fn turn(&mut self, now: Tick) -> bool {
-        self.now = now;
+    pub(crate) fn turn(&mut self, now: Millis) -> bool {
+        self.note_time(now);
         self.reap();
         self.receive();
         self.begin_mail();

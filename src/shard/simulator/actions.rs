@@ -85,7 +85,8 @@ impl Simulation {
         let name = |topic: usize| self.topics[topic].clone();
         let subscriptions = client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect();
         let forwards = client.publishes.then(|| (name(client.topic), Scope::Server));
-        let id = self.shard.adopt(self.now, arrival(socket, subscriptions, forwards, answer, leftover));
+        let now = self.moment();
+        let id = self.shard.adopt(now, arrival(socket, subscriptions, forwards, answer, leftover));
         self.log(format_args!("client {number} is {id:?}"));
         self.clients[number].id = id;
         self.more = true;

@@ -39,7 +39,7 @@ fn take(step: Step, world: &mut World, id: ConnectionId, now: &mut Tick) -> &'st
         Step::Read => _ = world.sent(0),
         Step::Timeout => *now = now.after(CLOSE_TICKS),
     }
-    while world.shard.turn(*now) {}
+    while world.shard.turn(now.begin()) {}
     match world.shard.hub.connections.get(id).map(|connection| &connection.io.sides) {
         None => "dropped",
         Some(sides) if sides.is_open() => "open",
@@ -72,7 +72,7 @@ fn each_transition_of_an_end_is_taken() {
             config.keep_alive.close_timeout = CLOSE_TICKS;
         });
         let (id, mut now) = (world.connect(usize::MAX, false), Tick(0));
-        while world.shard.turn(now) {}
+        while world.shard.turn(now.begin()) {}
         for &(step, expected) in path {
             assert_eq!(take(step, &mut world, id, &mut now), expected, "after {step:?} of {path:?}");
         }

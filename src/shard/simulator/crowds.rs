@@ -34,7 +34,7 @@ fn a_turn_parses_a_bounded_number_of_frames() {
             let taken = world.turn();
             assert!((FRAMES / 2..=FRAMES + 64).contains(&taken), "{taken} messages in a turn, {crowd} clients");
         }
-        while world.shard.turn(Tick(0)) {}
+        while world.shard.turn(Tick(0).begin()) {}
         assert_eq!(world.counters.get(Counter::MessagesIn), (count * crowd) as u64, "all of them are taken in the end");
     }
 }
@@ -55,7 +55,7 @@ fn large_frames_in_step_are_not_copied_in_one_turn() {
     let mut before = capacities(&world);
     let mut more = true;
     while more {
-        more = world.shard.turn(Tick(0));
+        more = world.shard.turn(Tick(0).begin());
         let after = capacities(&world);
         let copied: usize =
             before.iter().zip(&after).filter(|(before, after)| before < after).map(|(before, _)| before).sum();
@@ -135,7 +135,7 @@ fn backlogs_keep_no_outbox_waiting() {
         let forwards = Some((fast.clone(), Scope::Server));
         let subscriptions = vec![(fast.clone(), true)];
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
-        world.shard.adopt(Tick(0), arrival).expect("there is room");
+        world.shard.adopt(Tick(0).begin(), arrival).expect("there is room");
     }
     world.turns();
     world.sent(QUIET);
@@ -207,7 +207,7 @@ fn closing_connections_delay_no_message() {
     let mut world = World::new(CROWD + 1);
     // RFC 6455 5.1: a client masks its frames.
     (0..CROWD).for_each(|client| world.arrive(client, b"\x82\x00", 1));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     assert_eq!(world.counters.get(Counter::ProtocolErrors), CROWD as u64);
     for _ in 0..10 {
         (0..CROWD).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 10));
@@ -226,8 +226,8 @@ fn topics_take_turns_within_a_flush() {
     let subscriptions = vec![(small.clone(), true)];
     let forwards = Some((small, Scope::Server));
     let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
-    world.shard.adopt(Tick(0), arrival).expect("there is room");
-    while world.shard.turn(Tick(0)) {}
+    world.shard.adopt(Tick(0).begin(), arrival).expect("there is room");
+    while world.shard.turn(Tick(0).begin()) {}
     let client = LARGE + 1;
     world.sent(client);
     world.shard.pace.batch_bytes = 1_000;
@@ -250,7 +250,7 @@ fn a_shortage_of_memory_delays_no_connection_longer_than_others() {
         let offers = |world: &World| world.network.borrow().lines.iter().map(|line| line.offers).collect::<Vec<_>>();
         let before = offers(&world);
         world.arrive(tick, PING, 1);
-        while world.shard.turn(Tick(tick as u32)) || world.network.borrow().has_reports() {}
+        while world.shard.turn(Tick(tick as u32).begin()) || world.network.borrow().has_reports() {}
         let tried = offers(&world).iter().zip(before).filter(|(now, before)| *now > before).count();
         assert_eq!(tried, tick + 1, "tried at tick {tick}");
     }
@@ -271,7 +271,7 @@ fn fragments_count() {
     (0..2).for_each(|_| _ = world.turn());
     assert!(world.sent(64) > 0, "a ping is answered between the fragments of others");
     assert_eq!(world.counters.get(Counter::MessagesIn), 0);
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     assert_eq!(world.counters.get(Counter::MessagesIn), 64);
 }
 
@@ -333,7 +333,7 @@ fn input_behind_a_large_frame_is_bounded() {
     let header = [&b"\x82\xff"[..], &(LENGTH as u64).to_be_bytes(), &[0; 4]].concat();
     let large = [&header[..], &vec![0; LENGTH - 1]].concat();
     (0..CLIENTS).for_each(|client| world.arrive(client, &large, 1));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     (0..CLIENTS).for_each(|client| {
         world.arrive(client, b"\0", 1);
         world.arrive(client, b"\x8a\x80\0\0\0\0", LENGTH / 6);
@@ -357,15 +357,15 @@ fn no_flood_extends_the_time_of_a_message() {
         config.limits.message_ticks_max = 20;
     });
     let ids: Vec<ConnectionId> = (0..CLIENTS).map(|_| world.connect(usize::MAX, false)).collect();
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     (0..CLIENTS).for_each(|client| world.arrive(client, b"\x02\x80\0\0\0\0", 1));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     for tick in 0..=200 {
         if tick % 10 == 0 {
             (0..CLIENTS).for_each(|client| world.arrive(client, PONG, 20_000));
         }
         // One turn: there is always something left to be parsed.
-        world.shard.turn(Tick(tick));
+        world.shard.turn(Tick(tick).begin());
         let open = ids
             .iter()
             .filter(|&&id| {
@@ -386,16 +386,16 @@ fn the_end_of_a_message_may_stand_behind_a_flood() {
         config.limits.message_ticks_max = 2;
     });
     (0..64).for_each(|_| _ = world.connect(usize::MAX, false));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     (0..64).for_each(|client| world.arrive(client, b"\x02\x80\0\0\0\0", 1));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     for client in 0..64 {
         world.arrive(client, PONG, 9_000);
         world.arrive(client, b"\x80\x80\0\0\0\0", 1);
     }
     // All of it is received in the first turn, and parsed in some 140.
     for tick in 0..300 {
-        world.shard.turn(Tick(tick));
+        world.shard.turn(Tick(tick).begin());
     }
     assert_eq!((world.counters.get(Counter::MessagesIn), world.counters.get(Counter::MessageTimeout)), (64, 0));
 }

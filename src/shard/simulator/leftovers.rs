@@ -21,7 +21,7 @@ impl World {
         let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
         let forwards = Some((TopicName::new("t").expect("a name"), Scope::Server));
         let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), received);
-        self.shard.adopt(Tick(0), arrival).expect("there is room")
+        self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
     /// Returns the memory of the input that the connection has not parsed.
@@ -45,7 +45,7 @@ fn input_with_an_opening_request_is_bounded() {
     }
     let held = world.shard.incoming.unfinished.bytes();
     assert!((4 * message.len()..LIMIT / 2).contains(&held), "{held}");
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     assert_eq!(world.counters.get(Counter::MessagesIn), 8);
     assert_eq!((world.shard.incoming.unfinished.bytes(), world.kept(few[0])), (0, None));
     // The shard has parsed nothing of these.

@@ -35,7 +35,7 @@ fn slow_consumer() -> (World, ConnectionId) {
 impl World {
     /// A turn for everything that is due.
     fn serve(&mut self, tick: u32) {
-        while self.shard.turn(Tick(tick)) {}
+        while self.shard.turn(Tick(tick).begin()) {}
     }
 
     /// The publisher sends so many messages of 10 000 bytes.

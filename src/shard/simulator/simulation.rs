@@ -18,7 +18,7 @@ use crate::{
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{MeshEnd, Scope, SubscribeOptions, TopicName},
     metrics::Counters,
-    proto::{KeepAlive, Tick},
+    proto::{KeepAlive, Millis, Tick},
     surface::raw::TOPIC_PATTERN,
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Simulation {
     pub(super) plan: Plan,
     pub(super) keep_alive: KeepAlive,
     pub(super) now: Tick,
+    /// The time that the shard was given last.
+    moment: Millis,
     /// Ticks since the observers were last brought up to date.
     pub(super) ticks_restless: u32,
     /// The last turn has left work, or a connection has arrived since.
@@ -50,7 +52,7 @@ impl Simulation {
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
         let mut shard =
-            Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start);
+            Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start.begin());
         shard.pace = plan.pace;
         shard.hub.limits.subscriptions_max = plan.subscriptions_max;
         shard.hub.connections.let_rest(plan.slots_resting);
@@ -65,11 +67,20 @@ impl Simulation {
             topics: (0..plan.topics).map(name).collect(),
             plan,
             now: plan.start,
+            moment: plan.start.begin(),
             ticks_restless: 0,
             more: false,
             is_draining: false,
             is_logged,
         }
+    }
+
+    /// Returns the time for a call of the shard: a millisecond later than for the call before, as long as the tick
+    /// lasts.
+    pub(super) fn moment(&mut self) -> Millis {
+        let last_of_tick = Millis(self.now.after(1).begin().0 - 1);
+        self.moment = Millis(self.moment.0 + 1).clamp(self.now.begin(), last_of_tick);
+        self.moment
     }
 
     /// Returns one of the clients with anything left to happen.

@@ -16,7 +16,7 @@ use crate::{
     handler::RouteOptions,
     hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, FrameHeader, OpCode, PreparedMessage, Tick, encode_masked},
+    proto::{CloseCode, Fin, FrameHeader, Millis, OpCode, PreparedMessage, Tick, encode_masked},
     shard::state::Shard,
 };
 
@@ -42,7 +42,8 @@ impl World {
         let other = IoHub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
         let mesh = mesh.pop().expect("two ends");
         let io = SimulatedIo(Rc::clone(&network));
-        let shard = Shard::new(mesh, &config, io, handlers_with(&config, options), Arc::clone(&counters), 1, Tick(0));
+        let shard =
+            Shard::new(mesh, &config, io, handlers_with(&config, options), Arc::clone(&counters), 1, Tick(0).begin());
         World { shard, counters, network, other }
     }
 
@@ -64,12 +65,12 @@ impl World {
         let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
         let answer = Bytes::from_static(ANSWER);
         let arrival = arrival(socket, subscriptions, None, answer, BytesMut::new());
-        self.shard.adopt(Tick(0), arrival).expect("there is room")
+        self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
     /// Runs the shard's turns until they leave no work, while the other one stands still.
     fn turn(&mut self) {
-        while self.shard.turn(Tick(0)) {}
+        while self.shard.turn(Tick(0).begin()) {}
     }
 
     /// Lets the other shard answer its requests.
@@ -299,7 +300,7 @@ fn mail_grows_no_run_beyond_a_walk() {
         (0..world.shard.pace.mail).for_each(|_| world.publish(&far, "seventeen bytes.."));
         world.other.send_out();
         let before = [Counter::Sends, Counter::BytesOut].map(|counter| world.counters.get(counter));
-        world.shard.turn(Tick(0));
+        world.shard.turn(Tick(0).begin());
         let [sends, bytes] = [Counter::Sends, Counter::BytesOut].map(|counter| world.counters.get(counter));
         let (sends, bytes) = ((sends - before[0]) as usize, (bytes - before[1]) as usize);
         assert!(bytes <= sends * most, "turn {turn}: {bytes} bytes in {sends} sends");
@@ -322,4 +323,16 @@ fn an_arrival_gets_nothing_that_was_ordered_before() {
     world.answer();
     assert_eq!(world.sent_to(0), ["answer", "before", "after"]);
     assert_eq!(world.sent_to(1), ["answer", "after"]);
+}
+
+/// The hub has the time to the millisecond, keep-alives have it in ticks.
+#[test]
+fn every_call_of_a_shard_notes_its_time() {
+    let mut world = World::new();
+    world.shard.turn(Millis(1_234));
+    assert_eq!((world.shard.hub.now(), world.shard.now), (Millis(1_234), Tick(12)));
+    world.shard.call_back(Millis(1_299), ConnectionId::new(0, 0, 0), Box::new(|_| {}));
+    assert_eq!((world.shard.hub.now(), world.shard.now), (Millis(1_299), Tick(12)));
+    world.shard.drain(Millis(1_300), 10);
+    assert_eq!((world.shard.hub.now(), world.shard.now), (Millis(1_300), Tick(13)));
 }

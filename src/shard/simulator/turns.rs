@@ -18,7 +18,8 @@ impl Simulation {
         };
         if is_due {
             let before = (self.counters.get(Counter::CloseTimeout), self.network.borrow().tally.cut_off);
-            self.more = self.shard.turn(self.now);
+            let now = self.moment();
+            self.more = self.shard.turn(now);
             self.log(format_args!(
                 "turn at {:?}: {} pings sent, {} bytes in, {} bytes out",
                 self.now,

@@ -39,7 +39,7 @@ impl World {
             let subscribes = client >= clients;
             world.connect(if subscribes { room } else { usize::MAX }, subscribes);
         }
-        while world.shard.turn(Tick(0)) {}
+        while world.shard.turn(Tick(0).begin()) {}
         world.network.borrow_mut().offered = Offered::default();
         world
     }
@@ -52,7 +52,7 @@ impl World {
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo(Rc::clone(&network));
         let handlers = handlers(&config);
-        let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0));
+        let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
         World { shard, counters, network }
     }
 
@@ -63,7 +63,7 @@ impl World {
         let subscriptions = if subscribes { vec![(topic.clone(), true)] } else { Vec::new() };
         let forwards = Some((topic, Scope::Server));
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
-        self.shard.adopt(Tick(0), arrival).expect("there is room")
+        self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
     /// Lets so many frames of the client arrive.
@@ -76,7 +76,7 @@ impl World {
     /// Runs a turn. Returns how many messages it has taken.
     pub(super) fn turn(&mut self) -> u64 {
         let before = self.counters.get(Counter::MessagesIn);
-        self.shard.turn(Tick(0));
+        self.shard.turn(Tick(0).begin());
         self.counters.get(Counter::MessagesIn) - before
     }
 
@@ -84,7 +84,7 @@ impl World {
     pub(super) fn turns(&mut self) {
         let mut more = true;
         while more {
-            more = self.shard.turn(Tick(0)) || self.network.borrow().has_reports();
+            more = self.shard.turn(Tick(0).begin()) || self.network.borrow().has_reports();
             let offered = mem::take(&mut self.network.borrow_mut().offered);
             assert!(offered.is_within(&self.shard.pace), "{offered:?} in a turn");
         }

@@ -1,0 +1,146 @@
+//! Settings that are allowed and mostly a mistake: the server and `check-config` warn of them.
+
+use std::fs;
+
+use super::{Scratch, check_config, command, scratch_folder};
+use crate::support::run_to_end;
+
+/// Only a hub that lets everybody in is worth a warning.
+#[test]
+fn routes_that_let_everybody_in_are_warned_of() {
+    let warns = |routes: &str| {
+        let output = run_to_end(check_config(&Scratch::new(&format!("listen = \"0.0.0.0:0\"\n{routes}"))));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).contains("whoever reaches")
+    };
+    let hub = "[[routes]]\nmatch = \"/{topic}\"\nhandler = \"hub\"\n";
+    assert!(warns("") && warns(hub));
+    assert!(!warns(&format!("{hub}network = {{ allow = \"10.0.0.0/8\" }}")));
+    assert!(!warns(&format!("{hub}allowed_origins = \"https://a.example\"")));
+    assert!(!warns("[[routes]]\nmatch = \"/\"\nhandler = \"echo\""));
+}
+
+/// Two routes to the same topics that let different people in are told of, with the lines where they stand.
+#[test]
+fn routes_that_lead_to_the_same_topics_are_warned_of() {
+    let warnings = |text: &str| {
+        let output = run_to_end(check_config(&Scratch::new(text)));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let hub = |path: &str, rules: &str| format!("[[routes]]\nmatch = \"{path}\"\nhandler = \"hub\"\n{rules}\n");
+    let (bearer, basic) = ("bearer.tokens.a = \"word\"", "basic = { realm = \"r\", users = { a = \"hush\" } }");
+    let told = warnings(&(hub("/t/{topic...}", "") + &hub("/t/admin/{topic...}", basic)));
+    let words = ["warning: ", "\"/t/{topic...}\" (", ".toml:1)", "\"/t/admin/{topic...}\" (", ".toml:5)", "by both"];
+    assert!(words.iter().all(|word| told.contains(word)) && !told.contains("hush"), "{told}");
+    let prefix = |prefix: &str, rules: &str| format!("topic_prefix = \"{prefix}\"\n{rules}");
+    for (first, second, is_told) in [
+        ("", "", false),
+        (bearer, bearer, false),
+        (bearer, &bearer.replace("word", "other"), true),
+        (bearer, &format!("{bearer}\nallowed_origins = \"https://a.example\""), true),
+        ("", &prefix("staff/", bearer), true),
+        (&prefix("public/", ""), &prefix("staff/", bearer), false),
+        (&prefix("staff/a", basic), &prefix("staff/", bearer), true),
+        (&prefix("staff/", bearer), &prefix("staff/", bearer), false),
+    ] {
+        let told = warnings(&(hub("/t/{topic}", first) + &hub("/s/{topic...}", second)));
+        assert_eq!(told.contains("lead to the same topics"), is_told, "{first} {second}: {told}");
+    }
+    // What is to be done, and what it needs until then.
+    let told = warnings(&(hub("/t/{topic...}", bearer) + &hub("/staff/{topic...}", &prefix("staff/", basic))));
+    let asked = "\"/t/{topic...}\" asks for bearer, \"/staff/{topic...}\" for basic";
+    let remedy = "give \"/t/{topic...}\", which has no topic_prefix, one too, or both the same rules";
+    assert!(told.contains(asked) && told.contains(remedy), "{told}");
+    let pages = "allowed_origins = \"https://a.example\"";
+    let told = warnings(&(hub("/s/{topic...}", &prefix("a/", pages)) + &hub("/t/{topic...}", &prefix("a/b", bearer))));
+    let asked =
+        "\"/s/{topic...}\" asks for nothing, of pages also for its allowed_origins, \"/t/{topic...}\" for bearer";
+    let remedy = "give \"/s/{topic...}\" a topic_prefix with which that of \"/t/{topic...}\" does not begin";
+    assert!(told.contains(asked) && told.contains(remedy), "{told}");
+    let told = warnings(&(hub("/s/{topic...}", "") + &hub("/t/{topic...}", bearer)));
+    assert!(told.contains("give each a topic_prefix of its own"), "{told}");
+    // An open route to topics that another keeps is open to nobody else.
+    let opens = |text: &str| warnings(&format!("listen = \"0.0.0.0:0\"\n{text}")).contains("whoever reaches");
+    let hubs = |first: &str, second: &str| hub("/t/{topic...}", first) + &hub("/s/{topic...}", second);
+    assert!(opens(&hubs("", &prefix("staff/", bearer))) && opens(&hubs(&prefix("a/", ""), &prefix("b/", bearer))));
+    assert!(!opens(&hubs("", bearer)) && !opens(&hubs(&prefix("staff/", ""), bearer)));
+}
+
+/// What a browser knows of its user, any page may use in that person's name.
+#[test]
+fn routes_that_any_page_may_use_are_warned_of() {
+    fs::create_dir_all(scratch_folder().join("site")).unwrap();
+    let (network, basic) = ("network.allow = \"10.0.0.0/8\"\n", "basic.users.a = \"hush\"\n");
+    let (bearer, origins) = ("bearer.tokens.a = \"hush\"\n", "allowed_origins = \"https://a.example\"\n");
+    let check = |settings: &str, handler: &str, rules: &[&str], is_told: bool| {
+        let rules = rules.concat();
+        let text = format!("{settings}[[routes]]\nmatch = \"/x\"\n{handler}\n{rules}");
+        let text = if handler.contains("hub") { text.replace("/x", "/{topic}") } else { text };
+        let output = run_to_end(check_config(&Scratch::new(&text)));
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !log.contains("hush"), "{log}");
+        let words = ["the route \"/", "allowed_origins: any web page", "as allowed_origins"];
+        assert_eq!(words.map(|word| log.contains(word)), [is_told; 3], "{text}: {log}");
+    };
+    let (hub, echo, page) = ("handler = \"hub\"", "handler = \"echo\"", "handler = \"page\"");
+    let files = "documents = \"site\"";
+    for handler in [hub, echo] {
+        check("", handler, &[network], true);
+        check("", handler, &[basic], true);
+        check("", handler, &["admit = \"any\"\n", basic, bearer], true);
+        check("", handler, &[basic, bearer], false);
+        check("", handler, &[bearer], false);
+        check("", handler, &[], false);
+        check("", handler, &[network, origins], false);
+        check(origins, handler, &[network], false);
+    }
+    check("", files, &[network], true);
+    check("", files, &[network, origins], false);
+    check("", files, &[basic], false);
+    check("", page, &[network, basic], false);
+}
+
+/// A request shows one token, which both lists have to know.
+#[test]
+fn routes_whose_tokens_are_of_no_use_are_warned_of() {
+    let check = |settings: &str, rules: &str, told: &[&str]| {
+        let text = format!("{settings}\n[[routes]]\nmatch = \"/{{topic}}\"\nhandler = \"hub\"\n{rules}");
+        let output = run_to_end(check_config(&Scratch::new(&text)));
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !log.contains("hush"), "{log}");
+        let expected = ["publish", "subscribe"].map(|what| told.contains(&what));
+        let lists = ["publish_tokens have no token in common", "subscribe_tokens have no token in common"];
+        assert_eq!(lists.map(|words| log.contains(words)), expected, "{text}: {log}");
+        assert_eq!(["nobody can publish", "nobody can subscribe"].map(|words| log.contains(words)), expected, "{log}");
+    };
+    let bearer = "bearer.tokens = { a = [\"hush1\", \"hush2\"] }";
+    check("publish_tokens = \"hush\"", bearer, &["publish"]);
+    check("subscribe_tokens = \"hush\"\npublish_tokens = \"hush2\"", bearer, &["subscribe"]);
+    check("subscribe_tokens = \"hush\"\npublish_tokens = \"hush3\"", bearer, &["publish", "subscribe"]);
+    check("publish_tokens = [\"hush\", \"hush1\"]", bearer, &[]);
+    check("", bearer, &[]);
+    check("publish_tokens = \"hush\"", "", &[]);
+    let other = "admit = \"any\"\nbasic.users.a = \"hush\"\n";
+    check("publish_tokens = \"hush\"", &format!("{other}{bearer}"), &[]);
+    check("publish_tokens = \"hush\"", &format!("{}{bearer}", other.replace("any", "all")), &["publish"]);
+}
+
+/// It says what to set, before it listens. The address is of another machine, so that it does not.
+#[test]
+fn a_hub_that_is_open_to_the_world_warns() {
+    let log = |flags: &[&str]| {
+        let mut command = command(&["--listen", "192.0.2.1:6455"]);
+        command.args(flags);
+        let output = run_to_end(command);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let open = log(&[]);
+    for word in ["WARN", "192.0.2.1:6455", "publish_tokens", "subscribe_tokens", "allowed_origins"] {
+        assert!(open.contains(word), "{word} is not in: {open}");
+    }
+    assert!(!log(&["--publish-tokens", "a"]).contains("WARN"));
+    let check = run_to_end(command(&["check-config", "--listen", "192.0.2.1:6455"]));
+    assert!(check.status.success() && String::from_utf8_lossy(&check.stderr).contains("warning: whoever reaches"));
+}
