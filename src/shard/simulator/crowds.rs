@@ -318,7 +318,7 @@ fn receive_buffers_are_bounded() {
         (0..QUICK).for_each(|client| world.arrive(WAITING + ADDED + client, PONG, 1));
         turn(&mut world);
     }
-    while world.shard.turn(Tick(0)) {
+    while world.shard.turn(Tick(0).begin()) {
         most = most.max(kept(&world));
     }
     assert!((Limits::RECEIVED_BYTES_MAX / 3..=Limits::RECEIVED_BYTES_MAX).contains(&most), "{most} bytes are kept");

@@ -26,7 +26,7 @@ fn world(pace: Pace) -> (World, ConnectionId) {
     });
     world.connect(usize::MAX, true);
     let id = world.connect(usize::MAX, false);
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     world.shard.pace = pace;
     (world, id)
 }
@@ -48,15 +48,15 @@ impl World {
 fn the_end_of_a_message_may_wait_in_the_socket() {
     let (mut world, id) = world(Pace { frames: 500, ..Pace::DEFAULT });
     world.arrive(1, BEGIN, 1);
-    world.shard.turn(Tick(0));
+    world.shard.turn(Tick(0).begin());
     world.arrive(1, PONG, 30_000);
     world.arrive(1, END, 1);
     for tick in 1..50 {
-        world.shard.turn(Tick(tick));
+        world.shard.turn(Tick(tick).begin());
         assert!(world.is_open(id), "tick {tick}");
     }
     assert_eq!(world.messages(), (0, 0), "the end has been parsed too early for this test");
-    while world.shard.turn(Tick(50)) {}
+    while world.shard.turn(Tick(50).begin()) {}
     assert_eq!((world.messages(), world.is_open(id)), ((1, 0), true));
 }
 
@@ -66,16 +66,16 @@ fn the_end_of_a_message_may_wait_in_the_socket() {
 fn a_full_shard_does_not_extend_the_time_of_a_message() {
     let (mut world, id) = world(Pace::DEFAULT);
     let publisher = world.connect(usize::MAX, false);
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     world.arrive(2, MESSAGE, 10);
-    world.shard.turn(Tick(0));
+    world.shard.turn(Tick(0).begin());
     world.arrive(1, BEGIN, 1);
     let (mut arrived, mut closed_at) = (0, None);
     for tick in 0..400 {
         world.arrive(2, MESSAGE, 2);
         world.arrive(1, PONG, 3);
         arrived += u64::from(tick <= TICKS_MAX) * 3;
-        world.shard.turn(Tick(tick));
+        world.shard.turn(Tick(tick).begin());
         closed_at = closed_at.or((!world.is_open(id)).then_some(u64::from(tick)));
     }
     let closed_at = closed_at.expect("it is closed");
@@ -92,24 +92,24 @@ fn a_message_takes_no_time_while_the_shard_receives_nothing() {
     let (mut world, id) = world(pace);
     let publisher = world.connect(usize::MAX, false);
     (0..10).for_each(|_| _ = world.connect(usize::MAX, true));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     world.arrive(1, BEGIN, 1);
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     // The walk over the subscribers takes as many turns.
     world.arrive(2, MESSAGE, 1);
-    world.shard.turn(Tick(1));
+    world.shard.turn(Tick(1).begin());
     world.arrive(1, PONG, 1);
     let paused = world.counters.get(Counter::ReceivePaused);
     for tick in [2, 20, 40, 60, 79] {
-        world.shard.turn(Tick(tick));
+        world.shard.turn(Tick(tick).begin());
         assert!(world.is_open(id), "tick {tick}");
     }
     assert_eq!(world.counters.get(Counter::ReceivePaused), paused + 5, "the shard received something");
-    while world.shard.turn(Tick(80)) {}
+    while world.shard.turn(Tick(80).begin()) {}
     assert!(world.is_open(id) && world.is_open(publisher));
     // What is left of its time goes on: it had used up two ticks.
-    world.shard.turn(Tick(80 + TICKS_MAX - 3));
+    world.shard.turn(Tick(80 + TICKS_MAX - 3).begin());
     assert!(world.is_open(id));
-    world.shard.turn(Tick(80 + TICKS_MAX));
+    world.shard.turn(Tick(80 + TICKS_MAX).begin());
     assert_eq!((world.messages(), world.is_open(id)), ((1, 1), false));
 }

@@ -182,19 +182,19 @@ fn a_slow_consumer_gets_no_share_beyond_the_one_that_closes_it() {
         let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
         let forwards = Some((topic.clone(), Scope::Server));
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
-        world.shard.adopt(Tick(0), arrival).expect("there is room")
+        world.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     };
     connect(1_000, &[&topics[0], &topics[1]], &topics[0]);
     topics.iter().for_each(|topic| _ = connect(usize::MAX, &[], topic));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     let message = [&b"\x82\xfe\x27\x10\0\0\0\0"[..], &[0; 10_000]].concat();
     world.arrive(1, &message, 4);
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     let counted = |world: &World| {
         [Counter::SlowClosed, Counter::Deliveries, Counter::SlowDropped].map(|counter| world.counters.get(counter))
     };
     assert_eq!(counted(&world), [0, 4, 0]);
     (1..=2).for_each(|client| world.arrive(client, &message, 1));
-    while world.shard.turn(Tick(0)) {}
+    while world.shard.turn(Tick(0).begin()) {}
     assert_eq!(counted(&world), [1, 5, 2]);
 }
