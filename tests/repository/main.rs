@@ -1,5 +1,6 @@
 //! Checks of the repository's files that no compiler makes.
 
+mod code_map;
 mod documents;
 mod files;
 mod floors;
