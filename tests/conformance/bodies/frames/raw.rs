@@ -9,17 +9,17 @@ pub(crate) struct RawFrame {
 impl RawFrame {
     fn read(stream: &[u8], at: usize) -> Option<Self> {
         let [_, second, rest @ ..] = stream.get(at..)? else { return None };
-        let (length_bytes, mask_bytes) = match second & 0x7F {
-            126 => (2, second >> 7),
-            127 => (8, second >> 7),
-            _ => (0, second >> 7),
+        let length_bytes = match second & 0x7F {
+            126 => 2,
+            127 => 8,
+            _ => 0,
         };
-        let length = rest.get(..length_bytes)?;
-        let payload_len = match length {
+        let mask_bytes = 4 * usize::from(second >> 7);
+        let payload_len = match rest.get(..length_bytes + mask_bytes)?.split_at(length_bytes).0 {
             [] => u64::from(second & 0x7F),
             octets => octets.iter().fold(0, |length, octet| length << 8 | u64::from(*octet)),
         };
-        let payload_at = at + 2 + length_bytes + 4 * usize::from(mask_bytes);
+        let payload_at = at + 2 + length_bytes + mask_bytes;
         Some(Self { payload_at: payload_at as u64, payload_len })
     }
 
@@ -43,9 +43,9 @@ pub(crate) fn frames(stream: &[u8]) -> Vec<RawFrame> {
     frames
 }
 
-/// Returns the stream with as many bytes behind it as its last frame lacks; `None` if these are more than any test
-/// needs.
-pub(crate) fn completed(stream: &[u8]) -> Option<Vec<u8>> {
+/// Returns the stream with as many bytes behind it as its last frame lacks. A frame that lacks more than any limit
+/// allows has its header only.
+pub(crate) fn completed(stream: &[u8]) -> Vec<u8> {
     let mut whole = stream.to_vec();
     let begun_at = frames(stream).last().map_or(0, |frame| frame.end(stream));
     if begun_at < stream.len() {
@@ -55,9 +55,10 @@ pub(crate) fn completed(stream: &[u8]) -> Option<Vec<u8>> {
         }
     }
     let missing = frames(&whole).last().map_or(0, |frame| frame.missing(&whole));
-    let missing = usize::try_from(missing).ok().filter(|&missing| missing <= 1 << 16)?;
-    whole.resize(whole.len() + missing, 0);
-    Some(whole)
+    if missing <= 1 << 16 {
+        whole.resize(whole.len() + missing as usize, 0);
+    }
+    whole
 }
 
 /// Makes frames of a recipe, since random bytes are rarely frames in order. Of each frame the recipe has a first byte
