@@ -8,6 +8,9 @@ use crate::{
     proto::{CloseCode, State, Tick},
 };
 
+/// A step of the test, and the state of the connection after it.
+type Transition = (Step, &'static str);
+
 /// The steps of an end.
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -56,7 +59,7 @@ const CLOSE_TICKS: u32 = 50;
 fn each_transition_of_an_end_is_taken() {
     use Step::{Close, CloseFrame, End as PeerEnds, Read, Timeout};
     let finished = PeerEnds(End::Finished);
-    let paths: [(&[(Step, &str)], [u64; 3]); 8] = [
+    let paths: [(&[Transition], [u64; 3]); 8] = [
         (&[(Close, "leaving"), (CloseFrame, "finished"), (finished, "finished"), (Read, "dropped")], [0, 0, 0]),
         (&[(Read, "open"), (CloseFrame, "finished"), (Read, "finished"), (finished, "dropped")], [0, 0, 0]),
         (&[(finished, "finished"), (Read, "dropped")], [1, 0, 0]),
