@@ -1,0 +1,221 @@
+//! Tests of the checks of settings.
+
+use super::*;
+use crate::config::{SETTINGS, Setting};
+
+const DESCRIPTORS: u64 = 20_000;
+
+/// Settings of which these are given, by their flags.
+fn settings(flags: &[&str]) -> Settings {
+    let flags = flags.chunks(2).map(|pair| (pair[0].trim_start_matches("--").replace('-', "_"), pair[1]));
+    let mut settings = Settings::default();
+    for (key, text) in flags {
+        let setting = Setting::by_key(&key).unwrap();
+        (setting.read)(&mut settings, &setting.split(text)).unwrap();
+    }
+    settings
+}
+
+fn config(flags: &[&str]) -> Result<Config, ConfigErrors> {
+    Config::new(&settings(flags), DESCRIPTORS)
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = config(&["--shards", "1"]).unwrap();
+    assert_eq!(config.listen, ["127.0.0.1:6455".parse().unwrap()]);
+    assert_eq!(config.limits.connections_max, 20_000 - 201);
+    assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
+    assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
+    assert_eq!(config.limits.message.fragments_max, 65_537);
+    assert_eq!(config.limits.backlog_bytes_max, 4 << 20);
+    let KeepAlive { ping_interval, pong_timeout, .. } = config.keep_alive;
+    assert_eq!((ping_interval, pong_timeout), (300, 100));
+}
+
+/// Whatever has more sockets of its own leaves fewer for connections.
+#[test]
+fn descriptors_are_reserved_for_what_is_asked_for() {
+    let connections = |flags: &[&str]| config(flags).unwrap().limits.connections_max;
+    assert_eq!(connections(&["--shards", "2"]), 20_000 - 201 - 9);
+    assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 201 - 1);
+    assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 201 - 81);
+    let with_folders = Config::with_folders(&settings(&["--shards", "1"]), DESCRIPTORS, 3).unwrap();
+    assert_eq!(with_folders.limits.connections_max, 20_000 - 201 - 3);
+    assert_eq!(descriptors::sum(&with_folders.descriptors()), 201 + 3);
+    // With no more than its own the server could serve nobody.
+    let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
+    for few in [0, 64, 201] {
+        let ConfigErrors(errors) = error(few);
+        assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some("max_connections")]);
+        let expected = format!("the limit of {few} open descriptors leaves none");
+        assert!(errors[0].to_string().contains(&expected), "{errors:?}");
+    }
+    assert_eq!(Config::new(&settings(&["--shards", "1"]), 202).unwrap().limits.connections_max, 1);
+    // Each shard may refuse two sockets.
+    assert_eq!(connections(&["--shards", "256"]), 20_000 - 201 - 255 * 9 - (2 * 256 - 64));
+}
+
+/// Nothing that is added to a clock is more than it can take.
+#[test]
+fn times_are_at_most_a_year() {
+    let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
+    let keys: Vec<&str> = times.map(|setting| setting.key).collect();
+    assert!(keys.len() >= 8, "{keys:?}");
+    for key in keys {
+        assert!(config(&[key, "8784h"]).is_ok(), "{key}");
+        for more in ["31622400001ms", "8785h", "18446744073709551615s"] {
+            let ConfigErrors(errors) = config(&[key, more]).expect_err(key);
+            assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(key)], "{errors:?}");
+            assert!(errors[0].to_string().contains("more than a year"), "{errors:?}");
+        }
+    }
+}
+
+/// No sum or product of sizes is more than a number holds.
+#[test]
+fn sizes_are_at_most_a_tebibyte() {
+    for key in ["max_backlog", "max_unfinished", "max_bodies", "min_rate"] {
+        assert!(config(&[key, "1024GiB"]).is_ok(), "{key}");
+        for more in ["1099511627777", "8589934592GiB", "18446744073709551615"] {
+            let ConfigErrors(errors) = config(&[key, more]).expect_err(key);
+            assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(key)], "{errors:?}");
+            assert!(errors[0].to_string().ends_with(" and 1024GiB"), "{errors:?}");
+        }
+    }
+    let error = config(&["max_backlog", "8589934592GiB"]).unwrap_err().to_string();
+    assert_eq!(error, "max_backlog: 8589934592GiB is not between 2MiB and 1024GiB");
+    // What holds by default can be given too.
+    let largest = config(&["max_backlog", "1024GiB", "shards", "256"]).unwrap();
+    let unfinished = largest.limits.unfinished_bytes_max;
+    assert_eq!(unfinished, 512 << 40);
+    let given = ["max_backlog", "1024GiB", "shards", "256", "max_unfinished", "524288GiB"];
+    assert_eq!(config(&given).unwrap().limits.unfinished_bytes_max, unfinished);
+    assert_eq!(config(&["send_buffer", "1GiB"]).unwrap().send_buffer_bytes, Some(1 << 30));
+    let error = config(&["send_buffer", "1025MiB"]).unwrap_err().to_string();
+    assert_eq!(error, "send_buffer: 1025MiB is not between 0 and 1GiB");
+}
+
+#[test]
+fn the_backlog_holds_two_of_the_largest_messages() {
+    assert_eq!(config(&["--max-message", "16MiB"]).unwrap().limits.backlog_bytes_max, 32 << 20);
+}
+
+#[test]
+fn impossible_settings_are_refused_by_name() {
+    let check = |flags: &[&str], setting: &str| {
+        let ConfigErrors(errors) = config(flags).expect_err(setting);
+        assert_eq!(errors.iter().map(ConfigError::setting).collect::<Vec<_>>(), [Some(setting)], "{errors:?}");
+    };
+    check(&["--max-message", "0"], "max_message");
+    check(&["--max-message", "2GiB", "--max-frame", "3GiB"], "max_message");
+    check(&["--max-message", "1KiB", "--max-frame", "2KiB"], "max_frame");
+    check(&["--max-frame", "0"], "max_frame");
+    check(&["--max-fragments", "0"], "max_fragments");
+    check(&["--max-backlog", "2MB"], "max_backlog");
+    check(&["--max-gathered", "1000"], "max_gathered");
+    check(&["--max-gathered", "3GiB"], "max_gathered");
+    check(&["--max-connections", "0"], "max_connections");
+    check(&["--max-connections", "19816", "--shards", "1"], "max_connections");
+    check(&["--cpus", "4000"], "cpus");
+    check(&["--shards", "0"], "shards");
+    check(&["--shards", "257"], "shards");
+    check(&["--close-timeout", "0"], "close_timeout");
+    check(&["--handshake-timeout", "99ms"], "handshake_timeout");
+    check(&["--allowed-origins", "example.org"], "allowed_origins");
+    check(&["--publish-tokens", "a b"], "publish_tokens");
+    check(&["--subscribe-tokens", "a,,b"], "subscribe_tokens");
+    check(&["--metrics-tokens", ""], "metrics_tokens");
+    check(&["--max-http-connections", "0"], "max_http_connections");
+    check(&["--body-timeout", "0"], "body_timeout");
+    check(&["--idle-timeout", "0"], "idle_timeout");
+    check(&["--ping-interval", "9999h"], "ping_interval");
+    check(&["--pong-timeout", "9999h"], "pong_timeout");
+    check(&["--close-timeout", "9999h"], "close_timeout");
+    check(&["--drain-timeout", "9999h"], "drain_timeout");
+    // Not given means everybody; an empty list does not.
+    let (none, given) = (Some(Secrets(Vec::new())), Settings::default);
+    for (empty, setting) in [
+        (Settings { allowed_origins: Some(Vec::new()), ..given() }, "allowed_origins"),
+        (Settings { publish_tokens: none.clone(), ..given() }, "publish_tokens"),
+        (Settings { subscribe_tokens: none.clone(), ..given() }, "subscribe_tokens"),
+        (Settings { metrics_tokens: none.clone(), ..given() }, "metrics_tokens"),
+    ] {
+        let error = Config::new(&empty, DESCRIPTORS).unwrap_err().0.remove(0);
+        assert_eq!(error.setting(), Some(setting));
+        assert!(error.to_string().contains("the list is empty"), "{error}");
+    }
+    for listen in ["127.0.0.1:1,127.0.0.1:1", "0.0.0.0:1,127.0.0.1:1", "127.0.0.1:1,0.0.0.0:1", "[::1]:1,[::]:1"] {
+        check(&["--listen", listen], "listen");
+    }
+    check(&["--metrics-listen", "127.0.0.1:1", "--listen", "[::1]:1,127.0.0.1:1"], "metrics_listen");
+    check(&["--metrics-listen", "0.0.0.0:1", "--listen", "127.0.0.1:1"], "metrics_listen");
+    for apart in ["0.0.0.0:1,[::]:1", "127.0.0.1:0,127.0.0.1:0", "127.0.0.1:1,127.0.0.2:1", "127.0.0.1:1,0.0.0.0:2"] {
+        assert!(config(&["--listen", apart]).is_ok(), "{apart}");
+    }
+    for both in ["0.0.0.0:1,[::]:1", "[::]:1,127.0.0.1:1"] {
+        check(&["--listen-ipv6", "dual", "--listen", both], "listen");
+    }
+    assert!(config(&["--listen-ipv6", "dual", "--listen", "[::1]:1,127.0.0.1:1"]).is_ok());
+    check(&["--listen", "127.0.0.1:1,no-such-host.invalid:1"], "listen");
+    let nowhere = Settings { listen: Vec::new(), ..Settings::default() };
+    assert_eq!(Config::new(&nowhere, DESCRIPTORS).unwrap_err().0[0].setting(), Some("listen"));
+}
+
+#[test]
+fn all_that_is_wrong_is_found_at_once() {
+    let flags = ["--shards", "0", "--cpus", "4000", "--max-fragments", "0", "--max-gathered", "1", "--max-frame", "0"];
+    let ConfigErrors(errors) = config(&flags).unwrap_err();
+    let settings: Vec<&str> = errors.iter().filter_map(ConfigError::setting).collect();
+    assert_eq!(settings, ["cpus", "shards", "max_fragments", "max_frame", "max_gathered"]);
+}
+
+#[test]
+fn a_server_open_to_the_world_is_warned_about() {
+    let warnings = |flags: &[&str]| config(flags).unwrap().warnings().len();
+    assert_eq!(warnings(&[]), 0);
+    assert_eq!(warnings(&["--listen", "127.0.0.1:0,[::1]:0"]), 0);
+    for public in ["0.0.0.0:1", "[::]:1", "127.0.0.1:1,192.0.2.1:1"] {
+        assert_eq!(warnings(&["--listen", public]), 1, "{public}");
+        assert_eq!(warnings(&["--listen", public, "--publish-tokens", "a"]), 0);
+        assert_eq!(warnings(&["--listen", public, "--subscribe-tokens", "a"]), 0);
+        assert_eq!(warnings(&["--listen", public, "--allowed-origins", "https://a.example"]), 0);
+        assert_eq!(warnings(&["--listen", public, "--metrics-tokens", "a"]), 1);
+    }
+}
+
+/// Only CPUs that a shard runs on are named.
+#[test]
+fn where_shards_run_is_told() {
+    let placement =
+        |flags: &[&str], cpus: &[usize]| Config { cpus: cpus.to_vec(), ..config(flags).unwrap() }.placement();
+    let (one, two) = (["--shards", "1", "--pin", "on"], ["--shards", "2", "--pin", "on"]);
+    assert_eq!(placement(&one, &[0, 1]), "1 shard pinned to CPU 0");
+    assert_eq!(placement(&one, &[3]), "1 shard pinned to CPU 3");
+    assert_eq!(placement(&two, &[0, 1, 2]), "2 shards pinned to CPUs [0, 1]");
+    assert_eq!(placement(&two, &[1]), "2 shards pinned to CPU 1");
+    assert_eq!(placement(&["--shards", "1", "--pin", "off"], &[0, 1]), "1 shard floating over CPUs [0, 1]");
+    let config = |count: &str| config(&["--max-connections", count, "--shards", "1"]).unwrap().to_string();
+    assert!(config("1").starts_with("1 connection, ") && config("2").starts_with("2 connections, "));
+}
+
+#[test]
+fn a_quota_below_the_mask_lets_shards_float() {
+    let pinned = |flags: &[&str], quota| choose_pinning(&settings(flags), 2, quota);
+    assert!(pinned(&[], None));
+    assert!(pinned(&[], Some(2.0)));
+    assert!(!pinned(&[], Some(1.5)));
+    assert!(pinned(&["--cpus", "1"], Some(0.5)));
+    assert!(pinned(&["--pin", "on"], Some(0.5)));
+    assert!(!pinned(&["--pin", "off"], None));
+    let shards = |flags: &[&str], quota| {
+        let settings = settings(flags);
+        choose_shards(&settings, choose_cpus(&settings, &[0, 1, 2, 3]).unwrap().len(), quota).unwrap()
+    };
+    assert_eq!(shards(&[], None), 4);
+    assert_eq!(shards(&[], Some(2.9)), 2);
+    assert_eq!(shards(&[], Some(0.5)), 1);
+    assert_eq!(shards(&[], Some(8.0)), 4);
+    assert_eq!(shards(&["--cpus", "1"], None), 1);
+    assert_eq!(shards(&["--cpus", "1", "--shards", "3"], None), 3);
+}
