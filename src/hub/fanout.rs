@@ -177,6 +177,20 @@ impl<T: Attachment> ShardHub<T> {
         }
         owed
     }
+
+    /// Returns the number of messages of [`ShardHub::owed`].
+    pub(super) fn owed_messages(&self, id: ConnectionId, subscriptions: &[Subscription]) -> u64 {
+        let of_topic = |subscription: &Subscription| {
+            let topic = &self.topics[subscription.topic];
+            let walk = match (subscription.membership, &topic.walk) {
+                (Membership::Member(index), Some(walk)) if walk.is_ahead_of(index) => walk.run.owed_messages(id.slot()),
+                _ => 0,
+            };
+            let run = topic.run.as_ref().filter(|_| subscription.membership != Membership::Pending);
+            u64::from(walk) + run.map_or(0, |run| u64::from(run.owed_messages(id.slot())))
+        };
+        subscriptions.iter().map(of_topic).sum()
+    }
 }
 
 /// Notes in the subscription of the connection at `slot` where it stands among the members of the topic now.

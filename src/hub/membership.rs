@@ -98,6 +98,15 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
+    /// Ends all of the connection's subscriptions, and returns the number of messages that [`ShardHub::leave`] would
+    /// return.
+    pub fn leave_unsent(&mut self, id: ConnectionId) -> u64 {
+        let subscriptions = self.take_subscriptions(id);
+        let messages = self.owed_messages(id, subscriptions.as_slice());
+        subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
+        messages
+    }
+
     /// Ends all of the connection's subscriptions. The connection is owed nothing more.
     pub fn unsubscribe_all(&mut self, id: ConnectionId) {
         let subscriptions = self.take_subscriptions(id);

@@ -92,6 +92,11 @@ impl Run {
         owed
     }
 
+    /// Returns how many messages the run owes the subscriber at `slot` so far.
+    pub(super) fn owed_messages(&self, slot: u32) -> u32 {
+        self.gathered.owed_messages(slot)
+    }
+
     /// Returns whether the run has no message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -244,6 +249,12 @@ impl FrozenRun {
             None => self.kept.clone(),
             Some(exclusions) => without(&self.kept, self.end, exclusions).iter().map(Piece::kept).collect(),
         }
+    }
+
+    /// Returns the number of messages in the share of the subscriber at `slot`.
+    pub(super) fn owed_messages(&self, slot: u32) -> u32 {
+        let exclusions = self.excluded.get(&slot).map_or(&[][..], Vec::as_slice);
+        self.end.message - exclusions.iter().map(|range| range.end.message - range.start.message).sum::<u32>()
     }
 
     /// Returns the pieces of the whole run.

@@ -39,7 +39,7 @@ impl<I: Io> Shard<I> {
         self.hub.begin_walks(&mut self.flush.walks);
         self.flush.began_with_dirty = self.flush.dirty_first;
         let Pace { flush_entries, flush_bytes, .. } = self.pace;
-        Left { entries: flush_entries, bytes: flush_bytes }
+        Left { entries: flush_entries, bytes: flush_bytes, walked: 0 }
     }
 
     /// Sends a batch. Returns whether there was something to send and something left of the portion; the outcomes of
@@ -61,7 +61,7 @@ impl<I: Io> Shard<I> {
 
     /// Ends a flush: the next one begins with the connections that this one has left waiting, unless this one did.
     pub(super) fn end_flush(&mut self, left: &Left) {
-        self.flush.last_entries = self.pace.flush_entries - left.entries;
+        self.flush.last_walked = left.walked;
         // By turns: one batch of them may use up a flush, and some of them may always be left.
         self.flush.dirty_first = !self.flush.began_with_dirty && self.flush.has_dirty();
     }
@@ -87,24 +87,28 @@ impl<I: Io> Shard<I> {
                     continue;
                 };
                 let Some(bytes) = self.plan_member(slot, topic) else {
-                    // The share will be the first of the next batch.
+                    // The share will be the first of the next batch. It counts: its connection may have to be closed.
                     self.hub.step_back(topic);
+                    left.take(0);
                     return ended;
                 };
                 left.take(bytes);
+                left.walked += 1;
             }
         }
-        // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries.
-        let half = Left { entries: left.entries.midpoint(entries_after), bytes: left.bytes.midpoint(bytes_after) };
-        while left.entries > half.entries
-            && left.bytes > half.bytes
-            && let Some(id) = self.flush.outboxes.pop_front()
+        // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries. The kinds begin
+        // by turns, since a single large outbox is more than a half.
+        let half = (left.entries.midpoint(entries_after), left.bytes.midpoint(bytes_after));
+        self.flush.backlogs_first = !self.flush.backlogs_first;
+        while left.entries > half.0
+            && left.bytes > half.1
+            && let Some(id) = self.flush.first_kind().pop_front()
         {
             let bytes = self.plan_dirty(id);
             left.take(bytes);
         }
         while !is_full(left)
-            && let Some(id) = self.flush.backlogs.pop_front().or_else(|| self.flush.outboxes.pop_front())
+            && let Some(id) = self.flush.pop_dirty()
         {
             let bytes = self.plan_dirty(id);
             left.take(bytes);

@@ -119,8 +119,13 @@ impl Incoming {
         self.unfinished.forget(id);
     }
 
-    /// Returns a buffer with room for the connection's next input, behind the rest of its last, and the number of bytes
-    /// that were copied for it.
+    /// Returns how many bytes [`Incoming::buffer_for`] has to copy because a large frame has filled its buffer.
+    pub(super) fn copied_for(connection: &ShardConnection) -> usize {
+        let is_full = |partial: &&Box<BytesMut>| partial.len() >= STAYS_IN_PLACE && partial.len() == partial.capacity();
+        connection.io.partial.as_ref().filter(is_full).map_or(0, |partial| partial.len())
+    }
+
+    /// Returns a buffer with room for the connection's next input, behind the rest of its last.
     ///
     /// The buffer of a large frame doubles when it is full: a peer that has only announced a frame does not hold memory
     /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next one is
@@ -128,16 +133,14 @@ impl Incoming {
     ///
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
     /// small one, since the connection may have to keep it.
-    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> (Buffer, usize) {
+    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> Buffer {
         let is_crowded = self.unparsed >= UNPARSED_MAX;
-        let mut copied = 0;
-        let buffer = match connection.io.partial.take() {
+        match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
                 if bytes.len() == bytes.capacity() {
-                    copied = bytes.len();
                     let missing = connection.websocket.missing(&bytes);
-                    bytes.reserve(missing.clamp(1, copied));
+                    bytes.reserve(missing.clamp(1, bytes.len()));
                 }
                 Buffer { bytes, is_own: true, is_consumed: false }
             }
@@ -154,8 +157,7 @@ impl Incoming {
                 }
                 Buffer { bytes, is_own: false, is_consumed: false }
             }
-        };
-        (buffer, copied)
+        }
     }
 
     /// Returns the bytes of receive buffers that are free.

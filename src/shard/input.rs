@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     incoming::{Buffer, RECEIVE_BUFFER, STAYS_IN_PLACE},
+    pace::frames_of,
     state::Shard,
 };
 use crate::{
@@ -30,8 +31,11 @@ impl<I: Io> Shard<I> {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         input.limit_frames(share);
+        let assembled = self.assembled_bytes(id);
         let Parsed { has_ended_message, is_paused } = self.parse(id, &mut input);
-        let frames = share - input.frames_left();
+        // The buffer of a fragmented message has doubled: what was in it was copied.
+        let copied = if self.assembled_bytes(id) > assembled { frames_of(assembled) } else { 0 };
+        let frames = share - input.frames_left() + copied;
         let is_stopped = is_paused || input.frames_left() == 0;
         let bytes = input.into_rest();
         let consumed = length - bytes.len();
@@ -45,6 +49,10 @@ impl<I: Io> Shard<I> {
         self.note_unfinished(id, new, has_ended_message);
         self.notice_close(id);
         frames
+    }
+
+    fn assembled_bytes(&self, id: ConnectionId) -> usize {
+        self.hub.connections.get(id).map_or(0, |connection| connection.websocket.assembled_bytes())
     }
 
     /// Parses input and acts on it, until there is no further event or the shard may not parse.
@@ -170,7 +178,7 @@ impl<I: Io> Shard<I> {
     /// Notes the memory that the connection's message under way holds, and keeps all messages within their limit.
     ///
     /// The time in which input waits to be parsed is the client's, whatever it has sent.
-    fn note_unfinished(&mut self, id: ConnectionId, new: usize, has_ended_message: bool) {
+    pub(super) fn note_unfinished(&mut self, id: ConnectionId, new: usize, has_ended_message: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
             self.incoming.unfinished.forget(id);

@@ -28,8 +28,10 @@ pub(super) struct Flush {
     pub(super) dirty_first: bool,
     /// The flush under way began with outboxes and backlogs.
     pub(super) began_with_dirty: bool,
-    /// Sends of the last flush.
-    pub(super) last_entries: usize,
+    /// Members that the walks of the last flush visited.
+    pub(super) last_walked: usize,
+    /// The batch being planned begins with backlogs, if not with walks.
+    pub(super) backlogs_first: bool,
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
     /// Scratch, empty between batches.
@@ -52,6 +54,8 @@ pub(super) struct Planned {
 pub(super) struct Left {
     pub(super) entries: usize,
     pub(super) bytes: usize,
+    /// Members that the flush's walks have visited.
+    pub(super) walked: usize,
 }
 
 /// The contents of an entry.
@@ -117,6 +121,21 @@ impl Flush {
     /// Returns whether a connection has something to be sent to it alone.
     pub(super) fn has_dirty(&self) -> bool {
         !self.outboxes.is_empty() || !self.backlogs.is_empty()
+    }
+
+    /// Returns the queue of the kind that the batch begins with.
+    pub(super) fn first_kind(&mut self) -> &mut VecDeque<ConnectionId> {
+        if self.backlogs_first { &mut self.backlogs } else { &mut self.outboxes }
+    }
+
+    /// Takes the next connection of the other kind, or else of the first.
+    pub(super) fn pop_dirty(&mut self) -> Option<ConnectionId> {
+        let (first, second) = if self.backlogs_first {
+            (&mut self.backlogs, &mut self.outboxes)
+        } else {
+            (&mut self.outboxes, &mut self.backlogs)
+        };
+        second.pop_front().or_else(|| first.pop_front())
     }
 
     /// Returns whether nothing is left to be sent.

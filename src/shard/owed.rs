@@ -39,9 +39,12 @@ impl<I: Io> Shard<I> {
             return;
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        self.flush.mark_dirty(connection, id);
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         self.owe(id, outbox.into_iter().chain(owed));
+        // Behind the others with a backlog, which it has now.
+        if let Some(connection) = self.hub.connections.get_mut(id) {
+            self.flush.mark_dirty(connection, id);
+        }
     }
 
     /// Appends to the connection's backlog, which makes the connection a slow consumer.

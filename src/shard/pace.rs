@@ -56,17 +56,17 @@ impl Pace {
     };
 
     /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way; otherwise the
-    /// part that `last_entries`, the sends of the last flush, are of [`Pace::flush_entries`], at least one for each
+    /// part that `last_walked`, the members that the last flush visited, are of [`Pace::flush_entries`], at least one for each
     /// connection of a receive batch.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
     /// the walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion
-    /// to the sends a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
-    pub(super) fn part(&self, portion: usize, has_walks: bool, last_entries: usize) -> usize {
-        if !has_walks || last_entries >= self.flush_entries {
+    /// to the visits a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
+    pub(super) fn part(&self, portion: usize, has_walks: bool, last_walked: usize) -> usize {
+        if !has_walks || last_walked >= self.flush_entries {
             return portion;
         }
-        (portion * last_entries / self.flush_entries).max(self.receive_batch).min(portion)
+        (portion * last_walked / self.flush_entries).max(self.receive_batch).min(portion)
     }
 }
 
@@ -87,6 +87,14 @@ const _: () = {
     assert!(16 * pace.backlog_bytes <= pace.batch_bytes, "a batch offers to 16 slow consumers at least");
     assert!(0 < pace.mail, "mail is taken");
 };
+
+/// Returns the number of frames that so many bytes count as, received or copied.
+pub(super) fn frames_of(bytes: usize) -> u32 {
+    (bytes / BYTES_PER_FRAME) as u32
+}
+
+/// Input is counted as frames of this size if it has fewer.
+const BYTES_PER_FRAME: usize = 1_024;
 
 #[cfg(test)]
 mod tests {

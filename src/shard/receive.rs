@@ -21,8 +21,9 @@
 use std::{io, mem};
 
 use super::{
-    incoming::Buffer,
+    incoming::{Buffer, Incoming},
     io_state::{Reading, Room},
+    pace::frames_of,
     state::Shard,
 };
 use crate::{
@@ -66,6 +67,7 @@ impl<I: Io> Shard<I> {
         // A client whose input waits for the shard does not use up the time of its message.
         let receives_nothing = !self.incoming.is_empty() && self.is_full();
         self.incoming.unfinished.stop(receives_nothing, self.now);
+        let mut copies = Copies { frames: budget / 2, has_begun: false };
         for _ in 0..self.pace.receive_batches {
             if budget == 0 || self.incoming.is_empty() {
                 return;
@@ -75,22 +77,20 @@ impl<I: Io> Shard<I> {
                 self.count(Counter::ReceivePaused, 1);
                 return;
             }
-            budget = self.receive_batch(budget);
+            budget = self.receive_batch(budget, &mut copies);
         }
     }
 
     /// Serves up to [`Pace::receive_batch`] connections. Returns the rest of the budget.
     ///
     /// [`Pace::receive_batch`]: super::pace::Pace::receive_batch
-    fn receive_batch(&mut self, mut budget: u32) -> u32 {
+    fn receive_batch(&mut self, mut budget: u32, copies: &mut Copies) -> u32 {
         let most = self.pace.receive_batch.min(self.incoming.len());
         // Connections whose input is parsed on, and connections whose sockets are read.
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
-        while batch.len() + unparsed.len() < most
-            && budget > 0
-            && let Some(id) = self.incoming.pop()
-        {
+        for _ in 0..most {
+            let Some(id) = self.incoming.pop() else { break };
             let owes_much = self.owes_much(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             connection.io.reading = Reading::Idle;
@@ -102,15 +102,20 @@ impl<I: Io> Shard<I> {
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 unparsed.push((id, Buffer { bytes, is_own: false, is_consumed: false }));
             } else {
-                let (buffer, copied) = self.incoming.buffer_for(connection);
-                budget = budget.saturating_sub((copied / BYTES_PER_FRAME) as u32);
-                batch.push((id, buffer));
+                let copied = frames_of(Incoming::copied_for(connection));
+                if !copies.admit(copied) {
+                    self.incoming.push_busy(connection, id);
+                    continue;
+                }
+                budget = budget.saturating_sub(copied);
+                batch.push((id, self.incoming.buffer_for(connection)));
             }
         }
         let results = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
         let mut share = |budget: u32| {
-            let share = (budget / served as u32).max(1);
+            // What is left unparsed comes with the next turn.
+            let share = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
             served -= 1;
             share
         };
@@ -164,14 +169,17 @@ impl<I: Io> Shard<I> {
                 if has_more {
                     self.look_again(id);
                 }
-                frames + (count / BYTES_PER_FRAME) as u32
+                frames + frames_of(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.keep_rest(id, buffer);
+                // The buffer may have grown for this receive.
+                self.note_unfinished(id, 0, false);
                 0
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.keep_rest(id, buffer);
+                self.note_unfinished(id, 0, false);
                 self.look_again(id);
                 0
             }
@@ -191,5 +199,21 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Input is counted as frames of this size if it has fewer.
-const BYTES_PER_FRAME: usize = 1_024;
+/// The copies of large buffers that a turn still makes: half of what it parses, but one whatever its size.
+#[derive(Debug)]
+struct Copies {
+    frames: u32,
+    has_begun: bool,
+}
+
+impl Copies {
+    /// Returns whether the turn makes a copy that counts as so many frames, and counts it.
+    fn admit(&mut self, frames: u32) -> bool {
+        let is_admitted = frames <= self.frames || !self.has_begun;
+        if is_admitted && frames > 0 {
+            self.frames = self.frames.saturating_sub(frames);
+            self.has_begun = true;
+        }
+        is_admitted
+    }
+}

@@ -74,8 +74,7 @@ impl<I: Io> Shard<I> {
             output.outbox = Vec::new();
         }
         connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
-        let ahead = self.hub.leave(id);
-        dropped += ahead.iter().map(|piece| u64::from(piece.messages)).sum::<u64>();
+        dropped += self.hub.leave_unsent(id);
         let peer = self.peer(id);
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
             tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond the limit");

@@ -135,7 +135,7 @@ impl<I: Io> Shard<I> {
 
     /// Returns how much of a portion this turn takes, see [`Pace::part`].
     pub(super) fn part_of_turn(&self, portion: usize) -> usize {
-        self.pace.part(portion, self.flush.has_walks(), self.flush.last_entries)
+        self.pace.part(portion, self.flush.has_walks(), self.flush.last_walked)
     }
 
     /// Notes that the shard is about to sleep. Returns whether it may: a message may have come down a lane just now.

@@ -19,6 +19,7 @@ use crate::{
     proto::{State, Tick},
     shard::{
         incoming::{RECEIVE_BUFFER, RECEIVE_SMALL},
+        io_state::ShardConnection,
         pace::Pace,
     },
 };
@@ -39,31 +40,90 @@ fn a_turn_parses_a_bounded_number_of_frames() {
     }
 }
 
-#[test]
-fn large_frames_in_step_are_not_copied_in_one_turn() {
+/// Runs turns until the input of 64 clients is parsed, each of which has sent half of a data frame of 1 MiB that begins
+/// with `first`. Returns the most bytes that one turn has copied into larger buffers, whose sizes `memory` returns.
+fn most_copied(first: u8, memory: impl Fn(&ShardConnection) -> usize) -> usize {
     let crowd = 64;
     let mut world = World::new(crowd);
-    // Half of a frame of 1 MiB.
-    let begin = [&b"\x82\xff\0\0\0\0\0\x10\0\0\0\0\0\0"[..], &[0; 512 << 10]].concat();
+    let begin = [&[first, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0][..], &[0; 512 << 10]].concat();
     (0..crowd).for_each(|client| world.arrive(client, &begin, 1));
-    let capacities = |world: &World| -> Vec<usize> {
+    let sizes = |world: &World| -> Vec<usize> {
         let connections = &world.shard.hub.connections;
         let ids = (0..crowd as u32).map(|slot| connections.id_at(slot).expect("all of them stay"));
-        let partials = ids.map(|id| connections.get(id).and_then(|connection| connection.io.partial.as_ref()));
-        partials.map(|partial| partial.map_or(0, |partial| partial.capacity())).collect()
+        ids.map(|id| memory(connections.get(id).expect("all of them stay"))).collect()
     };
-    let mut before = capacities(&world);
+    let (mut before, mut most, mut more) = (sizes(&world), 0, true);
+    while more {
+        more = world.shard.turn(Tick(0).begin());
+        let after = sizes(&world);
+        let grown = before.iter().zip(&after).filter(|(before, after)| before < after);
+        most = most.max(grown.map(|(before, _)| before).sum());
+        before = after;
+    }
+    assert!(before.iter().all(|&size| size > 512 << 10), "{before:?}");
+    most
+}
+
+#[test]
+fn large_frames_in_step_are_not_copied_in_one_turn() {
+    let partial = |connection: &ShardConnection| connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
+    let most = most_copied(0x82, partial);
+    assert!(most <= (FRAMES as usize / 2) << 10, "{most} bytes copied in a turn");
+}
+
+#[test]
+fn fragments_in_step_are_not_copied_in_one_turn() {
+    let most = most_copied(0x02, |connection| connection.websocket.assembled_bytes());
+    // A turn's frames, and the buffer that has used them up.
+    assert!(most <= (FRAMES as usize + 512) << 10, "{most} bytes copied in a turn");
+}
+
+/// However many connections are beyond their limit at once, a turn closes as many as it visits.
+#[test]
+fn a_turn_closes_a_bounded_number_of_slow_consumers() {
+    const SLOW: usize = 600;
+    let mut world = World::with_subscribers(1, SLOW, 1_000);
+    world.shard.limits.backlog_bytes_max = 300_000;
+    world.shard.pace.flush_entries = 64;
+    // One run closes no connection that had kept up until then.
+    world.arrive(0, &message(600_000), 1);
+    while world.shard.turn(Tick(0).begin()) {}
+    assert_eq!(world.counters.get(Counter::SlowClosed), 0);
+    world.arrive(0, EMPTY_MESSAGE, 1);
+    let mut closed = 0;
     let mut more = true;
     while more {
         more = world.shard.turn(Tick(0).begin());
-        let after = capacities(&world);
-        let copied: usize =
-            before.iter().zip(&after).filter(|(before, after)| before < after).map(|(before, _)| before).sum();
-        // The frames that a turn may parse, and the one buffer that used them up.
-        assert!(copied <= (FRAMES as usize + 512) << 10, "{copied} bytes copied in a turn");
-        before = after;
+        let now = world.counters.get(Counter::SlowClosed);
+        assert!(now - closed <= 64, "{} slow consumers closed in a turn", now - closed);
+        closed = now;
     }
-    assert!(before.iter().all(|&capacity| capacity > 512 << 10), "{before:?}");
+    assert_eq!(closed, SLOW as u64);
+}
+
+/// Pongs of others are no progress of a walk: a publisher gathers no longer runs because they use up flushes.
+#[test]
+fn pongs_lengthen_no_run() {
+    const SUBSCRIBERS: usize = 200;
+    let longest = |pinging: usize| {
+        let mut world = World::with_subscribers(1 + pinging, SUBSCRIBERS, usize::MAX);
+        world.shard.pace.flush_entries = 64;
+        world.shard.pace.flush_bytes = 256 << 10;
+        let mut longest = 0;
+        for _ in 0..400 {
+            world.arrive(0, b"\x82\x81\0\0\0\0x", 5_000);
+            (1..=pinging).for_each(|client| world.arrive(client, PING, 1));
+            world.shard.turn(Tick(0).begin());
+            longest = longest.max(world.shard.hub.gathered_bytes());
+            world.network.borrow_mut().lines.iter_mut().for_each(|line| {
+                line.sent.clear();
+                line.on_the_way.clear();
+            });
+        }
+        longest
+    };
+    let (alone, beside) = (longest(0), longest(150));
+    assert!(beside <= 2 * alone, "{beside} bytes gathered beside pongs, {alone} without");
 }
 
 #[test]
