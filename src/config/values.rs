@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     listen::{ListenAddress, parse_address},
@@ -235,6 +235,15 @@ impl Scalar for LogFilter {
     const EXPECTED: &'static str = "a level or a filter in quotes, such as \"info\" or \"ringhub=debug\"";
 
     fn parse(text: &str) -> Result<Self, String> {
+        // The library takes a bare word that is no level for a target, and then logs nothing else.
+        let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+        let mut bare = text.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+        if let Some(word) = bare.find(|word| !is_level(word)) {
+            return Err(format!(
+                "{word:?} is no level of logs: off, error, warn, info, debug or trace; a target has one, as in \
+                 ringhub=debug"
+            ));
+        }
         let checked = EnvFilter::try_new(text).map(|_| LogFilter(text.into()));
         checked.map_err(|error| format!("{text:?} is no filter of logs, such as info or ringhub=debug: {error}"))
     }

@@ -96,8 +96,8 @@ impl<I: Io> Shard<I> {
                 left.walked += 1;
             }
         }
-        // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries. The kinds begin
-        // by turns, since a single large outbox is more than a half.
+        // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries. The kinds
+        // begin by turns, since a single large outbox is more than a half.
         let half = (left.entries.midpoint(entries_after), left.bytes.midpoint(bytes_after));
         self.flush.backlogs_first = !self.flush.backlogs_first;
         while left.entries > half.0

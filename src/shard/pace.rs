@@ -56,8 +56,8 @@ impl Pace {
     };
 
     /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way; otherwise the
-    /// part that `last_walked`, the members that the last flush visited, are of [`Pace::flush_entries`], at least one for each
-    /// connection of a receive batch.
+    /// part that `last_walked`, the members that the last flush visited, are of [`Pace::flush_entries`], at least one
+    /// for each connection of a receive batch.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
     /// the walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion

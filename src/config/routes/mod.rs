@@ -37,7 +37,10 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
             continue;
         };
         let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
-        let is_here = |path: &str| Pattern::new(path).is_ok_and(|own| own.clashes_with(&route.served()));
+        // A folder of files has its own path too.
+        let is_here = |path: &str| {
+            Pattern::new(path).is_ok_and(|own| own.clashes_with(&route.served()) || own.clashes_with(&route.pattern))
+        };
         if let Some((path, _)) = OPERATIONS.into_iter().find(|(path, _)| is_here(path)) {
             let what = format!("{path} is the server's own, for its operator");
             errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));

@@ -56,6 +56,8 @@ fn a_route_says_what_is_wrong_and_where() {
     hub("documents = \"site\"", "4: routes.documents: only a route of files has a folder");
     hub("[[routes]]\nmatch = \"/t/{x}\"\nhandler = \"echo\"", "4: routes.match: \"/t/{x}\" is there already, at ");
     check("[[routes]]\nmatch = \"/%68ealthz\"\nhandler = \"echo\"", "1: routes.match: /healthz is the server's own");
+    let files = "[[routes]]\nmatch = \"/metrics\"\nhandler = \"files\"\ndocuments = \".\"";
+    check(files, "1: routes.match: /metrics is the server's own");
     check(
         "[[routes]]\nmatch = \"/s/{a...}\"\nhandler = \"echo\"\n[[routes]]\nmatch = \"/s\"\ndocuments = \"site\"",
         "4: routes.match: \"/s\" is there already, at ",
