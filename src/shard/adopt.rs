@@ -75,17 +75,19 @@ impl<I: Io> Shard<I> {
     }
 
     /// Keeps the bytes that the client has sent behind its opening request, which are parsed with the next batch. Until
-    /// then they count as an unfinished message: while the shard may not parse, any number of clients may come with
-    /// such bytes.
+    /// then they count as an unfinished message, whose time begins here: while the shard may not parse, any number of
+    /// clients may come with such bytes.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()
         {
             // The buffer of an opening request, or of a body before it, may be many times as large.
             let rest = BytesMut::from(&leftover[..]);
-            self.incoming.unfinished.note(id, rest.capacity(), self.now);
-            self.incoming.unfinished.pause(id, self.now);
+            let is_new = self.incoming.unfinished.note(id, rest.capacity(), self.now);
             self.incoming.keep_unparsed(connection, id, rest);
+            if is_new {
+                self.schedule(id);
+            }
             self.limit_unfinished();
         }
     }

@@ -375,7 +375,7 @@ fn close_frames_with_the_end_behind_them() {
 /// between two messages has none.
 #[test]
 fn messages_that_take_too_long() {
-    let server = Server::start(&["--message-timeout", "500ms"]);
+    let server = Server::start(&["--message-timeout", "500ms", "--close-timeout", "1s"]);
     let broadcast = Broadcast::start(&server);
     let mut idle = server.connect("/t/x");
     idle.send_text("whole");
@@ -384,6 +384,9 @@ fn messages_that_take_too_long() {
     for begun in [&large[..1], &large[..20], &large[..90_000], &first_fragment] {
         let mut client = server.connect("/t/y");
         client.send_raw(begun);
+        client.expect_close(1008, "a message did not arrive in time");
+        // The same bytes in one write with the opening request.
+        let mut client = Client::open(dial(server.address()), "/t/y", begun).unwrap();
         client.expect_close(1008, "a message did not arrive in time");
     }
     let mut trickler = server.connect("/t/y");
@@ -409,7 +412,7 @@ fn messages_that_take_too_long() {
         }
     }
     idle.expect_nothing();
-    server.expect_counts(&[("message_timeout_total", 6), ("protocol_errors_total", 0)]);
+    server.expect_counts(&[("message_timeout_total", 10), ("protocol_errors_total", 0)]);
     broadcast.finish();
 }
 

@@ -55,5 +55,28 @@ fn input_with_an_opening_request_is_bounded() {
     assert!(closed >= 4 && held <= LIMIT, "{closed} closed, {held} bytes held by {crowd:?}");
 }
 
+/// The first byte of a message has come with the opening request, and no other byte comes.
+#[test]
+fn a_message_that_began_with_an_opening_request_has_its_time() {
+    let mut world = World::without_clients(|config| {
+        config.shards = 1;
+        config.keep_alive.ping_interval = 0;
+        config.limits.message_ticks_max = TICKS_MAX;
+    });
+    for begun in [&b"\x82"[..], b"\x82\xfe", b"\x01\x80\0\0\0\0"] {
+        world.connect_with(begun);
+    }
+    // The message of this one ends in time.
+    world.connect_with(EMPTY_MESSAGE);
+    let timed_out = |world: &World| world.counters.get(Counter::MessageTimeout);
+    for (tick, expected) in [(0, 0), (TICKS_MAX - 1, 0), (TICKS_MAX + 1, 3), (3 * TICKS_MAX, 3)] {
+        while world.shard.turn(Tick(tick).begin()) {}
+        assert_eq!(timed_out(&world), expected, "tick {tick}");
+    }
+    assert_eq!(world.counters.get(Counter::MessagesIn), 1);
+}
+
+/// A message may take so many ticks.
+const TICKS_MAX: u32 = 20;
 const LARGE_BUFFER: usize = 32 * 1_024;
 const LIMIT: usize = 16 * 1_024;
