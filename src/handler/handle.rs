@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::{
     connection::{Connection, call_with},
     errors::CloseError,
-    shard_api::{ShardApi, Tasks, WORK_MAX},
+    shard_api::{ShardApi, Tasks},
     states::{Seat, States},
 };
 use crate::{
@@ -28,8 +28,8 @@ impl<S: 'static> Connection<'_, S> {
     /// dropped when the connection ends. A panic in it closes the connection with 1011.
     ///
     /// Returns whether the work is begun: a connection has at most 1 024 pieces of work at the same time, since a
-    /// client that sends faster than the pieces end could begin any number of them. A further piece is dropped, and
-    /// logged.
+    /// client that sends faster than the pieces end could begin any number of them. A further piece is dropped. The log
+    /// gets at most one line about dropped pieces in a minute.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -50,8 +50,7 @@ impl<S: 'static> Connection<'_, S> {
         let future = work(self.handle());
         let is_begun = self.shard.tasks().spawn(self.id, future.in_current_span());
         if !is_begun {
-            let most = WORK_MAX;
-            tracing::warn!(id = %self.id, most, "a connection has too much work under way: further work is refused");
+            self.shard.warn_of_refused_work(self.id);
         }
         is_begun
     }

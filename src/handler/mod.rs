@@ -61,7 +61,7 @@ pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub use rules::{RouteOptions, Rules};
-pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks};
+pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 

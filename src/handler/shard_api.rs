@@ -71,6 +71,9 @@ pub(crate) trait ShardApi {
     /// Returns the queues of work for the shard.
     fn tasks(&self) -> &Tasks;
 
+    /// Logs, now and then, that a connection was refused further work.
+    fn warn_of_refused_work(&self, id: ConnectionId);
+
     /// Returns all open connections of this shard.
     fn connections(&self) -> Vec<ConnectionId>;
 }
@@ -171,7 +174,7 @@ impl Drop for RunningFuture {
 }
 
 /// The most futures that run for one connection at the same time. A further one is refused.
-pub(super) const WORK_MAX: usize = 1_024;
+pub(crate) const WORK_MAX: usize = 1_024;
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,14 +3,14 @@
 //! Nothing recurses: no call of a handler leads to another call of one before it returns. A handler learns that a
 //! connection has ended when the shard has no other connection in its hands.
 
-use std::{mem, net::SocketAddr, rc::Rc};
+use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{seats::LocalRoute, state::Shard};
 use crate::{
-    handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks},
+    handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
         TopicName,
@@ -279,6 +279,18 @@ impl<I: Io> ShardApi for Shard<I> {
 
     fn tasks(&self) -> &Tasks {
         &self.handlers.tasks
+    }
+
+    fn warn_of_refused_work(&self, id: ConnectionId) {
+        if let Some(suppressed) = self.warnings.work_full.allow(Instant::now()) {
+            let limit = WORK_MAX;
+            tracing::warn!(
+                %id,
+                limit,
+                suppressed,
+                "a connection has too much work under way: further work is refused"
+            );
+        }
     }
 
     fn connections(&self) -> Vec<ConnectionId> {

@@ -14,6 +14,8 @@ pub(crate) struct Warnings {
     pub(super) full: LogThrottle,
     /// As many connections are on their way to the control thread as may be.
     pub(super) http_full: LogThrottle,
+    /// A connection has as much work under way as it may.
+    pub(super) work_full: LogThrottle,
     /// A slow consumer was closed.
     pub(super) slow_consumer: LogThrottle,
 }
@@ -24,6 +26,7 @@ impl Default for Warnings {
             shortage: LogThrottle::of_limit(),
             full: LogThrottle::of_limit(),
             http_full: LogThrottle::of_limit(),
+            work_full: LogThrottle::of_limit(),
             slow_consumer: LogThrottle::new(SLOW_CONSUMER_INTERVAL),
         }
     }

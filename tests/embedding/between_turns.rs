@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 
 use crate::{
     Live, Script, builder, serve,
+    spans::Log,
     support::{Client, DEADLINE, Received, dial, text, upgrade_request},
     topic, until,
 };
@@ -204,9 +205,11 @@ fn work_begun_at_the_end_is_dropped() {
     assert!(dropped.load(Ordering::SeqCst));
 }
 
-/// A client cannot make any number of tasks, and has room again when some have ended.
+/// A client cannot make any number of tasks, and has room again when some have ended. Refused work makes one line of
+/// the log.
 #[test]
 fn work_of_a_connection_has_a_limit() {
+    let log = Log::get();
     let gate: Arc<Notify> = Arc::default();
     let opened = Arc::clone(&gate);
     let (script, _journal) = Script::<()>::by_message(move |connection, what| {
@@ -238,6 +241,8 @@ fn work_of_a_connection_has_a_limit() {
             other => assert_eq!(other, text("false"), "they have not all ended yet"),
         }
     }
+    let line = log.line("a connection has too much work under way");
+    assert!(line.contains("WARN") && line.contains(" limit=1024 suppressed=0"), "{line}");
 }
 
 struct Slow {

@@ -19,7 +19,7 @@ use crate::{
 
 /// Everything that this process logs, line by line.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -34,7 +34,7 @@ impl io::Write for Log {
 
 impl Log {
     /// The one of this process, which has one subscriber.
-    fn get() -> Log {
+    pub(crate) fn get() -> Log {
         static LOG: OnceLock<Log> = OnceLock::new();
         let install = || {
             let log = Log::default();
@@ -48,7 +48,7 @@ impl Log {
     }
 
     /// The line that says this.
-    fn line(&self, what: &str) -> String {
+    pub(crate) fn line(&self, what: &str) -> String {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let mut lines = log.lines().filter(|line| line.contains(what));
         let line = lines.next().unwrap_or_else(|| panic!("nobody says {what:?}"));
