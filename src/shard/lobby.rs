@@ -160,8 +160,9 @@ impl Lobby {
     /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
-        let of_address = self.admit_address(socket)?;
+        // Before the address, since an idle connection gives way there: it must not for a socket that is refused.
         let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
+        let of_address = self.admit_address(socket)?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }
 

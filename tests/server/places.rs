@@ -106,6 +106,26 @@ fn idle_connections_of_an_address_give_way() {
     server.expect_counts(&[("http_displaced_total", 3), ("connections_open", 0)]);
 }
 
+/// The server refuses a new connection while it is full itself, and no idle connection of the address gives way to the
+/// refused one.
+#[test]
+fn an_idle_connection_does_not_give_way_to_a_refused_one() {
+    let server = Server::start(&["--shards", "2", "--max-connections", "2", "--max-connections-per-address", "2"]);
+    let websocket = server.connect("/t/x");
+    let mut idle = dial(server.address());
+    let publish = |stream: &mut TcpStream| drop(published(&ask(stream, &post("/t/y", "", "x"))));
+    publish(&mut idle);
+    let answers = [(); 5].map(|()| answered(&server, None, &upgrade_request("/t/x")));
+    assert_eq!(server.counts().get("http_displaced_total"), 0, "{answers:?}");
+    assert_eq!(answers, [503; 5]);
+    server.expect_counts(&[("refused_total{cause=\"limit\"}", 5), ("refused_total{cause=\"address\"}", 0)]);
+    publish(&mut idle);
+    // A refused connection keeps no permit.
+    websocket.leave();
+    Client::open_when_there_is_room(server.address(), "/t/x").leave();
+    publish(&mut idle);
+}
+
 /// However connections have begun, gone from thread to thread and ended, in the end an address has as many places as at
 /// first.
 #[test]
