@@ -46,8 +46,9 @@ impl<T: Attachment> ShardHub<T> {
     /// Publishes a message of this shard. `source` does not receive it unless its subscription asks for its own
     /// messages.
     ///
-    /// Returns the message's place if this shard is the topic's home. If not, the message is on its way there, and
-    /// comes back in the order of all messages. A message for one shard has no place in the order.
+    /// Returns the message's place if this shard is the topic's home. If not, the message is on its way there; it
+    /// comes back, in the order of all messages, if this shard has subscribers of the topic. A message for one shard
+    /// has no place in the order.
     pub fn publish(
         &mut self,
         topic: TopicId,

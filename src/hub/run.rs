@@ -1,4 +1,4 @@
-//! Runs: the contiguous bytes that a topic's subscribers are owed after a turn, which each of them is sent at once.
+//! Runs: the messages that a topic gathers between two walks, in few pieces of memory.
 
 use std::{collections::HashMap, iter, mem, ops::Range};
 
@@ -194,7 +194,8 @@ impl Run {
     }
 }
 
-/// A run on its way to the subscribers. It never changes again; backlogs keep references into it.
+/// A run on its way to the subscribers. Its messages do not change any more; [`FrozenRun::owed`] adds the pieces to
+/// which backlogs refer.
 #[derive(Debug, Default)]
 pub struct FrozenRun {
     pieces: Vec<Piece>,
@@ -281,7 +282,8 @@ impl FrozenRun {
         self.weight
     }
 
-    /// Returns the buffer that the run gathered in, unless a backlog still refers to it.
+    /// Returns the buffer of the run's only piece. `None` if the run has several pieces or is empty, or if a backlog
+    /// still refers to the piece.
     #[must_use]
     pub fn into_buffer(mut self) -> Option<BytesMut> {
         self.kept.clear();

@@ -200,9 +200,12 @@ impl WebSocket {
         self.advance::<true>(now, input, limits, replies, hook)
     }
 
-    /// Returns how many more bytes complete the frame at the front of `input`, as far as its bytes show: its header, or
-    /// a control or unfragmented frame. 0 when there is nothing to keep. It is what the peer announced, within the
-    /// limits; a careful caller grows its buffer as bytes arrive and takes this as the most it will need.
+    /// Returns how many more bytes complete the front of `input`, which [`WebSocket::receive`] has left: the shortest
+    /// header that the bytes allow, and once the header is whole, its frame. 0 if `input` is empty, or has the whole
+    /// frame or an invalid header, and in [`State::Closed`].
+    ///
+    /// The length of a frame is what the peer announced, and `receive` has held it against the limits. A careful caller
+    /// grows its buffer as bytes arrive, and reserves no more than this for the frame.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -239,9 +242,9 @@ impl WebSocket {
     }
 
     /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
-    /// whether a reason fits. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing if a close frame was sent
-    /// before.
+    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`]
+    /// returns an error for a reason that does not fit. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing
+    /// unless the state is [`State::Open`].
     ///
     /// # Panics
     ///
@@ -269,8 +272,12 @@ impl WebSocket {
         };
     }
 
-    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. It moves with every received
-    /// byte, so a caller may keep an old deadline and ask again when that has come.
+    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] every
+    /// received byte moves it, mostly to a later time, so a caller may keep an old deadline and call this again when
+    /// that has come.
+    ///
+    /// [`WebSocket::close`] may move it to an earlier time, and so may a sign of life after a ping if `pong_timeout` is
+    /// longer than `ping_interval`.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
             State::Open if keep_alive.ping_interval == 0 => return None,

@@ -6,9 +6,9 @@
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. The later shares of a
 //!   connection that is in several walks of a batch go behind the first, into its [`BatchEntry`]; if that is full, the
 //!   batch ends before the share.
-//! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. From then on
-//!   everything for it is appended there, until its room is reported and the backlog has been sent. No other connection
-//!   waits for it.
+//! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until that has
+//!   been sent, the connection's shares are appended there. Its own frames stay in the outbox until the next share or
+//!   until room is reported, and then go into the backlog first. No other connection waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
 //!   walk if need be, and goes on in the next turn. Until a walk ends its topic gathers into the next run.
 //!
