@@ -1,4 +1,4 @@
-//! Lines of the log that would come in crowds.
+//! Limits how often a kind of log line is written.
 
 use std::{
     sync::{Mutex, PoisonError},

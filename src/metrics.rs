@@ -1,4 +1,4 @@
-//! What the hub counts: one table, and one array of numbers for each shard and for the control thread.
+//! The counters of the hub: one table, and one array of numbers for each shard and for the control thread.
 //!
 //! Each counter has a single writer, its own thread; everybody else only reads. So an increment is a plain load and
 //! store, and a reader sees each number a moment late, never torn.

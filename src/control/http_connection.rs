@@ -1,9 +1,9 @@
-//! A connection as hyper reads it: one request for hyper after the other, and then the end.
+//! A connection as hyper reads it: the requests for hyper, one after the other, and then the end of the input.
 //!
 //! A second parser, which could understand a request differently, never decides where the request begins and ends: a
 //! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no
-//! further. The first head that is not for hyper looks to it like the end of the connection, after everything before
-//! was answered.
+//! further. For hyper, the input ends before the first head that is not for hyper; every earlier request is answered
+//! first.
 
 use std::{
     future::{Future, poll_fn},
@@ -51,7 +51,8 @@ pub(super) struct HttpConnection {
     header_timeout: Duration,
     idle_timeout: Duration,
     output: Output,
-    /// The permit among the connections that are served at the same time; `None` for a connection without room.
+    /// The permit among the connections that are served at the same time; `None` for a connection that has found no
+    /// room among them.
     permit: Option<ConnectionPermit>,
     /// The permit among the connections of its address, where their number is limited.
     of_address: Option<AddressPermit>,
@@ -59,7 +60,7 @@ pub(super) struct HttpConnection {
     is_between: bool,
     /// Whether a whole head has arrived.
     has_asked: bool,
-    /// The timer of the next head: of its begin, and then of its end.
+    /// The timer of the next head: until its first byte, and then until its end.
     head_ends: Option<Pin<Box<Sleep>>>,
     /// Whether the timer is set for the end of a head; `None` before it is set.
     is_set_for_rest: Option<bool>,
@@ -114,7 +115,7 @@ impl HttpConnection {
         }
     }
 
-    /// Returns the reason for which hyper has come to an end, if it was not hyper's own.
+    /// Returns why this connection ended hyper's input; `None` if hyper ended by itself.
     pub(super) fn end_reason(&self) -> Option<EndReason> {
         match self.next {
             Next::Nothing(reason) => Some(reason),
@@ -190,7 +191,7 @@ impl HttpConnection {
         SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok()
     }
 
-    /// Waits until hyper may read bytes, or the end.
+    /// Waits until hyper may read bytes, or sees the end of input.
     fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.released == 0 {
             match &mut self.next {
@@ -342,7 +343,7 @@ impl Write for HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Does nothing: everything is sent, and the end of the socket is decided after hyper's.
+    /// Does nothing: all output has been written to the socket, which is shut down after hyper has ended.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

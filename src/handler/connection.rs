@@ -1,4 +1,4 @@
-//! A connection, on which a handler acts in its calls.
+//! The view of a connection that a handler gets in a call.
 
 use std::{fmt, net::SocketAddr, rc::Rc};
 
@@ -107,7 +107,7 @@ impl<S: 'static> Connection<'_, S> {
         self.profile.as_ref()?.protocol.as_deref()
     }
 
-    /// Returns the client's address. Where the route forgets requests, it is `None` once the connection has ended.
+    /// Returns the client's address. Where the route forgets requests, it may be `None` once the connection has ended.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         let kept = self.profile.as_ref().and_then(|profile| profile.peer());
@@ -133,7 +133,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.facts(self.id).map_or(0, |facts| facts.message_length)
     }
 
-    /// Returns the bytes that the client's socket has not taken.
+    /// Returns the bytes of memory of the backlog: the output that the client's socket has not taken.
     #[must_use]
     pub fn backlog_bytes(&self) -> usize {
         self.shard.facts(self.id).map_or(0, |facts| facts.backlog_bytes)
@@ -316,9 +316,9 @@ impl<S: 'static> Connection<'_, S> {
         Ok(())
     }
 
-    /// Subscribes the connection to a topic: it sees every message from then on, its own only with
-    /// [`SubscribeOptions::echo`]. [`Handler::on_subscribed`](super::Handler::on_subscribed) marks the beginning: it is
-    /// called behind the call that subscribes, or a moment later if the topic's home is another shard.
+    /// Subscribes the connection to a topic: from [`Handler::on_subscribed`](super::Handler::on_subscribed) on it
+    /// receives every message, its own only with [`SubscribeOptions::echo`]. `on_subscribed` is called after the call
+    /// that subscribes, or a moment later if the topic's home is another shard.
     ///
     /// # Errors
     ///
@@ -348,8 +348,9 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.topics(self.id)
     }
 
-    /// Publishes to a topic's subscribers; the connection itself need not subscribe. A subscriber sees its own message
-    /// only with [`SubscribeOptions::echo`]. Returns the message's place if this shard is the topic's home.
+    /// Publishes to a topic's subscribers; the connection itself need not subscribe. A subscriber receives its own
+    /// message only with [`SubscribeOptions::echo`]. Returns the message's place if this shard is the topic's home and
+    /// the scope is [`Scope::Server`].
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::PreparedMessage};

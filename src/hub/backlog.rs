@@ -1,4 +1,4 @@
-//! The backlog of a slow consumer: what it is still owed.
+//! The backlog of a slow consumer: the output that its socket has not taken.
 
 use std::{collections::VecDeque, mem};
 

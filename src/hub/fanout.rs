@@ -1,4 +1,4 @@
-//! Fan-out: what is gathered for the members of a topic, and the walks that hand each of them its share.
+//! Fan-out: the runs that gather messages for the members of a topic, and the walks that hand each member its share.
 
 use std::mem;
 

@@ -1,9 +1,9 @@
-//! The hub of one shard: connections, topics, and what is owed to each subscriber. Plain data: no socket, no clock, no
-//! `unsafe`.
+//! The hub of one shard: connections, topics, and the output that each subscriber is owed. Plain data: no socket, no
+//! clock, no `unsafe`.
 //!
 //! A file imports only files of floors below its own:
 //!
-//! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`;
+//! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`, `subscribe_options`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
 //! - tables: `piece`, `run`, `walk`, `backlog`, `topics`, `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.

@@ -1,8 +1,9 @@
 //! Publishing: one order for each topic over all shards.
 //!
-//! Every topic has a home, a shard that the topic's name alone decides. A message that is published elsewhere goes to
-//! the home by a request lane. The home gives each message the next offset and sends it to every shard that has
-//! subscribers.
+//! Every topic has a home, a shard that is selected by a hash of the topic's name. A message of [`Scope::Server`] that
+//! is published elsewhere goes to the home by a request lane. The home gives each message the next offset and sends it
+//! to every shard that has subscribers. A message of [`Scope::Shard`] goes to the subscribers of its own shard only,
+//! and has no offset.
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ use super::{
 use crate::proto::PreparedMessage;
 
 impl<T: Attachment> ShardHub<T> {
-    /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which no connection needs to be attached to.
+    /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which may have neither a subscriber nor a
+    /// publisher on this shard.
     pub fn publish_by_name(
         &mut self,
         name: &TopicName,
@@ -43,12 +45,12 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Publishes a message of this shard. `source` does not receive it unless its subscription asks for its own
-    /// messages.
+    /// Publishes a message on this shard. `source` does not receive it unless it has subscribed with
+    /// [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the message's place if this shard is the topic's home. If not, the message is on its way there; it
-    /// comes back, in the order of all messages, if this shard has subscribers of the topic. A message for one shard
-    /// has no place in the order.
+    /// Returns the message's place if this shard is the topic's home. If not, the message is on its way there, and
+    /// comes back in the order of all messages if this shard has subscribers. A message of [`Scope::Shard`] has no
+    /// place in the order.
     pub fn publish(
         &mut self,
         topic: TopicId,

@@ -1,4 +1,4 @@
-//! Runs: the messages that a topic gathers between two walks, in few pieces of memory.
+//! Runs: the messages that are gathered for a topic until its next walk.
 
 use std::{collections::HashMap, iter, mem, ops::Range};
 
@@ -13,7 +13,7 @@ use crate::proto::{LARGE_FRAME, PreparedMessage};
 /// The messages that have been gathered for a topic since its last walk began.
 ///
 /// Small frames are copied one behind the other, so that a subscriber's share is one piece of memory and one send
-/// carries them all. A large frame stays where it is and stands between.
+/// carries them all. A large frame is not copied: it becomes a piece of its own.
 #[derive(Debug, Default)]
 pub struct Run {
     /// The whole run, but for the bytes that are still in `tail`.
@@ -21,18 +21,19 @@ pub struct Run {
     tail: BytesMut,
     /// How many messages are in the tail.
     tail_messages: u32,
-    /// Bytes of the buffer that the tail stands in, and of those of all small frames together.
+    /// The size, in bytes, of the buffer that the tail is in.
     buffer: usize,
+    /// The size, in bytes, of all buffers of small frames.
     buffers: usize,
-    /// The tail's buffer has pieces in front of it.
+    /// Whether pieces of the run are in the tail's buffer too.
     is_shared: bool,
-    /// The run still gathers into the buffer that it was given, whose memory was there before.
+    /// Whether the run still gathers into the buffer of [`Run::new`], whose memory was allocated before the run.
     is_given: bool,
     /// Bytes of all small frames.
     small: usize,
     /// Bytes that the large frames keep alive.
     large: usize,
-    /// Bytes of pieces that were made of several.
+    /// Bytes of the pieces that [`Run::merge_last`] has made.
     merged: usize,
     /// Memory of the exclusions.
     exclusions: usize,
@@ -82,11 +83,12 @@ impl Run {
 
     /// Returns what the run owes the subscriber at `slot` so far. For a subscriber that leaves before the walk.
     ///
-    /// Each call ends a piece. So that a crowd that leaves has few pieces, and shares nearly all of them, small
-    /// neighbours become one piece: every piece is more than twice as long as the next, but for those that are full.
+    /// Each call seals a piece. Small neighbours are merged, so that a crowd that leaves has few pieces and shares
+    /// nearly all of them: every piece is more than twice as long as the next, except full ones.
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         self.seal_tail();
-        // Before its last piece, which may have its own messages, is a part of a larger one.
+        // The share is taken before merging: the last piece may hold the subscriber's own messages, and is then not
+        // copied twice.
         let owed = self.gathered.owed(slot);
         self.merge_last();
         owed
@@ -126,7 +128,7 @@ impl Run {
         let exclusions = self.gathered.excluded.entry(slot).or_default();
         let before = exclusions.capacity();
         match exclusions.last_mut() {
-            // Much of a connection that sends much is received at once: its messages stand together.
+            // A connection that sends much has many messages received at once, which are neighbours in the run.
             Some(last) if last.end == what.start => last.end = what.end,
             _ => exclusions.push(what),
         }
@@ -154,8 +156,8 @@ impl Run {
         (self.buffer, self.is_shared, self.is_given) = (capacity, false, false);
     }
 
-    /// Returns the greatest length of a tail: where there are many pieces already, a part of the whole, which bounds
-    /// their number.
+    /// Returns the greatest length of a tail. In a run of many pieces it grows with the length of the run, which bounds
+    /// the number of pieces.
     fn tail_max(&self) -> usize {
         if self.gathered.pieces.len() < PIECES_MAX { SMALL_PIECE_MAX } else { small_piece_max(self.gathered.end.byte) }
     }
@@ -185,7 +187,8 @@ impl Run {
         let messages = mem::take(&mut self.tail_messages);
         self.is_shared = true;
         self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER });
-        // Only a run of much more than a shard gathers comes here, or one that many subscribers leave in one turn.
+        // Only a run that is much larger than a shard gathers has so many pieces, or one whose topic many subscribers
+        // leave in one turn.
         if self.gathered.pieces.len() > 2 * PIECES_MAX - 2 {
             self.gathered.pieces =
                 joined(mem::take(&mut self.gathered.pieces), small_piece_max(self.gathered.end.byte));
@@ -194,16 +197,15 @@ impl Run {
     }
 }
 
-/// A run on its way to the subscribers. Its messages do not change any more; [`FrozenRun::owed`] adds the pieces to
-/// which backlogs refer.
+/// A run on its way to the subscribers. Its messages do not change; `kept` grows as backlogs take from it.
 #[derive(Debug, Default)]
 pub struct FrozenRun {
     pieces: Vec<Piece>,
     end: Position,
     /// By slot, the parts that its subscriber is not owed, in order: its own messages, and those before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
-    /// The first pieces, as backlogs keep them. A piece that stands in much more memory than it has bytes, a buffer
-    /// that others use too or that has doubled, is copied once for all backlogs.
+    /// The first pieces, as backlogs keep them. A piece that keeps much more memory alive than it has bytes (its buffer
+    /// has other pieces too, or has doubled) is copied once for all backlogs.
     kept: Vec<Piece>,
     weight: usize,
 }
@@ -282,8 +284,7 @@ impl FrozenRun {
         self.weight
     }
 
-    /// Returns the buffer of the run's only piece. `None` if the run has several pieces or is empty, or if a backlog
-    /// still refers to the piece.
+    /// Returns the buffer that the run gathered in, if the run is one piece and nothing else refers to its buffer.
     #[must_use]
     pub fn into_buffer(mut self) -> Option<BytesMut> {
         self.kept.clear();
@@ -327,7 +328,7 @@ impl Position {
     }
 }
 
-/// The walk that a run becomes: the frozen run, and three places among the members.
+/// Bytes of the walk that a run becomes: the frozen run, and three places among the members.
 pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
 
 /// Bytes of one subscriber's entry in the table of exclusions, which is up to half empty, beside its exclusions.

@@ -1,5 +1,5 @@
-//! One order over all shards: several hubs, stepped in an order that a seed decides, against what each subscriber must
-//! see.
+//! One order over all shards: several hubs, stepped in an order that a seed decides, against the messages that each
+//! subscriber must receive.
 
 mod subscriber;
 mod world;

@@ -1,4 +1,4 @@
-//! The topics of one shard: names, ids, members, and what the shard is to each topic.
+//! The topics of one shard: names, ids, members, and the shard's role for each topic.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,11 +1,11 @@
-//! What the kernel knows of the process, by the names that Prometheus' client libraries give it.
+//! The gauges of the process, with the names that Prometheus' client libraries give them.
 
 use std::{
     fmt::{self, Write as _},
     fs,
 };
 
-/// Appends the gauges of the process to a text for Prometheus. What the kernel does not say is left out.
+/// Appends the gauges of the process to a text for Prometheus. A gauge that cannot be read is left out.
 pub(super) fn append(text: &mut String) {
     let gauges = [
         ("process_resident_memory_bytes", "Resident memory of the process.", resident_bytes()),

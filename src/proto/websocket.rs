@@ -1,8 +1,8 @@
 //! The state machine of one established connection: bytes and time in; events, replies and the next deadline out.
 //!
-//! Everything that changes the state of a connection stands in this file; `front.rs` works through what it receives.
-//! "Connecting" does not exist here: a [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). What is
-//! left are the states of RFC 6455 7:
+//! This file has all code that changes the state of a connection; `front.rs` works through the received bytes.
+//! "Connecting" does not exist here: a [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). The other
+//! states are those of RFC 6455 7:
 //!
 //! | state | on | appends | next |
 //! | --- | --- | --- | --- |
@@ -11,9 +11,9 @@
 //! | `Open` | a protocol error, a hook's refusal | a close frame that names it | `Closed` |
 //! | `Open` | no sign of life after a ping | a close frame | `Closed` |
 //! | `Closing` | the peer's close frame, a protocol error, no answer in time | nothing | `Closed` |
+//! | `Open`, `Closing` | [`WebSocket::abandon`] | nothing | `Closed` |
 //!
-//! In `Closing` data, pings and pongs are parsed and dropped. In `Closed` nothing is sent and whatever arrives is
-//! ignored.
+//! In `Closing`, data, pings and pongs are parsed and dropped. In `Closed`, nothing is sent and all input is ignored.
 
 mod front;
 mod state;
@@ -92,7 +92,8 @@ impl WebSocket {
     /// ```
     #[inline]
     pub fn closed_cleanly(&self) -> bool {
-        // No close frame carries this code, and whichever comes second ends the handshake.
+        // No close frame carries this code. With another, the peer's close frame has come; ours went out before it or
+        // with it.
         self.close_code != CloseCode::ABNORMAL
     }
 
@@ -149,9 +150,8 @@ impl WebSocket {
         self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
     }
 
-    /// Returns the next event in `input`; `None` when it takes more bytes, or more frames than
-    /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended
-    /// to `replies`.
+    /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
+    /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended to `replies`.
     ///
     /// Call it until it returns `None`, then keep [`Input::into_rest`] in front of what arrives next.
     ///
@@ -174,10 +174,10 @@ impl WebSocket {
     /// [`WebSocket::receive`] with a hook, which is called once for each frame, data or control, when it is whole, with
     /// its header and its unmasked payload, before the protocol acts on it. See [`Verdict`] for an example.
     ///
-    /// What a header shows to be wrong (RSV bits, opcode, mask, order of fragments, sizes) fails the connection before
-    /// the hook; what only the payload shows (UTF-8, the content of a close frame) is looked at behind it. So every
-    /// frame is held in the input until it is whole, and bad UTF-8 is refused with its frame instead of at its first
-    /// bad octet. After our close frame the hook sees only the peer's: everything else is dropped unseen.
+    /// An error in a header (RSV bits, opcode, mask, order of fragments, sizes) fails the connection before the hook is
+    /// called; an error in a payload (UTF-8, the content of a close frame) is looked for after the hook. So every frame
+    /// is held in the input until it is whole, and bad UTF-8 is refused with its frame instead of at its first bad
+    /// octet. After our close frame the hook sees only the peer's: everything else is dropped unseen.
     ///
     /// A connection uses either this or [`WebSocket::receive`], always the same.
     ///
@@ -200,12 +200,9 @@ impl WebSocket {
         self.advance::<true>(now, input, limits, replies, hook)
     }
 
-    /// Returns how many more bytes complete the front of `input`, which [`WebSocket::receive`] has left: the shortest
-    /// header that the bytes allow, and once the header is whole, its frame. 0 if `input` is empty, or has the whole
-    /// frame or an invalid header, and in [`State::Closed`].
-    ///
-    /// The length of a frame is what the peer announced, and `receive` has held it against the limits. A careful caller
-    /// grows its buffer as bytes arrive, and reserves no more than this for the frame.
+    /// Returns how many more bytes complete the frame at the front of `input`, as far as its bytes show: its header, or
+    /// the frame if it is kept until whole. 0 when there is nothing to keep. It is what the peer announced, within the
+    /// limits; a careful caller grows its buffer as bytes arrive and takes this as the most it will need.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -242,9 +239,9 @@ impl WebSocket {
     }
 
     /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`]
-    /// returns an error for a reason that does not fit. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing
-    /// unless the state is [`State::Open`].
+    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
+    /// whether a reason fits. [`CloseCode::NO_STATUS`] makes it an empty one. Does nothing unless the state is
+    /// [`State::Open`].
     ///
     /// # Panics
     ///
@@ -265,19 +262,16 @@ impl WebSocket {
         self.put_close(code, reason, replies);
         self.state = State::Closing;
         self.waiting_since = now;
-        // What is under way will be dropped: a fragment's payload from where it stands, a whole frame from its header.
+        // A message under way will be dropped: the rest of a fragment's payload, or a whole frame with its header,
+        // which is still in the input.
         self.front = match self.assembly.take().and_then(|assembly| assembly.missing()) {
             Some(missing) => Front::Skip(missing),
             None => Front::FRESH,
         };
     }
 
-    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] every
-    /// received byte moves it, mostly to a later time, so a caller may keep an old deadline and call this again when
-    /// that has come.
-    ///
-    /// [`WebSocket::close`] may move it to an earlier time, and so may a sign of life after a ping if `pong_timeout` is
-    /// longer than `ping_interval`.
+    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] it moves
+    /// with every received byte, so a caller may keep an old deadline and call this again when that has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
             State::Open if keep_alive.ping_interval == 0 => return None,
@@ -290,8 +284,8 @@ impl WebSocket {
         (ticks > 0).then(|| since.after(ticks))
     }
 
-    /// Acts on a deadline: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or ends the connection of one
-    /// that answers neither ping nor close.
+    /// Acts on a deadline: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or ends the connection if the
+    /// peer has not answered a ping, or our close frame, in time.
     ///
     /// # Panics
     ///
@@ -338,8 +332,7 @@ impl WebSocket {
         self.end();
     }
 
-    /// Takes the peer for alive at `now`. For a caller that stopped reading, since silence it caused itself must not
-    /// count; and for one that knows from elsewhere that the peer lives, such as from what it takes.
+    /// Takes the peer for alive at `now`. Call it after a pause of your own reading, or when the peer has taken output.
     pub fn excuse_silence(&mut self, now: Tick) {
         self.last_received = now;
         self.awaiting_pong = false;

@@ -1,9 +1,9 @@
 //! How a connection ends: from its leaving the open state to the close of its descriptor.
 //!
-//! An orderly end takes three steps, each of which asserts what the one before has promised:
+//! An orderly end takes three steps, each of which asserts the promise of the one before:
 //!
-//! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; what it is owed up
-//!    to here is sent, a close frame behind it.
+//! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
+//!    it is owed up to here are sent, and a close frame after them.
 //! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
 //!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
 //!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
@@ -22,8 +22,8 @@
 //! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
 //! does.
 //!
-//! The close timeout is for all of it, unless it is 0. A socket that then, or whenever its connection is dropped, holds
-//! something that its peer has not taken is reset: the kernel would keep that for minutes, beyond the server's end.
+//! The close timeout is for all of it, unless it is 0. If the peer has not taken everything by the deadline, or when
+//! the connection is dropped, the socket is reset: the kernel would keep the rest for minutes, beyond the server's end.
 
 use std::io;
 
@@ -59,19 +59,19 @@ impl<I: Io> Shard<I> {
             self.leave(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        // A close frame that had to wait may have waited long enough.
+        // The close frame for a message that is too big waits (`close_waits`); it may be due now.
         if connection.io.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
-        // The deadline holds whatever progress the close makes. A route's keep-alive may have turned it off by 0.
+        // The deadline holds whatever progress the close makes. A `close_timeout` of 0 sets no deadline.
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
         self.drop_partial(id);
         self.schedule(id);
         self.end_if_done(id);
     }
 
-    /// Takes the steps that are due if what they wait for may have come: the peer's end was received, or the socket has
-    /// taken all that the connection was owed.
+    /// Takes the steps that may have become due: after the peer's end was received, or after the socket has taken all
+    /// that the connection was owed.
     pub(super) fn end_if_done(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if connection.websocket.state() != State::Closed {
@@ -94,7 +94,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert_ne!(connection.websocket.state(), State::Open, "an open WebSocket receives messages");
         connection.io.sides.leave();
-        // The connection does not become a subscriber any more. Its opening answer still leaves.
+        // A held connection never becomes a subscriber now. Its opening answer still leaves.
         connection.is_held = false;
         self.hub.unsubscribe_all(id);
     }
@@ -122,7 +122,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Ends the WebSocket of a connection whose peer has ended its side without a closing handshake, or without an
-    /// answer to our close frame. What its socket has not taken before is given up.
+    /// answer to our close frame. Output that its socket has not taken is given up.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert!(connection.io.sides.has_peer_ended(), "a closing handshake may still come");
@@ -134,20 +134,20 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Ends a connection whose socket has failed: what its peer has not taken is given up by a reset.
+    /// Ends a connection whose socket has failed: a reset gives up the bytes that the peer has not taken.
     pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
             self.count(Counter::Aborted, 1);
         }
         if let Some((_, socket)) = self.take_out(id) {
-            // After any error the kernel keeps nothing of the socket.
+            // After any error the socket is reset, so that the kernel keeps no bytes of it.
             self.io.reset(&socket);
         }
     }
 
-    /// Ends a connection at once. What its peer has not taken is given up by a reset: the kernel would keep it for as
-    /// long as the peer pleases.
+    /// Ends a connection at once. A reset gives up the bytes that the peer has not taken: the kernel would keep them
+    /// until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.take_out(id) else { return };
         if connection.io.owes_output() || self.io.has_unsent(&socket) {

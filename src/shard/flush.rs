@@ -6,11 +6,11 @@
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. The later shares of a
 //!   connection that is in several walks of a batch go behind the first, into its [`BatchEntry`]; if that is full, the
 //!   batch ends before the share.
-//! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until that has
-//!   been sent, the connection's shares are appended there. Its own frames stay in the outbox until the next share or
-//!   until room is reported, and then go into the backlog first. No other connection waits for it.
+//! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until the
+//!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox, which is
+//!   appended before the next share or once room is reported. No other connection waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
-//!   walk if need be, and goes on in the next turn. Until a walk ends its topic gathers into the next run.
+//!   walk if need be, and goes on in the next turn. Until a walk ends, its topic gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
@@ -59,18 +59,18 @@ impl<I: Io> Shard<I> {
         true
     }
 
-    /// Ends a flush: the next one begins with the connections that this one has left waiting, unless this one did.
+    /// Ends a flush. If it began with walks and has left outboxes or backlogs waiting, the next flush begins with
+    /// those.
     pub(super) fn end_flush(&mut self, left: &Left) {
         self.flush.last_walked = left.walked;
-        // By turns: one batch of them may use up a flush, and some of them may always be left.
         self.flush.dirty_first = !self.flush.began_with_dirty && self.flush.has_dirty();
     }
 
     /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
     /// something is left of the flush's portion. Returns how many walks, from the front, end with it.
     ///
-    /// Walks come first, since the outbox of a member leaves in one entry with its share. But the connections that the
-    /// last flush left waiting go before all walks: there may always be a walk.
+    /// Walks come first, since the outbox of a member leaves in one entry with its share. The first batch of a flush
+    /// with `dirty_first` has none: there may always be a walk.
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
         let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
@@ -169,7 +169,7 @@ impl<I: Io> Shard<I> {
             return None;
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        // The frames in the outbox were appended before.
+        // The frames in the outbox precede the share.
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         let owed = self.hub.owed_by_walk(topic, id.slot());
         let bytes = length(&owed);
@@ -177,7 +177,7 @@ impl<I: Io> Shard<I> {
         Some(bytes)
     }
 
-    /// Takes the outbox of a connection without a backlog, which owns no output from then on.
+    /// Takes the outbox of a connection without a backlog; the connection then owns no output.
     fn take_outbox(&mut self, id: ConnectionId) -> Option<Piece> {
         let output = self.hub.connections.get_mut(id)?.io.output.take();
         self.handlers.notice_emptied(id);
@@ -235,7 +235,7 @@ impl<I: Io> Shard<I> {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
-                // Only an open connection is in a walk: this cannot have been its end.
+                // Only an open connection is in a walk, so its end cannot be due.
                 (Contents::One(Portion::Run(topic)), None) => deliveries += u64::from(self.hub.run(topic).messages()),
                 (Contents::One(portion), None) => {
                     deliveries += messages(portion.pieces(&self.hub));
@@ -261,7 +261,7 @@ impl<I: Io> Shard<I> {
     /// Sends the planned entries and returns how many bytes they have.
     fn send_plan(&mut self, plan: &[Planned], refused: &mut Vec<Unsent>) -> usize {
         let (hub, sockets) = (&self.hub, &self.sockets);
-        // The pieces of all entries one behind the other; those of a walk once for recipients that follow each other.
+        // The pieces of all entries in order. Consecutive entries of one run share its slices.
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(plan.len().min(32));
         let mut ranges: Vec<Range<usize>> = Vec::with_capacity(plan.len());
         let mut last_run = None;
@@ -362,8 +362,8 @@ impl<I: Io> Shard<I> {
         0
     }
 
-    /// Lets the rest of a backlog wait for room, of which so many bytes were offered and not all were taken. Returns
-    /// how many of those were not.
+    /// Waits for room for the rest of a backlog, of which `offered` bytes were offered and not all taken. Returns how
+    /// many of these were not taken.
     fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
         let sent = match taken(sent) {
             Ok(sent) => sent,
@@ -388,7 +388,7 @@ impl<I: Io> Shard<I> {
         offered - sent
     }
 
-    /// Awaits room for the connections that were refused in spite of it, a tick later.
+    /// Polls again, a tick later, for the room of sockets that had reported room and took nothing.
     pub(super) fn resume_paused(&mut self) {
         if self.flush.next_try().is_none_or(|tick| self.now < tick) {
             return;
@@ -404,7 +404,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Returns how many bytes a socket took that did not take everything.
+/// Returns how many bytes were taken by a socket that did not take everything.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! A shard on a network made of one seed.
+//! A shard on a simulated network whose behaviour one seed decides.
 //!
 //! The real [`Shard`] runs its turns over a simulated [`Io`](crate::sys::Io) under a clock of its own, driven just as
 //! the shard's thread drives it: after a turn that leaves work, when the ring has a report, at the next deadline, and

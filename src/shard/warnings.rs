@@ -1,4 +1,4 @@
-//! The log lines of shards that would come in crowds.
+//! The log lines of shards whose number is limited.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The private ring of a shard: polls, batched receives, batched sends of established connections.
 //!
-//! The plain version of a fan-out is one `send(2)` for each subscriber. What is different here:
+//! The plain version of a fan-out is one `send(2)` for each subscriber. The differences are these:
 //!
 //! 1. **One system call carries a whole batch.** Each send is one entry of the ring; `io_uring_enter` tries them all.
 //! 2. **The batch is synchronous.** `MSG_DONTWAIT` makes the kernel try an entry at once and fail it rather than wait,
@@ -9,15 +9,15 @@
 //!    belongs to it: it makes a *short* send count as failed, which posts a completion with the exact count. Without
 //!    it a short send would be a success, its completion skipped and the missing bytes lost without a trace.
 //! 4. **Receives are tried late.** Only a multishot poll stays armed; bytes are fetched when the turn gets there, so
-//!    that everything that has arrived by then rides in the same run.
-//!
-//! 5. **What is not taken is taken back.** Where the kernel has no memory for requests it leaves entries in the queue.
-//!    Those of a batch borrow from the caller, so they become entries that do nothing ([`Entries`]), and the batch
-//!    says that it was refused. What borrows nothing (polls, cancellations) waits for the next submission.
+//!    that all messages that have arrived by then are in the same run.
+//! 5. **Entries that the kernel does not take are withdrawn.** Where the kernel has no memory for requests, it leaves
+//!    entries in the queue. Those of a batch borrow from the caller, so they become entries that do nothing
+//!    ([`Entries`]), and are reported as refused. Polls and cancellations borrow nothing; they wait for the next
+//!    submission.
 //! 6. **A poll ends by being cancelled.** A poll that is armed holds its socket open after the descriptor was closed. A
 //!    removal (`POLL_REMOVE`) fails while a wake-up of the poll is under way and leaves a multishot poll armed for
-//!    ever; a cancellation marks it, and whoever works on the wake-up ends it. The result is looked at all the same:
-//!    but for "not found" a failure is repeated, and the shard does not sleep before that.
+//!    ever; a cancellation marks the poll, which ends when the wake-up has been worked on. The result is checked: after
+//!    any failure but "not found" the cancellation is repeated, and the shard does not sleep before that.
 //!
 //! The ring uses `COOP_TASKRUN`, `SINGLE_ISSUER` and `SUBMIT_ALL`, and never `DEFER_TASKRUN`: the runtime watches the
 //! ring's descriptor with epoll, which deferred work would not wake.
@@ -64,7 +64,7 @@ pub struct HotRing {
     completed: Vec<(usize, i32)>,
     /// Counts batches, so that a completion can be told from one of an earlier batch.
     batch: u32,
-    /// How many more entries the kernel has memory for. It has no end of it unless a test says so.
+    /// How many more entries the kernel has memory for, set by a test. `None`: no limit.
     #[cfg(test)]
     memory: Option<u32>,
 }
@@ -83,9 +83,9 @@ impl HotRing {
     ///
     /// # Errors
     ///
-    /// What `io_uring_setup(2)` answers: `EPERM` and `ENOSYS` where a container's seccomp profile or
-    /// `kernel.io_uring_disabled` forbids it, `EINVAL` where the kernel is older than 6.0, `ENOMEM` where locked
-    /// memory is used up.
+    /// The error of `io_uring_setup(2)`: `EPERM` and `ENOSYS` where a container's seccomp profile or
+    /// `kernel.io_uring_disabled` forbids it, `EINVAL` where the kernel is older than 6.0, `ENOMEM` where locked memory
+    /// is used up.
     pub fn new() -> io::Result<HotRing> {
         let ring = IoUring::builder()
             .setup_coop_taskrun()
@@ -110,7 +110,7 @@ impl HotRing {
     }
 
     /// Returns whether [`Io::reap`] would find something, or something is still to be submitted: a cancellation that is
-    /// to be repeated, or what the kernel had no memory for.
+    /// to be repeated, or entries that the kernel had no memory for.
     pub fn has_completions(&mut self) -> bool {
         !self.ready.is_empty() || !self.ring.completion().is_empty() || self.owes_kernel()
     }
@@ -175,7 +175,7 @@ impl HotRing {
         for &(index, result) in &self.completed {
             let entry = &mut batch[index];
             entry.result = match -result {
-                // There was no memory to try it. What is there will not be reported again.
+                // There was no memory to try it. The bytes in the socket will not be reported again.
                 libc::ENOMEM | libc::ENOBUFS => Err(io::ErrorKind::Interrupted.into()),
                 _ => outcome(result),
             };
@@ -251,13 +251,13 @@ impl HotRing {
         self.pushed = self.pushed.wrapping_add(1);
     }
 
-    /// Has the kernel try the entries of a batch. Returns how many, the last ones, it had no memory for; they have been
-    /// withdrawn, so that in any case nothing is borrowed any more.
+    /// Submits the entries of a batch, which the kernel tries. Returns the number of entries at the end that were
+    /// withdrawn for want of memory. In any case nothing is borrowed afterwards.
     fn enter_batch(&mut self) -> usize {
         if self.enter() { 0 } else { self.withdraw() }
     }
 
-    /// Makes everything queued do nothing. Returns how many entries that are.
+    /// Turns all queued entries into entries that do nothing. Returns their number.
     fn withdraw(&mut self) -> usize {
         let count = self.ring.submission().len();
         self.entries.withdraw(self.pushed, count as u32);
@@ -316,7 +316,7 @@ impl HotRing {
                         self.armed -= u64::from(!cqueue::more(completion.flags()));
                         self.ready.extend(readiness(token.key(), kind, &completion));
                     }
-                    // It has ended before, and there may never have been one.
+                    // Cancelled, or not found: the poll had ended, or never was.
                     Some(Kind::InputCancel | Kind::RoomCancel)
                         if completion.result() >= 0 || completion.result() == -libc::ENOENT => {}
                     Some(kind @ (Kind::InputCancel | Kind::RoomCancel)) => {
@@ -409,12 +409,12 @@ impl Io for HotRing {
     }
 
     fn unread(&self, socket: &OwnedFd) -> usize {
-        // A socket that cannot tell has failed, as the next receive will show.
+        // A socket that cannot report it has failed, as the next receive will show.
         net::unread(socket).unwrap_or_default()
     }
 
     fn unacknowledged(&self, socket: &OwnedFd) -> usize {
-        // What cannot be asked has no connection any more.
+        // A socket that cannot report it has no connection any more.
         net::unacknowledged(socket).unwrap_or_default()
     }
 
@@ -423,13 +423,14 @@ impl Io for HotRing {
     }
 }
 
-/// Can the entry be queued as it is?
+/// Returns whether the entry can be queued as it is.
 fn is_sendable(entry: &SendEntry<'_, OwnedFd>) -> bool {
     let fits = |piece: &io::IoSlice<'_>| !piece.is_empty() && i32::try_from(piece.len()).is_ok();
     (1..=SendEntry::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
 }
 
-/// Ends the poll that `kind` is the cancellation of.
+/// Returns the entry that cancels a poll of `key`: the poll for room if `kind` is `RoomCancel`, otherwise the poll for
+/// input.
 fn cancellation(kind: Kind, key: Key) -> squeue::Entry {
     let poll = if kind == Kind::RoomCancel { Kind::Room } else { Kind::Input };
     opcode::AsyncCancel::new(Token::new(poll, key).0).build().user_data(Token::new(kind, key).0)
@@ -444,14 +445,14 @@ fn message_header(pieces: &[io::IoSlice<'_>]) -> libc::msghdr {
     header
 }
 
-/// What a completion of a poll says, if it says anything.
+/// Returns the readiness that a completion of a poll reports; `None` if the poll was cancelled.
 fn readiness(key: Key, kind: Kind, completion: &cqueue::Entry) -> Option<Readiness> {
     let result = completion.result();
     if result == -libc::ECANCELED {
         return None;
     }
     let disarmed = !cqueue::more(completion.flags());
-    // A poll that fails reports like a hang-up: the receive that follows meets the cause.
+    // A failed poll counts as a hang-up: the receive that follows fails with the cause.
     let events = if result < 0 { libc::POLLERR as u32 } else { result as u32 };
     let hung_up = events & HUNG_UP != 0;
     Some(match kind {

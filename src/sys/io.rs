@@ -1,4 +1,4 @@
-//! What a shard asks of the outside world.
+//! The operations of the kernel that a shard uses, as a trait that the simulator implements too.
 
 use std::{
     io::{self, IoSlice},

@@ -1,4 +1,4 @@
-//! Sockets and descriptors: what is set once, at start or when a connection is accepted.
+//! Sockets and descriptors: options that are set once, at start or when a connection is accepted.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! The fields of a connection: what its state machine remembers between two calls.
+//! The fields of a connection: the state that its state machine keeps between two calls.
 
 use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, masking::MaskingKeys};
 

@@ -1,4 +1,5 @@
-//! A network made of one seed: sockets, what is on its way on each, and the polls that watch them.
+//! A network whose behaviour one seed decides: sockets, the bytes that are on their way on each, and the polls that
+//! watch them.
 //!
 //! The network does what Linux may do, at the worst moment that chance finds: reports come late, more than once, or in
 //! one for several causes; a multishot poll ends on its own; a receive finds nothing though it was announced; a send

@@ -1,4 +1,4 @@
-//! The memory of a ring's submission queue, so that what the kernel has not taken can be taken back.
+//! The memory of a ring's submission queue, so that entries that the kernel has not taken can be withdrawn.
 
 use std::{io, os::fd::RawFd, ptr};
 
