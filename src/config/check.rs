@@ -23,12 +23,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong; see [`ConfigError`].
+    /// All faults of the settings; see [`ConfigError`].
     pub fn new(settings: &Settings, descriptors: u64) -> Result<Config, ConfigErrors> {
         Config::with_folders(settings, descriptors, 0)
     }
 
-    /// Does the same for a server that serves so many folders of files, each of which has a descriptor.
+    /// Does the same as [`Config::new`] for a server that serves so many folders of files, each of which has a
+    /// descriptor.
     pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
         match check(settings, descriptors, folders, &mut faults) {
@@ -38,7 +39,8 @@ impl Config {
     }
 }
 
-/// Checks all settings. All faults are found in one pass, so that an operator can mend them together.
+/// Checks all settings. All faults are found in one pass, so that an operator can mend them together; but the settings
+/// that depend on a wrong one are checked when that is mended.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
@@ -48,7 +50,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let allowed = sys::cpu::allowed();
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
-    let addresses = listen.as_ref().map_or(1, Vec::len);
+    let addresses = listen.len();
     let reserved = descriptors::parts(shards.unwrap_or(1), addresses, folders, settings.metrics_listen.is_some());
     let descriptors = (descriptors, descriptors::sum(&reserved));
     let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
@@ -58,7 +60,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let send_buffer = faults.keep(send_buffer.transpose());
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
-        listen: listen?,
+        listen,
         listen_ipv6: settings.listen_ipv6,
         metrics_listen: settings.metrics_listen,
         access: access?,
@@ -85,9 +87,9 @@ impl Faults {
     }
 }
 
-/// Resolves the names among the addresses, and checks that each address is there once. One that stands for all
-/// addresses includes the others of its family; `[::]` includes those of IPv4 too where it takes their connections.
-fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
+/// Resolves the names among the addresses, and checks that each address is there once. An unspecified address includes
+/// all others of its family; with `listen_ipv6 = dual`, `[::]` includes those of IPv4 too.
+fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> {
     let includes = |all: &SocketAddr, one: &SocketAddr| {
         let is_dual = all.is_ipv6() && settings.listen_ipv6 == ListenIpv6::Dual;
         all.ip().is_unspecified() && (all.is_ipv4() == one.is_ipv4() || is_dual)
@@ -106,7 +108,7 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<Socke
     let mut listen: Vec<SocketAddr> = Vec::new();
     for address in &settings.listen {
         let resolved = address.resolve().map_err(|what| ConfigError::of("listen", what));
-        for second in faults.keep(resolved)? {
+        for second in faults.keep(resolved).unwrap_or_default() {
             if let Some(first) = listen.iter().find(|first| clash(first, &second)) {
                 faults.0.push(ConfigError::of("listen", twice(first, &second)));
             }
@@ -118,7 +120,7 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Option<Vec<Socke
     {
         faults.0.push(ConfigError::of("metrics_listen", twice(first, metrics)).against("listen"));
     }
-    Some(listen)
+    listen
 }
 
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
@@ -134,7 +136,7 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
 }
 
-/// Checks the settings of HTTP. The head of a request has the time of an opening request.
+/// Checks the settings of HTTP. `handshake_timeout` limits the heads of its requests too.
 fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     let connections_max = faults.keep(match settings.max_http_connections {
         0 => Err(ConfigError::of("max_http_connections", "nothing could be published by HTTP".into())),
@@ -183,7 +185,8 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
         count => Ok(count),
     });
-    // The others depend on it.
+    let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    // The limits below depend on it.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
     let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
@@ -196,7 +199,6 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
     let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog)));
-    let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     Some(Limits {
         connections_max: connections_max?,
         connections_per_address_max: settings.max_connections_per_address,
@@ -253,8 +255,8 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
 }
 
-/// Returns the limit of unfinished messages. A route's messages have at most half a backlog, and a buffer doubles as it
-/// fills.
+/// Returns the limit of unfinished messages. A message of a route has at most half a backlog, and its buffer at most
+/// doubles as it fills, so two backlogs for each shard suffice.
 fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Result<u64, ConfigError> {
     let least = 2 * backlog * shards as u64;
     let unfinished = settings.max_unfinished.unwrap_or(Size(least.max(256 << 20)));
@@ -262,7 +264,7 @@ fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Res
         let what = format!("{unfinished} is less than two of the largest backlogs for each shard, {}", Size(least));
         return Err(ConfigError::of("max_unfinished", what).against("max_backlog"));
     }
-    // The default can be given too.
+    // A given value may equal the default, which may exceed `SIZE_MAX`.
     size_within("max_unfinished", unfinished, least, Limits::SIZE_MAX.max(least))
 }
 

@@ -33,7 +33,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((ping_interval, pong_timeout), (300, 100));
 }
 
-/// Whatever has more sockets of its own leaves fewer for connections.
+/// Further shards, addresses and folders reserve descriptors, which leaves fewer for connections.
 #[test]
 fn descriptors_are_reserved_for_what_is_asked_for() {
     let connections = |flags: &[&str]| config(flags).unwrap().limits.connections_max;
@@ -43,7 +43,7 @@ fn descriptors_are_reserved_for_what_is_asked_for() {
     let with_folders = Config::with_folders(&settings(&["--shards", "1"]), DESCRIPTORS, 3).unwrap();
     assert_eq!(with_folders.limits.connections_max, 20_000 - 201 - 3);
     assert_eq!(descriptors::sum(&with_folders.descriptors()), 201 + 3);
-    // With no more than its own the server could serve nobody.
+    // With only its reserved descriptors the server could serve no client.
     let error = |descriptors| Config::new(&settings(&["--shards", "1"]), descriptors).map(drop).unwrap_err();
     for few in [0, 64, 201] {
         let ConfigErrors(errors) = error(few);
@@ -56,7 +56,7 @@ fn descriptors_are_reserved_for_what_is_asked_for() {
     assert_eq!(connections(&["--shards", "256"]), 20_000 - 201 - 255 * 9 - (2 * 256 - 64));
 }
 
-/// Nothing that is added to a clock is more than it can take.
+/// A time that is added to a clock does not overflow it.
 #[test]
 fn times_are_at_most_a_year() {
     let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
@@ -133,7 +133,7 @@ fn impossible_settings_are_refused_by_name() {
     check(&["--pong-timeout", "9999h"], "pong_timeout");
     check(&["--close-timeout", "9999h"], "close_timeout");
     check(&["--drain-timeout", "9999h"], "drain_timeout");
-    // Not given means everybody; an empty list does not.
+    // A setting that is not given admits all requests; an empty list is refused.
     let (none, given) = (Some(Secrets(Vec::new())), Settings::default);
     for (empty, setting) in [
         (Settings { allowed_origins: Some(Vec::new()), ..given() }, "allowed_origins"),
@@ -168,6 +168,14 @@ fn all_that_is_wrong_is_found_at_once() {
     let ConfigErrors(errors) = config(&flags).unwrap_err();
     let settings: Vec<&str> = errors.iter().filter_map(ConfigError::setting).collect();
     assert_eq!(settings, ["cpus", "shards", "max_fragments", "max_frame", "max_gathered"]);
+    // A fault of one setting hides no fault of a setting that does not depend on it.
+    let settings = |flags: &[&str]| -> Vec<&'static str> {
+        config(flags).unwrap_err().0.iter().filter_map(ConfigError::setting).collect()
+    };
+    assert_eq!(settings(&["--max-message", "0", "--message-timeout", "9999h"]), ["message_timeout", "max_message"]);
+    let listen = "a.invalid:1,127.0.0.1:1,b.invalid:1,127.0.0.1:1";
+    let found = settings(&["--listen", listen, "--metrics-listen", "127.0.0.1:1"]);
+    assert_eq!(found, ["listen", "listen", "listen", "metrics_listen"]);
 }
 
 #[test]
