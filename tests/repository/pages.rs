@@ -107,7 +107,7 @@ fn reserved_descriptors_on_pages_are_those_of_the_code() {
     let parts = [
         format!("{least} with one shard and one address;"),
         format!("{shard} for each further shard, {later} from the 33rd on;"),
-        format!("{address} for each further address and shard;"),
+        format!("{address} on each shard for each further address;"),
         format!("{metrics} for `"),
     ];
     for name in ["docs/deploy.md", "docs/limits.md"] {
