@@ -16,7 +16,7 @@ use crate::proto::{LARGE_FRAME, PreparedMessage};
 /// carries them all. A large frame is not copied: it becomes a piece of its own.
 #[derive(Debug, Default)]
 pub struct Run {
-    /// The whole run, but for the bytes that are still in `tail`.
+    /// The whole run, except the bytes that are still in `tail`.
     gathered: FrozenRun,
     tail: BytesMut,
     /// How many messages are in the tail.
