@@ -121,8 +121,9 @@ impl Incoming {
 
     /// Returns how many bytes [`Incoming::buffer_for`] has to copy because a large frame has filled its buffer.
     pub(super) fn copied_for(connection: &ShardConnection) -> usize {
-        let is_full = |partial: &&Box<BytesMut>| partial.len() >= STAYS_IN_PLACE && partial.len() == partial.capacity();
-        connection.io.partial.as_ref().filter(is_full).map_or(0, |partial| partial.len())
+        let partial = connection.io.partial.as_deref();
+        let (length, capacity) = partial.map_or((0, 0), |partial| (partial.len(), partial.capacity()));
+        if length >= STAYS_IN_PLACE && length == capacity { length } else { 0 }
     }
 
     /// Returns a buffer with room for the connection's next input, behind the rest of its last.
