@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::net;
 
-/// A socket whose close leaves at most [`LEFT_TO_KERNEL_MAX`] bytes to the kernel: if its peer has yet to take more,
+/// A socket whose close leaves at most 64 KiB to the kernel: if its peer has yet to take more,
 /// dropping it makes the close a reset.
 ///
 /// The kernel would keep the bytes that a peer does not take for minutes, beyond the server's end, in a socket that no
