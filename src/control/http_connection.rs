@@ -153,20 +153,20 @@ impl HttpConnection {
         self.finish().await;
     }
 
-    /// Finishes our side, and keeps the permit for as long as the peer still takes much of the last answer. Ends at
-    /// once when the connection gives way, as an idle connection may have to at any time. Returns whether the peer is
-    /// fast enough; otherwise the connection is to be dropped.
+    /// Finishes our side, and keeps the permits busy for as long as the peer has yet to take much of the last answer.
+    /// Returns whether the peer is fast enough; otherwise the connection is to be dropped.
     pub(super) async fn deliver(&mut self) -> bool {
-        let is_held_of_address = || self.of_address.as_ref().is_none_or(AddressPermit::is_held);
-        let is_held = || is_held_of_address() && self.permit.as_ref().is_some_and(ConnectionPermit::is_held);
-        if is_held() && self.shut_down() {
-            self.output.wait_until_taken(&self.stream, is_held).await;
+        // A connection that has given way was idle, so little is left of its last answer.
+        if self.set_busy() && self.shut_down() {
+            poll_fn(|cx| self.output.poll_taken(&self.stream, cx)).await;
         }
         !self.was_too_slow()
     }
 
     /// Gives up the permit and finishes our side. Then drops the bytes that still arrive and waits until the peer has
-    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6).
+    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6). Another
+    /// connection of the address may have this one's part of the address's limit meanwhile, which does not end the wait:
+    /// the number of farewells has a limit of its own.
     pub(super) async fn finish(mut self) {
         self.permit = None;
         if !self.shut_down() {
@@ -176,15 +176,24 @@ impl HttpConnection {
             let mut most = LINGER_BYTES_MAX;
             self.received.clear();
             while most > 0
-                && let Ok(count @ 1..) = poll_fn(|cx| self.fill(cx, BODY_READ_BYTES)).await
+                && let Ok(count @ 1..) = poll_fn(|cx| self.fill_unless_idle(cx)).await
             {
                 most = most.saturating_sub(count);
                 self.received.clear();
             }
-            until_taken(&*self.stream, || true).await;
+            until_taken(&*self.stream).await;
         };
         // A client that has not taken the answer by then has had the time.
         drop(timeout(LINGER, rest).await);
+    }
+
+    /// Reads what the peer still sends, and sets the permits idle when nothing more has arrived.
+    fn fill_unless_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let filled = self.fill(cx, BODY_READ_BYTES);
+        if filled.is_pending() {
+            self.set_idle(cx);
+        }
+        filled
     }
 
     fn shut_down(&self) -> bool {
@@ -247,7 +256,7 @@ impl HttpConnection {
             }
             return Poll::Ready(Ok(()));
         }
-        // Another connection has its permit.
+        // Another connection has its permit, or the peer is too slow.
         self.end(EndReason::Quiet);
         Poll::Ready(Ok(()))
     }
@@ -299,17 +308,28 @@ impl HttpConnection {
         }
     }
 
-    /// Sets its permits idle if all its requests are answered and no byte of another has arrived, and busy if not.
-    /// Returns whether they still hold.
-    fn keeps_permit(&mut self, cx: &Context<'_>) -> bool {
-        if self.is_between && !self.output.is_waiting {
-            let (stream, waker) = (&self.stream, cx.waker());
-            let is_held = self.permit.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
-            let is_held_of_address = self.of_address.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
-            return is_held && is_held_of_address;
-        }
-        self.permit.iter_mut().for_each(ConnectionPermit::set_busy);
-        self.of_address.as_mut().is_none_or(AddressPermit::set_busy)
+    /// Sets its permits idle if no byte of another request has arrived and the peer has taken all answers but a few
+    /// bytes that a close leaves to the kernel, and busy if not. Returns whether the connection may go on: whether the
+    /// permits still hold, and the peer is fast enough.
+    fn keeps_permit(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_idle = self.is_between && self.output.is_flushed && self.output.poll_taken(&self.stream, cx).is_ready();
+        let is_held = if is_idle { self.set_idle(cx) } else { self.set_busy() };
+        is_held && !self.was_too_slow()
+    }
+
+    /// Lets other connections have the permits. Returns whether they still hold.
+    fn set_idle(&mut self, cx: &Context<'_>) -> bool {
+        let (stream, waker) = (&self.stream, cx.waker());
+        let is_held = self.permit.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
+        let is_held_of_address = self.of_address.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
+        is_held && is_held_of_address
+    }
+
+    /// Keeps the permits from other connections. Returns whether they still hold.
+    fn set_busy(&mut self) -> bool {
+        let is_held = self.permit.as_mut().is_none_or(ConnectionPermit::set_busy);
+        let is_held_of_address = self.of_address.as_mut().is_none_or(AddressPermit::set_busy);
+        is_held && is_held_of_address
     }
 }
 
@@ -331,15 +351,15 @@ impl Read for HttpConnection {
 impl Write for HttpConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let HttpConnection { stream, output, .. } = &mut *self;
-        let outcome = output.write(stream, cx, bytes);
-        if self.is_between {
-            self.keeps_permit(cx);
-        }
-        outcome
+        output.write(stream, cx, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.output.is_flushed = true;
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let was_flushed = mem::replace(&mut self.output.is_flushed, true);
+        // hyper may have read up to the end of the input before, and reads again only when it is woken.
+        if !was_flushed && self.is_between && !self.keeps_permit(cx) && self.was_too_slow() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -10,18 +10,21 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep},
 };
 
 use crate::{
     config::Http,
-    sys::{bounded_close::until_taken, net},
+    sys::{
+        bounded_close::{LEFT_TO_KERNEL_MAX, LOOK_AFTER_PEER},
+        net,
+    },
 };
 
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
-/// While the socket has no room the peer has to acknowledge a least number of bytes in each [`Http::body_timeout`],
-/// [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room in a socket comes in steps of a third
+/// While the socket has no room, or still holds much of the last answer, the peer has to acknowledge a least number of
+/// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room in a socket comes in steps of a third
 /// of its send buffer, megabytes, which would be too strict for some peers and far too generous to others.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -30,12 +33,14 @@ pub(super) struct Output {
     least: u64,
     /// The bytes that the socket has taken.
     sent: u64,
-    /// Whether bytes wait for room in the socket.
-    pub(super) is_waiting: bool,
+    /// The bytes that the peer had acknowledged at the last look, at least.
+    taken: u64,
     /// Whether everything was written since the last write.
     pub(super) is_flushed: bool,
     pub(super) is_too_slow: bool,
     watch: Option<Watch>,
+    /// The time of the next look at what the peer has acknowledged, while it has yet to take much.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 /// A window under way.
@@ -55,10 +60,11 @@ impl Output {
             window,
             least: u64::try_from(least).unwrap_or(u64::MAX),
             sent: 0,
-            is_waiting: false,
-            is_flushed: false,
+            taken: 0,
+            is_flushed: true,
             is_too_slow: false,
             watch: None,
+            look: None,
         }
     }
 
@@ -83,32 +89,43 @@ impl Output {
             match stream.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => {
-                    self.is_waiting = false;
                     self.sent += *outcome.as_ref().unwrap_or(&0) as u64;
                     return Poll::Ready(outcome);
                 }
             }
         }
-        self.is_waiting = true;
         ready!(self.watch(stream, cx))?;
         self.give_up(stream);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until the peer has taken the bytes in the socket, but for a few that a close leaves to the kernel, or was
-    /// too slow. Ends as well when `is_held`, which is called whenever the task is woken, returns false.
-    pub(super) async fn wait_until_taken(&mut self, stream: &TcpStream, is_held: impl Fn() -> bool) {
-        let sent = self.sent;
-        // A connection that is over has nothing left to take.
-        let acknowledged = || sent.saturating_sub(net::unacknowledged(stream).unwrap_or_default() as u64);
-        let mut before = acknowledged();
-        while timeout(self.window, until_taken(stream, &is_held)).await.is_err() {
-            let now = acknowledged();
-            if now.saturating_sub(before) < self.least {
-                return self.give_up(stream);
+    /// Waits until closing the socket would leave little to the kernel, or the peer was too slow. The peer has the same
+    /// least rate as while bytes wait for room in the socket.
+    pub(super) fn poll_taken(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.is_too_slow && self.leaves_much(stream) {
+            match self.watch(stream, cx) {
+                Poll::Ready(Ok(())) => self.give_up(stream),
+                // A connection that is over has nothing left to take.
+                Poll::Ready(Err(_)) => break,
+                Poll::Pending => {
+                    let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK_AFTER_PEER)));
+                    ready!(look.as_mut().poll(cx));
+                    self.look = None;
+                }
             }
-            before = now;
         }
+        self.look = None;
+        Poll::Ready(())
+    }
+
+    /// Returns whether a close would leave much to the kernel. Small answers cost a system call only once in many.
+    fn leaves_much(&mut self, stream: &TcpStream) -> bool {
+        let most = LEFT_TO_KERNEL_MAX as u64;
+        if self.sent - self.taken > most {
+            let left = net::unacknowledged(stream).unwrap_or_default() as u64;
+            self.taken = self.sent.saturating_sub(left);
+        }
+        self.sent - self.taken > most
     }
 
     fn give_up(&mut self, stream: &TcpStream) {

@@ -151,16 +151,19 @@ impl ConnectionPermit {
     }
 
     /// Returns whether the connection has not given way.
+    #[cfg(test)]
     pub(super) fn is_held(&self) -> bool {
         self.permits.lock().holders[self.holder].state != State::GaveWay
     }
 
-    /// Marks the connection as busy, unless it has given way.
-    pub(super) fn set_busy(&mut self) {
+    /// Marks the connection as busy. Returns whether the permit still holds; if not, the connection has to end.
+    pub(super) fn set_busy(&mut self) -> bool {
         let state = &mut self.permits.lock().holders[self.holder].state;
-        if *state != State::GaveWay {
+        let is_held = *state != State::GaveWay;
+        if is_held {
             *state = State::Busy;
         }
+        is_held
     }
 }
 

@@ -129,6 +129,7 @@ impl AddressPermit {
     }
 
     /// Returns whether the socket has not given way.
+    #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {
         let Some(since) = self.idle_since else { return true };
         let stripe = self.all.stripe(self.network);

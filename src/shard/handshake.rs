@@ -282,7 +282,7 @@ async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
         }
     };
     within(left(), &socket, pin!(rest)).await;
-    drop(timeout(left(), until_taken(&*socket, || true)).await);
+    drop(timeout(left(), until_taken(&*socket)).await);
 }
 
 /// Sends all of `bytes`, each part when there is room for it.

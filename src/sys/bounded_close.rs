@@ -1,13 +1,6 @@
 //! Sockets that leave little to the kernel when they are closed.
 
-use std::{
-    future::{Future as _, poll_fn},
-    ops::Deref,
-    os::fd::AsFd,
-    pin::pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{ops::Deref, os::fd::AsFd, time::Duration};
 
 use tokio::time::sleep;
 
@@ -56,12 +49,10 @@ impl<S: AsFd> Drop for BoundedClose<S> {
     }
 }
 
-/// Waits until closing `socket` would leave little to the kernel. Ends as well when `is_awaited`, which is called
-/// whenever the task is woken, returns false.
-pub async fn until_taken(socket: &impl AsFd, is_awaited: impl Fn() -> bool) {
-    while is_awaited() && leaves_much(socket) {
-        let mut pause = pin!(sleep(LOOK_AFTER_PEER));
-        poll_fn(|cx| if is_awaited() { pause.as_mut().poll(cx) } else { Poll::Ready(()) }).await;
+/// Waits until closing `socket` would leave little to the kernel.
+pub async fn until_taken(socket: &impl AsFd) {
+    while leaves_much(socket) {
+        sleep(LOOK_AFTER_PEER).await;
     }
 }
 
@@ -71,10 +62,10 @@ fn leaves_much(socket: &impl AsFd) -> bool {
 }
 
 /// The bytes that a peer may take after its connection was closed.
-const LEFT_TO_KERNEL_MAX: usize = 64 * 1_024;
+pub const LEFT_TO_KERNEL_MAX: usize = 64 * 1_024;
 
 /// The interval of looks at whether a peer has taken its last answer, since the kernel does not report it.
-const LOOK_AFTER_PEER: Duration = Duration::from_millis(100);
+pub const LOOK_AFTER_PEER: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -239,32 +239,83 @@ fn ask_and_read_nothing(address: SocketAddr, target: &str, times: usize) -> Opti
     head.ends_with(b" 200").then_some(stream)
 }
 
-/// A client that takes nothing of its last answer keeps the permit of its connection only until another connection
-/// wants it. The connection is one of the farewells then, and stays open no longer than these.
+/// A client that takes nothing of its last answer keeps the permit of its connection for one `--body-timeout`, and then
+/// is reset. Never are there more such connections than permits.
 #[test]
 fn connections_that_deliver_their_last_answer_give_way() {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 4;
     for (limit, permits) in [("--max-connections-per-address", 2), ("--max-http-connections", 1)] {
-        let flags = [limit, &permits.to_string(), "--send-buffer", "4MiB", "--body-timeout", "1h"];
+        let flags = [limit, &permits.to_string(), "--send-buffer", "4MiB", "--body-timeout", "1s"];
         let server = Server::start(&flags);
         let begin = Instant::now();
         let mut deaf = Vec::new();
         while deaf.len() < ROUNDS as usize {
-            // Until the answers of the connection before are in its socket, there is no permit.
+            // Until the connection before is given up, there is no permit.
             deaf.extend(ask_and_read_nothing(server.address(), "/", 4));
+            let open = KernelSocket::with_much_unsent(server.address().port());
+            assert!(open.len() <= permits, "{limit}: {open:?}");
             assert!(begin.elapsed() < DEADLINE, "{limit}: {} have been answered", deaf.len());
         }
-        server.expect_counts(&[("http_displaced_total", ROUNDS - permits), ("http_connections_open", permits)]);
-        drop(deaf);
-        server.expect_counts(&[("http_connections_open", 0), ("http_too_slow_total", 0)]);
+        server.expect_counts(&[("http_connections_open", 0), ("http_too_slow_total", ROUNDS)]);
+        server.expect_counts(&[("http_displaced_total", 0)]);
     }
 }
 
-/// Connections to the address of the metrics give way in the same way, so there are no more of them than permits.
+/// A connection that has delivered its last answer and waits for its client's end gives its address's permit away: also
+/// one whose last request was for `Connection: close`, and one whose client sends a byte behind the idle time.
+#[test]
+fn connections_that_have_delivered_their_last_answer_give_way() {
+    const FIN_WAIT_1: u8 = 4;
+    let flags = ["--max-connections-per-address", "1", "--idle-timeout", "100ms", "--body-timeout", "1h"];
+    let (_folder, server) = Folder::serve("delivered", &[&flags[..], &["--send-buffer", "8MiB"]].concat());
+    for (round, request) in [closing("/large"), request("GET", "/large")].into_iter().enumerate() {
+        let mut stream = dial_with(server.address(), Some(16_384));
+        stream.write_all(request.as_bytes()).unwrap();
+        let begin = Instant::now();
+        // The server has finished its side, and the client has yet to take most of the answer.
+        while !KernelSocket::with_much_unsent(server.address().port()).iter().any(|socket| socket.state == FIN_WAIT_1) {
+            assert!(begin.elapsed() < DEADLINE, "the server does not finish its side");
+        }
+        if round == 1 {
+            stream.write_all(b"x").unwrap();
+        }
+        assert_eq!(answered(&server, None, &closing("/nothing")), 429);
+        assert!(read_slowly(&mut stream, Duration::ZERO) > Folder::LARGE);
+        while answered(&server, None, &closing("/nothing")) != 404 {
+            assert!(begin.elapsed() < DEADLINE, "it does not give way");
+        }
+        // The client has not ended its side, so nothing but its giving way has made room.
+        server.expect_counts(&[("http_displaced_total", round as u64 + 1), ("http_connections_open", 0)]);
+    }
+}
+
+/// A client that reads its last answer slowly gets all of it, although others want its permit all the while.
+#[test]
+fn newcomers_do_not_cut_off_a_reader() {
+    for (limit, refused) in [("--max-http-connections", 503), ("--max-connections-per-address", 429)] {
+        let (_folder, server) = Folder::serve(limit, &[limit, "1", "--send-buffer", "8MiB"]);
+        let mut reader = dial_with(server.address(), Some(16_384));
+        reader.write_all(request("GET", "/large").as_bytes()).unwrap();
+        assert_eq!(reader.peek(&mut [0]).unwrap(), 1);
+        let reading = thread::spawn(move || read_slowly(&mut reader, Duration::from_millis(30)));
+        let begin = Instant::now();
+        let mut refusals = 0;
+        while answered(&server, None, &closing("/nothing")) == refused {
+            refusals += 1;
+            assert!(begin.elapsed() < DEADLINE, "{limit}: it does not give way");
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(refusals > 0, "{limit}: there is room at once");
+        assert!(reading.join().unwrap() > Folder::LARGE, "{limit}: the answer is cut off");
+        server.expect_counts(&[("http_displaced_total", 1), ("http_too_slow_total", 0)]);
+    }
+}
+
+/// Connections to the address of the metrics are given up in the same way, so no more of them than permits hold much.
 #[test]
 fn connections_that_deliver_their_last_metrics_give_way() {
     const PERMITS: usize = 64;
-    let server = Server::start(&["--metrics-listen", "127.0.0.1:0", "--body-timeout", "1h"]);
+    let server = Server::start(&["--metrics-listen", "127.0.0.1:0", "--body-timeout", "1s"]);
     let metrics = metrics_address(&server);
     let length = exchange(metrics, &closing("/metrics")).body.len();
     let times = (256 * 1_024_usize).div_ceil(length);
@@ -272,14 +323,13 @@ fn connections_that_deliver_their_last_metrics_give_way() {
     let mut deaf = Vec::new();
     while deaf.len() < 3 * PERMITS {
         deaf.extend(ask_and_read_nothing(metrics, "/metrics", times));
+        let open = KernelSocket::with_much_unsent(metrics.port());
+        assert!(open.len() <= PERMITS, "{open:?}");
         assert!(begin.elapsed() < DEADLINE, "{} have been answered", deaf.len());
     }
-    KernelSocket::until_none("connections to the metrics", || {
-        let open = KernelSocket::open_ones(metrics.port());
-        if open.len() > PERMITS { open } else { Vec::new() }
-    });
     assert_eq!(exchange(metrics, &closing("/metrics")).status(), 200);
-    assert!(server.counts().get("http_displaced_total") >= 2 * PERMITS as u64);
+    server.counts_until("they are given up", |counts| counts.get("http_too_slow_total") >= PERMITS as u64);
+    KernelSocket::until_none("sockets with much unsent", || KernelSocket::with_much_unsent(metrics.port()));
 }
 
 /// A request that has begun to arrive is not ended, nor is one that is being answered; who finds no place is told so.
