@@ -129,10 +129,13 @@ impl HttpConnection {
     ///
     /// If the runtime cannot give the socket up.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
-        // A look at its input holds the socket only for a moment, on this thread.
+        // A look at its input holds the socket only for a moment. `ConnectionPermits` looks on this thread;
+        // `Addresses::admit` looks on a shard's, but under the lock that `set_busy` has taken since: the connection is
+        // busy from the first byte of a head on, and no look finds it from then on.
         let stream =
             Arc::into_inner(self.stream.into_inner()).ok_or_else(|| io::Error::other("the socket is in use"))?;
-        Ok((stream.into_std()?.into(), self.received, self.of_address))
+        let of_address = self.of_address.map(AddressPermit::without_connection);
+        Ok((stream.into_std()?.into(), self.received, of_address))
     }
 
     /// Returns whether the peer took an answer too slowly.

@@ -150,6 +150,12 @@ impl AddressPermit {
         }
         is_held
     }
+
+    /// Returns the permit of a busy connection without what wakes the task that served it, whose memory a waker keeps.
+    pub(crate) fn without_connection(mut self) -> AddressPermit {
+        self.connection = None;
+        self
+    }
 }
 
 impl NetworkSockets {
@@ -235,9 +241,15 @@ const LOOKS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{io::Write as _, task::Wake};
 
     use super::*;
+
+    struct Task;
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
 
     fn entries(addresses: &Addresses) -> usize {
         addresses.stripes.iter().map(|stripe| stripe.lock().unwrap().networks.len()).sum()
@@ -302,6 +314,28 @@ mod tests {
         }
         assert!(admit().is_err());
         drop((held, first, second));
+        assert_eq!(entries(&addresses), 0);
+    }
+
+    /// A busy permit keeps the waker for the next time that it is idle, until it goes on without its connection.
+    #[test]
+    fn a_permit_without_its_connection_keeps_no_waker() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
+        let task = Arc::new(Task);
+        let addresses = Addresses::new(1);
+        let mut permit = addresses.admit([192, 0, 2, 1].into(), || {}).unwrap();
+        assert!(permit.set_idle(&stream, &Waker::from(Arc::clone(&task))));
+        assert!(permit.set_busy());
+        assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (2, 1));
+        let permit = permit.without_connection();
+        assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (1, 0));
+        assert!(permit.is_held() && addresses.admit([192, 0, 2, 1].into(), || {}).is_err());
+        drop(permit);
         assert_eq!(entries(&addresses), 0);
     }
 
