@@ -167,9 +167,8 @@ impl HttpConnection {
     }
 
     /// Gives up the permit and finishes our side. Then drops the bytes that still arrive and waits until the peer has
-    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6). Another
-    /// connection of the address may have this one's part of the address's limit meanwhile, which does not end the wait:
-    /// the number of farewells has a limit of its own.
+    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6). The permit
+    /// of its address may go to another connection meanwhile, which does not end the wait: farewells have a limit, too.
     pub(super) async fn finish(mut self) {
         self.permit = None;
         if !self.shut_down() {

@@ -24,8 +24,9 @@ use crate::{
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
 /// While the socket has no room, or still holds much of the last answer, the peer has to acknowledge a least number of
-/// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room in a socket comes in steps of a third
-/// of its send buffer, megabytes, which would be too strict for some peers and far too generous to others.
+/// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room
+/// in a socket comes in steps of a third of its send buffer, megabytes, which would be too strict for some peers and
+/// far too generous to others.
 #[derive(Debug)]
 pub(super) struct Output {
     window: Duration,

@@ -127,7 +127,8 @@ fn unread_answers_leave_the_kernel_too() {
     assert_eq!((malformed, late), (2 * COUNT as u64, COUNT as u64));
 }
 
-/// Connections that are given up for others leave the kernel too, whether their clients have ended their side or could go on asking.
+/// Connections that are given up for others leave the kernel too, whether their clients have ended their side or could
+/// go on asking.
 #[test]
 fn unread_answers_that_give_way_leave_the_kernel_too() {
     for is_finished in [false, true] {
