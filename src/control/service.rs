@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -11,14 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Either, Full, combinators::UnsyncBoxBody};
+use http_body_util::BodyExt as _;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, StatusCode,
     body::{Body as _, Frame, Incoming},
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
 };
 
 use super::{
+    answers::{Answer, Body, JSON, TEXT, append, preflight, refuse, response, the_page},
     bodies::{Incomplete, NoRoom, Room},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
@@ -30,7 +30,7 @@ use crate::{
     hub::{Published, TopicName},
     metrics::Counter,
     proto::{HandshakeError, PreparedMessage, Refusal, query_pairs},
-    surface::{page, raw::RawRequest},
+    surface::raw::RawRequest,
 };
 
 /// Answers the requests of one connection.
@@ -50,11 +50,6 @@ pub(super) enum ServedEndpoints {
     /// Metrics, health and readiness: it is on the address of the metrics.
     Operations,
 }
-
-type Answer = Response<Body>;
-
-/// Bytes that are complete, or a file that is read while it is sent.
-type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
 
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Answer;
@@ -215,14 +210,6 @@ impl Service {
             Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
         }
     }
-}
-
-/// Returns the answer that holds the page.
-fn the_page() -> Answer {
-    let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
-    let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
-    answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
-    answer
 }
 
 /// Begins to answer a request at a topic that asks for no WebSocket.
@@ -420,50 +407,6 @@ fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> 
     }
     Err(Refusal::not_allowed(&methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")))
 }
-
-fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
-    shared.counters.add(shared.cause(refusal), 1);
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut answer = response(status, JSON, refusal.body());
-    let headers = answer.headers_mut();
-    append(headers, &refusal.headers);
-    if headers.contains_key(header::UPGRADE) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    answer
-}
-
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(body.into())));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-}
-
-/// Answers the preflight of a page of another origin that is to publish with a token (WHATWG Fetch, CORS).
-fn preflight() -> Answer {
-    let mut answer = Response::new(Either::Left(Full::default()));
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    let headers = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-    let allowed = HeaderValue::from_static("authorization, content-type");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    answer
-}
-
-/// Appends header lines. Control characters in values become spaces, as in the answers of shards.
-fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, String)]) {
-    for (name, value) in lines {
-        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
-        if let (Ok(name), Ok(value)) = (name.as_ref().parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
-            headers.append(name, value);
-        }
-    }
-}
-
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,73 @@
+//! Builds answers, and completes their header lines.
+
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    Response, StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::shared::Shared;
+use crate::{proto::Refusal, surface::page};
+
+/// The answer to a request.
+pub(super) type Answer = Response<Body>;
+
+/// Bytes that are complete, or a file that is read while it is sent.
+pub(super) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
+
+/// Returns the answer that holds the page.
+pub(super) fn the_page() -> Answer {
+    let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
+    let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
+    answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
+    answer
+}
+
+/// Counts a refusal, and returns it as an answer.
+pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
+    shared.counters.add(shared.cause(refusal), 1);
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = response(status, JSON, refusal.body());
+    let headers = answer.headers_mut();
+    append(headers, &refusal.headers);
+    if headers.contains_key(header::UPGRADE) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    answer
+}
+
+/// Returns an answer with a body.
+pub(super) fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// Answers the preflight of a page of another origin that is to publish with a token (WHATWG Fetch, CORS).
+pub(super) fn preflight() -> Answer {
+    let mut answer = Response::new(Either::Left(Full::default()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+    let allowed = HeaderValue::from_static("authorization, content-type");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    answer
+}
+
+/// Appends header lines. Control characters in values become spaces, as in the answers of shards.
+pub(super) fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, String)]) {
+    for (name, value) in lines {
+        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
+        if let (Ok(name), Ok(value)) = (name.as_ref().parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
+            headers.append(name, value);
+        }
+    }
+}
+
+pub(super) const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
