@@ -312,7 +312,7 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
 
 /// Everything in the text format of Prometheus, version 0.0.4. Each sample says which thread it is from:
 /// `shard="0"` and so on, or `shard="control"`; `shard="process"` is what no thread counts for itself. What the kernel
-/// knows of the process has no label: `process_resident_memory_bytes` and `process_open_fds`.
+/// knows of the process has no label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
 #[must_use]
 pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut text = String::with_capacity(16 * 1_024);
