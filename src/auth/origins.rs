@@ -8,8 +8,8 @@ use crate::proto::{Refusal, RequestHead};
 /// answer a page of another origin is to read (CORS). A GET for an element of a page, such as a script or a picture,
 /// has no `Origin`. Its `Sec-Fetch-Site` says that the page is of another origin; browsers leave that line out where
 /// they reach the hub by plain HTTP and another name than `localhost`. A request with neither line passes, like those
-/// of clients that are no browsers; the `Cross-Origin-Resource-Policy` of the answer then keeps it from pages of other
-/// origins.
+/// of clients that are no browsers; the answer then keeps itself from pages of other origins, by
+/// `Cross-Origin-Resource-Policy` from their elements and by `Content-Security-Policy` from their frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 

@@ -26,13 +26,15 @@ pub(super) fn the_page() -> Answer {
     answer
 }
 
-/// Counts a refusal, and returns it as an answer.
+/// Counts a refusal, and returns it as an answer, which no cache keeps unless a line of its own lets one: the next
+/// client may not be refused.
 pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     shared.counters.add(shared.cause(refusal), 1);
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = response(status, JSON, refusal.body());
     let headers = answer.headers_mut();
     append(headers, &refusal.headers);
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if headers.contains_key(header::UPGRADE) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }

@@ -88,7 +88,10 @@ impl Endpoints {
     /// - `Cross-Origin-Resource-Policy` keeps the answer from the elements of other pages where origins are restricted.
     ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
     ///   would let in pages of other origins too.
-    /// - `Vary` keeps a cache from giving the answer to a page of another origin.
+    /// - `Content-Security-Policy: frame-ancestors` (CSP 3, 6.4.2) keeps the answer from frames and objects of other
+    ///   pages, which are navigations and ignore the line above; `X-Frame-Options` does so in older browsers.
+    /// - `Vary` keeps a cache from giving the answer to a page of another origin. It names every line by which
+    ///   `Origins::check` judges.
     pub(crate) fn page_lines(&self, origin: Option<&[u8]>, endpoint: Option<&Endpoint>) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         if origin.is_none() && !self.restricts_origins {
@@ -101,8 +104,10 @@ impl Endpoints {
         let is_restricted = !all(&Origins::are_any);
         if is_restricted {
             lines.push(("Cross-Origin-Resource-Policy", "same-origin".into()));
-        }
-        if is_restricted || origin.is_some() {
+            lines.push(("Content-Security-Policy", "frame-ancestors 'self'".into()));
+            lines.push(("X-Frame-Options", "SAMEORIGIN".into()));
+            lines.push(("Vary", "origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest".into()));
+        } else if origin.is_some() {
             lines.push(("Vary", "origin".into()));
         }
         if let Some(origin) = origin.filter(|origin| all(&|origins| origins.allow(origin))) {

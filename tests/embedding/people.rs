@@ -167,7 +167,10 @@ fn refusals_that_cannot_be_sent() {
             let refusal = Refusal::new(str::from_utf8(status).unwrap().parse().unwrap(), "no");
             let odd =
                 [("Connection", "keep-alive"), ("content-length", "1"), ("Transfer-Encoding", "chunked"), ("a b", "c")];
-            let refusal = odd.iter().fold(refusal, |refusal, (name, value)| refusal.header(name, value));
+            let mut refusal = odd.iter().fold(refusal, |refusal, (name, value)| refusal.header(name, value));
+            if refusal.status == 410 {
+                refusal = refusal.header("Cache-Control", "max-age=9");
+            }
             Err(refusal.header("", "x").header("X-Kept", "a\r\nb é"))
         }
     }
@@ -186,10 +189,13 @@ fn refusals_that_cannot_be_sent() {
             assert_eq!((response.status(), response.error()), (expected, error.into()));
             assert_eq!(response.header("content-length"), Some(&*response.body.len().to_string()));
             assert_eq!((response.header("connection"), response.header("transfer-encoding")), (Some("close"), None));
-            assert_eq!(response.header("x-kept"), (expected == 403).then_some("a  b é"), "{response:?}");
+            assert_eq!(response.header("x-kept"), (expected != 500).then_some("a  b é"), "{response:?}");
+            let kept = if expected == 410 { "max-age=9" } else { "no-store" };
+            assert_eq!(response.header("cache-control"), Some(kept), "{response:?}");
         }
     };
     check("403", 403, "no");
+    check("410", 410, "no");
     for status in ["0", "101", "199", "600", "65535"] {
         check(status, 500, "this server has refused the request with a status that cannot be sent");
     }

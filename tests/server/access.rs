@@ -17,6 +17,14 @@ const TOKENS: [&str; 6] = [
     "s3cret-met",
 ];
 
+/// The lines about pages of every answer where origins are restricted.
+const RESTRICTED: [(&str, &str); 4] = [
+    ("vary", "origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("content-security-policy", "frame-ancestors 'self'"),
+    ("x-frame-options", "SAMEORIGIN"),
+];
+
 fn with(request: &str, line: &str) -> String {
     if line.is_empty() { request.into() } else { request.replacen("\r\n", &format!("\r\n{line}\r\n"), 1) }
 }
@@ -163,7 +171,7 @@ fn origins() {
         let response = exchange(address, &with(&post("/t/x", "", "x"), &format!("Origin: {origin}")));
         published(&response);
         assert_eq!(response.header("access-control-allow-origin"), Some(origin));
-        assert_eq!(response.header("vary"), Some("origin"));
+        assert_eq!(response.header("vary"), Some(RESTRICTED[0].1));
         let refused = exchange(address, &with(&post("/t/", "", "x"), &format!("Origin: {origin}")));
         assert_eq!((refused.status(), refused.header("access-control-allow-origin")), (400, Some(origin)));
         let opening = with(&upgrade_request("/t/x"), &format!("Origin: {origin}"));
@@ -202,8 +210,12 @@ fn elements_of_foreign_pages() {
         let request = lines.iter().fold(request.to_string(), |request, line| with(&request, line));
         let response = ask(server.address(), &request);
         assert_eq!(response.status(), expected, "{request}");
-        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"), "{request}");
-        assert_eq!(response.header("vary"), Some("origin"), "{request}");
+        for (name, value) in RESTRICTED {
+            assert_eq!(response.header(name), Some(value), "{name} {request}");
+        }
+        // Neither the kind of the page nor its origin is in the URL, by which a cache finds what it keeps.
+        let is_kept = response.header("cache-control") != Some("no-store");
+        assert_eq!(is_kept, expected < 400, "{request}");
         response
     };
     let data = get("/data.js");
@@ -232,41 +244,53 @@ fn elements_of_foreign_pages() {
     check(&server, &get("/own/data.js"), &["Sec-Fetch-Site: cross-site", script[0]], 403);
     check(&server, &get("/own/data.js"), &[], 200);
     let open = ask(server.address(), &with(&get("/open/data.js"), "Sec-Fetch-Site: cross-site"));
-    let policy = open.header("cross-origin-resource-policy");
-    assert_eq!((open.status(), policy, open.header("vary")), (200, None, None));
+    assert_eq!((open.status(), RESTRICTED.map(|(name, _)| open.header(name))), (200, [None; 4]));
     drop(server);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The page has a policy of its own, beside which that of restricted origins holds.
+#[test]
+fn the_page_keeps_its_policy() {
+    let page = Server::start(&["--allowed-origins", "https://a.example"]);
+    let page = exchange(page.address(), &get("/"));
+    let policies: Vec<&[u8]> = page.head.headers().get_all("content-security-policy").collect();
+    assert!(policies[0].starts_with(b"default-src 'none'"), "{page:?}");
+    assert_eq!(policies[1..], [RESTRICTED[2].1.as_bytes()]);
 }
 
 #[test]
 fn a_browser_asks_before_it_publishes_with_a_token() {
     let server = Server::start(&["--allowed-origins", "https://a.example", "--publish-tokens", "s"]);
-    let ask = |origin: &str| {
-        let request = format!(
-            "OPTIONS /t/x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
-             Access-Control-Request-Headers: authorization,content-type\r\n\r\n"
-        );
-        let mut stream = dial(server.address());
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        String::from_utf8(head).unwrap().to_lowercase()
-    };
-    let head = ask("https://a.example");
+    let head = preflight(server.address(), "/t/x", "POST", "https://a.example");
     assert!(head.starts_with("http/1.1 204 "), "{head}");
     for line in [
         "access-control-allow-origin: https://a.example",
         "access-control-allow-methods: post",
         "access-control-allow-headers: authorization, content-type",
-        "vary: origin",
+        "vary: origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest",
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
     }
-    assert!(!ask("https://b.example").contains("access-control-allow-origin"));
+    let head = preflight(server.address(), "/t/x", "POST", "https://b.example");
+    assert!(!head.contains("access-control-allow-origin"), "{head}");
+}
+
+/// The head of the answer to the preflight of a request with a token or a password, in lower case.
+fn preflight(address: SocketAddr, target: &str, method: &str, origin: &str) -> String {
+    let request = format!(
+        "OPTIONS {target} HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: {method}\r\n\
+         Access-Control-Request-Headers: authorization,content-type\r\n\r\n"
+    );
+    let mut stream = dial(address);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap().to_lowercase()
 }
 
 /// On an address of their own they are only there, and nothing else is.

@@ -545,7 +545,7 @@ fn pages_may_read_the_health() {
             assert_eq!((response.status(), &*response.body), (200, "alive\n"));
             assert_eq!(
                 (response.header("access-control-allow-origin"), response.header("vary")),
-                (allowed, Some("origin"))
+                (allowed, Some("origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest"))
             );
         }
     }

@@ -12,7 +12,7 @@ use std::fmt::Write;
 /// assert_eq!(
 ///     response,
 ///     "HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET\r\nContent-Type: application/json\r\n\
-///      Content-Length: 21\r\n\r\n{\"error\":\"only GET\"}\n"
+///      Cache-Control: no-store\r\nContent-Length: 21\r\n\r\n{\"error\":\"only GET\"}\n"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,8 @@ impl Refusal {
 }
 
 /// Encodes a whole response after which the connection ends; without `has_body` the response to HEAD, which has the
-/// length of the body but not the body (RFC 9110 9.3.2).
+/// length of the body but not the body (RFC 9110 9.3.2). A failure without a `Cache-Control` of its own gets `no-store`
+/// (RFC 9111 5.2.2.5).
 ///
 /// # Panics
 ///
@@ -102,6 +103,10 @@ pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &
     push_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
     for (name, value) in headers {
         push_header(&mut out, name, value);
+    }
+    // The next client may not be refused.
+    if status >= 400 && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("cache-control")) {
+        push_header(&mut out, "Cache-Control", "no-store");
     }
     push_header(&mut out, "Content-Length", &body.len().to_string());
     out.extend_from_slice(b"\r\n");
@@ -142,4 +147,4 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-const RESPONSE_BYTES_USUAL: usize = 192;
+const RESPONSE_BYTES_USUAL: usize = 256;

@@ -252,4 +252,8 @@ fn refusals() {
     assert_eq!(head.headers().get("x-why"), Some(&b"because  Injected: yes"[..]));
     assert_eq!(head.headers().get("injected"), None);
     assert_eq!(to_head, response[..head_len]);
+    assert_eq!(head.headers().get_all("cache-control").collect::<Vec<_>>(), [b"no-store"]);
+    let response = Refusal::new(404, "no").header("cache-control", "max-age=9").encode();
+    let (head, _) = ResponseHead::decode(&response).unwrap().unwrap();
+    assert_eq!(head.headers().get_all("cache-control").collect::<Vec<_>>(), [b"max-age=9"]);
 }
