@@ -49,6 +49,12 @@ impl Origins {
         self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
     }
 
+    /// Returns whether the list names an origin, which says more than that all are allowed. `null` names no page, since
+    /// any page can open a sandboxed frame of that origin.
+    pub(crate) fn has(&self, origin: &[u8]) -> bool {
+        !self.are_any() && self.allow(origin) && !origin.eq_ignore_ascii_case(b"null")
+    }
+
     /// Checks that a request is not one of a page that may not use the hub, as far as its browser says so. A navigation
     /// of a whole window passes wherever its link stands, since the page with the link does not see the answer.
     ///
@@ -99,6 +105,10 @@ mod tests {
         assert!(origins.allow(b"https://example.org") && origins.allow(b"http://[::1]:8080"));
         assert!(!origins.allow(b"https://example.org:8443") && !origins.allow(b"null"));
         assert!(Origins::default().allow(b"null"));
+        assert!(origins.has(b"https://EXAMPLE.org") && !origins.has(b"https://example.org:8443"));
+        assert!(!Origins::default().has(b"https://example.org"));
+        let null = Origins::new(vec!["null".into()]).unwrap();
+        assert!(null.allow(b"null") && !null.has(b"null"));
         for bad in ["", "example.org", "https://", "://x", "https://a/", "https://u@a", "*"] {
             assert!(Origins::new(vec![bad.into()]).is_err(), "{bad}");
         }

@@ -49,12 +49,14 @@ pub(super) fn response(status: StatusCode, content_type: &'static str, body: imp
     answer
 }
 
-/// Answers the preflight of a page of another origin that is to publish with a token (WHATWG Fetch, CORS).
-pub(super) fn preflight() -> Answer {
+/// Answers the preflight of a page of another origin that is to use these methods with a token or a password (WHATWG
+/// Fetch, CORS). A preflight shows neither, so the answer does not depend on them; the lines about pages, which follow,
+/// judge the origin.
+pub(super) fn preflight(methods: &'static str) -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     let allowed = HeaderValue::from_static("authorization, content-type");
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));

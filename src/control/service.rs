@@ -183,8 +183,11 @@ impl Service {
             Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
+            Endpoint::Metrics | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
+                Ok(Begun::Answered(preflight("GET, HEAD")))
+            }
             Endpoint::Metrics => {
-                only(&request, &[Method::GET, Method::HEAD])?;
+                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
                 let text = shared.metrics();
                 Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
@@ -204,6 +207,7 @@ impl Service {
             }
             Endpoint::Files { mount, below } => {
                 shared.authorize(&credentials, Intent::Use, &endpoint)?;
+                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 let documents = shared.endpoints.mounts()[*mount].documents.clone();
                 Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
             }
@@ -231,7 +235,7 @@ fn begin_at_topic(
             let bytes_max = shared.endpoints.message_bytes_max(endpoint);
             Ok(Begun::Publish { topic, is_text, bytes_max, body: request.into_body() })
         }
-        Method::OPTIONS => Ok(Begun::Answered(preflight())),
+        Method::OPTIONS => Ok(Begun::Answered(preflight("POST"))),
         Method::GET | Method::HEAD => {
             // A browser hides the response to a failed opening handshake from its page; this request has the same
             // answer.

@@ -85,6 +85,8 @@ impl Endpoints {
     ///
     /// - `Access-Control-Allow-Origin` lets a page of an allowed origin read the answer, where its request names the
     ///   origin (CORS).
+    /// - `Access-Control-Allow-Credentials` lets it do so with the visitor's password (`credentials: "include"`), where
+    ///   lists name the origin. `null` is the origin of any page's sandboxed frame, so no list can vouch for it.
     /// - `Cross-Origin-Resource-Policy` keeps the answer from the elements of other pages where origins are restricted.
     ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
     ///   would let in pages of other origins too.
@@ -112,6 +114,9 @@ impl Endpoints {
         }
         if let Some(origin) = origin.filter(|origin| all(&|origins| origins.allow(origin))) {
             lines.push(("Access-Control-Allow-Origin", String::from_utf8_lossy(origin).into_owned()));
+            if all(&|origins| origins.has(origin)) {
+                lines.push(("Access-Control-Allow-Credentials", "true".into()));
+            }
         }
         lines
     }

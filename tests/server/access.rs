@@ -171,6 +171,7 @@ fn origins() {
         let response = exchange(address, &with(&post("/t/x", "", "x"), &format!("Origin: {origin}")));
         published(&response);
         assert_eq!(response.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(response.header("access-control-allow-credentials"), Some("true"));
         assert_eq!(response.header("vary"), Some(RESTRICTED[0].1));
         let refused = exchange(address, &with(&post("/t/", "", "x"), &format!("Origin: {origin}")));
         assert_eq!((refused.status(), refused.header("access-control-allow-origin")), (400, Some(origin)));
@@ -268,12 +269,13 @@ fn a_browser_asks_before_it_publishes_with_a_token() {
         "access-control-allow-origin: https://a.example",
         "access-control-allow-methods: post",
         "access-control-allow-headers: authorization, content-type",
+        "access-control-allow-credentials: true",
         "vary: origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest",
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
     }
     let head = preflight(server.address(), "/t/x", "POST", "https://b.example");
-    assert!(!head.contains("access-control-allow-origin"), "{head}");
+    assert!(!head.contains("access-control-allow-origin") && !head.contains("access-control-allow-credentials"));
 }
 
 /// The head of the answer to the preflight of a request with a token or a password, in lower case.
@@ -291,6 +293,97 @@ fn preflight(address: SocketAddr, target: &str, method: &str, origin: &str) -> S
         head.push(byte[0]);
     }
     String::from_utf8(head).unwrap().to_lowercase()
+}
+
+/// A folder with a file, served for some origins with a password (`/site`), and for those of the server (`/open`).
+struct Passwords(std::path::PathBuf);
+
+impl Passwords {
+    fn new(name: &str) -> Passwords {
+        let folder = std::env::temp_dir().join(format!("ringhub-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("x"), "plan").unwrap();
+        Passwords(folder)
+    }
+
+    fn serve(&self, settings: &str) -> Server {
+        let files = |path: &str, rules: &str| {
+            let users = "basic.users = { alice = \"secret\" }";
+            format!("[[routes]]\nmatch = \"{path}\"\ndocuments = \".\"\n{rules}\n{users}\n")
+        };
+        let own = files("/site", "allowed_origins = [\"https://a.example\", \"null\"]");
+        let file = self.0.join("hub.toml");
+        std::fs::write(&file, format!("metrics_tokens = \"m\"\n{settings}\n{own}{}", files("/open", ""))).unwrap();
+        let mut command = clean(program());
+        command.args(["serve", "--config"]).arg(&file);
+        Server::start_command(command)
+    }
+}
+
+impl Drop for Passwords {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// A preflight shows no password and no token, so its origin alone is judged.
+#[test]
+fn a_browser_asks_before_it_reads_with_a_password() {
+    let folder = Passwords::new("preflights");
+    // The origin that an answer allows, and whether with a password.
+    let check = |server: &Server, target: &str, origin: &str, is_allowed: bool, has_password: bool| {
+        let head = preflight(server.address(), target, "GET", origin);
+        assert!(head.starts_with("http/1.1 204 "), "{target} {origin} {head}");
+        for line in
+            ["access-control-allow-methods: get, head", "access-control-allow-headers: authorization, content-type"]
+        {
+            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+        }
+        assert_eq!(head.contains("access-control-allow-origin"), is_allowed, "{target} {origin} {head}");
+        let line = format!("\r\naccess-control-allow-origin: {origin}\r\n");
+        assert_eq!(head.contains(&line), is_allowed, "{target} {origin} {head}");
+        let has_line = head.contains("\r\naccess-control-allow-credentials: true\r\n");
+        assert_eq!(has_line, has_password, "{target} {origin} {head}");
+    };
+    let restricted = |server: &Server, target: &str| {
+        check(server, target, "https://a.example", true, true);
+        check(server, target, "https://b.example", false, false);
+        // Any page has a sandboxed frame of this origin.
+        check(server, target, "null", true, false);
+    };
+    let server = folder.serve("");
+    for target in ["/site/x", "/site/nothing", "/site"] {
+        restricted(&server, target);
+    }
+    for target in ["/open/x", "/metrics"] {
+        check(&server, target, "https://a.example", true, false);
+    }
+    let server = folder.serve("allowed_origins = [\"https://a.example\", \"null\"]");
+    for target in ["/open/x", "/metrics"] {
+        restricted(&server, target);
+    }
+}
+
+#[test]
+fn pages_of_allowed_origins_read_with_a_password() {
+    let folder = Passwords::new("passwords");
+    let server = folder.serve("");
+    let password = "Authorization: Basic YWxpY2U6c2VjcmV0";
+    let read =
+        |request: &str, line: &str| ask(server.address(), &with(&with(request, line), "Origin: https://a.example"));
+    for (target, credentials) in [("/site/x", Some("true")), ("/open/x", None)] {
+        let response = read(&get(target), password);
+        assert_eq!((response.status(), &*response.body), (200, "plan"), "{target}");
+        assert_eq!(response.header("access-control-allow-credentials"), credentials, "{target}");
+        let response = read(&get(target), "");
+        assert_eq!(response.status(), 401, "{target}");
+        assert_eq!(response.header("access-control-allow-credentials"), credentials, "{target}");
+    }
+    let put = get("/site/x").replacen("GET", "PUT", 1);
+    let refused = read(&put, password);
+    assert_eq!((refused.status(), refused.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+    let refused = read(&put, "");
+    assert_eq!((refused.status(), refused.header("allow")), (401, None));
 }
 
 /// On an address of their own they are only there, and nothing else is.
