@@ -174,12 +174,12 @@ impl Pattern {
 
     /// Returns whether a path exists that both patterns match, neither more precisely than the other.
     pub(crate) fn clashes_with(&self, other: &Pattern) -> bool {
-        let shape = |pattern: &Pattern| -> Vec<Option<String>> {
+        // The names of parameters make no difference.
+        let shape = |pattern: &Pattern| -> Vec<Segment> {
             let segments = pattern.segments.iter().map(|segment| match segment {
-                Segment::Fixed(text) => Some(text.clone()),
-                Segment::Parameter(_) => None,
-                // No segment has a slash.
-                Segment::Rest(_) => Some("/".into()),
+                Segment::Fixed(text) => Segment::Fixed(text.clone()),
+                Segment::Parameter(_) => Segment::Parameter(String::new()),
+                Segment::Rest(_) => Segment::Rest(String::new()),
             });
             segments.collect()
         };
@@ -336,6 +336,15 @@ mod tests {
         check("/t/{topic...}", "/t/", Some(&[("topic", "")]));
         check("/t/{topic...}", "/t", None);
         check("/{a}/{b}", "/1/2", Some(&[("a", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn patterns_clash_whatever_their_parameters_are_called() {
+        let clash = |a: &str, b: &str| Pattern::new(a).unwrap().clashes_with(&Pattern::new(b).unwrap());
+        assert!(clash("/a/{x}", "/a/{y}") && clash("/a/{x...}", "/a/{y...}") && clash("/a/b", "/a/%62"));
+        assert!(!clash("/a/{x}", "/a/{x...}") && !clash("/a/b", "/a/{x}"));
+        // A slash that is escaped stays in its segment, which is more precise than the rest of a path.
+        assert!(!clash("/a/%2F", "/a/{x...}"));
     }
 
     #[test]
