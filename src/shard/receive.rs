@@ -21,7 +21,7 @@
 use std::{io, mem};
 
 use super::{
-    incoming::{Buffer, Incoming},
+    incoming::{Buffer, Incoming, RECEIVE_BUFFER},
     io_state::{Reading, Room},
     pace::frames_of,
     state::Shard,
@@ -86,6 +86,7 @@ impl<I: Io> Shard<I> {
     /// [`Pace::receive_batch`]: super::pace::Pace::receive_batch
     fn receive_batch(&mut self, mut budget: u32, copies: &mut Copies) -> u32 {
         let most = self.pace.receive_batch.min(self.incoming.len());
+        copies.frames = copies.frames.min(budget / 2);
         // Connections whose input is parsed on, and connections whose sockets are read.
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
@@ -100,14 +101,15 @@ impl<I: Io> Shard<I> {
                 continue;
             }
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
-                unparsed.push((id, Buffer { bytes, is_own: false, is_consumed: false }));
+                // A buffer that has grown with a large frame does not stay for the input behind that frame.
+                let is_own = bytes.capacity() > 2 * RECEIVE_BUFFER;
+                unparsed.push((id, Buffer { bytes, is_own, is_consumed: false }));
             } else {
-                let copied = frames_of(Incoming::copied_for(connection));
-                if !copies.admit(copied) {
+                let Some(copied) = copies.admit(frames_of(Incoming::copied_for(connection))) else {
                     self.incoming.push_busy(connection, id);
                     continue;
-                }
-                budget = budget.saturating_sub(copied);
+                };
+                budget -= copied;
                 batch.push((id, self.incoming.buffer_for(connection)));
             }
         }
@@ -199,7 +201,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// The copies of large buffers that a turn still makes: half of what it parses, but one whatever its size.
+/// The copies of large buffers that a turn still makes: half of the frames that it parses, but one whatever its size.
 #[derive(Debug)]
 struct Copies {
     frames: u32,
@@ -207,13 +209,15 @@ struct Copies {
 }
 
 impl Copies {
-    /// Returns whether the turn makes a copy that counts as so many frames, and counts it.
-    fn admit(&mut self, frames: u32) -> bool {
-        let is_admitted = frames <= self.frames || !self.has_begun;
-        if is_admitted && frames > 0 {
-            self.frames = self.frames.saturating_sub(frames);
-            self.has_begun = true;
+    /// Returns what a copy that counts as so many frames takes of the turn's budget, never more than is left for copies;
+    /// `None` if the turn does not make it.
+    fn admit(&mut self, frames: u32) -> Option<u32> {
+        if frames > self.frames && self.has_begun {
+            return None;
         }
-        is_admitted
+        let taken = frames.min(self.frames);
+        self.frames -= taken;
+        self.has_begun |= frames > 0;
+        Some(taken)
     }
 }

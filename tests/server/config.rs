@@ -131,8 +131,7 @@ fn a_file_says_what_is_wrong_and_where() {
     check("cpus = \"0-\"", "1: cpus: \"0-\" is no CPU number or range; write it like 0 or 2-3");
     check("log = \"a=b=c\"", "1: log: \"a=b=c\" is no filter of logs");
     check("log = \"warning\"", "1: log: \"warning\" is no level of logs: off, error, warn, info, debug or trace");
-    check("log = \"info,\"", "1: log: \"\" is no level of logs");
-    check("log = \"\"", "1: log: \"\" is no level of logs");
+    check("log = \"\"", "1: log: a filter of logs is empty");
     check("log_format = \"xml\"", "1: log_format: \"xml\" is none of text, json");
     check("# first\nmax_message = 1\nmax_message = 2", "3: duplicate key \"max_message\"");
     check("max_message = 1\nmax_frame =\n", "2: ");

@@ -78,6 +78,47 @@ fn fragments_in_step_are_not_copied_in_one_turn() {
     assert!(most <= (FRAMES as usize + 512) << 10, "{most} bytes copied in a turn");
 }
 
+/// A copy that is more than a turn's budget leaves half of it to the others.
+#[test]
+fn a_large_copy_keeps_no_small_client_waiting() {
+    let crowd = 64;
+    let mut world = World::new(crowd + 1);
+    world.shard.pace.frames = 64;
+    world.sent(crowd);
+    let begin = [&b"\x82\xff\0\0\0\0\0\x10\0\0\0\0\0\0"[..], &[0; 512 << 10]].concat();
+    (0..crowd).for_each(|client| world.arrive(client, &begin, 1));
+    for _ in 0..60 {
+        world.arrive(crowd, PING, 1);
+        let turns = (1..100).find(|_| {
+            world.turn();
+            world.sent(crowd) > 0
+        });
+        assert!(turns.is_some_and(|turns| turns <= 4), "{turns:?} turns until a ping is answered");
+    }
+}
+
+/// The buffer of a large frame is given up with the frame, also if the frame waited for the next turn.
+#[test]
+fn a_frame_that_waited_leaves_no_buffer_behind() {
+    const CLIENTS: usize = 40;
+    const LENGTH: usize = (1 << 20) - (56 << 10);
+    let mut world = World::new(CLIENTS);
+    let whole = message(LENGTH);
+    let rest = [&b"\x82\xff"[..], &(LENGTH as u64).to_be_bytes(), &[0; 4], &[0; 100_000]].concat();
+    (0..CLIENTS).for_each(|client| world.arrive(client, &whole[..whole.len() - 1], 1));
+    while world.shard.turn(Tick(0).begin()) {}
+    world.shard.pace.frames = 1;
+    (0..CLIENTS).for_each(|client| world.arrive(client, &[&[0], &rest[..]].concat(), 1));
+    while world.shard.turn(Tick(0).begin()) {}
+    assert_eq!(world.counters.get(Counter::MessagesIn), CLIENTS as u64);
+    for slot in 0..CLIENTS as u32 {
+        let id = world.shard.hub.connections.id_at(slot).expect("all of them stay");
+        let connection = world.shard.hub.connections.get_mut(id).expect("all of them stay");
+        let partial = connection.io.partial.as_mut().expect("the beginning of a frame");
+        assert!(!partial.try_reclaim(LENGTH / 2), "connection {slot} keeps the buffer of a frame that is gone");
+    }
+}
+
 /// However many connections are beyond their limit at once, a turn closes as many as it visits.
 #[test]
 fn a_turn_closes_a_bounded_number_of_slow_consumers() {
