@@ -414,7 +414,9 @@ fn a_page_with_rules() {
     assert_eq!(get(&server, "/watch", &format!("{ALICE}Origin: https://b.example\r\n")).status(), 403);
     let page = get(&server, "/watch", ALICE);
     assert_eq!((page.status(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
-    assert!(page.header("content-security-policy").is_some() && page.body.contains("<title>"));
+    // Its own policy, and the one of all answers that restrict origins.
+    assert_eq!(page.head.headers().get_all("content-security-policy").count(), 2);
+    assert!(page.body.contains("<title>"));
     assert_eq!(both_ways(&server, &post("/watch", "text/plain", "x")), [405; 2]);
     assert_eq!(both_ways(&server, &upgrade_request("/watch")), [404; 2]);
     for nothing in ["/", "/watch/", "/watch/x"] {
