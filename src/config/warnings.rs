@@ -61,21 +61,21 @@ impl RouteConfig {
             (_, true) => "give each a topic_prefix of its own".into(),
             (true, false) => format!("give {wide_path:?}, which has no topic_prefix, one too"),
             (false, false) => {
-                format!("give {wide_path:?} a topic_prefix with which that of {narrow_path:?} does not begin")
+                format!("change {wide_path:?}'s topic_prefix so that {narrow_path:?}'s no longer begins with it")
             }
         };
         let [first, second] = [named(self), named(other)];
         Some(format!(
-            "the routes {first} and {second} let different people in and lead to the same topics: whoever uses one of \
-             these topics must be let in by both, whichever path is taken, and {wide_path:?} asks for {}, \
-             {narrow_path:?} for {}; {remedy}, or both the same rules",
+            "the routes {first} and {second} let different people in and lead to the same topics: a request for one of \
+             these topics must be let in by both, whichever path it takes, and {wide_path:?} requires {}, \
+             {narrow_path:?} requires {}; {remedy}, or give both the same rules",
             wide.asks_for(),
             narrow.asks_for(),
         ))
     }
 
     fn asks_for(&self) -> String {
-        let pages = if self.rules.gate.origins.is_some() { ", of pages also for its allowed_origins" } else { "" };
+        let pages = if self.rules.gate.origins.is_some() { " (and, from web pages, an allowed origin)" } else { "" };
         format!("{}{pages}", self.whom)
     }
 
@@ -84,7 +84,8 @@ impl RouteConfig {
     fn warn_of_pages(&self, origins: &Origins) -> Option<String> {
         let is_read = match self.handler {
             RouteHandler::Hub | RouteHandler::Echo => true,
-            // Browsers show other pages only what no password was sent for.
+            // Unless a list names its origin, a browser does not let another origin's page read an answer to a request
+            // with a password, so only `network` matters for files.
             RouteHandler::Files(_) => self.whom.keys.contains(&NETWORK),
             RouteHandler::Page => false,
         };
@@ -100,7 +101,7 @@ impl RouteConfig {
         })
     }
 
-    /// Returns the warnings about a route whose tokens are of no use with the server's own.
+    /// Returns the warnings about a route whose required tokens include none that the server's lists accept.
     fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
         let Some(bearer) = self.whom.needed_bearer() else { return Vec::new() };
         let lists =
@@ -117,7 +118,7 @@ impl RouteConfig {
         apart.map(warning).collect()
     }
 
-    /// Returns whether a topic that both lead to has different people to let in.
+    /// Returns whether both routes lead to a common topic and admit different people.
     fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
         let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
         overlap && self.whom.fingerprint != other.whom.fingerprint

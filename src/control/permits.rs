@@ -2,7 +2,7 @@
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
 //! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive, or is
-//! being answered, holds it to the end.
+//! being answered, holds it until the request is answered.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +31,7 @@ struct Table {
     holders: Slab<Holder>,
     /// Connections that have become idle, in that order. An entry is out of date once its holder has another state.
     idle: VecDeque<Idle>,
-    /// The number of times that a connection has become idle.
+    /// Counts all changes to idle, over all connections; serves as a timestamp.
     idle_count: u64,
 }
 
@@ -46,7 +46,7 @@ struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Busy,
-    /// Idle since this [`Table::idle_count`].
+    /// Idle since the connection's change to idle with this [`Table::idle_count`].
     Idle(u64),
     GaveWay,
 }
@@ -100,8 +100,8 @@ impl Table {
     /// Returns the holder of the connection that has been idle longest, and takes it out of the queue. Looks at
     /// [`LOOKS_MAX`] sockets at most: each look is a system call under the lock.
     ///
-    /// Unread input is a request, so a connection that has some is busy. It leaves the queue, and the next call begins
-    /// behind it.
+    /// Unread input is a request, so a connection that has some is busy. It is dequeued, so the next call does not look
+    /// at it again.
     fn longest_idle(&mut self) -> Option<usize> {
         let mut looks = 0;
         while looks < LOOKS_MAX
@@ -120,8 +120,8 @@ impl Table {
         None
     }
 
-    /// Notes that a busy connection has become idle. Entries that are out of date are removed when they are half of the
-    /// queue, so its length stays within twice the number of permits and a few.
+    /// Notes that a busy connection has become idle. Entries that are out of date are removed when the queue has twice
+    /// as many entries as there are holders, and [`IDLE_SLACK`] more.
     fn set_idle(&mut self, holder: usize) {
         self.idle_count += 1;
         let since = self.idle_count;
@@ -344,7 +344,7 @@ mod tests {
             assert!(held[0].set_idle(&connections[0].0, Waker::noop()));
             let newer = permits.admit(|| {}).expect("the first one is idle again");
             assert!(!held[0].is_held() && held[1].is_held());
-            // So may one that has answered without another look at its socket.
+            // A connection that went straight from answering to idle may give way too.
             assert_eq!(rustix::io::read(&*connections[1].0, &mut [0; 8]), Ok(1));
             assert!(held[1].set_idle(&connections[1].0, Waker::noop()));
             let newest = permits.admit(|| {}).expect("the second one is idle again");

@@ -56,7 +56,7 @@ impl Pattern {
                 if part.contains(['{', '}']) {
                     return Err(error("has a brace within a segment; a parameter is a whole one"));
                 }
-                // Decoded as the path of a request is, whose last segment may be empty.
+                // Decoded by the rules for the path of a request. Below, only the last segment may be empty.
                 let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
                 segments.push(Segment::Fixed(fixed.into_owned()));
                 continue;
@@ -96,7 +96,8 @@ impl Pattern {
     }
 
     /// Returns the values of the parameters in a path, percent-decoded; `None` if the path does not match or is
-    /// malformed (see [`PathError`](crate::proto::PathError)). One segment is never empty.
+    /// malformed (see [`PathError`](crate::proto::PathError)). The value of `{name}` is never empty; that of
+    /// `{name...}` may be.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Parameters> {
         let path = RequestPath::parse(path).ok()?;
@@ -157,8 +158,8 @@ impl Pattern {
         })
     }
 
-    /// Returns the pattern of everything below a path: of `/site` that is `/site/{...}`. `None` if the path has
-    /// parameters.
+    /// Returns the pattern of all paths below a fixed path; `/site` and `/site/` both give `/site/{...}`. `None` if
+    /// this pattern has parameters.
     pub(crate) fn below(&self) -> Option<Pattern> {
         let mut segments = self.segments.clone();
         let is_fixed = segments.iter().all(|segment| matches!(segment, Segment::Fixed(_)));
@@ -172,7 +173,7 @@ impl Pattern {
         self.segments.len()
     }
 
-    /// Returns whether a path exists that both patterns match, neither more precisely than the other.
+    /// Returns whether both patterns match the same paths: they differ at most in the names of their parameters.
     pub(crate) fn clashes_with(&self, other: &Pattern) -> bool {
         // The names of parameters make no difference.
         let shape = |pattern: &Pattern| -> Vec<Segment> {
@@ -242,16 +243,16 @@ impl TopicSpace {
     ///
     /// # Errors
     ///
-    /// A sentence about a prefix with which no topic's name begins.
+    /// A sentence about the empty prefix, or about a prefix with which no topic's name begins.
     pub(crate) fn new(prefix: &str) -> Result<TopicSpace, String> {
         if prefix.is_empty() {
-            return Err("it is empty, and every topic begins with that; leave it away".into());
+            return Err("it is empty, and every topic begins with that; leave it out".into());
         }
         TopicName::new(&format!("{prefix}x")).map_err(|error| format!("no topic begins with {prefix:?}: {error}"))?;
         Ok(TopicSpace { prefix: prefix.into() })
     }
 
-    /// Returns the topic that a value of the parameter names.
+    /// Returns the topic whose name is the prefix, followed by this value of the parameter `topic`.
     ///
     /// # Errors
     ///
@@ -263,7 +264,8 @@ impl TopicSpace {
         if self.prefix.is_empty() { TopicName::new(value) } else { TopicName::new(&format!("{}{value}", self.prefix)) }
     }
 
-    /// Returns whether a topic is in the space. The spelling in a path, `%2F` included, makes no difference.
+    /// Returns whether a topic is in the space. Compares decoded names, so an escape such as `%2F` in the request's
+    /// path cannot evade it.
     pub(crate) fn include(&self, topic: &TopicName) -> bool {
         topic.as_str().starts_with(&self.prefix)
     }

@@ -128,8 +128,8 @@ impl<T: Attachment> ShardHub<T> {
         subscription.is_some_and(|subscription| subscription.membership != Membership::Pending)
     }
 
-    /// Publishes the messages of the connection's client to the topic of that name as they are. Called at most once for
-    /// each connection.
+    /// From now on, publishes each message that the client sends to this topic unchanged. Called at most once for each
+    /// connection.
     pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
@@ -148,8 +148,9 @@ impl<T: Attachment> ShardHub<T> {
         Some(connection)
     }
 
-    /// Ends the holding of a connection if all its subscriptions can go live, which they do now, and are added to
-    /// `joined`. Until then none of them is owed anything: nothing gathers for a client that cannot be sent to.
+    /// If all subscriptions of a held connection can go live, makes them live, adds them to `joined` and ends the
+    /// holding; otherwise does nothing. Until then the subscriptions are owed no message: nothing gathers for a client
+    /// that cannot be sent to.
     ///
     /// Returns whether the connection's opening answer may leave.
     pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {
@@ -164,7 +165,8 @@ impl<T: Attachment> ShardHub<T> {
         true
     }
 
-    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it is that of the latest.
+    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it acknowledges the latest
+    /// announcement; an older one is ignored.
     pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
         let TopicRole::Remote(remote) = &mut self.topics[topic_id].role else {
             unreachable!("a home acknowledges to other shards")
@@ -233,5 +235,5 @@ fn is_pending<T: Attachment>(connections: &Connections<T>, id: ConnectionId, top
     subscription.is_some_and(|subscription| subscription.membership == Membership::Pending)
 }
 
-/// Stale entries tolerated in `Remote::pending` before it is compacted.
+/// `Remote::pending` is compacted at twice the topic's subscriptions and this many entries.
 pub(super) const PENDING_SLACK: usize = 64;

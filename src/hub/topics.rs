@@ -13,8 +13,8 @@ use super::{
     walk::Walk,
 };
 
-/// The id of a topic on one shard. It is valid as long as the topic is attached, is used by other shards, or has
-/// messages on their way.
+/// The id of a topic on one shard. It is valid as long as a connection is attached to the topic, other shards use it,
+/// or it is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub(crate) u32);
 
@@ -88,7 +88,8 @@ pub(super) struct Remote {
 pub(super) enum Feed {
     /// The home sends no messages.
     Off,
-    /// The shard has requested the messages. A message before the acknowledgement is not for its subscribers.
+    /// The shard has requested the messages. A message that arrives before the acknowledgement is dropped: no
+    /// subscriber here is live yet.
     Requested,
     /// The home sends every message.
     Live,
@@ -111,8 +112,10 @@ impl Topic {
         }
     }
 
-    /// Returns whether no connection of any shard uses the topic, so that it may be forgotten as soon as too many
-    /// topics are idle. A topic whose interest is due is still used: it is noticed again when that is sent.
+    /// Returns whether the topic may be forgotten as soon as too many topics are idle: at its home, if
+    /// no connection of any shard uses it; on another shard, if no connection of that shard does.
+    ///
+    /// A topic with an unsent interest counts as used; `send_due` calls `notice_unused` once it is sent.
     fn is_unused(&self) -> bool {
         let is_wanted = match &self.role {
             TopicRole::Home(home) => !home.interested.is_empty() || !home.remembering.is_empty(),
@@ -135,7 +138,8 @@ pub(super) struct Topics {
     free: Vec<u32>,
     /// The topics that have their home here.
     homes: usize,
-    /// Unused topics, each at most once; the one that has been unused for longest is first.
+    /// Remembered topics, each at most once, in the order in which they first became idle. A topic in use again keeps
+    /// its place until it comes to the front.
     idle: VecDeque<TopicId>,
     idle_max: usize,
     epoch_next: u64,
@@ -188,9 +192,9 @@ impl Topics {
         self.find(name).unwrap_or_else(|| self.add(name))
     }
 
-    /// Puts the topic into the queue of idle topics if it is unused. An unused topic is remembered until too many are.
-    /// A topic whose interest is due comes here again when that is sent: no number of them costs anything while a home
-    /// has no room.
+    /// Puts the topic into the queue of idle topics if it is unused and not in the queue yet. An unused topic is
+    /// remembered until too many are. Topics with an unsent interest are kept out of the queue, so that `forget_idle`
+    /// does not scan them again and again while a home's lane is full.
     pub(super) fn notice_unused(&mut self, id: TopicId) {
         let topic = &mut self[id];
         if topic.is_unused() && !mem::replace(&mut topic.is_idle, true) {
@@ -199,7 +203,7 @@ impl Topics {
         self.forget_idle();
     }
 
-    /// Forgets idle topics beyond the limit, beginning with the one that has been idle for longest.
+    /// Forgets idle topics beyond the limit, in the order of the queue; a topic that is in use again leaves the queue.
     pub(super) fn forget_idle(&mut self) {
         // Each is looked at once at the most: a busy one goes back to the end of the queue.
         for _ in 0..self.idle.len() {
@@ -285,7 +289,7 @@ impl Topics {
     }
 }
 
-const UNKNOWN: &str = "the topic is attached or has messages on their way";
+const UNKNOWN: &str = "the topic is attached, used by other shards, or remembered";
 
 impl std::ops::Index<TopicId> for Topics {
     type Output = Topic;

@@ -200,7 +200,7 @@ impl FrameHeader {
     }
 }
 
-/// Returns the length of the header at the front of `bytes`, or the least length as far as the bytes show it.
+/// Returns the length of the header at the front of `bytes`, or, if fewer than two bytes are here, the minimum of 2.
 pub(super) fn header_len_at_least(bytes: &[u8]) -> usize {
     bytes.get(1).map_or(2, |&second| encoded_len(second))
 }
@@ -300,7 +300,7 @@ mod tests {
     use crate::proto::testing::hex;
     use proptest::prelude::*;
 
-    /// Decodes whole, and one byte more at a time: every prefix must ask for more or show the same refusal.
+    /// Decodes all of `bytes`, and each prefix: every shorter prefix must ask for more.
     fn check(bytes: &str, expected: Result<FrameHeader, ProtocolError>) {
         let bytes = hex(bytes);
         let header_len = match expected {

@@ -1,4 +1,4 @@
-//! The output of a connection: frames of its own, and the shares of topics that it has left.
+//! The output of a connection: frames of its own, and the shares of topics from which it has unsubscribed.
 
 use super::{outgoing::outbox, state::Shard};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends whole frames for this connection alone, behind what it is owed by the topics that it has left. They
+    /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. They
     /// leave with the next flush.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         if frames.is_empty() {
@@ -33,7 +33,7 @@ impl<I: Io> Shard<I> {
         self.owe_behind_outbox(id, owed);
     }
 
-    /// Appends to the connection's backlog, behind what waits in its outbox.
+    /// Appends to the connection's backlog. The frames in its outbox are moved into the backlog first.
     pub(super) fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
         if owed.is_empty() {
             return;
@@ -41,13 +41,14 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         self.owe(id, outbox.into_iter().chain(owed));
-        // Behind the others with a backlog, which it has now.
+        // Queues it with the connections that have a backlog, since it now has one, unless it is queued already.
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.flush.mark_dirty(connection, id);
         }
     }
 
-    /// Appends to the connection's backlog, which makes the connection a slow consumer.
+    /// Appends to the connection's backlog: pieces that its socket did not take, or shares of topics from which it has
+    /// unsubscribed and which were never offered to the socket. A connection with a backlog counts as a slow consumer.
     pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let was_slow = connection.io.has_backlog();
@@ -60,7 +61,7 @@ impl<I: Io> Shard<I> {
         self.count_slow(was_slow, is_slow);
     }
 
-    /// Keeps the number of slow consumers: a connection had a backlog or not, and has one now or not.
+    /// Updates the count of slow consumers after a connection's backlog may have appeared or gone.
     pub(super) fn count_slow(&mut self, was_slow: bool, is_slow: bool) {
         match (was_slow, is_slow) {
             (false, true) => self.count(Counter::SlowConsumers, 1),

@@ -1,4 +1,4 @@
-//! The turn: everything that happens between one wake-up of a shard and the flush that ends it.
+//! The turn: one round of a shard's work, from the completions of its ring to the next submission.
 
 use std::mem;
 
@@ -6,8 +6,9 @@ use super::{outgoing::Outcome, state::Shard};
 use crate::{metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
-    /// Runs one turn. Returns whether the next one is due at once; if not, it is due when the ring has completions, at
-    /// [`Shard::next_deadline`], or after [`Shard::adopt`].
+    /// Runs one turn. Returns whether the next one is due at once. If not, it is due when the ring has completions, at
+    /// [`Shard::next_deadline`], after [`Shard::adopt`], when another end of the mesh wakes the shard, when a handle
+    /// makes a call, or when a drain begins.
     pub(crate) fn turn(&mut self, now: Millis) -> bool {
         self.note_time(now);
         self.reap();
@@ -47,7 +48,7 @@ impl<I: Io> Shard<I> {
         self.end_flush(&left);
     }
 
-    /// Returns whether the turn has left work.
+    /// Returns whether work remains for another turn.
     fn has_work(&self) -> bool {
         let can_receive = !self.hub.is_congested();
         (can_receive && !self.incoming.is_empty())

@@ -1,8 +1,8 @@
 //! The few operations that go through the runtime's own ring, one completion each.
 //!
-//! tokio-uring takes raw entries with [`UnsubmittedOneshot`]. Only plain one-shots: an entry with several completions
-//! panics there, one whose completion is skipped leaks. A future dropped before its completion does not cancel the
-//! operation; what it owns stays alive until the kernel is done.
+//! tokio-uring takes raw entries with [`UnsubmittedOneshot`]. Use it only for operations with exactly one completion:
+//! tokio-uring panics on a second, and leaks if there is none. A future dropped before its completion does not cancel
+//! the operation; the data that the operation owns stays alive until the kernel is done.
 
 use std::{
     io,
@@ -38,14 +38,15 @@ async fn polled(socket: Rc<OwnedFd>, events: i16) -> io::Result<()> {
     UnsubmittedOneshot::new(socket, Done(PhantomData), entry).submit().await
 }
 
-/// Lets everything else of the runtime go first, and the runtime submit what it has queued: `yield_now` would not.
+/// Yields until the runtime has run the other tasks that are ready, and has submitted the entries that its ring has
+/// queued. `yield_now` would only let the tasks run.
 pub async fn nop() {
     let entry = opcode::Nop::new().build();
     // A NOP has no way to fail.
     let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
 }
 
-/// Success or failure; what the operation borrowed is dropped with its completion.
+/// Success or failure. The operation owns its data (`D`), which is dropped with its completion.
 struct Done<D>(PhantomData<D>);
 
 impl<D> OneshotOutputTransform for Done<D> {

@@ -49,14 +49,14 @@ fn routes_that_lead_to_the_same_topics_are_warned_of() {
     }
     // What is to be done, and what it needs until then.
     let told = warnings(&(hub("/t/{topic...}", bearer) + &hub("/staff/{topic...}", &prefix("staff/", basic))));
-    let asked = "\"/t/{topic...}\" asks for bearer, \"/staff/{topic...}\" for basic";
-    let remedy = "give \"/t/{topic...}\", which has no topic_prefix, one too, or both the same rules";
+    let asked = "\"/t/{topic...}\" requires bearer, \"/staff/{topic...}\" requires basic";
+    let remedy = "give \"/t/{topic...}\", which has no topic_prefix, one too, or give both the same rules";
     assert!(told.contains(asked) && told.contains(remedy), "{told}");
     let pages = "allowed_origins = \"https://a.example\"";
     let told = warnings(&(hub("/s/{topic...}", &prefix("a/", pages)) + &hub("/t/{topic...}", &prefix("a/b", bearer))));
-    let asked =
-        "\"/s/{topic...}\" asks for nothing, of pages also for its allowed_origins, \"/t/{topic...}\" for bearer";
-    let remedy = "give \"/s/{topic...}\" a topic_prefix with which that of \"/t/{topic...}\" does not begin";
+    let asked = "\"/s/{topic...}\" requires nothing (and, from web pages, an allowed origin), \
+                 \"/t/{topic...}\" requires bearer";
+    let remedy = "change \"/s/{topic...}\"'s topic_prefix so that \"/t/{topic...}\"'s no longer begins with it";
     assert!(told.contains(asked) && told.contains(remedy), "{told}");
     let told = warnings(&(hub("/s/{topic...}", "") + &hub("/t/{topic...}", bearer)));
     assert!(told.contains("give each a topic_prefix of its own"), "{told}");
