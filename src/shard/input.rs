@@ -33,7 +33,7 @@ impl<I: Io> Shard<I> {
         input.limit_frames(share);
         let assembled = self.assembled_bytes(id);
         let Parsed { has_ended_message, is_paused } = self.parse(id, &mut input);
-        // The buffer of a fragmented message doubles, which copies the fragments in it; the last one may have done so too.
+        // The buffer of a fragmented message doubles, which copies the fragments in it; the last one may have done so.
         let has_copied = self.assembled_bytes(id) > assembled || has_ended_message;
         let copied = if has_copied { frames_of(assembled) } else { 0 };
         let frames = share - input.frames_left() + copied;
