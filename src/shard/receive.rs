@@ -209,8 +209,8 @@ struct Copies {
 }
 
 impl Copies {
-    /// Returns what a copy that counts as so many frames takes of the turn's budget, never more than is left for copies;
-    /// `None` if the turn does not make it.
+    /// Returns what a copy that counts as so many frames takes of the turn's budget, never more than is left for
+    /// copies; `None` if the turn does not make it.
     fn admit(&mut self, frames: u32) -> Option<u32> {
         if frames > self.frames && self.has_begun {
             return None;
