@@ -237,7 +237,7 @@ impl Scalar for LogFilter {
     fn parse(text: &str) -> Result<Self, String> {
         // The library takes a bare word that is no level for a target, and then logs nothing else.
         let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-        if text.trim().is_empty() {
+        if text.split(',').all(|word| word.trim().is_empty()) {
             return Err("a filter of logs is empty; `off` writes none".into());
         }
         let mut bare = text.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));

@@ -60,6 +60,14 @@ impl Incoming {
         enqueue(&mut self.busy, connection, id);
     }
 
+    /// Notes that the connection has more than it was served, and comes before the others with more.
+    pub(super) fn push_front(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
+        if connection.io.reading == Reading::Idle {
+            connection.io.reading = Reading::Queued;
+            self.busy.push_front(id);
+        }
+    }
+
     /// Returns the next connection to serve, from both queues by turns.
     pub(super) fn pop(&mut self) -> Option<ConnectionId> {
         self.takes_busy = !self.takes_busy;

@@ -67,17 +67,23 @@ impl<I: Io> Shard<I> {
         // A client whose input waits for the shard does not use up the time of its message.
         let receives_nothing = !self.incoming.is_empty() && self.is_full();
         self.incoming.unfinished.stop(receives_nothing, self.now);
-        let mut copies = Copies { frames: budget / 2, has_begun: false };
+        let mut copies = Copies { frames: budget / 2, has_begun: false, refused: Vec::new() };
         for _ in 0..self.pace.receive_batches {
             if budget == 0 || self.incoming.is_empty() {
-                return;
+                break;
             }
             if self.is_full() {
                 // Publishers wait in their sockets until subscribers have been served, here or on other shards.
                 self.count(Counter::ReceivePaused, 1);
-                return;
+                break;
             }
             budget = self.receive_batch(budget, &mut copies);
+        }
+        // They come first in the next turn: a large copy is only made as the first of a turn.
+        for id in copies.refused.into_iter().rev() {
+            if let Some(connection) = self.hub.connections.get_mut(id) {
+                self.incoming.push_front(connection, id);
+            }
         }
     }
 
@@ -106,7 +112,7 @@ impl<I: Io> Shard<I> {
                 unparsed.push((id, Buffer { bytes, is_own, is_consumed: false }));
             } else {
                 let Some(copied) = copies.admit(frames_of(Incoming::copied_for(connection))) else {
-                    self.incoming.push_busy(connection, id);
+                    copies.refused.push(id);
                     continue;
                 };
                 budget -= copied;
@@ -206,6 +212,8 @@ impl<I: Io> Shard<I> {
 struct Copies {
     frames: u32,
     has_begun: bool,
+    /// Connections whose copies wait for the next turn.
+    refused: Vec<ConnectionId>,
 }
 
 impl Copies {
