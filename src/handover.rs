@@ -5,6 +5,8 @@
 
 mod addresses;
 mod idle;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     fmt,

@@ -70,7 +70,8 @@ impl ConnectionPermits {
     }
 
     /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
-    /// unread input gives way, and `gave_way` is called; `None` if there is none among [`LOOKS_MAX`] idle connections.
+    /// unread input gives way, and `gave_way` is called; `None` if there is none among [`IdleConnection::LOOKS_MAX`]
+    /// idle connections.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
         if table.taken < self.permits_max {
@@ -98,13 +99,13 @@ impl Table {
     }
 
     /// Returns the holder of the connection that has been idle longest, and takes it out of the queue. Looks at
-    /// [`LOOKS_MAX`] sockets at most: each look is a system call under the lock.
+    /// [`IdleConnection::LOOKS_MAX`] sockets at most: each look is a system call under the lock.
     ///
     /// Unread input is a request, so a connection that has some is busy. It is dequeued, so the next call does not look
     /// at it again.
     fn longest_idle(&mut self) -> Option<usize> {
         let mut looks = 0;
-        while looks < LOOKS_MAX
+        while looks < IdleConnection::LOOKS_MAX
             && let Some(idle) = self.idle.pop_front()
         {
             if !self.is_current(&idle) {
@@ -177,9 +178,6 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The idle connections whose sockets are looked at for one new connection.
-const LOOKS_MAX: usize = 32;
-
 /// Entries out of date that the queue may always have.
 const IDLE_SLACK: usize = 64;
 
@@ -221,26 +219,10 @@ impl Farewells {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write as _,
-        net::{TcpListener, TcpStream as Peer},
-        time::Duration,
-    };
+    use std::{io::Write as _, time::Duration};
 
     use super::*;
-
-    /// A connection's side, and its peer's.
-    fn pair(listener: &TcpListener) -> (Arc<TcpStream>, Peer) {
-        let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
-        let stream = listener.accept().unwrap().0;
-        stream.set_nonblocking(true).unwrap();
-        (Arc::new(TcpStream::from_std(stream).unwrap()), peer)
-    }
-
-    fn run(test: impl FnOnce(&TcpListener)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { test(&TcpListener::bind("127.0.0.1:0").unwrap()) });
-    }
+    use crate::handover::testing::{pair, run};
 
     #[test]
     fn the_connection_that_was_idle_longest_gives_way() {
@@ -320,14 +302,14 @@ mod tests {
     #[test]
     fn a_new_connection_looks_at_so_many_idle_ones() {
         run(|listener| {
-            let count = LOOKS_MAX + 2;
+            let count = IdleConnection::LOOKS_MAX + 2;
             let permits = ConnectionPermits::new(count);
             let mut connections: Vec<_> = (0..count).map(|_| pair(listener)).collect();
             let mut held: Vec<ConnectionPermit> = (0..count).map(|_| permits.admit(|| {}).unwrap()).collect();
             for (permit, (stream, _)) in held.iter_mut().zip(&connections) {
                 assert!(permit.set_idle(stream, Waker::noop()));
             }
-            for (at, (_, peer)) in connections[..=LOOKS_MAX].iter_mut().enumerate() {
+            for (at, (_, peer)) in connections[..=IdleConnection::LOOKS_MAX].iter_mut().enumerate() {
                 peer.write_all(b"G").unwrap();
                 while !permits.lock().holders[at].idle.as_ref().unwrap().has_input() {
                     std::thread::yield_now();

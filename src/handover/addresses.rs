@@ -68,7 +68,8 @@ impl Addresses {
     ///
     /// # Errors
     ///
-    /// The network that has reached the limit, none of whose sockets is found to be idle by [`LOOKS_MAX`] looks.
+    /// The network that has reached the limit, none of whose sockets is found to be idle by
+    /// [`IdleConnection::LOOKS_MAX`] looks.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
         let network = Network::of(address);
         let mut stripe = self.stripe(network);
@@ -163,12 +164,12 @@ impl NetworkSockets {
         self.idle.binary_search_by_key(&since, |idle| idle.since).ok()
     }
 
-    /// Returns the index of the socket that has been idle longest and has no unread input. Looks at [`LOOKS_MAX`]
-    /// sockets at most, and at none in which an earlier call has found input: each look is a system call under the
-    /// lock.
+    /// Returns the index of the socket that has been idle longest and has no unread input. Looks at
+    /// [`IdleConnection::LOOKS_MAX`] sockets at most, and at none in which an earlier call has found input: each look
+    /// is a system call under the lock.
     fn longest_idle(&mut self) -> Option<usize> {
         let unseen = self.idle.iter_mut().enumerate().filter(|(_, idle)| !idle.has_input);
-        for (at, idle) in unseen.take(LOOKS_MAX) {
+        for (at, idle) in unseen.take(IdleConnection::LOOKS_MAX) {
             idle.has_input = idle.connection.has_input();
             if !idle.has_input {
                 return Some(at);
@@ -236,14 +237,14 @@ impl fmt::Debug for Network {
 /// The stripes of the table, each with a lock of its own.
 const STRIPES: usize = 16;
 
-/// The idle sockets that are looked at for one new socket.
-const LOOKS_MAX: usize = 32;
-
 #[cfg(test)]
 mod tests {
     use std::{io::Write as _, task::Wake};
 
-    use super::*;
+    use super::{
+        super::testing::{pair, run},
+        *,
+    };
 
     struct Task;
 
@@ -281,97 +282,87 @@ mod tests {
     /// An idle socket gives way once, and gives nothing back then; one that is busy again keeps its permit.
     #[test]
     fn the_longest_idle_socket_gives_way() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
-        let addresses = Addresses::new(3);
-        let address = IpAddr::from([192, 0, 2, 1]);
-        let admit = || addresses.admit(address, || {});
-        let mut held: Vec<AddressPermit> = (0..3).map(|_| admit().unwrap()).collect();
-        for at in [1, 0, 2, 1] {
-            assert!(held[at].set_idle(&stream, Waker::noop()));
-        }
-        assert!(held[0].set_busy());
-        let first = admit().expect("the second is idle");
-        let held_still = |held: &[AddressPermit]| held.iter().map(AddressPermit::is_held).collect::<Vec<_>>();
-        assert_eq!(held_still(&held), [true, false, true]);
-        assert!(!held[1].set_idle(&stream, Waker::noop()) && !held[1].set_busy());
-        let second = admit().expect("the third is idle");
-        assert_eq!(held_still(&held), [true, false, false]);
-        assert!(admit().is_err(), "the first is busy");
-        assert!(addresses.admit([192, 0, 2, 2].into(), || panic!("it has room")).is_ok());
-        // A socket that has given way has nothing to give back.
-        held.drain(1..);
-        assert!(admit().is_err());
-        assert!(held[0].set_idle(&stream, Waker::noop()));
-        // Bytes that have arrived and were not read yet are a request.
-        listener.accept().unwrap().0.write_all(b"G").unwrap();
-        while !super::super::has_input(&stream) {
-            std::thread::yield_now();
-        }
-        assert!(admit().is_err());
-        drop((held, first, second));
-        assert_eq!(entries(&addresses), 0);
+        run(|listener| {
+            let (stream, mut peer) = pair(listener);
+            let addresses = Addresses::new(3);
+            let address = IpAddr::from([192, 0, 2, 1]);
+            let admit = || addresses.admit(address, || {});
+            let mut held: Vec<AddressPermit> = (0..3).map(|_| admit().unwrap()).collect();
+            for at in [1, 0, 2, 1] {
+                assert!(held[at].set_idle(&stream, Waker::noop()));
+            }
+            assert!(held[0].set_busy());
+            let first = admit().expect("the second is idle");
+            let held_still = |held: &[AddressPermit]| held.iter().map(AddressPermit::is_held).collect::<Vec<_>>();
+            assert_eq!(held_still(&held), [true, false, true]);
+            assert!(!held[1].set_idle(&stream, Waker::noop()) && !held[1].set_busy());
+            let second = admit().expect("the third is idle");
+            assert_eq!(held_still(&held), [true, false, false]);
+            assert!(admit().is_err(), "the first is busy");
+            assert!(addresses.admit([192, 0, 2, 2].into(), || panic!("it has room")).is_ok());
+            // A socket that has given way has nothing to give back.
+            held.drain(1..);
+            assert!(admit().is_err());
+            assert!(held[0].set_idle(&stream, Waker::noop()));
+            // Bytes that have arrived and were not read yet are a request.
+            peer.write_all(b"G").unwrap();
+            while !super::super::has_input(&stream) {
+                std::thread::yield_now();
+            }
+            assert!(admit().is_err());
+            drop((held, first, second));
+            assert_eq!(entries(&addresses), 0);
+        });
     }
 
     /// A busy permit keeps the waker for the next time that it is idle, until it goes on without its connection.
     #[test]
     fn a_permit_without_its_connection_keeps_no_waker() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
-        let task = Arc::new(Task);
-        let addresses = Addresses::new(1);
-        let mut permit = addresses.admit([192, 0, 2, 1].into(), || {}).unwrap();
-        assert!(permit.set_idle(&stream, &Waker::from(Arc::clone(&task))));
-        assert!(permit.set_busy());
-        assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (2, 1));
-        let permit = permit.without_connection();
-        assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (1, 0));
-        assert!(permit.is_held() && addresses.admit([192, 0, 2, 1].into(), || {}).is_err());
-        drop(permit);
-        assert_eq!(entries(&addresses), 0);
+        run(|listener| {
+            let (stream, _peer) = pair(listener);
+            let task = Arc::new(Task);
+            let addresses = Addresses::new(1);
+            let mut permit = addresses.admit([192, 0, 2, 1].into(), || {}).unwrap();
+            assert!(permit.set_idle(&stream, &Waker::from(Arc::clone(&task))));
+            assert!(permit.set_busy());
+            assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (2, 1));
+            let permit = permit.without_connection();
+            assert_eq!((Arc::strong_count(&task), Arc::weak_count(&stream)), (1, 0));
+            assert!(permit.is_held() && addresses.admit([192, 0, 2, 1].into(), || {}).is_err());
+            drop(permit);
+            assert_eq!(entries(&addresses), 0);
+        });
     }
 
     /// More idle sockets have unread input than one new socket may have looked at. The next new socket does not look at
     /// the same ones again.
     #[test]
     fn a_new_socket_looks_at_so_many_idle_ones() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let pair = || {
-            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            (Arc::new(TcpStream::from_std(stream).unwrap()), listener.accept().unwrap().0)
-        };
-        let ((asking, mut peer), (silent, _silent_peer)) = (pair(), pair());
-        peer.write_all(b"G").unwrap();
-        while !super::super::has_input(&asking) {
-            std::thread::yield_now();
-        }
-        let addresses = Addresses::new(LOOKS_MAX + 2);
-        let admit = || addresses.admit([192, 0, 2, 1].into(), || {});
-        let mut held: Vec<AddressPermit> = (0..LOOKS_MAX + 2).map(|_| admit().unwrap()).collect();
-        for (at, permit) in held.iter_mut().enumerate() {
-            assert!(permit.set_idle(if at <= LOOKS_MAX { &asking } else { &silent }, Waker::noop()));
-        }
-        assert!(admit().is_err(), "the last one is not looked at");
-        let new = admit().expect("the last one is idle");
-        assert_eq!(held.iter().position(|permit| !permit.is_held()), Some(LOOKS_MAX + 1));
-        // A socket that becomes idle again may give way again.
-        assert_eq!(rustix::io::read(&*asking, &mut [0; 8]), Ok(1));
-        assert!(held[1].set_idle(&asking, Waker::noop()));
-        let newer = admit().expect("the second one has no input any more");
-        assert!(held[0].is_held() && !held[1].is_held());
-        drop((held, new, newer));
-        assert_eq!(entries(&addresses), 0);
+        run(|listener| {
+            let ((asking, mut peer), (silent, _silent_peer)) = (pair(listener), pair(listener));
+            peer.write_all(b"G").unwrap();
+            while !super::super::has_input(&asking) {
+                std::thread::yield_now();
+            }
+            let addresses = Addresses::new(IdleConnection::LOOKS_MAX + 2);
+            let admit = || addresses.admit([192, 0, 2, 1].into(), || {});
+            let mut held: Vec<AddressPermit> = (0..IdleConnection::LOOKS_MAX + 2).map(|_| admit().unwrap()).collect();
+            for (at, permit) in held.iter_mut().enumerate() {
+                assert!(
+                    permit.set_idle(if at <= IdleConnection::LOOKS_MAX { &asking } else { &silent }, Waker::noop())
+                );
+            }
+            assert!(admit().is_err(), "the last one is not looked at");
+            let new = admit().expect("the last one is idle");
+            assert_eq!(held.iter().position(|permit| !permit.is_held()), Some(IdleConnection::LOOKS_MAX + 1));
+            // A socket that becomes idle again may give way again.
+            assert_eq!(rustix::io::read(&*asking, &mut [0; 8]), Ok(1));
+            assert!(held[1].set_idle(&asking, Waker::noop()));
+            let newer = admit().expect("the second one has no input any more");
+            assert!(held[0].is_held() && !held[1].is_held());
+            drop((held, new, newer));
+            assert_eq!(entries(&addresses), 0);
+        });
     }
 
     #[test]

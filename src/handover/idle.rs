@@ -18,6 +18,9 @@ pub(crate) struct IdleConnection {
 }
 
 impl IdleConnection {
+    /// The idle connections whose sockets are looked at for one new connection.
+    pub(crate) const LOOKS_MAX: usize = 32;
+
     fn new(stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
         IdleConnection { stream: Arc::downgrade(stream), waker: waker.clone() }
     }
@@ -59,7 +62,10 @@ mod tests {
         task::Wake,
     };
 
-    use super::*;
+    use super::{
+        super::testing::{pair, run},
+        *,
+    };
 
     #[derive(Default)]
     struct Woken(AtomicUsize);
@@ -73,18 +79,15 @@ mod tests {
     /// A connection that is idle once more wakes the task that it has then.
     #[test]
     fn the_last_waker_is_woken() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let stream = Arc::new(TcpStream::from_std(stream).unwrap());
-        let wakers = [Arc::<Woken>::default(), Arc::default(), Arc::default()];
-        let idle = IdleConnection::renewed(None, &stream, &Waker::from(Arc::clone(&wakers[0])));
-        let mut idle = IdleConnection::renewed(Some(idle), &stream, &Waker::from(Arc::clone(&wakers[1])));
-        idle.wake();
-        idle.set_waker(&Waker::from(Arc::clone(&wakers[2])));
-        idle.wake();
-        assert_eq!(wakers.map(|woken| woken.0.load(Ordering::Relaxed)), [0, 1, 1]);
+        run(|listener| {
+            let (stream, _peer) = pair(listener);
+            let wakers = [Arc::<Woken>::default(), Arc::default(), Arc::default()];
+            let idle = IdleConnection::renewed(None, &stream, &Waker::from(Arc::clone(&wakers[0])));
+            let mut idle = IdleConnection::renewed(Some(idle), &stream, &Waker::from(Arc::clone(&wakers[1])));
+            idle.wake();
+            idle.set_waker(&Waker::from(Arc::clone(&wakers[2])));
+            idle.wake();
+            assert_eq!(wakers.map(|woken| woken.0.load(Ordering::Relaxed)), [0, 1, 1]);
+        });
     }
 }
