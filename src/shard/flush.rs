@@ -168,12 +168,9 @@ impl<I: Io> Shard<I> {
             // The turn closes it before the next batch, unless this batch sends enough of its backlog.
             return None;
         }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        // The frames in the outbox precede the share.
-        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
         let owed = self.hub.owed_by_walk(topic, id.slot());
         let bytes = length(&owed);
-        self.owe(id, outbox.into_iter().chain(owed));
+        self.owe_in_order(id, owed);
         Some(bytes)
     }
 

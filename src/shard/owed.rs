@@ -38,13 +38,18 @@ impl<I: Io> Shard<I> {
         if owed.is_empty() {
             return;
         }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
-        self.owe(id, outbox.into_iter().chain(owed));
+        self.owe_in_order(id, owed);
         // Queues it with the connections that have a backlog, since it now has one, unless it is queued already.
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.flush.mark_dirty(connection, id);
         }
+    }
+
+    /// Appends the frames in the connection's outbox to its backlog, and then `owed`.
+    pub(super) fn owe_in_order(&mut self, id: ConnectionId, owed: Vec<Piece>) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
+        self.owe(id, outbox.into_iter().chain(owed));
     }
 
     /// Appends to the connection's backlog: pieces that its socket did not take, or shares of topics from which it has

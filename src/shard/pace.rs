@@ -10,8 +10,7 @@ pub(super) struct Pace {
     pub(super) receive_batch: usize,
     /// Receive batches of one turn.
     pub(super) receive_batches: usize,
-    /// Frames parsed in one turn. One more for each connection of a batch may be parsed when they are used up. While a
-    /// walk is under way it is fewer, see [`Pace::part`].
+    /// Frames parsed in one turn; fewer while a walk is under way, see [`Pace::part`].
     pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
