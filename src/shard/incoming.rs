@@ -52,18 +52,22 @@ impl Incoming {
     /// Notes that the connection's socket is readable.
     pub(super) fn push_ready(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         let is_open = connection.websocket.state() == State::Open;
-        enqueue(if is_open { &mut self.ready } else { &mut self.busy }, connection, id);
+        if mark_queued(connection) {
+            let queue = if is_open { &mut self.ready } else { &mut self.busy };
+            queue.push_back(id);
+        }
     }
 
     /// Notes that the connection may have more input than its share.
     pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
-        enqueue(&mut self.busy, connection, id);
+        if mark_queued(connection) {
+            self.busy.push_back(id);
+        }
     }
 
     /// Notes that the connection has more than it was served, and comes before the others with more.
     pub(super) fn push_front(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
-        if connection.io.reading == Reading::Idle {
-            connection.io.reading = Reading::Queued;
+        if mark_queued(connection) {
             self.busy.push_front(id);
         }
     }
@@ -192,12 +196,14 @@ impl Incoming {
     }
 }
 
-/// Puts a connection into a queue unless it stands in one, or is parked.
-fn enqueue(queue: &mut VecDeque<ConnectionId>, connection: &mut ShardConnection, id: ConnectionId) {
-    if connection.io.reading == Reading::Idle {
+/// Marks a connection as queued. Returns whether the caller has to put it into a queue: it stood in none, and is not
+/// parked.
+fn mark_queued(connection: &mut ShardConnection) -> bool {
+    let is_idle = connection.io.reading == Reading::Idle;
+    if is_idle {
         connection.io.reading = Reading::Queued;
-        queue.push_back(id);
     }
+    is_idle
 }
 
 /// Bytes of the shard's receive buffers, and so of one receive, unless that goes on with a large frame in a buffer of

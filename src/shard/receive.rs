@@ -5,7 +5,8 @@
 //!
 //! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share what is left of it
 //!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed
-//!   before its socket is read again.
+//!   before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied because a
+//!   large message has filled its buffer.
 //! - **Two queues.** Connections that the ring has just reported stand in `ready`; those that had more than their
 //!   share, or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that a client that sends
 //!   little waits for no crowd of clients that send much.
@@ -79,7 +80,7 @@ impl<I: Io> Shard<I> {
             }
             budget = self.receive_batch(budget, &mut copies);
         }
-        // They come first in the next turn: a large copy is only made as the first of a turn.
+        // Refused connections come first in the next turn, since a turn makes a large copy only as its first.
         for id in copies.refused.into_iter().rev() {
             if let Some(connection) = self.hub.connections.get_mut(id) {
                 self.incoming.push_front(connection, id);
@@ -122,7 +123,7 @@ impl<I: Io> Shard<I> {
         let results = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
         let mut share = |budget: u32| {
-            // What is left unparsed comes with the next turn.
+            // Input that is left unparsed comes with the next turn.
             let share = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
             served -= 1;
             share
@@ -227,5 +228,19 @@ impl Copies {
         self.frames -= taken;
         self.has_begun |= frames > 0;
         Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_copies_half_of_its_budget_or_one_buffer() {
+        let new = || Copies { frames: 32, has_begun: false, refused: Vec::new() };
+        let mut large = new();
+        assert_eq!([64, 1, 0].map(|frames| large.admit(frames)), [Some(32), None, Some(0)]);
+        let mut small = new();
+        assert_eq!([0, 8, 64, 24, 1].map(|frames| small.admit(frames)), [Some(0), Some(8), None, Some(24), None]);
     }
 }
