@@ -26,6 +26,7 @@ mod answering;
 mod checks;
 mod client;
 mod closes;
+mod copies;
 mod crowds;
 mod leftovers;
 mod line;
