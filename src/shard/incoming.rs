@@ -24,13 +24,26 @@ pub(super) struct Incoming {
     /// Connections that have more input than their share: some that is not parsed, or a socket that filled its buffer.
     /// Connections that are closing stand here too: thousands of them may send input that is only dropped.
     busy: VecDeque<ConnectionId>,
-    /// Whether the next connection comes from `busy`.
-    takes_busy: bool,
+    /// Connections whose large frame has filled its buffer, with the frames that the copy into a larger one counts as.
+    copying: VecDeque<(ConnectionId, u32)>,
+    /// Connections that a turn has received from and had no frame of its budget left for.
+    unserved: Vec<ConnectionId>,
+    /// The queue that the next connection comes from, if one stands there.
+    next: Queue,
     /// Connections whose input is not parsed to its end.
     unparsed: usize,
     pub(super) unfinished: Unfinished,
     /// Receive buffers that are free.
     buffers: Vec<BytesMut>,
+}
+
+/// A queue of connections to receive from. The queues are served alternately, in this order.
+#[derive(Debug, Clone, Copy, Default)]
+enum Queue {
+    #[default]
+    Copying,
+    Ready,
+    Busy,
 }
 
 /// A buffer to receive into.
@@ -46,7 +59,7 @@ pub(super) struct Buffer {
 impl Incoming {
     /// Returns whether there is no connection to receive from or to parse.
     pub(super) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.busy.is_empty()
+        self.len() == 0
     }
 
     /// Notes that the connection's socket is readable.
@@ -65,24 +78,66 @@ impl Incoming {
         }
     }
 
-    /// Notes that the connection has more than it was served, and comes before the others with more.
-    pub(super) fn push_front(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
+    /// Notes that the turn had no frame left for the connection's input. It comes first in the next turn.
+    pub(super) fn push_unserved(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
+            self.unserved.push(id);
+        }
+    }
+
+    /// Notes that the connection waits for a copy that counts as so many frames.
+    pub(super) fn push_copying(&mut self, connection: &mut ShardConnection, id: ConnectionId, frames: u32) {
+        if mark_queued(connection) {
+            self.copying.push_back((id, frames));
+        }
+    }
+
+    /// Returns whether a connection waits for a copy.
+    pub(super) fn is_copying(&self) -> bool {
+        !self.copying.is_empty()
+    }
+
+    /// Begins a turn: its first connection is the first that waits for a copy, since a turn makes a very large copy only
+    /// as its first.
+    pub(super) fn begin_turn(&mut self) {
+        self.next = Queue::Copying;
+    }
+
+    /// Ends a turn: the connections without their share come before those that have had theirs.
+    pub(super) fn end_turn(&mut self) {
+        while let Some(id) = self.unserved.pop() {
             self.busy.push_front(id);
         }
     }
 
-    /// Returns the next connection to serve, from both queues by turns.
-    pub(super) fn pop(&mut self) -> Option<ConnectionId> {
-        self.takes_busy = !self.takes_busy;
-        let (first, second) =
-            if self.takes_busy { (&mut self.busy, &mut self.ready) } else { (&mut self.ready, &mut self.busy) };
-        first.pop_front().or_else(|| second.pop_front())
+    /// Returns the next connection to serve, from the queues alternately, and the frames that its copy was admitted
+    /// with. A connection that waits for a copy is returned only if `admit` returns the frames for it; the others
+    /// behind it wait too.
+    pub(super) fn pop(
+        &mut self,
+        mut admit: impl FnMut(ConnectionId, u32) -> Option<u32>,
+    ) -> Option<(ConnectionId, Option<u32>)> {
+        for _ in 0..3 {
+            let queue = self.next;
+            self.next = queue.next();
+            let next = match queue {
+                Queue::Ready => self.ready.pop_front().map(|id| (id, None)),
+                Queue::Busy => self.busy.pop_front().map(|id| (id, None)),
+                Queue::Copying => self.copying.front().and_then(|&(id, frames)| Some((id, Some(admit(id, frames)?)))),
+            };
+            if let Some((_, copied)) = next {
+                if copied.is_some() {
+                    self.copying.pop_front();
+                }
+                return next;
+            }
+        }
+        None
     }
 
     /// Returns how many connections wait to be served.
     pub(super) fn len(&self) -> usize {
-        self.ready.len() + self.busy.len()
+        self.ready.len() + self.busy.len() + self.copying.len()
     }
 
     /// Keeps input that is not parsed to its end.
@@ -189,9 +244,19 @@ impl Incoming {
 
     /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
     pub(super) fn give_back(&mut self, buffer: Buffer) {
-        let is_usual = !buffer.is_own && buffer.bytes.capacity() <= 2 * RECEIVE_BUFFER;
+        let is_usual = !buffer.is_own && buffer.bytes.capacity() <= RECEIVE_BUFFER;
         if is_usual && self.buffers.len() < BUFFERS_MAX {
             self.buffers.push(buffer.bytes);
+        }
+    }
+}
+
+impl Queue {
+    fn next(self) -> Queue {
+        match self {
+            Queue::Copying => Queue::Ready,
+            Queue::Ready => Queue::Busy,
+            Queue::Busy => Queue::Copying,
         }
     }
 }

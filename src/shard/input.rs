@@ -43,6 +43,11 @@ impl<I: Io> Shard<I> {
         let buffer = Buffer { bytes, is_own: received.is_own, is_consumed: consumed > 0 };
         if is_stopped && !buffer.bytes.is_empty() {
             self.count(Counter::InputDeferred, 1);
+            if share == 0
+                && let Some(connection) = self.hub.connections.get_mut(id)
+            {
+                self.incoming.push_unserved(connection, id);
+            }
             self.keep_unparsed(id, buffer);
         } else {
             self.keep_rest(id, buffer);
@@ -161,8 +166,8 @@ impl<I: Io> Shard<I> {
             && !rest.is_empty()
         {
             let missing = connection.websocket.missing(&rest);
-            // Behind a frame that was consumed a buffer of its own would go on keeping that frame's memory.
-            let stays = if is_own { !is_consumed } else { rest.len() >= RECEIVE_BUFFER / 2 };
+            // Behind a frame that was consumed the buffer would go on keeping that frame's memory.
+            let stays = !is_consumed && (is_own || rest.len() >= RECEIVE_BUFFER / 2);
             if stays {
                 connection.io.partial = Some(Box::new(rest));
                 return;

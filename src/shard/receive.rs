@@ -7,9 +7,10 @@
 //!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed
 //!   before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied because a
 //!   large message has filled its buffer.
-//! - **Two queues.** Connections that the ring has just reported stand in `ready`; those that had more than their
-//!   share, or whose socket filled its buffer, stand in `busy`. Both are served by turns, so that a client that sends
-//!   little waits for no crowd of clients that send much.
+//! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
+//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; those whose frame has to be
+//!   copied into a larger buffer, in `copying`. The queues are served alternately, so that a client that sends little
+//!   waits for no crowd of clients that send much.
 //! - **Room is checked between two messages.** While too much waits to be sent nothing is parsed; and a connection
 //!   that is owed more than half of its backlog's limit is *parked*: it is not read from until it has taken some.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
@@ -68,7 +69,8 @@ impl<I: Io> Shard<I> {
         // A client whose input waits for the shard does not use up the time of its message.
         let receives_nothing = !self.incoming.is_empty() && self.is_full();
         self.incoming.unfinished.stop(receives_nothing, self.now);
-        let mut copies = Copies { frames: budget / 2, has_begun: false, refused: Vec::new() };
+        let mut copies = Copies { frames: budget / 2, has_begun: false };
+        self.incoming.begin_turn();
         for _ in 0..self.pace.receive_batches {
             if budget == 0 || self.incoming.is_empty() {
                 break;
@@ -80,12 +82,7 @@ impl<I: Io> Shard<I> {
             }
             budget = self.receive_batch(budget, &mut copies);
         }
-        // Refused connections come first in the next turn, since a turn makes a large copy only as its first.
-        for id in copies.refused.into_iter().rev() {
-            if let Some(connection) = self.hub.connections.get_mut(id) {
-                self.incoming.push_front(connection, id);
-            }
-        }
+        self.incoming.end_turn();
     }
 
     /// Serves up to [`Pace::receive_batch`] connections. Returns the rest of the budget.
@@ -98,7 +95,11 @@ impl<I: Io> Shard<I> {
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         for _ in 0..most {
-            let Some(id) = self.incoming.pop() else { break };
+            let connections = &self.hub.connections;
+            // A connection that has ended needs no copy.
+            let admit = |id, frames| if connections.get(id).is_some() { copies.admit(frames) } else { Some(0) };
+            let Some((id, admitted)) = self.incoming.pop(admit) else { break };
+            budget -= admitted.unwrap_or(0);
             let owes_much = self.owes_much(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             connection.io.reading = Reading::Idle;
@@ -109,21 +110,26 @@ impl<I: Io> Shard<I> {
             }
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 // A buffer that has grown with a large frame does not stay for the input behind that frame.
-                let is_own = bytes.capacity() > 2 * RECEIVE_BUFFER;
+                let is_own = bytes.capacity() > RECEIVE_BUFFER;
                 unparsed.push((id, Buffer { bytes, is_own, is_consumed: false }));
             } else {
-                let Some(copied) = copies.admit(frames_of(Incoming::copied_for(connection))) else {
-                    copies.refused.push(id);
-                    continue;
-                };
-                budget -= copied;
+                let frames = frames_of(Incoming::copied_for(connection));
+                if admitted.is_none() && frames > 0 {
+                    // Copies are made in the order of this queue.
+                    let copied = if self.incoming.is_copying() { None } else { copies.admit(frames) };
+                    let Some(copied) = copied else {
+                        self.incoming.push_copying(connection, id, frames);
+                        continue;
+                    };
+                    budget -= copied;
+                }
                 batch.push((id, self.incoming.buffer_for(connection)));
             }
         }
         let results = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
         let mut share = |budget: u32| {
-            // Input that is left unparsed comes with the next turn.
+            // A connection without a frame comes first in the next turn.
             let share = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
             served -= 1;
             share
@@ -213,8 +219,6 @@ impl<I: Io> Shard<I> {
 struct Copies {
     frames: u32,
     has_begun: bool,
-    /// Connections whose copies wait for the next turn.
-    refused: Vec<ConnectionId>,
 }
 
 impl Copies {
@@ -237,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_turn_copies_half_of_its_budget_or_one_buffer() {
-        let new = || Copies { frames: 32, has_begun: false, refused: Vec::new() };
+        let new = || Copies { frames: 32, has_begun: false };
         let mut large = new();
         assert_eq!([64, 1, 0].map(|frames| large.admit(frames)), [Some(32), None, Some(0)]);
         let mut small = new();
