@@ -97,7 +97,7 @@ impl Incoming {
         !self.copying.is_empty()
     }
 
-    /// Begins a turn: its first connection is the first that waits for a copy, since a turn makes a very large copy only
+    /// Begins a turn. The first connection that waits for a copy comes first, since a turn makes a very large copy only
     /// as its first.
     pub(super) fn begin_turn(&mut self) {
         self.next = Queue::Copying;

@@ -8,9 +8,9 @@
 //!   before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied because a
 //!   large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
-//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; those whose frame has to be
-//!   copied into a larger buffer, in `copying`. The queues are served alternately, so that a client that sends little
-//!   waits for no crowd of clients that send much.
+//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
+//!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
+//!   sends little waits for no crowd of clients that send much.
 //! - **Room is checked between two messages.** While too much waits to be sent nothing is parsed; and a connection
 //!   that is owed more than half of its backlog's limit is *parked*: it is not read from until it has taken some.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     hub::ConnectionId,
     metrics::Counter,
+    proto::State,
     sys::{Io, Readiness, Receive},
 };
 
@@ -95,6 +96,9 @@ impl<I: Io> Shard<I> {
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         for _ in 0..most {
+            if budget == 0 {
+                break;
+            }
             let connections = &self.hub.connections;
             // A connection that has ended needs no copy.
             let admit = |id, frames| if connections.get(id).is_some() { copies.admit(frames) } else { Some(0) };
@@ -108,6 +112,11 @@ impl<I: Io> Shard<I> {
                 self.count(Counter::Parked, 1);
                 continue;
             }
+            if connection.websocket.state() == State::Closed && connection.io.partial.is_none() {
+                budget = budget.saturating_sub(self.discard(id));
+                continue;
+            }
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 // A buffer that has grown with a large frame does not stay for the input behind that frame.
                 let is_own = bytes.capacity() > RECEIVE_BUFFER;
@@ -143,6 +152,39 @@ impl<I: Io> Shard<I> {
             budget = budget.saturating_sub(self.received(id, buffer, result, share(budget)));
         }
         budget
+    }
+
+    /// Drops input of a connection whose WebSocket is closed. Returns how much of the budget that took.
+    fn discard(&mut self, id: ConnectionId) -> u32 {
+        let Some(socket) = &self.sockets[id.slot() as usize] else { return 0 };
+        let result = self.io.discard(socket, DISCARD_MAX);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        match result {
+            Ok(0) => {
+                connection.io.sides.end_peer();
+                self.end_if_done(id);
+                1
+            }
+            Ok(count) => {
+                // A close frame may wait until the peer is silent.
+                connection.websocket.excuse_silence(self.now);
+                let has_more = count == DISCARD_MAX || connection.io.sides.has_hung_up();
+                self.count(Counter::BytesIn, count as u64);
+                if has_more {
+                    self.look_again(id);
+                }
+                1 + frames_of(count / DISCARDED_AS_RECEIVED)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 1,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.look_again(id);
+                1
+            }
+            Err(error) => {
+                self.lose(id, &error);
+                1
+            }
+        }
     }
 
     /// Receives into each buffer of the batch, in one system call.
@@ -213,6 +255,12 @@ impl<I: Io> Shard<I> {
         }
     }
 }
+
+/// Bytes that are dropped at once.
+const DISCARD_MAX: usize = 256 << 10;
+
+/// So many bytes that are dropped count as one that is received: nothing is copied.
+const DISCARDED_AS_RECEIVED: usize = 2;
 
 /// The copies of large buffers that a turn still makes: half of the frames that it parses, but one whatever its size.
 #[derive(Debug)]

@@ -408,6 +408,10 @@ impl Io for HotRing {
         }
     }
 
+    fn discard(&mut self, socket: &OwnedFd, most: usize) -> io::Result<usize> {
+        net::discard(socket, most)
+    }
+
     fn unread(&self, socket: &OwnedFd) -> usize {
         // A socket that cannot report it has failed, as the next receive will show.
         net::unread(socket).unwrap_or_default()

@@ -34,6 +34,13 @@ pub trait Io {
     /// Tries each entry once and fills in its result.
     fn receive(&mut self, batch: &mut [Receive<'_, Self::Socket>]);
 
+    /// Drops up to `most` bytes of input, without a copy, and returns their number; `Ok(0)` is the end of input.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing is there; otherwise the failure of the socket.
+    fn discard(&mut self, socket: &Self::Socket, most: usize) -> io::Result<usize>;
+
     /// Tries each entry once, in order. Entries that are not named in `refused` have been sent whole.
     ///
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.

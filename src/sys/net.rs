@@ -124,6 +124,20 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
+/// Drops up to `most` bytes that have arrived, and returns their number; `Ok(0)` is the end of input. The kernel copies
+/// nothing (`MSG_TRUNC`, tcp(7)).
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing is there; otherwise what `recv(2)` answers.
+pub fn discard(socket: &OwnedFd, most: usize) -> io::Result<usize> {
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so that it may be null; the descriptor is open
+    // for as long as `socket` is borrowed.
+    let count = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), most, flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 /// Returns how many bytes have arrived at the socket and were not received (`SIOCINQ`). The end behind them is none.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ fn message(length: usize) -> Vec<u8> {
     [&header[..], &[0; 4], &vec![0; length]].concat()
 }
 
-/// A copy that a turn does not make is the first of the next turn, since a turn makes a very large one only as its first.
+/// A copy that a turn does not make is the first of the next turn: a turn makes a very large one only as its first.
 /// Behind a crowd that copies a little in each turn it would never be made.
 #[test]
 fn a_copy_that_waits_is_the_first_of_the_next_turn() {
@@ -84,7 +84,9 @@ fn a_crowd_that_receives_much_keeps_no_small_client_waiting() {
         let mut world = World::new(CROWD + small);
         // As while a walk is under way that is bounded in bytes.
         world.shard.pace.frames = 64;
-        (CROWD..CROWD + small).for_each(|client| drop(world.sent(client)));
+        for client in CROWD..CROWD + small {
+            world.sent(client);
+        }
         (0..CROWD).for_each(|client| world.arrive(client, input, 1));
         let copies = |world: &World| {
             let connections = &world.shard.hub.connections;
@@ -119,7 +121,9 @@ fn a_client_without_a_share_is_the_first_of_the_next_turn() {
     let pace = &mut world.shard.pace;
     (pace.frames, pace.receive_batch, pace.receive_batches) = (32, 5, 1);
     (0..CROWD).for_each(|client| world.arrive(client, &message(60_000), 12));
-    (0..CROWD).for_each(|_| drop(world.turn()));
+    for _ in 0..CROWD {
+        world.turn();
+    }
     // The first of the three uses up the budget of all.
     world.arrive(small - 1, &message(60_000), 1);
     world.arrive(small, PING, 1);

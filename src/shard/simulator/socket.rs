@@ -1,6 +1,6 @@
 //! The sockets of a shard on a simulated network.
 
-use std::{cell::RefCell, collections::HashSet, mem, net::SocketAddr, rc::Rc, thread};
+use std::{cell::RefCell, collections::HashSet, io, mem, net::SocketAddr, rc::Rc, thread};
 
 use super::{
     line::{End, Line},
@@ -100,6 +100,16 @@ impl Io for SimulatedIo {
                 received.len()
             });
         }
+    }
+
+    fn discard(&mut self, socket: &SimulatedSocket, most: usize) -> io::Result<usize> {
+        let mut network = self.0.borrow_mut();
+        network.submit();
+        network.happen();
+        network.line(socket.line);
+        let dropped = network.receive_one(socket.line, most)?.len();
+        network.tally.bytes_received += dropped as u64;
+        Ok(dropped)
     }
 
     fn send(&mut self, batch: &[SendEntry<'_, SimulatedSocket>], refused: &mut Vec<Unsent>) {
