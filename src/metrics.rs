@@ -1,7 +1,9 @@
-//! The counters of the hub: one table, and one array of numbers for each shard and for the control thread.
+//! The counters of the hub: one table, and one array of numbers for each shard, for the control thread, and for the
+//! process.
 //!
-//! Each counter has a single writer, its own thread; everybody else only reads. So an increment is a plain load and
-//! store, and a reader sees each number a moment late, never torn.
+//! Only its own thread writes a counter of a shard or of the control thread; every thread may add to those of the
+//! process. So an increment of the former is a plain load and store, and a reader sees each number a moment late, never
+//! torn.
 
 mod process;
 
@@ -26,31 +28,31 @@ macro_rules! counters {
             /// Every row, in the order of the table.
             pub const ALL: &[Counter] = &[$(Counter::$variant,)+];
 
-            /// Its name, in Prometheus' style, with the label that tells it from others of its family if there are any.
+            /// Returns the name in Prometheus' style, with a label if the family has several counters.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$variant => $name,)+ }
             }
 
-            /// What one of it is.
+            /// Returns the unit, such as `connections`.
             #[must_use]
             pub fn unit(self) -> &'static str {
                 match self { $(Counter::$variant => $unit,)+ }
             }
 
-            /// Who counts it.
+            /// Returns the threads that write the counter.
             #[must_use]
             pub fn counted_by(self) -> CountedBy {
                 match self { $(Counter::$variant => CountedBy::$place,)+ }
             }
 
-            /// Whether it only ever grows.
+            /// Returns whether the number only grows, or goes up and down.
             #[must_use]
             pub fn kind(self) -> Kind {
                 match self { $(Counter::$variant => Kind::$kind,)+ }
             }
 
-            /// What it counts, in a sentence.
+            /// Returns a sentence about the meaning of the number.
             #[must_use]
             pub fn help(self) -> &'static str {
                 match self { $(Counter::$variant => concat!($($help),+).trim_ascii(),)+ }
@@ -61,18 +63,18 @@ macro_rules! counters {
 
 const PREFIX: &str = "ringhub_";
 
-/// What the members of a family have in common.
+/// The help texts of families with several counters.
 const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
 
-/// Upper bounds of the classes of turns by length, in microseconds.
+/// Upper bounds of the buckets of turn lengths, in microseconds.
 pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
 
 /// How a counter moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows.
+    /// The number only grows.
     Counter,
-    /// It goes up and down.
+    /// The number goes up and down.
     Gauge,
 }
 
@@ -85,16 +87,16 @@ impl Kind {
     }
 }
 
-/// Who counts something.
+/// The threads that write a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountedBy {
     /// Each shard.
     Shard,
     /// The control thread.
     Control,
-    /// All of them.
-    Both,
-    /// The process, for all servers in it.
+    /// Each shard, and the control thread.
+    ShardAndControl,
+    /// Any thread of the process, for all servers in it.
     Process,
 }
 
@@ -108,59 +110,60 @@ counters! {
     /// Established connections that have ended, for whatever reason.
     Ended "ended_total" "connections" Counter Shard;
     /// Requests refused because there were as many connections as allowed (503).
-    RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter Both;
+    RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
     /// Sockets refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
     /// Requests refused because the server is leaving (503).
-    RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter Both;
+    RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
-    RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter Both;
+    RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they showed no valid token (401).
-    RefusedToken "refused_total{cause=\"token\"}" "requests" Counter Both;
+    RefusedToken "refused_total{cause=\"token\"}" "requests" Counter ShardAndControl;
     /// Requests refused because of their origin, or because their token is for something else (403).
-    RefusedForbidden "refused_total{cause=\"forbidden\"}" "requests" Counter Both;
+    RefusedForbidden "refused_total{cause=\"forbidden\"}" "requests" Counter ShardAndControl;
     /// Requests refused because nothing is at their path (404).
-    RefusedNotFound "refused_total{cause=\"not_found\"}" "requests" Counter Both;
+    RefusedNotFound "refused_total{cause=\"not_found\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their method is not for their path (405).
-    RefusedMethod "refused_total{cause=\"method\"}" "requests" Counter Both;
+    RefusedMethod "refused_total{cause=\"method\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their body took too long (408).
-    RefusedTimeout "refused_total{cause=\"timeout\"}" "requests" Counter Both;
+    RefusedTimeout "refused_total{cause=\"timeout\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their body was too large (413).
-    RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter Both;
-    /// Requests refused because they asked for no upgrade where one is needed, or for another (426).
-    RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter Both;
+    RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
+    /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
+    RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter Shard;
     /// Requests refused for any other reason.
-    RefusedOther "refused_total{cause=\"other\"}" "requests" Counter Both;
-    /// Connections dropped because their opening request did not arrive in time.
-    HandshakeTimeout "handshake_timeout_total" "connections" Counter Both;
+    RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
+    /// Connections dropped because the head of a request did not arrive in time.
+    HandshakeTimeout "handshake_timeout_total" "connections" Counter ShardAndControl;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;
     /// HTTP connections that are open now: those that did not become WebSockets.
     HttpConnectionsOpen "http_connections_open" "connections" Gauge Control;
     /// HTTP connections that the control thread has taken over.
     HttpConnections "http_connections_total" "connections" Counter Control;
-    /// Requests answered that asked for no WebSocket, whatever the answer: by the control thread, and by shards those
-    /// for the server's health, or for its metrics without a valid token when there is no room.
-    HttpRequests "http_requests_total" "requests" Counter Both;
+    /// Answered requests that are no opening requests, whatever the answer. A shard answers requests for the server's
+    /// health, and, when there is no room, requests for its metrics without a valid token; the control thread answers
+    /// the others.
+    HttpRequests "http_requests_total" "requests" Counter ShardAndControl;
     /// Idle HTTP connections that gave way to new ones.
-    HttpDisplaced "http_displaced_total" "connections" Counter Both;
+    HttpDisplaced "http_displaced_total" "connections" Counter ShardAndControl;
     /// HTTP connections given up because their client took an answer too slowly.
     HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.
     HttpReturned "http_returned_total" "connections" Counter Control;
-    /// Topics whose messages the shard puts in order. Those that nobody uses and that are remembered count too.
+    /// Topics whose home is the shard. Topics that are not used any more, but remembered, count too.
     Topics "topics" "topics" Gauge Shard;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
-    MessagesIn "messages_in_total" "messages" Counter Both;
+    MessagesIn "messages_in_total" "messages" Counter ShardAndControl;
     /// Bytes received on established connections, and of bodies that were published.
-    BytesIn "bytes_in_total" "bytes" Counter Both;
-    /// Messages handed to subscribers, one for each recipient.
+    BytesIn "bytes_in_total" "bytes" Counter ShardAndControl;
+    /// Messages handed to sockets or put into backlogs, one for each recipient.
     Deliveries "deliveries_total" "messages" Counter Shard;
     /// Bytes handed to sockets.
     BytesOut "bytes_out_total" "bytes" Counter Shard;
-    /// Sends that carried them; deliveries divided by sends is how many messages ride in one.
+    /// Sends to established connections. Deliveries divided by sends is the number of messages in one send.
     Sends "sends_total" "sends" Counter Shard;
     /// Sends that a socket took in part or not at all, which made or kept a backlog.
     ShortSends "short_sends_total" "sends" Counter Shard;
@@ -168,7 +171,7 @@ counters! {
     SlowConsumers "slow_consumers" "connections" Gauge Shard;
     /// Connections closed with 1008 because their backlog went beyond its limit.
     SlowClosed "slow_closed_total" "connections" Counter Shard;
-    /// Messages that slow consumers were owed when they were closed.
+    /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
@@ -178,59 +181,62 @@ counters! {
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
     /// Panics of handlers, each of which has closed its connection with 1011, and of authenticators, each of which has
     /// refused a request with 500.
-    HandlerPanics "handler_panics_total" "panics" Counter Both;
-    /// Connections closed with 1008 by their handler: a receive-only client has sent a message.
+    HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
+    /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
-    /// Connections given up because no sign of life followed a ping, or their clients took nothing they were owed.
+    /// Connections given up because no sign of life followed a ping, or because their clients took nothing of their
+    /// backlogs.
     PongTimeout "pong_timeout_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
     CloseTimeout "close_timeout_total" "connections" Counter Shard;
-    /// Connections reset at their end, because their clients had not taken all that was sent.
+    /// Connections reset at their end, because their clients had not taken all output.
     Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
-    /// Times a connection was read no further because it did not take what it was sent.
+    /// Times a connection was parked, since its client did not take its output.
     Parked "parked_total" "times" Counter Shard;
-    /// Times a connection's input was left for later because its share of a turn was used up.
+    /// Times a connection's input was left for later because its share of a turn was used up, or too much waited to be
+    /// sent.
     InputDeferred "input_deferred_total" "times" Counter Shard;
     /// Requests and deliveries between threads that found no room in their lane and waited beside it.
-    LaneOverflow "lane_overflow_total" "entries" Counter Both;
-    /// Polls armed in the kernel: one for each connection, one more for each that waits for room to send. More for
-    /// longer than a moment would be sockets that are kept open.
+    LaneOverflow "lane_overflow_total" "entries" Counter ShardAndControl;
+    /// Polls armed in the kernel: one for each connection, and a second one for each that waits for room to send. A
+    /// larger number for more than a moment means that polls keep closed sockets open.
     PollsArmed "polls_armed" "polls" Gauge Shard;
     /// Cancellations of polls that the kernel refused and that were repeated.
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
-    /// Lines for standard error or standard output that were dropped, since nobody took them in time or at all.
+    /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
+    /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;
 }
 
 impl Counter {
-    /// The name without its label: what all of a family have in common.
+    /// Returns the name of the family, which is the name without its label.
     #[must_use]
     pub fn family(self) -> &'static str {
         self.name().split('{').next().unwrap_or_default()
     }
 
-    /// The label within its family, such as `cause="limit"`; empty for a family of one.
+    /// Returns the label within the family, such as `cause="limit"`. It is empty if the family has one counter.
     #[must_use]
     pub fn label(self) -> &'static str {
         self.name().split_once('{').map_or("", |(_, label)| label.trim_end_matches('}'))
     }
 
-    /// What the label says, such as `limit`: of requests that are refused, why.
+    /// Returns the value of the label: for refused requests, the cause, such as `limit`.
     #[must_use]
     pub fn cause(self) -> &'static str {
         self.label().split('"').nth(1).unwrap_or_default()
     }
 
-    /// What counts a request refused with this status, unless its cause is known: 503 has several, and a handler may
-    /// have its own.
+    /// Returns the counter for a request refused with this status, for callers that do not know the cause. 503 has
+    /// several causes, and a handler may use any status.
     #[must_use]
     pub fn refused(status: u16) -> Counter {
         match status {
@@ -251,7 +257,8 @@ impl Counter {
 #[derive(Debug)]
 pub struct Counters {
     numbers: [AtomicU64; Counter::ALL.len()],
-    /// How many turns took at most as long as each of [`TURN_BOUNDS_US`], and how many longer.
+    /// The turns by length: each is counted once, at the first of [`TURN_BOUNDS_US`] that it does not exceed, or at the
+    /// end.
     turns: [AtomicU64; TURN_BOUNDS_US.len() + 1],
     turns_ns: AtomicU64,
 }
@@ -271,18 +278,18 @@ impl Counters {
         }
     }
 
-    /// Adds to a counter. Only their own thread may call this.
+    /// Adds to a counter. Only the counters' own thread may call this.
     pub fn add(&self, counter: Counter, count: u64) {
         self.set(counter, self.get(counter).wrapping_add(count));
     }
 
-    /// Sets a gauge. Only their own thread may call this.
+    /// Sets a counter or gauge. Only the counters' own thread may call this.
     pub fn set(&self, counter: Counter, value: u64) {
-        // Relaxed: the number stands for itself, no other memory is read on its word.
+        // Relaxed: no reader uses the number to decide whether other memory may be read.
         self.numbers[counter as usize].store(value, Ordering::Relaxed);
     }
 
-    /// The present number.
+    /// Returns the present number.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {
         self.numbers[counter as usize].load(Ordering::Relaxed)
@@ -290,8 +297,8 @@ impl Counters {
 }
 
 impl Counters {
-    /// Counts a turn by its length. Only their own thread may call this.
-    pub fn turn(&self, length: Duration) {
+    /// Counts a turn by its length. Only the counters' own thread may call this.
+    pub fn count_turn(&self, length: Duration) {
         let ns = length.as_nanos() as u64;
         let bucket = TURN_BOUNDS_US.iter().position(|bound| ns <= bound * 1_000).unwrap_or(TURN_BOUNDS_US.len());
         // Relaxed, as above.
@@ -301,7 +308,7 @@ impl Counters {
     }
 }
 
-/// What belongs to no thread and no server.
+/// The counters of the process, which belong to no thread and no server.
 static PROCESS: Counters = Counters::new();
 
 /// Adds to a counter of the whole process. Any thread may call this.
@@ -310,9 +317,9 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
     PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
 }
 
-/// Everything in the text format of Prometheus, version 0.0.4. Each sample says which thread it is from:
-/// `shard="0"` and so on, or `shard="control"`; `shard="process"` is what no thread counts for itself. What the kernel
-/// knows of the process has no label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
+/// Returns all counters in the text format of Prometheus, version 0.0.4. The label `shard` is the number of a shard,
+/// `control`, or `process` for counters of the whole process. `build_info` and the gauges of the process have no such
+/// label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
 #[must_use]
 pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut text = String::with_capacity(16 * 1_024);
@@ -322,28 +329,28 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
         if counter.family() != family {
             family = counter.family();
             let family_help = FAMILIES.iter().find(|(name, _)| *name == family).map(|(_, help)| *help);
-            head(&mut line, family, family_help.unwrap_or(counter.help()), counter.kind().name());
+            write_help(&mut line, family, family_help.unwrap_or(counter.help()), counter.kind().name());
         }
         let comma = if counter.label().is_empty() { "" } else { "," };
         let label = counter.label();
-        if matches!(counter.counted_by(), CountedBy::Shard | CountedBy::Both) {
+        if matches!(counter.counted_by(), CountedBy::Shard | CountedBy::ShardAndControl) {
             for (number, shard) in shards.iter().enumerate() {
                 line(format_args!("{PREFIX}{family}{{shard=\"{number}\"{comma}{label}}} {}", shard.get(counter)));
             }
         }
-        if matches!(counter.counted_by(), CountedBy::Control | CountedBy::Both) {
+        if matches!(counter.counted_by(), CountedBy::Control | CountedBy::ShardAndControl) {
             line(format_args!("{PREFIX}{family}{{shard=\"control\"{comma}{label}}} {}", control.get(counter)));
         }
         if counter.counted_by() == CountedBy::Process {
             line(format_args!("{PREFIX}{family}{{shard=\"process\"{comma}{label}}} {}", PROCESS.get(counter)));
         }
     }
-    head(&mut line, "deliveries_per_send", "Messages that rode in one send, on average since the start.", "gauge");
+    write_help(&mut line, "deliveries_per_send", "Messages in one send, on average since the start.", "gauge");
     for (number, shard) in shards.iter().enumerate() {
         let ratio = shard.get(Counter::Deliveries) as f64 / shard.get(Counter::Sends).max(1) as f64;
         line(format_args!("{PREFIX}deliveries_per_send{{shard=\"{number}\"}} {ratio}"));
     }
-    head(&mut line, "turn_seconds", "How long turns took.", "histogram");
+    write_help(&mut line, "turn_seconds", "Lengths of turns.", "histogram");
     for (number, shard) in shards.iter().enumerate() {
         let mut count = 0;
         for (bucket, turns) in shard.turns.iter().enumerate() {
@@ -356,20 +363,27 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
         line(format_args!("{PREFIX}turn_seconds_count{{shard=\"{number}\"}} {count}"));
     }
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    head(&mut line, "taken_timestamp_seconds", "When these numbers were taken, since 1970.", "gauge");
+    write_help(
+        &mut line,
+        "taken_timestamp_seconds",
+        "The time at which these numbers were taken, in seconds since 1970.",
+        "gauge",
+    );
     line(format_args!("{PREFIX}taken_timestamp_seconds{{shard=\"process\"}} {time:.3}"));
-    head(&mut line, "build_info", "Which hub this is.", "gauge");
+    write_help(&mut line, "build_info", "The version of the hub.", "gauge");
     line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
     process::append(&mut text);
     text
 }
 
-fn head(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kind: &str) {
+/// Writes the help and the type of a family.
+fn write_help(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kind: &str) {
     line(format_args!("# HELP {PREFIX}{family} {help}"));
     line(format_args!("# TYPE {PREFIX}{family} {kind}"));
 }
 
-/// The table of counters as text: a line for each, with the sum over all threads, its unit, and each thread's part.
+/// Returns the table of counters as text: a line for each, with the sum over all threads, the unit, and each thread's
+/// part.
 #[must_use]
 pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
     let mut table = String::new();
@@ -378,7 +392,7 @@ pub fn table(shards: &[Arc<Counters>], control: &Counters) -> String {
         match counter.counted_by() {
             CountedBy::Shard => {}
             CountedBy::Control | CountedBy::Process => parts.clear(),
-            CountedBy::Both => parts.push(format!("{} (control)", control.get(counter))),
+            CountedBy::ShardAndControl => parts.push(format!("{} (control)", control.get(counter))),
         }
         let of_shards: u64 = shards.iter().map(|shard| shard.get(counter)).sum();
         let sum = of_shards + control.get(counter) + PROCESS.get(counter);
@@ -414,8 +428,8 @@ mod tests {
         let (shards, control) = ([Arc::new(Counters::default()), Arc::default()], Counters::default());
         shards[1].add(Counter::Deliveries, 6);
         shards[1].add(Counter::Sends, 4);
-        shards[0].turn(Duration::from_micros(10));
-        shards[0].turn(Duration::from_secs(1));
+        shards[0].count_turn(Duration::from_micros(10));
+        shards[0].count_turn(Duration::from_secs(1));
         control.add(Counter::refused(413), 2);
         let text = prometheus(&shards, &control);
         for line in [

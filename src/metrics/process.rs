@@ -26,7 +26,7 @@ fn resident_bytes() -> Option<u64> {
     resident_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Reads "VmRSS:     5412 kB".
+/// Reads a line such as "VmRSS:     5412 kB".
 fn resident_of(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -38,8 +38,8 @@ fn open_descriptors() -> Option<u64> {
     descriptors_of(fs::metadata("/proc/self/fd").ok()?.len())
 }
 
-/// Returns the number of descriptors in a folder of that length, which is their number since Linux 6.2. Before, the
-/// length is 0, and to list half a million of them would hold the control thread for half a second.
+/// Returns the number of descriptors in a folder of that length. Since Linux 6.2 the length is their number. Before, it
+/// is 0, and a list of half a million descriptors would take half a second of the control thread.
 fn descriptors_of(length: u64) -> Option<u64> {
     (length > 0).then_some(length)
 }

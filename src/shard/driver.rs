@@ -216,7 +216,7 @@ impl Driver {
     fn turn(&mut self) -> AfterTurn {
         let begun = Instant::now();
         let has_more = self.shard.turn(self.clock.at(begun));
-        self.counters.turn(begun.elapsed());
+        self.counters.count_turn(begun.elapsed());
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().repeated());
         self.lobby.set_open(self.shard.open());
