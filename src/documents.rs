@@ -1,7 +1,7 @@
 //! Static documents: the files of a folder over plain HTTP.
 //!
-//! tower-http's `ServeDir` knows HTTP's side of it: content types, validators, conditions and ranges. What is opened is
-//! decided here.
+//! tower-http's `ServeDir` does the part of HTTP: content types, validators, conditions and ranges. [`Documents`]
+//! decides which files are opened.
 
 #![forbid(unsafe_code)]
 
@@ -38,30 +38,33 @@ use crate::proto::Refusal;
 /// The body of an answer: whole, or a file that is read while it is sent.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// A body that is there.
+/// Returns a body that is in memory.
 pub fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The files of a folder, for GET and HEAD.
+/// The documents of a folder, for GET and HEAD.
 ///
-/// - A folder is its `index.html`; without the slash behind it, a redirect to where it has one.
-/// - Content types follow from names, and text is said to be UTF-8. Every file has a strong `ETag` and a
-///   `Last-Modified`, so `If-None-Match` and its relatives work (RFC 9110 13), and a range of bytes may be asked for
-///   (RFC 9110 14), also under `If-Range`. Several ranges at once, or more than there is from the end, are
-///   answered with everything.
-/// - `Cache-Control` is `no-cache` unless [`Documents::cache_control`] says otherwise: keep it, but ask each time.
+/// - The path of a folder with a slash at the end is answered with its `index.html`; without the slash, with a redirect
+///   to the path that has it.
+/// - Content types follow from names, and that of text has `charset=utf-8`. Every file has a strong `ETag` and a
+///   `Last-Modified`, so a request may have conditions such as `If-None-Match` (RFC 9110 13) and a range of bytes (RFC
+///   9110 14), also with `If-Range`. A request for several ranges, or for more last bytes than the file has, gets the
+///   whole file.
+/// - `Cache-Control` is `no-cache` unless [`Documents::cache_control`] sets another value: a cache may keep the file,
+///   but has to revalidate it for each use.
 /// - A file is read in pieces of 64 KiB while it is sent, on threads that may wait.
 ///
 /// # What is not served
 ///
-/// Names that begin with a dot, other than `/.well-known/` (RFC 8615). What is no regular file. A segment that is empty
-/// and not the last, or has a slash, a backslash or NUL in it. Symbolic links are followed while they stay within the
-/// folder, which the kernel checks as it opens (`openat2` with `RESOLVE_BENEATH`): one that leads out of it, or is
-/// absolute, is not there. All of these are 404, as is what may not be read.
+/// Names that begin with a dot, other than `/.well-known/` (RFC 8615). Files that are not regular. Paths with a segment
+/// that is empty and not the last, or has a slash, a backslash or NUL in it. A symbolic link is followed while it stays
+/// within the folder, which the kernel checks when it opens a file (`openat2` with `RESOLVE_BENEATH`); a link that
+/// leads out of it, or is absolute, is not followed. All of these are answered 404, and so are files without permission
+/// to read.
 ///
-/// The folder is opened once: one that is renamed is still served, one put in its place is not. So replace its
-/// contents, or a link within it, and not the folder.
+/// The folder is opened once. If it is renamed, it is still served; another folder under the old name is not. So
+/// replace the folder's contents, or a link within it, and not the folder.
 ///
 /// ```
 /// # let folder = std::env::temp_dir().join(format!("documents-{}", std::process::id()));
@@ -89,11 +92,11 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// The files of that folder.
+    /// Returns the documents of a folder.
     ///
     /// # Errors
     ///
-    /// If it is no folder, may not be read, or cannot be opened as it must be.
+    /// If `root` is no folder, may not be read, or `openat2` is refused.
     pub fn new(root: impl AsRef<Path>) -> Result<Documents, DocumentsError> {
         let root = root.as_ref();
         let fail = |error: io::Error| DocumentsError { root: root.into(), error };
@@ -101,18 +104,18 @@ impl Documents {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(&canonical, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
         let folder = Folder(Arc::new(folder));
-        // Says now what every request would be told.
+        // If `openat2` fails, it fails here and not at the first request.
         drop(folder.open_beneath(Path::new(".")).map_err(fail)?);
         let files = ServeDir::with_backend("", folder).ignore_multi_range_requests(true);
         let cache_control = HeaderValue::from_static("no-cache");
         Ok(Documents { root: canonical.into(), files, cache_control })
     }
 
-    /// Sets what every answer says about how long it may be kept, such as `public, max-age=3600` (RFC 9111 5.2).
+    /// Sets `Cache-Control` of documents and redirects, such as `public, max-age=3600` (RFC 9111 5.2).
     ///
     /// # Errors
     ///
-    /// A sentence about a value that cannot be sent.
+    /// A sentence, if the value cannot be sent in a header line.
     pub fn cache_control(mut self, value: &str) -> Result<Documents, String> {
         let is_visible = !value.is_empty() && value.bytes().all(|octet| octet.is_ascii_graphic() || octet == b' ');
         let checked = HeaderValue::from_str(value).ok().filter(|_| is_visible);
@@ -120,20 +123,20 @@ impl Documents {
         Ok(self)
     }
 
-    /// The folder, without symbolic links in its path.
+    /// Returns the path of the folder, without symbolic links.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Answers a request for what is below the place where the folder is served: the last segments of the request's
-    /// own path, as [`RequestPath`](crate::proto::RequestPath) has them. Without any, the folder was named without the
-    /// slash behind it.
+    /// Answers a request for a document. `below` has the segments of the request's path behind the place of the folder,
+    /// as [`RequestPath`](crate::proto::RequestPath) has them. If `below` is empty, the path names the folder without a
+    /// slash at the end, and the answer is a redirect.
     ///
     /// # Errors
     ///
-    /// 404 for what is not served, 405 for another method, 412 for a condition that does not hold, 416 for a range
-    /// beyond the end, 500 for a file that cannot be opened though it is there.
+    /// 404 for a path without a document, 405 for another method, 412 for a condition that does not hold, 416 for a
+    /// range that is malformed or beyond the end, 500 for a file that exists and cannot be opened.
     pub async fn answer<B>(&self, request: &Request<B>, below: &[impl AsRef<str>]) -> Result<Response<Body>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Refusal::new(405, "documents take GET and HEAD").header("Allow", "GET, HEAD"));
@@ -145,29 +148,30 @@ impl Documents {
         if !is_servable(below) {
             return Err(not_found());
         }
-        // `ServeDir` decodes what is encoded here, and sees the same segments.
+        // `ServeDir` decodes the path, so it gets the same segments.
         let encoded = below.iter().map(|segment| utf8_percent_encode(segment.as_ref(), NON_ALPHANUMERIC));
         let inner = encoded.fold(String::new(), |inner, segment| format!("{inner}/{segment}"));
         let inner: Uri = inner.parse().map_err(|_| not_found())?;
         let mut headers = request.headers().clone();
         let if_range = headers.remove(header::IF_RANGE);
         if request.method() == Method::HEAD || !asks_for_bytes(&headers) {
-            // RFC 9110 14.2: it means nothing then.
+            // RFC 9110 14.2: a range holds for GET only, and one in an unknown unit is ignored.
             headers.remove(header::RANGE);
         }
-        let mut answer = self.of_file(&inner, &headers).await?;
+        let mut answer = self.answer_file(&inner, &headers).await?;
         let is_range = [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&answer.status());
-        // RFC 9110 13.1.5: of another file than is meant. A date is no validator where there is an ETag.
-        let is_other = if_range.is_some_and(|validator| Some(&validator) != answer.headers().get(header::ETAG));
-        // RFC 9110 14.1.2: the last hundred bytes of ten are all ten, which tower-http refuses; and of none there is no
-        // range, which it answers 206.
-        let is_short = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && asks_for_last(&headers);
+        // RFC 9110 13.1.5: the client has another version, so the range is ignored. A date is never accepted, since
+        // every file has an ETag.
+        let is_other_version = if_range.is_some_and(|validator| Some(&validator) != answer.headers().get(header::ETAG));
+        // RFC 9110 14.1.2: the last 100 bytes of a file of 10 are all 10, but tower-http answers 416. An empty file has
+        // no range, but tower-http answers 206.
+        let is_longer_suffix = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && asks_for_last(&headers);
         let is_empty = answer.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
-        if is_range && (is_other || is_short || is_empty) {
+        if is_range && (is_other_version || is_longer_suffix || is_empty) {
             headers.remove(header::RANGE);
-            // A request has one file open, as descriptors are reserved for.
+            // Closes the first file: one descriptor is reserved for each request.
             drop(answer);
-            answer = self.of_file(&inner, &headers).await?;
+            answer = self.answer_file(&inner, &headers).await?;
         }
         match answer.status() {
             StatusCode::NOT_FOUND => Err(not_found()),
@@ -188,8 +192,9 @@ impl Documents {
         }
     }
 
-    /// HEAD is answered as GET, by a file that is opened and not read: so they never differ.
-    async fn of_file(&self, uri: &Uri, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    /// Answers GET and HEAD from an open file. `answer` drops the body for HEAD, so HEAD has the header lines of a GET
+    /// without `Range`.
+    async fn answer_file(&self, uri: &Uri, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
         let mut request = Request::get(uri.clone()).body(Full::<Bytes>::default()).expect("a path that was parsed");
         *request.headers_mut() = headers.clone();
         match self.files.clone().try_call(request).await {
@@ -206,8 +211,8 @@ impl Documents {
         }
     }
 
-    /// To the same place with a slash, so that what a page names relative to itself is found. The target is relative,
-    /// so it needs no name of the host and cannot lead to another.
+    /// Returns a redirect to the same path with a slash, so that relative links in the page work. The target is
+    /// relative, so it cannot lead to another host.
     fn redirect_into(&self, uri: &Uri) -> Response<Body> {
         let folder = uri.path().rsplit('/').next().unwrap_or_default();
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -221,6 +226,7 @@ impl Documents {
         answer
     }
 
+    /// Completes the header lines of a document.
     fn complete(&self, headers: &mut HeaderMap) {
         headers.insert(header::CACHE_CONTROL, self.cache_control.clone());
         headers.insert(NO_SNIFFING.0, NO_SNIFFING.1);
@@ -263,7 +269,7 @@ impl std::error::Error for DocumentsError {
     }
 }
 
-/// Returns whether something may be below these segments. Each document has one path only, up to percent-encoding.
+/// Returns whether a document may be below these segments. A document has no second path by empty or dot segments.
 fn is_servable(below: &[impl AsRef<str>]) -> bool {
     let last = below.len() - 1;
     below.iter().map(AsRef::as_ref).enumerate().all(|(at, name)| {
@@ -273,19 +279,19 @@ fn is_servable(below: &[impl AsRef<str>]) -> bool {
     })
 }
 
-/// RFC 9110 14.1: other units are not known here.
+/// Returns whether the request has one range in bytes. Other units are ignored (RFC 9110 14.2).
 fn asks_for_bytes(headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(header::RANGE).iter();
     ranges.next().is_some_and(|value| value.as_bytes().starts_with(b"bytes=")) && ranges.next().is_none()
 }
 
-/// A range from the end, of at least a byte.
+/// Returns whether the range is a suffix of at least one byte.
 fn asks_for_last(headers: &HeaderMap) -> bool {
     let suffix = headers.get(header::RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=-"));
     suffix.is_some_and(|count| count.bytes().all(|c| c.is_ascii_digit()) && count.bytes().any(|c| c != b'0'))
 }
 
-/// Is it as good as not there?
+/// Returns whether the error is answered 404.
 fn is_absence(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
     [NotFound, PermissionDenied, NotADirectory, InvalidFilename].contains(&error.kind())
@@ -293,21 +299,22 @@ fn is_absence(error: &io::Error) -> bool {
 
 const NO_SNIFFING: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 
-/// The folder as `ServeDir` sees it.
+/// The open folder, from which `ServeDir` opens files.
 #[derive(Debug, Clone)]
 struct Folder(Arc<OwnedFd>);
 
 impl Folder {
-    /// Opens what is there, and waits for nobody: not for the other end of a pipe either.
+    /// Opens a file, and does not wait, not even for the other end of a pipe.
     fn open_beneath(&self, path: &Path) -> io::Result<fs::File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..ATTEMPTS {
             match rustix::fs::openat2(&*self.0, path, flags, Mode::empty(), resolve) {
                 Ok(file) => return Ok(file.into()),
-                // Something was renamed meanwhile, and the kernel cannot tell whether the path stays within.
+                // A file or folder was renamed meanwhile, and the kernel cannot tell whether the path stays within the
+                // folder.
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // It leads out, in circles, or to a socket.
+                // The path leads out of the folder, in circles, or to a socket.
                 Err(Errno::XDEV | Errno::LOOP | Errno::NXIO) => return Err(io::ErrorKind::NotFound.into()),
                 Err(error) => return Err(error.into()),
             }
@@ -315,7 +322,7 @@ impl Folder {
         Err(Errno::AGAIN.into())
     }
 
-    /// The same on a thread that may wait.
+    /// Opens a file on a thread that may wait.
     async fn open_elsewhere(self, path: PathBuf) -> io::Result<fs::File> {
         tokio::task::spawn_blocking(move || self.open_beneath(&path)).await?
     }
@@ -349,7 +356,7 @@ impl Backend for Folder {
     }
 }
 
-/// An open file, and what was known of it when it was opened.
+/// An open file, with its metadata from the time of the opening.
 struct Document {
     file: tokio::fs::File,
     metadata: fs::Metadata,

@@ -1,4 +1,4 @@
-//! The rules of a route about who may use it.
+//! The rules of a route that decide which clients may use it.
 
 use std::{fmt, sync::Arc};
 
@@ -24,7 +24,8 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin, as far as its browser says so; what the authenticator answers.
+    /// 403 if `Origin` or `Sec-Fetch-Site` shows that the page is of another origin; otherwise the refusal of the
+    /// authenticator.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
         self.origins_or(origins).check(credentials.head)?;
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()

@@ -1,4 +1,4 @@
-//! Warns of settings that are allowed and mostly a mistake.
+//! Warns of settings that are allowed, but are mostly a mistake.
 
 use super::{
     checked::Config,
@@ -10,11 +10,11 @@ use super::{
 use crate::auth::{Access, Origins};
 
 impl Config {
-    /// Returns the warnings about settings that are allowed and mostly a mistake.
+    /// Returns the warnings about settings that are allowed, but are mostly a mistake.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let reachable = self.listen.iter().find(|address| !address.ip().is_loopback());
-        let open = reachable.filter(|_| self.is_open()).map(|address| {
+        let open = reachable.filter(|_| self.is_unguarded()).map(|address| {
             format!(
                 "whoever reaches {address} may publish and subscribe: set publish_tokens and subscribe_tokens, for \
                  browsers also allowed_origins, or listen on 127.0.0.1 only"
@@ -25,32 +25,34 @@ impl Config {
         open.into_iter().chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
     }
 
-    /// Returns a warning for each pair of the hub's routes that lead to the same topics and let different people in.
+    /// Returns a warning for each pair of the hub's routes that lead to the same topics and have different
+    /// authenticators or origins in their tables.
     fn shared_topics(&self) -> Vec<String> {
         let hubs: Vec<&RouteConfig> = self.hubs().collect();
         let pairs =
             hubs.iter().enumerate().flat_map(|(at, second)| hubs[..at].iter().map(move |first| (first, second)));
-        pairs.filter_map(|(first, second)| first.warn_of(second)).collect()
+        pairs.filter_map(|(first, second)| first.warn_of_shared_topics(second)).collect()
     }
 
     /// Returns whether every client that reaches the port may use the hub.
-    fn is_open(&self) -> bool {
+    fn is_unguarded(&self) -> bool {
         let hubs: Vec<&RouteConfig> = self.hubs().collect();
         let guards =
             |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
-        let is_open = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
-        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_open).is_some())
+        let is_unguarded = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
+        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_unguarded).is_some())
     }
 
+    /// Returns the routes of the hub.
     fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
         self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
     }
 }
 
 impl RouteConfig {
-    /// Returns the warning about two routes of the hub that lead to the same topics and let different people in, with a
-    /// remedy.
-    fn warn_of(&self, other: &RouteConfig) -> Option<String> {
+    /// Returns the warning about two routes of the hub that lead to the same topics and have different authenticators
+    /// or origins in their tables, with a remedy.
+    fn warn_of_shared_topics(&self, other: &RouteConfig) -> Option<String> {
         if !self.is_at_odds_with(other) {
             return None;
         }
@@ -69,28 +71,29 @@ impl RouteConfig {
             "the routes {first} and {second} let different people in and lead to the same topics: a request for one of \
              these topics must be let in by both, whichever path it takes, and {wide_path:?} requires {}, \
              {narrow_path:?} requires {}; {remedy}, or give both the same rules",
-            wide.asks_for(),
-            narrow.asks_for(),
+            wide.requirements(),
+            narrow.requirements(),
         ))
     }
 
-    fn asks_for(&self) -> String {
+    /// Returns the credentials and the origin that the route requires, in words.
+    fn requirements(&self) -> String {
         let pages = if self.rules.gate.origins.is_some() { " (and, from web pages, an allowed origin)" } else { "" };
         format!("{}{pages}", self.whom)
     }
 
-    /// Returns the warning about a route that any page in the browser of an admitted person can use; `origins` are the
+    /// Returns the warning about a route that any page in the browser of an admitted user can use; `origins` are the
     /// server's.
     fn warn_of_pages(&self, origins: &Origins) -> Option<String> {
-        let is_read = match self.handler {
+        let is_usable_by_pages = match self.handler {
             RouteHandler::Hub | RouteHandler::Echo => true,
-            // Unless a list names its origin, a browser does not let another origin's page read an answer to a request
-            // with a password, so only `network` matters for files.
+            // A browser does not let a page of another origin read the answer to a request with a password unless a
+            // list has that origin, so only `network` matters for files.
             RouteHandler::Files(_) => self.whom.keys.contains(&NETWORK),
             RouteHandler::Page => false,
         };
         let is_any = self.rules.gate.origins.as_ref().unwrap_or(origins).are_any();
-        (is_read && is_any && self.whom.is_known_to_browsers()).then(|| {
+        (is_usable_by_pages && is_any && self.whom.is_known_to_browsers()).then(|| {
             format!(
                 "the route {:?} ({}) lets people in by {} and has no allowed_origins: any web page that one of them \
                  opens may use it in that person's name; give it the origins of your own pages as allowed_origins",
@@ -101,12 +104,13 @@ impl RouteConfig {
         })
     }
 
-    /// Returns the warnings about a route whose required tokens include none that the server's lists accept.
+    /// Returns a warning for each of the server's lists of tokens that has no token of the route's bearer.
     fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
         let Some(bearer) = self.whom.needed_bearer() else { return Vec::new() };
         let lists =
             [("publish_tokens", &access.publish, "publish"), ("subscribe_tokens", &access.subscribe, "subscribe")];
-        let apart = lists.into_iter().filter(|(_, tokens, _)| tokens.are_required() && !bearer.shares_one_with(tokens));
+        let disjoint =
+            lists.into_iter().filter(|(_, tokens, _)| tokens.are_required() && !bearer.shares_one_with(tokens));
         let warning = |(setting, _, what)| {
             format!(
                 "the route {:?} ({}) and {setting} have no token in common: a request shows one token, so nobody can \
@@ -115,10 +119,10 @@ impl RouteConfig {
                 self.origin,
             )
         };
-        apart.map(warning).collect()
+        disjoint.map(warning).collect()
     }
 
-    /// Returns whether both routes lead to a common topic and admit different people.
+    /// Returns whether both routes lead to a common topic and have different authenticators or origins in their tables.
     fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
         let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
         overlap && self.whom.fingerprint != other.whom.fingerprint

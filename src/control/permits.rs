@@ -1,8 +1,8 @@
 //! Limits the connections that are served at the same time, and chooses the one that gives way to a new one.
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
-//! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive, or is
-//! being answered, holds it until the request is answered.
+//! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive holds
+//! its permit until the request is answered and the client has taken all but `LEFT_TO_KERNEL_MAX` bytes of the answer.
 
 use std::{
     collections::VecDeque,
@@ -25,35 +25,35 @@ pub(super) struct ConnectionPermits {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Permits that are held and have not given way.
     taken: usize,
-    /// The holders by the numbers of their permits. A permit keeps its number until it is dropped, also when it has
-    /// given way.
+    /// The holders by key. A permit keeps its key until it is dropped, even after it has given way.
     holders: Slab<Holder>,
     /// Connections that have become idle, in that order. An entry is out of date once its holder has another state.
-    idle: VecDeque<Idle>,
-    /// Counts all changes to idle, over all connections; serves as a timestamp.
+    idle_queue: VecDeque<IdleEntry>,
+    /// The number of changes to idle, over all connections. It serves as a timestamp.
     idle_count: u64,
 }
 
-/// The state of the connection that has a permit.
+/// The state of a connection that has a permit.
 #[derive(Debug)]
 struct Holder {
     state: State,
     /// The connection, once it has been idle.
-    idle: Option<IdleConnection>,
+    connection: Option<IdleConnection>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Busy,
-    /// Idle since the connection's change to idle with this [`Table::idle_count`].
+    /// The connection is idle. The number is [`Table::idle_count`] when it became idle.
     Idle(u64),
     GaveWay,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Idle {
-    holder: usize,
+struct IdleEntry {
+    key: usize,
     since: u64,
 }
 
@@ -61,7 +61,7 @@ struct Idle {
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     permits: Arc<ConnectionPermits>,
-    holder: usize,
+    key: usize,
 }
 
 impl ConnectionPermits {
@@ -77,15 +77,15 @@ impl ConnectionPermits {
         if table.taken < self.permits_max {
             table.taken += 1;
         } else {
-            let longest = table.longest_idle()?;
-            let holder = &mut table.holders[longest];
+            let longest_idle = table.take_longest_idle()?;
+            let holder = &mut table.holders[longest_idle];
             holder.state = State::GaveWay;
-            holder.idle.iter().for_each(IdleConnection::wake);
+            holder.connection.iter().for_each(IdleConnection::wake);
             gave_way();
         }
-        let holder = table.holders.insert(Holder { state: State::Busy, idle: None });
+        let key = table.holders.insert(Holder { state: State::Busy, connection: None });
         drop(table);
-        Some(ConnectionPermit { permits: Arc::clone(self), holder })
+        Some(ConnectionPermit { permits: Arc::clone(self), key })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -94,26 +94,27 @@ impl ConnectionPermits {
 }
 
 impl Table {
-    fn is_current(&self, idle: &Idle) -> bool {
-        self.holders.get(idle.holder).is_some_and(|holder| holder.state == State::Idle(idle.since))
+    /// Returns whether the holder has been idle since the entry was made.
+    fn is_current(&self, entry: &IdleEntry) -> bool {
+        self.holders.get(entry.key).is_some_and(|holder| holder.state == State::Idle(entry.since))
     }
 
-    /// Returns the holder of the connection that has been idle longest, and takes it out of the queue. Looks at
+    /// Takes the connection that has been idle longest out of the queue, and returns its key. Looks at
     /// [`IdleConnection::LOOKS_MAX`] sockets at most: each look is a system call under the lock.
     ///
-    /// Unread input is a request, so a connection that has some is busy. It is dequeued, so the next call does not look
-    /// at it again.
-    fn longest_idle(&mut self) -> Option<usize> {
+    /// Unread input is a request, so a connection with unread input is busy. It is dequeued, so the next call does not
+    /// look at it again.
+    fn take_longest_idle(&mut self) -> Option<usize> {
         let mut looks = 0;
         while looks < IdleConnection::LOOKS_MAX
-            && let Some(idle) = self.idle.pop_front()
+            && let Some(entry) = self.idle_queue.pop_front()
         {
-            if !self.is_current(&idle) {
+            if !self.is_current(&entry) {
                 continue;
             }
-            let holder = &mut self.holders[idle.holder];
-            if !holder.idle.as_ref().is_some_and(IdleConnection::has_input) {
-                return Some(idle.holder);
+            let holder = &mut self.holders[entry.key];
+            if !holder.connection.as_ref().is_some_and(IdleConnection::has_input) {
+                return Some(entry.key);
             }
             holder.state = State::Busy;
             looks += 1;
@@ -121,18 +122,18 @@ impl Table {
         None
     }
 
-    /// Notes that a busy connection has become idle. Entries that are out of date are removed when the queue has twice
-    /// as many entries as there are holders, and [`IDLE_SLACK`] more.
-    fn set_idle(&mut self, holder: usize) {
+    /// Appends a connection that has become idle to the queue. Entries that are out of date are removed when the queue
+    /// has twice as many entries as there are holders, and [`IDLE_SLACK`] more.
+    fn enqueue_idle(&mut self, key: usize) {
         self.idle_count += 1;
         let since = self.idle_count;
-        self.holders[holder].state = State::Idle(since);
-        if self.idle.len() >= 2 * self.holders.len() + IDLE_SLACK {
-            let mut idle = std::mem::take(&mut self.idle);
-            idle.retain(|idle| self.is_current(idle));
-            self.idle = idle;
+        self.holders[key].state = State::Idle(since);
+        if self.idle_queue.len() >= 2 * self.holders.len() + IDLE_SLACK {
+            let mut idle_queue = std::mem::take(&mut self.idle_queue);
+            idle_queue.retain(|entry| self.is_current(entry));
+            self.idle_queue = idle_queue;
         }
-        self.idle.push_back(Idle { holder, since });
+        self.idle_queue.push_back(IdleEntry { key, since });
     }
 }
 
@@ -141,10 +142,10 @@ impl ConnectionPermit {
     /// connection has to end.
     pub(super) fn set_idle(&mut self, stream: &Arc<TcpStream>, waker: &Waker) -> bool {
         let mut table = self.permits.lock();
-        let holder = &mut table.holders[self.holder];
-        holder.idle = Some(IdleConnection::renewed(holder.idle.take(), stream, waker));
+        let holder = &mut table.holders[self.key];
+        holder.connection = Some(IdleConnection::renewed(holder.connection.take(), stream, waker));
         match holder.state {
-            State::Busy => table.set_idle(self.holder),
+            State::Busy => table.enqueue_idle(self.key),
             State::Idle(_) => {}
             State::GaveWay => return false,
         }
@@ -154,12 +155,12 @@ impl ConnectionPermit {
     /// Returns whether the connection has not given way.
     #[cfg(test)]
     pub(super) fn is_held(&self) -> bool {
-        self.permits.lock().holders[self.holder].state != State::GaveWay
+        self.permits.lock().holders[self.key].state != State::GaveWay
     }
 
     /// Marks the connection as busy. Returns whether the permit still holds; if not, the connection has to end.
     pub(super) fn set_busy(&mut self) -> bool {
-        let state = &mut self.permits.lock().holders[self.holder].state;
+        let state = &mut self.permits.lock().holders[self.key].state;
         let is_held = *state != State::GaveWay;
         if is_held {
             *state = State::Busy;
@@ -171,19 +172,19 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut table = self.permits.lock();
-        let holder = table.holders.remove(self.holder);
+        let holder = table.holders.remove(self.key);
         if holder.state != State::GaveWay {
             table.taken -= 1;
         }
     }
 }
 
-/// Entries out of date that the queue may always have.
+/// Entries that the queue may have beyond twice the number of holders.
 const IDLE_SLACK: usize = 64;
 
-/// Connections without a permit, which are only refused or given the time to read their last answer.
+/// Connections without a permit, which get one answer (a refusal or the metrics), or time to read their last one.
 ///
-/// The oldest farewell gives way to a newer one, so no client can hold these for long either.
+/// The oldest farewell gives way to a newer one, so no client can hold such a connection for long.
 #[derive(Debug)]
 pub(super) struct Farewells {
     farewells_max: usize,
@@ -197,7 +198,7 @@ impl Farewells {
     }
 
     /// Waits until a farewell is done, or has given way.
-    pub(super) async fn bid(&self, farewell: impl Future<Output = ()>) {
+    pub(super) async fn run(&self, farewell: impl Future<Output = ()>) {
         let given_way = self.begin();
         tokio::select! {
             () = farewell => {}
@@ -205,6 +206,7 @@ impl Farewells {
         }
     }
 
+    /// Returns the receiver that ends when the farewell gives way.
     fn begin(&self) -> oneshot::Receiver<()> {
         let (gives_way, given_way) = oneshot::channel();
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,7 +270,7 @@ mod tests {
                     assert!(permit.set_idle(stream, Waker::noop()));
                 }
             }
-            assert!(permits.lock().idle.len() <= 2 * 3 + IDLE_SLACK);
+            assert!(permits.lock().idle_queue.len() <= 2 * 3 + IDLE_SLACK);
             // All three are among those that may give way.
             assert!((0..3).all(|_| permits.admit(|| {}).map(|permit| held.push(permit)).is_some()));
             assert!(permits.admit(|| {}).is_none());
@@ -286,7 +288,7 @@ mod tests {
                 assert!(permit.set_idle(stream, Waker::noop()));
             }
             connections[0].1.write_all(b"G").unwrap();
-            while !permits.lock().holders[0].idle.as_ref().unwrap().has_input() {
+            while !permits.lock().holders[0].connection.as_ref().unwrap().has_input() {
                 std::thread::yield_now();
             }
             let new = permits.admit(|| {}).expect("the other is idle");
@@ -297,8 +299,8 @@ mod tests {
         });
     }
 
-    /// More idle connections have unread input than one new connection may have looked at. The next new connection
-    /// does not look at the same ones again.
+    /// More idle connections have unread input than one call of `admit` looks at. The next call does not look at the
+    /// same ones again.
     #[test]
     fn a_new_connection_looks_at_so_many_idle_ones() {
         run(|listener| {
@@ -311,12 +313,12 @@ mod tests {
             }
             for (at, (_, peer)) in connections[..=IdleConnection::LOOKS_MAX].iter_mut().enumerate() {
                 peer.write_all(b"G").unwrap();
-                while !permits.lock().holders[at].idle.as_ref().unwrap().has_input() {
+                while !permits.lock().holders[at].connection.as_ref().unwrap().has_input() {
                     std::thread::yield_now();
                 }
             }
             assert!(permits.admit(|| panic!("the last one is not looked at")).is_none());
-            assert_eq!(permits.lock().idle.len(), 2);
+            assert_eq!(permits.lock().idle_queue.len(), 2);
             let new = permits.admit(|| {}).expect("the last one is idle");
             let is_held: Vec<bool> = held.iter().map(ConnectionPermit::is_held).collect();
             assert_eq!(is_held.iter().position(|is_held| !is_held), Some(count - 1));
@@ -343,7 +345,7 @@ mod tests {
             let farewells = Arc::new(Farewells::new(2));
             let begin = || {
                 let farewells = Arc::clone(&farewells);
-                tokio::spawn(async move { farewells.bid(std::future::pending()).await })
+                tokio::spawn(async move { farewells.run(std::future::pending()).await })
             };
             let first = begin();
             let second = begin();

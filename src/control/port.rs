@@ -64,7 +64,7 @@ impl Port {
                     shared.counters.add(Counter::HttpTooSlow, 1);
                     return None;
                 }
-                self.farewells.bid(part(shared, connection, reason, finishing)).await;
+                self.farewells.run(part(shared, connection, reason, finishing)).await;
                 None
             }
         }
@@ -83,7 +83,7 @@ impl Port {
                 part(shared, connection, reason, finishing).await;
             }
         };
-        farewells.bid(farewell).await;
+        farewells.run(farewell).await;
     }
 
     fn note_full(&self, shared: &Shared) {

@@ -25,25 +25,25 @@ struct Parsed {
 }
 
 impl<I: Io> Shard<I> {
-    /// Parses the input that has arrived, up to `share` frames, and acts on it. Its last `new` bytes were received just
-    /// now. Returns how many frames that were.
-    pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, new: usize, share: u32) -> u32 {
+    /// Parses the input that has arrived, up to `frames_max` frames, and acts on it. Its last `new` bytes were received
+    /// just now. Returns the number of frames.
+    pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, new: usize, frames_max: u32) -> u32 {
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
-        input.limit_frames(share);
+        input.limit_frames(frames_max);
         let assembled = self.assembled_bytes(id);
         let Parsed { has_ended_message, is_paused } = self.parse(id, &mut input);
         // The buffer of a fragmented message doubles, which copies the fragments in it; the last one may have done so.
         let has_copied = self.assembled_bytes(id) > assembled || has_ended_message;
         let copied = if has_copied { frames_of(assembled) } else { 0 };
-        let frames = share - input.frames_left() + copied;
+        let frames = frames_max - input.frames_left() + copied;
         let is_stopped = is_paused || input.frames_left() == 0;
         let bytes = input.into_rest();
         let consumed = length - bytes.len();
         let buffer = Buffer { bytes, is_own: received.is_own, is_consumed: consumed > 0 };
         if is_stopped && !buffer.bytes.is_empty() {
             self.count(Counter::InputDeferred, 1);
-            if share == 0
+            if frames_max == 0
                 && let Some(connection) = self.hub.connections.get_mut(id)
             {
                 self.incoming.push_unserved(connection, id);

@@ -1,4 +1,4 @@
-//! The output of a connection: frames of its own, and the shares of topics from which it has unsubscribed.
+//! The output of a connection: its outbox and its backlog.
 
 use super::{outgoing::outbox, state::Shard};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. They
-    /// leave with the next flush.
+    /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. The
+    /// next flush sends them unless the connection is held or has no room.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         if frames.is_empty() {
             return;
@@ -26,20 +26,20 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Takes a connection that has left the open state out of its topics: its shares up to now go before its close
-    /// frame, and nothing goes after that.
+    /// Ends the subscriptions of a connection that has left `Open`. Its shares up to now are appended to its backlog,
+    /// before the close frame.
     pub(super) fn leave_topics(&mut self, id: ConnectionId) {
         let owed = self.hub.leave(id);
         self.owe_behind_outbox(id, owed);
     }
 
-    /// Appends to the connection's backlog. The frames in its outbox are moved into the backlog first.
+    /// Appends the frames of the outbox and then `owed` to the backlog, and queues the connection for the flush.
     pub(super) fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
         if owed.is_empty() {
             return;
         }
         self.owe_in_order(id, owed);
-        // Queues it with the connections that have a backlog, since it now has one, unless it is queued already.
+        // The connection has a backlog now, so `mark_dirty` puts it into `backlogs`, unless it is queued.
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.flush.mark_dirty(connection, id);
         }
@@ -52,8 +52,8 @@ impl<I: Io> Shard<I> {
         self.owe(id, outbox.into_iter().chain(owed));
     }
 
-    /// Appends to the connection's backlog: pieces that its socket did not take, or shares of topics from which it has
-    /// unsubscribed and which were never offered to the socket. A connection with a backlog counts as a slow consumer.
+    /// Appends to the connection's backlog: pieces that its socket did not take, shares of walks while it has a
+    /// backlog, and shares of topics that it has left. A connection with a backlog counts as a slow consumer.
     pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let was_slow = connection.io.has_backlog();

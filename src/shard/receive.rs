@@ -11,8 +11,10 @@
 //!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
 //!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
 //!   sends little waits for no crowd of clients that send much.
-//! - **Room is checked between two messages.** While too much waits to be sent nothing is parsed; and a connection
-//!   that is owed more than half of its backlog's limit is *parked*: it is not read from until it has taken some.
+//! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
+//!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
+//!   limit is *parked* unless its route has `manual_backpressure`: it is not read from until it is owed no more than
+//!   that half.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
@@ -63,8 +65,8 @@ impl<I: Io> Shard<I> {
         self.readiness = readiness;
     }
 
-    /// Receives from connections that are ready and handles their input, up to a bound, so that sending has its turn
-    /// too.
+    /// Receives from connections that are ready and handles their input, up to a bound, so that the flush of this turn
+    /// is not delayed.
     pub(super) fn receive(&mut self) {
         let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
         // A client whose input waits for the shard does not use up the time of its message.
@@ -118,7 +120,7 @@ impl<I: Io> Shard<I> {
             }
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
-                // A buffer that has grown with a large frame does not stay for the input behind that frame.
+                // `is_own` keeps `keep_unparsed` from holding this large buffer for a few bytes behind its frame.
                 let is_own = bytes.capacity() > RECEIVE_BUFFER;
                 unparsed.push((id, Buffer { bytes, is_own, is_consumed: false }));
             } else {
@@ -137,19 +139,19 @@ impl<I: Io> Shard<I> {
         }
         let results = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
-        let mut share = |budget: u32| {
+        let mut frames_max = |budget: u32| {
             // A connection without a frame comes first in the next turn.
-            let share = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
+            let frames = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
             served -= 1;
-            share
+            frames
         };
         for (id, buffer) in unparsed {
-            budget = budget.saturating_sub(self.input(id, buffer, 0, share(budget)));
+            budget = budget.saturating_sub(self.input(id, buffer, 0, frames_max(budget)));
             // The socket may have become readable meanwhile.
-            self.look_again(id);
+            self.queue_again(id);
         }
         for ((id, buffer), result) in batch.into_iter().zip(results) {
-            budget = budget.saturating_sub(self.received(id, buffer, result, share(budget)));
+            budget = budget.saturating_sub(self.received(id, buffer, result, frames_max(budget)));
         }
         budget
     }
@@ -204,8 +206,9 @@ impl<I: Io> Shard<I> {
         entries.into_iter().map(|entry| entry.result).collect()
     }
 
-    /// Handles the outcome of one receive, up to `share` frames of it. Returns how much of the budget that took.
-    fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, share: u32) -> u32 {
+    /// Handles the outcome of one receive, up to `frames_max` frames of it. Returns the part of the budget that this
+    /// used.
+    fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, frames_max: u32) -> u32 {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             self.incoming.give_back(buffer);
             return 0;
@@ -218,13 +221,13 @@ impl<I: Io> Shard<I> {
                 0
             }
             Ok(count) => {
-                // A full buffer may have left something behind, and a hang-up is not reported again.
+                // The socket may hold more if the buffer is full, and the ring does not report a hang-up again.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
                 let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
-                let frames = self.input(id, buffer, count, share);
+                let frames = self.input(id, buffer, count, frames_max);
                 if has_more {
-                    self.look_again(id);
+                    self.queue_again(id);
                 }
                 frames + frames_of(count)
             }
@@ -237,7 +240,7 @@ impl<I: Io> Shard<I> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.keep_rest(id, buffer);
                 self.note_unfinished(id, 0, false);
-                self.look_again(id);
+                self.queue_again(id);
                 0
             }
             Err(error) => {
@@ -248,8 +251,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Notes that the connection's socket may hold more, or that its input is not parsed to its end.
-    fn look_again(&mut self, id: ConnectionId) {
+    /// Queues the connection again: its socket may hold more, or its input is not parsed to its end.
+    fn queue_again(&mut self, id: ConnectionId) {
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.incoming.push_busy(connection, id);
         }
@@ -262,7 +265,8 @@ const DISCARD_MAX: usize = 256 << 10;
 /// So many bytes that are dropped count as one that is received: nothing is copied.
 const DISCARDED_AS_RECEIVED: usize = 2;
 
-/// The copies of large buffers that a turn still makes: half of the frames that it parses, but one whatever its size.
+/// The rest of a turn's budget for copies of full buffers: half of the turn's frames. The first copy is made whatever
+/// its size.
 #[derive(Debug)]
 struct Copies {
     frames: u32,
@@ -270,8 +274,8 @@ struct Copies {
 }
 
 impl Copies {
-    /// Returns what a copy that counts as so many frames takes of the turn's budget, never more than is left for
-    /// copies; `None` if the turn does not make it.
+    /// Returns the frames that the copy takes from the turn's budget, at most those left for copies. Returns `None` if
+    /// the copy waits for the next turn.
     fn admit(&mut self, frames: u32) -> Option<u32> {
         if frames > self.frames && self.has_begun {
             return None;

@@ -11,14 +11,14 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends the protocol's replies, and gives the scratch back.
+    /// Appends the protocol's replies, and keeps their buffer for the next ones.
     pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();
         self.replies = replies;
     }
 
-    /// Appends whole frames for this connection alone. They leave with the next flush.
+    /// Appends whole frames for this connection alone, and closes a held connection whose output is beyond its limit.
     pub(super) fn reply(&mut self, id: ConnectionId, frames: &[u8]) {
         if frames.is_empty() {
             return;
@@ -33,7 +33,7 @@ impl<I: Io> Shard<I> {
     /// Ends a subscription: the connection gets the messages that were gathered for it before, and none after.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic);
-        // The handler does not learn any more that it has gone live.
+        // The handler gets no call any more for a subscription that has gone live.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);
@@ -62,8 +62,8 @@ impl<I: Io> Shard<I> {
         !is_within && (output.backlog.was_refused() || connection.is_held)
     }
 
-    /// Closes an open connection that does not take its output. The messages that its socket has not begun to take are
-    /// dropped and counted, and the close frame follows.
+    /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing
+    /// of it was sent; the messages behind it are dropped and counted, and the close frame follows.
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };

@@ -1,9 +1,10 @@
-//! Where the hub meets the kernel, and the only folder that may say `unsafe`.
+//! System calls: the only folder with `unsafe`.
 //!
-//! [`Io`] is what a shard asks of the outside: readiness, one batch of receives, one batch of sends. [`HotRing`] is
-//! the private `io_uring` behind it; the simulator of the shard's tests is another. [`oneshot`] carries the few
-//! operations that go through the runtime's ring instead, [`net`], [`cpu`], [`memory`] and [`probe`] what is done once
-//! at start. [`bounded_close`] is for sockets that speak HTTP to their end.
+//! [`Io`] has the operations that a shard needs: readiness, one batch of receives, one batch of sends. [`HotRing`]
+//! implements it with a private `io_uring`; the simulator of the shard's tests implements it too. [`oneshot`] has the
+//! few operations that go through the runtime's ring instead. [`net`] has operations of single sockets; [`cpu`],
+//! [`memory`] and [`probe`] run once at start. [`bounded_close`] limits what a socket that speaks HTTP leaves to the
+//! kernel when it is closed.
 //!
 //! Public for the workspace's own measurements; not part of the crate's API.
 

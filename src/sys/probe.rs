@@ -1,4 +1,4 @@
-//! Finds out at start whether this kernel and container allow what the hub is built on.
+//! Checks at start whether this kernel and container allow the operations that the hub needs.
 
 use std::{
     fmt,
@@ -14,10 +14,10 @@ use io_uring::{IoUring, Probe, opcode};
 
 use super::{HotRing, Io, Key, SendEntry};
 
-/// Why the hub cannot run here, and what to do about it.
+/// The reason why the hub cannot run here; its text names a remedy.
 #[derive(Debug)]
 pub enum ProbeError {
-    /// `io_uring_setup(2)` was refused.
+    /// io_uring, or the thread of the probe, could not be set up.
     Refused(io::Error),
     /// The kernel lacks an operation or a feature.
     TooOld(&'static str),
@@ -71,10 +71,10 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks everything that the shards rely on, before anything listens.
+/// Checks the operations of the kernel that the hot ring needs, before anything listens.
 ///
-/// On a thread of its own: the kernel takes a ring down a while after it was closed, and interrupts the thread that has
-/// used it for that. The caller's next call with a time-out would end with EINTR.
+/// The probe has its own thread. The kernel frees a closed ring some time later, and interrupts the thread that used
+/// it; on the caller's thread, the next call with a timeout would fail with EINTR.
 ///
 /// # Errors
 ///
@@ -85,6 +85,7 @@ pub fn probe() -> Result<(), ProbeError> {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Checks the operations on this thread.
 fn probe_here() -> Result<(), ProbeError> {
     let ring = IoUring::new(2).map_err(ProbeError::Refused)?;
     let mut operations = Probe::new();
@@ -113,17 +114,17 @@ fn probe_here() -> Result<(), ProbeError> {
     check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))
 }
 
-/// Cancels polls of sockets that another thread is writing to: each poll must end, and its socket with it.
+/// Checks that a poll of a socket that another thread writes to ends when it is cancelled, and the socket with it.
 fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
     let (peers, to_write_to) = channel();
     thread::scope(|scope| {
-        let writer = scope.spawn(|| to_write_to.into_iter().try_for_each(write_until_it_ends));
+        let writer = scope.spawn(|| to_write_to.into_iter().try_for_each(write_until_closed));
         let polled = (0..CANCELS).try_for_each(|slot| {
             let (mut stream, peer) = UnixStream::pair()?;
             peers.send(peer).map_err(io::Error::other)?;
             stream.set_read_timeout(Some(2 * PATIENCE))?;
             stream.read_exact(&mut [0])?;
-            // It is being written to from here on.
+            // From here on the writer writes to the socket.
             let (key, socket) = (Key { slot, generation: 0 }, OwnedFd::from(stream));
             ring.arm(key, &socket);
             ring.submit();
@@ -133,7 +134,7 @@ fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
             Ok(())
         });
         drop(peers);
-        // If one does not end, the writer knows why.
+        // If a socket stays open, the writer's error says so; it is returned before that of the polls.
         writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(polled)
     })?;
     let begin = Instant::now();
@@ -146,8 +147,8 @@ fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes until the other end is gone.
-fn write_until_it_ends(mut stream: UnixStream) -> io::Result<()> {
+/// Writes until the other end is closed.
+fn write_until_closed(mut stream: UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     loop {
         match stream.write_all(b"x") {
@@ -160,7 +161,8 @@ fn write_until_it_ends(mut stream: UnixStream) -> io::Result<()> {
     }
 }
 
-/// Sends more than fits to a peer that does not read, then compares what the ring reports with what arrives.
+/// Checks that the ring reports a short send exactly: sends more than fits to a peer that does not read, then compares
+/// the reported count with the bytes that arrive.
 fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut reader = TcpStream::connect(listener.local_addr()?)?;
@@ -192,10 +194,10 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     }
 }
 
-/// Polls that are cancelled to see whether each of them ends.
+/// Polls that [`check_cancel`] cancels.
 const CANCELS: u32 = 32;
 
-/// How long anything here may take.
+/// The longest wait for one step; a first byte may take twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
