@@ -20,22 +20,22 @@ pub struct Setting {
     pub key: &'static str,
     /// The heading of the setting's group.
     pub heading: &'static str,
-    /// The placeholder of its value in the help, such as `SIZE`.
+    /// The placeholder of a value in the help, such as `SIZE`.
     pub value_name: &'static str,
-    /// The range of its values, if they have one: `1 to 1GiB`, `1 to max_message`, `2 × max_message or more`. Another
-    /// setting stands for its value.
+    /// The range of the values, if there is one: `1 to 1GiB`, `1 to max_message`, `2 × max_message or more`. The key of
+    /// another setting stands for that setting's value.
     pub range: Option<&'static str>,
     /// The default.
     pub preset: Preset,
     /// Whether the setting may have several values.
     pub is_list: bool,
-    /// Whether its values are secret.
+    /// Whether the values are secret.
     pub is_secret: bool,
     /// Whether a file may write a value as a plain integer.
     pub(super) takes_integers: bool,
     /// The type of a value, for the error about a value of another type.
     pub(super) expected: &'static str,
-    /// Reads its items into the settings.
+    /// Reads the items of a value into the settings.
     pub(super) read: fn(&mut Settings, &[&str]) -> Result<(), Fault>,
     /// Returns the items of the setting, those of secrets masked.
     pub(super) items: fn(&Settings) -> Vec<String>,
@@ -68,12 +68,12 @@ impl Setting {
         self.doc.trim()
     }
 
-    /// Splits text into items, as flags and variables are written.
+    /// Splits the text of a flag or a variable into items.
     pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
         self.shape().split(text)
     }
 
-    /// Returns how a value is written.
+    /// Returns the shape in which a value is written.
     pub(super) fn shape(&self) -> Shape {
         let &Setting { key, is_list, takes_integers, expected, .. } = self;
         Shape { key, is_list, takes_integers, expected }
@@ -129,7 +129,7 @@ impl Preset {
 /// The beginning of the names of all variables.
 pub(super) const VARIABLE_PREFIX: &str = "RINGHUB_";
 
-/// Shows no value for a setting that is not given.
+/// Returns no items: the value of a setting that is not given.
 const UNSET: fn(&Config) -> Vec<String> = |_| Vec::new();
 
 fn one(value: impl ToString) -> Vec<String> {
@@ -175,7 +175,7 @@ macro_rules! settings {
             doc: concat!($($doc),+),
         },)+)+];
 
-        /// The settings as they are given, each right in itself. [`Config::new`] checks them against each other.
+        /// The given settings, each valid for itself. [`Config::new`] checks them against each other.
         ///
         /// ```
         /// use ringhub::config::{Config, Settings, Size};
@@ -207,9 +207,9 @@ settings! {
         /// Connections that a listener on the address :: takes: only those of IPv6, or dual, those of IPv4 too.
         listen_ipv6: ListenIpv6, WHICH, Is("only");
 
-        /// Another address and port for /metrics, which is then nowhere else.
+        /// Another address and port for /metrics, which is then not served on the addresses of listen.
         metrics_listen: Option<SocketAddr>, ADDRESS,
-        Otherwise { words: "where everything is", example: "127.0.0.1:9464", effective: UNSET };
+        Otherwise { words: "the addresses of listen", example: "127.0.0.1:9464", effective: UNSET };
     }
 
     "Access" {
@@ -218,12 +218,12 @@ settings! {
         allowed_origins: Option<Vec<String>>, ORIGIN,
         Otherwise { words: "any", example: "https://example.org", effective: UNSET };
 
-        /// Bearer tokens of which one is needed to publish. Better in a file or a variable than as a flag, which
-        /// everybody on the machine can read.
+        /// Bearer tokens of which one is needed to publish. Better in a file or a variable than as a flag, which every
+        /// user of the machine can read.
         publish_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
 
-        /// Bearer tokens of which one is needed to subscribe. A token in both lists is good for both.
+        /// Bearer tokens of which one is needed to subscribe. A token in both lists admits to both.
         subscribe_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
 
@@ -238,7 +238,7 @@ settings! {
         shards: Option<usize>, COUNT ["1 to 256"] (from 1 to Limits::SHARDS_MAX),
         Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
 
-        /// CPUs to run on, such as 0 or 0,2-3. Shards take them in turn.
+        /// CPUs to run on, such as 0 or 0,2-3. Each shard gets the next one of them.
         cpus: Option<CpuList>, CPU,
         Otherwise {
             words: "all allowed",
@@ -246,14 +246,14 @@ settings! {
             effective: |config| config.cpus.iter().map(ToString::to_string).collect(),
         };
 
-        /// Keep each shard on its CPU: auto, on or off. With auto it stays there unless a cgroup quota is smaller than
+        /// Keep each shard on its CPU: auto, on or off. With auto a shard is kept unless a cgroup quota is smaller than
         /// the affinity mask and no CPUs are given.
         pin: Pin, WHEN, Is("auto");
     }
 
     "Limits" {
-        /// Connections at the same time, those still in their opening handshake included. At most what the limit of
-        /// open descriptors leaves. Beyond it: 503.
+        /// Connections at the same time, also during their opening handshake. At most the number that the limit of open
+        /// descriptors leaves. Beyond it: 503.
         max_connections: Option<usize>, COUNT ["1 to 16777216"] (from 1 to ConnectionId::SLOTS_MAX),
         Otherwise {
             words: "from the descriptor limit",
@@ -280,8 +280,8 @@ settings! {
         /// Fragments of one message. Beyond it: close 1009.
         max_fragments: u32, COUNT ["1 to 4294967295"] (from 1 to u32::MAX), Is("65537");
 
-        /// Memory of the messages that a slow subscriber has not taken, at least two of the largest messages; a message
-        /// that several have not taken counts for each. Beyond it: close 1008.
+        /// Memory of the backlog of a slow consumer, at least two of the largest messages; a message in several
+        /// backlogs counts in each. Beyond it: close 1008.
         max_backlog: Option<Size>, SIZE ["2 × max_message or more"],
         Otherwise {
             words: "4MiB, or two of the largest messages",
@@ -289,11 +289,10 @@ settings! {
             effective: |config| bytes(config.limits.backlog_bytes_max),
         };
 
-        /// Messages that a slow subscriber has not taken. Beyond it: close 1008.
+        /// Messages in the backlog of a slow consumer. Beyond it: close 1008.
         max_backlog_messages: u64, COUNT ["0 or more"], Is("65536");
 
-        /// Memory of messages that wait to be sent, over all topics of a shard. Beyond it publishers are read no
-        /// further.
+        /// Memory of messages that wait to be sent, over all topics of a shard. Beyond it the shard does not receive.
         max_gathered: Option<Size>, SIZE ["max_message to 2GiB"],
         Otherwise {
             words: "4MiB, or two of the largest messages",
@@ -302,7 +301,7 @@ settings! {
         };
 
         /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it:
-        /// close 1013 for those under way the longest.
+        /// close 1013 for the message that began first.
         max_unfinished: Option<Size>, SIZE ["2 × max_backlog × shards or more"],
         Otherwise {
             words: "256MiB, or two backlogs for each shard",
@@ -326,12 +325,12 @@ settings! {
             effective: |config| bytes(config.http.bodies_bytes_max),
         };
 
-        /// Connections that speak HTTP at the same time. Beyond it the one that has been idle longest is ended; if none
-        /// is idle: 503, and the connection ends.
+        /// Connections that speak HTTP at the same time. Beyond it the connection that has been idle longest is ended;
+        /// if none is idle: 503, and the new connection ends.
         max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024");
 
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
-        /// waits for it. Below it the connection is reset; 0 asks only for some progress.
+        /// waits for it. Below it the connection is reset; with 0 one byte in that time is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
     }
 

@@ -83,9 +83,9 @@ keys! {
         "Path of the route. `{name}` stands for one segment, `{name...}` for the rest; a `hub` needs `{topic}` or \
          `{topic...}`, and `files` and `page` have no parameters.";
     "handler": All, "`hub`, `echo`, `files` or `page`", "`files` if there are `documents`, else required",
-        "Handler that answers there.";
+        "Handler of the route.";
     "documents": Files, "folder", "required", "Folder to serve, relative to the file of settings.";
-    "basic.realm": All, "text", "`ringhub`", "Name that a browser shows where it asks for a password (RFC 7617).";
+    "basic.realm": All, "text", "`ringhub`", "Name that a browser shows when it asks for a password (RFC 7617).";
     "basic.users": All, "table: a password for each user", "required in `basic`",
         "Passwords, or as `sha256:` and 64 hexadecimal digits their SHA-256.";
     "bearer.tokens": All, "table: a token, or a list of tokens, for each name", "required in `bearer`",
