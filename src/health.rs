@@ -1,4 +1,4 @@
-//! `ringhub health`: asks a server whether it is alive, for a container's health check, which then needs no other tool.
+//! `ringhub health`: checks whether a server is alive, for a container's health check, which then needs no other tool.
 
 use std::{
     ffi::OsString,
@@ -29,7 +29,7 @@ pub(crate) struct Health {
     log_format: Option<String>,
 }
 
-/// The cause for which a server does not count as alive, and the form in which it is printed.
+/// The reason for a failed check, and the form in which it is printed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     error: Box<dyn std::error::Error>,
@@ -40,7 +40,7 @@ pub(crate) struct Failure {
 #[derive(Debug)]
 struct NoAddress(String);
 
-/// A server that was found and does not count as alive.
+/// A server that has an address and does not count as alive.
 #[derive(Debug)]
 struct Sick {
     address: SocketAddr,
@@ -59,11 +59,11 @@ enum Symptom {
     NotHttp(String),
 }
 
-/// Asks for `/healthz`, at the server's first address if none is named.
+/// Requests `/healthz`, from the server's first address if no other is given.
 ///
 /// # Errors
 ///
-/// Settings that cannot be read, an address that is none, and anything but an answer 200 within [`TIMEOUT`].
+/// If the settings cannot be read, the address is malformed, or the server does not answer 200 within [`TIMEOUT`].
 pub(crate) fn check(health: Health, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), Failure> {
     let deadline = Instant::now() + TIMEOUT;
     let Health { address, config, log_format } = health;
@@ -103,9 +103,9 @@ fn first_listened(
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let given = Given::read_one("listen", flags, variables);
     given.check_sources()?;
-    // A list of addresses that is given has one at least.
+    // A given list of addresses has one at least.
     let first = given.settings.listen.first().cloned().unwrap_or_else(|| Settings::default().listen.remove(0));
-    // The first of a name's addresses is where the server listens too.
+    // The server listens on all addresses of a name, so also on the first.
     let resolved = by(deadline, move || first.resolve());
     let resolved = resolved.unwrap_or_else(|| Err(format!("the name has not been resolved within {TIMEOUT:?}")));
     Ok(resolved.map_err(|what| format!("listen: {what}"))?[0])
@@ -144,12 +144,12 @@ fn ask(address: SocketAddr, deadline: Instant) -> Result<(), Symptom> {
     }
 }
 
-/// The first line of what comes, or as much of it as there is.
+/// Reads the first line of the answer, or the part of it that arrives.
 fn status_line(stream: &mut TcpStream, deadline: Instant) -> Result<String, Symptom> {
     let mut line = [0; LINE_BYTES_MAX];
     let mut length = 0;
     while length < line.len() && !line[..length].contains(&b'\n') {
-        // Of the whole answer: one that trickles must not keep the check.
+        // The deadline is that of the whole answer, so an answer that trickles in cannot hold the check.
         stream.set_read_timeout(Some(remaining(deadline)?))?;
         match stream.read(&mut line[length..])? {
             0 => break,
@@ -218,9 +218,9 @@ impl fmt::Display for Sick {
 
 impl std::error::Error for Sick {}
 
-/// For everything: a server that is alive needs a millisecond.
+/// The longest time for the whole check: a server that is alive needs a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// More than any status line that is one.
+/// The most bytes of a status line: more than any valid one has.
 const LINE_BYTES_MAX: usize = 256;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Writes standard error and standard output without ever waiting for a reader.
 //!
 //! Each stream has a bounded queue and a thread of its own that writes it, so a pipe without a reader holds neither a
-//! shard nor the other stream. A line that finds no room or cannot be written is dropped and
-//! counted (`log_lines_dropped_total`); a later line says how many were dropped as soon as there is room again.
+//! shard nor the other stream. A line that finds no room or cannot be written is dropped and counted
+//! (`log_lines_dropped_total`); a later line has the number of dropped lines, as soon as there is room again.
 
 #![forbid(unsafe_code)]
 
@@ -67,12 +67,11 @@ impl Logs {
         })
     }
 
-    /// Sends the process's `tracing` events to standard error, those that the filter lets pass, and the panics of all
-    /// threads too.
+    /// Sends the process's `tracing` events that pass the filter to standard error, and the panics of all threads.
     ///
     /// # Errors
     ///
-    /// If something else receives the process's events already.
+    /// If the process already has a subscriber of events.
     pub fn take_over(&self, filter: &LogFilter, format: LogFormat) -> Result<(), Box<dyn std::error::Error>> {
         let stream = self.error.clone();
         let events = tracing_subscriber::fmt()
@@ -96,8 +95,8 @@ impl Logs {
         self.output.push(format!("{text}\n").as_bytes());
     }
 
-    /// Prints text and the end of a line on standard error, as it is.
-    pub fn complain(&self, text: fmt::Arguments<'_>) {
+    /// Prints text and the end of a line on standard error, without the form of a log line.
+    pub fn print_error(&self, text: fmt::Arguments<'_>) {
         self.error.push(format!("{text}\n").as_bytes());
     }
 
@@ -126,7 +125,7 @@ impl Logs {
     }
 }
 
-/// Returns the format; lines before it is known are text.
+/// Returns the format, which is text until it is set.
 fn format_of(format: &OnceLock<LogFormat>) -> LogFormat {
     format.get().copied().unwrap_or(LogFormat::Text)
 }

@@ -22,7 +22,7 @@ use ringhub::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A WebSocket broadcast hub: whatever a client sends to a topic reaches all of the topic's subscribers.
+/// A WebSocket broadcast hub: each message of a client to a topic reaches all other subscribers of the topic.
 // Without `Debug`, like whatever else could hold a token as it was typed.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, max_term_width = 100, after_help = SOURCES)]
@@ -38,15 +38,15 @@ enum Subcommand {
     /// Serve, which is also what happens without a command.
     #[command(after_help = SOURCES)]
     Serve(Flags),
-    /// Check settings as serving would, and print what holds and where it comes from.
+    /// Check settings as the server does at its start, and print their values and sources.
     ///
-    /// Takes the flags of serving. Status 0 if it could serve with them, 1 and everything that is wrong if not.
+    /// Takes the flags of the server. Status 0 if the server could start with them, else 1 and all errors.
     CheckConfig(CheckConfig),
-    /// Print a file of settings, each with its default and what it means.
+    /// Print a file of settings, each with its default and its meaning.
     ExampleConfig,
     /// Print a page of the documentation, as Markdown.
     Reference(Reference),
-    /// Ask a server whether it is alive: status 0 if it is, 1 and a message if not.
+    /// Check whether a server is alive: status 0 if it is, else 1 and a message.
     Health(health::Health),
 }
 
@@ -84,18 +84,20 @@ fn main() -> ExitCode {
         None => return serve(&arguments.flags),
         Some(Subcommand::Serve(flags)) => return serve(&flags),
         Some(Subcommand::CheckConfig(arguments)) => check_config(arguments),
-        Some(Subcommand::ExampleConfig) => say(config::example().trim_end()),
-        Some(Subcommand::Reference(Reference { page: Page::Settings })) => say(config::settings_page().trim_end()),
-        Some(Subcommand::Reference(Reference { page: Page::Routes })) => say(config::routes_page().trim_end()),
+        Some(Subcommand::ExampleConfig) => print_line(config::example().trim_end()),
+        Some(Subcommand::Reference(Reference { page: Page::Settings })) => {
+            print_line(config::settings_page().trim_end())
+        }
+        Some(Subcommand::Reference(Reference { page: Page::Routes })) => print_line(config::routes_page().trim_end()),
         Some(Subcommand::Health(health)) => match health::check(health, env::vars_os()) {
-            Err(failure) if failure.format == LogFormat::Json => return log(&failure),
+            Err(failure) if failure.format == LogFormat::Json => return log_failure(&failure),
             outcome => outcome.map_err(Into::into),
         },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&*error);
+            print_error(&*error);
             ExitCode::FAILURE
         }
     }
@@ -106,14 +108,14 @@ fn main() -> ExitCode {
 fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         if !error.use_stderr() {
-            // Help, or the version: what was asked for.
-            let outcome = written(error.print());
-            process::exit(outcome.map_or_else(|error| tell(&error, 1), |()| error.exit_code()));
+            // Help or the version, which is the requested output and no error.
+            let outcome = check_written(error.print());
+            process::exit(outcome.map_or_else(|error| report(&error, 1), |()| error.exit_code()));
         }
         if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
             && Arguments::command().get_subcommands().any(|command| command.get_name() == word)
         {
-            process::exit(tell(&format_args!("flags go after the subcommand: ringhub {word} --FLAG VALUE"), 2));
+            process::exit(report(&format_args!("flags go after the subcommand: ringhub {word} --FLAG VALUE"), 2));
         }
         let is_word = |kind| matches!(error.get(kind), Some(ContextValue::String(word)) if !word.starts_with('-'));
         let is_stray_word = is_word(ContextKind::InvalidArg) || is_word(ContextKind::InvalidSubcommand);
@@ -121,18 +123,18 @@ fn parse() -> Arguments {
         let is_secret = |argument: &str| secrets.iter().any(|flag| argument.trim_start_matches('-').starts_with(flag));
         if is_stray_word && env::args_os().any(|argument| is_secret(&argument.to_string_lossy())) {
             let hidden = "hidden: it may be a token; separate tokens with commas, not spaces";
-            process::exit(tell(&format_args!("unexpected argument ({hidden})"), 2));
+            process::exit(report(&format_args!("unexpected argument ({hidden})"), 2));
         }
         if let Some((number, unit)) = split_value().filter(|_| is_stray_word) {
-            process::exit(tell(&format_args!("a value has no space in it: write {number}{unit}"), 2));
+            process::exit(report(&format_args!("a value has no space in it: write {number}{unit}"), 2));
         }
         error.exit()
     })
 }
 
 /// Prints an error, and returns the status to end with.
-fn tell(what: &dyn fmt::Display, status: i32) -> i32 {
-    complain(what);
+fn report(what: &dyn fmt::Display, status: i32) -> i32 {
+    print_error(what);
     status
 }
 
@@ -147,29 +149,29 @@ fn split_value() -> Option<(String, String)> {
 }
 
 /// Prints an error on standard error, as far as that can be written.
-fn complain(what: &dyn fmt::Display) {
-    drop(writeln!(io::stderr(), "{}", complaint(what)));
+fn print_error(what: &dyn fmt::Display) {
+    drop(writeln!(io::stderr(), "{}", error_text(what)));
 }
 
 /// Returns an error with the name of the program before each line.
-fn complaint(what: &dyn fmt::Display) -> String {
+fn error_text(what: &dyn fmt::Display) -> String {
     what.to_string().lines().map(|line| format!("ringhub: {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes a line of output.
-fn say(line: &str) -> Result<(), Box<dyn std::error::Error>> {
-    Ok(written(writeln!(io::stdout(), "{line}"))?)
+fn print_line(line: &str) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(check_written(writeln!(io::stdout(), "{line}"))?)
 }
 
-/// Returns whether standard output has taken what was written. A reader that has closed the pipe is no error.
-fn written(outcome: io::Result<()>) -> Result<(), Unwritten> {
+/// Checks the outcome of a write to standard output. A reader that has closed the pipe is no error.
+fn check_written(outcome: io::Result<()>) -> Result<(), Unwritten> {
     match outcome.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error)),
         _ => Ok(()),
     }
 }
 
-/// Standard output takes nothing.
+/// The error of standard output that cannot be written.
 #[derive(Debug)]
 struct Unwritten(io::Error);
 
@@ -190,13 +192,13 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     let config = given.config(sys::net::raise_descriptor_limit());
     let of_config = config.as_ref().map(Config::warnings).unwrap_or_default();
     for warning in given.warnings().iter().chain(&of_config) {
-        complain(&format_args!("warning: {warning}"));
+        print_error(&format_args!("warning: {warning}"));
     }
-    say(config::effective(&given, &config?).trim_end())
+    print_line(config::effective(&given, &config?).trim_end())
 }
 
 /// Logs the failure of a health check as the server would, in JSON.
-fn log(failure: &health::Failure) -> ExitCode {
+fn log_failure(failure: &health::Failure) -> ExitCode {
     let taken_over = Logs::start().map_err(Into::into).and_then(|logs| {
         logs.take_over(&Settings::default().log, LogFormat::Json)?;
         Ok::<_, Box<dyn std::error::Error>>(logs)
@@ -206,7 +208,7 @@ fn log(failure: &health::Failure) -> ExitCode {
             failure.log();
             logs.finish();
         }
-        Err(_) => complain(failure),
+        Err(_) => print_error(failure),
     }
     ExitCode::FAILURE
 }
@@ -216,13 +218,13 @@ fn serve(flags: &Flags) -> ExitCode {
     let logs = match Logs::start() {
         Ok(logs) => logs,
         Err(error) => {
-            complain(&format_args!("the threads that write logs cannot be started: {error}"));
+            print_error(&format_args!("the threads that write logs cannot be started: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let outcome = serve_with(&logs, flags);
     if let Err(error) = &outcome {
-        logs.complain(format_args!("{}", complaint(error)));
+        logs.print_error(format_args!("{}", error_text(error)));
     }
     logs.finish();
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -262,7 +264,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
         logs.print(format_args!("  routes:            {}", routes.join(", ")));
     }
     logs.print(format_args!("  metrics:           http://{}/metrics", metrics.map_or(here, health::reachable)));
-    runtime.block_on(until_told(running, signals, logs))
+    runtime.block_on(until_signal(running, signals, logs))
 }
 
 /// The signals that the operator can send to the process.
@@ -289,7 +291,7 @@ impl Signals {
     }
 }
 
-/// The facts about a start that its line in the log has as fields.
+/// The fields of the log line about the start.
 struct StartReport {
     shards: usize,
     placement: String,
@@ -298,7 +300,7 @@ struct StartReport {
     max_backlog: usize,
     kernel: String,
     descriptors: u64,
-    /// Bytes; none where there is no limit.
+    /// Bytes; `None` if there is no limit.
     locked_memory: Option<u64>,
 }
 
@@ -335,8 +337,8 @@ impl StartReport {
     }
 }
 
-/// Serves until a signal: the first begins an orderly end, the second ends at once.
-async fn until_told(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
+/// Serves until a signal: the first begins a graceful shutdown, the second ends at once.
+async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
     let ignore = |signal| tracing::info!(signal, "{signal} is ignored: settings are read at the start only");

@@ -39,8 +39,8 @@ impl Config {
     }
 }
 
-/// Checks all settings. All faults are found in one pass, so that an operator can mend them together; but the settings
-/// that depend on a wrong one are checked when that is mended.
+/// Checks all settings. All faults are found in one pass, so that an operator can correct them together; but a setting
+/// that depends on a wrong one is checked when that is corrected.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);

@@ -19,11 +19,11 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
-    /// Plain HTTP: publishing, health, metrics, the page.
+    /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
     pub shards: usize,
-    /// The CPUs to run on, at least one. Shards take them in turn.
+    /// The CPUs to run on, at least one. Each shard gets the next one of them.
     pub cpus: Vec<usize>,
     /// Whether shards stay on their CPUs.
     pub is_pinned: bool,
@@ -37,7 +37,7 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
-    /// The routes of the file, in its order. Without routes, the server has the hub and its page.
+    /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
@@ -46,16 +46,16 @@ pub struct Config {
 /// Limits of connections that speak HTTP without becoming WebSockets.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// Served at the same time, of all shards. For one more the one that has been idle longest is ended; if none is
-    /// idle, it is answered 503 and closed.
+    /// Connections that are served at the same time. Beyond it the connection that has been idle longest is ended; if
+    /// none is idle, the new one is answered 503 and closed.
     pub connections_max: usize,
     /// Bytes of memory of all bodies that are being received or published, over all connections. Beyond it the
     /// incomplete body with the highest bytes × age is answered 503.
     pub bodies_bytes_max: usize,
     /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
-    /// server waits for it. Below it the connection is reset; 0 asks only for some progress.
+    /// server waits for it. Below it the connection is reset; with 0 one byte in that time is enough.
     pub rate_min: u64,
-    /// The longest time for a head, from its first byte on where a connection was kept alive.
+    /// The longest time for a head; on a connection that was kept alive, from the first byte of the head on.
     pub header_timeout: Duration,
     /// The longest time for a body. Beyond it: 408.
     pub body_timeout: Duration,
@@ -63,37 +63,36 @@ pub struct Http {
     pub idle_timeout: Duration,
 }
 
-/// The limits of a server. Each field says what happens beyond its limit.
+/// The limits of a server. The documentation of each field has the effect of its limit.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections, those in their opening handshake included. One more is answered 503.
+    /// Connections, also during their opening handshake. One more is answered 503.
     ///
-    /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle one costs about 150 bytes
-    /// here and 4 KB in the kernel.
+    /// Default: the limit of open descriptors less [`Config::descriptors`]. Each idle connection costs about 150 bytes
+    /// in the server and 4 KB in the kernel.
     pub connections_max: usize,
-    /// Connections of one peer address, whatever they speak, over all shards; 0 is any number. For one more the
-    /// one that speaks HTTP and has been idle longest is ended; if none is idle, it is answered 429. An IPv4 address
-    /// counts by itself, an IPv6 address with all that share its first 64 bits.
+    /// Connections of one peer address, for HTTP and WebSockets, over all shards; 0 is any number. Beyond it the HTTP
+    /// connection of the address that has been idle longest is ended; if none is idle, the new one is answered 429. An
+    /// IPv4 address counts by itself, an IPv6 address with all addresses that have the same first 64 bits.
     ///
-    /// Behind a proxy all clients have the proxy's address. Where there is a limit, each connection costs 40 bytes
-    /// more.
+    /// Behind a proxy all clients have the proxy's address. With a limit, each connection costs 40 bytes more.
     pub connections_per_address_max: usize,
     /// The limits of one message. Beyond them the connection is failed with 1009.
     pub message: MessageLimits,
     /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
     /// that they stand in. Beyond it the connection is closed with 1008.
     ///
-    /// At worst every connection has one. What several keep of the same messages exists once and is charged to each of
-    /// them. It is never below two of the largest messages, so that one can always be on its way while the next is
-    /// published; 4 KiB more are for what stands beside those. A single run never trips the limit of a subscriber whose
-    /// backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], where that is more.
+    /// At worst every connection has such a backlog. Memory that several backlogs share exists once and is charged to
+    /// each of them. The limit is never below two of the largest messages, so that one can always be on its way while
+    /// the next is published; 4 KiB more are for small frames beside them. A single run does not close a subscriber
+    /// whose backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], if that is more.
     pub backlog_bytes_max: usize,
-    /// Messages of such a backlog.
+    /// Messages of a slow subscriber's backlog. Beyond it the connection is closed with 1008.
     pub backlog_messages_max: u64,
-    /// Bytes of memory that a shard has gathered for its subscribers before it stops receiving until some were sent:
-    /// messages, the notes about messages that single subscribers do not get, and the buffers that large messages keep.
-    /// The message that goes beyond the limit is gathered too, as are all messages that a handler publishes in one
-    /// call.
+    /// Bytes of memory of the messages that a shard gathers for its subscribers, of the notes about messages that
+    /// single subscribers do not get, and of the buffers that large messages keep. Beyond it the shard stops receiving
+    /// until walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages
+    /// that a handler publishes in one call.
     pub gathered_bytes_max: usize,
     /// Bytes of buffers that hold messages whose end has not arrived, or input that came with an opening request until
     /// it is parsed, over all connections. Each shard has an equal part of it. Beyond it the connections whose messages
@@ -102,36 +101,36 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
-    /// Topics that no connection subscribes or publishes to, but whose offsets are remembered. Beyond it the longest
-    /// idle is forgotten; when it returns it has a new epoch. Each costs some 300 bytes.
+    /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
+    /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
+    /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
 }
 
 impl Limits {
-    /// The most shards that can be asked for. The lanes between them share one limit, so more only make them shorter.
+    /// The most shards of a server. Their lanes share one limit, so more shards have shorter lanes.
     pub const SHARDS_MAX: usize = 256;
 
-    /// Bytes of buffers that a shard receives into: those of one batch, and those that hold input which is not parsed.
+    /// Bytes of the buffers that a shard receives into: the buffers of one batch, and those with unparsed input.
     pub const RECEIVED_BYTES_MAX: usize = 3 * 64 * crate::hub::LARGE_PIECE_PINS;
 
-    /// The largest message or frame that can be allowed.
+    /// The largest value of the limits of messages and frames.
     pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
-    /// The largest limit of bytes that can be given: 1 TiB, more than any machine has use for. Sums of such limits do
-    /// not come near the largest number.
+    /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
 
-    /// The largest send buffer that can be given, which the kernel doubles: it takes no larger one.
+    /// The largest send buffer. The kernel doubles it, and does not accept a larger one.
     pub const SEND_BUFFER_MAX: u64 = 1 << 30;
 }
 
 impl Config {
-    /// Returns how many shards run, and on which CPUs, in words.
+    /// Returns the number of shards and their CPUs, in words.
     #[must_use]
     pub fn placement(&self) -> String {
         let shards = if self.shards == 1 { "shard" } else { "shards" };
         let (how, cpus) = match self.is_pinned {
-            // Shards take the CPUs in turn, so some may have none.
+            // Each shard gets the next CPU, so some CPUs may have no shard.
             true => ("pinned to", &self.cpus[..self.cpus.len().min(self.shards)]),
             false => ("floating over", &self.cpus[..]),
         };

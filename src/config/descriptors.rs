@@ -3,18 +3,17 @@
 use super::checked::{Config, Limits};
 
 impl Limits {
-    /// Sockets that all shards together keep only to answer that there is no room, including those that have given way
-    /// to others and are about to be closed; but a shard always has two. Beyond it sockets are closed without an
-    /// answer.
+    /// Sockets that all shards together keep only to refuse them, including those that have given way and are about to
+    /// be closed; but each shard may always have two. Beyond it sockets are closed without an answer.
     pub const REFUSALS_MAX: usize = 64;
 
-    /// Connections that were handed over to the control thread and are only told that there is no place, or given the
-    /// time to read their last answer. They count as connections. Beyond it the oldest is closed.
+    /// Connections on the control thread without a permit, which get one answer, or time to read their last one. They
+    /// count as connections. Beyond it the oldest is closed.
     pub const FAREWELLS_MAX: usize = 64;
 
-    /// Connections for which there is no room and that are answered nevertheless because they ask for the metrics,
-    /// those included that have given way to others and are about to be closed. Beyond it they are refused like all
-    /// others.
+    /// Connections to a full server that are served, since they request the metrics and may read them, including those
+    /// that have given way and are about to be closed. The control thread serves three quarters of them at once. Beyond
+    /// it such connections are refused like all others.
     pub const MONITORS_MAX: usize = 16;
 
     /// Files that are sent at the same time. One more request is answered 503.
@@ -82,9 +81,9 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
     parts.iter().map(|part| part.count).sum()
 }
 
-/// Standard streams, the runtimes of the main thread and of control, and what the process was started with or has open
-/// besides: a file of settings while it is read, the folders that an embedder adds to a checked configuration.
+/// Standard streams, the runtimes of the main thread and of control, descriptors from before the start, and others: a
+/// file of settings while it is read, the folders that an embedder adds to a checked configuration.
 const PROCESS: usize = 48;
 
-/// Of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals.
+/// The descriptors of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals.
 const SHARD: usize = 7;

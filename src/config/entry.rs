@@ -1,9 +1,9 @@
-//! A setting as one source gives it, before its value is read.
+//! A setting of one source, before its value is read.
 
 use super::{settings::Setting, toml::Item};
 use crate::error::Origin;
 
-/// A setting as one source gives it.
+/// A setting of one source, before its value is read.
 pub(super) struct Entry {
     pub(super) setting: &'static Setting,
     pub(super) items: Vec<Item>,
@@ -28,13 +28,13 @@ impl Part {
     }
 }
 
-/// Returns the key that was probably meant, if any is near enough.
+/// Returns the known key that is most similar to a misspelled one, if it is similar enough.
 pub(super) fn nearest_key(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let (nearest, distance) = nearest(key, known)?;
     (distance <= key.len().max(nearest.len()) / 2).then_some(nearest)
 }
 
-/// Returns the known name that takes the fewest slips of the hand, and how many.
+/// Returns the known name with the smallest edit distance, and the distance.
 pub(super) fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<(&'static str, usize)> {
     known.map(|known| (known, strsim::damerau_levenshtein(name, known))).min_by_key(|&(_, distance)| distance)
 }

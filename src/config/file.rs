@@ -19,7 +19,7 @@ use super::{
 };
 use crate::error::{ConfigError, Origin};
 
-/// The settings and routes of a file, and everything that is wrong with it, by their lines.
+/// The settings and routes of a file, and all its errors, by their lines.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
@@ -33,7 +33,7 @@ impl Contents {
     }
 }
 
-/// Reads a part of the settings of a file. `named_by` is the flag or variable that names it.
+/// Reads a part of the settings of a file. `named_by` is the flag or variable with the file's path.
 pub(super) fn read(path: &Path, named_by: &Origin, part: Part) -> Contents {
     let file = match read_whole(path) {
         Ok(bytes) => TomlFile { path: path.into(), bytes },
@@ -65,7 +65,7 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
     };
     let (table, faults) = DeTable::parse_recoverable(text);
     if !faults.is_empty() {
-        // What was understood of the rest is a guess.
+        // The parser's result for the rest of the file is a guess.
         return Contents::only(faults.iter().map(|fault| syntax_error(file, text, fault)).collect());
     }
     let mut contents = Contents::default();
@@ -92,7 +92,7 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
     contents
 }
 
-/// The parser's own text of an error would show the line, and with it perhaps a token.
+/// Returns an error of the syntax without the parser's text, which would show the line, and with it perhaps a token.
 fn syntax_error(file: &TomlFile, text: &str, fault: &toml::de::Error) -> ConfigError {
     let span = fault.span().unwrap_or_default();
     let mut what = fault.message().to_string();
@@ -109,5 +109,5 @@ fn unknown_key(key: &str) -> String {
     }
 }
 
-/// Larger than any file of settings, smaller than what would hurt.
+/// The most bytes of a file of settings: more than any has, and little memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;

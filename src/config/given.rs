@@ -25,7 +25,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Reads this file instead of the one that flags and variables name. Errors call it by the name of an argument.
+    /// Reads this file instead of that of the flags and variables. Errors contain the name of the argument.
     pub fn read_file(&mut self, file: PathBuf, argument: &str) {
         self.file = Some((file, Origin::Flag(argument.into())));
     }
@@ -67,7 +67,7 @@ impl clap::FromArgMatches for Flags {
     }
 }
 
-/// Returns the flag of a setting. Its value is checked with those of the other sources, so clap sees text only.
+/// Returns the flag of a setting. Its value is checked with those of the other sources, so clap only gets text.
 fn argument(setting: &Setting) -> Arg {
     let help = setting.help();
     let first_sentence = help.find(". ").map_or(help, |end| &help[..end]).trim_end_matches('.');
@@ -83,10 +83,11 @@ fn argument(setting: &Setting) -> Arg {
         .help_heading(setting.heading)
 }
 
-/// The settings and routes that all sources together give.
+/// The settings and routes of all sources together.
 #[derive(Debug)]
 pub struct Given {
-    /// The settings that hold. A setting with a wrong value keeps its default, and [`Given::config`] returns the error.
+    /// The settings, each from the source that wins. A setting with a wrong value keeps its default, and
+    /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
     origins: BTreeMap<&'static str, Origin>,
@@ -95,17 +96,17 @@ pub struct Given {
 }
 
 impl Given {
-    /// Reads all sources. Every value must be right, also one that another source overrides.
+    /// Reads all sources. Every value must be valid, also if another source overrides it.
     ///
     /// A variable that begins with `RINGHUB_` and is no setting is an error if it looks like a misspelled one, and else
-    /// a warning: Kubernetes gives every container a `RINGHUB_PORT` and more once there is a service `ringhub`.
+    /// a warning: Kubernetes sets `RINGHUB_PORT` and others in every container if a service has the name `ringhub`.
     #[must_use]
     pub fn read(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Given {
         Given::read_part(flags, variables, Part::All)
     }
 
     /// Reads one setting from all sources, by its key. All other settings and the routes are skipped: their values need
-    /// not be right, and no folder of a route is opened.
+    /// not be valid, and no folder of a route is opened.
     ///
     /// ```
     /// use ringhub::config::{Flags, Given};
@@ -176,7 +177,7 @@ impl Given {
         let key = rest.to_lowercase();
         let known = SETTINGS.iter().map(|setting| setting.key).chain([FILE_ARGUMENT]);
         let Some((nearest, distance)) = nearest(&key, known) else { return };
-        // One letter in four, and two at most: a slip of the hand.
+        // A misspelled name differs in at most one letter of four, and in two at most.
         if distance <= (key.len().max(nearest.len()) / 4).min(2) {
             let nearest = nearest.to_uppercase();
             let what = format!("there is no such setting; did you mean {VARIABLE_PREFIX}{nearest}?");
@@ -202,7 +203,7 @@ impl Given {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong in any source or between them; each error says where it comes from.
+    /// All errors in the sources or between them, each with its place.
     pub fn config(&self, descriptors: u64) -> Result<Config, ConfigErrors> {
         let mut errors = self.errors.clone();
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
@@ -224,7 +225,7 @@ impl Given {
                 }
             }
             Err(between) => {
-                // What holds in place of a value that was wrong proves nothing.
+                // An error that involves a setting with a wrong value may come from the default in its place.
                 let proved = between.0.into_iter().filter(|error| error.settings().all(|key| !failed.contains(key)));
                 let located = proved.map(|error| error.located(|key| self.origin(key)));
                 let located: Vec<ConfigError> = located.collect();
@@ -238,17 +239,17 @@ impl Given {
         Err(in_order(errors))
     }
 
-    /// Checks that every source could be read and that each value is right in itself, for a program that needs a
+    /// Checks that every source could be read and that each value is valid for itself, for a program that needs a
     /// setting and no server.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong in any source. What does not fit another setting, or this machine, is not among it.
+    /// All errors in the sources, without those of values that do not fit another setting or this machine.
     pub fn check_sources(&self) -> Result<(), ConfigErrors> {
         if self.errors.is_empty() { Ok(()) } else { Err(in_order(self.errors.clone())) }
     }
 
-    /// Returns the findings that are no errors.
+    /// Returns the warnings about the sources.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -261,7 +262,7 @@ impl Given {
     }
 }
 
-/// Returns errors of the file from its first line on, and those of each other source as it was read.
+/// Returns the errors in order: those of the file by their lines, those of other sources as they were read.
 fn in_order(mut errors: Vec<ConfigError>) -> ConfigErrors {
     errors.sort_by_key(|error| match error.origin() {
         Origin::File(_, line) => *line,

@@ -14,9 +14,9 @@ use crate::{
 pub struct MemoryPart {
     /// The use of the memory.
     pub name: &'static str,
-    /// The most bytes of it, or 1 EiB where its limits allow more, so that all parts together fit into a number.
+    /// The most bytes, but 1 EiB at most, so that the sum of all parts does not overflow.
     pub bytes: u64,
-    /// The limits from which that follows.
+    /// The limits from which the number follows.
     pub follows_from: String,
 }
 
@@ -41,7 +41,7 @@ impl Config {
         // A single run may become the backlog of a subscriber whose backlog was empty.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);
         let unfinished = limits.unfinished_bytes_max as u64;
-        // Those that have no place any more are still there for a while, and some are served that have no room at all.
+        // Connections that have given way exist for a while longer, and monitors are served without room.
         let farewells = Limits::FAREWELLS_MAX as u64;
         let monitors = Limits::MONITORS_MAX as u64;
         let http_connections = (http.connections_max as u64).saturating_add(farewells).min(connections) + monitors;
@@ -50,7 +50,7 @@ impl Config {
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
         let between_shards = mesh.message_bytes_max as u64 * shards * (shards - 1) / (shards * ends);
         let overflow = if shards > 1 { shards * mesh.overflow_bytes_max as u64 } else { 0 };
-        // A lane takes one message whatever its size, and one more waits beside it.
+        // A lane takes one message of any size, and one more waits beside it.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
         // This limit may be any number.
         let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
@@ -142,7 +142,7 @@ const HTTP_CONNECTION: u64 = 112 * 1_024;
 /// One topic: its name, twice, its place in the order, and the table's.
 const TOPIC: u64 = 1_024;
 
-/// The program, its threads and their allocators, and what waits to be logged or printed.
+/// The program, its threads and their allocators, and the lines that wait to be logged or printed.
 const SERVER: u64 = 8 << 20;
 
 /// One shard without connections: rings, wheel, stack.

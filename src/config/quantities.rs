@@ -30,7 +30,7 @@ impl FromStr for Size {
     }
 }
 
-/// Writes a size in the largest binary unit that it is a multiple of.
+/// Writes a size in the largest binary unit of which it is a multiple.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

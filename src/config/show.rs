@@ -1,4 +1,4 @@
-//! Prints settings: a file with all of them, and those that hold.
+//! Prints settings: a file with every setting, and the values of a configuration.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use crate::sys::memory::{self as machine, Available};
 
 /// Returns a file of TOML with every setting and its help, commented out.
 ///
-/// A line that begins with `#` and no space is a setting; without the `#` it holds.
+/// A line that begins with `#` and no space is a setting; without the `#` it is in force.
 #[must_use]
 pub fn example() -> String {
     let mut text = String::from(EXAMPLE_HEAD);
@@ -33,7 +33,7 @@ pub fn example() -> String {
     text + EXAMPLE_ROUTES
 }
 
-/// Returns the settings that hold, as TOML, with the source of each, and the memory and the descriptors that follow
+/// Returns the values of the settings as TOML, with the source of each, and the memory and the descriptors that follow
 /// from them. Tokens are masked.
 #[must_use]
 pub fn effective(given: &Given, config: &Config) -> String {
@@ -78,7 +78,7 @@ fn descriptors_reserved(config: &Config) -> String {
 }
 
 /// Returns the worst case of memory, part by part and as a sum, as comments of TOML, with a warning if it is more than
-/// the machine has. It nearly always is, for a server that has room for as many connections as descriptors.
+/// the machine has, which is usual for a server with as many connections as descriptors.
 fn memory(config: &Config, available: Option<Available>) -> String {
     let mut text = String::new();
     line(&mut text, "# An upper bound, with every limit reached at the same time; the real figure is far below it.");

@@ -1,4 +1,4 @@
-//! Times as whole ticks, within what a clock can add.
+//! Times as whole ticks, short enough for any clock to add.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! TOML as it is read and written here: values with the places where they stand, and text with its secrets masked.
+//! Reads and writes TOML: values with their places in the file, and text with its secrets masked.
 
 use std::{path::Path, sync::Arc};
 
@@ -30,7 +30,7 @@ impl TomlFile {
     /// Returns the items of a value, each with its place.
     pub(super) fn items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
         match value.get_ref() {
-            // An empty list could mean none as well as any, and is more likely a list that was never filled.
+            // An empty list could mean "none" or "any", and is probably a list that was never filled.
             DeValue::Array(items) if shape.is_list && items.is_empty() => {
                 let what = "the list is empty; leave the key away if nothing is to be said".into();
                 Err(ConfigError::of(shape.key, what).from(self.origin(value.span().start)))

@@ -3,8 +3,8 @@
 use super::{
     checked::Config,
     routes::{
+        admission::NETWORK,
         config::{RouteConfig, RouteHandler},
-        whom::NETWORK,
     },
 };
 use crate::auth::{Access, Origins};
@@ -79,7 +79,7 @@ impl RouteConfig {
     /// Returns the credentials and the origin that the route requires, in words.
     fn requirements(&self) -> String {
         let pages = if self.rules.gate.origins.is_some() { " (and, from web pages, an allowed origin)" } else { "" };
-        format!("{}{pages}", self.whom)
+        format!("{}{pages}", self.admission)
     }
 
     /// Returns the warning about a route that any page in the browser of an admitted user can use; `origins` are the
@@ -89,24 +89,24 @@ impl RouteConfig {
             RouteHandler::Hub | RouteHandler::Echo => true,
             // A browser does not let a page of another origin read the answer to a request with a password unless a
             // list has that origin, so only `network` matters for files.
-            RouteHandler::Files(_) => self.whom.keys.contains(&NETWORK),
+            RouteHandler::Files(_) => self.admission.keys.contains(&NETWORK),
             RouteHandler::Page => false,
         };
         let is_any = self.rules.gate.origins.as_ref().unwrap_or(origins).are_any();
-        (is_usable_by_pages && is_any && self.whom.is_known_to_browsers()).then(|| {
+        (is_usable_by_pages && is_any && self.admission.is_known_to_browsers()).then(|| {
             format!(
                 "the route {:?} ({}) lets people in by {} and has no allowed_origins: any web page that one of them \
                  opens may use it in that person's name; give it the origins of your own pages as allowed_origins",
                 self.pattern.as_str(),
                 self.origin,
-                self.whom,
+                self.admission,
             )
         })
     }
 
     /// Returns a warning for each of the server's lists of tokens that has no token of the route's bearer.
     fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
-        let Some(bearer) = self.whom.needed_bearer() else { return Vec::new() };
+        let Some(bearer) = self.admission.needed_bearer() else { return Vec::new() };
         let lists =
             [("publish_tokens", &access.publish, "publish"), ("subscribe_tokens", &access.subscribe, "subscribe")];
         let disjoint =
@@ -125,6 +125,6 @@ impl RouteConfig {
     /// Returns whether both routes lead to a common topic and have different authenticators or origins in their tables.
     fn is_at_odds_with(&self, other: &RouteConfig) -> bool {
         let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
-        overlap && self.whom.fingerprint != other.whom.fingerprint
+        overlap && self.admission.fingerprint != other.admission.fingerprint
     }
 }

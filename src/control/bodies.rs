@@ -1,6 +1,6 @@
-//! The bytes of all bodies in memory, and which body gives way when there are too many.
+//! Counts the bytes of all bodies in memory, and chooses the body that gives way when they are too many.
 //!
-//! A body takes room as it arrives. When there is no room for more, the incomplete body that has cost most so far
+//! A body takes room as it arrives. When there is no room for more bytes, the incomplete body with the highest cost
 //! gives way. The cost of a body is its bytes times the time since it began, so clients that begin bodies and do not
 //! end them lose their room to clients whose bodies arrive at once. A complete body keeps its room until it is
 //! published.
@@ -62,8 +62,7 @@ impl Bodies {
         Bodies { bytes_max, table: Arc::default() }
     }
 
-    /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if they have cost
-    /// anything.
+    /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if their cost is not 0.
     ///
     /// # Errors
     ///
@@ -88,9 +87,9 @@ impl Bodies {
         (Incomplete { bodies: self.clone(), number }, given_way)
     }
 
-    /// Takes the room of incomplete bodies, the dearest first, until there is room for `bytes` more. A body that has
-    /// cost no more than `own` would with these keeps its room; a body that arrives at once has cost nothing. If all
-    /// bodies that may give way are not enough, no body does.
+    /// Lets incomplete bodies give way, that with the highest cost first, until there is room for `bytes` more. A body
+    /// keeps its room if its cost is at most that of the body `own` with these bytes; a body that arrives at once has
+    /// no cost. If the room of all bodies that may give way is not enough, no body gives way.
     fn make_room(&self, table: &mut Table, now: Instant, bytes: usize, own: Option<u64>) -> Result<(), NoRoom> {
         let own_cost = own.and_then(|own| table.incomplete.get(&own)).map_or(0, |own| own.cost(now, bytes));
         let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
@@ -115,7 +114,8 @@ impl Bodies {
 }
 
 impl Incomplete {
-    /// Takes room for `bytes` more. Other incomplete bodies give way if they have cost more than this one with these.
+    /// Takes room for `bytes` more. Other incomplete bodies give way if their cost is higher than that of this one with
+    /// these bytes.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Incomplete {
         Ok(())
     }
 
-    /// Makes the body a complete one, which gives no way.
+    /// Makes the body a complete one, which never gives way.
     ///
     /// # Errors
     ///

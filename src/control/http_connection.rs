@@ -1,9 +1,9 @@
-//! A connection as hyper reads it: the requests for hyper, one after the other, and then the end of the input.
+//! The connection that hyper reads: the requests for hyper, one after the other, and then the end of the input.
 //!
-//! A second parser, which could understand a request differently, never decides where the request begins and ends: a
-//! connection finds each head as a shard would, judges it, and lets hyper read up to the end of the body and no
-//! further. For hyper, the input ends before the first head that is not for hyper; every earlier request is answered
-//! first.
+//! Only one parser decides where a request begins and ends, since a second one could understand it differently: the
+//! connection finds each head with the parser of the shards, judges it, and lets hyper read up to the end of the body
+//! and no further. For hyper, the input ends before the first head that is not for hyper; every earlier request is
+//! answered first.
 
 use std::{
     future::{Future, poll_fn},
@@ -73,7 +73,7 @@ enum Next {
     Nothing(EndReason),
 }
 
-/// The reason for which hyper reads no further.
+/// The reason for the end of hyper's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndReason {
     /// The peer has finished, or was silent for too long.
@@ -87,7 +87,7 @@ pub(super) enum EndReason {
 }
 
 impl HttpConnection {
-    /// `received` is read before the bytes that are in the socket.
+    /// Returns a connection whose input begins with `received` and goes on with the bytes of the socket.
     pub(super) fn new(
         stream: TcpStream,
         received: BytesMut,
@@ -115,7 +115,7 @@ impl HttpConnection {
         }
     }
 
-    /// Returns why this connection ended hyper's input; `None` if hyper ended by itself.
+    /// Returns the reason for which this connection ended hyper's input; `None` if hyper ended by itself.
     pub(super) fn end_reason(&self) -> Option<EndReason> {
         match self.next {
             Next::Nothing(reason) => Some(reason),
@@ -129,9 +129,9 @@ impl HttpConnection {
     ///
     /// If the runtime cannot give the socket up.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
-        // A look at its input holds the socket only for a moment. `ConnectionPermits` looks on this thread;
-        // `Addresses::admit` looks on a shard's, but under the lock that `set_busy` has taken since: the connection is
-        // busy from the first byte of a head on, and no look finds it from then on.
+        // A look at the connection's input holds the socket only for a moment. `ConnectionPermits` looks on this
+        // thread. `Addresses::admit` looks on a shard's thread, but under the lock that `set_busy` has taken since: the
+        // connection is busy from the first byte of a head on, and then `Addresses::admit` does not look at it.
         let stream =
             Arc::into_inner(self.stream.into_inner()).ok_or_else(|| io::Error::other("the socket is in use"))?;
         let of_address = self.of_address.map(AddressPermit::without_connection);
@@ -185,11 +185,11 @@ impl HttpConnection {
             }
             until_taken(&*self.stream).await;
         };
-        // A client that has not taken the answer by then has had the time.
+        // After that the connection ends, even if the client has not taken the answer.
         drop(timeout(LINGER, rest).await);
     }
 
-    /// Reads what the peer still sends, and sets the permits idle when nothing more has arrived.
+    /// Reads bytes that the peer still sends, and sets the permits idle when no byte is left.
     fn fill_unless_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let filled = self.fill(cx, BODY_READ_BYTES);
         if filled.is_pending() {
@@ -202,7 +202,7 @@ impl HttpConnection {
         SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok()
     }
 
-    /// Waits until hyper may read bytes, or sees the end of input.
+    /// Waits until there are bytes that hyper may read, or the input ends.
     fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.released == 0 {
             match &mut self.next {
@@ -263,8 +263,8 @@ impl HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Returns whether the server leaves and owes no answer on this connection. A connection may still make its first
-    /// request.
+    /// Returns whether the server leaves and all requests of this connection are answered. The first request of a
+    /// connection is still served.
     fn is_to_leave(&self) -> bool {
         self.is_between && self.has_asked && self.router.is_leaving() && !has_input(&self.stream)
     }
@@ -319,7 +319,7 @@ impl HttpConnection {
         is_held && !self.was_too_slow()
     }
 
-    /// Lets other connections have the permits. Returns whether they still hold.
+    /// Marks the permits as idle, so that other connections may take them. Returns whether they still hold.
     fn set_idle(&mut self, cx: &Context<'_>) -> bool {
         let (stream, waker) = (&self.stream, cx.waker());
         let is_held = self.permit.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
@@ -327,7 +327,7 @@ impl HttpConnection {
         is_held && is_held_of_address
     }
 
-    /// Keeps the permits from other connections. Returns whether they still hold.
+    /// Marks the permits as busy, so that other connections cannot take them. Returns whether they still hold.
     fn set_busy(&mut self) -> bool {
         let is_held = self.permit.as_mut().is_none_or(ConnectionPermit::set_busy);
         let is_held_of_address = self.of_address.as_mut().is_none_or(AddressPermit::set_busy);

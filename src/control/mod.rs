@@ -1,7 +1,7 @@
-//! The control thread: it serves everything on the port but WebSockets.
+//! The control thread: it serves the connections of the port that are no WebSockets.
 //!
-//! It runs an ordinary runtime, floats over the CPUs, and is one more end of the mesh. hyper serves the connections
-//! that shards hand over; [`publisher`] is the one task that sends requests to the shards for all of them.
+//! It runs tokio's runtime, is not pinned to a CPU, and is one more end of the mesh. hyper serves the connections that
+//! shards hand over; [`publisher`] is the one task that sends requests to the shards for all of them.
 
 #![forbid(unsafe_code)]
 
@@ -134,7 +134,7 @@ async fn serve(start: Start) -> io::Result<()> {
                 let (shared, port) = (Arc::clone(&shared), Arc::clone(&port));
                 connections.spawn(port::serve_handed_off(shared, port, handed_off, finishing.clone()));
             }
-            // Without this task every publish of clients and of the embedder would wait for ever.
+            // Without this task every publish by HTTP or by a `Hub` would wait for ever.
             ended = &mut publishing => return Err(publishing_ended(ended)),
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {

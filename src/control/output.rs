@@ -1,4 +1,4 @@
-//! Sends answers on a connection that speaks HTTP, and gives up a peer that takes them too slowly.
+//! Sends answers on a connection that speaks HTTP, and ends the wait for a peer that takes them too slowly.
 
 use std::{
     future::Future,
@@ -24,9 +24,9 @@ use crate::{
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
 /// While the socket has no room, or still holds much of the last answer, the peer has to acknowledge a least number of
-/// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The kernel knows the acknowledged bytes; room
-/// in a socket comes in steps of a third of its send buffer, megabytes, which would be too strict for some peers and
-/// far too generous to others.
+/// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The acknowledged bytes are measured
+/// (`SIOCOUTQ`), and not the room in the socket: this grows in steps of a third of the send buffer, which may be
+/// megabytes.
 #[derive(Debug)]
 pub(super) struct Output {
     window: Duration,
@@ -40,7 +40,7 @@ pub(super) struct Output {
     pub(super) is_flushed: bool,
     pub(super) is_too_slow: bool,
     watch: Option<Watch>,
-    /// The time of the next look at what the peer has acknowledged, while it has yet to take much.
+    /// The time of the next look at the acknowledged bytes, while the peer has yet to take much.
     look: Option<Pin<Box<Sleep>>>,
 }
 
@@ -55,7 +55,7 @@ struct Watch {
 impl Output {
     pub(super) fn new(http: &Http) -> Output {
         let window = http.body_timeout;
-        // At least one byte, so that a peer without progress is given up.
+        // At least one byte, so that the wait for a peer without progress ends.
         let least = (u128::from(http.rate_min) * window.as_millis() / 1_000).max(1);
         Output {
             window,
@@ -69,7 +69,7 @@ impl Output {
         }
     }
 
-    /// Sends as many bytes as the socket has room for.
+    /// Sends as many bytes as fit into the socket.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Output {
             && let Some(watch) = &self.watch
             && (Instant::now() >= watch.ends.deadline() || self.is_taken(stream))
         {
-            // There was a time without bytes for the peer to take.
+            // The window has a time in which the peer had no bytes to take.
             self.watch = None;
         }
         loop {

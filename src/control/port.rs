@@ -188,7 +188,7 @@ async fn converse(
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
-        // A client that has finished sending still waits for its answer.
+        // A client may end its side after its request, and still waits for the answer.
         .half_close(true)
         // `HttpConnection` has the timeouts of heads.
         .header_read_timeout(None)
@@ -196,12 +196,12 @@ async fn converse(
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);
-    let mut is_told = false;
+    let mut has_noticed = false;
     let outcome = loop {
         tokio::select! {
             outcome = &mut serving => break outcome,
             // When the server leaves or is gone, the connection checks again whether it may go on.
-            () = shared.has_left(), if !is_told => is_told = true,
+            () = shared.has_left(), if !has_noticed => has_noticed = true,
             _ = finishing.changed() => {
                 Pin::new(&mut serving).graceful_shutdown();
                 break (&mut serving).await;
@@ -221,8 +221,8 @@ async fn converse(
     Some((connection, reason))
 }
 
-/// Ends a connection so that its peer can read the last answer. The end of the shards ends the wait for that: an answer
-/// that was sent before has had its time by then.
+/// Ends a connection so that its peer can read the last answer. The wait ends when the shards end: an answer that was
+/// sent earlier has had enough time by then.
 async fn part(shared: &Shared, connection: HttpConnection, reason: Option<EndReason>, finishing: &watch::Receiver<()>) {
     tokio::select! {
         () = take_leave(shared, connection, reason) => {}
@@ -248,15 +248,15 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
 /// wait ([`FINISH`](super::FINISH)).
 ///
 /// No end is missed. The sender is a local variable of the control thread, which drops it when every shard has dropped
-/// its `ControlHandoff`. A shard holds that on its own thread alone, in what a panic of that thread unwinds. The same
-/// holds for the control thread and the sender.
+/// its `ControlHandoff`. A shard has it only on its own thread, on the stack or in values that a panic drops. The same
+/// is true for the control thread and the sender.
 async fn end_of_shards(mut finishing: watch::Receiver<()>) {
     if finishing.has_changed().is_err() || finishing.changed().await.is_ok() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Counts an open connection until it is dropped.
+/// Counts an open connection until this value is dropped.
 struct Open<'a>(&'a Counters);
 
 impl<'a> Open<'a> {

@@ -28,7 +28,8 @@ enum ShardRequest {
         topic: TopicName,
         source: Option<ConnectionId>,
         message: PreparedMessage,
-        /// The bytes of a request's body that is published: it counts as received once it has a place.
+        /// The bytes of a request's body that is published. The body counts as received once the message has its
+        /// offset.
         body_bytes: Option<u64>,
     },
     Command {
@@ -112,7 +113,7 @@ struct Waiting {
 }
 
 impl PublisherTask {
-    /// `woken` is notified when a shard has put something into a lane.
+    /// Returns the task. Shards notify `woken` when they have put an entry into a lane.
     pub(super) fn new(
         outside: ExternalEnd,
         woken: Arc<Notify>,
@@ -147,7 +148,7 @@ impl PublisherTask {
                     _ = finishing.changed() => return self.take_answers(),
                 }
             } else {
-                // Other tasks have their turn, which may publish too.
+                // Lets other tasks run, which may publish too.
                 tokio::task::yield_now().await;
             }
             self.outside.awake();

@@ -102,7 +102,7 @@ struct RequestFacts {
     has_body: bool,
     /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
-    /// The header lines that say which pages may have the answer.
+    /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
     peer: Option<SocketAddr>,
 }
@@ -216,7 +216,7 @@ impl Service {
     }
 }
 
-/// Begins to answer a request at a topic that asks for no WebSocket.
+/// Begins to answer a request at a topic without an upgrade to a WebSocket.
 fn begin_at_topic(
     shared: &Shared,
     request: Request<Incoming>,
@@ -276,7 +276,7 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
-/// `POST /t/{topic}`: publishes the body, of at most `bytes_max` bytes.
+/// Publishes the body of `POST /t/{topic}`, of at most `bytes_max` bytes.
 async fn publish(
     shared: &Shared,
     topic: TopicName,
@@ -299,7 +299,7 @@ async fn publish(
         PreparedMessage::binary(&body)
     };
     let bytes = body.len() as u64;
-    // The message has a copy of it, and it may wait for its place in the order.
+    // The message has a copy of the body, and may wait for its offset.
     drop(body);
     let published = shared.publisher.publish_body(topic.clone(), message, bytes).await;
     // From here on the mesh and the shards count the message's memory.

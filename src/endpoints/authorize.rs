@@ -8,7 +8,7 @@ use crate::{
     proto::Refusal,
 };
 
-/// The use that a request wants to make of its endpoint.
+/// The intended use of an endpoint by a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intent {
     /// Open a WebSocket of a handler, or read files, the page, or another endpoint that needs only the gate.
@@ -86,7 +86,8 @@ impl Endpoints {
     /// - `Access-Control-Allow-Origin` lets a page of an allowed origin read the answer, where its request names the
     ///   origin (CORS).
     /// - `Access-Control-Allow-Credentials` lets it do so with the visitor's password (`credentials: "include"`), where
-    ///   lists name the origin. `null` is the origin of any page's sandboxed frame, so no list can vouch for it.
+    ///   lists name the origin. `null` is the origin of any page's sandboxed frame, so it gets no credentials even if a
+    ///   list has it.
     /// - `Cross-Origin-Resource-Policy` keeps the answer from the elements of other pages where origins are restricted.
     ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
     ///   would let in pages of other origins too.

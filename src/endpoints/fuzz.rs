@@ -13,9 +13,9 @@ use crate::{
     proto::RequestHead,
 };
 
-/// The table resolves any target as a plain search through its entries does, and cannot be made where two entries have
-/// the same paths. Each line is an entry (`route PATTERN`, `page PATTERN`, `files PATH`, `page`, `operations`) or a
-/// target.
+/// Checks that the table resolves any target as a plain search through its entries does, and cannot be made if two
+/// entries have the same paths. Each line is an entry (`route PATTERN`, `page PATTERN`, `files PATH`, `page`,
+/// `operations`) or a target.
 pub fn resolution(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (mut plain, mut targets) = (Plain::default(), Vec::new());
@@ -78,7 +78,7 @@ fn found(table: &Endpoints, head: &RequestHead) -> String {
 #[derive(Default)]
 struct Plain {
     entries: Vec<(Vec<Part>, String)>,
-    /// Folders without what is below them, which clash with nothing and come behind all others.
+    /// Folders without their documents. They clash with no entry and come behind all others.
     folders: Vec<(Vec<Part>, String)>,
 }
 
@@ -122,7 +122,7 @@ impl Plain {
         shapes.windows(2).any(|two| two[0] == two[1])
     }
 
-    /// Returns what has a path, in the words of [`found`].
+    /// Returns the entry that has a path, in the words of [`found`].
     fn find(&self, path: &str) -> String {
         let Some(inner) = path.strip_prefix('/') else { return "Nothing".into() };
         let Some(texts) = inner.split('/').map(decoded).collect::<Option<Vec<String>>>() else { return "400".into() };

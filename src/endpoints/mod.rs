@@ -1,13 +1,13 @@
 //! The endpoints by their paths: one table for all threads.
 //!
 //! A request is resolved to its [`Endpoint`] first, by the segments of its path alone, and then answered: by a shard,
-//! or by the control thread. No other code gives a path a meaning.
+//! or by the control thread. No other code interprets a path.
 //!
-//! Of several endpoints whose patterns match a path, the endpoint with the most precise pattern has the path. Patterns
+//! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
 //! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and that than
 //! `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have patterns of
 //! fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself unless a route
-//! has exactly that.
+//! has exactly that path.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,7 @@ use crate::{
     proto::{Refusal, RequestHead, RequestPath},
 };
 
-/// The meaning of a path.
+/// The endpoint of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// A topic of the hub, by WebSocket and by POST.

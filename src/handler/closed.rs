@@ -1,4 +1,4 @@
-//! The end of a connection, as a handler sees it.
+//! The end of a connection: its close code, its reason, and whether it was clean.
 
 use crate::proto::CloseCode;
 
@@ -14,7 +14,7 @@ use crate::proto::CloseCode;
 pub struct Closed {
     /// The code that the peer sent (RFC 6455 7.1.5), 1005 if its close frame had none, 1006 if it sent no close frame.
     pub code: CloseCode,
-    /// The reason that came with it.
+    /// The reason in the peer's close frame.
     pub reason: String,
     /// Whether both sides have finished the closing handshake (RFC 6455 7.1.4).
     pub is_clean: bool,

@@ -65,9 +65,9 @@ pub struct Connection<'a, S> {
 pub enum Part {
     /// Begins a message of that type.
     First(MessageType),
-    /// Goes on with it.
+    /// Continues the message.
     Next,
-    /// Ends it.
+    /// Ends the message.
     Last,
 }
 
@@ -84,7 +84,7 @@ impl<S: 'static> Connection<'_, S> {
         self.state
     }
 
-    /// Returns the state, to be changed.
+    /// Returns the state for changes.
     pub fn state_mut(&mut self) -> &mut S {
         self.state
     }
@@ -95,7 +95,8 @@ impl<S: 'static> Connection<'_, S> {
         self.profile.as_ref()?.request.as_ref()
     }
 
-    /// Returns the identity that an authenticator or the handler has found.
+    /// Returns the identity that the authenticator of the route has found, or that of
+    /// [`Accept::identity`](super::Accept::identity).
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.profile.as_ref()?.identity.as_ref()
@@ -240,7 +241,7 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Sends a fragment of a message. All fragments leave together with the last, since no other message may come
-    /// between them (RFC 6455 5.4) and a subscriber may be sent a message at any time. Until then no other message is
+    /// between them (RFC 6455 5.4) and a message of a topic may be due at any time. Until then no other message is
     /// accepted.
     ///
     /// ```
@@ -429,8 +430,8 @@ impl<S> fmt::Debug for Connection<'_, S> {
     }
 }
 
-/// Calls `work` with a connection, whose state is out of the table meanwhile, in the connection's span. `None` if the
-/// connection has ended.
+/// Calls `work` with a connection, whose state is out of the table meanwhile, in the connection's span. Returns `None`
+/// if the connection has ended.
 pub(super) fn call_with<S: 'static, T>(
     states: &Rc<States<S>>,
     shard: &mut dyn ShardApi,

@@ -58,7 +58,8 @@ impl<S: 'static> Connection<'_, S> {
 
 /// The handle by which asynchronous work reaches a connection of its shard. See [`Connection::spawn`].
 ///
-/// The handle stays on the shard's thread. Once the connection has ended, each call returns that it has.
+/// The handle stays on the shard's thread. After the end of the connection, [`Handle::with`] returns `None`, and sends
+/// and closes are refused.
 pub struct Handle<S> {
     id: ConnectionId,
     key: u32,
@@ -85,8 +86,8 @@ impl<S: 'static> Handle<S> {
         self.id
     }
 
-    /// Calls `work` with the connection in the shard's next turn. `None` if the connection has ended, or if `work`
-    /// panics, which closes the connection as in a handler's method.
+    /// Calls `work` with the connection in the shard's next turn. Returns `None` if the connection has ended, or if
+    /// `work` panics, which closes the connection as in a handler's method.
     ///
     /// ```
     /// # use ringhub::handler::Handle;

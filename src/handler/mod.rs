@@ -69,14 +69,14 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
 /// Serves the connections of a route. Every method has a default: an implementation needs only those that it uses.
 ///
-/// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method holds up all
-/// connections of the shard: give work that takes long to [`Connection::spawn`].
+/// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method delays all
+/// connections of the shard: give long work to [`Connection::spawn`].
 ///
 /// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no
 /// id, in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
-/// or the client leaves while it decides, nothing follows.
+/// or the client leaves meanwhile, no other call follows.
 ///
 /// ```
 /// use ringhub::{
@@ -123,7 +123,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// ```
 pub trait Handler: Send + Sync + 'static {
     /// The state of one connection. It is made when the connection is accepted, and dropped when the connection has
-    /// ended. A type without a default, because `opening` always makes it, is wrapped in an `Option`.
+    /// ended. If a type has no default, since `opening` always makes the state, use an `Option` of it.
     type State: Default + 'static;
 
     /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
@@ -143,19 +143,19 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, message);
     }
 
-    /// Is called with each fragment, where [`RouteOptions::deliver`] asks for fragments instead of whole messages.
+    /// Is called with each fragment, if [`RouteOptions::deliver`] chooses fragments instead of whole messages.
     fn on_fragment(&self, connection: &mut Connection<'_, Self::State>, fragment: Fragment<'_>) {
         _ = (connection, fragment);
     }
 
-    /// Judges a whole frame before it is acted on, where [`RouteOptions::inspect_frames`] asks for it: lets it pass,
+    /// Judges a whole frame before it is processed, if the route has [`RouteOptions::inspect_frames`]: lets it pass,
     /// drops it, or fails the connection.
     fn on_frame(&self, state: &mut Self::State, header: &FrameHeader, payload: &[u8]) -> Verdict {
         _ = (state, header, payload);
         Verdict::Pass
     }
 
-    /// Is called with each ping, which is answered without the handler (RFC 6455 5.5.2).
+    /// Is called with each ping (RFC 6455 5.5.2). The server answers the ping itself.
     fn on_ping(&self, connection: &mut Connection<'_, Self::State>, payload: &[u8]) {
         _ = (connection, payload);
     }
@@ -165,7 +165,7 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, payload);
     }
 
-    /// Is called when a subscription is live: the connection sees every message of the topic from here on. The call
+    /// Is called when a subscription is live: the connection receives every message of the topic from here on. The call
     /// happens once for each subscription that was not cancelled before: for those of [`Accept::subscribe`] after
     /// [`Handler::on_open`], for later ones after the call that subscribed.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
@@ -178,7 +178,7 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, error);
     }
 
-    /// Is called exactly once, when the connection has ended. Its subscriptions are gone by then, so a farewell takes
+    /// Is called exactly once, when the connection has ended. Its subscriptions have ended by then, so a farewell takes
     /// its topic from the state; the connection can send no more.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);

@@ -1,4 +1,4 @@
-//! The rare facts about a connection.
+//! The optional data of a connection beside its state.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tracing::Span;
 use super::{closed::Closed, request::OpeningRequest};
 use crate::{auth::Identity, proto::ProtocolError};
 
-/// The facts about a connection beside its state. A connection without any has no profile.
+/// The optional data of a connection beside its state. A connection without such data has no profile.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
     pub(crate) request: Option<OpeningRequest>,
@@ -24,7 +24,7 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// Returns whether no fact is known, so that the profile can be dropped.
+    /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
         request.is_none()

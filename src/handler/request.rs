@@ -1,4 +1,4 @@
-//! The opening request that a handler decides about.
+//! The opening request that a handler accepts or refuses.
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::{
     proto::{Headers, RequestHead},
 };
 
-/// A request for a WebSocket at a route (RFC 6455 4.1), with everything that is known about its sender.
+/// A request for a WebSocket at a route (RFC 6455 4.1), with the addresses and the identity of its sender.
 ///
 /// ```
 /// use ringhub::handler::{Accept, OpeningRequest, Response};

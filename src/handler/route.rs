@@ -239,7 +239,7 @@ pub(crate) struct TopicSpace {
 }
 
 impl TopicSpace {
-    /// Returns the space of all names with a prefix.
+    /// Returns the space of all topics whose names begin with a prefix.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The rules of a route: as they are given (`RouteOptions`), and as they hold (`Rules`).
+//! The rules of a route: the given rules (`RouteOptions`), and the checked rules (`Rules`).
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     proto::{Deliver, KeepAlive, MessageLimits},
 };
 
-/// The rules of a route as they are given. The server's settings hold for the rules that are not set.
+/// The given rules of a route. The server's settings hold for the rules that are not set.
 ///
 /// ```
 /// use ringhub::handler::RouteOptions;
@@ -105,16 +105,15 @@ impl RouteOptions {
         self
     }
 
-    /// Shows every whole frame to [`Handler::on_frame`](super::Handler::on_frame) before it is acted on.
+    /// Passes every whole frame to [`Handler::on_frame`](super::Handler::on_frame) before it is processed.
     #[must_use]
     pub fn inspect_frames(mut self) -> Self {
         self.inspects_frames = true;
         self
     }
 
-    /// Sets the keep-alive of connections, such as [`KeepAlive::seconds`], and with that how long a
-    /// close may take: [`KeepAlive::close_timeout`] stands in place of the server's `close_timeout`, and is 10 s by
-    /// [`KeepAlive::seconds`].
+    /// Sets the keep-alive of connections, such as [`KeepAlive::seconds`], and with it the longest time of a close:
+    /// [`KeepAlive::close_timeout`] replaces the server's `close_timeout`, and is 10 s with [`KeepAlive::seconds`].
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.ping_interval = Some(keep_alive.ping_interval);
@@ -147,9 +146,9 @@ impl RouteOptions {
         self
     }
 
-    /// Leaves slow clients to the handler. Without this a connection with output of more than half of its backlog's
-    /// limit is not read from until it has taken some, and a message sent to it that finds no room closes it with 1008.
-    /// With this the connection is always read from, and such a message is only refused:
+    /// Leaves slow clients to the handler. Without this option a connection that is owed more than half of its
+    /// backlog's limit is not read from until it is owed no more than that, and a handler's message without room closes
+    /// it with 1008. With this option the connection is always read from, and such a message is only refused:
     /// [`Refused::Full`](super::Refused::Full).
     ///
     /// ```
@@ -173,7 +172,7 @@ impl fmt::Debug for RouteOptions {
 }
 
 /// The checked rules of a route, with the server's settings for the rules that the route does not set. They are made
-/// once, when settings are checked or a server is built; shards and control know no other rules of a route.
+/// once, when settings are checked or a server is built; shards and the control thread use only these.
 ///
 /// ```
 /// use ringhub::handler::Rules;
@@ -194,7 +193,7 @@ pub struct Rules {
     pub keep_alive: KeepAlive,
     /// The payload of pings: at most 125 bytes (RFC 6455 5.5).
     pub ping_payload: Vec<u8>,
-    /// Whether the handler sees every frame first.
+    /// Whether the handler judges every frame first.
     pub inspects_frames: bool,
     /// Whether opening requests are not kept.
     pub forgets_request: bool,

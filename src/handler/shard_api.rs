@@ -1,5 +1,5 @@
-//! The shard, as handlers act on it. [`Connection`](super::Connection) delegates to this trait; `Shard` implements it,
-//! in the simulator too.
+//! The methods of a shard for handlers. [`Connection`](super::Connection) delegates to this trait; `Shard` implements
+//! it, in the simulator too.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use crate::{
     proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},
 };
 
-/// A shard, as handlers act on it. No method calls a handler back before it returns.
+/// The methods of a shard for handlers. No method calls a handler before it returns.
 pub(crate) trait ShardApi {
     /// Returns the facts about a connection, while it exists.
     fn facts(&self, id: ConnectionId) -> Option<Facts>;
@@ -71,7 +71,7 @@ pub(crate) trait ShardApi {
     /// Returns the queues of work for the shard.
     fn tasks(&self) -> &Tasks;
 
-    /// Logs, now and then, that a connection was refused further work.
+    /// Warns, at most once a minute, that a connection was refused further work.
     fn warn_of_refused_work(&self, id: ConnectionId);
 
     /// Returns all open connections of this shard.
@@ -155,7 +155,7 @@ impl Tasks {
     }
 }
 
-/// Counts one future of a connection until it is dropped.
+/// Counts one future of a connection until this value is dropped.
 struct RunningFuture {
     tasks: Tasks,
     id: ConnectionId,

@@ -49,7 +49,7 @@ impl<S: 'static> States<S> {
         let entry = table.entries[key as usize].take();
         table.free.push(key);
         drop(table);
-        // Dropped outside of the borrow, since the end of a state is an embedder's code.
+        // The entry is dropped outside of the borrow, since the drop of a state runs an embedder's code.
         drop(entry);
     }
 

@@ -31,7 +31,7 @@ struct Shared {
 }
 
 impl Stream {
-    /// Starts the thread. `dropped` makes the line that says how many lines were dropped.
+    /// Starts the thread. `dropped` returns the line about a number of dropped lines.
     ///
     /// # Errors
     ///
@@ -187,7 +187,7 @@ impl<T: AsFd, D: Fn(u64) -> String> Output<T, D> {
     fn take(&mut self, entry: &Entry) {
         self.unreported += entry.dropped;
         if self.report_dropped().and_then(|()| self.write(&entry.text)).is_err() {
-            // The error could only be written to the stream that has failed; the counter is read elsewhere.
+            // The error could only be written to the stream that has failed; the counter has another way to the reader.
             self.unreported += entry.lines;
             count_dropped(entry.lines);
         }

@@ -1,8 +1,8 @@
-//! Routes that hold: the handler of each path, and its rules.
+//! Checked routes: the handler of each path, and its rules.
 
 use std::fmt;
 
-use super::whom::Whom;
+use super::admission::Admission;
 use crate::{
     auth::{Gate, Origins},
     documents::Documents,
@@ -21,8 +21,8 @@ pub struct RouteConfig {
     pub(crate) topics: TopicSpace,
     /// The rules, with the server's where the route has none of its own.
     pub rules: Rules,
-    /// The people whom the route lets in.
-    pub(in crate::config) whom: Whom,
+    /// The authenticators of the route, in the form that warnings need.
+    pub(in crate::config) admission: Admission,
     /// The place of its table in the file.
     pub origin: Origin,
 }

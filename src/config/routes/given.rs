@@ -1,11 +1,11 @@
-//! Routes as a file gives them.
+//! Routes of a file, before their rules are settled.
 
 use std::collections::BTreeMap;
 
 use super::{
+    admission::Admission,
     config::{RouteConfig, RouteHandler},
     rules::{Base, RuleFault, Sources, settle},
-    whom::Whom,
 };
 use crate::{
     error::{ConfigError, Origin},
@@ -15,14 +15,14 @@ use crate::{
 /// The key of a file that has the routes.
 pub(in crate::config) const ROUTES: &str = "routes";
 
-/// A route as the file gives it, each value of the right type.
+/// A route of a file, each value of the right type.
 #[derive(Debug)]
 pub(in crate::config) struct GivenRoute {
     pub(super) pattern: Pattern,
     pub(super) handler: RouteHandler,
     pub(super) topics: TopicSpace,
     pub(super) options: RouteOptions,
-    pub(super) whom: Whom,
+    pub(super) admission: Admission,
     pub(super) origin: Origin,
     /// The places of the values of each key.
     pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
@@ -35,7 +35,7 @@ impl GivenRoute {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong.
+    /// All faults of the rules.
     pub(in crate::config) fn settle(
         &self,
         base: &Base,
@@ -58,9 +58,9 @@ impl GivenRoute {
             });
             located.collect::<Vec<_>>()
         })?;
-        let GivenRoute { pattern, handler, topics, whom, origin, .. } = self;
+        let GivenRoute { pattern, handler, topics, admission, origin, .. } = self;
         let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
-        Ok(RouteConfig { pattern, handler, topics, rules, whom: whom.clone(), origin: origin.clone() })
+        Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
     }
 
     /// Returns the pattern of all paths that only this route serves; files are served below theirs, too.

@@ -1,5 +1,6 @@
 //! Routes: the tables of a file that name the handler of each path.
 
+pub(super) mod admission;
 mod auth;
 pub(super) mod config;
 pub(super) mod given;
@@ -7,7 +8,6 @@ pub(super) mod keys;
 mod reader;
 pub(super) mod rules;
 mod table;
-pub(super) mod whom;
 
 use toml::{Spanned, de::DeValue};
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::error::{ConfigError, Origin};
 
-/// Reads values of a file, and collects what is wrong with them.
+/// Reads values of a file, and collects their errors.
 pub(super) struct Reader<'a> {
     pub(super) file: &'a TomlFile,
     pub(super) errors: &'a mut Vec<ConfigError>,
@@ -56,7 +56,7 @@ impl Reader<'_> {
         items.into_iter().next().map(|(text, _)| text)
     }
 
-    /// Reads a list of texts, each with its place. A single text may do without brackets.
+    /// Reads a list of texts, each with its place. A single text needs no brackets.
     pub(super) fn texts(
         &mut self,
         key: &'static str,

@@ -1,4 +1,4 @@
-//! Settles the rules of a route: given rules become rules that hold.
+//! Settles the rules of a route: checks the given rules, and completes them with those of the server.
 
 use super::super::{
     checked::{Config, Limits},
@@ -9,7 +9,8 @@ use crate::{
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
 };
 
-/// The rules of a server for routes that have none of their own, and the room that its settings leave for them.
+/// The rules of a server, which hold for a route without its own, and the limits that the server's settings set for the
+/// rules of routes.
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     pub(crate) limits: MessageLimits,
@@ -21,7 +22,7 @@ pub(crate) struct Base {
 }
 
 impl Config {
-    /// Returns what rules of routes are checked against, and filled up from.
+    /// Returns the base for the rules of routes.
     pub(crate) fn base_of_routes(&self) -> Base {
         Base {
             limits: self.limits.message,
@@ -34,7 +35,7 @@ impl Config {
 }
 
 impl Base {
-    /// Returns the base of a server without limits: against it, only rules are wrong that are wrong for every server.
+    /// Returns the base of a server without limits, against which only rules that are wrong for every server fail.
     pub(crate) fn of_any_server() -> Base {
         Base {
             limits: MessageLimits { message_bytes_max: Limits::MESSAGE_BYTES_MAX as u32, ..MessageLimits::DEFAULT },
@@ -54,12 +55,12 @@ impl Base {
     }
 }
 
-/// The sources of a route's messages, which decide what its largest message has to fit into.
+/// The sources of a route's messages, which decide the server's limits for its largest message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sources {
     /// WebSockets, and bodies of requests that publish to its topics: a route of the hub.
     WebSocketsAndBodies,
-    /// WebSockets alone: no other handler gets a body.
+    /// WebSockets alone: a handler other than the hub gets no body.
     WebSockets,
 }
 
@@ -75,11 +76,11 @@ pub(crate) struct RuleFault {
     pub(crate) against: Option<&'static str>,
 }
 
-/// Checks rules, and fills in what they leave to the server. Routes of a file and of an embedder come here.
+/// Checks rules, and completes them with those of the server, for routes of a file and of an embedder.
 ///
 /// # Errors
 ///
-/// Everything that is wrong, at least one.
+/// All faults, at least one.
 pub(crate) fn settle(given: &RouteOptions, sources: Sources, base: &Base) -> Result<Rules, Vec<RuleFault>> {
     let mut faults = Faults(Vec::new());
     let limits = settle_limits(given, &base.of_route(sources), &mut faults);

@@ -15,11 +15,11 @@ use super::{
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
     },
+    admission::{Admission, BASIC, BEARER, NETWORK},
     config::RouteHandler,
     given::{GivenRoute, ROUTES},
     keys::{names, names_of_websockets},
     reader::{Reader, Value},
-    whom::{BASIC, BEARER, NETWORK, Whom},
 };
 use crate::{
     auth::{Authenticator, Bearer, Origins, together},
@@ -28,7 +28,7 @@ use crate::{
     handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
 };
 
-/// The values of a route's keys, as far as they are right in themselves.
+/// The values of a route's keys that are valid for themselves.
 #[derive(Default)]
 struct Parts {
     pattern: Option<(Pattern, Origin)>,
@@ -42,11 +42,11 @@ struct Parts {
     options: RouteOptions,
     /// The places of the values of each key.
     origins: BTreeMap<&'static str, Vec<Origin>>,
-    whom: u64,
+    fingerprint: u64,
     shown: String,
 }
 
-/// A handler, as a file names it.
+/// A handler by its name in a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
     Hub,
@@ -56,7 +56,7 @@ enum Name {
 }
 
 impl Reader<'_> {
-    /// Reads the table of a route. Everything that is wrong becomes an error.
+    /// Reads the table of a route, and notes all its errors.
     pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
         let count = self.errors.len();
         let parts = self.take(keys);
@@ -67,10 +67,10 @@ impl Reader<'_> {
         self.fit(parts, keys, origin)
     }
 
-    /// Reads each key. A value that is right in itself goes into the parts.
+    /// Reads each key. A value that is valid for itself goes into the parts.
     fn take(&mut self, keys: &DeTable<'_>) -> Parts {
         let mut parts = Parts::default();
-        let mut who = DefaultHasher::new();
+        let mut fingerprint = DefaultHasher::new();
         for (key, value) in in_order(keys) {
             let at = self.file.origin(value.span().start);
             match &**key.get_ref() {
@@ -99,7 +99,7 @@ impl Reader<'_> {
                 }
             }
             if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
-                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut who);
+                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut fingerprint);
             }
             let masks = match &**key.get_ref() {
                 "basic" => Masks::Beside("realm"),
@@ -111,7 +111,7 @@ impl Reader<'_> {
             let name = name.expect("every key that is read is in the table of keys");
             parts.origins.entry(name).or_insert_with(|| vec![self.file.origin(value.span().start)]);
         }
-        parts.whom = who.finish();
+        parts.fingerprint = fingerprint.finish();
         parts
     }
 
@@ -127,9 +127,9 @@ impl Reader<'_> {
             (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
             (_, None) => TopicSpace::default(),
         };
-        let whom = self.fit_authenticators(&mut parts)?;
+        let admission = self.fit_authenticators(&mut parts)?;
         let Parts { options, origins, shown, .. } = parts;
-        Some(GivenRoute { pattern, handler, topics, options, whom, origin, origins, shown })
+        Some(GivenRoute { pattern, handler, topics, options, admission, origin, origins, shown })
     }
 
     /// Returns the handler, which `documents` may imply.
@@ -182,9 +182,9 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Makes one authenticator of those that are given, and returns whom it lets in.
-    fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Whom> {
-        // The cheapest first, and by name last.
+    /// Combines the authenticators of the table into one, and describes them for warnings.
+    fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Admission> {
+        // The cheapest comes first; if all must admit, the identity of the last one counts.
         let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
         let given = [(NETWORK, parts.network.take()), (BASIC, parts.basic.take()), (BEARER, bearer)];
         let (mut keys, mut authenticators) = (Vec::new(), Vec::new());
@@ -198,7 +198,7 @@ impl Reader<'_> {
         }
         let is_all = parts.admit.as_ref().is_none_or(|(is_all, _)| *is_all);
         parts.options.gate.authenticator = together(authenticators, is_all);
-        Some(Whom { fingerprint: parts.whom, keys, is_all, bearer: parts.bearer.take() })
+        Some(Admission { fingerprint: parts.fingerprint, keys, is_all, bearer: parts.bearer.take() })
     }
 
     fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {

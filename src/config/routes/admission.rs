@@ -1,24 +1,25 @@
-//! The people whom a route lets in, as far as warnings need them.
+//! The authenticators of a route, in the form that warnings need.
 
 use std::fmt;
 
 use crate::auth::Bearer;
 
-/// The people whom a route of a file lets in, as far as warnings need them.
+/// The authenticators of a route, in the form that warnings need.
 #[derive(Debug, Clone)]
-pub(in crate::config) struct Whom {
-    /// A hash that is equal for two routes that let the same people in.
+pub(in crate::config) struct Admission {
+    /// A hash of the authenticators and the origins in the route's table. It is equal for two routes with the same
+    /// ones.
     pub(in crate::config) fingerprint: u64,
     /// The keys of the authenticators.
     pub(in crate::config) keys: Vec<&'static str>,
-    /// Whether all authenticators must admit, not one of them.
+    /// Whether all authenticators must admit a request, or one of them.
     pub(super) is_all: bool,
     pub(super) bearer: Option<Bearer>,
 }
 
-impl Whom {
-    /// Returns whether a person is let in by credentials that a browser adds to the requests of any page: the user's
-    /// address, or a password that was typed once.
+impl Admission {
+    /// Returns whether the route admits a request by credentials that a browser adds to the requests of any page: the
+    /// user's address, or a password that the browser has stored.
     pub(in crate::config) fn is_known_to_browsers(&self) -> bool {
         let [network, basic, bearer] = [NETWORK, BASIC, BEARER].map(|key| self.keys.contains(&key));
         (network || basic) && !(bearer && self.is_all)
@@ -31,7 +32,7 @@ impl Whom {
 }
 
 /// Writes the authenticators in words.
-impl fmt::Display for Whom {
+impl fmt::Display for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let between = if self.is_all { " and " } else { " or " };
         f.write_str(if self.keys.is_empty() { "nothing" } else { "" })?;
