@@ -154,7 +154,7 @@ impl Documents {
         let inner: Uri = inner.parse().map_err(|_| not_found())?;
         let mut headers = request.headers().clone();
         let if_range = headers.remove(header::IF_RANGE);
-        if request.method() == Method::HEAD || !asks_for_bytes(&headers) {
+        if request.method() == Method::HEAD || !has_byte_range(&headers) {
             // RFC 9110 14.2: a range holds for GET only, and one in an unknown unit is ignored.
             headers.remove(header::RANGE);
         }
@@ -165,7 +165,7 @@ impl Documents {
         let is_other_version = if_range.is_some_and(|validator| Some(&validator) != answer.headers().get(header::ETAG));
         // RFC 9110 14.1.2: the last 100 bytes of a file of 10 are all 10, but tower-http answers 416. An empty file has
         // no range, but tower-http answers 206.
-        let is_longer_suffix = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && asks_for_last(&headers);
+        let is_longer_suffix = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && has_suffix_range(&headers);
         let is_empty = answer.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         if is_range && (is_other_version || is_longer_suffix || is_empty) {
             headers.remove(header::RANGE);
@@ -280,13 +280,13 @@ fn is_servable(below: &[impl AsRef<str>]) -> bool {
 }
 
 /// Returns whether the request has one range in bytes. Other units are ignored (RFC 9110 14.2).
-fn asks_for_bytes(headers: &HeaderMap) -> bool {
+fn has_byte_range(headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(header::RANGE).iter();
     ranges.next().is_some_and(|value| value.as_bytes().starts_with(b"bytes=")) && ranges.next().is_none()
 }
 
 /// Returns whether the range is a suffix of at least one byte.
-fn asks_for_last(headers: &HeaderMap) -> bool {
+fn has_suffix_range(headers: &HeaderMap) -> bool {
     let suffix = headers.get(header::RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=-"));
     suffix.is_some_and(|count| count.bytes().all(|c| c.is_ascii_digit()) && count.bytes().any(|c| c != b'0'))
 }
