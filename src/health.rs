@@ -91,7 +91,7 @@ fn check_at(
         None => first_listened(flags, variables, deadline)?,
     };
     let address = reachable(address);
-    Ok(ask(address, deadline).map_err(|symptom| Sick { address, symptom })?)
+    Ok(request_health(address, deadline).map_err(|symptom| Sick { address, symptom })?)
 }
 
 /// Returns the server's first address, by its own settings. The other settings, and the folders that the server serves,
@@ -130,7 +130,7 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: SocketAddr, deadline: Instant) -> Result<(), Symptom> {
+fn request_health(address: SocketAddr, deadline: Instant) -> Result<(), Symptom> {
     let mut stream = TcpStream::connect_timeout(&address, remaining(deadline)?)?;
     stream.set_write_timeout(Some(remaining(deadline)?))?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

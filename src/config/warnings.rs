@@ -93,7 +93,7 @@ impl RouteConfig {
             RouteHandler::Page => false,
         };
         let is_any = self.rules.gate.origins.as_ref().unwrap_or(origins).are_any();
-        (is_usable_by_pages && is_any && self.admission.is_known_to_browsers()).then(|| {
+        (is_usable_by_pages && is_any && self.admission.is_passed_by_browsers()).then(|| {
             format!(
                 "the route {:?} ({}) lets people in by {} and has no allowed_origins: any web page that one of them \
                  opens may use it in that person's name; give it the origins of your own pages as allowed_origins",

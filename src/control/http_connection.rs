@@ -59,7 +59,7 @@ pub(super) struct HttpConnection {
     /// Whether no byte has arrived since the last request.
     is_between: bool,
     /// Whether a whole head has arrived.
-    has_asked: bool,
+    has_request: bool,
     /// The timer of the next head: until its first byte, and then until its end.
     head_ends: Option<Pin<Box<Sleep>>>,
     /// Whether the timer is set for the end of a head; `None` before it is set.
@@ -109,7 +109,7 @@ impl HttpConnection {
             permit,
             of_address,
             is_between: false,
-            has_asked: false,
+            has_request: false,
             head_ends: None,
             is_set_for_rest: None,
         }
@@ -229,7 +229,7 @@ impl HttpConnection {
     fn take_head(&mut self, head: RequestHead, length: usize) {
         self.is_set_for_rest = None;
         self.is_between = false;
-        self.has_asked = true;
+        self.has_request = true;
         let (checked, body) = (head.check_host(), head.body());
         if self.router.route(head) == Destination::WebSocket {
             return self.end(EndReason::WebSocket);
@@ -266,7 +266,7 @@ impl HttpConnection {
     /// Returns whether the server leaves and all requests of this connection are answered. The first request of a
     /// connection is still served.
     fn is_to_leave(&self) -> bool {
-        self.is_between && self.has_asked && self.router.is_leaving() && !has_input(&self.stream)
+        self.is_between && self.has_request && self.router.is_leaving() && !has_input(&self.stream)
     }
 
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,7 +10,7 @@ use crate::{
     auth::Credentials,
     endpoints::Endpoint,
     proto::{Refusal, RequestHead, Upgrade},
-    surface::raw::{RawRequest, asks_for_websocket},
+    surface::raw::{RawRequest, is_opening_request},
 };
 
 /// Judges the heads of one connection, and hands each request from its connection to its service.
@@ -52,7 +52,7 @@ impl RequestRouter {
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;
-        if self.may_upgrade && asks_for_websocket(&head) {
+        if self.may_upgrade && is_opening_request(&head) {
             match self.open(&head, &endpoint) {
                 Ok(()) => return Destination::WebSocket,
                 Err(refused) => refusal = Some(refused),

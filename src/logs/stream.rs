@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    fn told(lines: u64) -> String {
+    fn dropped_line(lines: u64) -> String {
         format!("{lines} dropped\n")
     }
 
@@ -288,7 +288,7 @@ mod tests {
     fn a_stream_without_a_reader() {
         const COUNT: u64 = 100_000;
         let (disk, mut reader, _) = Disk::new();
-        let stream = Stream::start("test", disk, told).unwrap();
+        let stream = Stream::start("test", disk, dropped_line).unwrap();
         for number in 0..COUNT {
             stream.push(format!("{number:>50}\n").as_bytes());
         }
@@ -302,13 +302,13 @@ mod tests {
         for (number, line) in written.iter().enumerate() {
             assert_eq!(line.trim_start().parse(), Ok(number));
         }
-        assert_eq!(*last, told(COUNT - written.len() as u64).trim_end());
+        assert_eq!(*last, dropped_line(COUNT - written.len() as u64).trim_end());
     }
 
     #[test]
     fn a_full_disk_that_has_room_again() {
         let (disk, mut reader, is_full) = Disk::new();
-        let stream = Stream::start("test", disk, told).unwrap();
+        let stream = Stream::start("test", disk, dropped_line).unwrap();
         let finish = || stream.finish(Instant::now() + Duration::from_secs(60));
         stream.push(b"before\n");
         finish();
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_reader_that_has_gone() {
         let (reader, writer) = pipe().unwrap();
-        let stream = Stream::start("test", writer, told).unwrap();
+        let stream = Stream::start("test", writer, dropped_line).unwrap();
         drop(reader);
         for _ in 0..100 {
             stream.push(b"lost\n");
@@ -340,7 +340,7 @@ mod tests {
     fn a_stream_that_does_not_block() {
         let (mut reader, writer) = pipe().unwrap();
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
-        let stream = Stream::start("test", writer, told).unwrap();
+        let stream = Stream::start("test", writer, dropped_line).unwrap();
         let line = "x".repeat(999) + "\n";
         for _ in 0..500 {
             stream.push(line.as_bytes());

@@ -27,7 +27,7 @@ use crate::{
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
-    surface::raw::asks_for_websocket,
+    surface::raw::is_opening_request,
     sys::{
         bounded_close::{BoundedClose, until_taken},
         net, oneshot,
@@ -59,7 +59,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
             let refusal = Response::from(error.refusal());
             refuse_opening(&lobby, socket, None, cause_of(&lobby, &refusal), &refusal, true).await;
         }
-        Some(Ok((head, _))) if !asks_for_websocket(&head) => match health(&lobby, &head) {
+        Some(Ok((head, _))) if !is_opening_request(&head) => match health(&lobby, &head) {
             // The shard answers this itself, since the control thread may be busy or have no room.
             Some(response) => send_and_close(socket, response).await,
             None => {
@@ -148,9 +148,9 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
-    let plain = head.filter(|head| !asks_for_websocket(head));
+    let plain = head.filter(|head| !is_opening_request(head));
     let mut response = plain.and_then(|head| health(&lobby, head));
-    if let Some(head) = plain.filter(|head| response.is_none() && asks_for_metrics(&lobby, head)) {
+    if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, head)) {
         // This comes first, since clients without a token would take the permits of monitors.
         response = refused_metrics(&lobby, &socket, head);
         if response.is_none()
@@ -167,7 +167,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
 }
 
 /// Returns whether a request is for metrics that are on this address.
-fn asks_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
+fn is_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
     lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
 }
 

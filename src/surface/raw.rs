@@ -101,7 +101,7 @@ pub const TOPIC_PATTERN: &str = "/t/{topic...}";
 
 /// Returns whether a head asks for a WebSocket, acceptably or not.
 #[must_use]
-pub fn asks_for_websocket(head: &RequestHead) -> bool {
+pub fn is_opening_request(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
 }
 

@@ -20,7 +20,7 @@ pub(in crate::config) struct Admission {
 impl Admission {
     /// Returns whether the route admits a request by credentials that a browser adds to the requests of any page: the
     /// user's address, or a password that the browser has stored.
-    pub(in crate::config) fn is_known_to_browsers(&self) -> bool {
+    pub(in crate::config) fn is_passed_by_browsers(&self) -> bool {
         let [network, basic, bearer] = [NETWORK, BASIC, BEARER].map(|key| self.keys.contains(&key));
         (network || basic) && !(bearer && self.is_all)
     }

@@ -28,13 +28,13 @@ impl Reader<'_> {
         self.keep(Err(ConfigError::of(key, what.into()).from(at)))
     }
 
-    pub(super) fn unknown(&mut self, at: Origin, whose: &str, key: &str, known: &[&'static str]) {
+    pub(super) fn unknown(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
         let what = match nearest_key(key, known.iter().copied()) {
             _ if Setting::by_key(key).is_some() => {
-                format!("{key:?} is no key of {whose} but of the server: it has to stand before the first [[{ROUTES}]]")
+                format!("{key:?} is no key of {owner} but of the server: it has to stand before the first [[{ROUTES}]]")
             }
-            Some(nearest) => format!("unknown key {key:?} of {whose}; did you mean {nearest:?}?"),
-            None => format!("unknown key {key:?} of {whose}, which has {}", known.join(", ")),
+            Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
+            None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),
         };
         self.errors.push(ConfigError::at(at, what));
     }
