@@ -99,7 +99,7 @@ impl Handler for RawTopics {
 /// The pattern of topics.
 pub const TOPIC_PATTERN: &str = "/t/{topic...}";
 
-/// Returns whether a head asks for a WebSocket, acceptably or not.
+/// Returns whether a request has an upgrade to a WebSocket, valid or not.
 #[must_use]
 pub fn is_opening_request(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
