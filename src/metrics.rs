@@ -191,7 +191,7 @@ counters! {
     PongTimeout "pong_timeout_total" "connections" Counter Shard;
     /// Connections given up because the closing handshake did not end in time.
     CloseTimeout "close_timeout_total" "connections" Counter Shard;
-    /// Connections reset at their end, because their clients had not taken all output.
+    /// Connections reset at their end, because their clients had not taken all output, or had sent on after it.
     Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;

@@ -156,6 +156,13 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Ends a connection by a reset, which gives up the bytes that either side has not taken.
+    pub(super) fn reset(&mut self, id: ConnectionId) {
+        let Some((_, socket)) = self.take_out(id) else { return };
+        self.io.reset(&socket);
+        self.count(Counter::Reset, 1);
+    }
+
     /// Takes a connection and its socket out of the shard. Every end comes through here, once.
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;

@@ -33,6 +33,8 @@ pub(super) struct Incoming {
     /// Connections whose input is not parsed to its end.
     unparsed: usize,
     pub(super) unfinished: Unfinished,
+    /// Connections that are not open and have sent more than one receive takes since, in the order of these receives.
+    pub(super) discarding: VecDeque<ConnectionId>,
     /// Receive buffers that are free.
     buffers: Vec<BytesMut>,
 }
@@ -89,6 +91,13 @@ impl Incoming {
     pub(super) fn push_copying(&mut self, connection: &mut ShardConnection, id: ConnectionId, frames: u32) {
         if mark_queued(connection) {
             self.copying.push_back((id, frames));
+        }
+    }
+
+    /// Notes that the connection, which is not open, has filled a receive.
+    pub(super) fn note_discarding(&mut self, id: ConnectionId) {
+        if !self.discarding.contains(&id) {
+            self.discarding.push_back(id);
         }
     }
 

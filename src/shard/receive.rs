@@ -26,7 +26,7 @@ use std::{io, mem};
 
 use super::{
     incoming::{Buffer, Incoming, RECEIVE_BUFFER},
-    io_state::{Reading, Room},
+    io_state::{Reading, Room, ShardConnection},
     pace::frames_of,
     state::Shard,
 };
@@ -86,6 +86,29 @@ impl<I: Io> Shard<I> {
             budget = self.receive_batch(budget, &mut copies);
         }
         self.incoming.end_turn();
+        self.limit_discarding();
+    }
+
+    /// Notes a connection that is not open and has filled a buffer: its input is only dropped.
+    fn notice_discarding(&mut self, id: ConnectionId) {
+        let is_open = |connection: &ShardConnection| connection.websocket.state() == State::Open;
+        if self.hub.connections.get(id).is_some_and(|connection| !is_open(connection)) {
+            self.incoming.note_discarding(id);
+        }
+    }
+
+    /// Resets the connections whose input has been dropped for the longest time, while there are too many of them.
+    fn limit_discarding(&mut self) {
+        if self.incoming.discarding.len() <= DISCARDING_MAX {
+            return;
+        }
+        let connections = &self.hub.connections;
+        self.incoming.discarding.retain(|&id| connections.get(id).is_some());
+        while self.incoming.discarding.len() > DISCARDING_MAX
+            && let Some(id) = self.incoming.discarding.pop_front()
+        {
+            self.reset(id);
+        }
     }
 
     /// Serves up to [`Pace::receive_batch`] connections. Returns the rest of the budget.
@@ -170,16 +193,20 @@ impl<I: Io> Shard<I> {
             Ok(count) => {
                 // A close frame may wait until the peer is silent.
                 connection.websocket.excuse_silence(self.now);
-                let has_more = count == DISCARD_MAX || connection.io.sides.has_hung_up();
+                let is_full = count == DISCARD_MAX;
+                let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
                 if has_more {
-                    self.look_again(id);
+                    self.queue_again(id);
+                }
+                if is_full {
+                    self.incoming.note_discarding(id);
                 }
                 1 + frames_of(count / DISCARDED_AS_RECEIVED)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 1,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.look_again(id);
+                self.queue_again(id);
                 1
             }
             Err(error) => {
@@ -229,6 +256,9 @@ impl<I: Io> Shard<I> {
                 if has_more {
                     self.queue_again(id);
                 }
+                if is_full {
+                    self.notice_discarding(id);
+                }
                 frames + frames_of(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -260,10 +290,14 @@ impl<I: Io> Shard<I> {
 }
 
 /// Bytes that are dropped at once.
-const DISCARD_MAX: usize = 256 << 10;
+const DISCARD_MAX: usize = RECEIVE_BUFFER;
 
 /// So many bytes that are dropped count as one that is received: nothing is copied.
 const DISCARDED_AS_RECEIVED: usize = 2;
+
+/// Connections of a shard that are not open and whose clients still send much. Each may have megabytes in the kernel's
+/// buffers, and takes the time of the shard: a client that is closed and connects again at once adds one each time.
+pub(super) const DISCARDING_MAX: usize = 128;
 
 /// The rest of a turn's budget for copies of full buffers: half of the turn's frames. The first copy is made whatever
 /// its size.

@@ -28,6 +28,7 @@ mod client;
 mod closes;
 mod copies;
 mod crowds;
+mod discards;
 mod leftovers;
 mod line;
 mod message_times;
