@@ -22,8 +22,10 @@ pub(super) struct Incoming {
     /// Open connections whose sockets have been reported readable.
     ready: VecDeque<ConnectionId>,
     /// Connections that have more input than their share: some that is not parsed, or a socket that filled its buffer.
-    /// Connections that are closing stand here too: thousands of them may send input that is only dropped.
+    /// Connections that are closing stand here too.
     busy: VecDeque<ConnectionId>,
+    /// Connections whose WebSocket is closed: thousands of them may send input that is only dropped.
+    closed: VecDeque<ConnectionId>,
     /// Connections whose large frame has filled its buffer, with the frames that the copy into a larger one counts as.
     copying: VecDeque<(ConnectionId, u32)>,
     /// Connections that a turn has received from and had no frame of its budget left for.
@@ -64,11 +66,19 @@ impl Incoming {
         self.len() == 0
     }
 
+    /// Returns whether a closed connection has input to be dropped.
+    pub(super) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// Notes that the connection's socket is readable.
     pub(super) fn push_ready(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
-        let is_open = connection.websocket.state() == State::Open;
         if mark_queued(connection) {
-            let queue = if is_open { &mut self.ready } else { &mut self.busy };
+            let queue = match connection.websocket.state() {
+                State::Open => &mut self.ready,
+                State::Closing => &mut self.busy,
+                State::Closed => &mut self.closed,
+            };
             queue.push_back(id);
         }
     }
@@ -76,8 +86,15 @@ impl Incoming {
     /// Notes that the connection may have more input than its share.
     pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
-            self.busy.push_back(id);
+            let is_closed = connection.websocket.state() == State::Closed;
+            let queue = if is_closed { &mut self.closed } else { &mut self.busy };
+            queue.push_back(id);
         }
+    }
+
+    /// Returns the next closed connection whose input is to be dropped.
+    pub(super) fn pop_closed(&mut self) -> Option<ConnectionId> {
+        self.closed.pop_front()
     }
 
     /// Notes that the turn had no frame left for the connection's input. It comes first in the next turn.

@@ -10,7 +10,8 @@
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
 //!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
 //!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
-//!   sends little waits for no crowd of clients that send much.
+//!   sends little waits for no crowd of clients that send much. Closed connections stand apart: a turn drops some of
+//!   their input.
 //! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
 //!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
 //!   limit is *parked* unless its route has `manual_backpressure`: it is not read from until it is owed no more than
@@ -86,7 +87,7 @@ impl<I: Io> Shard<I> {
             budget = self.receive_batch(budget, &mut copies);
         }
         self.incoming.end_turn();
-        self.limit_discarding();
+        self.discard_input();
     }
 
     /// Notes a connection that is not open and has filled a buffer: its input is only dropped.
@@ -121,9 +122,6 @@ impl<I: Io> Shard<I> {
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         for _ in 0..most {
-            if budget == 0 {
-                break;
-            }
             let connections = &self.hub.connections;
             // A connection that has ended needs no copy.
             let admit = |id, frames| if connections.get(id).is_some() { copies.admit(frames) } else { Some(0) };
@@ -137,11 +135,12 @@ impl<I: Io> Shard<I> {
                 self.count(Counter::Parked, 1);
                 continue;
             }
-            if connection.websocket.state() == State::Closed && connection.io.partial.is_none() {
-                budget = budget.saturating_sub(self.discard(id));
+            if connection.websocket.state() == State::Closed {
+                drop(self.incoming.take_unparsed(connection));
+                connection.io.partial = None;
+                self.incoming.push_busy(connection, id);
                 continue;
             }
-            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
                 // `is_own` keeps `keep_unparsed` from holding this large buffer for a few bytes behind its frame.
                 let is_own = bytes.capacity() > RECEIVE_BUFFER;
@@ -179,16 +178,27 @@ impl<I: Io> Shard<I> {
         budget
     }
 
-    /// Drops input of a connection whose WebSocket is closed. Returns how much of the budget that took.
-    fn discard(&mut self, id: ConnectionId) -> u32 {
-        let Some(socket) = &self.sockets[id.slot() as usize] else { return 0 };
+    /// Drops input of closed connections. The kernel sends what their peers have ready as it gets room, in the time of
+    /// this call, so a turn does this for few of them.
+    fn discard_input(&mut self) {
+        for _ in 0..DISCARDS_PER_TURN {
+            let Some(id) = self.incoming.pop_closed() else { break };
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            connection.io.reading = Reading::Idle;
+            self.discard(id);
+        }
+        self.limit_discarding();
+    }
+
+    /// Drops input of a closed connection.
+    fn discard(&mut self, id: ConnectionId) {
+        let Some(socket) = &self.sockets[id.slot() as usize] else { return };
         let result = self.io.discard(socket, DISCARD_MAX);
-        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
         match result {
             Ok(0) => {
                 connection.io.sides.end_peer();
                 self.end_if_done(id);
-                1
             }
             Ok(count) => {
                 // A close frame may wait until the peer is silent.
@@ -202,17 +212,10 @@ impl<I: Io> Shard<I> {
                 if is_full {
                     self.incoming.note_discarding(id);
                 }
-                1 + frames_of(count / DISCARDED_AS_RECEIVED)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 1,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.queue_again(id);
-                1
-            }
-            Err(error) => {
-                self.lose(id, &error);
-                1
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.queue_again(id),
+            Err(error) => self.lose(id, &error),
         }
     }
 
@@ -292,8 +295,8 @@ impl<I: Io> Shard<I> {
 /// Bytes that are dropped at once.
 const DISCARD_MAX: usize = RECEIVE_BUFFER;
 
-/// So many bytes that are dropped count as one that is received: nothing is copied.
-const DISCARDED_AS_RECEIVED: usize = 2;
+/// Closed connections whose input a turn drops.
+pub(super) const DISCARDS_PER_TURN: usize = 16;
 
 /// Connections of a shard that are not open and whose clients still send much. Each may have megabytes in the kernel's
 /// buffers, and takes the time of the shard: a client that is closed and connects again at once adds one each time.

@@ -52,6 +52,7 @@ impl<I: Io> Shard<I> {
     fn has_work(&self) -> bool {
         let can_receive = !self.hub.is_congested();
         (can_receive && !self.incoming.is_empty())
+            || self.incoming.has_closed()
             || !self.flush.is_idle()
             || self.hub.is_dirty()
             || self.hub.has_mail()

@@ -4,7 +4,10 @@ use super::world::World;
 use crate::{
     metrics::Counter,
     proto::Tick,
-    shard::{incoming::RECEIVE_BUFFER, receive::DISCARDING_MAX},
+    shard::{
+        incoming::RECEIVE_BUFFER,
+        receive::{DISCARDING_MAX, DISCARDS_PER_TURN},
+    },
 };
 
 /// A data frame with a reserved bit, for which the connection is closed.
@@ -31,4 +34,22 @@ fn a_bounded_number_of_clients_sends_on() {
     assert_eq!(resets(CROWD, 8 * RECEIVE_BUFFER), 40);
     assert_eq!(resets(DISCARDING_MAX, 8 * RECEIVE_BUFFER), 0);
     assert_eq!(resets(2 * CROWD, 1_000), 0);
+}
+
+/// Thousands of closed connections that send on do not make a turn long.
+#[test]
+fn a_turn_drops_input_of_few_closed_connections() {
+    const CLIENTS: usize = 4 * DISCARDS_PER_TURN;
+    let mut world = World::new(CLIENTS);
+    (0..CLIENTS).for_each(|client| world.arrive(client, GARBAGE, 1));
+    while world.shard.turn(Tick(0).begin()) {}
+    (0..CLIENTS).for_each(|client| world.arrive(client, &[0; 1_000], 1));
+    let mut more = true;
+    while more {
+        let before = world.counters.get(Counter::BytesIn);
+        more = world.shard.turn(Tick(0).begin());
+        let dropped = world.counters.get(Counter::BytesIn) - before;
+        assert!(dropped <= (DISCARDS_PER_TURN * 1_000) as u64, "{dropped} bytes in a turn");
+    }
+    assert_eq!(world.counters.get(Counter::BytesIn), (CLIENTS * (GARBAGE.len() + 1_000)) as u64);
 }
