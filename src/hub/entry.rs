@@ -37,6 +37,8 @@ pub enum Request {
         /// The interest.
         interest: Interest,
     },
+    /// No request from before the server began to leave follows.
+    Barrier,
 }
 
 /// The interest of a shard in a topic whose home is another shard.
@@ -74,6 +76,8 @@ pub enum Delivery {
         /// The number of the [`Request::Interest`] that is answered.
         number: u64,
     },
+    /// No message from before the server began to leave follows.
+    Barrier,
 }
 
 /// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. What several
@@ -94,7 +98,7 @@ impl Weight for Request {
             Request::Publish(publication) | Request::Submit { publication, .. } => publication.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
             // The name belongs to the topic.
-            Request::Interest { .. } => 0,
+            Request::Interest { .. } | Request::Barrier => 0,
         }
     }
 }
@@ -104,7 +108,7 @@ impl Weight for Delivery {
         match self {
             Delivery::Message { publication, .. } => publication.kept(),
             Delivery::Reply { reply: Reply::Connections(ids), .. } => ALLOCATION + size_of_val(&**ids),
-            Delivery::Reply { .. } | Delivery::Acknowledged { .. } => 0,
+            Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier => 0,
         }
     }
 }

@@ -51,6 +51,14 @@ impl ExternalEnd {
         self.mesh.request(shard, Request::Command { command: Box::new(command), ticket });
     }
 
+    /// Sends every shard a barrier, behind all that was submitted. Shards that drain wait for it, so nothing may be
+    /// submitted after this call, which is made once.
+    pub fn send_barrier(&mut self) {
+        for shard in self.mesh.other_shards() {
+            self.mesh.request(shard, Request::Barrier);
+        }
+    }
+
     /// Returns how many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
@@ -62,7 +70,7 @@ impl ExternalEnd {
         loop {
             match self.mesh.next_delivery()? {
                 Delivery::Reply { ticket, reply } => return Some((ticket, reply)),
-                Delivery::Message { .. } | Delivery::Acknowledged { .. } => {}
+                Delivery::Message { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier => {}
             }
         }
     }

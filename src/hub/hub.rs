@@ -7,6 +7,7 @@
 use bytes::BytesMut;
 
 use super::{
+    barrier::Barriers,
     connections::{Attachment, Connections},
     due::Due,
     mesh::MeshEnd,
@@ -55,6 +56,7 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The number of the last interest that was announced, over all topics: a topic that is forgotten and comes back
     /// must not take an old acknowledgement for its own.
     pub(super) interest_number: u64,
+    pub(super) barriers: Barriers,
     /// The time of the turn.
     now: Millis,
 }
@@ -75,6 +77,7 @@ impl<T: Attachment> ShardHub<T> {
             mesh,
             due: Due::default(),
             interest_number: 0,
+            barriers: Barriers::default(),
             now: Millis::default(),
         }
     }

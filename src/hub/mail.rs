@@ -5,9 +5,10 @@
 //! it is delivered, until the interest is withdrawn. A subscriber is told that it is one only after the
 //! acknowledgement: "subscribed" means that it is owed every message from there on.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use super::{
+    barrier::Barriers,
     command::{Commanded, Reply},
     connections::Attachment,
     entry::{Delivery, Interest, Request},
@@ -37,6 +38,7 @@ impl<T: Attachment> ShardHub<T> {
                     self.go_live(id, number, joined);
                 }
             }
+            Some(Delivery::Barrier) => self.barriers.deliveries += 1,
         }
         true
     }
@@ -57,6 +59,10 @@ impl<T: Attachment> ShardHub<T> {
             Some((shard, Request::Interest { topic, number, interest })) => {
                 self.note_interest(shard, topic, number, interest);
             }
+            Some((_, Request::Barrier)) => {
+                self.barriers.requests += 1;
+                self.pass_barrier_on();
+            }
         }
         true
     }
@@ -64,6 +70,26 @@ impl<T: Attachment> ShardHub<T> {
     /// Answers a command.
     pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
+    }
+
+    /// Sends the other shards a barrier, behind every request before: the shard begins to drain.
+    ///
+    /// # Panics
+    ///
+    /// If the shard has done so before.
+    pub fn send_barrier(&mut self) {
+        assert!(!mem::replace(&mut self.barriers.has_begun, true), "a shard drains once");
+        for home in self.mesh.other_shards() {
+            self.mesh.request(home, Request::Barrier);
+        }
+        self.pass_barrier_on();
+    }
+
+    /// Returns whether the shard has gathered every message that was submitted, or published on any shard, before that
+    /// end's barrier.
+    #[must_use]
+    pub fn has_passed_barrier(&self) -> bool {
+        self.has_all_requests() && self.barriers.deliveries == self.mesh.other_shards().count() as u16
     }
 
     /// Sends what has waited for room in a lane, and wakes the ends that have something to take.
@@ -75,6 +101,21 @@ impl<T: Attachment> ShardHub<T> {
             self.send_due();
         }
         self.mesh.send_out();
+    }
+
+    /// Sends the other shards a barrier behind every delivery before, once no earlier request can follow.
+    fn pass_barrier_on(&mut self) {
+        if self.has_all_requests() {
+            for shard in self.mesh.other_shards() {
+                self.mesh.deliver(shard, Delivery::Barrier);
+            }
+        }
+    }
+
+    /// Returns whether every message that an end has sent before its barrier to this home has its place.
+    fn has_all_requests(&self) -> bool {
+        let Barriers { has_begun, requests, .. } = self.barriers;
+        has_begun && requests == self.mesh.other_ends()
     }
 
     /// Publishes a message that has come by a lane.

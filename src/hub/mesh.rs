@@ -96,6 +96,18 @@ impl MeshEnd {
         self.shards
     }
 
+    /// Returns the numbers of the other shards.
+    pub fn other_shards(&self) -> impl Iterator<Item = u16> + use<> {
+        let own = self.number;
+        (0..self.shards).filter(move |&shard| shard != own)
+    }
+
+    /// Returns how many other ends there are.
+    #[must_use]
+    pub fn other_ends(&self) -> u16 {
+        (self.links.len() - 1) as u16
+    }
+
     /// Sends a request to another end.
     ///
     /// # Panics
@@ -286,7 +298,7 @@ mod tests {
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
             (from, Request::Publish(publication)) => Some((from, publication.message.as_text()?.into())),
-            (_, Request::Submit { .. } | Request::Command { .. } | Request::Interest { .. }) => None,
+            (_, Request::Submit { .. } | Request::Command { .. } | Request::Interest { .. } | Request::Barrier) => None,
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A file imports only files of floors below its own:
 //!
-//! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`, `subscribe_options`;
+//! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`, `subscribe_options`, `barrier`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
 //! - tables: `piece`, `run`, `walk`, `backlog`, `topics`, `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod backlog;
+mod barrier;
 mod command;
 mod connection_id;
 mod connections;

@@ -1,6 +1,7 @@
 //! One order over all shards: several hubs, stepped in an order that a seed decides, against the messages that each
 //! subscriber must receive.
 
+mod barrier;
 mod subscriber;
 mod world;
 

@@ -337,7 +337,7 @@ pub(super) fn topic(number: usize) -> TopicName {
     TopicName::new(&format!("topic {number}")).unwrap()
 }
 
-fn next(random: &mut u64, below: usize) -> usize {
+pub(super) fn next(random: &mut u64, below: usize) -> usize {
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;
