@@ -195,6 +195,15 @@ counters! {
     Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;
+    /// Connections closed with 1001 because the server leaves.
+    DrainClosed "drain_closed_total" "connections" Counter Shard;
+    /// Of these, connections that their clients have ended in time.
+    DrainLeft "drain_left_total" "connections" Counter Shard;
+    /// Connections dropped while the server leaves: at their close timeout, or at the end of the time for all.
+    DrainDropped "drain_dropped_total" "connections" Counter Shard;
+    /// Shards that closed connections although messages from before the server began to leave could still be on their
+    /// way, since a quarter of the time for all was over.
+    BarrierTimeout "barrier_timeout_total" "shards" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
     /// Times a connection was parked, since its client did not take its output.

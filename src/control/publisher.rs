@@ -98,6 +98,8 @@ pub(super) struct PublisherTask {
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
+    /// Whether shards that drain know that no publish follows.
+    has_sent_barrier: bool,
     requests: mpsc::Receiver<Submission>,
     /// The requests that wait for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
@@ -121,12 +123,23 @@ impl PublisherTask {
         leaving: watch::Receiver<bool>,
         Requests(requests): Requests,
     ) -> PublisherTask {
-        PublisherTask { outside, woken, counters, leaving, requests, waiting: HashMap::new(), ticket: 0 }
+        PublisherTask {
+            outside,
+            woken,
+            counters,
+            leaving,
+            has_sent_barrier: false,
+            requests,
+            waiting: HashMap::new(),
+            ticket: 0,
+        }
     }
 
     /// Works until all shards have ended.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
         loop {
+            // No publish follows the barrier: from here on `submit` refuses it.
+            self.send_barrier();
             // The mesh bounds the entries beside its lanes: while some wait, no other is added.
             while !self.outside.is_congested()
                 && let Ok(submission) = self.requests.try_recv()
@@ -143,6 +156,7 @@ impl PublisherTask {
                         let Some(submission) = submission else { return };
                         self.submit(submission);
                     }
+                    Ok(()) = has_left(&mut self.leaving), if !self.has_sent_barrier => {}
                     // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
                     // `None`.
                     _ = finishing.changed() => return self.take_answers(),
@@ -155,12 +169,19 @@ impl PublisherTask {
         }
     }
 
+    /// Sends the shards a barrier, behind every publish, once the server leaves.
+    fn send_barrier(&mut self) {
+        if !self.has_sent_barrier && *self.leaving.borrow() {
+            self.has_sent_barrier = true;
+            self.outside.send_barrier();
+        }
+    }
+
     fn submit(&mut self, Submission { request, answer }: Submission) {
         self.ticket += 1;
         let mut body_bytes = None;
         match request {
-            // Shards begin to leave only after `leaving` is set. Their subscribers may be gone soon, so this is the
-            // last moment at which a message is certainly not published.
+            // No publish follows the barrier, which is sent after `leaving` is set.
             ShardRequest::Publish { .. } if *self.leaving.borrow() => return,
             ShardRequest::Publish { topic, source, message, body_bytes: bytes } => {
                 body_bytes = bytes;
@@ -183,6 +204,15 @@ impl PublisherTask {
             }
         }
     }
+}
+
+/// Waits until the server leaves.
+///
+/// # Errors
+///
+/// If it has ended without that.
+async fn has_left(leaving: &mut watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
+    leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
 /// The most requests that wait to be sent, of all connections and handles. Beyond it a caller waits.
@@ -235,6 +265,61 @@ mod tests {
             assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
             assert_eq!(counted(), (1, 3));
         });
+    }
+
+    /// While the task sleeps or its lanes are full: the shards get the barrier behind every publish that was submitted,
+    /// and no publish behind it.
+    #[test]
+    fn the_barrier_stands_behind_every_publish() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for count in [0, 1, 100] {
+            let woken: Arc<Notify> = Arc::default();
+            let notified = Arc::clone(&woken);
+            let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
+            let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
+            let mut ends = MeshEnd::connect_with(wake, 1, &limits);
+            let outside = ExternalEnd::new(ends.pop().unwrap());
+            let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+            hub.send_barrier();
+            let leaving = watch::Sender::new(false);
+            let (publisher, requests) = Publisher::new();
+            let task = PublisherTask::new(outside, woken, Arc::default(), leaving.subscribe(), requests);
+            let topic = || TopicName::new("x").unwrap();
+            let publish = || {
+                let publisher = publisher.clone();
+                tokio::spawn(async move { publisher.publish(topic(), None, PreparedMessage::text("x")).await })
+            };
+            runtime.block_on(async {
+                let (_finish, finishing) = watch::channel(());
+                let _task = tokio::spawn(task.run(finishing));
+                let let_all_run = || async {
+                    for _ in 0..1_000 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                let before: Vec<_> = (0..count).map(|_| publish()).collect();
+                let_all_run().await;
+                assert!(!hub.has_passed_barrier());
+                leaving.send_replace(true);
+                let behind = publish();
+                while !hub.has_passed_barrier() {
+                    hub.take_request(&mut Vec::new());
+                    hub.send_out();
+                    tokio::task::yield_now().await;
+                }
+                let ordered = hub.offset(&topic());
+                let_all_run().await;
+                assert!(behind.await.unwrap().is_none());
+                let mut places = Vec::new();
+                for before in before {
+                    places.extend(before.await.unwrap().map(|published| published.offset));
+                }
+                // Those that had no room were not submitted when the server began to leave.
+                assert_eq!(places, (1..=ordered).collect::<Vec<_>>(), "of {count}");
+                assert_eq!(ordered > 0, count > 0);
+                assert!(!hub.has_mail(), "something stands behind the barrier");
+            });
+        }
     }
 
     /// A request beyond the limit waits in its task until another one is taken, and loses nothing by that.

@@ -1,26 +1,54 @@
 //! The shard's part in an orderly end: it closes its connections, a few at a time, and each may finish the closing
 //! handshake.
+//!
+//! No connection is closed before the barriers of all other ends have come, or a quarter of the drain's time is over;
+//! [`Shard::drain`] sends this shard's own. So a connection that is closed has been handed, or is owed, every message
+//! from before the drain, and its close frame stands behind them. A message that comes later reaches the connections
+//! that are still open.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
     hub::ConnectionId,
-    proto::{CloseCode, Millis},
+    metrics::Counter,
+    proto::{CloseCode, Millis, State},
     sys::Io,
 };
 
 impl<I: Io> Shard<I> {
-    /// Begins to close every connection with 1001, over at most half of `ticks`.
+    /// Begins to close every connection with 1001, once every message from before this call is gathered, and over at
+    /// most three quarters of `ticks`.
     pub(crate) fn drain(&mut self, now: Millis, ticks: u32) {
         self.note_time(now);
+        self.hub.send_barrier();
         let remaining = self.hub.connections.ids().collect();
-        let waits = !self.hub.is_alone();
-        self.drain = Some(Drain::new(self.now, remaining, ticks, waits));
+        self.drain = Some(Drain::new(self.now, remaining, ticks));
     }
 
     /// Closes the connections that are due in the drain.
     pub(super) fn pace_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
-        for id in drain.step(self.now) {
+        let is_premature = drain.begin_closing(self.now, self.hub.has_passed_barrier());
+        let due = drain.step(self.now);
+        if is_premature && !self.is_empty() {
+            tracing::warn!(
+                connections = self.open(),
+                "a quarter of the drain timeout is over: connections are closed, although messages may be on their way"
+            );
+            self.count(Counter::BarrierTimeout, 1);
+        }
+        for id in due {
+            self.close_in_drain(id);
+        }
+    }
+
+    /// Closes a connection, unless its closing handshake has begun.
+    fn close_in_drain(&mut self, id: ConnectionId) {
+        let is_open = self.hub.connections.get(id).is_some_and(|c| c.websocket.state() == State::Open);
+        if let Some(drain) = &mut self.drain
+            && is_open
+        {
+            drain.note_closing(id);
+            self.count(Counter::DrainClosed, 1);
             self.close(id, CloseCode::GOING_AWAY, "the server is going away");
         }
     }

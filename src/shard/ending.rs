@@ -149,7 +149,12 @@ impl<I: Io> Shard<I> {
     /// Ends a connection at once. A reset gives up the bytes that the peer has not taken: the kernel would keep them
     /// until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
+        if let Some(drain) = &mut self.drain {
+            // It has not left, whether the drain has closed it or not.
+            drain.note_end(id);
+        }
         let Some((connection, socket)) = self.take_out(id) else { return };
+        self.count(Counter::DrainDropped, u64::from(self.drain.is_some()));
         if connection.io.owes_output() || self.io.has_unsent(&socket) {
             self.io.reset(&socket);
             self.count(Counter::Reset, 1);
@@ -174,6 +179,9 @@ impl<I: Io> Shard<I> {
             *of_address = None;
         }
         self.count(Counter::Ended, 1);
+        if self.drain.as_mut().is_some_and(|drain| drain.note_end(id)) {
+            self.count(Counter::DrainLeft, 1);
+        }
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
         let socket = self.sockets[id.slot() as usize].take().expect("a connection has a socket");
         Some((connection, socket))

@@ -29,6 +29,7 @@ mod closes;
 mod copies;
 mod crowds;
 mod discards;
+mod drains;
 mod leftovers;
 mod line;
 mod message_times;

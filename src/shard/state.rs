@@ -110,7 +110,7 @@ impl<I: Io> Shard<I> {
 
     /// Returns when the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now));
+        let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
         self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
     }
 

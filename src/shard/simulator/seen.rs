@@ -19,7 +19,8 @@ impl Seen {
     }
 
     pub(super) fn check(&self) {
-        // Counters of events before a connection is established or in the hot ring, and gauges that are 0 at the end.
+        // Counters of events before a connection is established, between shards or in the hot ring, and gauges that are
+        // 0 at the end.
         let elsewhere = [
             Counter::ConnectionsOpen,
             Counter::SlowConsumers,
@@ -29,6 +30,7 @@ impl Seen {
             Counter::HttpDisplaced,
             Counter::AcceptPaused,
             Counter::LaneOverflow,
+            Counter::BarrierTimeout,
             Counter::HandlerPanics,
             Counter::PollsArmed,
             Counter::CancelsRepeated,

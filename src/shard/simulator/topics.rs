@@ -10,13 +10,14 @@ use super::{
     random::Random,
     simulation::{arrival, handlers_with},
     socket::{SimulatedIo, SimulatedSocket},
+    world::{ANSWER, decoded},
 };
 use crate::{
     config::{Config, Settings},
     handler::RouteOptions,
     hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, FrameHeader, Millis, OpCode, PreparedMessage, Tick, encode_masked},
+    proto::{CloseCode, Fin, Millis, OpCode, PreparedMessage, Tick, encode_masked},
     shard::state::Shard,
 };
 
@@ -87,23 +88,8 @@ impl World {
 
     /// Returns the same for one of several clients.
     fn sent_to(&mut self, client: usize) -> Vec<String> {
-        let mut network = self.network.borrow_mut();
-        let bytes: Vec<u8> = network.lines[client].sent.drain(..).collect();
-        let (mut sent, mut rest) = (Vec::new(), bytes.as_slice());
-        if let Some(behind) = rest.strip_prefix(ANSWER) {
-            sent.push("answer".to_owned());
-            rest = behind;
-        }
-        while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
-            let end = length + header.payload_len as usize;
-            let payload = &rest[length..end];
-            sent.push(match header.opcode {
-                OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
-                _ => String::from_utf8_lossy(&payload[..payload.len().min(20)]).into_owned(),
-            });
-            rest = &rest[end..];
-        }
-        sent
+        let bytes: Vec<u8> = self.network.borrow_mut().lines[client].sent.drain(..).collect();
+        decoded(&bytes)
     }
 }
 
@@ -112,8 +98,6 @@ impl Drop for World {
         self.network.borrow_mut().is_over = true;
     }
 }
-
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
 #[test]
 fn an_answer_waits_until_all_topics_are_live() {

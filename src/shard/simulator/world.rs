@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Settings},
     hub::{ConnectionId, MeshEnd, Scope, TopicName},
     metrics::{Counter, Counters},
-    proto::Tick,
+    proto::{FrameHeader, OpCode, Tick},
     shard::state::Shard,
 };
 
@@ -104,6 +104,25 @@ impl Drop for World {
     fn drop(&mut self) {
         self.network.borrow_mut().is_over = true;
     }
+}
+
+/// Returns what a client was sent: the answer, texts, and the codes of close frames.
+pub(super) fn decoded(bytes: &[u8]) -> Vec<String> {
+    let (mut sent, mut rest) = (Vec::new(), bytes);
+    if let Some(behind) = rest.strip_prefix(ANSWER) {
+        sent.push("answer".to_owned());
+        rest = behind;
+    }
+    while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
+        let end = length + header.payload_len as usize;
+        let payload = &rest[length..end];
+        sent.push(match header.opcode {
+            OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
+            _ => String::from_utf8_lossy(&payload[..payload.len().min(20)]).into_owned(),
+        });
+        rest = &rest[end..];
+    }
+    sent
 }
 
 pub(super) const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
