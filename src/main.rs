@@ -17,7 +17,7 @@ use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
-    server::{Running, Server},
+    server::{DrainReport, Running, Server},
     sys,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -346,7 +346,8 @@ async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Re
         let name = tokio::select! {
             outcome = running.wait() => {
                 outcome?;
-                tracing::info!("stopped");
+                let DrainReport { closed, left, dropped, is_whole, .. } = running.drain_report();
+                tracing::info!(closed, left, dropped, is_whole, "stopped");
                 return Ok(());
             }
             _ = report.recv() => {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod builder;
+mod drain_report;
 mod hub;
 mod role;
 mod running;
@@ -21,6 +22,7 @@ use crate::{
 };
 
 pub use builder::{BuildError, Builder};
+pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use running::Running;
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
-use super::hub::Hub;
+use super::{drain_report::DrainReport, hub::Hub};
 use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 
 /// A server at work. Dropping it stops it as [`Running::stop`] does, without waiting for the end.
@@ -54,9 +54,17 @@ impl Running {
         &self.control_counters
     }
 
-    /// Begins to leave: the server takes no new connections and closes each with 1001. After
+    /// Returns the report of the server's end, which is complete after [`Running::wait`].
+    #[must_use]
+    pub fn drain_report(&self) -> DrainReport {
+        DrainReport::of(&self.counters)
+    }
+
+    /// Begins to leave: the server takes no new connections and closes each with 1001, behind every message of its
+    /// topics that the server has accepted before this call. After
     /// [`Config::drain_timeout`](crate::config::Config::drain_timeout) at the latest no connection is left.
     pub fn stop(&self) {
+        // The control thread publishes nothing from here on, and sends the shards its barrier, which they wait for.
         self.leaving.send_replace(true);
         for commands in &self.commands {
             // Full or closed: it is stopping already.

@@ -43,7 +43,8 @@ fn a_signal_lets_everybody_leave() {
         assert!(server.wait().success(), "{}", server.log());
         let log = server.log();
         let leaving = log.lines().find(|line| line.contains("leaving")).unwrap();
-        assert!(leaving.contains("connections=20") && log.trim_end().ends_with(" stopped"), "{log}");
+        assert!(leaving.contains("connections=20"), "{log}");
+        assert!(log.trim_end().ends_with(" stopped closed=20 left=20 dropped=0 is_whole=true"), "{log}");
     }
 }
 
@@ -81,6 +82,7 @@ fn clients_that_do_not_answer_do_not_keep_it() {
     deaf.expect(close(1001, GOING_AWAY));
     assert!(server.wait().success(), "{}", server.log());
     assert!(server.log().contains("drain timeout"), "{}", server.log());
+    assert!(server.log().contains("closed=1 left=0 dropped=1 is_whole=true"), "{}", server.log());
     assert!(matches!(deaf.receive(), Received::End | Received::Reset));
     let mut rest = Vec::new();
     // Whether it is an end or a reset does not matter to one that has said nothing.
@@ -127,11 +129,51 @@ fn idle_connections_end_when_the_drain_begins() {
 
 #[test]
 fn without_clients_it_ends_at_once() {
-    let mut server = Server::start(&["--drain-timeout", "1h"]);
-    server.connect("/t/x").leave();
-    server.expect_counts(&[("connections_open", 0)]);
-    server.signal(Signal::TERM);
-    assert!(server.wait().success(), "{}", server.log());
+    for (shards, has_served) in [("1", true), ("1", false), ("4", true), ("4", false)] {
+        let mut server = Server::start(&["--drain-timeout", "1h", "--shards", shards]);
+        if has_served {
+            server.connect("/t/x").leave();
+            server.expect_counts(&[("connections_open", 0)]);
+        }
+        server.signal(Signal::TERM);
+        assert!(server.wait().success(), "{}", server.log());
+        assert!(server.log().contains("closed=0 left=0 dropped=0 is_whole=true"), "{}", server.log());
+    }
+}
+
+/// The drain may begin before the control thread has come to its first turn.
+#[test]
+fn a_drain_right_after_the_start() {
+    for shards in ["1", "4"] {
+        for _ in 0..5 {
+            let mut server = Server::start(&["--drain-timeout", "1h", "--shards", shards]);
+            let mut client = server.connect("/t/x");
+            server.signal(Signal::TERM);
+            client.expect_close(1001, GOING_AWAY);
+            drop(client);
+            assert!(server.wait().success(), "{}", server.log());
+            assert!(server.log().contains("closed=1 left=1 dropped=0 is_whole=true"), "{}", server.log());
+        }
+    }
+}
+
+/// Without any time for its clients it closes all of them and waits for none.
+#[test]
+fn a_drain_without_time() {
+    for shards in ["1", "4"] {
+        let mut server = Server::start(&["--drain-timeout", "0", "--close-timeout", "1h", "--shards", shards]);
+        let mut clients: Vec<Client> = (0..8).map(|_| server.connect("/t/x")).collect();
+        clients.iter_mut().for_each(Client::never_answer);
+        server.signal(Signal::TERM);
+        assert!(server.wait().success(), "{}", server.log());
+        for client in &mut clients {
+            // The close frame may be lost by the reset behind it.
+            let received = client.receive();
+            let is_closed = received == close(1001, GOING_AWAY);
+            assert!(is_closed || matches!(received, Received::End | Received::Reset), "{received:?}");
+        }
+        assert!(server.log().contains("closed=8 left=0 dropped=8 is_whole="), "{}", server.log());
+    }
 }
 
 #[test]

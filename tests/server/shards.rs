@@ -1,12 +1,21 @@
 //! Several shards behave like one hub: whoever connects to whichever.
 
 use std::{
+    collections::HashSet,
     fs,
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
-use crate::support::{Client, CrowdPermit, Server, binary_path, clean, dial, program, run_to_end, text};
+use rustix::process::Signal;
+
+use crate::support::{
+    Client, CrowdPermit, Received, Server, binary_path, clean, close, dial, post, program, run_to_end, take_response,
+    text,
+};
 
 /// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
 /// has less than half or more than one and a half times its part.
@@ -174,10 +183,71 @@ fn a_listener_on_ipv6_takes_ipv4_if_it_is_dual() {
 fn a_drain_empties_every_shard() {
     let mut server = Server::start(&["--shards", "4"]);
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect("/t/x?echo=true")).collect();
-    server.signal(rustix::process::Signal::TERM);
+    server.signal(Signal::TERM);
     for client in &mut clients {
         client.expect_close(1001, "the server is going away");
     }
     drop(clients);
     assert!(server.wait().success());
 }
+
+/// Whichever shards its publisher, the topic's home and a subscriber are on: a message that was answered 202 comes
+/// before the close.
+#[test]
+fn every_202_reaches_every_subscriber_before_its_1001() {
+    for round in 0..ROUNDS {
+        let mut server = Server::start(&["--shards", "4"]);
+        let address = server.address();
+        let mut subscribers: Vec<(usize, Client)> = (0..TOPICS * 4)
+            .map(|number| (number % TOPICS, server.connect(&format!("/t/{}?mode=sub", number % TOPICS))))
+            .collect();
+        let count = AtomicUsize::new(0);
+        let accepted: Vec<Vec<String>> = thread::scope(|scope| {
+            let posting: Vec<_> =
+                (0..TOPICS).map(|topic| scope.spawn(move || post_to_the_end(address, topic))).collect();
+            while count.load(Ordering::Relaxed) < 20 * (round + 1) {
+                count.store(server.counts().get("messages_in_total") as usize, Ordering::Relaxed);
+            }
+            server.signal(Signal::TERM);
+            posting.into_iter().map(|posting| posting.join().unwrap()).collect()
+        });
+        for (topic, subscriber) in &mut subscribers {
+            let mut received = HashSet::new();
+            loop {
+                match subscriber.receive() {
+                    Received::Text(text) => assert!(received.insert(text), "a message comes twice"),
+                    end => break assert_eq!(end, close(1001, "the server is going away")),
+                }
+            }
+            subscriber.expect(Received::End);
+            let missing: Vec<&String> = accepted[*topic].iter().filter(|text| !received.contains(*text)).collect();
+            assert!(missing.is_empty(), "round {round}: {missing:?} of {}", accepted[*topic].len());
+        }
+        drop(subscribers);
+        assert!(server.wait().success(), "{}", server.log());
+        let report = format!("closed={0} left={0} dropped=0 is_whole=true", TOPICS * 4);
+        assert!(server.log().contains(&report), "{}", server.log());
+    }
+}
+
+/// Publishes to a topic until the server leaves. Returns the messages that were answered 202.
+fn post_to_the_end(address: SocketAddr, topic: usize) -> Vec<String> {
+    let mut stream = dial(address);
+    let mut accepted = Vec::new();
+    loop {
+        let message = format!("message {}", accepted.len());
+        let request = post(&format!("/t/{topic}"), "text/plain", &message);
+        // The server may end an idle connection just as a request is under way to it.
+        if stream.write_all(request.as_bytes()).is_err() || !matches!(stream.peek(&mut [0]), Ok(1)) {
+            return accepted;
+        }
+        match take_response(&mut stream, Vec::new(), true).0.status() {
+            202 => accepted.push(message),
+            503 => return accepted,
+            status => panic!("{status}"),
+        }
+    }
+}
+
+const ROUNDS: usize = 24;
+const TOPICS: usize = 6;
