@@ -301,14 +301,19 @@ mod tests {
                 let_all_run().await;
                 assert!(!hub.has_passed_barrier());
                 leaving.send_replace(true);
-                let behind = publish();
-                while !hub.has_passed_barrier() {
+                for _ in 0..1_000 {
                     hub.take_request(&mut Vec::new());
                     hub.send_out();
                     tokio::task::yield_now().await;
+                    if hub.has_passed_barrier() {
+                        break;
+                    }
                 }
+                assert!(hub.has_passed_barrier(), "no barrier comes");
                 let ordered = hub.offset(&topic());
+                let behind = publish();
                 let_all_run().await;
+                assert!(behind.is_finished(), "it was submitted");
                 assert!(behind.await.unwrap().is_none());
                 let mut places = Vec::new();
                 for before in before {

@@ -196,7 +196,7 @@ fn a_drain_empties_every_shard() {
 #[test]
 fn every_202_reaches_every_subscriber_before_its_1001() {
     for round in 0..ROUNDS {
-        let mut server = Server::start(&["--shards", "4"]);
+        let mut server = Server::start(&["--shards", "4", "--drain-timeout", "60s"]);
         let address = server.address();
         let mut subscribers: Vec<(usize, Client)> = (0..TOPICS * 4)
             .map(|number| (number % TOPICS, server.connect(&format!("/t/{}?mode=sub", number % TOPICS))))
