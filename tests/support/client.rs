@@ -186,6 +186,8 @@ impl Client {
                 Ok(0) => panic!("the connection ended within a frame"),
                 Ok(count) => self.input.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Received::Reset,
+                // A read with a timeout ends so when its process is stopped and continued (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing arrives"),
                 Err(error) => panic!("{error}"),
             }
