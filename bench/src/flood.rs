@@ -341,7 +341,7 @@ fn connect(address: SocketAddr, is_read: bool) -> io::Result<TcpStream> {
 pub(crate) const READY: &str = "ready";
 
 /// The lowest priority.
-const NICE: i32 = 19;
+pub(crate) const NICE: i32 = 19;
 
 /// Subscribers of the topic that is heard. They read all they can, which may not be enough.
 const SUBSCRIBERS: usize = 4;

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// Pairs of a quiet and a hostile run for each crowd.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pairs: u64,
-    /// What the crowd sends, all of it at once with `mixed`.
+    /// What the crowd sends, all of it at once with `mixed`, and with `drawn` what `--seed` draws.
     #[arg(long, value_delimiter = ',', default_values_t = crowds(), value_parser = PossibleValuesParser::new(crowds()))]
     floods: Vec<String>,
     /// Flooders in a crowd.
@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Length of each measured window.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Decides what the drawn crowd of the first pair sends; each further pair has the next seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     #[command(flatten)]
     tools: Flags,
 }
@@ -47,7 +50,7 @@ pub(crate) struct Options {
 /// The names of all crowds.
 fn crowds() -> Vec<String> {
     let kinds = Kind::value_variants().iter().map(|kind| kind.name());
-    iter::once(MIXED).chain(kinds).map(str::to_owned).collect()
+    iter::once(MIXED).chain(kinds).chain([DRAWN]).map(str::to_owned).collect()
 }
 
 /// The kinds of frames in a crowd.
@@ -132,14 +135,7 @@ fn run_once(tools: &Tools, options: &Options, pair: u64, crowd: &str, is_hostile
         drain_ns: DRAIN.as_nanos() as u64,
     };
     let honest = Honest::open(server.address, plan)?;
-    let kinds = if is_hostile { kinds(crowd) } else { Vec::new() };
-    let mut floods = Vec::new();
-    for (index, &kind) in kinds.iter().enumerate() {
-        // As many of each kind as the crowd has, the first kinds one more.
-        let connections = options.flooders as usize / kinds.len();
-        let one_more = usize::from(index < options.flooders as usize % kinds.len());
-        floods.push(Flood::start(tools, server.address, kind, connections + one_more)?);
-    }
+    let mut floods = if is_hostile { start_crowd(tools, options, pair, crowd, server.address)? } else { Vec::new() };
     for flood in &mut floods {
         flood.await_ready()?;
     }
@@ -150,10 +146,11 @@ fn run_once(tools: &Tools, options: &Options, pair: u64, crowd: &str, is_hostile
     let flood_commands = floods.iter().map(|flood| flood.command_line.clone()).collect();
     let mut flood = Done::default();
     let mut failure = latency.as_ref().err().cloned();
-    for (kind, one) in kinds.iter().zip(floods) {
+    for one in floods {
+        let name = one.name;
         let done = one.end()?;
         if done.frames == 0 {
-            failure = failure.or_else(|| Some(format!("nobody flooded with {}", kind.name())));
+            failure = failure.or_else(|| Some(format!("nobody flooded with {name}")));
         }
         flood = flood.and(done);
     }
@@ -171,6 +168,28 @@ fn run_once(tools: &Tools, options: &Options, pair: u64, crowd: &str, is_hostile
     })
 }
 
+/// Starts the processes of a crowd.
+fn start_crowd(
+    tools: &Tools,
+    options: &Options,
+    pair: u64,
+    crowd: &str,
+    server: SocketAddr,
+) -> Result<Vec<Flood>, Box<dyn Error>> {
+    let flooders = options.flooders as usize;
+    if crowd == DRAWN {
+        let seed = (options.seed + pair).to_string();
+        return Ok(vec![Flood::start(tools, server, DRAWN, &["drawn", "--seed", &seed], flooders)?]);
+    }
+    let kinds = kinds(crowd);
+    let start = |(index, kind): (usize, &Kind)| {
+        // As many of each kind as the crowd has, the first kinds one more.
+        let connections = flooders / kinds.len() + usize::from(index < flooders % kinds.len());
+        Flood::start(tools, server, kind.name(), &["flood", "--kind", kind.name()], connections)
+    };
+    kinds.iter().enumerate().map(start).collect()
+}
+
 /// Runs the honest clients where the flooders are, so that the server has its CPU for itself.
 fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
     let pinned = || {
@@ -184,20 +203,27 @@ fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) ->
 
 /// A process that floods until it is ended. It also dies with this process if that is killed.
 struct Flood {
+    name: &'static str,
     child: Child,
     output: BufReader<ChildStdout>,
     command_line: String,
 }
 
 impl Flood {
-    fn start(tools: &Tools, address: SocketAddr, kind: Kind, connections: usize) -> Result<Flood, Box<dyn Error>> {
+    fn start(
+        tools: &Tools,
+        address: SocketAddr,
+        name: &'static str,
+        arguments: &[&str],
+        connections: usize,
+    ) -> Result<Flood, Box<dyn Error>> {
         let mut command = pinned(LOAD_CPU, &tools.bench);
-        command.args(["flood", "--address", &address.to_string(), "--kind", kind.name()]);
+        command.args(arguments).args(["--address", &address.to_string()]);
         command.args(["--connections", &connections.to_string()]);
         let command_line = command_line(&command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("a flood has no output")?;
-        Ok(Flood { child, output: BufReader::new(output), command_line })
+        Ok(Flood { name, child, output: BufReader::new(output), command_line })
     }
 
     /// Waits until every flooder has been connected once.
@@ -278,6 +304,9 @@ fn print_table(judged: &[Judged], runs: &[Run]) {
 /// The crowd that has all kinds.
 const MIXED: &str = "mixed";
 
+/// The crowd that a seed draws.
+const DRAWN: &str = "drawn";
+
 /// What a crowd may add to the honest p99.
 const MARGIN_MS: f64 = 10.0;
 
@@ -322,6 +351,6 @@ mod tests {
     fn a_mixed_crowd_has_every_kind() {
         assert_eq!(kinds(MIXED), Kind::value_variants());
         assert_eq!(kinds("garbage"), [Kind::Garbage]);
-        assert_eq!(crowds().len(), Kind::value_variants().len() + 1);
+        assert_eq!(crowds().len(), Kind::value_variants().len() + 2);
     }
 }

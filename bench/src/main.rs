@@ -10,6 +10,7 @@ mod baseline;
 mod client;
 mod compare;
 mod distance;
+mod drawn;
 mod empty;
 mod flood;
 mod handler;
@@ -63,6 +64,18 @@ enum Command {
         #[arg(long)]
         connections: usize,
     },
+    /// A crowd that a seed draws, until standard input ends, at nice 19.
+    Drawn {
+        /// Where the server is.
+        #[arg(long)]
+        address: SocketAddr,
+        /// What decides what they send.
+        #[arg(long)]
+        seed: u64,
+        /// How many of them.
+        #[arg(long)]
+        connections: usize,
+    },
     /// The bare batched-send loop, as a server.
     K2 {
         /// Where to listen.
@@ -92,6 +105,7 @@ fn main() -> ExitCode {
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
+        Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
