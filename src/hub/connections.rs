@@ -57,6 +57,14 @@ impl<T: Attachment> HubConnection<T> {
         }
     }
 
+    /// Returns whether the connection has several subscriptions, and may be in several walks. A connection counts as
+    /// such until a walk has passed it whose share it has got before.
+    #[inline]
+    #[must_use]
+    pub fn has_several(&self) -> bool {
+        self.subscriptions.are_several()
+    }
+
     /// Returns the mark of a connection with several subscriptions.
     pub fn mark(&mut self) -> Option<&mut T::Mark> {
         self.subscriptions.mark()

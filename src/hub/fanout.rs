@@ -56,7 +56,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the topic has no walk, as the four methods below.
+    /// If the topic has no walk, as the methods below up to [`ShardHub::step_back`].
     #[inline]
     #[must_use]
     pub fn run(&self, topic: TopicId) -> &FrozenRun {
@@ -78,6 +78,54 @@ impl<T: Attachment> ShardHub<T> {
     /// Takes back the last member that [`ShardHub::next_member`] has returned, which returns it once more.
     pub fn step_back(&mut self, topic: TopicId) {
         self.topics[topic].walk.as_mut().expect(WALKING).step_back();
+    }
+
+    /// Adds to `ahead` each of `walks`, which are under way, that has yet to come to the connection and whose share it
+    /// has not got. Returns the number of subscriptions that were looked at.
+    pub fn walks_ahead(
+        &self,
+        id: ConnectionId,
+        walks: impl ExactSizeIterator<Item = TopicId>,
+        ahead: &mut Vec<TopicId>,
+    ) -> usize {
+        let Some(connection) = self.connections.get(id) else { return 0 };
+        let subscriptions = &connection.subscriptions;
+        let is_owed = |own: &&Subscription| self.walk_owing(own).is_some();
+        // A connection with a thousand topics may meet two walks, and one with two topics a thousand walks.
+        if walks.len() < subscriptions.len() {
+            let looked_at = walks.len();
+            let own = walks.filter_map(|topic| subscriptions.get(topic)).filter(is_owed);
+            ahead.extend(own.map(|own| own.topic));
+            return looked_at;
+        }
+        ahead.extend(subscriptions.as_slice().iter().filter(is_owed).map(|own| own.topic));
+        subscriptions.len()
+    }
+
+    /// Notes that the connection has got its share of the topic's walk, which has yet to come to the connection, and
+    /// for which [`ShardHub::passes`] then returns `true`.
+    ///
+    /// # Panics
+    ///
+    /// If the connection has one subscription only, or does not wait for that share.
+    pub fn take_share(&mut self, id: ConnectionId, topic: TopicId) {
+        let connection = self.connections.get(id).filter(|connection| connection.has_several());
+        let own = connection.and_then(|connection| connection.subscriptions.get(topic));
+        assert!(own.is_some_and(|own| self.walk_owing(own).is_some()), "a share is handed out once");
+        if let Some(own) = self.connections.get_mut(id).and_then(|connection| connection.subscriptions.get_mut(topic)) {
+            own.is_taken = true;
+        }
+    }
+
+    /// Returns whether the connection, to which the topic's walk has just come, has got its share before.
+    pub fn passes(&mut self, id: ConnectionId, topic: TopicId) -> bool {
+        self.connections.get_mut(id).is_some_and(|connection| connection.subscriptions.pass(topic))
+    }
+
+    /// Returns the walk under way from which this subscription has yet to get its share.
+    fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
+        let Membership::Member(index) = own.membership else { return None };
+        self.topics[own.topic].walk.as_deref().filter(|walk| walk.is_ahead_of(index) && !own.is_taken)
     }
 
     /// Ends the topic's walk: vacant places of members are filled, joining subscriptions become members, and the topic
@@ -162,11 +210,9 @@ impl<T: Attachment> ShardHub<T> {
     pub(super) fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Piece> {
         let mut owed = Vec::new();
         for subscription in subscriptions {
+            let is_owed_by_walk = self.walk_owing(subscription).is_some();
             let topic = &mut self.topics[subscription.topic];
-            if let Membership::Member(index) = subscription.membership
-                && let Some(walk) = &mut topic.walk
-                && walk.is_ahead_of(index)
-            {
+            if is_owed_by_walk && let Some(walk) = &mut topic.walk {
                 owed.extend(walk.run.owed(id.slot()));
             }
             if subscription.membership != Membership::Pending
@@ -182,10 +228,7 @@ impl<T: Attachment> ShardHub<T> {
     pub(super) fn owed_messages(&self, id: ConnectionId, subscriptions: &[Subscription]) -> u64 {
         let of_topic = |subscription: &Subscription| {
             let topic = &self.topics[subscription.topic];
-            let walk = match (subscription.membership, &topic.walk) {
-                (Membership::Member(index), Some(walk)) if walk.is_ahead_of(index) => walk.run.owed_messages(id.slot()),
-                _ => 0,
-            };
+            let walk = self.walk_owing(subscription).map_or(0, |walk| walk.run.owed_messages(id.slot()));
             let run = topic.run.as_ref().filter(|_| subscription.membership != Membership::Pending);
             u64::from(walk) + run.map_or(0, |run| u64::from(run.owed_messages(id.slot())))
         };

@@ -36,7 +36,8 @@ impl Default for HubLimits {
 /// In each turn the shard calls [`ShardHub::subscribe`], [`ShardHub::unsubscribe`], [`ShardHub::publish`] and
 /// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes what was gathered,
 /// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
-/// last several turns; messages that arrive meanwhile gather in the topic's next run.
+/// last several turns; messages that arrive meanwhile gather in the topic's next run. A connection with several
+/// subscriptions may get its shares of [`ShardHub::walks_ahead`] with the visit of one walk; the others pass it.
 #[derive(Debug)]
 pub struct ShardHub<T: Attachment = ()> {
     /// The connections of the shard.

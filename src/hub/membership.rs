@@ -59,7 +59,12 @@ impl<T: Attachment> ShardHub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
-        subscriptions.insert(Subscription { topic: topic_id, membership: Membership::Pending, echo: options.has_echo });
+        subscriptions.insert(Subscription {
+            topic: topic_id,
+            membership: Membership::Pending,
+            echo: options.has_echo,
+            is_taken: false,
+        });
         let is_held = connection.is_held;
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;

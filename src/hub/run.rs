@@ -229,14 +229,17 @@ pub enum Share {
 }
 
 impl FrozenRun {
-    /// Returns the share of the subscriber at `slot`.
+    /// Returns whether the share of the subscriber at `slot` is the whole run.
     #[inline]
     #[must_use]
-    pub fn share(&self, slot: u32) -> Share {
+    pub fn is_whole(&self, slot: u32) -> bool {
         // Nearly every run has no exclusions, and then this is all that a recipient costs.
-        if self.excluded.is_empty() {
-            return Share::Whole;
-        }
+        self.excluded.is_empty() || !self.excluded.contains_key(&slot)
+    }
+
+    /// Returns the share of the subscriber at `slot`.
+    #[must_use]
+    pub fn share(&self, slot: u32) -> Share {
         let Some(exclusions) = self.excluded.get(&slot) else { return Share::Whole };
         let part = without(&self.pieces, self.end, exclusions);
         if part.is_empty() { Share::Nothing } else { Share::Part(part) }

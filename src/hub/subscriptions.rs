@@ -1,6 +1,6 @@
 //! The subscriptions of one connection.
 
-use std::slice;
+use std::{mem, slice};
 
 use super::topics::TopicId;
 
@@ -11,6 +11,9 @@ pub(super) struct Subscription {
     pub(super) membership: Membership,
     /// The connection receives its own messages too.
     pub(super) echo: bool,
+    /// The connection has got its share of the topic's walk from the visit of another walk. This walk has yet to come
+    /// to the connection; it then passes, and clears the mark. So a mark is never older than the walk under way.
+    pub(super) is_taken: bool,
 }
 
 /// The place of a subscription among those of its topic.
@@ -34,7 +37,8 @@ pub(super) enum Subscriptions<M> {
     Several(Box<Several<M>>),
 }
 
-/// Two subscriptions or more, and the owner's mark.
+/// Two subscriptions or more, and the owner's mark. A single one stays here as long as it is taken: the walk that
+/// passes it looks for marks only among several.
 #[derive(Debug)]
 pub(super) struct Several<M> {
     /// In the order of their topics' ids.
@@ -42,7 +46,10 @@ pub(super) struct Several<M> {
     mark: M,
 }
 
-const _: () = assert!(size_of::<Subscriptions<u64>>() == 16, "ARCHITECTURE.md adds up what an idle connection costs");
+const _: () = {
+    assert!(size_of::<Subscription>() == 16, "ARCHITECTURE.md adds up what a further subscription costs");
+    assert!(size_of::<Subscriptions<u64>>() == 16, "ARCHITECTURE.md adds up what an idle connection costs");
+};
 
 impl<M: Default> Subscriptions<M> {
     /// Returns all subscriptions in the order of their topics' ids.
@@ -106,14 +113,34 @@ impl<M: Default> Subscriptions<M> {
             Subscriptions::Several(several) => {
                 let index = several.find(topic).ok()?;
                 let removed = several.list.remove(index);
-                if let [last] = several.list[..] {
-                    *self = Subscriptions::One(last);
-                } else if several.list.len() < several.list.capacity() / 4 {
-                    several.list.shrink_to(2 * several.list.len());
+                match several.list[..] {
+                    [] => *self = Subscriptions::None,
+                    [last] if !last.is_taken => *self = Subscriptions::One(last),
+                    _ if several.list.len() < several.list.capacity() / 4 => {
+                        several.list.shrink_to(2 * several.list.len());
+                    }
+                    _ => {}
                 }
                 Some(removed)
             }
         }
+    }
+
+    /// Returns whether the subscription to a topic is taken. It is not any more afterwards.
+    pub(super) fn pass(&mut self, topic: TopicId) -> bool {
+        let Subscriptions::Several(several) = self else { return false };
+        let Ok(index) = several.find(topic) else { return false };
+        let is_taken = mem::take(&mut several.list[index].is_taken);
+        if is_taken && let [last] = several.list[..] {
+            *self = Subscriptions::One(last);
+        }
+        is_taken
+    }
+
+    /// Returns whether a subscription may be taken.
+    #[inline]
+    pub(super) fn are_several(&self) -> bool {
+        matches!(self, Subscriptions::Several(_))
     }
 
     /// Returns the mark of a connection with several subscriptions.
@@ -144,6 +171,7 @@ mod tests {
             topic: TopicId(topic),
             membership: Membership::Member(10 * topic),
             echo: topic.is_multiple_of(2),
+            is_taken: false,
         }
     }
 
@@ -156,6 +184,25 @@ mod tests {
         assert!(subscriptions.mark().is_some());
         assert_eq!(subscriptions.remove(TopicId(5)), Some(subscription(5)));
         assert!(matches!(subscriptions, Subscriptions::One(one) if one == subscription(3)));
+    }
+
+    /// The mark of the last subscription is found, whichever others have gone before its walk passes.
+    #[test]
+    fn a_taken_subscription_stands_among_several() {
+        let mut subscriptions = Subscriptions::<()>::default();
+        (3..6).for_each(|topic| subscriptions.insert(subscription(topic)));
+        subscriptions.get_mut(TopicId(4)).unwrap().is_taken = true;
+        assert!(subscriptions.remove(TopicId(3)).is_some() && subscriptions.remove(TopicId(5)).is_some());
+        assert!(subscriptions.are_several());
+        assert!(!subscriptions.pass(TopicId(3)));
+        assert!(subscriptions.pass(TopicId(4)));
+        assert!(matches!(subscriptions, Subscriptions::One(one) if one == subscription(4)));
+        assert!(!subscriptions.pass(TopicId(4)), "the next walk visits");
+        subscriptions.insert(subscription(9));
+        subscriptions.get_mut(TopicId(9)).unwrap().is_taken = true;
+        assert!(subscriptions.remove(TopicId(4)).is_some());
+        assert!(subscriptions.remove(TopicId(9)).is_some_and(|last| last.is_taken));
+        assert!(matches!(subscriptions, Subscriptions::None));
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! The plain version: for each topic with a run, for each of its subscribers, send the run. Three things are added:
 //!
 //! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
-//!   entries for one socket in a batch would let the second follow a gap if the first is short. The later shares of a
-//!   connection that is in several walks of a batch go behind the first, into its [`BatchEntry`]; if that is full, the
-//!   batch ends before the share.
+//!   entries for one socket in a batch would let the second follow a gap if the first is short. A connection that is in
+//!   several walks gets its shares of all of them behind the first, see [`super::several`].
 //! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until the
 //!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox, which is
 //!   appended before the next share or once room is reported. No other connection waits for it.
@@ -22,12 +21,12 @@ use std::{
 
 use super::{
     io_state::{Room, ShardConnection},
-    outgoing::{Contents, Left, Outcome, Planned, Portion, length, messages, outbox},
+    outgoing::{Contents, Left, Outcome, Planned, Portion, length, outbox},
     pace::Pace,
     state::{Shard, key},
 };
 use crate::{
-    hub::{ConnectionId, Piece, Share, TopicId, bounded},
+    hub::{ConnectionId, TopicId},
     metrics::Counter,
     proto::State,
     sys::{Io, SendEntry, Unsent},
@@ -74,7 +73,7 @@ impl<I: Io> Shard<I> {
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
         let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
-        let is_full = |left: &Left| left.entries == entries_after || left.bytes <= bytes_after;
+        let is_full = |left: &Left| left.entries <= entries_after || left.bytes <= bytes_after;
         let mut ended = 0;
         self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {
@@ -86,14 +85,12 @@ impl<I: Io> Shard<I> {
                     ended += 1;
                     continue;
                 };
-                let Some(bytes) = self.plan_member(slot, topic) else {
+                if !self.plan_member(slot, topic, left) {
                     // The share will be the first of the next batch. It counts: its connection may have to be closed.
                     self.hub.step_back(topic);
                     left.take(0);
                     return ended;
-                };
-                left.take(bytes);
-                left.walked += 1;
+                }
             }
         }
         // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries. The kinds
@@ -116,69 +113,22 @@ impl<I: Io> Shard<I> {
         ended
     }
 
-    /// Plans a subscriber's share of a topic's walk, behind its outbox. Returns how many bytes the connection is
-    /// handed, to its socket or to its backlog; `None` if this batch has no room for it: the connection's entry is
-    /// full, or the connection is owed more than it may be.
-    fn plan_member(&mut self, slot: u32, topic: TopicId) -> Option<usize> {
-        let Some(id) = self.hub.connections.id_at(slot) else { return Some(0) };
+    /// Plans a walk's visit to a member. Returns whether this batch had room for it.
+    fn plan_member(&mut self, slot: u32, topic: TopicId, left: &mut Left) -> bool {
+        let Some(id) = self.hub.connections.id_at(slot) else { return true };
+        let Some(connection) = self.hub.connections.get(id) else { return true };
+        if connection.has_several() {
+            return self.plan_several(id, topic, left);
+        }
         let run = self.hub.run(topic);
-        let share = run.share(slot);
-        let (mut pieces, mut bytes) = (run.pieces().len(), run.bytes());
-        let Some(connection) = self.hub.connections.get(id) else { return Some(0) };
-        let portion = match (&connection.io.output, share) {
-            (None, Share::Whole) => Portion::Run(topic),
-            (None, Share::Part(share)) => {
-                Portion::Pieces { outbox: None, share: bounded(share, PIECES_MAX - 1), topic: Some(topic) }
-            }
-            (None, Share::Nothing) => return Some(0),
-            (Some(output), _) if !output.backlog.is_empty() => return self.owe_share(id, topic),
-            (Some(_), share) => {
-                let outbox = self.take_outbox(id);
-                let share = match share {
-                    Share::Whole => self.hub.run(topic).pieces().to_vec(),
-                    Share::Part(share) => bounded(share, PIECES_MAX - 1),
-                    Share::Nothing => Vec::new(),
-                };
-                if outbox.is_none() && share.is_empty() {
-                    return Some(0);
-                }
-                Portion::Pieces { outbox, share, topic: Some(topic) }
-            }
+        let bytes = if connection.io.output.is_none() && run.is_whole(slot) {
+            let bytes = run.bytes();
+            self.flush.plan.push(Planned { id, contents: Contents::One(Portion::Run(topic)), bytes });
+            Some(bytes)
+        } else {
+            self.plan_share(id, topic)
         };
-        if let Portion::Pieces { outbox, share, .. } = &portion {
-            pieces = share.len() + usize::from(outbox.is_some());
-            bytes = length(outbox.iter().chain(share));
-        }
-        let Some(connection) = self.hub.connections.get_mut(id) else { return Some(0) };
-        if let Some(mark) = connection.mark() {
-            return self
-                .flush
-                .plan_share(mark, (pieces, self.pace.entry_pieces), (id, portion, bytes))
-                .then_some(bytes);
-        }
-        self.flush.plan.push(Planned { id, contents: Contents::One(portion), bytes });
-        Some(bytes)
-    }
-
-    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has, many of
-    /// which may have to be copied; `None` if the connection is owed more than it may be.
-    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
-        self.flush.outcomes.push(Outcome::Slow(id));
-        if self.is_too_slow(id) {
-            // The turn closes it before the next batch, unless this batch sends enough of its backlog.
-            return None;
-        }
-        let owed = self.hub.owed_by_walk(topic, id.slot());
-        let bytes = length(&owed);
-        self.owe_in_order(id, owed);
-        Some(bytes)
-    }
-
-    /// Takes the outbox of a connection without a backlog; the connection then owns no output.
-    fn take_outbox(&mut self, id: ConnectionId) -> Option<Piece> {
-        let output = self.hub.connections.get_mut(id)?.io.output.take();
-        self.handlers.notice_emptied(id);
-        output.and_then(|mut output| outbox(&mut output))
+        bytes.inspect(|&bytes| left.hand_out(bytes)).is_some()
     }
 
     /// Plans the output of one connection alone: its backlog if there is room, or its outbox. Returns how many bytes of
@@ -235,11 +185,11 @@ impl<I: Io> Shard<I> {
                 // Only an open connection is in a walk, so its end cannot be due.
                 (Contents::One(Portion::Run(topic)), None) => deliveries += u64::from(self.hub.run(topic).messages()),
                 (Contents::One(portion), None) => {
-                    deliveries += messages(portion.pieces(&self.hub));
+                    deliveries += portion.messages(&self.hub);
                     self.settle_all(id);
                 }
                 (Contents::Several(portions), None) => {
-                    deliveries += portions.iter().map(|portion| messages(portion.pieces(&self.hub))).sum::<u64>();
+                    deliveries += portions.iter().map(|portion| portion.messages(&self.hub)).sum::<u64>();
                     self.unpark(id);
                 }
                 (Contents::One(portion), Some(sent)) => unsent += self.settle_refused(id, [portion], offered, sent),
@@ -258,10 +208,11 @@ impl<I: Io> Shard<I> {
     /// Sends the planned entries and returns how many bytes they have.
     fn send_plan(&mut self, plan: &[Planned], refused: &mut Vec<Unsent>) -> usize {
         let (hub, sockets) = (&self.hub, &self.sockets);
-        // The pieces of all entries in order. Consecutive entries of one run share its slices.
+        // The pieces of all entries in order. Entries of the same run, or of the same runs, share slices.
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(plan.len().min(32));
         let mut ranges: Vec<Range<usize>> = Vec::with_capacity(plan.len());
         let mut last_run = None;
+        let mut last_runs: Option<(&[Portion], Range<usize>)> = None;
         let mut sum = 0;
         for Planned { id, contents, bytes } in plan {
             let begin = slices.len();
@@ -282,8 +233,15 @@ impl<I: Io> Shard<I> {
                 }
                 Contents::One(portion) => slices.extend(portion.pieces(hub).map(|piece| IoSlice::new(&piece.bytes))),
                 Contents::Several(portions) => {
+                    if let Some((last, range)) = &last_runs
+                        && Portion::are_same_runs(last, portions)
+                    {
+                        ranges.push(range.clone());
+                        continue;
+                    }
                     let pieces = portions.iter().flat_map(|portion| portion.pieces(hub));
                     slices.extend(pieces.map(|piece| IoSlice::new(&piece.bytes)));
+                    last_runs = Some((portions, begin..slices.len()));
                 }
                 Contents::Backlog => {
                     let output = hub.connections.get(*id).and_then(|connection| connection.io.output.as_ref());
@@ -414,6 +372,4 @@ fn taken(sent: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Pieces of an entry. One of them may be the outbox, beside those of a share.
-const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
 const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

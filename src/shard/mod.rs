@@ -30,6 +30,7 @@ mod receive;
 mod refusals;
 mod schedule;
 mod seats;
+mod several;
 mod sides;
 #[cfg(test)]
 mod simulator;

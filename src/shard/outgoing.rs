@@ -4,9 +4,9 @@ use std::{collections::VecDeque, io, mem};
 
 use super::io_state::{BatchEntry, IoHub, Output, ShardConnection};
 use crate::{
-    hub::{ConnectionId, Piece, TopicId},
+    hub::{ConnectionId, Piece, Share, TopicId, bounded},
     proto::Tick,
-    sys::Unsent,
+    sys::{SendEntry, Unsent},
 };
 
 /// The output of a shard.
@@ -28,13 +28,14 @@ pub(super) struct Flush {
     pub(super) dirty_first: bool,
     /// The flush under way began with outboxes and backlogs.
     pub(super) began_with_dirty: bool,
-    /// Members that the walks of the last flush visited.
+    /// Shares that the walks of the last flush handed out.
     pub(super) last_walked: usize,
     /// The batch being planned begins with backlogs, if not with walks.
     pub(super) backlogs_first: bool,
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
     /// Scratch, empty between batches.
+    pub(super) ahead: Vec<TopicId>,
     pub(super) plan: Vec<Planned>,
     pub(super) refused: Vec<Unsent>,
     pub(super) outcomes: Vec<Outcome>,
@@ -54,7 +55,7 @@ pub(super) struct Planned {
 pub(super) struct Left {
     pub(super) entries: usize,
     pub(super) bytes: usize,
-    /// Members that the flush's walks have visited.
+    /// Shares that the flush's walks have handed out.
     pub(super) walked: usize,
 }
 
@@ -195,9 +196,67 @@ impl Left {
         self.entries -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }
+
+    /// Takes an entry with a share of so many bytes.
+    pub(super) fn hand_out(&mut self, bytes: usize) {
+        self.take(bytes);
+        self.walked += 1;
+    }
+
+    /// Takes a further share of an entry, which counts as an entry. The last entry may have more shares than entries
+    /// are left.
+    pub(super) fn hand_out_more(&mut self, bytes: usize) {
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.walked += 1;
+    }
+
+    /// Takes the work of looking at so many subscriptions, as entries.
+    pub(super) fn look_at(&mut self, subscriptions: usize) {
+        self.entries = self.entries.saturating_sub(subscriptions / SUBSCRIPTIONS_PER_ENTRY);
+    }
 }
 
 impl Portion {
+    /// Returns the portion that the topic's walk hands to the connection at `slot`, behind its outbox; `None` if there
+    /// is nothing to be sent.
+    pub(super) fn of_walk(hub: &IoHub, topic: TopicId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
+        let run = hub.run(topic);
+        let share = match (run.share(slot), &outbox) {
+            (Share::Whole, None) => return Some(Portion::Run(topic)),
+            (Share::Nothing, None) => return None,
+            (Share::Whole, Some(_)) => run.pieces().to_vec(),
+            (Share::Part(share), _) => bounded(share, PIECES_MAX - 1),
+            (Share::Nothing, Some(_)) => Vec::new(),
+        };
+        Some(Portion::Pieces { outbox, share, topic: Some(topic) })
+    }
+
+    /// Returns how many pieces the portion has, and how many bytes.
+    pub(super) fn size(&self, hub: &IoHub) -> (usize, usize) {
+        match self {
+            Portion::Run(topic) => (hub.run(*topic).pieces().len(), hub.run(*topic).bytes()),
+            Portion::Pieces { outbox, share, .. } => {
+                (usize::from(outbox.is_some()) + share.len(), length(outbox.iter().chain(share)))
+            }
+        }
+    }
+
+    /// Returns how many messages the portion has.
+    pub(super) fn messages(&self, hub: &IoHub) -> u64 {
+        match self {
+            Portion::Run(topic) => u64::from(hub.run(*topic).messages()),
+            // An outbox has none.
+            Portion::Pieces { share, .. } => share.iter().map(|piece| u64::from(piece.messages)).sum(),
+        }
+    }
+
+    /// Returns whether these portions are whole runs of the same topics in the same order, and so the same pieces.
+    pub(super) fn are_same_runs(these: &[Portion], those: &[Portion]) -> bool {
+        let is_same = |(this, that): (&_, &_)| matches!((this, that), (Portion::Run(a), Portion::Run(b)) if a == b);
+        these.len() == those.len() && these.iter().zip(those).all(is_same)
+    }
+
     /// Returns the pieces of the portion.
     pub(super) fn pieces<'a>(&'a self, hub: &'a IoHub) -> impl Iterator<Item = &'a Piece> {
         let (outbox, share) = match self {
@@ -216,12 +275,13 @@ pub(super) fn outbox(output: &mut Output) -> Option<Piece> {
     (!piece.bytes.is_empty()).then(|| Piece { charge: piece.charge + unused, ..piece })
 }
 
-/// Returns how many messages these pieces have.
-pub(super) fn messages<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
-    pieces.map(|piece| u64::from(piece.messages)).sum()
-}
-
 /// Returns how many bytes these pieces have.
 pub(super) fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
     pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }
+
+/// Pieces of an entry. One of them may be the outbox, beside those of a share.
+const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
+
+/// A look at a subscription and its topic costs a few cache misses, a send some microseconds.
+const SUBSCRIPTIONS_PER_ENTRY: usize = 16;

@@ -16,9 +16,11 @@ pub(super) struct Pace {
     pub(super) send_batch: usize,
     /// Bytes after which a batch ends, those of its last send included. Topics take turns between two batches.
     pub(super) batch_bytes: usize,
-    /// Pieces up to which the shares of further walks join an entry of a batch.
+    /// Pieces up to which the shares of further walks join an entry of a batch. They do so up to
+    /// [`Pace::batch_bytes`], too.
     pub(super) entry_pieces: usize,
-    /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least.
+    /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least. A further share
+    /// in a send counts as a send, and so does the visit of a walk that hands out nothing.
     pub(super) flush_entries: usize,
     /// Bytes after which a flush does the same, those of its last send included, which may have more than are left.
     /// Bytes that are appended to the backlog of a slow consumer count too.
@@ -55,12 +57,12 @@ impl Pace {
     };
 
     /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way; otherwise the
-    /// part that `last_walked`, the members that the last flush visited, are of [`Pace::flush_entries`], at least one
+    /// part that `last_walked`, the shares that the last flush handed out, are of [`Pace::flush_entries`], at least one
     /// for each connection of a receive batch.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
     /// the walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion
-    /// to the visits a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
+    /// to the shares a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
     pub(super) fn part(&self, portion: usize, has_walks: bool, last_walked: usize) -> usize {
         if !has_walks || last_walked >= self.flush_entries {
             return portion;

@@ -37,6 +37,7 @@ mod network;
 mod plan;
 mod random;
 mod seen;
+mod several;
 mod signs_of_life;
 mod simulation;
 mod socket;

@@ -46,6 +46,7 @@ const BUILDINGS: &[Building] = &[
             "ending",
             "slow",
             "handlers",
+            "several",
             "flush",
             "mail",
             "deadlines",

@@ -1,5 +1,7 @@
 //! Tests of the fan-out on one shard.
 
+mod several;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -49,6 +51,36 @@ fn flush(hub: &mut ShardHub) -> BTreeMap<u32, Vec<String>> {
         hub.end_walk(walk);
     }
     received
+}
+
+/// Returns the topics whose shares a walk's visit of this member hands out: none if the walk passes the member; else
+/// the walk's own, and up to `further_max` of the other walks under way.
+fn shares_of_visit(
+    hub: &mut ShardHub,
+    walk: TopicId,
+    slot: u32,
+    walks: &[TopicId],
+    further_max: usize,
+) -> Vec<TopicId> {
+    let id = hub.connections.id_at(slot).expect("a member is a connection");
+    if hub.passes(id, walk) {
+        return Vec::new();
+    }
+    let mut further = Vec::new();
+    let looked_at = hub.walks_ahead(id, walks.iter().copied(), &mut further);
+    assert!(further.len() <= looked_at && looked_at <= walks.len(), "each is looked at once");
+    further.truncate(further_max);
+    further.iter().for_each(|&topic| hub.take_share(id, topic));
+    [vec![walk], further].concat()
+}
+
+fn assert_nothing_is_taken(hub: &ShardHub) {
+    for id in hub.connections.ids() {
+        let connection = hub.connections.get(id).expect("it is connected");
+        let subscriptions = connection.subscriptions.as_slice();
+        assert!(subscriptions.iter().all(|own| !own.is_taken), "{subscriptions:?}");
+        assert_eq!(connection.has_several(), subscriptions.len() > 1, "{subscriptions:?}");
+    }
 }
 
 fn texts(hub: &mut ShardHub, walk: TopicId, slot: u32) -> Vec<String> {
@@ -170,7 +202,8 @@ enum Step {
     Leave(usize),
     Publish(usize, usize),
     BeginWalks,
-    Walk(usize, usize),
+    /// The number of a walk, of visits, and of further shares that each of these hands out at the most.
+    Walk(usize, usize, usize),
     EndWalks,
 }
 
@@ -182,7 +215,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..64_usize).prop_map(Step::Leave),
         5 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Publish(a, b)),
         2 => Just(Step::BeginWalks),
-        4 => (0..4_usize, 1..4_usize).prop_map(|(a, b)| Step::Walk(a, b)),
+        4 => (0..4_usize, 1..4_usize, 0..3_usize).prop_map(|(a, b, c)| Step::Walk(a, b, c)),
         1 => Just(Step::EndWalks),
     ];
     prop::collection::vec(step, 0..160)
@@ -224,15 +257,19 @@ impl Model {
         self.see(slot, testing::texts(last));
     }
 
-    fn visit(&mut self, hub: &mut ShardHub, which: usize, most: usize) {
+    fn visit(&mut self, hub: &mut ShardHub, which: usize, most: usize, further_max: usize) {
         for _ in 0..most {
             if self.walks.is_empty() {
                 return;
             }
             let which = which % self.walks.len();
-            match hub.next_member(self.walks[which]) {
-                Some(slot) => self.see(slot, texts(hub, self.walks[which], slot)),
-                None => hub.end_walk(self.walks.swap_remove(which)),
+            let walk = self.walks[which];
+            let Some(slot) = hub.next_member(walk) else {
+                hub.end_walk(self.walks.swap_remove(which));
+                continue;
+            };
+            for topic in shares_of_visit(hub, walk, slot, &self.walks, further_max) {
+                self.see(slot, texts(hub, topic, slot));
             }
         }
     }
@@ -278,8 +315,8 @@ impl Model {
                 }
             }
             Step::BeginWalks => hub.begin_walks(&mut self.walks),
-            Step::Walk(which, most) => self.visit(hub, which, most),
-            Step::EndWalks => self.visit(hub, 0, 1_000),
+            Step::Walk(which, most, further_max) => self.visit(hub, which, most, further_max),
+            Step::EndWalks => self.visit(hub, 0, 1_000, 0),
         }
     }
 }
@@ -298,10 +335,11 @@ proptest! {
         }
         while !model.walks.is_empty() || hub.is_dirty() {
             hub.begin_walks(&mut model.walks);
-            model.visit(&mut hub, 0, 1_000);
+            model.visit(&mut hub, 0, 1_000, 0);
         }
         prop_assert_eq!(&model.owed, &model.seen);
         prop_assert_eq!(hub.gathered_bytes(), 0);
+        assert_nothing_is_taken(&hub);
         for (number, topic) in TOPICS.iter().enumerate() {
             let subscribers = model.owed.keys().filter(|&&(_, of)| of == number).count();
             prop_assert_eq!(hub.subscribers(&name(topic)), subscribers);

@@ -230,17 +230,30 @@ impl World {
                 let at = next(&mut self.random, self.walks[shard].len());
                 if let Some(&walk) = self.walks[shard].get(at) {
                     match hub.next_member(walk) {
-                        Some(slot) => {
-                            let id = hub.connections.id_at(slot).unwrap();
-                            let owed = hub.owed_by_walk(walk, slot);
-                            self.see(id, &owed);
-                        }
+                        Some(slot) => self.visit(shard, walk, slot),
                         None => hub.end_walk(self.walks[shard].remove(at)),
                     }
                 }
             }
         }
         self.tell(joined);
+    }
+
+    /// A walk's visit hands out its own share, and perhaps those of other walks, which then pass the connection.
+    fn visit(&mut self, shard: usize, walk: TopicId, slot: u32) {
+        let further_max = next(&mut self.random, TOPICS);
+        let hub = &mut self.hubs[shard];
+        let id = hub.connections.id_at(slot).unwrap();
+        if hub.passes(id, walk) {
+            return;
+        }
+        let (mut owed, mut ahead) = (hub.owed_by_walk(walk, slot), Vec::new());
+        hub.walks_ahead(id, self.walks[shard].iter().copied(), &mut ahead);
+        for topic in ahead.into_iter().take(further_max) {
+            owed.extend(hub.owed_by_walk(topic, slot));
+            hub.take_share(id, topic);
+        }
+        self.see(id, &owed);
     }
 
     pub(super) fn step(&mut self) {

@@ -66,6 +66,14 @@ impl World {
         self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
+    /// Adds a client that receives these topics, with so much room in its socket.
+    pub(super) fn connect_to(&mut self, topics: &[TopicName], room: usize) -> ConnectionId {
+        let socket = SimulatedSocket::connect(&self.network, ANSWER, room);
+        let subscriptions = topics.iter().map(|topic| (topic.clone(), true)).collect();
+        let arrival = arrival(socket, subscriptions, None, Bytes::from_static(ANSWER), BytesMut::new());
+        self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
+    }
+
     /// Lets so many frames of the client arrive.
     pub(super) fn arrive(&self, client: usize, frame: &[u8], count: usize) {
         let mut network = self.network.borrow_mut();

@@ -1,0 +1,107 @@
+//! The shares of a connection, of one walk or of several.
+//!
+//! The plain version: each walk visits each of its members. A connection with several topics would then be sent to once
+//! for each of its topics' walks, since these begin at different members, and seldom meet in a batch. Two things are
+//! added:
+//!
+//! - **One visit.** The first walk that comes to such a connection hands out the connection's shares of all walks under
+//!   way, in one entry. The other walks pass the connection when they come to it. Messages of different topics have no
+//!   order among each other, and a walk that has begun gathers nothing more.
+//! - **One entry.** A share that does not fit into the entry is left to its own walk, which comes in another batch; or
+//!   in this one, which then ends before the share. The connection's [`BatchEntry`](super::io_state::BatchEntry) says
+//!   which entry is its own.
+
+use std::mem;
+
+use super::{
+    io_state::ShardConnection,
+    outgoing::{Contents, Left, Outcome, Planned, Portion, length, outbox},
+    state::Shard,
+};
+use crate::{
+    hub::{ConnectionId, Piece, TopicId},
+    sys::Io,
+};
+
+impl<I: Io> Shard<I> {
+    /// Plans a walk's visit to a connection with several subscriptions: its share of this walk, and of the others that
+    /// have yet to come to it. Returns whether this batch had room for the share of this walk.
+    pub(super) fn plan_several(&mut self, id: ConnectionId, topic: TopicId, left: &mut Left) -> bool {
+        if self.hub.passes(id, topic) {
+            left.take(0);
+            return true;
+        }
+        let Some(bytes) = self.plan_share(id, topic) else { return false };
+        left.hand_out(bytes);
+        if self.flush.walks.len() > 1 {
+            self.plan_further_shares(id, bytes, left);
+        }
+        true
+    }
+
+    /// Plans the connection's shares of all walks that have yet to come to it, up to [`Pace::batch_bytes`] with the
+    /// `planned` bytes before them, and up to the pieces of an entry. The other shares are left to their walks.
+    ///
+    /// [`Pace::batch_bytes`]: super::pace::Pace::batch_bytes
+    fn plan_further_shares(&mut self, id: ConnectionId, mut planned: usize, left: &mut Left) {
+        let mut ahead = mem::take(&mut self.flush.ahead);
+        left.look_at(self.hub.walks_ahead(id, self.flush.walks.iter().copied(), &mut ahead));
+        for topic in ahead.drain(..) {
+            if planned + self.hub.run(topic).bytes() <= self.pace.batch_bytes
+                && let Some(bytes) = self.plan_share(id, topic)
+            {
+                self.hub.take_share(id, topic);
+                left.hand_out_more(bytes);
+                planned += bytes;
+            }
+        }
+        self.flush.ahead = ahead;
+    }
+
+    /// Plans a connection's share of a topic's walk, behind its outbox. Returns how many bytes the connection is
+    /// handed, to its socket or to its backlog; `None` if this batch has no room for it: the connection's entry is
+    /// full, or the connection is owed more than it may be.
+    pub(super) fn plan_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
+        let output = self.hub.connections.get(id).map(|own| (own.io.output.is_some(), own.io.has_backlog()));
+        let outbox = match output {
+            Some((_, true)) => return self.owe_share(id, topic),
+            Some((true, false)) => self.take_outbox(id),
+            _ => None,
+        };
+        let Some(portion) = Portion::of_walk(&self.hub, topic, id.slot(), outbox) else { return Some(0) };
+        let (pieces, bytes) = portion.size(&self.hub);
+        match self.hub.connections.get_mut(id).and_then(ShardConnection::mark) {
+            Some(mark) => {
+                let has_room = self.flush.plan_share(mark, (pieces, self.pace.entry_pieces), (id, portion, bytes));
+                has_room.then_some(bytes)
+            }
+            None => {
+                self.flush.plan.push(Planned { id, contents: Contents::One(portion), bytes });
+                Some(bytes)
+            }
+        }
+    }
+
+    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has, many of
+    /// which may have to be copied; `None` if the connection is owed more than it may be.
+    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
+        if !matches!(self.flush.outcomes.last(), Some(&Outcome::Slow(last)) if last == id) {
+            self.flush.outcomes.push(Outcome::Slow(id));
+        }
+        if self.is_too_slow(id) {
+            // The turn closes it before the next batch, unless this batch sends enough of its backlog.
+            return None;
+        }
+        let owed = self.hub.owed_by_walk(topic, id.slot());
+        let bytes = length(&owed);
+        self.owe_in_order(id, owed);
+        Some(bytes)
+    }
+
+    /// Takes the outbox of a connection without a backlog; the connection then owns no output.
+    pub(super) fn take_outbox(&mut self, id: ConnectionId) -> Option<Piece> {
+        let output = self.hub.connections.get_mut(id)?.io.output.take();
+        self.handlers.notice_emptied(id);
+        output.and_then(|mut output| outbox(&mut output))
+    }
+}
