@@ -8,6 +8,7 @@ use crate::tools::{OUTPUT, cargo, succeed};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A hub to compare this one with.
@@ -17,6 +18,8 @@ pub(crate) struct Baseline {
     asked: String,
     commit: String,
     pub(crate) program: PathBuf,
+    /// `two_topics.rs` with the library of that commit, where a scenario needs it.
+    pub(crate) two_topics: Option<PathBuf>,
 }
 
 impl Baseline {
@@ -26,31 +29,61 @@ impl Baseline {
     /// When git or the commit is missing, the kept checkout was changed, or the commit does not build.
     pub(crate) fn prepare(asked: &str, build: bool) -> Result<Baseline, Box<dyn Error>> {
         let commit = commit_of(asked)?;
-        let folder = Path::new(OUTPUT).join("baseline").join(&commit);
-        let target = folder.join("target");
-        let program = target.join("release/ringhub");
+        let tree = folder_of(&commit).join("tree");
         if build {
-            let tree = folder.join("tree");
             check_out(&commit, &tree)?;
-            eprintln!("building the baseline {commit} into {}", target.display());
-            // Run from here, since the folder decides which toolchain and which configuration cargo takes.
-            let mut build = cargo();
-            build.args(["build", "--release", "--locked", "--quiet", "-p", "ringhub", "--bin", "ringhub"]);
-            build.arg("--manifest-path").arg(tree.join("Cargo.toml")).arg("--target-dir").arg(&target);
-            succeed(&mut build)?;
         }
-        if !program.exists() {
-            return Err(format!("{} is not built", program.display()).into());
+        let program = program(&commit, "ringhub", build)?;
+        Ok(Baseline { asked: asked.to_owned(), commit, program, two_topics: None })
+    }
+
+    /// Builds the server whose subscribers have two topics, with the library of the baseline. With `build` unset the
+    /// program of the last time is taken.
+    ///
+    /// # Errors
+    /// When the library of that commit does not have what the server needs.
+    pub(crate) fn prepare_two_topics(&mut self, build: bool) -> Result<(), Box<dyn Error>> {
+        // Cargo finds it there and builds it with the dependencies, the profile and the lock file of the baseline. It
+        // does not stay, so that the checkout is clean the next time.
+        let source = folder_of(&self.commit).join("tree").join(TWO_TOPICS_SOURCE);
+        if build {
+            fs::create_dir_all(source.parent().ok_or("a source has a folder")?)?;
+            fs::write(&source, TWO_TOPICS)?;
         }
-        Ok(Baseline { asked: asked.to_owned(), commit, program })
+        let built = program(&self.commit, "two_topics", build);
+        if build {
+            fs::remove_file(&source)?;
+        }
+        self.two_topics = Some(built?);
+        Ok(())
     }
 
     /// One line for people.
     pub(crate) fn line(&self) -> String {
-        let Baseline { asked, commit, program } = self;
+        let Baseline { asked, commit, program, .. } = self;
         let asked = if asked == commit { String::new() } else { format!(" ({asked})") };
         format!("baseline {}{asked}, {}", &commit[..commit.len().min(12)], program.display())
     }
+}
+
+/// Where a baseline is kept.
+fn folder_of(commit: &str) -> PathBuf {
+    Path::new(OUTPUT).join("baseline").join(commit)
+}
+
+/// A program of a baseline that is checked out, built if `build` is set.
+fn program(commit: &str, name: &str, build: bool) -> Result<PathBuf, Box<dyn Error>> {
+    let (tree, target) = (folder_of(commit).join("tree"), folder_of(commit).join("target"));
+    let program = target.join("release").join(name);
+    if build {
+        eprintln!("building {name} of the baseline {commit} into {}", target.display());
+        // Run from here, since the folder decides which toolchain and which configuration cargo takes.
+        let mut build = cargo();
+        build.args(["build", "--release", "--locked", "--quiet", "-p", "ringhub", "--bin", name]);
+        build.arg("--manifest-path").arg(tree.join("Cargo.toml")).arg("--target-dir").arg(&target);
+        succeed(&mut build)?;
+    }
+    if program.exists() { Ok(program) } else { Err(format!("{} is not built", program.display()).into()) }
 }
 
 /// The revision that `asked` is, or that it holds where it is a file.
@@ -78,6 +111,11 @@ fn commit_of(asked: &str) -> Result<String, String> {
 /// Makes `tree` a checkout of `commit`, unless it is one already.
 fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
     let path = tree.to_str().ok_or("the target folder's name is not UTF-8")?;
+    // What an interrupted build has left.
+    match fs::remove_file(tree.join(TWO_TOPICS_SOURCE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(format!("{path}: {error}")),
+        _ => {}
+    }
     if !tree.exists() {
         // Forced, since git still lists a worktree whose folder was removed.
         git(&["worktree", "add", "--force", "--detach", path, commit])
@@ -93,6 +131,19 @@ fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// The server's source, and its place below a baseline's checkout.
+const TWO_TOPICS: &str = concat!(
+    include_str!("two_topics.rs"),
+    r#"
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, listen, cpu] = &arguments[..] else { return Err("usage: two_topics ADDRESS CPU".into()) };
+    serve(listen.parse()?, cpu.parse()?).map(drop)
+}
+"#
+);
+const TWO_TOPICS_SOURCE: &str = "src/bin/two_topics.rs";
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,15 @@ pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
     Err(io::Error::other(format!("{target} was answered {}", String::from_utf8_lossy(status))))
 }
 
+/// What a server says at `/metrics`.
+pub(crate) fn metrics_of(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 /// What one look at a socket gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {

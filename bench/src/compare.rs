@@ -1,6 +1,7 @@
 //! Interleaved rounds of every scenario against every server, and the ratios of the medians.
 
 use crate::baseline::Baseline;
+use crate::client::metrics_of;
 use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Load, Peer, Running, SERVER_CPU};
 use crate::post;
@@ -12,6 +13,7 @@ use clap::builder::PossibleValuesParser;
 use ringhub_loadgen::{Outcome, Report};
 use serde::Serialize;
 use std::error::Error;
+use std::net::SocketAddr;
 
 /// Flags of `compare`.
 #[derive(clap::Args)]
@@ -91,13 +93,16 @@ struct Run {
     placement: Placement,
     /// Of the generator.
     report: Option<Report>,
+    /// Where each subscriber had several topics.
+    sends_per_delivery: Option<f64>,
     /// Where requests of HTTP were the load.
     requests: Option<post::Figures>,
 }
 
 impl Run {
     fn measured(&self) -> Option<Measured<'_>> {
-        let deliveries = self.report.as_ref().and_then(|report| report.figures.as_ref()).map(Measured::Deliveries);
+        let figures = self.report.as_ref().and_then(|report| report.figures.as_ref());
+        let deliveries = figures.map(|figures| Measured::Deliveries(figures, self.sends_per_delivery));
         deliveries.or(self.requests.as_ref().map(Measured::Requests))
     }
 
@@ -129,9 +134,12 @@ struct Judged {
 /// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars judged and met.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let Choice { servers, scenarios, baseline } = options.choice()?;
-    let tools = Tools::prepare(&options.tools, servers.contains(&Peer::Bun), baseline)?;
-    let circumstances = Circumstances::now();
+    let mut tools = Tools::prepare(&options.tools, servers.contains(&Peer::Bun), baseline)?;
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| scenarios.contains(&scenario.name)).collect();
+    if scenarios.iter().any(|scenario| scenario.topics > 1) {
+        tools.prepare_two_topics(&options.tools)?;
+    }
+    let circumstances = Circumstances::now();
     let mut runs = Vec::new();
     for round in 0..options.rounds {
         for scenario in rotated(&scenarios, round) {
@@ -189,9 +197,13 @@ fn run_once(
     server: Peer,
     options: &Options,
 ) -> Result<Run, Box<dyn Error>> {
-    let running = Running::start(server, tools)?;
+    let running = match scenario.topics {
+        1 => Running::start(server, tools)?,
+        _ => Running::start_with_two_topics(server, tools)?,
+    };
     let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
-    let Driven { command, failure, report, requests } = drive(tools, &running, scenario, options.seconds)?;
+    let Driven { command, failure, report, sends_per_delivery, requests } =
+        drive(tools, &running, scenario, options.seconds)?;
     let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
     let [placement, placement_after] = hops_ns.map(Placement::of);
     let mut run = Run {
@@ -205,6 +217,7 @@ fn run_once(
         hops_ns,
         placement,
         report,
+        sends_per_delivery,
         requests,
     };
     let others = run.measured().and_then(|measured| Metric::Others.of(measured));
@@ -217,31 +230,55 @@ struct Driven {
     command: String,
     failure: Option<String>,
     report: Option<Report>,
+    sends_per_delivery: Option<f64>,
     requests: Option<post::Figures>,
 }
 
 /// Puts the scenario's load on a server.
 fn drive(tools: &Tools, server: &Running, scenario: &Scenario, seconds: u64) -> Result<Driven, Box<dyn Error>> {
-    let Scenario { subscribers, size, load, .. } = scenario;
+    let Scenario { subscribers, topics, size, load, .. } = scenario;
     if let &scenario::Load::Post(connections) = load {
         let done = post::drive(server, post::Plan { connections, subscribers: *subscribers, size: *size, seconds });
         let command = format!("POST of {size} B by this process for {seconds} s, {connections} connections");
         let (requests, failure) = (done.as_ref().ok().copied(), done.err());
-        return Ok(Driven { command, failure, report: None, requests });
+        return Ok(Driven { command, failure, report: None, sends_per_delivery: None, requests });
     }
     let mut flags = load.flags(WARMUP_SECONDS, seconds);
-    for (flag, value) in
-        [("--subscribers", subscribers.to_string()), ("--size", size.to_string()), ("--verify", "sample".to_owned())]
-    {
+    for (flag, value) in [
+        ("--subscribers", subscribers.to_string()),
+        ("--publishers", topics.to_string()),
+        ("--size", size.to_string()),
+        ("--verify", "sample".to_owned()),
+    ] {
         flags.extend([flag.to_owned(), value]);
     }
     let done = Load::run(tools, server, &flags)?;
+    // Each connection's opening answer is a send too.
+    let sends_per_delivery = match topics {
+        1 => None,
+        _ => Some(
+            (counted(server.address, "sends")? - (subscribers + topics) as f64)
+                / counted(server.address, "deliveries")?,
+        ),
+    };
     let exact = load.exact_messages(WARMUP_SECONDS, seconds);
     let (failure, report) = match done.report {
         Err(why) => (Some(why), None),
         Ok(report) => (failure_of(&report, exact), Some(report)),
     };
-    Ok(Driven { command: done.command_line, failure, report, requests: None })
+    Ok(Driven { command: done.command_line, failure, report, sends_per_delivery, requests: None })
+}
+
+/// One of the server's counters, over all shards.
+fn counted(address: SocketAddr, counter: &str) -> Result<f64, Box<dyn Error>> {
+    let (metrics, begin) = (metrics_of(address)?, format!("ringhub_{counter}_total{{shard="));
+    let values = metrics.lines().filter(|line| line.starts_with(&begin));
+    let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    if values.is_empty() {
+        Err(format!("the server does not tell its {counter}").into())
+    } else {
+        Ok(values.iter().sum())
+    }
 }
 
 /// Why a run does not count, if so.
@@ -288,7 +325,7 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
         .map(|placement| Table {
             placement,
             servers,
-            metrics: scenario.load.metrics(),
+            metrics: scenario.metrics(),
             runs: runs
                 .iter()
                 .filter(|run| run.scenario == scenario.name && run.placement == placement && run.counts())
@@ -338,7 +375,7 @@ fn print_bars(judged: &[Judged]) {
 struct Table<'a> {
     placement: Placement,
     servers: &'a [Peer],
-    metrics: &'static [Metric],
+    metrics: Vec<Metric>,
     runs: Vec<&'a Run>,
 }
 

@@ -3,7 +3,7 @@
 //! Six bytes make a message, and whatever a server keeps for one is more than that. Each shape of the flood sends the
 //! same bytes to a fresh server; what its resident memory grew at its peak is compared with a limit.
 
-use crate::client::{DROP_BYTES, Received, drop_received, open, send_some};
+use crate::client::{DROP_BYTES, Received, drop_received, metrics_of, open, send_some};
 use crate::peers::Running;
 use crate::record::{self, Circumstances};
 use crate::statistics::Summary;
@@ -316,10 +316,7 @@ impl Flood {
 
 /// Open WebSockets of each shard, by the server's own count.
 fn connections_by_shard(address: SocketAddr) -> Result<Vec<u64>, Box<dyn Error>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = metrics_of(address)?;
     let counts = answer.lines().filter(|line| line.starts_with("ringhub_connections_open{shard="));
     let counts: Vec<u64> = counts.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
     if counts.is_empty() { Err("the server does not tell its connections by shard".into()) } else { Ok(counts) }

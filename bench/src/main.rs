@@ -25,6 +25,7 @@ mod record;
 mod scenario;
 mod statistics;
 mod tools;
+mod two_topics;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -94,6 +95,15 @@ enum Command {
         #[arg(long)]
         cpu: usize,
     },
+    /// The hub with subscribers of two topics each, as a server.
+    TwoTopics {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin its shard to this CPU.
+        #[arg(long)]
+        cpu: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -107,6 +117,7 @@ fn main() -> ExitCode {
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
         Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
+        Command::TwoTopics { listen, cpu } => two_topics::serve(listen, cpu),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
     match done {

@@ -48,6 +48,25 @@ impl Peer {
         matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
     }
 
+    /// Whether it has a server whose subscribers have two topics each.
+    pub(crate) fn has_two_topics(self) -> bool {
+        matches!(self, Peer::Hub | Peer::Baseline)
+    }
+
+    /// The server whose subscribers have two topics each.
+    fn command_of_two_topics(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
+        let (listen, cpu) = (address.to_string(), SERVER_CPU.to_string());
+        if self == Peer::Baseline {
+            let program = tools.baseline.as_ref().and_then(|baseline| baseline.two_topics.as_deref());
+            let mut command = pinned(SERVER_CPU, program.ok_or("no baseline was built for it")?);
+            command.args([&listen, &cpu]);
+            return Ok(command);
+        }
+        let mut command = pinned(SERVER_CPU, &tools.bench);
+        command.args(["two-topics", "--listen", &listen, "--cpu", &cpu]);
+        Ok(command)
+    }
+
     fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         let listen = address.to_string();
         let cpu = SERVER_CPU.to_string();
@@ -99,6 +118,12 @@ impl Running {
     pub(crate) fn start(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         Running::spawn(peer.name(), peer.command(tools, address)?, address)
+    }
+
+    /// Starts a server whose subscribers have two topics each.
+    pub(crate) fn start_with_two_topics(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
+        let address = free_address()?;
+        Running::spawn(peer.name(), peer.command_of_two_topics(tools, address)?, address)
     }
 
     /// Starts the hub of this tree with so many shards, all of them on one CPU.

@@ -67,6 +67,11 @@ impl Tools {
         let baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
         Ok(Tools { hub, baseline, loadgen, bench, bun })
     }
+
+    /// Builds what a baseline needs for scenarios with two topics.
+    pub(crate) fn prepare_two_topics(&mut self, flags: &Flags) -> Result<(), Box<dyn Error>> {
+        self.baseline.as_mut().map_or(Ok(()), |baseline| baseline.prepare_two_topics(!flags.no_build))
+    }
 }
 
 /// The cargo that runs this, or the one on the path.
