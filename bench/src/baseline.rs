@@ -66,12 +66,12 @@ impl Baseline {
     }
 }
 
-/// Where a baseline is kept.
+/// Returns the folder that a baseline is kept in.
 fn folder_of(commit: &str) -> PathBuf {
     Path::new(OUTPUT).join("baseline").join(commit)
 }
 
-/// A program of a baseline that is checked out, built if `build` is set.
+/// Returns a program of a baseline that is checked out, and builds it if `build` is set.
 fn program(commit: &str, name: &str, build: bool) -> Result<PathBuf, Box<dyn Error>> {
     let (tree, target) = (folder_of(commit).join("tree"), folder_of(commit).join("target"));
     let program = target.join("release").join(name);
@@ -111,7 +111,7 @@ fn commit_of(asked: &str) -> Result<String, String> {
 /// Makes `tree` a checkout of `commit`, unless it is one already.
 fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
     let path = tree.to_str().ok_or("the target folder's name is not UTF-8")?;
-    // What an interrupted build has left.
+    // An interrupted build may have left it.
     match fs::remove_file(tree.join(TWO_TOPICS_SOURCE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(format!("{path}: {error}")),
         _ => {}

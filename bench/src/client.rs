@@ -35,7 +35,7 @@ pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
     Err(io::Error::other(format!("{target} was answered {}", String::from_utf8_lossy(status))))
 }
 
-/// What a server says at `/metrics`.
+/// Returns the answer of a server to a request for its metrics.
 pub(crate) fn metrics_of(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;

@@ -269,7 +269,7 @@ fn drive(tools: &Tools, server: &Running, scenario: &Scenario, seconds: u64) -> 
     Ok(Driven { command: done.command_line, failure, report, sends_per_delivery, requests: None })
 }
 
-/// One of the server's counters, over all shards.
+/// Returns one of the server's counters, over all shards.
 fn counted(address: SocketAddr, counter: &str) -> Result<f64, Box<dyn Error>> {
     let (metrics, begin) = (metrics_of(address)?, format!("ringhub_{counter}_total{{shard="));
     let values = metrics.lines().filter(|line| line.starts_with(&begin));

@@ -48,12 +48,12 @@ impl Peer {
         matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
     }
 
-    /// Whether it has a server whose subscribers have two topics each.
+    /// Returns whether there is such a server whose subscribers have two topics each.
     pub(crate) fn has_two_topics(self) -> bool {
         matches!(self, Peer::Hub | Peer::Baseline)
     }
 
-    /// The server whose subscribers have two topics each.
+    /// Returns the command of the server whose subscribers have two topics each.
     fn command_of_two_topics(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         let (listen, cpu) = (address.to_string(), SERVER_CPU.to_string());
         if self == Peer::Baseline {

@@ -22,8 +22,8 @@ pub(crate) fn serve(listen: SocketAddr, cpu: usize) -> Result<bool, Box<dyn Erro
     Ok(true)
 }
 
-/// Subscribes a client to both topics. Those with `mode=pub` publish instead, the first of them to the first topic, the
-/// next to the second, and so on by turns.
+/// Subscribes each client to both topics, except publishers (`mode=pub`), who take turns: the first publishes to the
+/// first topic, the next to the second, and so on.
 #[derive(Default)]
 struct TwoTopics {
     publishers: AtomicUsize,

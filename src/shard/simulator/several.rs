@@ -288,10 +288,7 @@ fn a_share_that_does_not_fit_leaves_by_its_own_walk() {
                 }
             }
             let sent = counted(&mut world, Counter::Sends, World::turns);
-            if entry_pieces <= 5 || batch_bytes == 5 * BYTES {
-                assert_eq!(sent, 20 * sends, "{entry_pieces} pieces, {batch_bytes} bytes");
-            }
-            assert!(sent <= 20 * sends, "{sent} sends with {entry_pieces} pieces, {batch_bytes} bytes");
+            assert_eq!(sent, 20 * sends, "{entry_pieces} pieces, {batch_bytes} bytes");
             for client in 0..20 {
                 let texts = texts(&world, client);
                 let whiches: Vec<&str> = texts.iter().map(|text| text.split(' ').next_back().unwrap()).collect();
@@ -340,7 +337,7 @@ fn a_turn_looks_at_a_bounded_number_of_subscriptions() {
     assert_eq!(sends + sends_after, 201, "one for each connection");
 }
 
-/// The runs of the simulator with many topics for each connection, and with many walks at a time.
+/// Runs of the simulator in which each connection has many topics, and many walks are under way at a time.
 #[test]
 fn seeds_of_connections_with_several_topics() {
     let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
@@ -385,4 +382,4 @@ fn sort_by_topic(texts: &mut [String]) {
 }
 
 const CLIENTS: usize = 40;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
