@@ -8,7 +8,6 @@ use crate::tools::{OUTPUT, cargo, succeed};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// A hub to compare this one with.
@@ -43,18 +42,13 @@ impl Baseline {
     /// # Errors
     /// When the library of that commit does not have what the server needs.
     pub(crate) fn prepare_two_topics(&mut self, build: bool) -> Result<(), Box<dyn Error>> {
-        // Cargo finds it there and builds it with the dependencies, the profile and the lock file of the baseline. It
-        // does not stay, so that the checkout is clean the next time.
+        // Cargo finds it there and builds it with the dependencies, the profile and the lock file of the baseline.
         let source = folder_of(&self.commit).join("tree").join(TWO_TOPICS_SOURCE);
-        if build {
+        if build && fs::read_to_string(&source).ok().as_deref() != Some(TWO_TOPICS) {
             fs::create_dir_all(source.parent().ok_or("a source has a folder")?)?;
             fs::write(&source, TWO_TOPICS)?;
         }
-        let built = program(&self.commit, "two_topics", build);
-        if build {
-            fs::remove_file(&source)?;
-        }
-        self.two_topics = Some(built?);
+        self.two_topics = Some(program(&self.commit, "two_topics", build)?);
         Ok(())
     }
 
@@ -111,11 +105,6 @@ fn commit_of(asked: &str) -> Result<String, String> {
 /// Makes `tree` a checkout of `commit`, unless it is one already.
 fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
     let path = tree.to_str().ok_or("the target folder's name is not UTF-8")?;
-    // An interrupted build may have left it.
-    match fs::remove_file(tree.join(TWO_TOPICS_SOURCE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(format!("{path}: {error}")),
-        _ => {}
-    }
     if !tree.exists() {
         // Forced, since git still lists a worktree whose folder was removed.
         git(&["worktree", "add", "--force", "--detach", path, commit])
@@ -123,7 +112,9 @@ fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
         return Ok(());
     }
     let head = git(&["-C", path, "rev-parse", "HEAD"]);
-    let changes = git(&["-C", path, "status", "--porcelain"]);
+    // The one file that a build adds is written anew if it is another one.
+    let but_ours = format!(":(exclude){TWO_TOPICS_SOURCE}");
+    let changes = git(&["-C", path, "status", "--porcelain", "--untracked-files=all", "--", ".", &but_ours]);
     if head.as_deref() != Ok(commit) || changes.as_deref() != Ok("") {
         return Err(format!(
             "{path} is no clean checkout of {commit}: remove it, `git worktree remove --force {path}`"
