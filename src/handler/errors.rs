@@ -45,7 +45,7 @@ impl std::error::Error for CloseError {}
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribeError {
-    /// The connection is closing or has ended.
+    /// The connection is closing, its socket has failed, or it has ended.
     NotOpen,
     /// The connection has as many subscriptions as allowed.
     TooMany,

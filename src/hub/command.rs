@@ -28,7 +28,8 @@ impl Sent {
 /// The reason for which something is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The connection is closing or has ended: nothing follows a close frame (RFC 6455 5.5.1).
+    /// The connection is closing or has ended: nothing follows a close frame (RFC 6455 5.5.1). Or its socket has
+    /// failed, while its handler still gets the messages that had arrived.
     NotOpen,
     /// The connection would be owed more than a backlog may have.
     Full,

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, mem};
 
 use super::{connection_id::ConnectionId, publication::Scope, subscriptions::Subscriptions, topics::TopicId};
-use crate::proto::WebSocket;
+use crate::proto::{State, WebSocket};
 
 /// The data that the owner of a hub keeps of each connection, beside the hub's own.
 pub trait Attachment {
@@ -30,6 +30,9 @@ pub struct HubConnection<T: Attachment = ()> {
     /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
     /// which they do together. [`ShardHub::release`](super::hub::ShardHub::release) ends this.
     pub is_held: bool,
+    /// The connection's socket takes nothing more, and the connection subscribes to nothing. The input that has arrived
+    /// is still handled.
+    pub is_lost: bool,
     /// The slot's generation.
     generation: u32,
 }
@@ -53,6 +56,7 @@ impl<T: Attachment> HubConnection<T> {
             subscriptions: Subscriptions::None,
             publishes: None,
             is_held: false,
+            is_lost: false,
             generation: 0,
         }
     }
@@ -63,6 +67,12 @@ impl<T: Attachment> HubConnection<T> {
     #[must_use]
     pub fn has_several(&self) -> bool {
         self.subscriptions.are_several()
+    }
+
+    /// Returns whether the connection may be sent messages: its WebSocket is open, and its socket has not failed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.websocket.state() == State::Open && !self.is_lost
     }
 
     /// Returns the mark of a connection with several subscriptions.

@@ -16,7 +16,6 @@ use super::{
     topic_name::TopicName,
     topics::{Feed, TopicId, TopicRole},
 };
-use crate::proto::State;
 
 /// The outcome of [`ShardHub::subscribe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub enum Subscribed {
     Already,
     /// Refused: the connection has [`HubLimits::subscriptions_max`](super::hub::HubLimits::subscriptions_max) of them.
     TooMany,
-    /// Refused: the connection is closing, or is gone.
+    /// Refused: the connection is closing, its socket has failed, or it is gone.
     Closed,
 }
 
@@ -48,7 +47,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Makes the connection a subscriber of the topic.
     pub fn subscribe(&mut self, id: ConnectionId, name: &TopicName, options: SubscribeOptions) -> Subscribed {
         let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
-        if connection.websocket.state() != State::Open {
+        if !connection.is_open() {
             return Subscribed::Closed;
         }
         let subscriptions = &mut connection.subscriptions;

@@ -17,7 +17,13 @@
 //! | `Leaving` | any | the WebSocket is `Closed`, and the socket has taken everything | `finish` | `Finished` |
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
-//! | any | any | the socket fails | `lose` | reset |
+//! | `Open` | any | a send fails | `lose_output` | `Leaving`, and the connection is lost |
+//! | `Leaving`, lost | any | the WebSocket is not open any more, or the input has been received | `lose` | reset |
+//! | any other | any | a send or a receive fails | `lose` | reset |
+//!
+//! A send fails as soon as a reset has arrived, while Linux keeps the input in front of the reset readable. So a failed
+//! send ends the output alone: its connection leaves its topics, and stays until that input is handled. The error of a
+//! receive stands behind all input.
 //!
 //! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
 //! does.
@@ -55,6 +61,10 @@ impl<I: Io> Shard<I> {
         if connection.websocket.state() == State::Open {
             return;
         }
+        if connection.is_lost {
+            // Its close frame cannot be sent, and its input is only dropped from here on.
+            return self.end_lost(id);
+        }
         if connection.io.sides.is_open() {
             self.leave(id);
         }
@@ -74,6 +84,9 @@ impl<I: Io> Shard<I> {
     /// that the connection was owed.
     pub(super) fn end_if_done(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get(id) else { return };
+        if connection.is_lost {
+            return self.end_lost(id);
+        }
         if connection.websocket.state() != State::Closed {
             if connection.io.sides.has_peer_ended() {
                 self.abandon(id);
@@ -134,12 +147,42 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Ends a connection whose socket has failed: a reset gives up the bytes that the peer has not taken.
+    /// Gives up the output of a connection to which a send has failed. The input that has arrived is still received and
+    /// handled to its end, within the close timeout.
+    pub(super) fn lose_output(&mut self, id: ConnectionId, error: &io::Error) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.websocket.state() != State::Open {
+            // A closing connection drops its input.
+            return self.lose(id, error);
+        }
+        assert!(!connection.is_lost, "nothing is sent to a connection that is lost");
+        let was_slow = connection.io.has_backlog();
+        (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
+        connection.io.sides.leave();
+        connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
+        // The end shows behind the input, and the ring may have reported it before.
+        connection.io.sides.hang_up();
+        self.hub.unsubscribe_all(id);
+        tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
+        self.count(Counter::Aborted, 1);
+        self.count_slow(was_slow, false);
+        self.unpark(id);
+        if let Some(connection) = self.hub.connections.get_mut(id) {
+            self.incoming.push_busy(connection, id);
+        }
+        self.schedule(id);
+    }
+
+    /// Ends a connection whose socket has failed, and whose input has been received.
     pub(super) fn lose(&mut self, id: ConnectionId, error: &io::Error) {
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost");
-        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open) {
-            self.count(Counter::Aborted, 1);
-        }
+        let is_open = self.hub.connections.get(id).is_some_and(ShardConnection::is_open);
+        self.count(Counter::Aborted, u64::from(is_open));
+        self.end_lost(id);
+    }
+
+    /// Ends a connection whose socket has failed at once: a reset gives up the bytes that the peer has not taken.
+    pub(super) fn end_lost(&mut self, id: ConnectionId) {
         if let Some((_, socket)) = self.take_out(id) {
             // After any error the socket is reset, so that the kernel keeps no bytes of it.
             self.io.reset(&socket);
@@ -155,7 +198,7 @@ impl<I: Io> Shard<I> {
         }
         let Some((connection, socket)) = self.take_out(id) else { return };
         self.count(Counter::DrainDropped, u64::from(self.drain.is_some()));
-        if connection.io.owes_output() || self.io.has_unsent(&socket) {
+        if connection.io.owes_output() || connection.is_lost || self.io.has_unsent(&socket) {
             self.io.reset(&socket);
             self.count(Counter::Reset, 1);
         }

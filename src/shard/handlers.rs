@@ -8,7 +8,7 @@ use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
 use tokio::sync::oneshot;
 use tracing::field::display;
 
-use super::{seats::LocalRoute, state::Shard};
+use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
 use crate::{
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
@@ -71,7 +71,7 @@ impl<I: Io> Shard<I> {
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
             }
-            if !topic.is_everyone() && connection.websocket.state() == State::Open {
+            if !topic.is_everyone() && connection.is_open() {
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
         }
@@ -186,7 +186,7 @@ impl<I: Io> ShardApi for Shard<I> {
 
     fn send(&mut self, id: ConnectionId, frames: &[u8]) -> Sent {
         let Some(connection) = self.hub.connections.get(id) else { return Sent::Refused(Refused::NotOpen) };
-        if connection.websocket.state() != State::Open {
+        if !connection.is_open() {
             return Sent::Refused(Refused::NotOpen);
         }
         // A connection that is owed nothing takes one message of any size.
@@ -294,9 +294,7 @@ impl<I: Io> ShardApi for Shard<I> {
     }
 
     fn connections(&self) -> Vec<ConnectionId> {
-        let is_open = |&id: &ConnectionId| {
-            self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() == State::Open)
-        };
+        let is_open = |&id: &ConnectionId| self.hub.connections.get(id).is_some_and(ShardConnection::is_open);
         self.hub.connections.ids().filter(is_open).collect()
     }
 }

@@ -82,7 +82,7 @@ pub(super) enum Portion {
 /// An outcome of a batch, which the turn acts on.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// The connection's socket has failed.
+    /// The connection's socket has failed. Input may wait in it.
     Lost(ConnectionId, io::Error),
     /// The connection's socket has taken all that the connection was owed.
     Done(ConnectionId),

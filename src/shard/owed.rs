@@ -10,12 +10,13 @@ use crate::{
 
 impl<I: Io> Shard<I> {
     /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. The
-    /// next flush sends them unless the connection is held or has no room.
+    /// next flush sends them unless the connection is held or has no room. A lost connection gets no frames.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
-        if frames.is_empty() {
+        let Some(connection) = self.hub.connections.get(id) else { return };
+        if frames.is_empty() || connection.is_lost {
             return;
         }
-        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+        if connection.websocket.state() != State::Open {
             self.leave_topics(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -265,6 +265,12 @@ impl<I: Io> Shard<I> {
                 frames + frames_of(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if connection.is_lost {
+                    // All that had arrived has been handled.
+                    self.incoming.give_back(buffer);
+                    self.end_lost(id);
+                    return 0;
+                }
                 self.keep_rest(id, buffer);
                 // The buffer may have grown for this receive.
                 self.note_unfinished(id, 0, false);

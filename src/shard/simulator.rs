@@ -32,6 +32,7 @@ mod discards;
 mod drains;
 mod leftovers;
 mod line;
+mod lost_sockets;
 mod message_times;
 mod network;
 mod plan;

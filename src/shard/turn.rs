@@ -38,7 +38,7 @@ impl<I: Io> Shard<I> {
             let mut outcomes = mem::take(&mut self.flush.outcomes);
             for outcome in outcomes.drain(..) {
                 match outcome {
-                    Outcome::Lost(id, error) => self.lose(id, &error),
+                    Outcome::Lost(id, error) => self.lose_output(id, &error),
                     Outcome::Done(id) => self.end_if_done(id),
                     Outcome::Slow(id) => self.check_backlog(id),
                 }

@@ -13,6 +13,7 @@ mod handshake;
 mod health;
 mod hostile;
 mod http;
+mod last_messages;
 mod lifecycle;
 mod logs;
 mod memory;

@@ -3,15 +3,13 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    super::io_state::ShardConnection,
     client::{Client, Leaving, Subscription},
     line::End,
     simulation::{Simulation, arrival},
     socket::SimulatedSocket,
 };
-use crate::{
-    hub::{Scope, SubscribeOptions, Subscribed},
-    proto::State,
-};
+use crate::hub::{Scope, SubscribeOptions, Subscribed};
 
 impl Simulation {
     /// Establishes a connection of a new client, which observes a topic if one is named.
@@ -167,7 +165,7 @@ impl Simulation {
         let offset = self.shard.hub.offset(name);
         let count = client.subscriptions.iter().filter(|subscription| subscription.until.is_none()).count();
         let connection = self.shard.hub.connections.get(id);
-        let is_open = connection.is_some_and(|connection| connection.websocket.state() == State::Open);
+        let is_open = connection.is_some_and(ShardConnection::is_open);
         let what = match self.random.within(0..=9) {
             0..=3 => {
                 let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
@@ -192,7 +190,7 @@ impl Simulation {
                     client.backlog = None;
                     // Or it had not kept up, and the share was too much.
                     let connection = self.shard.hub.connections.get(id);
-                    if connection.is_none_or(|connection| connection.websocket.state() != State::Open) {
+                    if !connection.is_some_and(ShardConnection::is_open) {
                         let offsets = self.topics.iter().map(|name| self.shard.hub.offset(name));
                         client.closed_at = Some(offsets.collect());
                     }

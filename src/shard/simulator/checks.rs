@@ -3,7 +3,7 @@
 use std::{mem, rc::Rc};
 
 use super::{
-    super::io_state::Reading,
+    super::io_state::{Reading, ShardConnection},
     answering::{CLOSED_AS_ASKED, CLOSED_AS_FULL},
     client::{BacklogSeen, Client, EMPTY, Leaving, Name, sender, topic_of},
     line::Line,
@@ -62,7 +62,7 @@ impl Simulation {
     fn check_presence(&mut self, number: usize, line: &Line, offsets: &[u64]) -> Option<bool> {
         let client = &mut self.clients[number];
         let connection = client.id.and_then(|id| self.shard.hub.connections.get(id));
-        let is_open = connection.map(|connection| connection.websocket.state() == State::Open);
+        let is_open = connection.map(ShardConnection::is_open);
         client.gone = is_open.is_none();
         assert!(!client.gone || line.dropped, "client {number} is gone and its socket is not");
         if is_open == Some(true) {
@@ -78,10 +78,10 @@ impl Simulation {
         let client = &mut self.clients[number];
         let id = client.id.expect("the connection is there");
         let connection = self.shard.hub.connections.get(id).expect("the connection is there");
-        let is_open = connection.websocket.state() == State::Open;
+        let is_open = connection.is_open();
         let Some(output) = &connection.io.output else {
             client.backlog = None;
-            let has_reason = line.stream.has_ended() || connection.io.sides.has_peer_ended();
+            let has_reason = line.stream.has_ended() || connection.io.sides.has_peer_ended() || connection.is_lost;
             assert!(is_open || has_reason, "client {number} is closed without a close frame");
             return false;
         };
@@ -112,7 +112,7 @@ impl Simulation {
         let connection = self.clients[number].id.and_then(|id| self.shard.hub.connections.get(id));
         let connection = connection.expect("the connection is there");
         let (state, sides) = (connection.websocket.state(), &connection.io.sides);
-        assert_eq!(sides.is_open(), state == State::Open, "our side of client {number}");
+        assert_eq!(sides.is_open(), connection.is_open(), "our side of client {number}");
         let is_over = state == State::Closed && !connection.io.owes_output();
         assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
         // The peer has taken everything, and the shard knows of all that the peer has done.

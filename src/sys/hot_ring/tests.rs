@@ -722,3 +722,30 @@ fn the_runtime_is_woken() {
 
 /// No test measures time; this only ends one that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Linux keeps the input in front of a reset readable, also after a send has failed. The end shows behind it.
+#[test]
+fn input_in_front_of_a_reset_is_received_after_a_failed_send() {
+    let leaves: [fn(TcpStream); 2] = [
+        |client| net::reset_when_closed(&OwnedFd::from(client)),
+        // Nothing that is sent has a reader: each send is answered with a reset.
+        drop,
+    ];
+    for leave in leaves {
+        let mut ring = HotRing::new().unwrap();
+        let (server, mut client) = pair(None);
+        client.write_all(b"the last words").unwrap();
+        leave(client);
+        let end = Instant::now() + PATIENCE;
+        while send_one(&mut ring, &server, &[b"too late"]).is_none() {
+            assert!(Instant::now() < end, "no send fails");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(send_one(&mut ring, &server, &[b"too late"]).is_some_and(|sent| sent.is_err()));
+        let (count, received) = receive_one(&mut ring, &server, 9);
+        assert_eq!((count.unwrap(), &received[..]), (9, &b"the last "[..]));
+        let (count, received) = receive_one(&mut ring, &server, 100);
+        assert_eq!((count.unwrap(), &received[..]), (5, &b"words"[..]));
+        assert_eq!(receive_one(&mut ring, &server, 100).0.unwrap(), 0);
+    }
+}
