@@ -33,6 +33,8 @@ pub struct HubConnection<T: Attachment = ()> {
     /// The connection's socket takes nothing more, and the connection subscribes to nothing. The input that has arrived
     /// is still handled.
     pub is_lost: bool,
+    /// The connection has published a message that another shard orders.
+    pub(super) has_published_elsewhere: bool,
     /// The slot's generation.
     generation: u32,
 }
@@ -57,6 +59,7 @@ impl<T: Attachment> HubConnection<T> {
             publishes: None,
             is_held: false,
             is_lost: false,
+            has_published_elsewhere: false,
             generation: 0,
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     command::{Command, Reply},
+    connection_id::ConnectionId,
     memory::{ALLOCATION, pinned},
     publication::{Publication, Published},
     topic_name::TopicName,
@@ -39,6 +40,11 @@ pub enum Request {
     },
     /// No request from before the server began to leave follows.
     Barrier,
+    /// The shard returns the mark as [`Delivery::Mark`]. Until then a connection of the requesting shard waits.
+    Mark {
+        /// The connection.
+        id: ConnectionId,
+    },
 }
 
 /// The interest of a shard in a topic whose home is another shard.
@@ -78,6 +84,12 @@ pub enum Delivery {
     },
     /// No message from before the server began to leave follows.
     Barrier,
+    /// The answer to a [`Request::Mark`]: every message that was requested before the mark has been ordered, and comes
+    /// down this lane before it.
+    Mark {
+        /// The connection that waits.
+        id: ConnectionId,
+    },
 }
 
 /// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. What several
@@ -98,7 +110,7 @@ impl Weight for Request {
             Request::Publish(publication) | Request::Submit { publication, .. } => publication.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
             // The name belongs to the topic.
-            Request::Interest { .. } | Request::Barrier => 0,
+            Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,
         }
     }
 }
@@ -108,7 +120,7 @@ impl Weight for Delivery {
         match self {
             Delivery::Message { publication, .. } => publication.kept(),
             Delivery::Reply { reply: Reply::Connections(ids), .. } => ALLOCATION + size_of_val(&**ids),
-            Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier => 0,
+            Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
         }
     }
 }

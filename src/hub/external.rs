@@ -70,7 +70,10 @@ impl ExternalEnd {
         loop {
             match self.mesh.next_delivery()? {
                 Delivery::Reply { ticket, reply } => return Some((ticket, reply)),
-                Delivery::Message { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier => {}
+                Delivery::Message { .. }
+                | Delivery::Acknowledged { .. }
+                | Delivery::Barrier
+                | Delivery::Mark { .. } => {}
             }
         }
     }

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use super::{
     barrier::Barriers,
+    connection_id::ConnectionId,
     connections::{Attachment, Connections},
     due::Due,
     mesh::MeshEnd,
@@ -58,6 +59,8 @@ pub struct ShardHub<T: Attachment = ()> {
     /// must not take an old acknowledgement for its own.
     pub(super) interest_number: u64,
     pub(super) barriers: Barriers,
+    /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
+    pub(super) marks: Vec<ConnectionId>,
     /// The time of the turn.
     now: Millis,
 }
@@ -79,6 +82,7 @@ impl<T: Attachment> ShardHub<T> {
             due: Due::default(),
             interest_number: 0,
             barriers: Barriers::default(),
+            marks: Vec::new(),
             now: Millis::default(),
         }
     }

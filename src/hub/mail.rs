@@ -10,6 +10,7 @@ use std::{mem, sync::Arc};
 use super::{
     barrier::Barriers,
     command::{Commanded, Reply},
+    connection_id::ConnectionId,
     connections::Attachment,
     entry::{Delivery, Interest, Request},
     hub::ShardHub,
@@ -39,6 +40,7 @@ impl<T: Attachment> ShardHub<T> {
                 }
             }
             Some(Delivery::Barrier) => self.barriers.deliveries += 1,
+            Some(Delivery::Mark { id }) => self.marks.push(id),
         }
         true
     }
@@ -63,8 +65,14 @@ impl<T: Attachment> ShardHub<T> {
                 self.barriers.requests += 1;
                 self.pass_barrier_on();
             }
+            Some((shard, Request::Mark { id })) => self.mesh.deliver(shard, Delivery::Mark { id }),
         }
         true
+    }
+
+    /// Takes the marks that have come back since the last call, each by the id of the connection that waits for it.
+    pub fn take_marks(&mut self) -> Vec<ConnectionId> {
+        mem::take(&mut self.marks)
     }
 
     /// Answers a command.

@@ -8,6 +8,7 @@ use std::mem;
 use super::{
     connection_id::ConnectionId,
     connections::{Attachment, Connections, HubConnection, Publishing},
+    entry::Request,
     hub::ShardHub,
     piece::Piece,
     publication::Scope,
@@ -91,6 +92,38 @@ impl<T: Attachment> ShardHub<T> {
         let owed = self.owed(id, &[subscription]);
         self.forget(id, &subscription);
         owed
+    }
+
+    /// Sends a mark behind the messages that the connection has published to other shards: to the home of each topic
+    /// that brings the connection its own messages back. Returns how many marks were sent. Each comes back behind the
+    /// messages that the home has ordered before it, and stands in [`ShardHub::take_marks`] when these are gathered.
+    ///
+    /// If there is a mark, pending subscriptions end: the connection is about to leave.
+    pub fn send_marks(&mut self, id: ConnectionId) -> usize {
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.has_published_elsewhere) else {
+            return 0;
+        };
+        let (mut homes, mut pending) = (Vec::new(), Vec::new());
+        for &Subscription { topic, membership, echo } in connection.subscriptions.as_slice() {
+            match &self.topics[topic].role {
+                _ if membership == Membership::Pending => pending.push(topic),
+                TopicRole::Remote(remote) if echo => homes.push(remote.home),
+                _ => {}
+            }
+        }
+        homes.sort_unstable();
+        homes.dedup();
+        if homes.is_empty() {
+            return 0;
+        }
+        for topic in pending {
+            let connection = self.connections.get_mut(id);
+            if let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) {
+                self.forget(id, &subscription);
+            }
+        }
+        homes.iter().for_each(|&home| self.mesh.request(home, Request::Mark { id }));
+        homes.len()
     }
 
     /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its

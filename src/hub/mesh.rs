@@ -298,7 +298,7 @@ mod tests {
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
             (from, Request::Publish(publication)) => Some((from, publication.message.as_text()?.into())),
-            (_, Request::Submit { .. } | Request::Command { .. } | Request::Interest { .. } | Request::Barrier) => None,
+            _ => None,
         }
     }
 
@@ -460,9 +460,11 @@ mod tests {
         for entry in [
             Request::Interest { topic: name(), number: 1, interest: Interest::Messages },
             Request::Command { command: Box::new(Command::List), ticket: 1 },
+            Request::Mark { id: ConnectionId::new(0, 0, 0) },
         ] {
             assert!(entry.weight() >= size_of::<Request>());
         }
+        assert!(Delivery::Mark { id: ConnectionId::new(0, 0, 0) }.weight() >= size_of::<Delivery>());
         let close = |reason: &str| {
             let command =
                 Command::Close { id: ConnectionId::new(0, 0, 0), code: CloseCode::NORMAL, reason: reason.into() };

@@ -67,6 +67,9 @@ impl<T: Attachment> ShardHub<T> {
             (Scope::Server, TopicRole::Home(_)) => Some(self.publish_at_home(topic, source, message, None)),
             (Scope::Server, TopicRole::Remote(remote)) => {
                 let (home, name) = (remote.home, entry.name.clone());
+                if let Some(connection) = source.and_then(|id| self.connections.get_mut(id)) {
+                    connection.has_published_elsewhere = true;
+                }
                 self.send_to_home(home, name, source, message);
                 None
             }

@@ -5,6 +5,8 @@ mod barrier;
 mod subscriber;
 mod world;
 
+use std::collections::BTreeSet;
+
 use super::{ConnectionId, Scope, Subscribed, TopicName, membership::PENDING_SLACK, topics::TopicRole};
 use crate::proto::PreparedMessage;
 use world::{Act, World, topic};
@@ -190,6 +192,92 @@ fn floods_both_ways_neither_deadlock_nor_grow() {
     world.settle();
     world.check();
     assert!(world.published > 1_000);
+}
+
+/// Marks come back behind the messages that were published before them, however full the lanes are: a connection that
+/// leaves then has all messages of its own.
+#[test]
+fn marks_come_back_behind_the_messages_before_them() {
+    let mut sent = 0;
+    for seed in 0..300 {
+        let mut world = World::new(seed);
+        let shard = seed as usize % world.hubs.len();
+        let id = world.connect(shard, &(0..TOPICS).map(|number| (number, true)).collect::<Vec<_>>());
+        world.settle();
+        let before = world.published;
+        for step in 0..60 {
+            world.publish(id, step % TOPICS, Scope::Server);
+            world.step_any();
+        }
+        let published = world.published - before;
+        let homes: BTreeSet<usize> =
+            (0..TOPICS).map(|number| world.home(number)).filter(|&home| home != shard).collect();
+        world.rouse(shard);
+        let awaited = world.hubs[shard].send_marks(id);
+        assert_eq!(awaited, homes.len(), "seed {seed}");
+        let mut back = 0;
+        while back < awaited {
+            world.step_any();
+            back += world.hubs[shard].take_marks().iter().filter(|&&of| of == id).count();
+        }
+        world.leave(id);
+        assert_eq!(world.own_messages(id), published as usize, "seed {seed}");
+        sent += published;
+        world.settle();
+        world.check();
+    }
+    assert!(sent > 2_000, "{sent} messages");
+}
+
+/// A subscription that was pending begins at its acknowledgement. A message that the home has ordered before is never
+/// for it, also if an earlier interest of its shard still brings the message down the lane.
+#[test]
+fn a_pending_subscription_begins_at_its_acknowledgement() {
+    let mut world = World::new(7);
+    let number = 0;
+    let (home, shard) = (world.home(number), (world.home(number) + 1) % world.hubs.len());
+    let publisher = world.connections[number];
+    let first = world.connect(shard, &[(number, true)]);
+    world.settle();
+    assert!(world.hubs[shard].is_subscribed(first, &topic(number)));
+    // The home still sends, for the interest that the shard withdraws.
+    world.publish(publisher, number, Scope::Server);
+    world.unsubscribe(first, number);
+    world.publish(publisher, number, Scope::Server);
+    let second = world.connect(shard, &[]);
+    assert_eq!(world.subscribe(second, number, true), Subscribed::Pending);
+    for act in [Act::SendOut, Act::TakeDelivery, Act::TakeDelivery, Act::TakeDelivery] {
+        let at = if matches!(act, Act::SendOut) { home } else { shard };
+        world.rouse(at);
+        world.step_shard(at, act);
+    }
+    world.settle();
+    assert!(world.hubs[shard].is_subscribed(second, &topic(number)));
+    assert!(world.members[&(second, number)].seen.is_empty(), "both were ordered before the acknowledgement");
+    world.publish(publisher, number, Scope::Server);
+    world.settle();
+    assert_eq!(world.members[&(second, number)].seen.len(), 1);
+    world.check();
+}
+
+/// A subscription to a topic whose messages the shard receives already goes live at once. It begins with the next
+/// message of the lane, which the home may have ordered before.
+#[test]
+fn a_subscription_that_is_live_at_once_begins_with_the_lane() {
+    let mut world = World::new(7);
+    let number = 0;
+    let (home, shard) = (world.home(number), (world.home(number) + 1) % world.hubs.len());
+    let publisher = world.connections[number];
+    world.connect(shard, &[(number, true)]);
+    world.settle();
+    world.publish(publisher, number, Scope::Server);
+    world.rouse(home);
+    world.step_shard(home, Act::SendOut);
+    let second = world.connect(shard, &[]);
+    assert_eq!(world.subscribe(second, number, true), Subscribed::Live);
+    world.settle();
+    assert_eq!(world.members[&(second, number)].seen.len(), 1, "the lane had it, and the shard did not");
+    world.check();
 }
 
 const TOPICS: usize = 3;

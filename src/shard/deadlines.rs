@@ -39,6 +39,11 @@ impl<I: Io> Shard<I> {
             self.remove(id);
             return;
         }
+        if self.marks.until(id).is_some_and(|until| until <= self.now) {
+            tracing::debug!(%id, peer = self.peer(id), "its own messages do not come back: another shard is stuck");
+            self.end_marks(id);
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading != Reading::Idle {
             // The connection's input waits, or is not received because of its backlog.
             connection.websocket.excuse_silence(self.now);

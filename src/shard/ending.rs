@@ -3,7 +3,8 @@
 //! An orderly end takes three steps, each of which asserts the promise of the one before:
 //!
 //! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
-//!    it is owed up to here are sent, and a close frame after them.
+//!    it is owed up to here are sent, and a close frame after them. If the connection has published messages that other
+//!    shards order and that it is sent too, both wait for marks ([`Shard::end_marks`]).
 //! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
 //!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
 //!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
@@ -93,7 +94,7 @@ impl<I: Io> Shard<I> {
             }
             return;
         }
-        if connection.io.owes_output() {
+        if connection.io.owes_output() || self.marks.has(id) {
             return;
         }
         if !connection.io.sides.is_finished() {
@@ -102,14 +103,24 @@ impl<I: Io> Shard<I> {
         self.drop_socket(id);
     }
 
-    /// The first step: the connection gets no more messages.
+    /// The first step: the connection gets no more messages, unless its close frame waits for marks.
     fn leave(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert_ne!(connection.websocket.state(), State::Open, "an open WebSocket receives messages");
         connection.io.sides.leave();
         // A held connection never becomes a subscriber now. Its opening answer still leaves.
         connection.is_held = false;
-        self.hub.unsubscribe_all(id);
+        if !self.marks.has(id) {
+            self.hub.unsubscribe_all(id);
+        }
+    }
+
+    /// Ends the wait for marks: the connection leaves its topics, and its close frame follows its messages.
+    pub(super) fn end_marks(&mut self, id: ConnectionId) {
+        if let Some(frames) = self.marks.end(id) {
+            self.append(id, &frames);
+            self.notice_close(id);
+        }
     }
 
     /// The second step: our side of the socket ends.
@@ -142,6 +153,9 @@ impl<I: Io> Shard<I> {
         let (was_open, was_slow) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
         connection.websocket.abandon();
         connection.io.output = None;
+        if self.marks.end(id).is_some() {
+            self.hub.unsubscribe_all(id);
+        }
         self.count(Counter::Aborted, u64::from(was_open));
         self.count_slow(was_slow, false);
         self.notice_close(id);
@@ -215,6 +229,7 @@ impl<I: Io> Shard<I> {
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
+        self.marks.end(id);
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);
         self.io.disarm(key(id));

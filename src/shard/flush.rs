@@ -182,7 +182,7 @@ impl<I: Io> Shard<I> {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
-                // Only an open connection is in a walk, so its end cannot be due.
+                // Its end cannot be due: the connection in a walk is open, or its close frame waits for marks.
                 (Contents::One(Portion::Run(topic)), None) => deliveries += u64::from(self.hub.run(topic).messages()),
                 (Contents::One(portion), None) => {
                     deliveries += portion.messages(&self.hub);

@@ -25,6 +25,11 @@ impl<I: Io> Shard<I> {
             requests -= 1;
         }
         self.mail_left = MailLeft { deliveries, requests };
+        for id in self.hub.take_marks() {
+            if self.marks.arrive(id) {
+                self.end_marks(id);
+            }
+        }
         self.report_joined();
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.run_command(command));

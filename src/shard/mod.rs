@@ -21,6 +21,7 @@ mod io_state;
 mod leaving;
 mod lobby;
 mod mail;
+mod marks;
 mod opening;
 mod outgoing;
 mod owed;

@@ -1,6 +1,6 @@
 //! The output of a connection: its outbox and its backlog.
 
-use super::{outgoing::outbox, state::Shard};
+use super::{marks::MARK_TICKS_MAX, outgoing::outbox, state::Shard};
 use crate::{
     hub::{ConnectionId, Piece},
     metrics::Counter,
@@ -10,13 +10,18 @@ use crate::{
 
 impl<I: Io> Shard<I> {
     /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. The
-    /// next flush sends them unless the connection is held or has no room. A lost connection gets no frames.
+    /// next flush sends them unless the connection is held or has no room. A lost connection gets no frames. A close
+    /// frame may have to wait for marks.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if frames.is_empty() || connection.is_lost {
             return;
         }
         if connection.websocket.state() != State::Open {
+            let is_first = connection.io.sides.is_open();
+            if self.marks.append(id, frames) || is_first && self.await_marks(id, frames) {
+                return;
+            }
             self.leave_topics(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
@@ -25,6 +30,20 @@ impl<I: Io> Shard<I> {
         if !connection.is_held {
             self.flush.mark_dirty(connection, id);
         }
+    }
+
+    /// Sends marks behind the messages of a connection that has just left the open state, and lets its frames, the
+    /// close frame among them, wait until all marks are back. Returns whether there is a mark.
+    fn await_marks(&mut self, id: ConnectionId, frames: &[u8]) -> bool {
+        let ticks = match self.handlers.keep_alive(id).close_timeout {
+            0 => MARK_TICKS_MAX,
+            close_timeout => MARK_TICKS_MAX.min(close_timeout / 2),
+        };
+        let awaited = if ticks == 0 { 0 } else { self.hub.send_marks(id) };
+        if awaited > 0 {
+            self.marks.begin(id, awaited, frames, self.now.after(ticks));
+        }
+        awaited > 0
     }
 
     /// Ends the subscriptions of a connection that has left `Open`. Its shares up to now are appended to its backlog,

@@ -33,6 +33,7 @@ mod drains;
 mod leftovers;
 mod line;
 mod lost_sockets;
+mod marks;
 mod message_times;
 mod network;
 mod plan;

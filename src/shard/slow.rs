@@ -42,18 +42,24 @@ impl<I: Io> Shard<I> {
         self.release(id);
     }
 
-    /// Closes a slow consumer whose backlog is beyond its limit.
+    /// Closes a slow consumer whose backlog is beyond its limit. A consumer that waits for marks is closing already and
+    /// leaves its topics.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
-        if self.is_too_slow(id) {
+        if !self.is_too_slow(id) {
+            return;
+        }
+        if self.marks.has(id) {
+            self.end_marks(id);
+        } else {
             self.close_slow(id);
         }
     }
 
-    /// Returns whether an open connection is owed more than it may be, and has not kept up until now.
+    /// Returns whether a subscriber is owed more than it may be, and has not kept up until now.
     pub(super) fn is_too_slow(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
-        // The backlog of a closing connection grows no more, and has its close frame.
-        if connection.websocket.state() != State::Open {
+        // The backlog of a connection that has left its topics grows no more, and has its close frame.
+        if connection.websocket.state() != State::Open && !self.marks.has(id) {
             return false;
         }
         let Some(output) = &connection.io.output else { return false };

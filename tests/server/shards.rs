@@ -10,11 +10,12 @@ use std::{
     thread,
 };
 
+use ringhub::proto::OpCode;
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, CrowdPermit, Received, Server, binary_path, clean, close, dial, post, program, run_to_end, take_response,
-    text,
+    Client, CrowdPermit, Received, Server, binary_path, clean, close, dial, frame, post, program, run_to_end,
+    take_response, text,
 };
 
 /// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
@@ -127,6 +128,50 @@ fn local_scope_stays_on_the_shard() {
         }
     }
     assert_eq!(received, neighbours);
+}
+
+/// A client's messages and its end come in one segment. Whatever shards the client and its topic's home are on, the
+/// server's close frame follows the echoes of all these messages.
+#[test]
+fn a_close_frame_follows_the_echoes() {
+    let server = Server::start(&["--shards", "4"]);
+    let close = (frame(OpCode::Close, true, &[0x03, 0xe8]), 1000, "");
+    let breach = (vec![0xc1, 0x80, 0, 0, 0, 0], 1002, "a reserved bit is set");
+    for (end, code, reason) in [close, breach] {
+        for number in 0..40 {
+            let mut client = server.connect(&format!("/t/{code}/{number}?echo=true"));
+            let words: Vec<u8> =
+                (0..20).flat_map(|word| frame(OpCode::Text, true, format!("{word}").as_bytes())).collect();
+            client.send_raw(&[words, end.clone()].concat());
+            (0..20).for_each(|word| client.expect(text(&format!("{word}"))));
+            client.expect_close(code, reason);
+        }
+    }
+}
+
+/// The same with a crowd on one topic, in which each client sees some of the others' messages besides.
+#[test]
+fn the_close_frames_of_a_crowd_follow_its_echoes() {
+    let server = Server::start(&["--shards", "4"]);
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect("/t/x?echo=true")).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let word = |word| frame(OpCode::Text, true, format!("{number} {word}").as_bytes());
+        let words: Vec<u8> = (0..20).flat_map(word).collect();
+        client.send_raw(&[words, frame(OpCode::Close, true, &[0x03, 0xe8])].concat());
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        let mut own = 0;
+        loop {
+            match client.receive() {
+                Received::Text(word) if word.starts_with(&format!("{number} ")) => {
+                    assert_eq!(word, format!("{number} {own}"));
+                    own += 1;
+                }
+                Received::Text(_) => {}
+                other => break assert_eq!((other, own), (close(1000, ""), 20), "client {number}"),
+            }
+        }
+    }
 }
 
 /// A subscriber is told that it is one only when nothing can be missed any more.

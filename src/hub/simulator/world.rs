@@ -297,6 +297,18 @@ impl World {
         }
     }
 
+    /// Lets one of the shards take a step.
+    pub(super) fn step_any(&mut self) {
+        let (shard, act) = (self.pick(self.hubs.len()), self.pick(Act::ALL.len()));
+        self.step_shard(shard, Act::ALL[act]);
+    }
+
+    /// Returns how many of its own messages a connection that has left had seen.
+    pub(super) fn own_messages(&self, id: ConnectionId) -> usize {
+        let seen = self.gone.iter().filter(|gone| gone.id == id).flat_map(|gone| &gone.seen);
+        seen.filter(|text| text.starts_with(&format!("{id} "))).count()
+    }
+
     /// Lets every shard work until nothing is under way any more.
     pub(super) fn settle(&mut self) {
         for _ in 0..200_000 {
@@ -310,8 +322,7 @@ impl World {
             let mut shards = self.sleeps.iter().zip(&self.woken);
             let is_stuck = shards.all(|(sleeps, woken)| *sleeps && !woken.load(Ordering::Relaxed));
             assert!(!is_stuck, "every shard sleeps, and something is under way");
-            let (shard, act) = (self.pick(self.hubs.len()), self.pick(Act::ALL.len()));
-            self.step_shard(shard, Act::ALL[act]);
+            self.step_any();
         }
         panic!("the shards wait for each other");
     }

@@ -81,7 +81,8 @@ impl Simulation {
         let is_open = connection.is_open();
         let Some(output) = &connection.io.output else {
             client.backlog = None;
-            let has_reason = line.stream.has_ended() || connection.io.sides.has_peer_ended() || connection.is_lost;
+            let waits = connection.is_lost || self.shard.marks.has(id);
+            let has_reason = line.stream.has_ended() || connection.io.sides.has_peer_ended() || waits;
             assert!(is_open || has_reason, "client {number} is closed without a close frame");
             return false;
         };
