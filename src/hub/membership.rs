@@ -104,7 +104,7 @@ impl<T: Attachment> ShardHub<T> {
             return 0;
         };
         let (mut homes, mut pending) = (Vec::new(), Vec::new());
-        for &Subscription { topic, membership, echo } in connection.subscriptions.as_slice() {
+        for &Subscription { topic, membership, echo, .. } in connection.subscriptions.as_slice() {
             match &self.topics[topic].role {
                 _ if membership == Membership::Pending => pending.push(topic),
                 TopicRole::Remote(remote) if echo => homes.push(remote.home),

@@ -10,7 +10,7 @@ use super::{leaving::Drain, state::Shard};
 use crate::{
     hub::ConnectionId,
     metrics::Counter,
-    proto::{CloseCode, Millis, State},
+    proto::{CloseCode, Millis},
     sys::Io,
 };
 
@@ -41,9 +41,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes a connection, unless its closing handshake has begun.
+    /// Closes a connection, unless its closing handshake has begun, or it is lost and ends when its input is handled.
     fn close_in_drain(&mut self, id: ConnectionId) {
-        let is_open = self.hub.connections.get(id).is_some_and(|c| c.websocket.state() == State::Open);
+        let is_open = self.hub.connections.get(id).is_some_and(|c| c.is_open());
         if let Some(drain) = &mut self.drain
             && is_open
         {

@@ -140,6 +140,21 @@ fn a_lost_connection_has_the_close_timeout() {
     assert_eq!(world.counted(counters), [1, 1, 1, 1]);
 }
 
+/// A drain closes no connection that is lost: its client does not take a close frame, and has sent messages before.
+#[test]
+fn a_drain_takes_the_input_of_lost_connections() {
+    let mut world = World::without_clients(|_| {});
+    let (id, _) = (world.connect(usize::MAX, true), world.connect(usize::MAX, false));
+    world.turns();
+    world.shard.pace.frames = 1;
+    world.fail(0, &EMPTY_MESSAGE.repeat(3));
+    world.arrive(1, EMPTY_MESSAGE, 1);
+    world.turn();
+    world.shard.drain(Tick(5).begin(), 10);
+    while world.shard.turn(Tick(5).begin()) {}
+    assert_eq!((world.offset(), world.has(id), world.shard.open()), (4, false, 1));
+}
+
 /// A send may fail although the socket is not at its end. All that has arrived is taken, and then the socket is reset.
 #[test]
 fn a_lost_connection_waits_for_no_input() {
