@@ -208,6 +208,8 @@ counters! {
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
     /// Times a connection was parked, since its client did not take its output.
     Parked "parked_total" "times" Counter Shard;
+    /// Times a connection was not received from because a home that its messages go to was behind.
+    AwaitedHome "awaited_home_total" "times" Counter Shard;
     /// Times a connection's input was left for later because its share of a turn was used up, or too much waited to be
     /// sent.
     InputDeferred "input_deferred_total" "times" Counter Shard;

@@ -49,7 +49,8 @@ impl Config {
         // The control thread is an end of the mesh too; what it sends is counted as bodies.
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
         let between_shards = mesh.message_bytes_max as u64 * shards * (shards - 1) / (shards * ends);
-        let overflow = if shards > 1 { shards * mesh.overflow_bytes_max as u64 } else { 0 };
+        // Deliveries and requests each have this limit.
+        let overflow = if shards > 1 { 2 * shards * mesh.overflow_bytes_max as u64 } else { 0 };
         // A lane takes one message of any size, and one more waits beside it.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
         // This limit may be any number.

@@ -1,20 +1,30 @@
 //! The one task that sends requests to shards for all other tasks, and receives the replies.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    hub::{Command, ConnectionId, ExternalEnd, Published, Reply, TopicName},
+    hub::{Command, ConnectionId, ExternalEnd, Published, Reply, TopicName, home},
     metrics::{Counter, Counters},
     proto::PreparedMessage,
 };
 
 /// Sends requests to shards from any task of any thread. A clone is another handle to the same [`PublisherTask`].
+///
+/// Each shard has a queue of its own: the callers of a shard that is behind hold up no others.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
-    requests: mpsc::Sender<Submission>,
+    queues: watch::Receiver<Option<Queues>>,
 }
+
+/// The queues of the requests to each shard, which exist from the start of a server.
+type Queues = Arc<[mpsc::Sender<Submission>]>;
 
 #[derive(Debug)]
 struct Submission {
@@ -40,13 +50,23 @@ enum ShardRequest {
 
 /// The requests of [`Publisher`]s, for [`PublisherTask`].
 #[derive(Debug)]
-pub(crate) struct Requests(mpsc::Receiver<Submission>);
+pub(crate) struct Requests(watch::Sender<Option<Queues>>);
+
+impl Requests {
+    /// Returns the receivers of the requests to each of so many shards.
+    fn start(self, shards: u16) -> Box<[mpsc::Receiver<Submission>]> {
+        let each = (REQUESTS_MAX / usize::from(shards)).max(REQUESTS_MIN);
+        let (queues, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(each)).unzip();
+        self.0.send_replace(Some(queues.into()));
+        receivers.into()
+    }
+}
 
 impl Publisher {
-    /// Returns a publisher, and the receiver of its requests.
+    /// Returns a publisher, and the receiver of its requests. Callers wait until the server starts.
     pub(crate) fn new() -> (Publisher, Requests) {
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Publisher { requests }, Requests(receiver))
+        let (requests, queues) = watch::channel(None);
+        (Publisher { queues }, Requests(requests))
     }
 
     /// Publishes a message and waits for its place in the topic's order. `None` if the server leaves and has not
@@ -86,8 +106,22 @@ impl Publisher {
 
     async fn request(&self, request: ShardRequest) -> Option<Reply> {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Submission { request, answer }).await.ok()?;
+        let queues = self.queues().await?;
+        let shard = match &request {
+            ShardRequest::Publish { topic, .. } => home(topic, queues.len() as u16),
+            ShardRequest::Command { shard, .. } => *shard,
+        };
+        queues[usize::from(shard)].send(Submission { request, answer }).await.ok()?;
         answered.await.ok()
+    }
+
+    /// Returns the queues of all shards once the server has started; `None` if it never does.
+    async fn queues(&self) -> Option<Queues> {
+        if let Some(queues) = &*self.queues.borrow() {
+            return Some(Arc::clone(queues));
+        }
+        let mut started = self.queues.clone();
+        started.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -100,10 +134,49 @@ pub(super) struct PublisherTask {
     leaving: watch::Receiver<bool>,
     /// Whether shards that drain know that no publish follows.
     has_sent_barrier: bool,
-    requests: mpsc::Receiver<Submission>,
+    requests: Submissions,
     /// The requests that wait for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
     ticket: u64,
+}
+
+/// The requests to each shard, in the order in which they came.
+#[derive(Debug)]
+struct Submissions {
+    by_shard: Box<[mpsc::Receiver<Submission>]>,
+    /// The shard whose requests are looked at first, so that no shard is always the last.
+    next: usize,
+}
+
+impl Submissions {
+    /// Returns the next request to a shard that is not behind, if there is one, from all shards by turns.
+    fn try_next(&mut self, outside: &ExternalEnd) -> Option<Submission> {
+        let found = self.open(outside).find_map(|shard| Some((shard, self.by_shard[shard].try_recv().ok()?)));
+        found.map(|(shard, submission)| self.taken(shard, submission))
+    }
+
+    /// Polls for the next request to a shard that is not behind: `None` when no publisher is left.
+    fn poll_next(&mut self, outside: &ExternalEnd, context: &mut Context<'_>) -> Poll<Option<Submission>> {
+        for shard in self.open(outside) {
+            match self.by_shard[shard].poll_recv(context) {
+                Poll::Ready(Some(submission)) => return Poll::Ready(Some(self.taken(shard, submission))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Returns the shards that are not behind, in the order in which they are looked at.
+    fn open<'a>(&self, outside: &'a ExternalEnd) -> impl Iterator<Item = usize> + use<'a> {
+        let (first, count) = (self.next, self.by_shard.len());
+        (0..count).map(move |step| (first + step) % count).filter(|&shard| !outside.is_behind(shard as u16))
+    }
+
+    fn taken(&mut self, shard: usize, submission: Submission) -> Submission {
+        self.next = shard + 1;
+        submission
+    }
 }
 
 /// A request to a shard.
@@ -121,8 +194,9 @@ impl PublisherTask {
         woken: Arc<Notify>,
         counters: Arc<Counters>,
         leaving: watch::Receiver<bool>,
-        Requests(requests): Requests,
+        requests: Requests,
     ) -> PublisherTask {
+        let requests = Submissions { by_shard: requests.start(outside.shards()), next: 0 };
         PublisherTask {
             outside,
             woken,
@@ -137,26 +211,28 @@ impl PublisherTask {
 
     /// Works until all shards have ended.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
+        let woken = Arc::clone(&self.woken);
+        let mut leaving = self.leaving.clone();
         loop {
             // No publish follows the barrier: from here on `submit` refuses it.
             self.send_barrier();
-            // The mesh bounds the entries beside its lanes: while some wait, no other is added.
-            while !self.outside.is_congested()
-                && let Ok(submission) = self.requests.try_recv()
-            {
+            // While requests to a shard wait beside its lane, no other is added to them.
+            for _ in 0..REQUESTS_MAX {
+                let Some(submission) = self.requests.try_next(&self.outside) else { break };
                 self.submit(submission);
             }
             self.outside.send_out();
             self.take_answers();
             self.counters.set(Counter::LaneOverflow, self.outside.overflowed());
+            let has_sent_barrier = self.has_sent_barrier;
             if self.outside.may_sleep() {
                 tokio::select! {
-                    () = self.woken.notified() => {}
-                    submission = self.requests.recv(), if !self.outside.is_congested() => {
+                    () = woken.notified() => {}
+                    submission = poll_fn(|context| self.poll_requests(context)) => {
                         let Some(submission) = submission else { return };
                         self.submit(submission);
                     }
-                    Ok(()) = has_left(&mut self.leaving), if !self.has_sent_barrier => {}
+                    Ok(()) = has_left(&mut leaving), if !has_sent_barrier => {}
                     // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
                     // `None`.
                     _ = finishing.changed() => return self.take_answers(),
@@ -175,6 +251,10 @@ impl PublisherTask {
             self.has_sent_barrier = true;
             self.outside.send_barrier();
         }
+    }
+
+    fn poll_requests(&mut self, context: &mut Context<'_>) -> Poll<Option<Submission>> {
+        self.requests.poll_next(&self.outside, context)
     }
 
     fn submit(&mut self, Submission { request, answer }: Submission) {
@@ -215,8 +295,12 @@ async fn has_left(leaving: &mut watch::Receiver<bool>) -> Result<(), watch::erro
     leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
-/// The most requests that wait to be sent, of all connections and handles. Beyond it a caller waits.
+/// The most requests that wait to be sent, of all connections and handles, in equal parts for all shards. Beyond its
+/// shard's part a caller waits.
 const REQUESTS_MAX: usize = 1_024;
+
+/// The smallest part of a shard.
+const REQUESTS_MIN: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -327,37 +411,132 @@ mod tests {
         }
     }
 
-    /// A request beyond the limit waits in its task until another one is taken, and loses nothing by that.
+    /// A request beyond a shard's part of the limit waits in its task until another one is taken, and loses nothing by
+    /// that. Requests to other shards have parts of their own.
     #[test]
     fn requests_beyond_the_limit_wait() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (publisher, Requests(mut requests)) = Publisher::new();
-            let ask = |number: usize| {
-                let (publisher, topic) = (publisher.clone(), TopicName::new(&number.to_string()).unwrap());
+            let (publisher, requests) = Publisher::new();
+            let ask = |name: String| {
+                let (publisher, topic) = (publisher.clone(), TopicName::new(&name).unwrap());
                 tokio::spawn(async move { publisher.publish(topic, None, PreparedMessage::text("x")).await })
             };
-            let mut asking: Vec<_> = (0..=REQUESTS_MAX).map(ask).collect();
+            let names_of = |shard: u16| {
+                (0..).map(|number| format!("topic {number}")).filter(move |name| {
+                    let topic = TopicName::new(name).unwrap();
+                    home(&topic, 4) == shard
+                })
+            };
+            let mut requests = requests.start(4);
+            let mut asking: Vec<_> = names_of(1).take(REQUESTS_MAX / 4 + 1).map(ask).collect();
             let let_all_run = || async {
                 for _ in 0..2 * REQUESTS_MAX {
                     tokio::task::yield_now().await;
                 }
             };
             let_all_run().await;
-            assert_eq!(requests.len(), REQUESTS_MAX);
+            assert_eq!(requests[1].len(), REQUESTS_MAX / 4);
+            let of_another = names_of(2).take(1).map(ask).next().unwrap();
+            let_all_run().await;
+            assert_eq!(requests[2].len(), 1);
             // Its answer is dropped.
-            let Some(Submission { request: ShardRequest::Publish { topic, .. }, .. }) = requests.recv().await else {
+            let Some(Submission { request: ShardRequest::Publish { topic, .. }, .. }) = requests[1].recv().await else {
                 panic!("none has come");
             };
             assert_eq!(asking.remove(0).await.unwrap(), None);
-            assert_eq!(topic.as_str(), "0");
+            assert_eq!(Some(topic.as_str()), names_of(1).next().as_deref());
             let_all_run().await;
-            assert_eq!(requests.len(), REQUESTS_MAX, "the last one has come");
+            assert_eq!(requests[1].len(), REQUESTS_MAX / 4, "the last one has come");
             assert!(asking.iter().all(|asking| !asking.is_finished()));
             drop(requests);
-            for asking in asking {
+            for asking in asking.into_iter().chain([of_another]) {
                 assert_eq!(asking.await.unwrap(), None);
             }
+        });
+    }
+
+    /// A server of many shards has room for some requests to each.
+    #[test]
+    fn every_shard_has_a_part_of_the_limit() {
+        for (shards, each) in [(1, REQUESTS_MAX), (4, REQUESTS_MAX / 4), (256, REQUESTS_MIN)] {
+            let (publisher, requests) = Publisher::new();
+            let receivers = requests.start(shards);
+            assert_eq!(receivers.len(), usize::from(shards));
+            assert!(receivers.iter().all(|receiver| receiver.max_capacity() == each), "{shards} shards");
+            drop(publisher);
+        }
+    }
+
+    /// A request waits for the start of its server, and for no server that is never started.
+    #[test]
+    fn requests_wait_for_the_start() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for is_started in [true, false] {
+                let (publisher, requests) = Publisher::new();
+                let waiting = tokio::spawn(async move { publisher.command(0, Command::List).await.is_none() });
+                tokio::task::yield_now().await;
+                assert!(!waiting.is_finished());
+                if is_started {
+                    assert!(requests.start(1)[0].recv().await.is_some());
+                } else {
+                    drop(requests);
+                }
+                assert!(waiting.await.unwrap());
+            }
+        });
+    }
+
+    /// Requests to a shard that takes nothing wait for that shard alone, and keep their order.
+    #[test]
+    fn a_shard_that_is_behind_holds_up_no_other() {
+        const REQUESTS: usize = 200;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
+        let woken: Arc<Notify> = Arc::default();
+        let notified = Arc::clone(&woken);
+        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(|| {}), Arc::new(move || notified.notify_one())];
+        let mut ends = MeshEnd::connect_with(wake, 2, &limits);
+        let outside = ExternalEnd::new(ends.pop().unwrap());
+        let mut hubs: Vec<ShardHub> =
+            ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1)).collect();
+        let (publisher, requests) = Publisher::new();
+        let leaving = watch::Sender::new(false).subscribe();
+        let task = PublisherTask::new(outside, woken, Arc::default(), leaving, requests);
+        runtime.block_on(async {
+            let (finish, finishing) = watch::channel(());
+            let task = tokio::spawn(task.run(finishing));
+            let name_of = |shard: u16| {
+                let mut names = (0..).map(|number| TopicName::new(&number.to_string()).unwrap());
+                names.find(|name| home(name, 2) == shard).unwrap()
+            };
+            let (stuck, other) = (name_of(0), name_of(1));
+            let publish = |topic: &TopicName| {
+                let (publisher, topic) = (publisher.clone(), topic.clone());
+                tokio::spawn(async move { publisher.publish(topic, None, PreparedMessage::text("x")).await })
+            };
+            let waiting: Vec<_> = (0..REQUESTS).map(|_| publish(&stuck)).collect();
+            let answered: Vec<_> = (0..REQUESTS).map(|_| publish(&other)).collect();
+            while !answered.iter().all(tokio::task::JoinHandle::is_finished) {
+                while hubs[1].take_request(&mut Vec::new()) {}
+                hubs[1].send_out();
+                tokio::task::yield_now().await;
+            }
+            assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+            while !waiting.iter().all(tokio::task::JoinHandle::is_finished) {
+                while hubs[0].take_request(&mut Vec::new()) {}
+                hubs[0].send_out();
+                tokio::task::yield_now().await;
+            }
+            for requests in [waiting, answered] {
+                for (number, request) in requests.into_iter().enumerate() {
+                    let place = request.await.unwrap().expect("the shard has given it a place");
+                    assert_eq!(place.offset, number as u64 + 1);
+                }
+            }
+            drop(finish);
+            task.await.unwrap();
         });
     }
 

@@ -14,8 +14,9 @@ use crate::proto::PreparedMessage;
 
 /// An end of the mesh that is no shard. It has no connections and no topics.
 ///
-/// The owner calls [`ExternalEnd::submit`] unless [`ExternalEnd::is_congested`], then [`ExternalEnd::send_out`]; takes
-/// the answers by [`ExternalEnd::next_answer`]; and calls [`ExternalEnd::may_sleep`] before it sleeps.
+/// The owner calls [`ExternalEnd::submit`] and [`ExternalEnd::command`] for shards that are not behind
+/// ([`ExternalEnd::is_behind`]), then [`ExternalEnd::send_out`]; takes the answers by [`ExternalEnd::next_answer`]; and
+/// calls [`ExternalEnd::may_sleep`] before it sleeps.
 #[derive(Debug)]
 pub struct ExternalEnd {
     mesh: MeshEnd,
@@ -78,10 +79,10 @@ impl ExternalEnd {
         }
     }
 
-    /// Returns whether submitting must pause, because requests wait for room in a lane.
+    /// Returns whether submitting to that shard must pause, because requests wait for room in the lane to it.
     #[must_use]
-    pub fn is_congested(&self) -> bool {
-        self.mesh.is_congested()
+    pub fn is_behind(&self, shard: u16) -> bool {
+        self.mesh.is_behind(shard)
     }
 
     /// Returns how many requests have found no room in a lane so far.
@@ -148,7 +149,7 @@ mod tests {
         for ticket in 0..60 {
             external.submit(names[ticket % 6].clone(), None, PreparedMessage::text("x"), ticket as u64);
         }
-        assert!(external.is_congested() && external.overflowed() > 0);
+        assert!(external.is_behind(0) && external.is_behind(1) && external.overflowed() > 0);
         let mut answers = Vec::new();
         while answers.len() < 60 {
             external.send_out();
@@ -156,7 +157,7 @@ mod tests {
             hubs.iter_mut().for_each(ShardHub::send_out);
             answers.extend(std::iter::from_fn(|| external.next_answer()));
         }
-        assert!(!external.is_congested() && external.may_sleep());
+        assert!(!external.is_behind(0) && !external.is_behind(1) && external.may_sleep());
         external.awake();
         answers.sort_unstable_by_key(|(ticket, _)| *ticket);
         for (at, (ticket, reply)) in answers.iter().enumerate() {

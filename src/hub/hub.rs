@@ -9,9 +9,10 @@ use bytes::BytesMut;
 use super::{
     barrier::Barriers,
     connection_id::ConnectionId,
-    connections::{Attachment, Connections},
+    connections::{Attachment, Connections, Publishing},
     due::Due,
     mesh::MeshEnd,
+    publication::Scope,
     topic_name::TopicName,
     topics::{TopicId, TopicRole, Topics},
 };
@@ -30,6 +31,15 @@ impl Default for HubLimits {
     fn default() -> Self {
         HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000 }
     }
+}
+
+/// The homes that a client's messages go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Homes {
+    /// That of one topic, to which the messages are published as they are.
+    One(u16),
+    /// Any: a handler decides it for each message.
+    Any,
 }
 
 /// The connections and topics of one shard, and what is owed between them.
@@ -165,11 +175,40 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.overflowed()
     }
 
-    /// Returns whether receiving from connections must pause, because what they send would find no room in a lane.
+    /// Returns whether some home may be behind: [`ShardHub::is_behind`] may hold only then.
     #[inline]
     #[must_use]
-    pub fn is_congested(&self) -> bool {
-        self.mesh.is_congested()
+    pub fn has_waiting(&self) -> bool {
+        self.mesh.has_waiting()
+    }
+
+    /// Returns whether a message that goes to these homes must wait, because what was sent before waits for room.
+    #[must_use]
+    pub fn is_behind(&self, homes: Homes) -> bool {
+        match homes {
+            Homes::One(home) => self.mesh.is_behind(home),
+            Homes::Any => self.mesh.is_congested(),
+        }
+    }
+
+    /// Takes the home, if it is still behind, for which a message has had to wait since the last call; of several the
+    /// one for which most waits.
+    pub fn take_behind(&mut self) -> Option<Homes> {
+        let home = self.mesh.take_behind()?;
+        self.mesh.is_behind(home).then_some(Homes::One(home))
+    }
+
+    /// Returns the homes that a client's messages go to; `None` if they stay on this shard.
+    #[must_use]
+    pub fn homes_of(&self, publishes: Option<Publishing>) -> Option<Homes> {
+        match publishes {
+            None => Some(Homes::Any),
+            Some(Publishing { scope: Scope::Shard, .. }) => None,
+            Some(Publishing { topic, scope: Scope::Server }) => Some(Homes::One(match &self.topics[topic].role {
+                TopicRole::Home(_) => self.mesh.number(),
+                TopicRole::Remote(remote) => remote.home,
+            })),
+        }
     }
 
     /// Returns whether the mesh has something that [`ShardHub::take_delivery`] or [`ShardHub::take_request`] would

@@ -1,15 +1,16 @@
 //! Lanes between shards: requests go to a topic's home, deliveries come from it.
 //!
 //! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. An entry that finds no room
-//! waits in an overflow beside the lane, in order, and its owner stops taking on more:
+//! waits in an overflow beside the lane, in order, and its owner takes on no more for the *home* that is *behind*:
 //!
-//! - while a *request* waits, the shard receives nothing from its connections;
-//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests either, so request
-//!   lanes fill and the publishers' shards stop receiving;
+//! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
+//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so request lanes
+//!   fill; and as a home it is behind for its own connections;
+//! - a publisher to any home waits while the requests to all homes exceed the same limit, or the deliveries do;
 //! - deliveries are always taken, as soon as the shard has sent what it has gathered, and cause no lane traffic.
 //!
-//! Waits form a chain: receive, request lane, delivery lane, socket. Sends to sockets never block, so the chain has no
-//! cycle.
+//! Waits form a chain for each home: receive, the home's request lane, its delivery lanes, sockets. Sends to sockets
+//! never block, and deliveries wait for no request, so no chain has a cycle.
 
 use std::sync::Arc;
 
@@ -35,6 +36,9 @@ pub struct MeshEnd {
     /// The weight of the requests, and of the deliveries, that wait for room in all links together.
     requests_waiting: usize,
     deliveries_waiting: usize,
+    /// The home with the most requests waiting, of those that have had no room for a request since the last
+    /// [`MeshEnd::take_behind`].
+    behind: Option<u16>,
 }
 
 /// Wakes an end's thread, also if the call comes just before the thread falls asleep.
@@ -66,6 +70,7 @@ impl MeshEnd {
                 overflow_bytes_max: limits.overflow_bytes_max,
                 requests_waiting: 0,
                 deliveries_waiting: 0,
+                behind: None,
             })
             .collect();
         for low in 0..count {
@@ -115,7 +120,14 @@ impl MeshEnd {
     /// If `home` is this end itself.
     pub fn request(&mut self, home: u16, request: Request) {
         let link = self.links[usize::from(home)].as_mut().expect(NO_LANE);
-        self.requests_waiting += link.request(request);
+        let waits = link.request(request);
+        if waits > 0 {
+            self.requests_waiting += waits;
+            let most = self.behind.map_or(0, |other| self.requests_waiting_for(other));
+            if self.requests_waiting_for(home) > most {
+                self.behind = Some(home);
+            }
+        }
     }
 
     /// Sends a delivery to another end.
@@ -146,12 +158,30 @@ impl MeshEnd {
         if self.deliveries_wait() { None } else { self.take(Link::next_request) }
     }
 
-    /// Returns whether receiving from connections must pause, because a request waits for room, or too many deliveries
-    /// do. A shard calls this between any two messages; it only compares two numbers.
+    /// Returns whether some home may be behind. A shard calls this between any two messages; it only compares two
+    /// numbers.
     #[inline]
     #[must_use]
-    pub fn is_congested(&self) -> bool {
+    pub fn has_waiting(&self) -> bool {
         self.requests_waiting > 0 || self.deliveries_wait()
+    }
+
+    /// Returns whether a message for a topic of that home must wait: requests to the home wait for room, or the home is
+    /// this end and too many deliveries wait.
+    #[must_use]
+    pub fn is_behind(&self, home: u16) -> bool {
+        if home == self.number { self.deliveries_wait() } else { self.requests_waiting_for(home) > 0 }
+    }
+
+    /// Returns whether a message for a topic of any home must wait: too many requests wait for room, or deliveries.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.requests_waiting > self.overflow_bytes_max || self.deliveries_wait()
+    }
+
+    /// Takes the home with the most requests waiting, of those that have had no room for a request since the last call.
+    pub fn take_behind(&mut self) -> Option<u16> {
+        self.behind.take()
     }
 
     /// Sends what has waited for room, and signals the other ends whose lanes have new entries.
@@ -216,6 +246,14 @@ impl MeshEnd {
     #[cfg(test)]
     pub(super) fn has_sent_all(&self) -> bool {
         self.requests_waiting + self.deliveries_waiting == 0
+    }
+
+    /// Returns the weight of the requests that wait for room in the lane to that home.
+    fn requests_waiting_for(&self, home: u16) -> usize {
+        if self.requests_waiting == 0 {
+            return 0;
+        }
+        self.links[usize::from(home)].as_ref().map_or(0, Link::requests_waiting)
     }
 
     fn deliveries_wait(&self) -> bool {
@@ -341,12 +379,12 @@ mod tests {
         let mut ends = mesh(2, &limits);
         ends[0].request(1, request(&long));
         ends[0].request(1, request(&long));
-        assert!(!ends[0].is_congested());
+        assert!(!ends[0].is_behind(1));
         ends[0].request(1, request("one more"));
-        assert!(ends[0].is_congested(), "two of them are more than a lane's share");
+        assert!(ends[0].is_behind(1), "two of them are more than a lane's share");
         assert!(ends[1].next_request().is_some());
         ends[0].send_out();
-        assert!(!ends[0].is_congested());
+        assert!(!ends[0].is_behind(1));
     }
 
     #[test]
@@ -420,7 +458,7 @@ mod tests {
         assert!(ends[0].is_congested() && ends[0].next_request().is_none());
     }
 
-    /// The sums that `is_congested` compares are those over all lanes.
+    /// The sums that are compared are those over all lanes.
     #[test]
     fn the_sums_are_those_of_all_lanes() {
         let mut ends = mesh(3, &MeshLimits { overflow_bytes_max: 1_000, ..tiny() });
@@ -428,7 +466,10 @@ mod tests {
             let requests: usize = end.links().map(Link::requests_waiting).sum();
             let deliveries: usize = end.links().map(Link::deliveries_waiting).sum();
             assert_eq!((end.requests_waiting, end.deliveries_waiting), (requests, deliveries));
-            assert_eq!(end.is_congested(), requests > 0 || deliveries > 1_000);
+            assert_eq!(end.has_waiting(), requests > 0 || deliveries > 1_000);
+            assert_eq!(end.is_congested(), requests > 1_000 || deliveries > 1_000);
+            let waiting = |home: usize| end.links[home].as_ref().is_some_and(|link| link.requests_waiting() > 0);
+            assert_eq!([0, 1, 2].map(|home| end.is_behind(home)), [deliveries > 1_000, waiting(1), waiting(2)]);
         };
         for round in 0..200_usize {
             match round * 7 % 5 {

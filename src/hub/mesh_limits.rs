@@ -10,7 +10,8 @@ pub struct MeshLimits {
     /// Memory of the entries in lanes, each with its message. A lane beyond its share takes no entry until some were
     /// taken out.
     pub message_bytes_max: usize,
-    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests.
+    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests. Also the memory
+    /// of its requests that wait; beyond it the shard receives nothing that may be published to any home.
     pub overflow_bytes_max: usize,
     /// Entries of one lane, if memory allows.
     pub lane_entries_max: usize,

@@ -96,7 +96,7 @@ impl fmt::Display for TopicNameError {
 impl std::error::Error for TopicNameError {}
 
 /// Returns the topic's home, of this many shards: the shard that orders the topic's messages.
-pub(super) fn home(name: &TopicName, shards: u16) -> u16 {
+pub(crate) fn home(name: &TopicName, shards: u16) -> u16 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     (hasher.finish() % u64::from(shards)) as u16

@@ -84,7 +84,8 @@ impl<I: Io> Shard<I> {
             // The buffer of an opening request, or of a body before it, may be many times as large.
             let rest = BytesMut::from(&leftover[..]);
             let is_new = self.incoming.unfinished.note(id, rest.capacity(), self.now);
-            self.incoming.keep_unparsed(connection, id, rest);
+            self.incoming.keep_unparsed(connection, rest);
+            self.incoming.push_busy(connection, id);
             if is_new {
                 self.schedule(id);
             }

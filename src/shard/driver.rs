@@ -225,7 +225,7 @@ impl Driver {
         self.spawned.end(self.shard.take_abandoned());
         let is_drained = self.is_drained();
         // Calls that had no room before this turn.
-        let has_calls = self.tasks.has_calls() && !self.shard.is_full();
+        let has_calls = self.tasks.has_calls() && self.shard.takes_calls();
         let has_work = has_more || has_calls || self.shard.io_mut().has_completions();
         AfterTurn { has_work, is_drained }
     }
@@ -276,10 +276,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes the calls that wait, as long as the shard may receive, and adopts the connections that have arrived.
+    /// Makes the calls that wait, as long as the shard takes some, and adopts the connections that have arrived.
     fn admit(&mut self) {
         // A publisher beside the turn waits as a client does.
-        while !self.shard.is_full()
+        while self.shard.takes_calls()
             && let Some((id, call)) = self.tasks.next_call()
         {
             self.shard.call_back(self.clock.now(), id, call);

@@ -5,13 +5,14 @@ use std::{collections::VecDeque, mem};
 use bytes::BytesMut;
 
 use super::{
+    awaiting::Awaiting,
     io_state::{Reading, ShardConnection},
     pace::Pace,
     unfinished::Unfinished,
 };
 use crate::{
     config::Limits,
-    hub::{ConnectionId, LARGE_PIECE_PINS},
+    hub::{ConnectionId, Homes, LARGE_PIECE_PINS},
     proto::{State, Tick},
     sys::Receive,
 };
@@ -30,9 +31,16 @@ pub(super) struct Incoming {
     copying: VecDeque<(ConnectionId, u32)>,
     /// Connections that a turn has received from and had no frame of its budget left for.
     unserved: Vec<ConnectionId>,
+    /// Connections that wait until a home is not behind any more.
+    awaiting: Awaiting,
+    /// Connections of the batch under way whose turn came, and whose home was behind by then. They go to the front of
+    /// its queues.
+    postponed: Vec<(ConnectionId, Homes)>,
+    /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed.
+    served: Vec<ConnectionId>,
     /// The queue that the next connection comes from, if one stands there.
     next: Queue,
-    /// Connections whose input is not parsed to its end.
+    /// Connections whose input is not parsed to its end, without those that wait for a home and those that are parked.
     unparsed: usize,
     pub(super) unfinished: Unfinished,
     /// Connections that are not open and have sent more than one receive takes since, in the order of these receives.
@@ -42,12 +50,24 @@ pub(super) struct Incoming {
 }
 
 /// A queue of connections to receive from. The queues are served alternately, in this order.
-#[derive(Debug, Clone, Copy, Default)]
-enum Queue {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Queue {
     #[default]
     Copying,
     Ready,
     Busy,
+    /// The queues of homes that are not behind any more.
+    Awaiting,
+}
+
+/// A connection that comes next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Next {
+    pub(super) id: ConnectionId,
+    /// The queue that it stood in.
+    pub(super) queue: Queue,
+    /// The frames that its copy was admitted with, if it has waited for one.
+    pub(super) copied: Option<u32>,
 }
 
 /// A buffer to receive into.
@@ -61,7 +81,8 @@ pub(super) struct Buffer {
 }
 
 impl Incoming {
-    /// Returns whether there is no connection to receive from or to parse.
+    /// Returns whether there is no connection to receive from or to parse, those that wait for homes included.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -69,6 +90,11 @@ impl Incoming {
     /// Returns whether a closed connection has input to be dropped.
     pub(super) fn has_closed(&self) -> bool {
         !self.closed.is_empty()
+    }
+
+    /// Returns whether there is a connection to receive from or to parse.
+    pub(super) fn has_next(&self, is_behind: impl Fn(Homes) -> bool) -> bool {
+        !(self.ready.is_empty() && self.busy.is_empty() && self.copying.is_empty()) || self.awaiting.has_next(is_behind)
     }
 
     /// Notes that the connection's socket is readable.
@@ -136,43 +162,54 @@ impl Incoming {
         }
     }
 
-    /// Returns the next connection to serve, from the queues alternately, and the frames that its copy was admitted
-    /// with. A connection that waits for a copy is returned only if `admit` returns the frames for it; the others
-    /// behind it wait too.
+    /// Returns the next connection to serve, from the queues alternately. A connection that waits for a copy is
+    /// returned only if `admit` returns the frames for it, one that waits for homes only if they are not behind; the
+    /// others in that queue wait too.
     pub(super) fn pop(
         &mut self,
         mut admit: impl FnMut(ConnectionId, u32) -> Option<u32>,
-    ) -> Option<(ConnectionId, Option<u32>)> {
-        for _ in 0..3 {
+        is_behind: impl Fn(Homes) -> bool,
+    ) -> Option<Next> {
+        for _ in 0..4 {
             let queue = self.next;
             self.next = queue.next();
             let next = match queue {
                 Queue::Ready => self.ready.pop_front().map(|id| (id, None)),
                 Queue::Busy => self.busy.pop_front().map(|id| (id, None)),
                 Queue::Copying => self.copying.front().and_then(|&(id, frames)| Some((id, Some(admit(id, frames)?)))),
+                Queue::Awaiting => self.awaiting.pop(&is_behind).map(|id| (id, None)),
             };
-            if let Some((_, copied)) = next {
+            if let Some((id, copied)) = next {
                 if copied.is_some() {
                     self.copying.pop_front();
                 }
-                return next;
+                return Some(Next { id, queue, copied });
             }
         }
         None
     }
 
-    /// Returns how many connections wait to be served.
+    /// Returns how many connections wait to be served, those for a home included.
     pub(super) fn len(&self) -> usize {
-        self.ready.len() + self.busy.len() + self.copying.len()
+        self.ready.len() + self.busy.len() + self.copying.len() + self.awaiting.len()
     }
 
-    /// Keeps input that is not parsed to its end.
-    pub(super) fn keep_unparsed(&mut self, connection: &mut ShardConnection, id: ConnectionId, rest: BytesMut) {
+    /// Returns whether connections wait for one of these homes.
+    pub(super) fn is_awaited(&self, homes: Homes) -> bool {
+        self.awaiting.has(homes)
+    }
+
+    /// Returns whether some connection waits for a home.
+    pub(super) fn has_awaiting(&self) -> bool {
+        !self.awaiting.is_empty()
+    }
+
+    /// Keeps input that is not parsed to its end, of a connection that is queued or will be.
+    pub(super) fn keep_unparsed(&mut self, connection: &mut ShardConnection, rest: BytesMut) {
         connection.io.partial = Some(Box::new(rest));
         if !mem::replace(&mut connection.io.has_unparsed, true) {
             self.unparsed += 1;
         }
-        self.push_busy(connection, id);
     }
 
     /// Takes input that was not parsed to its end.
@@ -184,31 +221,117 @@ impl Incoming {
         connection.io.partial.take().map(|rest| *rest)
     }
 
-    /// Notes that the connection is parked, which [`Incoming::unpark`] ends: its input that is not parsed takes no more
-    /// memory than it has bytes, and the time is not its message's.
+    /// Notes that the connection is parked, which [`Incoming::unpark`] ends.
     pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
-        assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is parked");
-        connection.io.reading = Reading::Parked;
-        self.unfinished.pause(id, now);
-        if connection.io.has_unparsed {
-            self.unparsed = self.unparsed.checked_sub(1).expect("unparsed input has been counted");
-            connection.io.partial = connection.io.partial.take().map(|rest| Box::new(BytesMut::from(&rest[..])));
-        }
+        self.pause(connection, id, Reading::Parked, now);
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
     pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
-        assert_eq!(connection.io.reading, Reading::Parked, "parking ends once");
+        self.resume(connection, id, Reading::Parked, now);
+        self.push_busy(connection, id);
+    }
+
+    /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends this when it is taken
+    /// out of its queue, [`Incoming::leave_home`] before.
+    pub(super) fn await_home(
+        &mut self,
+        connection: &mut ShardConnection,
+        id: ConnectionId,
+        homes: Homes,
+        queue: Queue,
+        now: Tick,
+    ) {
+        self.enter_home(connection, id, now);
+        self.awaiting.push(homes, queue != Queue::Ready, id);
+    }
+
+    /// Notes the same of a connection that was served and has come to nothing, since others of its batch went before:
+    /// it comes first when the home is not behind any more.
+    pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
+        self.enter_home(connection, id, now);
+        self.postponed.push((id, homes));
+    }
+
+    /// Notes that the connection is of the batch under way.
+    pub(super) fn note_served(&mut self, id: ConnectionId) {
+        self.served.push(id);
+    }
+
+    /// Notes the end of a batch. Connections whose input was parsed on went before the others; those that have come to
+    /// nothing keep the order in which they waited.
+    pub(super) fn end_batch(&mut self) {
+        if self.postponed.len() > 1 {
+            self.postponed.sort_by_key(|(id, _)| self.served.iter().position(|served| served == id));
+        }
+        while let Some((id, homes)) = self.postponed.pop() {
+            self.awaiting.push_front(homes, id);
+        }
+        self.served.clear();
+    }
+
+    /// Ends the wait for a home of a connection that was taken out of its queue. Returns whether it has still waited.
+    pub(super) fn end_awaiting(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) -> bool {
+        let waits = connection.io.reading == Reading::AwaitsHome;
+        if waits {
+            self.awaiting.leave(connection.io.has_unparsed);
+            self.resume(connection, id, Reading::AwaitsHome, now);
+        }
+        waits
+    }
+
+    /// Ends the wait for a home of a connection that waits no longer for it: the connection is served.
+    pub(super) fn leave_home(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        if self.end_awaiting(connection, id, now) {
+            self.push_busy(connection, id);
+        }
+    }
+
+    /// Removes the connections that wait for no home any more from the queues, once they are the most.
+    pub(super) fn compact_awaiting(&mut self, waits: impl Fn(ConnectionId) -> bool) {
+        self.awaiting.compact(waits);
+    }
+
+    fn enter_home(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.pause(connection, id, Reading::AwaitsHome, now);
+        self.awaiting.enter(connection.io.has_unparsed);
+    }
+
+    /// Notes that the connection is not received from: its input that is not parsed takes no more memory than it has
+    /// bytes, and the time is not its message's.
+    fn pause(&mut self, connection: &mut ShardConnection, id: ConnectionId, reading: Reading, now: Tick) {
+        assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is paused");
+        connection.io.reading = reading;
+        self.unfinished.pause(id, now);
+        if connection.io.has_unparsed {
+            self.unparsed = self.unparsed.checked_sub(1).expect("unparsed input has been counted");
+            // The buffer of a large frame is counted among the unfinished messages.
+            if let Some(rest) = &mut connection.io.partial
+                && rest.capacity() <= RECEIVE_BUFFER
+            {
+                **rest = BytesMut::from(&rest[..]);
+            }
+        }
+    }
+
+    fn resume(&mut self, connection: &mut ShardConnection, id: ConnectionId, reading: Reading, now: Tick) {
+        assert_eq!(connection.io.reading, reading, "a pause ends once");
         connection.io.reading = Reading::Idle;
         self.unparsed += usize::from(connection.io.has_unparsed);
-        self.push_busy(connection, id);
         self.unfinished.resume(id, now);
     }
 
     /// Forgets a connection that has ended.
     pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
-        let counted = usize::from(connection.io.has_unparsed && connection.io.reading != Reading::Parked);
-        self.unparsed = self.unparsed.checked_sub(counted).expect("unparsed input has been counted");
+        let has_unparsed = connection.io.has_unparsed;
+        match connection.io.reading {
+            Reading::Parked => {}
+            Reading::AwaitsHome => self.awaiting.leave(has_unparsed),
+            Reading::Idle | Reading::Queued => {
+                let others = self.unparsed.checked_sub(usize::from(has_unparsed));
+                self.unparsed = others.expect("unparsed input has been counted");
+            }
+        }
         self.unfinished.forget(id);
     }
 
@@ -226,9 +349,11 @@ impl Incoming {
     /// copied: 64 connections in step would have 64 large buffers copied at once.
     ///
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
-    /// small one, since the connection may have to keep it.
-    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection) -> Buffer {
-        let is_crowded = self.unparsed >= UNPARSED_MAX;
+    /// small one, since the connection may have to keep it. Connections that wait for a home with unparsed input make
+    /// only the buffers small of connections that may have to wait as well.
+    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
+        let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
+        let is_crowded = self.unparsed >= UNPARSED_MAX || (may_wait && self.awaiting.unparsed() >= UNPARSED_MAX);
         match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
@@ -282,13 +407,14 @@ impl Queue {
         match self {
             Queue::Copying => Queue::Ready,
             Queue::Ready => Queue::Busy,
-            Queue::Busy => Queue::Copying,
+            Queue::Busy => Queue::Awaiting,
+            Queue::Awaiting => Queue::Copying,
         }
     }
 }
 
 /// Marks a connection as queued. Returns whether the caller has to put it into a queue: it stood in none, and is not
-/// parked.
+/// paused.
 fn mark_queued(connection: &mut ShardConnection) -> bool {
     let is_idle = connection.io.reading == Reading::Idle;
     if is_idle {

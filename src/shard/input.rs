@@ -5,12 +5,12 @@ use std::mem;
 use bytes::BytesMut;
 
 use super::{
-    incoming::{Buffer, RECEIVE_BUFFER, STAYS_IN_PLACE},
+    incoming::{Buffer, Queue, RECEIVE_BUFFER, STAYS_IN_PLACE},
     pace::frames_of,
     state::Shard,
 };
 use crate::{
-    hub::{ConnectionId, Publishing},
+    hub::{ConnectionId, Homes, Publishing},
     metrics::Counter,
     proto::{CloseCode, Event, Input, MessageLimits, ProtocolError, State, Verdict},
     sys::Io,
@@ -22,17 +22,24 @@ struct Parsed {
     has_ended_message: bool,
     /// Parsing has stopped because too much waits to be sent.
     is_paused: bool,
+    /// Parsing has stopped because these homes are behind.
+    lacking: Option<Homes>,
 }
 
 impl<I: Io> Shard<I> {
     /// Parses the input that has arrived, up to `frames_max` frames, and acts on it. Its last `new` bytes were received
     /// just now. Returns the number of frames.
     pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, new: usize, frames_max: u32) -> u32 {
+        if let Some(homes) = self.lacking(id) {
+            // Others of the batch went before.
+            self.postpone(id, received, new, homes);
+            return 0;
+        }
         let length = received.bytes.len();
         let mut input = Input::new(received.bytes);
         input.limit_frames(frames_max);
         let assembled = self.assembled_bytes(id);
-        let Parsed { has_ended_message, is_paused } = self.parse(id, &mut input);
+        let Parsed { has_ended_message, is_paused, lacking } = self.parse(id, &mut input);
         // The buffer of a fragmented message doubles, which copies the fragments in it; the last one may have done so.
         let has_copied = self.assembled_bytes(id) > assembled || has_ended_message;
         let copied = if has_copied { frames_of(assembled) } else { 0 };
@@ -52,9 +59,25 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
+        if let Some(homes) = lacking {
+            // Also without input: the client's next message has to wait as well.
+            self.await_home(id, homes, Queue::Busy);
+        }
+        self.look_at_unparsed(id);
         self.note_unfinished(id, new, has_ended_message);
         self.notice_close(id);
         frames
+    }
+
+    /// Keeps input that arrived before its client's messages had to wait for a home, until they may go on.
+    fn postpone(&mut self, id: ConnectionId, received: Buffer, new: usize, homes: Homes) {
+        self.count(Counter::InputDeferred, 1);
+        self.keep_unparsed(id, received);
+        if let Some(connection) = self.hub.connections.get_mut(id) {
+            self.incoming.postpone(connection, id, homes, self.now);
+            self.count(Counter::AwaitedHome, 1);
+        }
+        self.note_unfinished(id, new, false);
     }
 
     fn assembled_bytes(&self, id: ConnectionId) -> usize {
@@ -64,7 +87,9 @@ impl<I: Io> Shard<I> {
     /// Parses input and acts on it, until there is no further event or the shard may not parse.
     fn parse(&mut self, id: ConnectionId, input: &mut Input) -> Parsed {
         let mut replies = mem::take(&mut self.replies);
-        let (mut has_ended_message, mut is_paused) = (false, false);
+        // Other connections have had to wait for it.
+        self.hub.take_behind();
+        let (mut has_ended_message, mut is_paused, mut lacking) = (false, false, None);
         while !is_paused && let Some(connection) = self.hub.connections.get(id) {
             let limits = self.handlers.limits(id, || !connection.websocket.is_within_message());
             match self.next_event(id, input, &limits, &mut replies) {
@@ -93,10 +118,19 @@ impl<I: Io> Shard<I> {
                     self.call(id, |handler, door, seat| handler.on_error(door, seat, &error));
                 }
             }
-            is_paused = self.is_full() || self.owes_much(id);
+            if self.hub.has_waiting() {
+                lacking = self.lacking_after(id);
+            }
+            is_paused = lacking.is_some() || self.is_full() || self.owes_much(id);
         }
         self.finish_replies(id, replies);
-        Parsed { has_ended_message, is_paused }
+        Parsed { has_ended_message, is_paused, lacking }
+    }
+
+    /// Returns the homes that the connection has to wait for after an event: the one to which its handler has published
+    /// more than there was room for, or those that its next message goes to.
+    fn lacking_after(&mut self, id: ConnectionId) -> Option<Homes> {
+        self.hub.take_behind().or_else(|| self.lacking(id))
     }
 
     /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
@@ -153,7 +187,16 @@ impl<I: Io> Shard<I> {
         };
         // A buffer that was made for one frame does not stay for the bytes behind it, which are one receive at most.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
-        self.incoming.keep_unparsed(connection, id, rest);
+        self.incoming.keep_unparsed(connection, rest);
+    }
+
+    /// Serves the connection again if its input is not parsed to its end.
+    fn look_at_unparsed(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.hub.connections.get_mut(id)
+            && connection.io.has_unparsed
+        {
+            self.incoming.push_busy(connection, id);
+        }
     }
 
     /// Keeps the rest of the input for the next receive, and gives the receive buffer back.

@@ -61,6 +61,8 @@ pub(crate) enum Reading {
     Queued,
     /// The connection is not received from until it has taken some of its backlog.
     Parked,
+    /// The connection is not received from until a home that its messages go to is not behind any more.
+    AwaitsHome,
 }
 
 /// The output of a connection that is not on the fast path.

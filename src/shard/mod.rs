@@ -8,6 +8,7 @@
 mod accept;
 mod adopt;
 mod arrival;
+mod awaiting;
 mod deadlines;
 mod drain;
 mod driver;

@@ -1,7 +1,17 @@
-//! Parking: a connection that is owed much is not received from.
+//! Pauses of single connections: one that is owed much is not received from, and one whose messages go to a home that
+//! is behind.
 
-use super::{incoming::STAYS_IN_PLACE, io_state::Reading, state::Shard};
-use crate::{hub::ConnectionId, proto::State, sys::Io};
+use super::{
+    incoming::{Queue, STAYS_IN_PLACE},
+    io_state::Reading,
+    state::Shard,
+};
+use crate::{
+    hub::{ConnectionId, Homes},
+    metrics::Counter,
+    proto::State,
+    sys::Io,
+};
 
 impl<I: Io> Shard<I> {
     /// Returns whether the connection is owed so much that it is not read from: above half of what a backlog may have.
@@ -26,9 +36,55 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Returns whether there is a connection to receive from or to parse.
+    pub(super) fn has_input(&self) -> bool {
+        self.incoming.has_next(|homes| self.hub.is_behind(homes))
+    }
+
+    /// Returns the homes that the client's next message goes to, or may go to; `None` if it stays on the shard. A
+    /// connection that is closing is always read from, since its client's close frame or end is awaited, and its
+    /// messages go nowhere.
+    pub(super) fn next_homes(&self, id: ConnectionId) -> Option<Homes> {
+        let connection = self.hub.connections.get(id)?;
+        let is_open = connection.websocket.state() == State::Open;
+        self.hub.homes_of(connection.publishes).filter(|_| is_open)
+    }
+
+    /// Returns the homes that the connection has to wait for, since they are behind.
+    #[inline]
+    pub(super) fn lacking(&self, id: ConnectionId) -> Option<Homes> {
+        if !self.hub.has_waiting() {
+            return None;
+        }
+        self.next_homes(id).filter(|&homes| self.hub.is_behind(homes))
+    }
+
+    /// Notes that the connection waits for these homes, unless it is closing.
+    pub(super) fn await_home(&mut self, id: ConnectionId, homes: Homes, queue: Queue) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.websocket.state() != State::Open {
+            return;
+        }
+        self.incoming.await_home(connection, id, homes, queue, self.now);
+        self.count(Counter::AwaitedHome, 1);
+        let connections = &self.hub.connections;
+        let waits = |id| connections.get(id).is_some_and(|connection| connection.io.reading == Reading::AwaitsHome);
+        self.incoming.compact_awaiting(waits);
+    }
+
+    /// Reads from a connection again that waits for a home and is closing.
+    fn leave_home(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        if connection.io.reading == Reading::AwaitsHome && connection.websocket.state() != State::Open {
+            self.incoming.leave_home(connection, id, self.now);
+            self.schedule(id);
+        }
+    }
+
     /// Lets parsing drop the rest of a message that a closing connection does not take any more.
     pub(super) fn drop_partial(&mut self, id: ConnectionId) {
         self.unpark(id);
+        self.leave_home(id);
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         // A shorter rest may be the beginning of a header or of the peer's close frame, and stays.
@@ -36,7 +92,8 @@ impl<I: Io> Shard<I> {
             && connection.io.partial.as_ref().is_some_and(|partial| partial.len() >= STAYS_IN_PLACE)
             && let Some(rest) = connection.io.partial.take()
         {
-            self.incoming.keep_unparsed(connection, id, *rest);
+            self.incoming.keep_unparsed(connection, *rest);
+            self.incoming.push_busy(connection, id);
         }
     }
 }

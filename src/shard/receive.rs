@@ -26,13 +26,13 @@
 use std::{io, mem};
 
 use super::{
-    incoming::{Buffer, Incoming, RECEIVE_BUFFER},
+    incoming::{Buffer, Incoming, Next, Queue, RECEIVE_BUFFER},
     io_state::{Reading, Room, ShardConnection},
     pace::frames_of,
     state::Shard,
 };
 use crate::{
-    hub::ConnectionId,
+    hub::{ConnectionId, Homes},
     metrics::Counter,
     proto::State,
     sys::{Io, Readiness, Receive},
@@ -71,16 +71,16 @@ impl<I: Io> Shard<I> {
     pub(super) fn receive(&mut self) {
         let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
         // A client whose input waits for the shard does not use up the time of its message.
-        let receives_nothing = !self.incoming.is_empty() && self.is_full();
+        let receives_nothing = self.is_full() && self.has_input();
         self.incoming.unfinished.stop(receives_nothing, self.now);
         let mut copies = Copies { frames: budget / 2, has_begun: false };
         self.incoming.begin_turn();
         for _ in 0..self.pace.receive_batches {
-            if budget == 0 || self.incoming.is_empty() {
+            if budget == 0 || !self.has_input() {
                 break;
             }
             if self.is_full() {
-                // Publishers wait in their sockets until subscribers have been served, here or on other shards.
+                // Publishers wait in their sockets until subscribers have been served.
                 self.count(Counter::ReceivePaused, 1);
                 break;
             }
@@ -125,16 +125,11 @@ impl<I: Io> Shard<I> {
             let connections = &self.hub.connections;
             // A connection that has ended needs no copy.
             let admit = |id, frames| if connections.get(id).is_some() { copies.admit(frames) } else { Some(0) };
-            let Some((id, admitted)) = self.incoming.pop(admit) else { break };
+            let Some(next) = self.incoming.pop(admit, |homes| self.hub.is_behind(homes)) else { break };
+            let (id, admitted) = (next.id, next.copied);
             budget -= admitted.unwrap_or(0);
-            let owes_much = self.owes_much(id);
+            let Some(homes) = self.admit(next) else { continue };
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            connection.io.reading = Reading::Idle;
-            if owes_much {
-                self.incoming.park(connection, id, self.now);
-                self.count(Counter::Parked, 1);
-                continue;
-            }
             if connection.websocket.state() == State::Closed {
                 drop(self.incoming.take_unparsed(connection));
                 connection.io.partial = None;
@@ -156,7 +151,7 @@ impl<I: Io> Shard<I> {
                     };
                     budget -= copied;
                 }
-                batch.push((id, self.incoming.buffer_for(connection)));
+                batch.push((id, self.incoming.buffer_for(connection, homes)));
             }
         }
         let results = self.receive_into(&mut batch);
@@ -175,7 +170,39 @@ impl<I: Io> Shard<I> {
         for ((id, buffer), result) in batch.into_iter().zip(results) {
             budget = budget.saturating_sub(self.received(id, buffer, result, frames_max(budget)));
         }
+        self.incoming.end_batch();
         budget
+    }
+
+    /// Returns the homes that the messages of the next connection may have to wait for; `None` if the connection has
+    /// ended, or is paused now.
+    fn admit(&mut self, Next { id, queue, .. }: Next) -> Option<Option<Homes>> {
+        let owes_much = self.owes_much(id);
+        let connection = self.hub.connections.get_mut(id)?;
+        let has_awaited = queue == Queue::Awaiting;
+        if !has_awaited {
+            connection.io.reading = Reading::Idle;
+        } else if !self.incoming.end_awaiting(connection, id, self.now) {
+            return None;
+        }
+        if owes_much {
+            self.incoming.park(connection, id, self.now);
+            self.count(Counter::Parked, 1);
+            return None;
+        }
+        if !has_awaited && !self.hub.has_waiting() && !self.incoming.has_awaiting() {
+            return Some(None);
+        }
+        let homes = self.next_homes(id);
+        // Those that wait for the same home already go before. One that waits for a copy has had its turn among them.
+        let is_later = matches!(queue, Queue::Ready | Queue::Busy);
+        let has_others = |homes| is_later && self.incoming.is_awaited(homes);
+        if let Some(homes) = homes.filter(|&homes| has_others(homes) || self.hub.is_behind(homes)) {
+            self.await_home(id, homes, queue);
+            return None;
+        }
+        self.incoming.note_served(id);
+        Some(homes)
     }
 
     /// Drops input of closed connections. The kernel sends what their peers have ready as it gets room, in the time of

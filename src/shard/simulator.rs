@@ -30,6 +30,7 @@ mod copies;
 mod crowds;
 mod discards;
 mod drains;
+mod homes;
 mod leftovers;
 mod line;
 mod lost_sockets;

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
-    hub::{Commanded, ConnectionId, HubLimits, Joined, MeshEnd},
+    hub::{Commanded, ConnectionId, Homes, HubLimits, Joined, MeshEnd},
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
@@ -132,9 +132,14 @@ impl<I: Io> Shard<I> {
         &mut self.io
     }
 
-    /// Returns whether so much waits to be sent, or to go on to other shards, that nothing may be added.
-    pub(crate) fn is_full(&self) -> bool {
-        self.hub.gathered_bytes() > self.limits.gathered_bytes_max || self.hub.is_congested()
+    /// Returns whether so much waits to be sent that nothing is received from any connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.hub.gathered_bytes() > self.limits.gathered_bytes_max
+    }
+
+    /// Returns whether calls of handles are made: they may publish to topics of any home.
+    pub(crate) fn takes_calls(&self) -> bool {
+        !self.is_full() && !self.hub.is_behind(Homes::Any)
     }
 
     /// Returns how much of a portion this turn takes, see [`Pace::part`].

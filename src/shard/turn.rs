@@ -50,8 +50,8 @@ impl<I: Io> Shard<I> {
 
     /// Returns whether work remains for another turn.
     fn has_work(&self) -> bool {
-        let can_receive = !self.hub.is_congested();
-        (can_receive && !self.incoming.is_empty())
+        // A shard with nothing but connections that wait for homes that are behind is woken when there is room.
+        self.has_input()
             || self.incoming.has_closed()
             || !self.flush.is_idle()
             || self.hub.is_dirty()

@@ -144,7 +144,8 @@ fn work_ends_with_its_connection_on_a_quiet_shard() {
 /// Work that has waited for room goes on as soon as there is some.
 #[test]
 fn work_goes_on_when_there_is_room() {
-    const MESSAGES: usize = 10_000;
+    // More than may wait beside a lane.
+    const MESSAGES: usize = 30_000;
     let (go, going) = channel::<()>();
     let going = Mutex::new(going);
     let (script, journal) = Script::<()>::by_message(move |connection, what| match what {
@@ -178,7 +179,7 @@ fn work_goes_on_when_there_is_room() {
     blocked.send_text("block");
     journal.until("text block");
     publisher.send_text("publish");
-    until("the lane is full", || server.hub().count(Counter::LaneOverflow) > 0);
+    until("the lane is full", || server.hub().count(Counter::LaneOverflow) > MESSAGES as u64 / 4);
     // It sleeps soon, since it can do nothing.
     thread::sleep(Duration::from_millis(50));
     go.send(()).unwrap();

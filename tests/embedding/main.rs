@@ -17,6 +17,7 @@ mod receiving;
 mod sending;
 mod spans;
 mod spawned;
+mod stuck;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;

@@ -8,8 +8,8 @@ use std::sync::{
 use super::world::{next, topic};
 use crate::{
     hub::{
-        ConnectionId, ExternalEnd, HubConnection, HubLimits, MeshEnd, MeshLimits, Scope, ShardHub, SubscribeOptions,
-        Wake, testing::texts,
+        ConnectionId, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Scope, ShardHub,
+        SubscribeOptions, Wake, testing::texts,
     },
     proto::{PreparedMessage, Role, Tick, WebSocket},
 };
@@ -92,14 +92,18 @@ impl World {
     }
 
     fn publish(&mut self, end: usize) {
-        let is_congested =
-            if self.is_external(end) { self.outside.is_congested() } else { self.hubs[end].is_congested() };
+        let number = self.pick(TOPICS);
+        let home = self.hubs[0].home(&topic(number));
+        let is_behind = if self.is_external(end) {
+            self.outside.is_behind(home)
+        } else {
+            self.hubs[end].is_behind(Homes::One(home))
+        };
         // An external end publishes nothing after its barrier; a shard's handlers and clients may.
-        if is_congested || (self.is_external(end) && self.has_begun[end]) {
+        if is_behind || (self.is_external(end) && self.has_begun[end]) {
             return;
         }
         self.rouse(end);
-        let number = self.pick(TOPICS);
         self.published += 1;
         let text = format!("{} from {end} {number}", self.published);
         let message = PreparedMessage::text(&text);
@@ -193,7 +197,7 @@ impl World {
                 4..6 => self.publish(end),
                 6 if step > 100 && self.pick(8) == 0 => {
                     let begins_last = self.has_begun.iter().filter(|&&has_begun| !has_begun).count() == 1;
-                    is_late |= begins_last && self.hubs.iter().any(|hub| hub.has_mail() || hub.is_congested());
+                    is_late |= begins_last && self.hubs.iter().any(|hub| hub.has_mail() || hub.has_waiting());
                     self.begin(end);
                 }
                 _ => self.work(end, act % 4),

@@ -11,8 +11,8 @@ use std::{
 use super::{TOPICS, subscriber::Subscriber};
 use crate::{
     hub::{
-        ConnectionId, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, ShardHub, SubscribeOptions,
-        Subscribed, TopicId, TopicName, Wake, testing::texts,
+        ConnectionId, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, ShardHub,
+        SubscribeOptions, Subscribed, TopicId, TopicName, Wake, testing::texts,
     },
     proto::{PreparedMessage, Role, Tick, WebSocket},
 };
@@ -200,9 +200,10 @@ impl World {
 
     pub(super) fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
         self.rouse(usize::from(id.shard()));
+        let home = self.home(number);
         let hub = &mut self.hubs[usize::from(id.shard())];
-        // The shard would have paused.
-        if hub.is_congested() {
+        // The connection would wait for the topic's home.
+        if scope == Scope::Server && hub.is_behind(Homes::One(home as u16)) {
             return;
         }
         self.published += 1;

@@ -31,6 +31,7 @@ impl Seen {
             Counter::AcceptPaused,
             Counter::LaneOverflow,
             Counter::BarrierTimeout,
+            Counter::AwaitedHome,
             Counter::HandlerPanics,
             Counter::PollsArmed,
             Counter::CancelsRepeated,

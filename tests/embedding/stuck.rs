@@ -1,0 +1,237 @@
+//! A shard that an embedder's handler holds up, and everything that does not need that shard.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread,
+};
+
+use ringhub::{
+    Hub, TopicName,
+    handler::{Accept, Scope, SubscribeOptions},
+    metrics::Counter,
+    proto::PreparedMessage,
+};
+
+use crate::{
+    Journal, Live, Script, serve,
+    support::{Client, Received, ask, dial, post, text},
+    topic, until,
+};
+
+const SHARDS: usize = 3;
+
+/// The shard that is held up.
+const STUCK: usize = 2;
+
+/// A server, one of whose shards a test holds up. Each client is told its shard.
+struct Stuck {
+    /// Lets the shard go on.
+    go: Sender<()>,
+    journal: Journal,
+    /// A client on each shard, by the shard's number.
+    clients: Vec<Client>,
+    /// A topic of each home.
+    topics: Vec<TopicName>,
+    server: Live,
+}
+
+impl Stuck {
+    fn new() -> Stuck {
+        let (go, going) = channel::<()>();
+        let going = Mutex::new(going);
+        let (script, journal) = Script::<()>::by_message(move |connection, what| match what.split_once(' ') {
+            Some(("home", name)) => {
+                let is_home =
+                    connection.publish(&topic(name), &PreparedMessage::text("nobody"), Scope::Server).is_some();
+                connection.send_text(is_home.to_string());
+            }
+            // To each of the topics, whose names the first word has.
+            Some((names, text)) => names.split(',').for_each(|name| {
+                connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Server);
+            }),
+            // The end of the test lets it go on too.
+            None => _ = going.lock().unwrap().recv(),
+        });
+        let script = script.opening(|request| {
+            Ok(request.query().fold(Accept::with(()), |accept, (key, name)| match &*key {
+                "publish" => accept.forward(topic(&name), Scope::Server),
+                _ => accept.subscribe(topic(&name), SubscribeOptions::default()),
+            }))
+        });
+        let script = script.on_open(|connection| _ = connection.send_text(connection.id().shard().to_string()));
+        let server = serve(SHARDS, |builder| builder.route("/", script).topics());
+        let mut clients: Vec<Option<Client>> = (0..SHARDS).map(|_| None).collect();
+        while clients.iter().any(Option::is_none) {
+            let (client, shard) = connect(&server, "/");
+            clients[shard] = Some(client);
+        }
+        let mut clients: Vec<Client> = clients.into_iter().flatten().collect();
+        let topics = clients.iter_mut().map(|client| {
+            let mut names = (0..).map(|number| format!("topic-{number}"));
+            let own = names.find(|name| {
+                client.send_text(&format!("home {name}"));
+                client.receive() == text("true")
+            });
+            topic(&own.unwrap())
+        });
+        let topics = topics.collect();
+        Stuck { go, journal, clients, topics, server }
+    }
+
+    /// Connects to the target until so many clients are on each of the shards that are not held up. Others leave.
+    fn connect(&self, target: &str, each: usize) -> Vec<Client> {
+        let mut clients: [Vec<Client>; 2] = Default::default();
+        while clients.iter().any(|clients| clients.len() < each) {
+            let (client, shard) = connect(&self.server, target);
+            match clients.get_mut(shard) {
+                Some(clients) if clients.len() < each => clients.push(client),
+                _ => client.leave(),
+            }
+        }
+        clients.into_iter().flatten().collect()
+    }
+
+    fn subscribers(&self, home: usize) -> Vec<Client> {
+        self.connect(&format!("/?subscribe={}", self.topics[home]), 1)
+    }
+
+    fn publishers(&self, home: usize, each: usize) -> Vec<Client> {
+        self.connect(&format!("/?publish={}", self.topics[home]), each)
+    }
+
+    /// Holds the shard up until a message in `go`.
+    fn begin(&mut self) {
+        self.clients[STUCK].send_text("block");
+        self.journal.until("text block");
+    }
+}
+
+fn connect(server: &Live, target: &str) -> (Client, usize) {
+    let mut client = server.connect(target);
+    let Received::Text(shard) = client.receive() else { panic!("no shard") };
+    (client, shard.parse().unwrap())
+}
+
+/// Clients flood a topic of a home that is held up. The messages of other publishers reach all subscribers meanwhile.
+#[test]
+fn a_flood_of_a_home_that_is_held_up_delays_no_other_topic() {
+    const FLOOD: usize = 3_000;
+    const MESSAGES: usize = 500;
+    let mut stuck = Stuck::new();
+    let mut flooders = stuck.publishers(STUCK, 2);
+    let mut flooded = stuck.subscribers(STUCK);
+    let mut others: Vec<(Vec<Client>, Vec<Client>)> =
+        (0..STUCK).map(|home| (stuck.publishers(home, 1), stuck.subscribers(home))).collect();
+    stuck.begin();
+    (0..FLOOD).for_each(|number| send_from_each(&mut flooders, number));
+    let hub = stuck.server.hub();
+    until("publishers wait for the home", || hub.count(Counter::AwaitedHome) >= 2);
+    for (publishers, subscribers) in &mut others {
+        (0..MESSAGES).for_each(|number| send_from_each(publishers, number));
+        subscribers.iter_mut().for_each(|subscriber| expect_from_each(subscriber, 2, MESSAGES));
+    }
+    assert!(hub.count(Counter::MessagesIn) < (4 * MESSAGES + 4 * FLOOD) as u64, "the flood was taken");
+    stuck.go.send(()).unwrap();
+    flooded.iter_mut().for_each(|subscriber| expect_from_each(subscriber, 4, FLOOD));
+}
+
+fn send_from_each(publishers: &mut [Client], number: usize) {
+    publishers
+        .iter_mut()
+        .enumerate()
+        .for_each(|(publisher, client)| client.send_text(&format!("{publisher} {number}")));
+}
+
+/// Receives so many messages of each publisher, each publisher's in order.
+#[track_caller]
+fn expect_from_each(subscriber: &mut Client, publishers: usize, messages: usize) {
+    let mut next = vec![0; publishers];
+    for _ in 0..publishers * messages {
+        let Received::Text(text) = subscriber.receive() else { panic!("a text is due") };
+        let (publisher, number) = text.split_once(' ').unwrap();
+        let next = &mut next[publisher.parse::<usize>().unwrap()];
+        assert_eq!(number, next.to_string());
+        *next += 1;
+    }
+    assert_eq!(next, vec![messages; publishers]);
+}
+
+/// Handlers that publish to a home that is held up hold up no others, as long as there is room for what they publish.
+#[test]
+fn handlers_that_publish_to_a_home_that_is_held_up() {
+    const MESSAGES: usize = 400;
+    let mut stuck = Stuck::new();
+    let mut crowd = stuck.connect("/", 10);
+    let mut near = stuck.subscribers(0);
+    let mut far = stuck.subscribers(STUCK);
+    stuck.begin();
+    let both = format!("{},{}", stuck.topics[0], stuck.topics[STUCK]);
+    for number in 0..MESSAGES {
+        crowd.iter_mut().for_each(|client| client.send_text(&format!("{} {number}", stuck.topics[STUCK])));
+    }
+    until("publishers wait for the home", || stuck.server.hub().count(Counter::AwaitedHome) >= 20);
+    stuck.clients[0].send_text(&format!("{both} last"));
+    near.iter_mut().for_each(|client| client.expect(text("last")));
+    stuck.go.send(()).unwrap();
+    for client in &mut far {
+        let texts = (0..20 * MESSAGES + 1).filter(|_| client.receive() == text("last")).count();
+        assert_eq!(texts, 1);
+    }
+}
+
+/// Publishes of the control thread wait for the home that is held up, each in its place; those to other homes are
+/// answered.
+#[test]
+fn posts_to_other_homes_are_answered() {
+    const WAITING: usize = 3_000;
+    let mut stuck = Stuck::new();
+    let mut subscribers = [stuck.subscribers(0), stuck.subscribers(STUCK)];
+    // The control thread has the connection from its first request on.
+    let mut stream = dial(stuck.server.address);
+    let request = post(&format!("/t/{}", stuck.topics[0]), "text/plain", "goes on");
+    assert_eq!(ask(&mut stream, &request).status(), 202);
+    stuck.begin();
+    let (hub, answered) = (stuck.server.hub(), Arc::new(AtomicUsize::new(0)));
+    let waiting = {
+        let (hub, answered, topic) = (hub.clone(), Arc::clone(&answered), stuck.topics[STUCK].clone());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let tasks: Vec<_> = (0..WAITING)
+                    .map(|_| {
+                        let (hub, answered, topic) = (hub.clone(), Arc::clone(&answered), topic.clone());
+                        tokio::spawn(async move {
+                            hub.publish(&topic, &PreparedMessage::text("waits")).await.unwrap();
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+        })
+    };
+    let message = PreparedMessage::text("goes on");
+    for number in 0..100 {
+        let place = Hub::wait(hub.publish(&stuck.topics[0], &message)).unwrap();
+        assert!(place.offset > number);
+    }
+    for _ in 0..100 {
+        assert_eq!(ask(&mut stream, &request).status(), 202);
+    }
+    assert_eq!(answered.load(Ordering::Relaxed), 0);
+    for client in &mut subscribers[0] {
+        (0..201).for_each(|_| client.expect(text("goes on")));
+    }
+    stuck.go.send(()).unwrap();
+    waiting.join().unwrap();
+    assert_eq!(answered.load(Ordering::Relaxed), WAITING);
+    for client in &mut subscribers[1] {
+        (0..WAITING).for_each(|_| client.expect(text("waits")));
+    }
+}
