@@ -107,6 +107,11 @@ impl ExternalEnd {
     pub fn awake(&self) {
         self.mesh.awake();
     }
+
+    #[cfg(test)]
+    pub(super) fn mesh(&self) -> &MeshEnd {
+        &self.mesh
+    }
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) marks: Vec<ConnectionId>,
     /// The time of the turn.
     now: Millis,
+    /// The notes of a simulated run.
+    #[cfg(test)]
+    pub(crate) journal: Option<Box<super::testing::Journal>>,
 }
 
 impl<T: Attachment> ShardHub<T> {
@@ -94,6 +97,8 @@ impl<T: Attachment> ShardHub<T> {
             barriers: Barriers::default(),
             marks: Vec::new(),
             now: Millis::default(),
+            #[cfg(test)]
+            journal: None,
         }
     }
 

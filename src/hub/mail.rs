@@ -26,7 +26,11 @@ impl<T: Attachment> ShardHub<T> {
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
         match self.mesh.next_delivery() {
             None => return false,
-            Some(Delivery::Message { publication, .. }) => {
+            Some(Delivery::Message { publication, published: _published }) => {
+                #[cfg(test)]
+                if let Some(journal) = &mut self.journal {
+                    journal.note_taken(&publication.topic, _published.offset);
+                }
                 // A shard that does not know the topic has withdrawn its interest, which is on its way.
                 if let Some(id) = self.topics.find(&publication.topic) {
                     self.gather(id, publication.source, &publication.message);

@@ -33,13 +33,15 @@ mod order;
 mod piece;
 mod publication;
 mod run;
+#[cfg(test)]
+pub(crate) mod seeds;
 mod signal;
 #[cfg(test)]
 mod simulator;
 mod subscribe_options;
 mod subscriptions;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod topic_name;
 mod topics;
 mod walk;

@@ -89,6 +89,10 @@ impl<T: Attachment> ShardHub<T> {
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
         home.offset += 1;
         let published = Published { epoch: home.epoch, offset: home.offset };
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_ordered(&entry.name, source, message);
+        }
         if !home.interested.is_empty() {
             let publication = shared.cloned().unwrap_or_else(|| {
                 Arc::new(Publication { topic: entry.name.clone(), source, message: message.clone() })
@@ -102,6 +106,10 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     fn send_to_home(&mut self, home: u16, topic: TopicName, source: Option<ConnectionId>, message: &PreparedMessage) {
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_sent(&topic);
+        }
         let publication = Publication { topic, source, message: message.clone() };
         self.mesh.request(home, Request::Publish(Arc::new(publication)));
     }

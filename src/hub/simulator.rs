@@ -7,7 +7,9 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use super::{ConnectionId, Scope, Subscribed, TopicName, membership::PENDING_SLACK, topics::TopicRole};
+use super::{
+    ConnectionId, Scope, Subscribed, TopicName, membership::PENDING_SLACK, seeds::each_seed, topics::TopicRole,
+};
 use crate::proto::PreparedMessage;
 use world::{Act, World, topic};
 
@@ -141,28 +143,19 @@ fn giving_up_the_pending_topic_releases_a_held_connection() {
 /// a repetition, from where the subscriber was told to where it left.
 #[test]
 fn one_order_over_all_shards() {
-    let seeds = match option_env!("RINGHUB_SEED") {
-        Some(seed) => {
-            let seed = seed.parse().expect("a seed is a number");
-            seed..seed + 1
+    let run = |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..STEPS {
+            world.step();
         }
-        None => 0..SEEDS,
+        world.settle();
+        world.check();
+        for hub in &world.hubs {
+            assert_eq!(hub.gathered_bytes(), 0);
+            assert_eq!(hub.mesh.overflow_bytes(), 0);
+        }
     };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for _ in 0..STEPS {
-                world.step();
-            }
-            world.settle();
-            world.check();
-            for hub in &world.hubs {
-                assert_eq!(hub.gathered_bytes(), 0);
-                assert_eq!(hub.mesh.overflow_bytes(), 0);
-            }
-        });
-        assert!(outcome.is_ok(), "replay with RINGHUB_SEED={seed} cargo test one_order_over_all_shards");
-    }
+    each_seed("hub::simulator", SEEDS, run, |()| {});
 }
 
 /// Two shards that flood each other's topics through lanes of two wait for each other's room, not for ever.

@@ -1,7 +1,18 @@
-//! Helpers of the tests in this folder.
+//! Helpers of the tests in this folder, and of the simulated shards that use it.
 
-use super::Piece;
-use crate::proto::FrameHeader;
+use std::collections::HashMap;
+
+use super::{
+    connection_id::ConnectionId,
+    connections::Attachment,
+    external::ExternalEnd,
+    hub::ShardHub,
+    mesh::MeshEnd,
+    piece::Piece,
+    topic_name::TopicName,
+    topics::{Feed, TopicRole},
+};
+use crate::proto::{FrameHeader, PreparedMessage};
 
 /// The texts of the messages in these pieces.
 pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
@@ -14,4 +25,123 @@ pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
         rest = &rest[end..];
     }
     texts
+}
+
+/// The notes of a simulated run about one hub. No caller of the product needs them.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    /// The messages of each topic whose home the hub is, in the order that it has given them.
+    pub(crate) ordered: HashMap<TopicName, Vec<Ordered>>,
+    /// How many messages of each topic the hub has sent to the topic's home.
+    pub(crate) sent: HashMap<TopicName, u64>,
+    /// The offset of each topic's last message that has come from the topic's home.
+    pub(crate) taken: HashMap<TopicName, u64>,
+}
+
+/// A message that has a place in its topic's order.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    pub(crate) source: Option<ConnectionId>,
+    /// The first bytes of the payload. The journal keeps no reference to a frame: that would pin the frame's memory.
+    pub(crate) beginning: Box<[u8]>,
+}
+
+impl Journal {
+    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, message: &PreparedMessage) {
+        let payload = message.payload();
+        let beginning = payload[..payload.len().min(BEGINNING)].into();
+        self.ordered.entry(topic.clone()).or_default().push(Ordered { source, beginning });
+    }
+
+    pub(super) fn note_sent(&mut self, topic: &TopicName) {
+        *self.sent.entry(topic.clone()).or_default() += 1;
+    }
+
+    pub(super) fn note_taken(&mut self, topic: &TopicName, offset: u64) {
+        let last = self.taken.insert(topic.clone(), offset).unwrap_or_default();
+        assert!(offset > last, "message {offset} of {topic} has come after message {last}");
+    }
+}
+
+/// Bytes of a payload that a journal keeps.
+const BEGINNING: usize = 20;
+
+/// The work that is under way in a hub and in its lanes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct UnderWay {
+    pub(crate) has_mail: bool,
+    /// Interests wait for room.
+    pub(crate) has_due: bool,
+    /// The weight of the requests, and of the deliveries, that wait for room.
+    pub(crate) requests: usize,
+    pub(crate) deliveries: usize,
+    /// The weight of all runs.
+    pub(crate) gathered: usize,
+}
+
+impl UnderWay {
+    /// Returns the work that is under way in the hub, and in the lanes that lead to it.
+    pub(crate) fn of<T: Attachment>(hub: &ShardHub<T>) -> Self {
+        let gathered = hub.gathered_bytes;
+        UnderWay { has_due: !hub.due.is_empty(), gathered, ..Self::of_end(&hub.mesh) }
+    }
+
+    /// Returns the same of an external end.
+    pub(crate) fn of_external(end: &ExternalEnd) -> Self {
+        Self::of_end(end.mesh())
+    }
+
+    fn of_end(mesh: &MeshEnd) -> Self {
+        let deliveries = mesh.overflow_bytes();
+        UnderWay {
+            has_mail: mesh.has_mail(),
+            requests: mesh.waiting_bytes() - deliveries,
+            deliveries,
+            ..UnderWay::default()
+        }
+    }
+}
+
+/// The use of a topic, as one hub knows it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct TopicUse {
+    /// The connections that are attached to the topic, and the subscriptions among these attachments.
+    pub(crate) attached: u32,
+    pub(crate) subscribed: u32,
+    /// Members, or a walk or a run for them.
+    pub(crate) has_members: bool,
+    /// At the home: the other shards that get the topic's messages, and those for which only the offsets are kept.
+    pub(crate) interested: Vec<u16>,
+    pub(crate) remembering: Vec<u16>,
+    /// On another shard: whether it gets the topic's messages, or waits for them.
+    pub(crate) is_live: bool,
+    pub(crate) is_pending: bool,
+}
+
+impl TopicUse {
+    /// Returns the use of the topic of that name, if the hub knows it.
+    pub(crate) fn of<T: Attachment>(hub: &ShardHub<T>, name: &TopicName) -> Option<Self> {
+        let topic = &hub.topics[hub.topics.find(name)?];
+        let mut own = TopicUse {
+            attached: topic.attached,
+            subscribed: topic.subscribed,
+            has_members: topic.members.len() + topic.joining.len() > 0 || topic.walk.is_some() || topic.run.is_some(),
+            interested: Vec::new(),
+            remembering: Vec::new(),
+            is_live: false,
+            is_pending: false,
+        };
+        match &topic.role {
+            TopicRole::Home(home) => {
+                (own.interested, own.remembering) = (home.interested.clone(), home.remembering.clone());
+                own.interested.sort_unstable();
+                own.remembering.sort_unstable();
+            }
+            TopicRole::Remote(remote) => {
+                own.is_live = remote.feed == Feed::Live;
+                own.is_pending = remote.feed == Feed::Requested || remote.is_due || !remote.pending.is_empty();
+            }
+        }
+        Some(own)
+    }
 }

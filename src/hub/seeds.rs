@@ -1,0 +1,30 @@
+//! The seeds of simulated runs, which the environment may choose.
+
+use std::{env, ops::Range, panic};
+
+/// Runs `run` with each seed from 0 on, `count` of them unless `RINGHUB_SEEDS` has another number, and `seen` with each
+/// result. If `RINGHUB_SEED` is set, runs that seed alone, and returns `None`.
+///
+/// # Panics
+///
+/// If a run does, with its seed.
+pub(crate) fn each_seed<R>(test: &str, count: u64, run: impl Fn(u64) -> R, mut seen: impl FnMut(R)) -> Option<u64> {
+    if let Some(seed) = number_of("RINGHUB_SEED") {
+        run(seed);
+        return None;
+    }
+    let seeds: Range<u64> = 0..number_of("RINGHUB_SEEDS").unwrap_or(count);
+    let number = seeds.end;
+    for seed in seeds {
+        match panic::catch_unwind(panic::AssertUnwindSafe(|| run(seed))) {
+            Ok(result) => seen(result),
+            Err(_) => panic!("replay with RINGHUB_SEED={seed} cargo test --lib {test} -- --nocapture"),
+        }
+    }
+    Some(number)
+}
+
+/// Returns the number in an environment variable.
+pub(crate) fn number_of(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
