@@ -385,6 +385,12 @@ impl Incoming {
         self.buffers.iter().map(BytesMut::capacity).sum()
     }
 
+    /// Returns how many connections have input that is not parsed to its end.
+    #[cfg(test)]
+    pub(super) fn unparsed(&self) -> usize {
+        self.unparsed
+    }
+
     fn empty_buffer(&mut self) -> BytesMut {
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.clear();

@@ -1,44 +1,59 @@
-//! A shard on a simulated network whose behaviour one seed decides.
+//! Shards on simulated networks, and the mesh between them, whose behaviour one seed decides.
 //!
-//! The real [`Shard`] runs its turns over a simulated [`Io`](crate::sys::Io) under a clock of its own, driven just as
-//! the shard's thread drives it: after a turn that leaves work, when the ring has a report, at the next deadline, and
-//! after an arrival. Its clients use the client role of `proto`. The seed draws everything: the actions of clients
-//! ([`actions`]), the faults of the network ([`network`]), the limits, and the size of each portion of work ([`plan`]),
-//! so that a handful of subscribers meets the interleavings of many thousand.
+//! One to four real [`Shard`](crate::shard::state::Shard)s run their turns over a simulated [`Io`](crate::sys::Io)
+//! under a clock of their own. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
+//! work, when the ring has a report, at the deadline that the shard had when it fell asleep, after an arrival, a call
+//! or a command, and when another end of the mesh wakes it; at no other time. The control thread's end ([`control`])
+//! publishes and commands. The clients use the client role of `proto`. The seed draws everything: the end that has the
+//! next turn, the actions of clients ([`actions`]), of handlers ([`answering`]) and of calls ([`calls`]), the faults of
+//! the network ([`network`]), the limits, the lanes, and the size of each portion of work ([`plan`]), so that a handful
+//! of subscribers meets the interleavings of many thousand.
 //!
 //! The checks:
 //!
 //! - of every byte as a socket takes it ([`stream`]): the answer of the opening handshake first, then whole frames,
 //!   nothing behind a close frame, no end before it;
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
-//! - after every turn ([`Simulation::check_turn`]): limits kept, gauges true, no connection waits for an event that
-//!   will not come;
-//! - at the end ([`Simulation::check_end`]): on each topic an observer, which has all the room it needs and never
-//!   leaves, has seen the one order. Any other client has seen pieces of that order without gap or repetition, each
-//!   from the message after it subscribed, less its own without echo, to where it gave the topic up or left; each
-//!   client's messages stand in the order in which it sent them; and the counters agree with the run.
+//! - after every turn ([`checks`]): limits kept, gauges true, no connection waits for an event that will not come;
+//! - whenever every end sleeps ([`rest`]): nothing is under way; and at the end nothing is left;
+//! - at the end ([`outcome`]): any client has seen pieces of each topic's one order without gap or repetition, each
+//!   from the message after its subscription went live, less its own without echo, to where it gave the topic up or
+//!   left ([`owed`]); each sender's messages stand in the order in which it sent them; a message that was answered
+//!   with a place stands there; and the counters agree with the run;
+//! - promises that the shards do not give yet ([`promises`]).
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and prints what happens in it; `RINGHUB_SEEDS`
 //! is how many are run.
 
 mod actions;
 mod answering;
+mod calls;
 mod checks;
 mod client;
 mod closes;
+mod control;
 mod copies;
 mod crowds;
 mod discards;
 mod drains;
+mod driver;
+mod events;
 mod homes;
 mod leftovers;
 mod line;
 mod lost_sockets;
 mod marks;
+mod memory;
 mod message_times;
+mod names;
 mod network;
+mod notes;
+mod outcome;
+mod owed;
 mod plan;
+mod promises;
 mod random;
+mod rest;
 mod seen;
 mod several;
 mod signs_of_life;
@@ -50,10 +65,11 @@ mod topics;
 mod turns;
 mod world;
 
-use std::{env, panic};
-
-use self::{plan::Plan, random::Random, seen::Seen, simulation::Simulation};
-use crate::config::{Config, Settings};
+use self::{driver::SimulatedDriver, plan::Plan, random::Random, seen::Seen, simulation::Simulation};
+use crate::{
+    config::{Config, Settings},
+    hub::seeds::{each_seed, number_of},
+};
 
 impl Simulation {
     /// Returns the run that the seed draws; `config` is what it begins with.
@@ -64,12 +80,18 @@ impl Simulation {
         Self::new(random, plan, is_logged, &config)
     }
 
-    /// Returns a run with an observer of each topic.
+    /// Returns a run with an observer of each topic, and of some on several shards.
     fn new(random: Random, plan: Plan, is_logged: bool, config: &Config) -> Self {
         let mut simulation = Self::without_clients(random, plan, is_logged, config);
         simulation.log(format_args!("{plan:#?} {:#?}", config.limits));
         for topic in 0..plan.topics {
-            simulation.join(Some(topic));
+            let first = simulation.random.within(0..=plan.shards - 1);
+            simulation.join(first, Some(topic));
+            for shard in (0..plan.shards).filter(|&shard| shard != first) {
+                if simulation.random.chance(150) {
+                    simulation.join(shard, Some(topic));
+                }
+            }
         }
         simulation
     }
@@ -87,82 +109,92 @@ impl Simulation {
         }
         self.drain();
         self.check_end();
-        self.network.borrow_mut().is_over = true;
+        self.end();
     }
 
     /// Lets one thing happen.
     fn step(&mut self) {
         match self.random.within(0..=99) {
-            0..=4 => self.join(None),
-            5..=34 => self.act(),
-            35..=59 => self.move_bytes(),
-            60..=69 => self.look(),
-            70 => self.pass(1),
-            72..=79 => self.embed(),
-            71 if self.keep_alive.ping_interval > 0 && self.random.chance(300) => self.jump(),
-            _ => drop(self.serve()),
+            0..=4 => self.join_somewhere(),
+            5..=31 => self.act(),
+            32..=51 => self.move_bytes(),
+            52..=59 => self.look(),
+            60 => self.pass(1),
+            61 if self.keep_alive.ping_interval > 0 && self.random.chance(300) => self.jump(),
+            62..=68 => self.call(),
+            69..=72 => self.request(),
+            _ => (0..self.drivers.len()).for_each(|_| self.serve_some()),
         }
     }
-    /// Drains the shard.
+
+    /// Establishes a connection of a new client, if there is room.
+    fn join_somewhere(&mut self) {
+        let alive = self.clients.iter().filter(|client| !client.observes && !client.gone).count();
+        let shards: Vec<usize> = (0..self.drivers.len()).filter(|&shard| self.drivers[shard].is_occupied).collect();
+        if alive < self.plan.clients_max && !shards.is_empty() {
+            let shard = self.random.pick(&shards);
+            self.join(shard, None);
+        }
+    }
+
+    /// Drains all shards together, and ends them.
     fn drain(&mut self) {
         let ticks = self.random.within(1..=40) as u32;
         self.log(format_args!("drains in {ticks} ticks"));
         self.is_draining = true;
-        self.calm_observers();
-        let now = self.moment();
-        self.shard.drain(now, ticks);
-        self.more = true;
+        // The control thread refuses messages before the first connection is closed.
+        self.control.leave();
+        self.drivers.iter_mut().for_each(|driver| driver.command = Some(ticks));
         if !self.plan.settles {
-            for _ in 0..self.random.within(0..=20) {
-                self.serve();
+            for _ in 0..self.random.within(0..=20 * self.drivers.len()) {
+                self.serve_some();
                 self.move_bytes();
                 self.look();
             }
             self.plan.clients_max += 1;
-            self.join(None);
+            self.join_somewhere();
         }
         self.settle();
         let end = self.now.after(ticks + self.keep_alive.close_timeout + 2);
-        while self.now < end && !self.shard.is_empty() {
-            let due = self.shard.next_deadline().unwrap_or(end);
-            self.now = due.max(self.now.after(1)).min(end);
+        while self.now < end && self.drivers.iter().any(|driver| !driver.shard.is_empty()) {
+            self.pass_to_deadline(end);
             self.settle();
         }
-        assert!(self.shard.is_empty(), "{} connections do not leave", self.shard.open());
+        let open: Vec<usize> = self.drivers.iter().map(|driver| driver.shard.open()).collect();
+        assert!(open.iter().all(|&open| open == 0), "{open:?} connections do not leave");
+        self.check_rest();
+        self.check_interest();
+        self.check_leftovers();
+        self.end_shards();
     }
-}
 
-fn number_of(variable: &str) -> Option<u64> {
-    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+    /// Lets the shards notice that none has connections any more.
+    fn end_shards(&mut self) {
+        self.may_end = true;
+        for _ in 0..3 {
+            self.now = self.now.after(1);
+            while self.serve() {}
+        }
+        assert!(self.drivers.iter().all(SimulatedDriver::has_ended), "a shard does not end");
+    }
 }
 
 #[test]
 fn seeds() {
     let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
-    if let Some(seed) = number_of("RINGHUB_SEED") {
-        return Simulation::of_seed(seed, true, &config).run();
-    }
-    let count = number_of("RINGHUB_SEEDS").unwrap_or(SEEDS);
+    let is_logged = number_of("RINGHUB_SEED").is_some();
+    let run = |seed| {
+        let mut simulation = Simulation::of_seed(seed, is_logged, &config);
+        simulation.run();
+        simulation
+    };
     let mut seen = Seen::default();
-    for seed in 0..count {
-        let run = panic::AssertUnwindSafe(|| {
-            let mut simulation = Simulation::of_seed(seed, false, &config);
-            simulation.run();
-            simulation
-        });
-        match panic::catch_unwind(run) {
-            Ok(simulation) => seen.add(&simulation),
-            Err(cause) => {
-                println!("replay with RINGHUB_SEED={seed} cargo test simulator -- --nocapture");
-                panic::resume_unwind(cause);
-            }
-        }
-    }
+    let count = each_seed("shard::simulator", SEEDS, run, |simulation| seen.add(&simulation));
     println!("{seen}");
-    if count >= SEEDS {
+    if count.is_some_and(|count| count >= SEEDS) {
         seen.check();
     }
 }
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 3_000;

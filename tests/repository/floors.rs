@@ -33,7 +33,20 @@ const BUILDINGS: &[Building] = &[
     Building {
         name: "Simulation",
         folder: "src/shard",
-        floors: &["simulator/simulation", "simulator/checks", "simulator/actions", "simulator/turns", "simulator"],
+        floors: &[
+            "simulator/simulation",
+            "simulator/notes",
+            "simulator/owed",
+            "simulator/promises",
+            "simulator/memory",
+            "simulator/rest",
+            "simulator/checks",
+            "simulator/outcome",
+            "simulator/actions",
+            "simulator/calls",
+            "simulator/turns",
+            "simulator",
+        ],
     },
     Building {
         name: "Shard",

@@ -1,45 +1,45 @@
-//! The actions between two turns: those of clients, of handlers, and of the network.
+//! The actions of clients and of the network between two turns.
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    super::io_state::ShardConnection,
+    answering::{Act, Speech, Then},
     client::{Client, Leaving, Subscription},
     line::End,
+    names::{Stream, name},
     simulation::{Simulation, arrival},
     socket::SimulatedSocket,
 };
-use crate::hub::{Scope, SubscribeOptions, Subscribed};
+use crate::hub::Scope;
 
 impl Simulation {
-    /// Establishes a connection of a new client, which observes a topic if one is named.
-    pub(super) fn join(&mut self, observes: Option<usize>) {
-        let alive = self.clients.iter().skip(self.topics.len()).filter(|client| !client.gone).count();
-        if observes.is_none() && alive >= self.plan.clients_max {
-            return;
-        }
+    /// Establishes a connection of a new client on a shard, which observes a topic if one is named.
+    pub(super) fn join(&mut self, shard: usize, observes: Option<usize>) {
         let random = &mut self.random;
         let number = self.clients.len();
         let topic = observes.unwrap_or_else(|| random.within(0..=self.topics.len() - 1));
         let answer = format!("HTTP/1.1 101 {number}\r\n{}\r\n", "x".repeat(random.within(0..=60)));
-        let mut client = Client::new(number, topic, answer.as_bytes(), random);
-        let subscribes = observes.is_some() || !random.chance(100);
-        let has_more = observes.is_none() && random.chance(400);
-        let room = if observes.is_some() {
+        let line = self.drivers[shard].clients.len();
+        let mut client = Client::new(number, (shard, line), topic, answer.as_bytes(), random);
+        client.observes = observes.is_some();
+        let subscribes = client.observes || !random.chance(100);
+        let has_more = !client.observes && random.chance(400);
+        let room = if client.observes {
             client.publishes = false;
             usize::MAX
         } else {
             self.draw_habits(&mut client, subscribes)
         };
-        let socket = SimulatedSocket::connect(&self.network, answer.as_bytes(), room);
+        let socket = SimulatedSocket::connect(&self.drivers[shard].network, answer.as_bytes(), room);
         let leftover = self.send_early(&mut client);
         self.draw_subscriptions(&mut client, subscribes, has_more);
         let Client { publishes, deaf, mute, subscriptions, .. } = &client;
         self.log(format_args!(
-            "client {number} of topic {topic} joins {subscriptions:?} (publishes {publishes}, deaf {deaf}, \
-             mute {mute}), room {room}, {} bytes left over",
+            "client {number} of topic {topic} joins shard {shard}: {subscriptions:?} (publishes {publishes}, \
+             deaf {deaf}, mute {mute}), room {room}, {} bytes left over",
             leftover.len()
         ));
+        self.drivers[shard].clients.push(number);
         self.clients.push(client);
         self.establish(number, socket, Bytes::from(answer.into_bytes()), leftover);
     }
@@ -49,8 +49,7 @@ impl Simulation {
         let random = &mut self.random;
         let room = random.within(8..=self.plan.room_max);
         client.echo = random.chance(400);
-        let only_receives = subscribes && random.chance(150);
-        client.publishes = !self.is_draining && !only_receives;
+        client.publishes = !(subscribes && random.chance(250));
         client.deaf = random.chance(30);
         client.mute = random.chance(50);
         room
@@ -58,10 +57,7 @@ impl Simulation {
 
     /// Draws the topics that a client subscribes to from the beginning.
     fn draw_subscriptions(&mut self, client: &mut Client, subscribes: bool, has_more: bool) {
-        let offsets = self.offsets();
-        let mut subscribe = |topic, echo| {
-            client.subscriptions.push(Subscription { topic, echo, from: offsets[topic], until: None });
-        };
+        let mut subscribe = |topic, echo| client.subscriptions.push(Subscription::new(topic, echo, 0));
         if subscribes {
             subscribe(client.topic, client.echo);
         }
@@ -73,8 +69,8 @@ impl Simulation {
                 }
             }
         }
-        client.open_until = offsets;
-        client.spoken = vec![0; self.topics.len()];
+        client.called = vec![0; self.topics.len()];
+        client.asked_to_publish = vec![0; self.topics.len()];
     }
 
     /// Lets the shard adopt the client's connection.
@@ -83,22 +79,33 @@ impl Simulation {
         let name = |topic: usize| self.topics[topic].clone();
         let subscriptions = client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect();
         let forwards = client.publishes.then(|| (name(client.topic), Scope::Server));
-        let now = self.moment();
-        let id = self.shard.adopt(now, arrival(socket, subscriptions, forwards, answer, leftover));
+        let shard = client.shard;
+        let before = self.places(shard);
+        let driver = &mut self.drivers[shard];
+        driver.rouse();
+        let now = driver.moment(self.now);
+        let id = driver.shard.adopt(now, arrival(socket, subscriptions, forwards, answer, leftover));
         self.log(format_args!("client {number} is {id:?}"));
-        self.clients[number].id = id;
-        self.more = true;
+        let id = id.expect("there is a slot");
+        // The shard has taken its mail before it subscribed the connection.
+        let places = self.places(shard);
+        let client = &mut self.clients[number];
+        client.subscriptions.iter_mut().for_each(|own| own.asked_at = places[own.topic]);
+        client.id = Some(id);
+        client.open_until = places;
+        self.numbers.insert(id, number);
+        self.read_notes(shard, &before);
     }
 
     /// Lets some clients send before they have read the answer. Returns the bytes that arrive with the opening request.
     fn send_early(&mut self, client: &mut Client) -> BytesMut {
-        let network = &mut *self.network.borrow_mut();
-        network.lines[client.number].stalled = client.mute;
+        let network = &mut *self.drivers[client.shard].network.borrow_mut();
+        network.lines[client.line].stalled = client.mute;
         if client.publishes && !client.mute && self.random.chance(300) {
             client.compose(self.random.within(0..=100), &mut self.random);
             client.put(10, network);
         }
-        let line = &mut network.lines[client.number];
+        let line = &mut network.lines[client.line];
         let count = self.random.within(0..=line.on_the_way.len());
         line.on_the_way.drain(..count).collect()
     }
@@ -106,19 +113,31 @@ impl Simulation {
     /// Lets a client act.
     pub(super) fn act(&mut self) {
         let Some(number) = self.any_client() else { return };
-        let network = &mut *self.network.borrow_mut();
+        let network = self.network_of(number);
+        let network = &mut *network.borrow_mut();
+        let client = &self.clients[number];
+        if client.observes || client.mute || !client.can_send() {
+            return;
+        }
+        let orders = !client.publishes && client.has_sent_all();
         let (client, random) = (&mut self.clients[number], &mut self.random);
-        if number < self.topics.len() || client.mute {
-            return;
-        }
-        if !client.can_send() {
-            return;
-        }
         let what = match random.within(0..=99) {
             0..=44 if client.publishes => {
                 let most = random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
                 let name = client.compose(random.within(0..=most), random);
                 format!("composes {name:x}")
+            }
+            // The client's messages go to no topic, so its handler takes them.
+            0..=19 if orders => {
+                client.ask(network);
+                "asks".into()
+            }
+            20..=44 if orders => {
+                let act = self.draw_order(number);
+                let papers = &mut *self.desk.papers();
+                papers.acts.push(act);
+                self.clients[number].order(papers.acts.len() - 1, network);
+                format!("orders {act:x?}")
             }
             45..=74 => {
                 let count = random.within(1..=6);
@@ -129,13 +148,8 @@ impl Simulation {
                 client.ping(network);
                 "pings".into()
             }
-            // The client's messages go to no topic, so its handler takes them.
-            0..=44 if client.has_sent_all() => {
-                client.ask(network);
-                "asks".into()
-            }
             82..=89 => {
-                let line = &mut network.lines[number];
+                let line = &mut network.lines[client.line];
                 line.stalled = !line.stalled;
                 format!("stalls: {}", line.stalled)
             }
@@ -156,75 +170,68 @@ impl Simulation {
         self.log(format_args!("client {number} {what}"));
     }
 
-    /// Lets a handler act: a connection subscribes, gives a topic up, or publishes, in mid-life.
-    pub(super) fn embed(&mut self) {
-        let Some(number) = self.any_client().filter(|&number| number >= self.topics.len()) else { return };
-        let topic = self.random.within(0..=self.topics.len() - 1);
-        let (client, name) = (&mut self.clients[number], &self.topics[topic]);
-        let Some(id) = client.id else { return };
-        let offset = self.shard.hub.offset(name);
-        let count = client.subscriptions.iter().filter(|subscription| subscription.until.is_none()).count();
-        let connection = self.shard.hub.connections.get(id);
-        let is_open = connection.is_some_and(ShardConnection::is_open);
-        let what = match self.random.within(0..=9) {
-            0..=3 => {
-                let echo = if topic == client.topic { client.echo } else { self.random.chance(500) };
-                let outcome = self.shard.hub.subscribe(id, name, SubscribeOptions { has_echo: echo });
-                let expected = match client.subscription(topic) {
-                    _ if !is_open => Subscribed::Closed,
-                    Some(_) => Subscribed::Already,
-                    None if count >= self.plan.subscriptions_max => Subscribed::TooMany,
-                    None => Subscribed::Live,
-                };
-                assert_eq!(outcome, expected, "client {number} and topic {topic}");
-                if outcome == Subscribed::Live {
-                    client.subscriptions.push(Subscription { topic, echo, from: offset, until: None });
-                }
-                format!("subscribes to topic {topic} behind {offset} (echo {echo}): {outcome:?}")
-            }
-            4 | 5 => {
-                self.shard.unsubscribe(id, name);
-                if is_open && let Some(subscription) = client.subscription(topic) {
-                    subscription.until = Some(offset);
-                    // Its share of the topic may make a backlog of any size: it had kept up.
-                    client.backlog = None;
-                    // Or it had not kept up, and the share was too much.
-                    let connection = self.shard.hub.connections.get(id);
-                    if !connection.is_some_and(ShardConnection::is_open) {
-                        let offsets = self.topics.iter().map(|name| self.shard.hub.offset(name));
-                        client.closed_at = Some(offsets.collect());
+    /// Draws an act that a client orders from its handler.
+    fn draw_order(&mut self, number: usize) -> Act {
+        let random = &mut self.random;
+        let client = &mut self.clients[number];
+        let topic = random.within(0..=self.topics.len() - 1);
+        let most = random.pick(&[0, 20, 150]).min(self.plan.message_max);
+        let size = random.within(0..=most);
+        match random.within(0..=11) {
+            0..=2 => {
+                let then = match random.within(0..=9) {
+                    0..=4 => Then::Nothing,
+                    5 => Then::Unsubscribe { topic },
+                    6 => Then::Unsubscribe { topic: random.within(0..=self.topics.len() - 1) },
+                    7 | 8 => {
+                        let name = name(number, topic, Stream::Live, client.live_messages);
+                        client.live_messages += 1;
+                        Then::Publish(Speech { topic, name, size })
                     }
-                }
-                format!("gives up topic {topic} at {offset}")
+                    _ => {
+                        client.asks_for_close = true;
+                        Then::Close
+                    }
+                };
+                Act::Subscribe { topic, echo: random.chance(500), then }
             }
-            _ if topic != client.topic && connection.is_some() && !self.is_draining => {
-                let most = self.random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
-                let (message_name, message) = client.prepare(topic, self.random.within(0..=most));
-                self.shard.hub.publish_by_name(name, Some(id), &message, Scope::Server);
-                format!("publishes {message_name:x} to topic {topic}")
+            3..=5 => Act::Unsubscribe { topic },
+            6..=9 => {
+                let name = name(number, topic, Stream::Asked, client.asked_to_publish[topic]);
+                client.asked_to_publish[topic] += 1;
+                Act::Publish(Speech { topic, name, size })
             }
-            _ => return,
-        };
-        self.more = true;
-        self.log(format_args!("client {number} {what}"));
+            10 => {
+                let name = name(number, topic, Stream::Farewell, client.farewells);
+                client.farewells += 1;
+                Act::Farewell(Speech { topic, name, size })
+            }
+            _ => {
+                client.asks_for_close = true;
+                Act::Close
+            }
+        }
     }
 
     /// Lets the network carry bytes of a client.
     pub(super) fn move_bytes(&mut self) {
         let Some(number) = self.any_client() else { return };
-        let network = &mut *self.network.borrow_mut();
+        let network = self.network_of(number);
+        let network = &mut *network.borrow_mut();
+        let line = self.clients[number].line;
         let most = self.random.pick(&[1, 7, 50, 1_000, 1_000_000]);
         if self.random.chance(500) {
-            network.arrive(number, most);
-        } else if !network.lines[number].stalled {
-            network.fetch(number, most);
+            network.arrive(line, most);
+        } else if !network.lines[line].stalled {
+            network.fetch(line, most);
         }
     }
 
     /// Lets a client look at the bytes that it has fetched.
     pub(super) fn look(&mut self) {
         let Some(number) = self.any_client() else { return };
-        let network = &mut *self.network.borrow_mut();
+        let network = self.network_of(number);
+        let network = &mut *network.borrow_mut();
         self.clients[number].look(self.now, network);
         if self.random.chance(500) {
             self.clients[number].follow_the_end(network);

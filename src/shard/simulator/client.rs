@@ -4,45 +4,54 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::{line::End, network::Network, random::Random};
+use super::{
+    line::End,
+    names::{EMPTY, Name, Stream, message_type, name, payload, read_name},
+    network::Network,
+    random::Random,
+};
 use crate::{
     config::Limits,
     hub::{Backlog, ConnectionId},
-    proto::{
-        CloseCode, Event, Fin, Input, MessageLimits, MessageType, OpCode, PreparedMessage, Role, State, Tick,
-        WebSocket, encode_masked,
-    },
+    proto::{CloseCode, Event, Fin, Input, MessageLimits, OpCode, Role, State, Tick, WebSocket, encode_masked},
 };
-
-/// Names a message by its sender, its topic, and its sequence number among that sender's messages there; or [`EMPTY`].
-pub(super) type Name = u64;
-
-/// A message without payload has no name of its own. It is always of the first topic, and only sent by clients that
-/// receive their own there.
-pub(super) const EMPTY: Name = u64::MAX;
-
-fn name(sender: usize, topic: usize, number: u32) -> Name {
-    (sender as u64) << 40 | (topic as u64) << 32 | u64::from(number)
-}
-
-/// Returns the sender of the message of that name.
-pub(super) fn sender(name: Name) -> Option<usize> {
-    (name != EMPTY).then_some((name >> 40) as usize)
-}
-
-/// Returns the topic of the message of that name.
-pub(super) fn topic_of(name: Name) -> usize {
-    if name == EMPTY { 0 } else { (name >> 32) as usize & 0xff }
-}
 
 /// The subscription of a client to a topic, for a part of its life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscription {
     pub(super) topic: usize,
     pub(super) echo: bool,
-    /// The topic's messages before the subscription began, and before it ended, if it did before the connection.
-    pub(super) from: u64,
-    pub(super) until: Option<u64>,
+    /// The place of the connection's shard in the topic's order when the connection subscribed: it gets no earlier
+    /// message.
+    pub(super) asked_at: u64,
+    /// The offset of the topic's last message when the connection learned that the subscription is live: it gets every
+    /// later one.
+    pub(super) live_at: Option<u64>,
+    /// The places of the shard before and after the turn in which the subscription ended, if it did before the
+    /// connection.
+    pub(super) until: Option<Span>,
+}
+
+impl Subscription {
+    /// Returns a subscription that is not live yet, asked for at this place.
+    pub(super) fn new(topic: usize, echo: bool, asked_at: u64) -> Self {
+        Subscription { topic, echo, asked_at, live_at: None, until: None }
+    }
+}
+
+/// A place in a topic's order that is known to lie between two: how many messages stand before it at least, and at
+/// most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) low: u64,
+    pub(super) high: u64,
+}
+
+impl Span {
+    /// Returns a place that is known.
+    pub(super) fn exactly(place: u64) -> Self {
+        Span { low: place, high: place }
+    }
 }
 
 /// The way in which a client ends its connection, if it does before the server.
@@ -94,6 +103,11 @@ const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
+    /// The shard of the client's connection, and the connection's line in that shard's network.
+    pub(super) shard: usize,
+    pub(super) line: usize,
+    /// The client reads everything at once and never leaves.
+    pub(super) observes: bool,
     /// The topic of the messages that the client sends.
     pub(super) topic: usize,
     pub(super) publishes: bool,
@@ -101,8 +115,13 @@ pub(super) struct Client {
     pub(super) echo: bool,
     /// All subscriptions that there have been.
     pub(super) subscriptions: Vec<Subscription>,
-    /// How many messages its handler has published, by topic: none to the client's own.
-    pub(super) spoken: Vec<u32>,
+    /// How many messages calls have published for it, and how many its handler was asked to publish, by topic.
+    pub(super) called: Vec<u32>,
+    pub(super) asked_to_publish: Vec<u32>,
+    /// How many messages its handler publishes when a subscription goes live.
+    pub(super) live_messages: u32,
+    /// How many messages its handler was asked to publish at the connection's end: it publishes the last.
+    pub(super) farewells: u32,
     /// The client neither reads nor writes.
     pub(super) mute: bool,
     /// The client answers neither pings nor close frames, but reads.
@@ -110,13 +129,30 @@ pub(super) struct Client {
     pub(super) leaving: Option<Leaving>,
     /// The connection on the server's side.
     pub(super) id: Option<ConnectionId>,
-    /// Messages of each topic when the connection was last seen open, and when it was first seen not to be.
+    /// The shard's places in the topics when the connection was last seen open, and when it was first seen not to be.
     pub(super) open_until: Vec<u64>,
     pub(super) closed_at: Option<Vec<u64>>,
+    /// Until when the client's close frame waits for marks.
+    pub(super) marks_until: Option<Tick>,
+    /// The marks have taken too long.
+    pub(super) has_late_marks: bool,
     /// The connection's backlog after the last turn.
     pub(super) backlog: Option<BacklogSeen>,
     /// The connection has ended.
     pub(super) gone: bool,
+    /// A close was asked for: of the handler, and of the control thread.
+    pub(super) asks_for_close: bool,
+    pub(super) is_closed_by_command: bool,
+    /// The client has ended the connection, and the shard had no other reason to.
+    pub(super) has_ended_it: bool,
+    /// The control thread has sent a message to this connection.
+    pub(super) is_sent_to: bool,
+    /// Some of what the client had sent was lost before it arrived.
+    pub(super) is_truncated: bool,
+    /// The messages that the control thread has sent to this connection and that were accepted, and those that have
+    /// arrived, by their tickets.
+    pub(super) accepted: Vec<u64>,
+    pub(super) direct: Vec<u64>,
     /// Messages that have been sent whole.
     pub(super) sent: u32,
     pub(super) sent_empty: u32,
@@ -137,22 +173,44 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(number: usize, topic: usize, answer: &[u8], random: &mut Random) -> Self {
+    /// Returns a client whose connection is line `line` of that shard's network.
+    pub(super) fn new(
+        number: usize,
+        (shard, line): (usize, usize),
+        topic: usize,
+        answer: &[u8],
+        random: &mut Random,
+    ) -> Self {
         Client {
             number,
+            shard,
+            line,
+            observes: false,
             topic,
             publishes: true,
             echo: false,
             subscriptions: Vec::new(),
-            spoken: Vec::new(),
+            called: Vec::new(),
+            asked_to_publish: Vec::new(),
+            live_messages: 0,
+            farewells: 0,
             mute: false,
             deaf: false,
             leaving: None,
             id: None,
             open_until: Vec::new(),
             closed_at: None,
+            marks_until: None,
+            has_late_marks: false,
             backlog: None,
             gone: false,
+            asks_for_close: false,
+            is_closed_by_command: false,
+            has_ended_it: false,
+            is_sent_to: false,
+            is_truncated: false,
+            accepted: Vec::new(),
+            direct: Vec::new(),
             sent: 0,
             sent_empty: 0,
             received: Vec::new(),
@@ -171,19 +229,6 @@ impl Client {
     /// Returns the client's present subscription to that topic.
     pub(super) fn subscription(&mut self, topic: usize) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic && subscription.until.is_none())
-    }
-
-    /// Returns a message that the client's handler publishes to a topic that is not the client's own.
-    pub(super) fn prepare(&mut self, topic: usize, size: usize) -> (Name, PreparedMessage) {
-        assert_ne!(topic, self.topic, "what it sends itself arrives later, and would be out of order");
-        let name = name(self.number, topic, self.spoken[topic]);
-        self.spoken[topic] += 1;
-        let payload = payload(name, size);
-        let message = match message_type(name) {
-            MessageType::Text => PreparedMessage::text(std::str::from_utf8(&payload).expect("a payload is UTF-8")),
-            MessageType::Binary => PreparedMessage::binary(&payload),
-        };
-        (name, message)
     }
 
     /// Returns whether the client may still send frames.
@@ -213,10 +258,9 @@ impl Client {
         let (name, opcode, payload) = if size == 0 && may_be_empty {
             (EMPTY, OpCode::Text, Vec::new())
         } else {
-            let name = name(self.number, self.topic, self.begun);
+            let name = name(self.number, self.topic, Stream::Forwarded, self.begun);
             self.begun += 1;
-            let message_type = message_type(name);
-            (name, message_type.opcode(), payload(name, size))
+            (name, message_type(name).opcode(), payload(name, size))
         };
         let fragments = if random.chance(250) { random.within(2..=5) } else { 1 };
         let mut rest = payload.as_slice();
@@ -239,7 +283,7 @@ impl Client {
                 return;
             }
             let Some((frame, name)) = self.frames.pop_front() else { return };
-            network.lines[self.number].on_the_way.extend(frame);
+            network.lines[self.line].on_the_way.extend(frame);
             match name {
                 Some(EMPTY) => self.sent_empty += 1,
                 Some(_) => self.sent += 1,
@@ -254,7 +298,7 @@ impl Client {
         if self.can_send() && self.websocket.send(OpCode::Ping, Fin::Set, self.pings.to_string().as_bytes(), &mut frame)
         {
             self.pings += 1;
-            network.lines[self.number].on_the_way.extend(frame);
+            network.lines[self.line].on_the_way.extend(frame);
         }
     }
 
@@ -265,13 +309,22 @@ impl Client {
         if self.can_send() && self.websocket.send(OpCode::Text, Fin::Set, question.as_bytes(), &mut frame) {
             self.pings += 1;
             self.asked += 1;
-            network.lines[self.number].on_the_way.extend(frame);
+            network.lines[self.line].on_the_way.extend(frame);
+        }
+    }
+
+    /// Sends an order to the handler, which acts.
+    pub(super) fn order(&mut self, act: usize, network: &mut Network) {
+        let mut frame = Vec::new();
+        let order = format!("act {act}");
+        if self.can_send() && self.websocket.send(OpCode::Text, Fin::Set, order.as_bytes(), &mut frame) {
+            network.lines[self.line].on_the_way.extend(frame);
         }
     }
 
     /// Begins to leave.
     pub(super) fn leave(&mut self, how: Leaving, random: &mut Random, network: &mut Network) {
-        let line = &mut network.lines[self.number];
+        let line = &mut network.lines[self.line];
         let mut out = Vec::new();
         match how {
             // Past `proto`, whose closing clients drop the messages before the peer's close frame, which are checked.
@@ -279,6 +332,7 @@ impl Client {
             Leaving::Cut(end) => {
                 if random.chance(500) {
                     let left = random.within(0..=line.on_the_way.len());
+                    self.is_truncated |= left < line.on_the_way.len();
                     line.on_the_way.truncate(left);
                 }
                 line.end = Some(end);
@@ -298,7 +352,7 @@ impl Client {
 
     /// Looks at the bytes that were fetched, and answers.
     pub(super) fn look(&mut self, now: Tick, network: &mut Network) {
-        let line = &mut network.lines[self.number];
+        let line = &mut network.lines[self.line];
         if line.fetched.is_empty() {
             return;
         }
@@ -317,11 +371,14 @@ impl Client {
                     assert_eq!(message.payload(), expected.as_bytes(), "questions are answered in order");
                     self.pongs += 1;
                 }
+                Ok(Some(Event::Message(message))) if message.payload().first() == Some(&b'~') => {
+                    let ticket = std::str::from_utf8(&message.payload()[1..]).ok().and_then(|text| text.parse().ok());
+                    self.direct.push(ticket.expect("a message of the control thread has a ticket"));
+                }
                 Ok(Some(Event::Message(message))) => {
                     let name = read_name(message.payload());
                     assert!(name == EMPTY || message.payload() == payload(name, message.payload().len()), "{name:x}");
-                    let expected = if name == EMPTY { MessageType::Text } else { message_type(name) };
-                    assert_eq!(message.message_type(), expected, "the type of {name:x}");
+                    assert_eq!(message.message_type(), message_type(name), "the type of {name:x}");
                     self.received.push(name);
                 }
                 Ok(Some(Event::Fragment(_))) => unreachable!("whole messages were asked for"),
@@ -345,37 +402,10 @@ impl Client {
 
     /// Closes its side once the server has finished and everything was read.
     pub(super) fn follow_the_end(&self, network: &mut Network) {
-        let line = &mut network.lines[self.number];
+        let line = &mut network.lines[self.line];
         let server_ended = (line.finished || line.dropped) && line.sent.is_empty() && line.fetched.is_empty();
         if server_ended && line.end.is_none() && !self.deaf {
             line.end = Some(End::Finished);
         }
     }
-}
-
-fn message_type(name: Name) -> MessageType {
-    if (name ^ name >> 32) & 1 == 0 { MessageType::Text } else { MessageType::Binary }
-}
-
-/// Returns a payload of about `size` bytes that begins with the name. Every third one has characters of two bytes.
-fn payload(name: Name, size: usize) -> Vec<u8> {
-    let mut payload = format!("{:x}.", name).into_bytes();
-    let missing = size.saturating_sub(payload.len());
-    let filling = b'a' + (name % 26) as u8;
-    if name.is_multiple_of(3) {
-        payload.extend("é".as_bytes().iter().cycle().take(missing / 2 * 2));
-        payload.extend(std::iter::repeat_n(filling, missing % 2));
-    } else {
-        payload.extend(std::iter::repeat_n(filling, missing));
-    }
-    payload
-}
-
-fn read_name(payload: &[u8]) -> Name {
-    if payload.is_empty() {
-        return EMPTY;
-    }
-    let end = payload.iter().position(|&byte| byte == b'.').expect("a name ends with a point");
-    let digits = std::str::from_utf8(&payload[..end]).expect("a name is hexadecimal");
-    Name::from_str_radix(digits, 16).expect("a name is hexadecimal")
 }

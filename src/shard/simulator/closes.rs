@@ -95,7 +95,7 @@ fn a_close_for_a_size_waits_for_the_rest() {
     let (broken, rest): (&[u8], &[u8]) = (b"\xc1\x80\0\0\0\0", b"more");
     for (first, ticks_of_rest, closed_at) in [(too_big, 0, 3), (too_big, 10, 13), (too_big, 100, 25), (broken, 10, 0)] {
         let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
-        simulation.join(None);
+        simulation.join(0, None);
         simulation.settle();
         let number = simulation.clients.len() - 1;
         simulation.clients[number].mute = true;
@@ -104,20 +104,20 @@ fn a_close_for_a_size_waits_for_the_rest() {
         for tick in 0..=40 {
             let bytes = if tick == 0 { first } else { rest };
             if tick <= ticks_of_rest {
-                let network = &mut *simulation.network.borrow_mut();
+                let network = &mut *simulation.drivers[0].network.borrow_mut();
                 network.lines[number].on_the_way.extend(bytes);
                 network.arrive(number, usize::MAX);
             }
             while simulation.serve() {}
-            if closed.is_none() && simulation.network.borrow().lines[number].stream.has_ended() {
+            if closed.is_none() && simulation.drivers[0].network.borrow().lines[number].stream.has_ended() {
                 closed = Some(simulation.now.since(begin));
-                assert!(simulation.network.borrow().lines[number].finished, "its end follows at once");
+                assert!(simulation.drivers[0].network.borrow().lines[number].finished, "its end follows at once");
             }
             simulation.now = simulation.now.after(1);
         }
         assert_eq!(closed, Some(closed_at), "{ticks_of_rest} ticks of more");
-        assert_eq!(simulation.counters.get(Counter::ProtocolErrors), 1);
-        simulation.network.borrow_mut().is_over = true;
+        assert_eq!(simulation.drivers[0].counters.get(Counter::ProtocolErrors), 1);
+        simulation.end();
     }
 }
 
@@ -127,26 +127,26 @@ fn a_close_takes_one_close_timeout_in_all() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     config.keep_alive.close_timeout = 50;
     let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
-    simulation.join(None);
+    simulation.join(0, None);
     simulation.settle();
     let number = simulation.clients.len() - 1;
     simulation.clients[number].mute = true;
     let id = simulation.clients[number].id.expect("it has joined");
-    simulation.shard.close(id, CloseCode::GOING_AWAY, "");
-    simulation.more = true;
+    simulation.drivers[0].shard.close(id, CloseCode::GOING_AWAY, "");
+    simulation.drivers[0].rouse();
     for tick in 0..50 {
         if tick == 45 {
-            let network = &mut *simulation.network.borrow_mut();
+            let network = &mut *simulation.drivers[0].network.borrow_mut();
             network.lines[number].on_the_way.extend(CLOSE_FRAME);
             network.arrive(number, usize::MAX);
         }
         while simulation.serve() {}
-        let state = simulation.shard.hub.connections.get(id).map(|connection| connection.websocket.state());
+        let state = simulation.drivers[0].shard.hub.connections.get(id).map(|connection| connection.websocket.state());
         assert_eq!(state, Some(if tick < 45 { State::Closing } else { State::Closed }), "tick {tick}");
         simulation.now = simulation.now.after(1);
     }
     while simulation.serve() {}
-    assert!(simulation.shard.hub.connections.get(id).is_none());
-    assert_eq!(simulation.counters.get(Counter::CloseTimeout), 1);
-    simulation.network.borrow_mut().is_over = true;
+    assert!(simulation.drivers[0].shard.hub.connections.get(id).is_none());
+    assert_eq!(simulation.drivers[0].counters.get(Counter::CloseTimeout), 1);
+    simulation.end();
 }

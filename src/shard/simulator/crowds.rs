@@ -508,14 +508,14 @@ fn a_shortage_of_memory_is_waited_out() {
     let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     let mut simulation = Simulation::new(Random::new(0), Plan::CALM, false, &config);
     for _ in 0..10 {
-        simulation.join(None);
+        simulation.join(0, None);
     }
     simulation.settle();
     let speaks = |client: &&Client| client.publishes && !client.mute && !client.deaf;
     let number = simulation.clients.iter().find(speaks).expect("chance made none that speaks").number;
-    simulation.network.borrow_mut().is_short_of_memory = true;
+    simulation.drivers[0].network.borrow_mut().is_short_of_memory = true;
     {
-        let network = &mut *simulation.network.borrow_mut();
+        let network = &mut *simulation.drivers[0].network.borrow_mut();
         let client = &mut simulation.clients[number];
         client.compose(5, &mut simulation.random);
         client.put(usize::MAX, network);
@@ -528,13 +528,13 @@ fn a_shortage_of_memory_is_waited_out() {
             assert!(turns < 10, "the shard does not come to rest at tick {tick}");
         }
         assert!(turns > 0, "no send is tried at tick {tick}");
-        assert!(simulation.counters.get(Counter::SlowConsumers) > 0, "some sends were refused");
-        assert_eq!(simulation.shard.next_deadline(), Some(simulation.now.after(1)));
+        assert!(simulation.drivers[0].counters.get(Counter::SlowConsumers) > 0, "some sends were refused");
+        assert_eq!(simulation.drivers[0].shard.next_deadline(), Some(simulation.now.after(1)));
         simulation.now = simulation.now.after(1);
     }
-    simulation.network.borrow_mut().is_short_of_memory = false;
+    simulation.drivers[0].network.borrow_mut().is_short_of_memory = false;
     simulation.settle();
     simulation.check_settled();
-    assert_eq!(simulation.counters.get(Counter::SlowConsumers), 0);
-    simulation.network.borrow_mut().is_over = true;
+    assert_eq!(simulation.drivers[0].counters.get(Counter::SlowConsumers), 0);
+    simulation.end();
 }

@@ -55,6 +55,8 @@ pub(super) struct Line {
     pub(super) was_short: bool,
     /// How many sends the socket was offered.
     pub(super) offers: u64,
+    /// A reset has discarded bytes that had arrived.
+    pub(super) is_lost: bool,
     /// The server has received an end or a reset.
     pub(super) end_received: bool,
 }
@@ -81,6 +83,7 @@ impl Line {
             reset: false,
             was_short: false,
             offers: 0,
+            is_lost: false,
             end_received: false,
         }
     }

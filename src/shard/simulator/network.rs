@@ -128,7 +128,9 @@ impl Network {
                 line.sent.clear();
             }
             if line.end == Some(End::Reset) && self.random.chance(500) {
-                self.lines[number].arrived.clear();
+                let line = &mut self.lines[number];
+                line.is_lost |= !line.arrived.is_empty();
+                line.arrived.clear();
             }
         }
         if something {

@@ -3,6 +3,7 @@
 use super::{network::Weather, random::Random};
 use crate::{
     config::Config,
+    hub::MeshLimits,
     proto::{KeepAlive, Tick},
     shard::pace::Pace,
 };
@@ -12,6 +13,11 @@ use crate::{
 pub(super) struct Plan {
     pub(super) start: Tick,
     pub(super) steps: usize,
+    pub(super) shards: usize,
+    /// The limits of the lanes between the shards and the control thread's end.
+    pub(super) mesh: MeshLimits,
+    /// A shard that has few turns.
+    pub(super) lazy: Option<usize>,
     pub(super) topics: usize,
     /// The most topics of one client.
     pub(super) subscriptions_max: usize,
@@ -36,6 +42,14 @@ impl Plan {
     pub(super) const CALM: Plan = Plan {
         start: Tick(0),
         steps: 0,
+        shards: 1,
+        mesh: MeshLimits {
+            lane_bytes_max: 32 << 20,
+            message_bytes_max: 256 << 20,
+            overflow_bytes_max: 4 << 20,
+            lane_entries_max: 1_024,
+        },
+        lazy: None,
         topics: 1,
         subscriptions_max: 1_024,
         clients_max: 100,
@@ -72,9 +86,13 @@ impl Plan {
             config.limits.unfinished_bytes_max = random.pick(&[2_000, 20_000, huge]);
             config.limits.message_ticks_max = random.pick(&[0, 25, 60]);
         }
+        let shards = random.pick(&[1, 2, 2, 3, 4]);
         Plan {
             start: Tick(random.within(0..=2_000) as u32),
-            steps: random.within(100..=1_500),
+            steps: random.within(60..=900),
+            shards,
+            mesh: Self::draw_mesh(random),
+            lazy: (shards > 1 && random.chance(400)).then(|| random.within(0..=shards - 1)),
             topics: random.pick(&[1, 2, 3, 6]),
             subscriptions_max: random.pick(&[2, 4, 1_024]),
             clients_max: random.within(2..=14),
@@ -93,6 +111,19 @@ impl Plan {
                 busy: random.pick(&[0, 300, 900]),
             },
             pace: if random.chance(900) { Self::draw_pace(random) } else { Pace::DEFAULT },
+        }
+    }
+
+    /// Short lanes, most of the time: a few messages fill them.
+    fn draw_mesh(random: &mut Random) -> MeshLimits {
+        if random.chance(100) {
+            return MeshLimits::default();
+        }
+        MeshLimits {
+            lane_entries_max: random.within(2..=7),
+            overflow_bytes_max: random.within(0..=2_000),
+            message_bytes_max: random.pick(&[0, 1 << 20]),
+            ..MeshLimits::default()
         }
     }
 

@@ -1,6 +1,6 @@
 //! The traps that all runs together have met.
 
-use super::{simulation::Simulation, tally::Tally};
+use super::{events::Events, simulation::Simulation, tally::Tally};
 use crate::metrics::{CountedBy, Counter, Counters};
 
 /// The sums of all runs: a simulator that never meets a trap proves nothing about it.
@@ -8,14 +8,18 @@ use crate::metrics::{CountedBy, Counter, Counters};
 pub(super) struct Seen {
     counters: Counters,
     tally: Tally,
+    events: Events,
 }
 
 impl Seen {
     pub(super) fn add(&mut self, simulation: &Simulation) {
-        for &counter in Counter::ALL {
-            self.counters.add(counter, simulation.counters.get(counter));
+        for driver in &simulation.drivers {
+            for &counter in Counter::ALL {
+                self.counters.add(counter, driver.counters.get(counter));
+            }
+            self.tally.add(&driver.network.borrow().tally);
         }
-        self.tally.add(&simulation.network.borrow().tally);
+        self.events.add(&simulation.events());
     }
 
     pub(super) fn check(&self) {
@@ -29,9 +33,7 @@ impl Seen {
             Counter::HttpRequests,
             Counter::HttpDisplaced,
             Counter::AcceptPaused,
-            Counter::LaneOverflow,
             Counter::BarrierTimeout,
-            Counter::AwaitedHome,
             Counter::HandlerPanics,
             Counter::PollsArmed,
             Counter::CancelsRepeated,
@@ -48,6 +50,7 @@ impl Seen {
         for count in [stale, stale_reused, polls_ended, cut_off] {
             assert!(count > 0, "{:?}", self.tally);
         }
+        self.events.check();
     }
 }
 
@@ -56,6 +59,6 @@ impl std::fmt::Display for Seen {
         for &counter in Counter::ALL {
             writeln!(f, "{} {}", counter.name(), self.counters.get(counter))?;
         }
-        write!(f, "{:?}", self.tally)
+        write!(f, "{:?}\n{:?}", self.tally, self.events)
     }
 }

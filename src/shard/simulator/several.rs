@@ -351,8 +351,8 @@ fn seeds_of_connections_with_several_topics() {
         let mut simulation = Simulation::new(random, plan, false, &config);
         for _ in 0..plan.steps {
             simulation.step();
-            simulation.embed();
-            simulation.embed();
+            simulation.call();
+            simulation.call();
         }
         simulation.plan.steps = 0;
         simulation.run();

@@ -140,9 +140,9 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         backlog_bytes: 1,
         mail: 1,
     };
-    let mut simulation = Simulation::new(Random::new(0), Plan { pace, ..Plan::CALM }, false, &config);
+    let mut simulation = Simulation::new(Random::new(3), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
-        simulation.join(None);
+        simulation.join(0, None);
     }
     simulation.settle();
     let is_plain =
@@ -150,7 +150,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     let plain: Vec<usize> = simulation.clients.iter().filter(is_plain).map(|client| client.number).collect();
     let [first, second, ..] = plain[..] else { panic!("chance made too few plain clients") };
     let speak = |simulation: &mut Simulation, number: usize| {
-        let network = &mut *simulation.network.borrow_mut();
+        let network = &mut *simulation.drivers[0].network.borrow_mut();
         let client = &mut simulation.clients[number];
         client.compose(5, &mut simulation.random);
         client.put(usize::MAX, network);
@@ -165,10 +165,10 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         simulation.serve();
     }
     let id = simulation.clients[second].id.expect("it has joined");
-    let waiting = simulation.shard.hub.connections.get(id).expect("it is still there");
+    let waiting = simulation.drivers[0].shard.hub.connections.get(id).expect("it is still there");
     assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
-    assert!(simulation.counters.get(Counter::PongTimeout) > 0, "the others were silent");
-    simulation.network.borrow_mut().is_over = true;
+    assert!(simulation.drivers[0].counters.get(Counter::PongTimeout) > 0, "the others were silent");
+    simulation.end();
 }
 
 /// A slow consumer of two topics whose walks meet in a batch. The share of the first goes beyond the limit of its

@@ -1,13 +1,17 @@
-//! The state of a simulated run: a shard, its network, its clients, and the clock of all of them.
+//! The state of a simulated run: shards with their networks, the control thread's end, clients, and the clock of all of
+//! them.
 
-use std::{cell::RefCell, fmt::Arguments, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     super::{arrival::Arrival, seats::Handlers, state::Shard},
-    answering::Answering,
+    answering::{Answering, Desk, topic_name},
     client::Client,
+    control::Control,
+    driver::{SimulatedDriver, Woken},
+    events::Events,
     network::Network,
     plan::Plan,
     random::Random,
@@ -16,82 +20,132 @@ use super::{
 use crate::{
     config::{Config, Sources, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
-    hub::{MeshEnd, Scope, SubscribeOptions, TopicName},
+    hub::{ConnectionId, ExternalEnd, MeshEnd, Scope, SubscribeOptions, TopicName, testing::Journal},
     metrics::Counters,
-    proto::{KeepAlive, Millis, Tick},
+    proto::{KeepAlive, Tick},
     surface::raw::TOPIC_PATTERN,
 };
 
-/// A simulated run. Its methods stand on floors, each of which calls only those below: the checks, the actions, the
-/// turns and the time between them, and the run from its beginning to its end.
+/// A simulated run. Its methods stand on floors, each of which calls only those below: the state, the notes, the
+/// checks, the actions, the turns and the time between them, and the run from its beginning to its end.
 pub(super) struct Simulation {
-    pub(super) shard: Shard<SimulatedIo>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) network: Rc<RefCell<Network>>,
+    pub(super) drivers: Vec<SimulatedDriver>,
+    pub(super) control: Control,
+    pub(super) desk: Desk,
     pub(super) random: Random,
     /// Clients by number; the first ones observe a topic each.
     pub(super) clients: Vec<Client>,
+    pub(super) numbers: HashMap<ConnectionId, usize>,
     pub(super) topics: Vec<TopicName>,
+    /// The home of each topic.
+    pub(super) homes: Vec<usize>,
     pub(super) plan: Plan,
     pub(super) keep_alive: KeepAlive,
     pub(super) now: Tick,
-    /// The time that the shard was given last.
-    moment: Millis,
     /// Ticks since the observers were last brought up to date.
     pub(super) ticks_restless: u32,
-    /// The last turn has left work, or a connection has arrived since.
-    pub(super) more: bool,
     pub(super) is_draining: bool,
+    /// The shards may end when none has connections any more.
+    pub(super) may_end: bool,
+    /// The messages that were taken before the drain, by topic and shard.
+    pub(super) taken_before_drain: Vec<Vec<u64>>,
+    /// Messages that handlers have published because a subscription went live or a connection ended, whatever waited to
+    /// be sent.
+    pub(super) unasked: usize,
+    pub(super) events: Events,
     pub(super) is_logged: bool,
 }
 
 impl Simulation {
     /// Returns a run without clients.
     pub(super) fn without_clients(mut random: Random, plan: Plan, is_logged: bool, config: &Config) -> Self {
-        let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
-        let counters = Arc::new(Counters::default());
-        let io = SimulatedIo(Rc::clone(&network));
-        let mut shard =
-            Shard::new(MeshEnd::alone(), config, io, handlers(config), Arc::clone(&counters), 1, plan.start.begin());
-        shard.pace = plan.pace;
-        shard.hub.limits.subscriptions_max = plan.subscriptions_max;
-        shard.hub.connections.let_rest(plan.slots_resting);
-        let name = |number| TopicName::new(&format!("topic {number}")).expect("a name");
+        let mut config = config.clone();
+        config.shards = plan.shards;
+        let desk = Desk::default();
+        let woken: Vec<Woken> = (0..=plan.shards).map(|_| Woken::default()).collect();
+        let mut ends = MeshEnd::connect_with(woken.iter().map(Woken::wake).collect(), plan.shards, &plan.mesh);
+        let external = ExternalEnd::new(ends.pop().expect("the control thread has an end"));
+        let start = |(mesh, woken): (MeshEnd, &Woken)| {
+            let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
+            let counters = Arc::new(Counters::default());
+            let io = SimulatedIo(Rc::clone(&network));
+            let handlers = handlers_of(&config, RouteOptions::new(), Answering { desk: desk.clone() });
+            let now = plan.start.begin();
+            let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, now);
+            shard.pace = plan.pace;
+            shard.hub.limits.subscriptions_max = plan.subscriptions_max;
+            shard.hub.connections.let_rest(plan.slots_resting);
+            shard.hub.journal = Some(Box::new(Journal::default()));
+            SimulatedDriver::new(shard, counters, network, woken.clone(), plan.start)
+        };
+        let drivers: Vec<SimulatedDriver> = ends.into_iter().zip(&woken).map(start).collect();
+        let topics: Vec<TopicName> = (0..plan.topics).map(topic_name).collect();
         Simulation {
-            keep_alive: config.keep_alive,
-            shard,
-            counters,
-            network,
+            homes: topics.iter().map(|name| usize::from(drivers[0].shard.hub.home(name))).collect(),
+            drivers,
+            control: Control::new(external, woken[plan.shards].clone()),
+            desk,
             random,
             clients: Vec::new(),
-            topics: (0..plan.topics).map(name).collect(),
+            numbers: HashMap::new(),
+            topics,
             plan,
+            keep_alive: config.keep_alive,
             now: plan.start,
-            moment: plan.start.begin(),
             ticks_restless: 0,
-            more: false,
             is_draining: false,
+            may_end: false,
+            taken_before_drain: vec![vec![0; plan.shards]; plan.topics],
+            unasked: 0,
+            events: Events::default(),
             is_logged,
         }
     }
 
-    /// Returns the time for a call of the shard: a millisecond later than for the call before, as long as the tick
-    /// lasts.
-    pub(super) fn moment(&mut self) -> Millis {
-        let last_of_tick = Millis(self.now.after(1).begin().0 - 1);
-        self.moment = Millis(self.moment.0 + 1).clamp(self.now.begin(), last_of_tick);
-        self.moment
-    }
-
     /// Returns one of the clients with anything left to happen.
     pub(super) fn any_client(&mut self) -> Option<usize> {
-        let network = self.network.borrow();
-        (!network.active.is_empty()).then(|| self.random.pick(&network.active))
+        let counts: Vec<usize> = self.drivers.iter().map(|driver| driver.network.borrow().active.len()).collect();
+        let mut at = self.random.next() as usize % counts.iter().sum::<usize>().max(1);
+        for (driver, count) in self.drivers.iter().zip(counts) {
+            if at < count {
+                return Some(driver.clients[driver.network.borrow().active[at]]);
+            }
+            at -= count;
+        }
+        None
     }
 
-    /// Returns the offset of each topic's last message.
-    pub(super) fn offsets(&self) -> Vec<u64> {
-        self.topics.iter().map(|name| self.shard.hub.offset(name)).collect()
+    /// Returns the network of a client's connection.
+    pub(super) fn network_of(&self, client: usize) -> Rc<RefCell<Network>> {
+        Rc::clone(&self.drivers[self.clients[client].shard].network)
+    }
+
+    /// Returns the offset of the last message that the topic's home has ordered.
+    pub(super) fn ordered(&self, topic: usize) -> u64 {
+        self.drivers[self.homes[topic]].shard.hub.offset(&self.topics[topic])
+    }
+
+    /// Returns the place of a shard in each topic's order: how many of its messages have come there.
+    pub(super) fn places(&self, shard: usize) -> Vec<u64> {
+        let hub = &self.drivers[shard].shard.hub;
+        let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
+        let place = |(name, &home): (&TopicName, &usize)| match home == shard {
+            true => hub.offset(name),
+            false => journal.taken.get(name).copied().unwrap_or_default(),
+        };
+        self.topics.iter().zip(&self.homes).map(place).collect()
+    }
+
+    /// Returns the events of the run so far.
+    pub(super) fn events(&self) -> Events {
+        Events {
+            several_shards: u64::from(self.drivers.len() > 1),
+            slept: self.drivers.iter().map(|driver| driver.sleeps).sum(),
+            woken: self.drivers.iter().map(|driver| driver.wakes).sum(),
+            control_waited: self.control.overflowed(),
+            commands: self.control.commands,
+            ..self.events
+        }
     }
 
     /// Prints what happens, where one run is replayed.
@@ -99,6 +153,11 @@ impl Simulation {
         if self.is_logged {
             println!("{what}");
         }
+    }
+
+    /// Lets sockets be dropped anyhow: the run is over.
+    pub(super) fn end(&mut self) {
+        self.drivers.iter().for_each(|driver| driver.network.borrow_mut().is_over = true);
     }
 }
 
@@ -108,10 +167,14 @@ pub(super) fn handlers(config: &Config) -> Handlers {
 }
 
 pub(super) fn handlers_with(config: &Config, options: RouteOptions) -> Handlers {
+    handlers_of(config, options, Answering::default())
+}
+
+fn handlers_of(config: &Config, options: RouteOptions, handler: Answering) -> Handlers {
     let options = options.forget_request().no_broadcast();
     let rules = settle(&options, Sources::WebSockets, &config.base_of_routes()).expect("rules that can be");
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-    let factory = Arc::new(Typed(Arc::new(Answering)));
+    let factory = Arc::new(Typed(Arc::new(handler)));
     let routes = [Route { pattern, rules, topics: Some(Default::default()), factory }];
     let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
     Handlers::new(&routes, &handlers, Tasks::default())

@@ -1,41 +1,106 @@
-//! Turns of the shard, and the time between them.
+//! Turns of the shards, steps of the control thread, and the time between them.
 
-use super::{
-    super::driver::{AfterTurn, Next, decide},
-    network::Weather,
-    simulation::Simulation,
-};
-use crate::{metrics::Counter, proto::KeepAlive};
+use super::{network::Weather, simulation::Simulation};
+use crate::{hub::testing::UnderWay, metrics::Counter, proto::KeepAlive};
 
 impl Simulation {
-    /// Runs a turn if one is due, as the shard's thread would. Returns whether one was.
+    /// Runs a turn of a shard, or a step of the control thread, if one is due. Returns whether one was.
     pub(super) fn serve(&mut self) -> bool {
-        let has_work = self.more || self.network.borrow().has_reports();
-        let is_due = match decide(AfterTurn { has_work, is_drained: false }, || self.shard.next_deadline()) {
-            Next::Again => true,
-            Next::Sleep(until) => until.is_some_and(|until| until <= self.now),
-            Next::End => unreachable!("it is not drained"),
-        };
-        if is_due {
-            let before = (self.counters.get(Counter::CloseTimeout), self.network.borrow().tally.cut_off);
-            let now = self.moment();
-            self.more = self.shard.turn(now);
-            self.log(format_args!(
-                "turn at {:?}: {} pings sent, {} bytes in, {} bytes out",
-                self.now,
-                self.counters.get(Counter::PingsSent),
-                self.counters.get(Counter::BytesIn),
-                self.counters.get(Counter::BytesOut)
-            ));
-            self.check_turn(before);
+        let shards = self.drivers.len();
+        let is_due = |end: usize| self.drivers.get(end).map_or(self.control.is_due(), |own| own.is_due(self.now));
+        let due: Vec<usize> = (0..=shards).filter(|&end| is_due(end)).collect();
+        if due.is_empty() {
+            if !self.may_end {
+                self.check_rest();
+            }
+            return false;
         }
-        is_due
+        match self.random.pick(&due) {
+            end if end == shards => {
+                let answers = self.control.step();
+                self.note_answers(answers);
+            }
+            shard => self.turn(shard),
+        }
+        true
+    }
+
+    /// Does the same in the middle of a run, where one shard may be much slower than the others.
+    pub(super) fn serve_some(&mut self) {
+        let lazy = self.plan.lazy.filter(|_| !self.random.chance(50));
+        let shard = self.random.within(0..=self.drivers.len());
+        if shard == self.drivers.len() {
+            if self.control.is_due() {
+                let answers = self.control.step();
+                self.note_answers(answers);
+            }
+        } else if lazy != Some(shard) && self.drivers[shard].is_due(self.now) {
+            self.turn(shard);
+        } else if !self.is_due() {
+            self.check_rest();
+        }
+    }
+
+    /// Runs a turn of the shard, and decides about the next step.
+    fn turn(&mut self, shard: usize) {
+        let (before, room) = (self.places(shard), self.room(shard));
+        let driver = &mut self.drivers[shard];
+        let counted = (driver.counters.get(Counter::CloseTimeout), driver.network.borrow().tally.cut_off);
+        if driver.command.is_some() {
+            self.note_taken_before_drain(shard);
+        }
+        let has_more = self.drivers[shard].turn(self.now);
+        let counters = &self.drivers[shard].counters;
+        self.log(format_args!(
+            "turn of shard {shard} at {:?}: {} pings sent, {} bytes in, {} bytes out",
+            self.now,
+            counters.get(Counter::PingsSent),
+            counters.get(Counter::BytesIn),
+            counters.get(Counter::BytesOut)
+        ));
+        self.read_notes(shard, &before);
+        self.check_turn(shard, counted);
+        self.check_memory(shard, &room);
+        self.note_turn(shard);
+        self.drivers[shard].sign_off();
+        let is_drained = self.may_end && self.drivers.iter().all(|driver| !driver.is_occupied);
+        self.drivers[shard].follow(has_more, is_drained);
+    }
+
+    /// Notes the messages of each topic that a shard has taken from its connections by now.
+    fn note_taken_before_drain(&mut self, shard: usize) {
+        let hub = &self.drivers[shard].shard.hub;
+        let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
+        let orders = self.orders();
+        for (topic, order) in orders.iter().enumerate() {
+            let is_own = |author: usize| self.clients[author].shard == shard;
+            let placed = order.iter().filter(|placed| !placed.is_posted() && placed.author.is_some_and(is_own));
+            self.taken_before_drain[topic][shard] = match self.homes[topic] == shard {
+                true => placed.count() as u64,
+                false => journal.sent.get(&self.topics[topic]).copied().unwrap_or_default(),
+            };
+        }
+    }
+
+    /// Counts the events of a shard's turn.
+    fn note_turn(&mut self, shard: usize) {
+        let UnderWay { has_due, requests, deliveries, .. } = UnderWay::of(&self.drivers[shard].shard.hub);
+        let events = &mut self.events;
+        events.interest_due += u64::from(has_due);
+        events.requests_waited += u64::from(requests > 0);
+        events.deliveries_waited += u64::from(deliveries > 0);
+        if self.drivers[shard].is_draining {
+            events.drained_before_another += u64::from(self.drivers.iter().any(|driver| !driver.is_draining));
+            let is_occupied = |shard: usize| !self.drivers[shard].shard.is_empty();
+            let others = (0..self.drivers.len()).any(|other| other != shard && is_occupied(other));
+            events.drained_and_stayed += u64::from(!is_occupied(shard) && others);
+        }
     }
 
     /// Lets so much time pass.
     pub(super) fn pass(&mut self, ticks: u32) {
         self.ticks_restless += ticks;
-        if self.ticks_restless > self.keep_alive.pong_timeout / 2 {
+        if self.keep_alive.ping_interval > 0 && self.ticks_restless > self.keep_alive.pong_timeout / 2 {
             self.calm_observers();
         }
         self.now = self.now.after(ticks);
@@ -57,57 +122,70 @@ impl Simulation {
         self.ticks_restless = 0;
         for _ in 0..ROUNDS_MAX {
             let mut something = self.serve();
-            let network = &mut *self.network.borrow_mut();
-            for observer in &mut self.clients[..self.topics.len()] {
-                network.fetch(observer.number, usize::MAX);
-                let line = &network.lines[observer.number];
+            for observer in self.clients.iter_mut().take_while(|client| client.observes) {
+                let network = &mut *self.drivers[observer.shard].network.borrow_mut();
+                network.fetch(observer.line, usize::MAX);
+                let line = &network.lines[observer.line];
                 something |= !line.fetched.is_empty() || !line.on_the_way.is_empty();
                 observer.look(self.now, network);
-                network.arrive(observer.number, usize::MAX);
+                network.arrive(observer.line, usize::MAX);
             }
             if !something {
-                let left = self.clients[..self.topics.len()].iter().find(|observer| observer.close.is_some());
+                let left = self.clients.iter().find(|client| client.observes && client.close.is_some());
                 assert!(left.is_none(), "an observer was sent away: {left:x?}");
                 return;
             }
         }
-        panic!("the shard does not come to rest");
+        panic!("the shards do not come to rest");
     }
 
     /// Lets all clients but the mute read until nothing comes any more.
     pub(super) fn settle(&mut self) {
         self.log(format_args!("settles"));
-        {
-            let network = &mut *self.network.borrow_mut();
+        for driver in &self.drivers {
+            let network = &mut *driver.network.borrow_mut();
             network.weather = Weather::FAIR;
-            for client in self.clients.iter_mut().filter(|client| !client.mute) {
-                client.put(usize::MAX, network);
-                let line = &mut network.lines[client.number];
-                line.stalled = false;
-                line.room = line.room.max(1 << 20);
+            for &number in &driver.clients {
+                let client = &mut self.clients[number];
+                if !client.mute {
+                    client.put(usize::MAX, network);
+                    let line = &mut network.lines[client.line];
+                    line.stalled = false;
+                    line.room = line.room.max(1 << 20);
+                }
             }
         }
         for _ in 0..ROUNDS_MAX {
             let served = self.serve();
-            let network = &mut *self.network.borrow_mut();
-            for number in network.active.clone() {
-                let client = &mut self.clients[number];
-                network.arrive(number, usize::MAX);
-                if !client.mute {
-                    network.fetch(number, usize::MAX);
-                    client.look(self.now, network);
-                    client.follow_the_end(network);
+            let mut is_quiet = true;
+            for driver in &self.drivers {
+                let network = &mut *driver.network.borrow_mut();
+                for line in network.active.clone() {
+                    let client = &mut self.clients[driver.clients[line]];
+                    network.arrive(line, usize::MAX);
+                    if !client.mute {
+                        network.fetch(line, usize::MAX);
+                        client.look(self.now, network);
+                        client.follow_the_end(network);
+                    }
                 }
+                is_quiet &= network.is_quiet();
             }
-            if !served && !self.more && network.is_quiet() {
-                if self.shard.flush.next_try().is_none() {
+            if !served && is_quiet && !self.is_due() {
+                if self.drivers.iter().all(|driver| driver.shard.flush.next_try().is_none()) {
                     return;
                 }
                 // Connections that were refused in spite of room try again.
                 self.now = self.now.after(1);
             }
         }
-        panic!("the shard does not come to rest");
+        panic!("the shards do not come to rest");
+    }
+
+    /// Lets the clock stand at the next deadline of a shard, or at `end` if that is earlier.
+    pub(super) fn pass_to_deadline(&mut self, end: crate::proto::Tick) {
+        let due = self.drivers.iter().filter_map(|driver| driver.shard.next_deadline()).min();
+        self.now = due.unwrap_or(end).max(self.now.after(1)).min(end);
     }
 
     /// Lets time pass in which only the keep-alive acts.
@@ -117,8 +195,7 @@ impl Simulation {
         let open: Vec<usize> =
             self.open_clients().filter(|client| !client.mute && !client.deaf).map(|c| c.number).collect();
         while self.now < end {
-            let due = self.shard.next_deadline().unwrap_or(end).max(self.now.after(1));
-            self.now = due.min(end);
+            self.pass_to_deadline(end);
             self.settle();
         }
         for number in open {
@@ -131,5 +208,5 @@ impl Simulation {
     }
 }
 
-/// Rounds in which a shard must come to rest when nothing new happens.
-const ROUNDS_MAX: usize = 100_000;
+/// Rounds in which the shards must come to rest when nothing new happens.
+const ROUNDS_MAX: usize = 200_000;

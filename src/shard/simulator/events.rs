@@ -1,0 +1,55 @@
+//! The events between the shards of a simulated run, in numbers.
+
+macro_rules! events {
+    ($($(#[doc = $help:literal])* $event:ident,)+) => {
+        /// The events between the shards of a run, or of many.
+        #[derive(Debug, Default, Clone, Copy)]
+        pub(super) struct Events {
+            $($(#[doc = $help])* pub(super) $event: u64,)+
+        }
+
+        impl Events {
+            pub(super) fn add(&mut self, other: &Events) {
+                $(self.$event += other.$event;)+
+            }
+
+            /// Checks that each of the events has happened.
+            pub(super) fn check(&self) {
+                $(assert!(self.$event > 0, "{} has never happened: {self:?}", stringify!($event));)+
+            }
+        }
+    };
+}
+
+events! {
+    /// Runs with more than one shard.
+    several_shards,
+    /// Sleeps of shards.
+    slept,
+    /// Sleeps that another end of the mesh has ended.
+    woken,
+    /// Turns after which interest waited for room.
+    interest_due,
+    /// Turns after which requests waited for room.
+    requests_waited,
+    /// Turns after which deliveries waited for room.
+    deliveries_waited,
+    /// Requests of the control thread that waited for room.
+    control_waited,
+    /// Messages of the control thread that were answered with a place.
+    posts,
+    /// Messages among them that had a source.
+    posts_with_source,
+    /// Messages among them that were answered when the drain had begun.
+    posts_in_drain,
+    /// Commands of the control thread.
+    commands,
+    /// Subscriptions to topics of other shards that have gone live.
+    far_subscriptions,
+    /// Messages that handlers have published in callbacks.
+    published_in_callbacks,
+    /// Turns of a shard that drained while another had not begun to.
+    drained_before_another,
+    /// Turns of a shard without connections that drained while another had some.
+    drained_and_stayed,
+}

@@ -1,0 +1,89 @@
+//! The checks of the memory that has a limit for all connections of a shard.
+
+use super::simulation::Simulation;
+use crate::{
+    hub::{LARGE_PIECE_PINS, testing::UnderWay},
+    metrics::Counter,
+    proto::LARGE_FRAME,
+};
+
+/// The room that a shard has before a turn, and the input that it has taken by then.
+#[derive(Debug)]
+pub(super) struct Room {
+    messages_in: u64,
+    /// The shard receives nothing.
+    is_full: bool,
+    /// The shard takes no mail.
+    has_gathered_much: bool,
+    /// The shard takes no requests.
+    delivers_much: bool,
+    places: Vec<u64>,
+    /// The messages that handlers have published by then whatever waited.
+    unasked: usize,
+}
+
+impl Simulation {
+    /// Returns the room that a shard has before a turn.
+    pub(super) fn room(&self, number: usize) -> Room {
+        let driver = &self.drivers[number];
+        let UnderWay { deliveries, gathered, .. } = UnderWay::of(&driver.shard.hub);
+        Room {
+            messages_in: driver.counters.get(Counter::MessagesIn),
+            is_full: driver.shard.is_full(),
+            has_gathered_much: gathered > driver.shard.limits.gathered_bytes_max,
+            delivers_much: deliveries > self.plan.mesh.overflow_bytes_max,
+            places: self.places(number),
+            unasked: self.unasked,
+        }
+    }
+
+    /// Checks the input that a turn of the shard has taken, and the memory after it. The shard had this room before.
+    pub(super) fn check_memory(&self, number: usize, before: &Room) {
+        let driver = &self.drivers[number];
+        let messages_in = driver.counters.get(Counter::MessagesIn) - before.messages_in;
+        assert!(!before.is_full || messages_in == 0, "a full shard has taken {messages_in} messages");
+        let places = self.places(number);
+        for (topic, &home) in self.homes.iter().enumerate() {
+            let holds = before.has_gathered_much || before.delivers_much && home == number;
+            let has_more = places[topic] > before.places[topic];
+            assert!(!holds || !has_more || self.unasked > before.unasked, "a full shard has taken mail: {before:?}");
+        }
+        let (shard, others) = (&driver.shard, self.drivers.len() - 1);
+        let UnderWay { requests, deliveries, gathered, .. } = UnderWay::of(&shard.hub);
+        // The limits are looked at between any two messages of a connection. Beyond them come one message of each
+        // connection of a batch, and those that handlers publish when something else has happened.
+        let beyond = shard.pace.receive_batch.min(driver.clients.len()) + 1 + self.unasked;
+        let in_lane = beyond * (self.most_of_a_frame() + LANE_BESIDES);
+        // Handlers' connections wait for any home at the limit; others publish to each home, and each may leave a mark.
+        let marks = driver.clients.len() * LANE_BESIDES;
+        let most = self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others);
+        assert!(requests <= most, "{requests} bytes of requests wait for room, of at most {most}");
+        let most = self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others + LANE_BESIDES);
+        assert!(deliveries <= most, "{deliveries} bytes of deliveries wait for room, of at most {most}");
+        // The buffer of a run doubles.
+        let run = RUN + driver.clients.len() * RUN_BESIDES;
+        let runs = self.topics.len() * 2 * run + beyond * 2 * (self.most_of_a_frame() + RUN_BESIDES);
+        let most = shard.limits.gathered_bytes_max.saturating_mul(2).saturating_add(runs);
+        assert!(gathered <= most, "{gathered} bytes are gathered, of at most {most}");
+        let unfinished = shard.incoming.unfinished.bytes();
+        assert!(unfinished <= shard.unfinished_bytes_max, "{unfinished} bytes of messages are unfinished");
+    }
+
+    /// Returns the most memory that a frame pins.
+    fn most_of_a_frame(&self) -> usize {
+        let frame = self.plan.message_max.max(NAME) + HEADER;
+        if frame < LARGE_FRAME { frame } else { frame.max(LARGE_PIECE_PINS) }
+    }
+}
+
+/// The longest name of a message, and the longest header of a frame.
+const NAME: usize = 20;
+const HEADER: usize = 10;
+
+/// An entry of a lane without its frame, in an overflow that doubles.
+const LANE_BESIDES: usize = 300;
+
+/// A run without messages, and what each message takes beside its frame, and each subscriber that has joined: an
+/// exclusion, or a piece.
+const RUN: usize = 1_024;
+const RUN_BESIDES: usize = 100;
