@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod config;
 mod documents;
+mod faults;
 mod handshake;
 mod health;
 mod hostile;
@@ -27,5 +28,6 @@ mod raw_topics;
 mod routes;
 mod shards;
 mod smuggling;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;

@@ -24,6 +24,16 @@ impl CrowdPermit {
     pub(crate) fn descriptors(&self) -> usize {
         self.descriptors
     }
+
+    /// Returns the wanted number of connections, or how many are possible beside so many others.
+    pub(crate) fn afford(&self, wanted: usize, others: usize) -> usize {
+        let affordable = self.descriptors.saturating_sub(others);
+        if affordable < wanted {
+            println!("only {affordable} of {wanted} connections: the hard limit of descriptors allows no more");
+        }
+        assert!(affordable >= wanted.min(100), "the limit of descriptors is too low for this test");
+        wanted.min(affordable)
+    }
 }
 
 /// Descriptors of the tests that run beside.

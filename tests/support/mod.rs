@@ -5,6 +5,7 @@
 mod client;
 mod crowd;
 mod http;
+mod listeners;
 pub(crate) mod program;
 mod server;
 mod sockets;
@@ -21,6 +22,7 @@ pub(crate) use crowd::CrowdPermit;
 pub(crate) use http::{
     Response, ask, exchange, post, published, read_response, request, take_response, upgrade_request,
 };
+pub(crate) use listeners::{Fate, Listeners, Numbered};
 pub(crate) use program::{binary_path, clean, program, run_to_end};
 pub(crate) use server::{Counts, Server};
 pub(crate) use sockets::KernelSocket;

@@ -92,7 +92,7 @@ impl Server {
     }
 
     /// Asks for the counters until they are as wanted.
-    pub(crate) fn counts_until(&self, what: &str, is_wanted: impl Fn(&Counts) -> bool) -> Counts {
+    pub(crate) fn counts_until(&self, what: &str, mut is_wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let begin = Instant::now();
         loop {
             let counts = self.counts();

@@ -1,0 +1,104 @@
+//! What the server needs, once a second: memory, descriptors, sockets of the kernel, and gauges.
+
+use std::{fs, thread, time::Duration, time::Instant};
+
+use super::troubles::Tally;
+use crate::support::{DEADLINE, KernelSocket, Server};
+
+/// One moment.
+type Sample = [u64; NAMES.len()];
+
+/// By column: what is sampled, and by how much the median of the last quarter may be above that of the second. Troubles
+/// come and go, so each has a share and a constant; a leak of one thing for each trouble goes far beyond both within an
+/// hour.
+const NAMES: [(&str, f64, u64); 8] = [
+    ("resident KiB", 0.10, 8 * 1_024),
+    ("descriptors", 0.25, 100),
+    ("kernel sockets", 0.25, 100),
+    ("connections", 0.25, 100),
+    ("HTTP connections", 0.25, 50),
+    ("slow consumers", 0.25, 50),
+    ("topics", 0.25, 100),
+    ("polls", 0.25, 200),
+];
+
+/// All samples so far.
+pub(super) struct Samples {
+    taken: Vec<Sample>,
+    begun: Instant,
+    printed: Instant,
+}
+
+impl Samples {
+    pub(super) fn new() -> Samples {
+        Samples { taken: Vec::new(), begun: Instant::now(), printed: Instant::now() }
+    }
+
+    /// Takes one more, and prints it now and then.
+    pub(super) fn take(&mut self, server: &Server, tally: &Tally) {
+        let counts = server.counts();
+        let gauge = |name| counts.get(name);
+        let sockets = KernelSocket::open_ones(server.address().port()).len() as u64;
+        self.taken.push([
+            resident_kib(server),
+            Self::descriptors(server),
+            sockets,
+            gauge("connections_open"),
+            gauge("http_connections_open"),
+            gauge("slow_consumers"),
+            gauge("topics"),
+            gauge("polls_armed"),
+        ]);
+        if self.printed.elapsed() >= BETWEEN_LINES {
+            self.printed = Instant::now();
+            let last = self.taken.last().expect("one was taken");
+            let columns: Vec<String> =
+                NAMES.iter().zip(last).map(|((name, ..), value)| format!("{name} {value}")).collect();
+            println!("{} s: {}; {tally:?}", self.begun.elapsed().as_secs(), columns.join(", "));
+        }
+    }
+
+    /// Compares the last quarter of all samples with the second; the first is for warming up.
+    pub(super) fn expect_no_growth(&self) {
+        let quarter = self.taken.len() / 4;
+        assert!(quarter >= 10, "{} samples are too few to see growth", self.taken.len());
+        let median = |from: usize, column: usize| {
+            let mut values: Vec<u64> = self.taken[from..from + quarter].iter().map(|sample| sample[column]).collect();
+            values.sort_unstable();
+            values[quarter / 2]
+        };
+        let mut grown = Vec::new();
+        for (column, &(name, share, constant)) in NAMES.iter().enumerate() {
+            let (second, last) = (median(quarter, column), median(self.taken.len() - quarter, column));
+            let most = second + (second as f64 * share) as u64 + constant;
+            println!("{name}: {second} in the second quarter, {last} in the last, at most {most}");
+            if last > most {
+                grown.push(name);
+            }
+        }
+        assert!(grown.is_empty(), "growth of {grown:?}");
+    }
+
+    /// The server's open descriptors.
+    pub(super) fn descriptors(server: &Server) -> u64 {
+        fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap().count() as u64
+    }
+
+    /// Waits until the server has no more descriptors open than at its start.
+    pub(super) fn expect_descriptors(server: &Server, at_start: u64) {
+        let begin = Instant::now();
+        while Self::descriptors(server) > at_start {
+            let now = Self::descriptors(server);
+            assert!(begin.elapsed() < DEADLINE / 3, "{now} descriptors are open, and were {at_start} at the start");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn resident_kib(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+const BETWEEN_LINES: Duration = Duration::from_secs(15);
