@@ -7,6 +7,7 @@
 
 mod answers;
 mod bodies;
+mod date;
 mod http_connection;
 mod output;
 mod permits;

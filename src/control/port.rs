@@ -193,6 +193,8 @@ async fn converse(
         // `HttpConnection` has the timeouts of heads.
         .header_read_timeout(None)
         .keep_alive(has_permit)
+        // Answers have one already.
+        .auto_date_header(false)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);

@@ -20,6 +20,7 @@ use hyper::{
 use super::{
     answers::{Answer, Body, JSON, TEXT, append, preflight, refuse, response, the_page},
     bodies::{Incomplete, NoRoom, Room},
+    date,
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
 };
@@ -127,6 +128,7 @@ impl RequestFacts {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         append(answer.headers_mut(), &self.page_lines);
+        answer.headers_mut().insert(header::DATE, date::now());
         answer
     }
 }

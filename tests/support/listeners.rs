@@ -141,7 +141,7 @@ impl Listeners {
 
     /// Connects so many listeners of a topic, which must all be accepted.
     pub(crate) fn join(&mut self, count: usize, topic: &Numbered, receive_buffer: Option<usize>) {
-        let open = self.open + count;
+        let first = self.len();
         for number in 0..count {
             self.dial(topic, receive_buffer);
             if number % 100 == 99 {
@@ -149,7 +149,8 @@ impl Listeners {
             }
         }
         self.serve_until("all are subscribed", |all| all.opening == 0);
-        assert_eq!(self.open, open, "not every listener was accepted");
+        let refused = self.listeners[first..].iter().find(|listener| listener.fate != Fate::Open);
+        assert!(refused.is_none(), "not every listener was accepted: {refused:?}");
     }
 
     pub(crate) fn len(&self) -> usize {
