@@ -1,5 +1,5 @@
-//! Everything that can go wrong with clients, all of it at once and for as long as `tests/soak` says, beside an honest
-//! crowd that must not notice; and whether a server that has seen it all needs more than it did before.
+//! All faults of clients at once, for as many minutes as `tests/soak` is given, beside an honest crowd that must not
+//! notice. The server's memory, descriptors, sockets and gauges must not grow meanwhile.
 //!
 //! One seed draws the troubles and their sizes. The moments at which they meet are those of the machine.
 
@@ -24,7 +24,7 @@ use self::{
 use crate::support::{CrowdPermit, KernelSocket, Server};
 
 /// Every kind of trouble at once, on four shards. Nothing is lost or out of order for the honest, no thread panics,
-/// nothing stays behind, and what the server needs does not grow.
+/// nothing stays behind, and the server's needs do not grow.
 ///
 /// `RINGHUB_SOAK_MINUTES` says for how long, and `RINGHUB_SOAK_SEED` with which seed (`tests/soak`). Without them each
 /// kind of trouble comes once, which is too short to see growth.
@@ -48,7 +48,7 @@ fn all_troubles_at_once() {
             threads.push(scope.spawn(move || {
                 let _failure = Failure(is_over);
                 let mut random = Random::new(seed ^ own);
-                // Each kind once, each thread half of them; then whichever comes.
+                // Each thread makes half of the kinds once, then draws.
                 for &trouble in Trouble::ALL.iter().skip(own as usize).step_by(2) {
                     tally.make(trouble, address, honest, &mut random);
                 }
@@ -57,7 +57,7 @@ fn all_troubles_at_once() {
                 }
             }));
         }
-        // The last two are those that make trouble; if any other thread ends, it has failed.
+        // The last two threads make trouble. Any other thread that has ended has failed.
         let is_at_work = || threads[threads.len() - 2..].iter().any(|thread| !thread.is_finished());
         let has_failed = || threads[..threads.len() - 2].iter().any(|thread| thread.is_finished());
         while is_at_work() && !has_failed() {

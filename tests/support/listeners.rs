@@ -31,12 +31,12 @@ impl Numbered {
         Numbered { target: target.into(), begun: Arc::default() }
     }
 
-    /// The target of its publishers and listeners, without a query.
+    /// Returns the target of its publishers and listeners, without a query.
     pub(crate) fn target(&self) -> &str {
         &self.target
     }
 
-    /// How many messages have begun to be published.
+    /// Returns the number of messages whose publishing has begun.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
     }
@@ -53,7 +53,7 @@ impl Numbered {
     }
 }
 
-/// How a listener has ended, or that it has not.
+/// The state of a listener, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Its request is not answered yet.
@@ -75,7 +75,7 @@ struct Listener {
     topic: Numbered,
     stream: Option<TcpStream>,
     fate: Fate,
-    /// What a close frame has said, until the connection ends.
+    /// The code and the reason of a close frame, until the connection ends.
     close: Option<(u16, String)>,
     is_connected: bool,
     rest: BytesMut,
@@ -157,17 +157,17 @@ impl Listeners {
         self.listeners.len()
     }
 
-    /// How many have no answer yet.
+    /// Returns the number of listeners without an answer.
     pub(crate) fn opening(&self) -> usize {
         self.opening
     }
 
-    /// How many are connected and subscribed.
+    /// Returns the number of listeners that are subscribed.
     pub(crate) fn open(&self) -> usize {
         self.open
     }
 
-    /// How many have seen the last message.
+    /// Returns the number of listeners that have seen the last message.
     pub(crate) fn finished(&self) -> usize {
         self.finished
     }
@@ -176,12 +176,12 @@ impl Listeners {
         &self.listeners[number].fate
     }
 
-    /// How many have this fate.
+    /// Returns the number of listeners with such a fate.
     pub(crate) fn count(&self, is_it: impl Fn(&Fate) -> bool) -> usize {
         self.listeners.iter().filter(|listener| is_it(&listener.fate)).count()
     }
 
-    /// The number of the next message that it expects; 0 if it has none yet.
+    /// Returns the number of the next message that a listener expects; 0 before its first.
     pub(crate) fn next(&self, number: usize) -> u64 {
         self.listeners[number].next.unwrap_or(0)
     }
@@ -191,12 +191,12 @@ impl Listeners {
         numbers.all(|number| self.next(number) == self.listeners[number].topic.begun())
     }
 
-    /// It does not read from now on.
+    /// Lets a listener stop reading.
     pub(crate) fn stall(&mut self, number: usize) {
         self.watch(number, epoll::EventFlags::empty());
     }
 
-    /// It reads again.
+    /// Lets a listener read again.
     pub(crate) fn resume(&mut self, number: usize) {
         self.watch(number, epoll::EventFlags::IN);
     }
@@ -207,14 +207,14 @@ impl Listeners {
         }
     }
 
-    /// It goes without a closing handshake: with a reset, or as the kernel closes its socket.
+    /// Drops a listener's socket without a closing handshake: with a reset, or as the kernel closes it.
     pub(crate) fn leave(&mut self, number: usize, is_reset: bool) {
         if let Some(stream) = self.end(number, Fate::Gone) {
             if is_reset { reset(stream) } else { drop(stream) }
         }
     }
 
-    /// It begins the closing handshake, and reads to the end.
+    /// Begins the closing handshake of a listener, which reads to the end.
     pub(crate) fn close(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         if listener.fate == Fate::Open {
@@ -222,10 +222,10 @@ impl Listeners {
         }
     }
 
-    /// It ends its side and reads to the end.
+    /// Ends the sending side of a listener, which reads to the end.
     pub(crate) fn shut_down(&mut self, number: usize) {
         if let Some(stream) = &self.listeners[number].stream {
-            // A server that has ended the connection does not mind.
+            // The server may have ended the connection.
             drop(stream.shutdown(Shutdown::Write));
         }
     }
@@ -285,7 +285,7 @@ impl Listeners {
         }
     }
 
-    /// The server has ended the connection, or the kernel has for it.
+    /// Notes the end of a connection that the server has ended, or the kernel for it.
     fn lose(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         let fate = match (&listener.fate, listener.close.take()) {

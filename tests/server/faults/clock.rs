@@ -1,5 +1,5 @@
-//! The wall clock of this machine is set while a server runs. Time inside the server is another clock, so nothing
-//! happens too early, and everything in time.
+//! The wall clock of this machine is set while a server runs. The server's times follow the monotonic clock, so none of
+//! them is over too early or too late.
 //!
 //! libfaketime changes the server's wall clock alone (`CLOCK_REALTIME`), by a file that it reads at each look.
 
@@ -18,8 +18,8 @@ use crate::support::{
     Client, DEADLINE, Received, Server, ask, close, dial, frame, post, program, published, request, text,
 };
 
-/// The clock jumps by a year and by minutes, ahead and back, and no time is over for that: silence, an unfinished
-/// message, a head, an idle connection. The order goes on, and the times that are shown are those of the wall clock.
+/// The clock jumps by a year and by minutes, ahead and back. No time is over because of that: not that of a silent
+/// client, an unfinished message, a head, a body or an idle connection. The order goes on, and the times that are shown are those of the wall clock.
 #[test]
 #[ignore = "libfaketime changes the clock; tests/run installs it"]
 fn nothing_is_over_because_the_clock_jumps() {
@@ -81,11 +81,11 @@ fn times_are_over_although_the_clock_goes_back() {
     let mut idle = dial(server.address());
     assert_eq!(ask(&mut idle, &request("GET", "/healthz")).status(), 200);
     clock.jump(-30 * DAY);
-    // This one answers its pings only while it is waited for.
+    // A client answers pings only while the test receives from it.
     expect_after_pings(&mut slow, close(1008, "a message did not arrive in time"));
     expect_after_pings(&mut deaf, close(1011, "no answer to a ping"));
     let mut rest = Vec::new();
-    // What has been sent and never read makes a reset of the end.
+    // Bytes that the server has not read turn the end into a reset.
     drop(head.read_to_end(&mut rest));
     assert_eq!(idle.read_to_end(&mut rest).expect("an orderly end"), 0);
     server.expect_counts(&[("pong_timeout_total", 1), ("message_timeout_total", 1), ("handshake_timeout_total", 1)]);
@@ -116,7 +116,8 @@ fn expect_after_pings(client: &mut Client, expected: Received) {
     }
 }
 
-/// The server shows the time of its wall clock, a moment later at the latest: it keeps what it shows for a second.
+/// Waits until the metrics and the dates of answers show the wall clock; the server keeps the text of its metrics for a
+/// second.
 #[track_caller]
 fn check_times(clock: &Clock, http: &mut TcpStream) {
     let begin = Instant::now();
@@ -152,7 +153,7 @@ impl Clock {
         clock
     }
 
-    /// A server with this clock.
+    /// Starts a server with this clock.
     fn serve(&self, flags: &[&str]) -> Server {
         let mut command = program();
         command.args(flags).env("LD_PRELOAD", library()).env("FAKETIME_TIMESTAMP_FILE", &self.file);
@@ -170,7 +171,7 @@ impl Clock {
         fs::rename(new, &self.file).unwrap();
     }
 
-    /// Seconds by which the clock is ahead of ours.
+    /// Returns the seconds by which the clock is ahead of this process's.
     fn offset(&self) -> i64 {
         self.offset.get()
     }
@@ -182,7 +183,7 @@ impl Drop for Clock {
     }
 }
 
-/// The library, where Debian or Fedora has it.
+/// Returns the library's path on Debian or Fedora.
 fn library() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").unwrap().chain(fs::read_dir("/usr/lib64").into_iter().flatten());
     let folders = folders.filter_map(|entry| Some(entry.ok()?.path())).chain([Path::new("/usr/lib64").into()]);

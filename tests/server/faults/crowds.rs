@@ -17,8 +17,8 @@ use crate::support::{
 const STALLED: usize = 5_000;
 const READING: usize = 200;
 
-/// Thousands stop reading at once. When they read again, each gets what it was owed, in order, and the reason of its
-/// close behind it.
+/// Thousands stop reading at once. When they read again, each receives the beginning of the broadcast, in order, and
+/// the reason of its close behind it.
 #[test]
 fn thousands_that_stall_at_once_are_told() {
     let permit = CrowdPermit::take();
@@ -108,7 +108,7 @@ const STALL_LIMITS: &[&str] = &[
 fn half_of_the_clients_are_killed() {
     const PROCESSES: usize = 8;
     let permit = CrowdPermit::take();
-    // Descriptors are those of the server here: each process has its own.
+    // The server's descriptors count here: each process has its own.
     let each = permit.afford(4_000, 0) / PROCESSES;
     let server = Server::start(&["--shards=4", "--max-backlog=64MiB", "--ping-interval=0"]);
     let mut processes: Vec<Program> =
@@ -190,7 +190,7 @@ fn thousands_come_back_at_once() {
     let mut listeners = Listeners::new(server.address());
     listeners.join(count, &topic, None);
     for round in 1..=2 {
-        // A network that fails, and clients that do.
+        // All are reset in the first round, and closed in the second.
         (0..listeners.len()).for_each(|number| listeners.leave(number, round == 1));
         (0..count).for_each(|_| _ = listeners.dial(&topic, None));
         listeners.serve_until("all are answered", |all| all.opening() == 0);
@@ -233,7 +233,7 @@ fn more_come_back_than_there_is_room_for() {
     assert!(told > 0, "nobody was told when to come back");
     let (room_now, refused) = (room as u64, ("refused_total{cause=\"limit\"}", room as u64));
     server.expect_counts(&[("connections_open", room_now), ("opened_total", 2 * room_now), refused]);
-    // The places of those who leave are free for as many.
+    // As many as leave find room.
     let leaving: Vec<usize> =
         newcomers.filter(|&number| *listeners.fate(number) == Fate::Open).take(room / 2).collect();
     leaving.iter().for_each(|&number| listeners.leave(number, true));
@@ -243,7 +243,7 @@ fn more_come_back_than_there_is_room_for() {
     expect_survivors(&server, room_now);
 }
 
-/// How many come back at once: 4 000, or as many as `RINGHUB_STORM` says.
+/// Returns the number of clients that come back at once: 4 000, or as many as `RINGHUB_STORM` says.
 fn storm(permit: &CrowdPermit) -> usize {
     permit.afford(env::var("RINGHUB_STORM").map_or(4_000, |count| count.parse().expect("a number")), 0)
 }
@@ -254,13 +254,13 @@ fn publish(publisher: &mut Client, topic: &Numbered, count: usize) {
     publisher.expect_nothing();
 }
 
-/// So many connections are left, in the server's gauges and for the kernel.
+/// Waits until so many connections are left, in the server's gauges and in the kernel.
 #[track_caller]
 fn expect_survivors(server: &Server, count: u64) {
     server.expect_counts(&[("connections_open", count), ("slow_consumers", 0)]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(server));
     let begin = Instant::now();
-    // Sockets whose refusals nobody reads are kept for a moment.
+    // Sockets with unread refusals are kept for a moment.
     loop {
         let sockets = KernelSocket::open_ones(server.address().port()).len() as u64;
         if sockets == count {
@@ -271,7 +271,7 @@ fn expect_survivors(server: &Server, count: u64) {
     }
 }
 
-/// The sum at the end of what `check-config` prints.
+/// Returns the sum at the end of the output of `check-config`.
 fn worst_case_mib(flags: &[&str]) -> f64 {
     let output = clean(Command::new(binary_path())).arg("check-config").args(flags).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -279,7 +279,7 @@ fn worst_case_mib(flags: &[&str]) -> f64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The largest resident memory of a server so far.
+/// Returns the largest resident memory of a server so far.
 fn peak_mib(server: &Server) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");

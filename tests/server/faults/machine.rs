@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// Not one descriptor is left: connections that are there publish, receive and read the metrics; a file, which needs a
-/// descriptor, is refused; and all of it works again when there are descriptors.
+/// descriptor, is refused; and the file is served again when there are descriptors.
 #[test]
 fn no_descriptor_is_left() {
     let folder = std::env::temp_dir().join(format!("ringhub-descriptors-{}", std::process::id()));

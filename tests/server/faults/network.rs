@@ -90,7 +90,7 @@ fn messages_in_front_of_an_end() {
             bytes.extend_from_slice(&frame(OpCode::Close, true, &1000_u16.to_be_bytes()));
         }
         stream.write_all(&bytes).unwrap();
-        // Only the end of its side, or the end of all. Nothing was sent to it, so the kernel makes no reset of that.
+        // The end of its side, or of both. The server has sent nothing, so the kernel sends no reset.
         let kept = (round % 2 == 0).then(|| {
             stream.shutdown(Shutdown::Write).unwrap();
             stream.try_clone().unwrap()
@@ -117,7 +117,7 @@ fn a_client_that_shuts_down_its_reading_side() {
     while server.counts().get("slow_closed_total") == 0 {
         publisher.send_binary(&pattern(sent, 30_000));
         subscriber.expect(crate::support::binary(&pattern(sent, 30_000)));
-        // Of what it is owed it takes nothing; beyond half of its backlog it is not received from.
+        // Beyond half of its backlog's limit it is parked.
         if sent < 3 {
             deaf.send_text(&format!("from the deaf {sent}"));
             subscriber.expect(text(&format!("from the deaf {sent}")));
@@ -131,7 +131,7 @@ fn a_client_that_shuts_down_its_reading_side() {
     subscriber.expect(text("still here"));
 }
 
-/// Clients shut down both sides of their sockets while a topic is busy: what is sent to them is answered with a reset.
+/// Clients shut down both sides of their sockets while a topic is busy: the kernel answers messages for them with a reset.
 #[test]
 fn clients_that_shut_down_both_sides() {
     const COUNT: usize = 50;
@@ -196,8 +196,8 @@ fn peers_behind_a_dead_network() {
     drop((gone, asked));
 }
 
-/// From now on the kernel drops all that arrives for this socket, acknowledgements included. Its sending side works
-/// on.
+/// Lets the kernel drop all that arrives for this socket from now on, acknowledgements included. The socket still
+/// sends.
 pub(crate) fn cut_off(stream: &TcpStream) {
     // A program of BPF with one instruction: return 0, so many bytes are accepted (BPF_RET | BPF_K).
     SockRef::from(stream).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).unwrap();

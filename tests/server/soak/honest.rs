@@ -41,17 +41,17 @@ impl Honest {
         }
     }
 
-    /// One of the topics.
+    /// Returns one of the topics.
     pub(super) fn topic(&self, random: &mut Random) -> &Numbered {
         &self.topics[random.below(TOPICS)]
     }
 
-    /// How many messages all listeners together have received.
+    /// Returns the number of messages that all listeners together have received.
     pub(super) fn checked(&self) -> u64 {
         self.checked.load(Ordering::Relaxed)
     }
 
-    /// Publishes and listens until it is over, then to the last message and the end of all connections.
+    /// Publishes and listens until the troubles are over, then to the last message and the end of all connections.
     pub(super) fn serve<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,

@@ -1,4 +1,4 @@
-//! What the server needs, once a second: memory, descriptors, sockets of the kernel, and gauges.
+//! Samples of a server, once a second: memory, descriptors, sockets of the kernel, and gauges.
 
 use std::{fs, thread, time::Duration, time::Instant};
 
@@ -8,9 +8,8 @@ use crate::support::{DEADLINE, KernelSocket, Server};
 /// One moment.
 type Sample = [u64; NAMES.len()];
 
-/// By column: what is sampled, and by how much the median of the last quarter may be above that of the second. Troubles
-/// come and go, so each has a share and a constant; a leak of one thing for each trouble goes far beyond both within an
-/// hour.
+/// The name of each column, and the share and the constant by which the median of the last quarter may be above that of
+/// the second. Troubles come and go; a leak of one thing for each trouble goes far beyond both within an hour.
 const NAMES: [(&str, f64, u64); 8] = [
     ("resident KiB", 0.10, 8 * 1_024),
     ("descriptors", 0.25, 100),
@@ -79,7 +78,7 @@ impl Samples {
         assert!(grown.is_empty(), "growth of {grown:?}");
     }
 
-    /// The server's open descriptors.
+    /// Returns the number of the server's open descriptors.
     pub(super) fn descriptors(server: &Server) -> u64 {
         fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap().count() as u64
     }

@@ -1,4 +1,4 @@
-//! The kinds of trouble of a soak. Each is bounded, and checks what its own clients see.
+//! The kinds of trouble of a soak. Each is bounded, and checks the messages and the ends of its own clients.
 
 use std::{
     fmt,
@@ -71,7 +71,7 @@ impl Tally {
     /// Makes a trouble and returns when it is over.
     pub(super) fn make(&self, trouble: Trouble, server: SocketAddr, honest: &Honest, random: &mut Random) {
         let number = self.0[trouble as usize].fetch_add(1, Ordering::Relaxed);
-        // A topic that no trouble before had.
+        // A topic of this trouble alone.
         let own = Numbered::new(&format!("/t/{trouble:?}-{number}"));
         match trouble {
             Trouble::Churn => churn(server, honest, random),
