@@ -257,7 +257,8 @@ fn publish(publisher: &mut Client, topic: &Numbered, count: usize) {
 /// Waits until so many connections are left, in the server's gauges and in the kernel.
 #[track_caller]
 fn expect_survivors(server: &Server, count: u64) {
-    server.expect_counts(&[("connections_open", count), ("slow_consumers", 0)]);
+    // Nobody is owed anything, so each connection has one poll, and no other poll has stayed.
+    server.expect_counts(&[("connections_open", count), ("slow_consumers", 0), ("polls_armed", count)]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(server));
     let begin = Instant::now();
     // Sockets with unread refusals are kept for a moment.

@@ -37,7 +37,7 @@ fn no_descriptor_is_left() {
         assert_eq!(ask(stream, &request("GET", "/file")).body, "a file\n");
     }
     let before = getrlimit(Resource::Nofile);
-    prlimit(Some(server.pid()), Resource::Nofile, Rlimit { current: Some(0), ..before.clone() }).unwrap();
+    prlimit(Some(server.pid()), Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
     // The kernel takes connections that the server cannot accept.
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| dial(server.address())).collect();
     waiting[0].write_all(upgrade_request("/t/x").as_bytes()).unwrap();

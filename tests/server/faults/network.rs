@@ -82,7 +82,8 @@ fn messages_in_front_of_an_end() {
     for (round, topic) in ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().cycle().take(24).enumerate() {
         let mut subscriber = server.connect(&format!("/t/{topic}?mode=sub"));
         let mut stream = server.connect(&format!("/t/{topic}?mode=pub")).into_stream();
-        let message = |number: usize| format!("{round} {number} {}", if number % 10 == 0 { &large } else { "" });
+        let message =
+            |number: usize| format!("{round} {number} {}", if number.is_multiple_of(10) { &large } else { "" });
         let mut bytes = Vec::new();
         (0..MESSAGES)
             .for_each(|number| bytes.extend_from_slice(&frame(OpCode::Text, true, message(number).as_bytes())));

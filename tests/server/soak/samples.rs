@@ -60,7 +60,7 @@ impl Samples {
     /// Compares the last quarter of all samples with the second; the first is for warming up.
     pub(super) fn expect_no_growth(&self) {
         let quarter = self.taken.len() / 4;
-        assert!(quarter >= 10, "{} samples are too few to see growth", self.taken.len());
+        assert!(quarter >= 5, "{} samples are too few to see growth", self.taken.len());
         let median = |from: usize, column: usize| {
             let mut values: Vec<u64> = self.taken[from..from + quarter].iter().map(|sample| sample[column]).collect();
             values.sort_unstable();
