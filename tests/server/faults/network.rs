@@ -7,6 +7,7 @@ use std::{
 };
 
 use ringhub::proto::OpCode;
+use rustix::process::Signal;
 use socket2::{SockFilter, SockRef};
 
 use crate::support::{
@@ -90,6 +91,11 @@ fn messages_in_front_of_an_end() {
         if round % 3 == 0 {
             bytes.extend_from_slice(&frame(OpCode::Close, true, &1000_u16.to_be_bytes()));
         }
+        // Half of them are read while they arrive; the others stand in the socket with the end behind them.
+        let is_stopped = round % 4 >= 2;
+        if is_stopped {
+            server.signal(Signal::STOP);
+        }
         stream.write_all(&bytes).unwrap();
         // The end of its side, or of both. The server has sent nothing, so the kernel sends no reset.
         let kept = (round % 2 == 0).then(|| {
@@ -97,6 +103,9 @@ fn messages_in_front_of_an_end() {
             stream.try_clone().unwrap()
         });
         drop(stream);
+        if is_stopped {
+            server.signal(Signal::CONT);
+        }
         (0..MESSAGES).for_each(|number| subscriber.expect(text(&message(number))));
         subscriber.leave();
         drop(kept);
