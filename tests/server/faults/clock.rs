@@ -19,7 +19,8 @@ use crate::support::{
 };
 
 /// The clock jumps by a year and by minutes, ahead and back. No time is over because of that: not that of a silent
-/// client, an unfinished message, a head, a body or an idle connection. The order goes on, and the times that are shown are those of the wall clock.
+/// client, an unfinished message, a head, a body or an idle connection. The order goes on, and the times that are shown
+/// are those of the wall clock.
 #[test]
 #[ignore = "libfaketime changes the clock; tests/run installs it"]
 fn nothing_is_over_because_the_clock_jumps() {

@@ -141,7 +141,8 @@ fn a_client_that_shuts_down_its_reading_side() {
     subscriber.expect(text("still here"));
 }
 
-/// Clients shut down both sides of their sockets while a topic is busy: the kernel answers messages for them with a reset.
+/// Clients shut down both sides of their sockets while a topic is busy: the kernel answers messages for them with a
+/// reset.
 #[test]
 fn clients_that_shut_down_both_sides() {
     const COUNT: usize = 50;
