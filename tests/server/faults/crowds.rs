@@ -190,8 +190,10 @@ fn thousands_come_back_at_once() {
     let mut listeners = Listeners::new(server.address());
     listeners.join(count, &topic, None);
     for round in 1..=2 {
-        // All are reset in the first round, and closed in the second.
-        (0..listeners.len()).for_each(|number| listeners.leave(number, round == 1));
+        // All are reset in the first round, and closed in the second, unless their ports would not be enough: a port
+        // stays with a closed socket for a minute, and there are 28 000.
+        let is_reset = round == 1 || count > 10_000;
+        (0..listeners.len()).for_each(|number| listeners.leave(number, is_reset));
         (0..count).for_each(|_| _ = listeners.dial(&topic, None));
         listeners.serve_until("all are answered", |all| all.opening() == 0);
         assert_eq!(listeners.open(), count);
