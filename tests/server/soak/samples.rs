@@ -101,3 +101,20 @@ fn resident_kib(server: &Server) -> u64 {
 }
 
 const BETWEEN_LINES: Duration = Duration::from_secs(15);
+
+/// Values that go up and down are no growth, and values that go up are, in each column.
+#[test]
+fn growth_is_found_in_each_column() {
+    let samples = |value: &dyn Fn(usize, u64) -> u64| {
+        let mut samples = Samples::new();
+        samples.taken = (0..400).map(|time| std::array::from_fn(|column| value(column, time))).collect();
+        samples
+    };
+    samples(&|_, time| 1_000 + time % 100).expect_no_growth();
+    for (grown, (name, ..)) in NAMES.iter().enumerate() {
+        let leak = samples(&|column, time| if column == grown { 1_000 + time * 100 } else { 1_000 });
+        let panic = std::panic::catch_unwind(|| leak.expect_no_growth()).expect_err("a leak");
+        let text = panic.downcast_ref::<String>().expect("a sentence");
+        assert_eq!(*text, format!("growth of [{name:?}]"));
+    }
+}
