@@ -54,7 +54,8 @@ impl Bearer {
     ///
     /// # Errors
     ///
-    /// A sentence, which repeats no token, about one that could not be sent (RFC 6750 2.1) or is there twice.
+    /// A sentence, in which no token is repeated, if a token could not be sent (RFC 6750 2.1), if two are equal, or if
+    /// there is none.
     pub fn new<N, T>(tokens: impl IntoIterator<Item = (N, T)>) -> Result<Bearer, String>
     where
         N: Into<String>,
@@ -77,13 +78,15 @@ impl Bearer {
         Ok(Bearer(Check::Named(named)))
     }
 
-    /// Finds the owner of a token by a function. It is called on a shard's thread, so it must be quick.
+    /// Finds the owner of a token by a function. It is called on the threads of shards and on the control thread, so it
+    /// must be quick.
     #[must_use]
     pub fn checked_by(check: impl Fn(&str) -> Result<Identity, TokenFault> + Send + Sync + 'static) -> Bearer {
         Bearer(Check::By(Arc::new(check)))
     }
 
-    /// Returns whether one of its tokens is also one of those. A function may find an owner for any of them.
+    /// Returns whether one of its tokens is also one of those. With a function it returns `true`, since the function
+    /// may find an owner for any token.
     pub(crate) fn shares_one_with(&self, tokens: &Tokens) -> bool {
         match &self.0 {
             Check::Named(named) => named.iter().any(|(_, token)| tokens.admit(Some(token.as_bytes()))),
@@ -123,7 +126,7 @@ impl Authenticator for Bearer {
     }
 }
 
-/// Prints the number of tokens, never a token.
+/// Prints the number of tokens, if they are a list, never a token.
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bearer = f.debug_struct("Bearer");

@@ -38,7 +38,7 @@ pub enum ClientBuildError {
     CertificateAuthority(String),
     /// The named setting is 0, and must not be.
     Zero(&'static str),
-    /// The first duration, `Reconnect::delay_min`, is longer than the second, `delay_max`.
+    /// The first duration, `Reconnect::first_delay_max`, is longer than the second, `delay_max`.
     ReconnectDelays(Duration, Duration),
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for ClientBuildError {
             Self::SubprotocolTwice(name) => write!(f, "the subprotocol {name} was given twice"),
             Self::CertificateAuthority(error) => write!(f, "certificate authority: {error}"),
             Self::Zero(setting) => write!(f, "{setting} must not be 0"),
-            Self::ReconnectDelays(min, max) => write!(f, "delay_max, {max:?}, is below delay_min, {min:?}"),
+            Self::ReconnectDelays(min, max) => write!(f, "delay_max, {max:?}, is below first_delay_max, {min:?}"),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::proto::CloseCode;
 
 /// The rules by which a client opens a lost connection again.
 ///
-/// The delay before attempt *n* since the last stable connection is a random time between 0 and `delay_min` ·
+/// The delay before attempt *n* since the last stable connection is a random time between 0 and `first_delay_max` ·
 /// 2^(*n*-1), at most `delay_max`. The random part keeps many clients that lost one server from returning at once. If
 /// the server refuses with `Retry-After` in seconds, the next delay is at least that long, but at most `delay_max`.
 ///
@@ -19,7 +19,7 @@ use crate::proto::CloseCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     /// The longest delay before the first attempt. 500 ms by default.
-    pub delay_min: Duration,
+    pub first_delay_max: Duration,
     /// The longest delay before any attempt. 30 s by default.
     pub delay_max: Duration,
     /// The number of attempts since the last stable connection, after which the client gives up. `None`, the default,
@@ -32,7 +32,7 @@ pub struct Reconnect {
 impl Default for Reconnect {
     fn default() -> Self {
         Self {
-            delay_min: Duration::from_millis(500),
+            first_delay_max: Duration::from_millis(500),
             delay_max: Duration::from_secs(30),
             attempts_max: None,
             stable_after: Duration::from_secs(10),
@@ -42,10 +42,10 @@ impl Default for Reconnect {
 
 impl Reconnect {
     pub(super) fn check(&self) -> Result<(), ClientBuildError> {
-        if self.delay_min.is_zero() {
-            Err(ClientBuildError::Zero("reconnect.delay_min"))
-        } else if self.delay_max < self.delay_min {
-            Err(ClientBuildError::ReconnectDelays(self.delay_min, self.delay_max))
+        if self.first_delay_max.is_zero() {
+            Err(ClientBuildError::Zero("reconnect.first_delay_max"))
+        } else if self.delay_max < self.first_delay_max {
+            Err(ClientBuildError::ReconnectDelays(self.first_delay_max, self.delay_max))
         } else if self.attempts_max == Some(0) {
             Err(ClientBuildError::Zero("reconnect.attempts_max"))
         } else {
@@ -56,7 +56,7 @@ impl Reconnect {
     /// Returns the delay before an attempt, counted from 1.
     pub(super) fn delay(&self, attempt: u32, random: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
-        let longest = self.delay_min.saturating_mul(doubled).min(self.delay_max);
+        let longest = self.first_delay_max.saturating_mul(doubled).min(self.delay_max);
         longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     const RECONNECT: Reconnect = Reconnect {
-        delay_min: Duration::from_secs(1),
+        first_delay_max: Duration::from_secs(1),
         delay_max: Duration::from_secs(10),
         attempts_max: Some(3),
         stable_after: Duration::from_secs(1),
@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn settings_without_a_meaning_are_refused() {
         let check = |reconnect: Reconnect, error| assert_eq!(reconnect.check(), Err(error));
-        check(Reconnect { delay_min: Duration::ZERO, ..RECONNECT }, ClientBuildError::Zero("reconnect.delay_min"));
+        check(
+            Reconnect { first_delay_max: Duration::ZERO, ..RECONNECT },
+            ClientBuildError::Zero("reconnect.first_delay_max"),
+        );
         check(Reconnect { attempts_max: Some(0), ..RECONNECT }, ClientBuildError::Zero("reconnect.attempts_max"));
         let (min, max) = (Duration::from_secs(1), Duration::from_millis(1));
         check(Reconnect { delay_max: max, ..RECONNECT }, ClientBuildError::ReconnectDelays(min, max));

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-/// Reads an address and port, as settings are written.
+/// Reads an address and port in the form that they have in settings.
 ///
 /// ```
 /// use ringhub::config::parse_address;
@@ -33,15 +33,15 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// An IP address.
+    /// An IP address and a port.
     Socket(SocketAddr),
     /// The name of a host, and a port. [`Config::new`](super::Config::new) resolves it.
     Name(String, u16),
 }
 
 impl ListenAddress {
-    /// Returns the addresses of a name, at least one and each once; an address is itself. It waits for an answer of the
-    /// name servers.
+    /// Returns the addresses of a name, at least one and each once; for a `Socket`, just its own address. It waits for
+    /// an answer of the name servers.
     ///
     /// # Errors
     ///
@@ -89,8 +89,8 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// Returns whether a text is the name of a host (RFC 1123 2.1). A name whose last label is a number is a misspelled
-/// IPv4 address.
+/// Returns whether a text is the name of a host (RFC 1123 2.1), which may have underscores. A name whose last label is
+/// a number is a misspelled IPv4 address.
 fn is_host_name(text: &str) -> bool {
     let is_inner = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
     let is_label = |label: &str| {

@@ -33,8 +33,8 @@ impl Date {
         Date { second, value: HeaderValue::try_from(text).expect("a date is visible ASCII") }
     }
 
-    /// Returns the value at a time. Times that the format cannot express are those of the first or the last second that
-    /// it can.
+    /// Returns the value at a time. A time before 1970 gives the first second of 1970, and a time after 9999 the last
+    /// second of 9999.
     fn at(&mut self, time: SystemTime) -> HeaderValue {
         let second = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(SECOND_MAX));
         if second != self.second {
@@ -51,7 +51,8 @@ const SECOND_MAX: u64 = 253_402_300_799;
 mod tests {
     use super::*;
 
-    /// The example of RFC 9110 5.6.7, then its second, a later one, an earlier one, and the bounds of the format.
+    /// The example of RFC 9110 5.6.7, a later moment of the same second, the next second, the first second again, and
+    /// the bounds.
     #[test]
     fn a_date_follows_the_clock_ahead_and_back() {
         let mut date = Date::of_second(0);

@@ -1,15 +1,14 @@
 //! The barriers of a drain, by which a hub knows that no message from before the drain is still on its way.
 //!
-//! 1. Each end that begins to leave sends a barrier down its request lanes to all shards: no request from before
-//!    follows.
-//! 2. A shard that has sent its own barriers, and has taken those of all other ends, sends a barrier down its delivery
-//!    lanes to all shards: no delivery from before follows.
+//! 1. Each end that begins to leave sends a barrier down its request lanes to all other shards: no request from before
+//! follows. 2. A shard that has sent its own barriers, and has taken those of all other ends, sends a barrier down its
+//! delivery lanes to all other shards: no delivery from before follows.
 //!
 //! A barrier stands behind everything that its sender has put into the same lane, or beside it. So a shard that has
 //! taken all barriers of the first kind has put every earlier message of its topics in order, and one that has also
 //! taken those of the second kind has gathered every earlier message of all topics.
 
-/// The barriers that a shard has sent and taken. An end sends each shard one of a kind.
+/// The barriers that a shard has sent and taken. An end sends each other shard at most one barrier of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Barriers {
     /// Whether the shard has begun to leave.

@@ -7,13 +7,13 @@ use crate::proto::{State, WebSocket};
 
 /// The data that the owner of a hub keeps of each connection, beside the hub's own.
 pub trait Attachment {
-    /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The mark
+    /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The note
     /// stands beside the subscriptions, so that other connections have no memory for it.
-    type Mark: fmt::Debug + Default;
+    type Note: fmt::Debug + Default;
 }
 
 impl Attachment for () {
-    type Mark = ();
+    type Note = ();
 }
 
 /// One established connection.
@@ -24,7 +24,7 @@ pub struct HubConnection<T: Attachment = ()> {
     /// The data of the hub's owner.
     pub io: T,
     /// The topics that the connection receives.
-    pub(super) subscriptions: Subscriptions<T::Mark>,
+    pub(super) subscriptions: Subscriptions<T::Note>,
     /// The topic of its client's messages, if they are published as they are. Otherwise its handler gets them.
     pub publishes: Option<Publishing>,
     /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
@@ -78,9 +78,9 @@ impl<T: Attachment> HubConnection<T> {
         self.websocket.state() == State::Open && !self.is_lost
     }
 
-    /// Returns the mark of a connection with several subscriptions.
-    pub fn mark(&mut self) -> Option<&mut T::Mark> {
-        self.subscriptions.mark()
+    /// Returns the note of a connection with several subscriptions.
+    pub fn note(&mut self) -> Option<&mut T::Note> {
+        self.subscriptions.note()
     }
 }
 

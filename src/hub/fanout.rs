@@ -125,7 +125,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Returns the walk under way from which this subscription has yet to get its share.
     fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
         let Membership::Member(index) = own.membership else { return None };
-        self.topics[own.topic].walk.as_deref().filter(|walk| walk.is_ahead_of(index) && !own.is_taken)
+        self.topics[own.topic].walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
     }
 
     /// Ends the topic's walk: vacant places of members are filled, joining subscriptions become members, and the topic

@@ -246,7 +246,7 @@ impl<T: Attachment> ShardHub<T> {
         joined.push(Joined { id, topic: self.topics[topic].name.clone() });
     }
 
-    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Mark> {
+    fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Note> {
         self.connections.get_mut(id).map(|connection| mem::take(&mut connection.subscriptions)).unwrap_or_default()
     }
 

@@ -12,7 +12,7 @@ pub(super) struct Subscription {
     /// The connection receives its own messages too.
     pub(super) echo: bool,
     /// The connection has got its share of the topic's walk from the visit of another walk. This walk has yet to come
-    /// to the connection; it then passes, and clears the mark. So a mark is never older than the walk under way.
+    /// to the connection; it then passes, and clears `is_taken`, which so is never older than the walk under way.
     pub(super) is_taken: bool,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Membership {
 }
 
 /// The subscriptions of one connection, each topic at most once. Nearly every connection has one subscription, which
-/// costs nothing beside the connection itself. `M` is the mark that the hub's owner keeps of a connection with several.
+/// costs nothing beside the connection itself. `M` is the note that the hub's owner keeps of a connection with several.
 #[derive(Debug, Default)]
 pub(super) enum Subscriptions<M> {
     #[default]
@@ -37,13 +37,13 @@ pub(super) enum Subscriptions<M> {
     Several(Box<Several<M>>),
 }
 
-/// Two subscriptions or more, and the owner's mark. A single one stays here as long as it is taken: the walk that
-/// passes it looks for marks only among several.
+/// Two subscriptions or more, and the owner's note. A single one stays here as long as it is taken: the walk that
+/// passes it looks for taken shares only among several.
 #[derive(Debug)]
 pub(super) struct Several<M> {
     /// In the order of their topics' ids.
     list: Vec<Subscription>,
-    mark: M,
+    note: M,
 }
 
 const _: () = {
@@ -91,7 +91,7 @@ impl<M: Default> Subscriptions<M> {
             Subscriptions::One(one) => {
                 assert_ne!(one.topic, new.topic, "a topic is subscribed at most once");
                 let list = if one.topic < new.topic { vec![*one, new] } else { vec![new, *one] };
-                *self = Subscriptions::Several(Box::new(Several { list, mark: M::default() }));
+                *self = Subscriptions::Several(Box::new(Several { list, note: M::default() }));
             }
             Subscriptions::Several(several) => {
                 let Err(index) = several.find(new.topic) else { unreachable!("a topic is subscribed at most once") };
@@ -143,10 +143,10 @@ impl<M: Default> Subscriptions<M> {
         matches!(self, Subscriptions::Several(_))
     }
 
-    /// Returns the mark of a connection with several subscriptions.
-    pub(super) fn mark(&mut self) -> Option<&mut M> {
+    /// Returns the note of a connection with several subscriptions.
+    pub(super) fn note(&mut self) -> Option<&mut M> {
         match self {
-            Subscriptions::Several(several) => Some(&mut several.mark),
+            Subscriptions::Several(several) => Some(&mut several.note),
             _ => None,
         }
     }
@@ -179,14 +179,14 @@ mod tests {
     fn one_subscription_has_no_memory_of_its_own() {
         let mut subscriptions = Subscriptions::<()>::default();
         subscriptions.insert(subscription(5));
-        assert!(matches!(subscriptions, Subscriptions::One(_)) && subscriptions.mark().is_none());
+        assert!(matches!(subscriptions, Subscriptions::One(_)) && subscriptions.note().is_none());
         subscriptions.insert(subscription(3));
-        assert!(subscriptions.mark().is_some());
+        assert!(subscriptions.note().is_some());
         assert_eq!(subscriptions.remove(TopicId(5)), Some(subscription(5)));
         assert!(matches!(subscriptions, Subscriptions::One(one) if one == subscription(3)));
     }
 
-    /// The mark of the last subscription is found, whichever others have gone before its walk passes.
+    /// The taken share of the last subscription is found, whichever others have gone before its walk passes.
     #[test]
     fn a_taken_subscription_stands_among_several() {
         let mut subscriptions = Subscriptions::<()>::default();

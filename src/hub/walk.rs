@@ -44,7 +44,7 @@ impl Walk {
     }
 
     /// Returns whether the member at this index is still to be visited.
-    pub(super) fn is_ahead_of(&self, index: u32) -> bool {
+    pub(super) fn has_yet_to_visit(&self, index: u32) -> bool {
         let position = if index >= self.start { index - self.start } else { index + self.length - self.start };
         position >= self.visited
     }
@@ -62,12 +62,12 @@ mod tests {
         let mut walk = Walk::new(FrozenRun::default(), 4, 6);
         let members = [10, VACANT, 12, 13];
         assert_eq!(walk.next(&members), Some(12));
-        assert!(!walk.is_ahead_of(2) && walk.is_ahead_of(3) && walk.is_ahead_of(0));
+        assert!(!walk.has_yet_to_visit(2) && walk.has_yet_to_visit(3) && walk.has_yet_to_visit(0));
         walk.step_back();
-        assert!(walk.is_ahead_of(2));
+        assert!(walk.has_yet_to_visit(2));
         let visited: Vec<u32> = std::iter::from_fn(|| walk.next(&members)).collect();
         assert_eq!(visited, [12, 13, 10]);
-        assert!((0..4).all(|index| !walk.is_ahead_of(index)));
+        assert!((0..4).all(|index| !walk.has_yet_to_visit(index)));
     }
 
     #[test]

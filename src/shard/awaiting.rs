@@ -60,7 +60,7 @@ impl Awaiting {
         queue.push_back(id);
     }
 
-    /// Adds a connection that comes before the others.
+    /// Adds a connection in front of the others with more input than their share.
     pub(super) fn push_front(&mut self, homes: Homes, id: ConnectionId) {
         self.entries += 1;
         self.queues(homes).busy.push_front(id);
@@ -99,7 +99,8 @@ impl Awaiting {
         self.unparsed = self.unparsed.checked_sub(usize::from(has_unparsed)).expect("unparsed input has been counted");
     }
 
-    /// Removes the connections that do not wait any more, once they are the most.
+    /// Removes the ids of connections that do not wait any more, once they outnumber those that wait by more than
+    /// `SLACK`.
     pub(super) fn compact(&mut self, waits: impl Fn(ConnectionId) -> bool) {
         if self.entries <= 2 * self.waiting + SLACK {
             return;
@@ -165,8 +166,8 @@ impl OfHome {
     }
 }
 
-/// Ids of connections that do not wait any more are removed when there are as many as of those that wait, and so many
-/// more.
+/// By how much the ids of connections that do not wait any more may outnumber the waiting connections before they are
+/// removed.
 const SLACK: usize = 64;
 
 /// Places that an empty queue keeps.

@@ -34,7 +34,7 @@ pub(crate) struct IoState {
 }
 
 impl Attachment for IoState {
-    type Mark = BatchEntry;
+    type Note = BatchEntry;
 }
 
 const _: () =

@@ -41,7 +41,7 @@ impl Drain {
     }
 
     /// Begins to close connections, unless it has begun, if every message from before the drain `is_gathered`, or if
-    /// the time to gather them is over. Returns whether it begins without all of them.
+    /// the time to gather them is over. Returns whether it begins although messages from before the drain are missing.
     pub(super) fn begin_closing(&mut self, now: Tick, is_gathered: bool) -> bool {
         let Stage::Gathers { until } = self.stage else { return false };
         if is_gathered || until <= now {
@@ -80,8 +80,9 @@ impl Drain {
         self.closing.remove(&id)
     }
 
-    /// Returns when the next connections are due, or the driver looks whether the other shards are done. The shard may
-    /// be empty although there are connections in the plan.
+    /// Returns when the drain has to be looked at again: when gathering must end or the next connections are due;
+    /// otherwise in the next tick, since the other shards may be done. `is_empty` says whether the shard has no
+    /// connections; `remaining` may still have ids of connections that have ended.
     pub(super) fn next_step(&self, now: Tick, is_empty: bool) -> Tick {
         match self.stage {
             Stage::Gathers { until } if !is_empty => until,

@@ -1,8 +1,8 @@
 //! Marks: the wait of a close frame for messages of its own connection that another shard orders.
 //!
-//! A connection that has left the open state may have published messages which are on their way to their topic's home,
-//! and which it has subscribed to with echo. A mark follows these messages to each such home and comes back behind
-//! them. Until then the connection stays a subscriber, and its close frame waits here.
+//! When a connection leaves the open state, messages that it published may still be on their way to the home of their
+//! topic; if it has subscribed to that topic with echo, it is owed them. A mark follows these messages to each such
+//! home and comes back behind them. Until then the connection stays a subscriber, and its close frame waits here.
 
 use std::collections::HashMap;
 
@@ -70,7 +70,8 @@ impl Marks {
     }
 }
 
-/// The ticks that a close frame waits for marks, if a home is stuck; or half of the close timeout, if that is less.
+/// The most ticks that a close frame waits for marks. `await_marks` shortens the wait to half of the close timeout, if
+/// that is less.
 pub(super) const MARK_TICKS_MAX: u32 = 2;
 
 /// Entries that an empty table has room for.

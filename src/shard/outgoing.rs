@@ -145,24 +145,24 @@ impl Flush {
     }
 
     /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
-    /// one of its own, which its mark names from then on. Returns whether there was room.
+    /// one of its own, which its `BatchEntry` names from then on. Returns whether there was room.
     pub(super) fn plan_share(
         &mut self,
-        mark: &mut BatchEntry,
+        own: &mut BatchEntry,
         (pieces, entry_pieces): (usize, usize),
         (id, portion, bytes): (ConnectionId, Portion, usize),
     ) -> bool {
-        if mark.batch != self.batch {
-            *mark = BatchEntry { batch: self.batch, index: self.plan.len() as u32, pieces: pieces as u32 };
+        if own.batch != self.batch {
+            *own = BatchEntry { batch: self.batch, index: self.plan.len() as u32, pieces: pieces as u32 };
             self.plan.push(Planned { id, contents: Contents::One(portion), bytes });
             return true;
         }
-        if mark.pieces as usize + pieces > entry_pieces {
+        if own.pieces as usize + pieces > entry_pieces {
             return false;
         }
-        mark.pieces += pieces as u32;
-        let entry = &mut self.plan[mark.index as usize];
-        assert_eq!(entry.id, id, "the mark names the connection's own entry");
+        own.pieces += pieces as u32;
+        let entry = &mut self.plan[own.index as usize];
+        assert_eq!(entry.id, id, "a connection finds its own entry");
         entry.bytes += bytes;
         entry.contents.push(portion);
         true

@@ -5,11 +5,11 @@
 //! added:
 //!
 //! - **One visit.** The first walk that comes to such a connection hands out the connection's shares of all walks under
-//!   way, in one entry. The other walks pass the connection when they come to it. Messages of different topics have no
-//!   order among each other, and a walk that has begun gathers nothing more.
-//! - **One entry.** A share that does not fit into the entry is left to its own walk, which comes in another batch; or
-//!   in this one, which then ends before the share. The connection's [`BatchEntry`](super::io_state::BatchEntry) says
-//!   which entry is its own.
+//! way, in one entry. The other walks pass the connection when they come to it. It may do so: messages of different
+//! topics have no order among each other, and the share is complete, since a walk that has begun gathers nothing more.
+//! - **One entry.** A share that does not fit into the entry is left to its own walk. If that walk comes to the
+//!   connection within the same batch, the batch ends there, and the share is the first of the next. The connection's
+//!   [`BatchEntry`](super::io_state::BatchEntry) says which entry is its own.
 
 use std::mem;
 
@@ -70,9 +70,9 @@ impl<I: Io> Shard<I> {
         };
         let Some(portion) = Portion::of_walk(&self.hub, topic, id.slot(), outbox) else { return Some(0) };
         let (pieces, bytes) = portion.size(&self.hub);
-        match self.hub.connections.get_mut(id).and_then(ShardConnection::mark) {
-            Some(mark) => {
-                let has_room = self.flush.plan_share(mark, (pieces, self.pace.entry_pieces), (id, portion, bytes));
+        match self.hub.connections.get_mut(id).and_then(ShardConnection::note) {
+            Some(own) => {
+                let has_room = self.flush.plan_share(own, (pieces, self.pace.entry_pieces), (id, portion, bytes));
                 has_room.then_some(bytes)
             }
             None => {
@@ -82,8 +82,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has, many of
-    /// which may have to be copied; `None` if the connection is owed more than it may be.
+    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has: they count
+    /// for the flush although none is sent, since they may have to be copied. Returns `None` if the connection is owed
+    /// more than it may be.
     fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
         if !matches!(self.flush.outcomes.last(), Some(&Outcome::Slow(last)) if last == id) {
             self.flush.outcomes.push(Outcome::Slow(id));

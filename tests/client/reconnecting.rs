@@ -14,7 +14,7 @@ use super::{
 };
 
 const QUICK: Reconnect = Reconnect {
-    delay_min: Duration::from_millis(1),
+    first_delay_max: Duration::from_millis(1),
     delay_max: Duration::from_millis(5),
     attempts_max: None,
     stable_after: Duration::from_secs(3600),
@@ -225,7 +225,7 @@ fn short_connections_use_up_attempts() {
 }
 
 const NEVER: Reconnect =
-    Reconnect { delay_min: Duration::from_secs(1 << 40), delay_max: Duration::from_secs(1 << 40), ..QUICK };
+    Reconnect { first_delay_max: Duration::from_secs(1 << 40), delay_max: Duration::from_secs(1 << 40), ..QUICK };
 
 /// A connection that the caller closes is neither lost nor opened again.
 #[test]

@@ -79,10 +79,10 @@ fn zeros() {
     refused(some().limits(limits), ClientBuildError::Zero("limits.events_max"));
     let limits = ClientLimits { queue_messages_max: 0, ..ClientLimits::default() };
     refused(some().limits(limits), ClientBuildError::Zero("limits.queue_messages_max"));
-    let reconnect = Reconnect { delay_min: zero, ..Reconnect::default() };
-    refused(some().reconnect(reconnect), ClientBuildError::Zero("reconnect.delay_min"));
+    let reconnect = Reconnect { first_delay_max: zero, ..Reconnect::default() };
+    refused(some().reconnect(reconnect), ClientBuildError::Zero("reconnect.first_delay_max"));
     let (min, max) = (Duration::from_secs(2), Duration::from_secs(1));
-    let reconnect = Reconnect { delay_min: min, delay_max: max, ..Reconnect::default() };
+    let reconnect = Reconnect { first_delay_max: min, delay_max: max, ..Reconnect::default() };
     refused(some().reconnect(reconnect), ClientBuildError::ReconnectDelays(min, max));
 }
 

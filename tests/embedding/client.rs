@@ -152,7 +152,7 @@ fn qore_client_sends_pings_and_pongs() {
 #[test]
 fn qore_client_reconnects() {
     let server = server();
-    let quick = Reconnect { delay_min: Duration::from_millis(1), ..Reconnect::default() };
+    let quick = Reconnect { first_delay_max: Duration::from_millis(1), ..Reconnect::default() };
     on_tokio(async {
         let (client, mut events) = to(&server).reconnect(quick).build().unwrap();
         client.connect().await.unwrap();

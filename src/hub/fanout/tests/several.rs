@@ -108,7 +108,7 @@ fn a_share_that_was_taken_is_not_owed_again() {
         };
         assert_eq!(messages, owed, "{what}: only what gathers is still owed");
         assert_eq!(hub.is_subscribed(id, &a), matches!(what, "unsubscribe" | "keep"));
-        // A subscription that begins in mid-walk is owed nothing of the walk, and no mark of an earlier one.
+        // A subscription that begins in mid-walk is owed nothing of the walk, and nothing was taken of an earlier one.
         hub.subscribe(id, &b, ECHO);
         publish(&mut hub, publisher, "b", "after");
         walks.into_iter().for_each(|walk| {
@@ -151,7 +151,7 @@ fn the_last_topic_of_a_connection_may_be_taken() {
     }
 }
 
-/// A mark belongs to the walk under way, however many walks there have been: more than 16 bits could number.
+/// A share is taken of the walk under way, however many walks there have been: more than 16 bits could number.
 #[test]
 fn no_walk_is_mistaken_for_an_earlier_one() {
     let mut hub = hub();
