@@ -206,12 +206,7 @@ impl<I: Io> Shard<I> {
     /// Ends a connection at once. A reset gives up the bytes that the peer has not taken: the kernel would keep them
     /// until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
-        if let Some(drain) = &mut self.drain {
-            // It has not left, whether the drain has closed it or not.
-            drain.note_end(id);
-        }
-        let Some((connection, socket)) = self.take_out(id) else { return };
-        self.count(Counter::DrainDropped, u64::from(self.drain.is_some()));
+        let Some((connection, socket)) = self.give_up(id) else { return };
         if connection.io.owes_output() || connection.is_lost || self.io.has_unsent(&socket) {
             self.io.reset(&socket);
             self.count(Counter::Reset, 1);
@@ -220,9 +215,19 @@ impl<I: Io> Shard<I> {
 
     /// Ends a connection by a reset, which gives up the bytes that either side has not taken.
     pub(super) fn reset(&mut self, id: ConnectionId) {
-        let Some((_, socket)) = self.take_out(id) else { return };
+        let Some((_, socket)) = self.give_up(id) else { return };
         self.io.reset(&socket);
         self.count(Counter::Reset, 1);
+    }
+
+    /// Takes out a connection that has not left by itself, whether a drain has closed it or not.
+    fn give_up(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
+        if let Some(drain) = &mut self.drain {
+            drain.note_end(id);
+        }
+        let taken = self.take_out(id)?;
+        self.count(Counter::DrainDropped, u64::from(self.drain.is_some()));
+        Some(taken)
     }
 
     /// Takes a connection and its socket out of the shard. Every end comes through here, once.

@@ -224,6 +224,7 @@ impl Incoming {
     /// Notes that the connection is parked, which [`Incoming::unpark`] ends.
     pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.pause(connection, id, Reading::Parked, now);
+        Self::fit_unparsed(connection);
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
@@ -243,6 +244,7 @@ impl Incoming {
         now: Tick,
     ) {
         self.enter_home(connection, id, now);
+        Self::fit_unparsed(connection);
         self.awaiting.push(homes, queue != Queue::Ready, id);
     }
 
@@ -250,6 +252,10 @@ impl Incoming {
     /// it comes first when the home is not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
+        // A buffer that is full was fitted before, or one receive has filled it. It may be postponed many times.
+        if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
+            Self::fit_unparsed(connection);
+        }
         self.postponed.push((id, homes));
     }
 
@@ -297,20 +303,24 @@ impl Incoming {
         self.awaiting.enter(connection.io.has_unparsed);
     }
 
-    /// Notes that the connection is not received from: its input that is not parsed takes no more memory than it has
-    /// bytes, and the time is not its message's.
+    /// Copies unparsed input into a buffer of its length. The buffer of a large frame stays: it is counted among the
+    /// unfinished messages.
+    fn fit_unparsed(connection: &mut ShardConnection) {
+        if connection.io.has_unparsed
+            && let Some(rest) = &mut connection.io.partial
+            && rest.capacity() <= RECEIVE_BUFFER
+        {
+            **rest = BytesMut::from(&rest[..]);
+        }
+    }
+
+    /// Notes that the connection is not received from, and that the time is not its message's.
     fn pause(&mut self, connection: &mut ShardConnection, id: ConnectionId, reading: Reading, now: Tick) {
         assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is paused");
         connection.io.reading = reading;
         self.unfinished.pause(id, now);
         if connection.io.has_unparsed {
             self.unparsed = self.unparsed.checked_sub(1).expect("unparsed input has been counted");
-            // The buffer of a large frame is counted among the unfinished messages.
-            if let Some(rest) = &mut connection.io.partial
-                && rest.capacity() <= RECEIVE_BUFFER
-            {
-                **rest = BytesMut::from(&rest[..]);
-            }
         }
     }
 
@@ -353,7 +363,9 @@ impl Incoming {
     /// only the buffers small of connections that may have to wait as well.
     pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
-        let is_crowded = self.unparsed >= UNPARSED_MAX || (may_wait && self.awaiting.unparsed() >= UNPARSED_MAX);
+        let waiting = self.awaiting.unparsed();
+        let is_crowded =
+            self.unparsed >= UNPARSED_MAX || (may_wait && waiting >= UNPARSED_MAX) || waiting >= AWAITING_MAX;
         match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
@@ -445,6 +457,10 @@ const _: () = assert!(
     "free buffers, those of input that waits, and those of a batch that is added to it"
 );
 
+/// Connections of a shard with unparsed input that wait for homes, from which on every receive is small: each home may
+/// become behind after a batch of receives for it.
+const AWAITING_MAX: usize = 4 * UNPARSED_MAX;
+
 /// The beginning of a frame stays where it is from so many bytes on; a shorter one is copied.
 pub(super) const STAYS_IN_PLACE: usize = 4 * 1_024;
 
@@ -455,3 +471,25 @@ const _: () = assert!(
 
 /// Receive buffers kept for the next batch.
 const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::{Role, WebSocket},
+        shard::io_state::IoState,
+    };
+
+    /// Every receive is small while very many connections wait for homes with input, whichever these homes are.
+    #[test]
+    fn a_crowd_that_waits_for_many_homes_makes_receives_small() {
+        let mut incoming = Incoming::default();
+        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, Tick(0)), IoState::new());
+        let mut room = |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes).bytes.capacity();
+        (1..AWAITING_MAX).for_each(|_| incoming.awaiting.enter(true));
+        assert_eq!(room(&mut incoming, None), RECEIVE_BUFFER);
+        incoming.awaiting.enter(true);
+        assert_eq!(room(&mut incoming, None), RECEIVE_SMALL);
+        assert_eq!(room(&mut incoming, Some(Homes::One(3))), RECEIVE_SMALL);
+    }
+}

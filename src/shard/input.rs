@@ -232,10 +232,16 @@ impl<I: Io> Shard<I> {
         if has_ended_message {
             self.incoming.unfinished.forget(id);
         }
-        if connection.io.has_unparsed {
-            return self.incoming.unfinished.received(id, new);
-        }
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
+        if connection.io.has_unparsed {
+            self.incoming.unfinished.received(id, new);
+            if partial > RECEIVE_BUFFER {
+                // The buffer of a large frame has grown for the last receive.
+                self.incoming.unfinished.grow(id, partial);
+                self.limit_unfinished();
+            }
+            return;
+        }
         let bytes = partial + connection.websocket.assembled_bytes();
         if bytes == 0 || connection.websocket.state() != State::Open {
             return self.incoming.unfinished.forget(id);

@@ -182,9 +182,13 @@ impl<I: Io> Shard<I> {
         let has_awaited = queue == Queue::Awaiting;
         if !has_awaited {
             connection.io.reading = Reading::Idle;
-        } else if !self.incoming.end_awaiting(connection, id, self.now) {
+        } else if self.incoming.end_awaiting(connection, id, self.now) {
+            // The time of its message goes on.
+            self.schedule(id);
+        } else {
             return None;
         }
+        let connection = self.hub.connections.get_mut(id)?;
         if owes_much {
             self.incoming.park(connection, id, self.now);
             self.count(Counter::Parked, 1);

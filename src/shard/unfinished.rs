@@ -50,6 +50,15 @@ impl Unfinished {
         true
     }
 
+    /// Notes that the buffers of a message under way have grown while its input waits to be parsed.
+    pub(super) fn grow(&mut self, id: ConnectionId, bytes: usize) {
+        if let Some(begun) = self.begun.get_mut(&id) {
+            let more = (bytes + ENTRY).saturating_sub(begun.bytes);
+            begun.bytes += more;
+            self.bytes += more;
+        }
+    }
+
     /// Notes that the connection has no message under way any more.
     #[inline]
     pub(super) fn forget(&mut self, id: ConnectionId) {
@@ -147,6 +156,20 @@ mod tests {
 
     fn id(slot: u32) -> ConnectionId {
         ConnectionId::new(0, slot, 0)
+    }
+
+    /// Buffers that grow while their input waits count at once, and begin no message.
+    #[test]
+    fn waiting_buffers_count_as_they_grow() {
+        let mut unfinished = Unfinished::default();
+        unfinished.grow(id(1), 1_000);
+        assert_eq!((unfinished.bytes(), unfinished.oldest()), (0, None));
+        assert!(unfinished.note(id(1), 1_000, Tick(5)));
+        unfinished.grow(id(1), 2_000);
+        unfinished.grow(id(1), 500);
+        assert_eq!(unfinished.bytes(), 2_000 + ENTRY);
+        unfinished.forget(id(1));
+        assert_eq!(unfinished.bytes(), 0);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Clients that send on after their connection has left the open state.
 
-use super::world::World;
+use super::world::{EMPTY_MESSAGE, World};
 use crate::{
+    config::Config,
     metrics::Counter,
-    proto::Tick,
+    proto::{KeepAlive, State, Tick},
     shard::{
         incoming::RECEIVE_BUFFER,
         receive::{DISCARDING_MAX, DISCARDS_PER_TURN},
@@ -52,4 +53,37 @@ fn a_turn_drops_input_of_few_closed_connections() {
         assert!(dropped <= (DISCARDS_PER_TURN * 1_000) as u64, "{dropped} bytes in a turn");
     }
     assert_eq!(world.counters.get(Counter::BytesIn), (CLIENTS * (GARBAGE.len() + 1_000)) as u64);
+}
+
+/// A drain does not count a client that is reset among those that have left.
+#[test]
+fn a_client_that_sends_on_in_a_drain_is_dropped() {
+    const CROWD: usize = DISCARDING_MAX + 40;
+    let mut world = World::new(CROWD);
+    world.shard.drain(Tick(0).begin(), 40);
+    let turns = |world: &mut World, tick| while world.shard.turn(Tick(tick).begin()) {};
+    (0..=5).for_each(|tick| turns(&mut world, tick));
+    assert_eq!(world.counters.get(Counter::DrainClosed), CROWD as u64);
+    (0..CROWD).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 3 * RECEIVE_BUFFER / EMPTY_MESSAGE.len()));
+    turns(&mut world, 5);
+    let counted =
+        [Counter::Reset, Counter::DrainDropped, Counter::DrainLeft].map(|counter| world.counters.get(counter));
+    assert_eq!(counted, [40, 40, 0]);
+}
+
+/// A connection that is closed in the middle of a frame keeps none of it.
+#[test]
+fn a_closed_connection_keeps_no_input() {
+    let mut world = World::without_clients(|config: &mut Config| {
+        config.keep_alive = KeepAlive { ping_interval: 10, pong_timeout: 10, close_timeout: 50 };
+    });
+    let id = world.connect(usize::MAX, false);
+    let begin = [&b"\x82\xff\0\0\0\0\0\x10\0\0\0\0\0\0"[..], &[0; 100_000]].concat();
+    world.arrive(0, &begin, 1);
+    for tick in 0..40 {
+        while world.shard.turn(Tick(tick).begin()) {}
+    }
+    let connection = world.shard.hub.connections.get(id).expect("its client has not ended");
+    assert_eq!(connection.websocket.state(), State::Closed);
+    assert!(connection.io.partial.is_none() && !connection.io.has_unparsed);
 }

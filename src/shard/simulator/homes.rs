@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     rc::Rc,
     sync::{
         Arc,
@@ -481,6 +482,41 @@ fn the_time_of_a_wait_for_a_home_is_not_the_clients() {
     assert_eq!(world.state(waiting), None);
 }
 
+/// The time of a message goes on after a wait for a home, although its deadline has passed meanwhile.
+#[test]
+fn the_time_of_a_message_goes_on_after_a_wait_for_a_home() {
+    let mut world = World::with(MeshLimits::default(), |config| {
+        config.keep_alive = KeepAlive { ping_interval: 0, pong_timeout: 0, close_timeout: 5 };
+        config.limits.message_ticks_max = 20;
+    });
+    let topic = World::topic(STUCK);
+    let (crowd, waiting) = (world.publisher(0, &topic), world.publisher(0, &topic));
+    world.run_all();
+    let mut begin = Vec::new();
+    encode_masked(OpCode::Text, Fin::Unset, b"a message", [1, 2, 3, 4], &mut begin);
+    world.arrive(waiting, &begin);
+    world.run_others();
+    world.send(crowd, "x", 10);
+    world.run_others();
+    world.arrive(waiting, b"\0");
+    for tick in 1..=100 {
+        world.now = Tick(tick);
+        world.nodes[0].has_more = true;
+        world.run_others();
+    }
+    assert_eq!(world.state(waiting), Some(State::Open), "the time is not its client's");
+    world.nodes[STUCK].has_more = true;
+    world.run_all();
+    let deadline = world.nodes[0].shard.next_deadline();
+    assert!(deadline.is_some_and(|deadline| deadline <= Tick(121)), "{deadline:?}");
+    for tick in 101..=130 {
+        world.now = Tick(tick);
+        world.nodes[0].has_more = true;
+        world.run_all();
+    }
+    assert_eq!((world.state(waiting), world.count(0, Counter::MessageTimeout)), (None, 1));
+}
+
 /// A handler publishes to any home: its connection waits once a message has found no room, and others go on.
 #[test]
 fn a_handlers_connection_waits_for_the_home_that_it_has_published_to() {
@@ -571,7 +607,8 @@ fn input_that_waits_for_a_home_is_bounded() {
     let mut frames = Vec::new();
     (0..10_000).for_each(|_| encode_masked(OpCode::Text, Fin::Set, b"", [1, 2, 3, 4], &mut frames));
     crowd.iter().for_each(|&client| world.arrive(client, &frames));
-    let mut most = 0;
+    let (mut most, mut moved) = (0, 0);
+    let mut places: HashMap<ConnectionId, *const u8> = HashMap::new();
     for _ in 0..2 * CROWD {
         world.run_others();
         // A home that takes a message now and then lets each connection be received from.
@@ -580,7 +617,14 @@ fn input_that_waits_for_a_home_is_bounded() {
         let connections = &world.nodes[0].shard.hub.connections;
         let partials = connections.ids().filter_map(|id| connections.get(id)?.io.partial.as_ref());
         most = most.max(partials.map(|rest| rest.capacity()).sum::<usize>());
+        for id in connections.ids() {
+            let rest = connections.get(id).and_then(|connection| connection.io.partial.as_ref());
+            let place = rest.map(|rest| rest.as_ptr());
+            moved += usize::from(place.is_some_and(|place| places.insert(id, place) != Some(place)));
+        }
     }
+    // A connection whose turn comes to nothing keeps its buffer.
+    assert!(moved <= 6 * CROWD, "{moved} buffers were copied");
     let is_read = |client: &&Client| {
         let connection = world.nodes[0].shard.hub.connections.get(client.id);
         connection.is_some_and(|connection| connection.io.has_unparsed)
