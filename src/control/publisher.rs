@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -212,7 +213,10 @@ impl PublisherTask {
     /// Works until all shards have ended.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
         let woken = Arc::clone(&self.woken);
-        let mut leaving = self.leaving.clone();
+        // Each of these is registered with its channel once, not in every round.
+        let mut left = pin!(has_left(self.leaving.clone()));
+        let mut finished = pin!(finishing.changed());
+        let mut is_left = false;
         loop {
             // No publish follows the barrier: from here on `submit` refuses it.
             self.send_barrier();
@@ -224,7 +228,6 @@ impl PublisherTask {
             self.outside.send_out();
             self.take_answers();
             self.counters.set(Counter::LaneOverflow, self.outside.overflowed());
-            let has_sent_barrier = self.has_sent_barrier;
             if self.outside.may_sleep() {
                 tokio::select! {
                     () = woken.notified() => {}
@@ -232,10 +235,10 @@ impl PublisherTask {
                         let Some(submission) = submission else { return };
                         self.submit(submission);
                     }
-                    Ok(()) = has_left(&mut leaving), if !has_sent_barrier => {}
+                    _ = &mut left, if !is_left => is_left = true,
                     // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
                     // `None`.
-                    _ = finishing.changed() => return self.take_answers(),
+                    _ = &mut finished => return self.take_answers(),
                 }
             } else {
                 // Lets other tasks run, which may publish too.
@@ -291,7 +294,7 @@ impl PublisherTask {
 /// # Errors
 ///
 /// If it has ended without that.
-async fn has_left(leaving: &mut watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
+async fn has_left(mut leaving: watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
     leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
