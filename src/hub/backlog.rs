@@ -9,8 +9,8 @@ use super::{
     piece::{COPIED_BELOW, Piece},
 };
 
-/// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so what
-/// counts against the limit is the memory that they keep alive; little pieces are copied one behind the other.
+/// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so the memory
+/// that they keep alive counts against the limit. Little pieces are copied one behind the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Backlog {
     /// Little pieces, behind all others.
     tail: BytesMut,
     tail_messages: u32,
-    /// How much of the first piece has been sent, or of the tail if there is none.
+    /// How many bytes of the first piece have been sent; of the tail, if there is no piece.
     sent: usize,
     /// The bytes that the pieces keep alive.
     charged: usize,
@@ -28,8 +28,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Bytes that a connection may be owed beyond its limit: places in queues, headers, answers to pings. So a limit of
-    /// two messages allows two messages, whatever stands beside them.
+    /// Bytes by which a connection's output may exceed its limit: for places in queues, frame headers, answers to
+    /// pings. So a limit of the size of two messages allows two messages.
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece.
@@ -82,14 +82,14 @@ impl Backlog {
     }
 
     /// Returns whether the socket has refused any of the backlog. If not, the connection has kept up until now: the
-    /// backlog holds shares of topics that the connection left before their walks visited it.
+    /// backlog began with shares of topics that the connection left before their walks visited it.
     #[must_use]
     pub fn was_refused(&self) -> bool {
         self.was_refused
     }
 
-    /// Returns what to send next, at most `pieces_max` pieces with `bytes_max` bytes together. The last may be a part
-    /// of its piece.
+    /// Returns the bytes to send next: at most `pieces_max` pieces, of at most `bytes_max` bytes together. The last one
+    /// may be a part of a piece.
     pub fn unsent(&self, pieces_max: usize, bytes_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
         let mut left = bytes_max;
@@ -103,8 +103,8 @@ impl Backlog {
         })
     }
 
-    /// Gives up everything behind the first piece, so that what follows starts at a frame's boundary, and returns how
-    /// many messages were given up.
+    /// Gives up everything behind the first piece, and returns how many messages were given up. Bytes that are appended
+    /// next start at a frame's boundary.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
     /// frame may overtake.
@@ -124,15 +124,15 @@ impl Backlog {
         self.pieces.is_empty() && self.tail.is_empty()
     }
 
-    /// Returns the bytes of memory that the backlog takes and keeps alive, by pieces sent in part as well. What several
-    /// connections keep alive together is charged to each of them.
+    /// Returns the memory, in bytes, that the backlog takes and keeps alive. A piece that was sent in part counts
+    /// whole. Memory that several connections keep alive together is charged to each of them.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let tail = if self.tail.capacity() > 0 { self.tail.capacity() + BUFFER } else { 0 };
         self.charged + size_of::<Piece>() * self.pieces.capacity() + tail
     }
 
-    /// Returns how many messages are owed, one that was sent in part included.
+    /// Returns how many messages the backlog holds. A piece that was sent in part counts with all its messages.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
@@ -141,7 +141,7 @@ impl Backlog {
     fn append(&mut self, piece: Piece) {
         self.charged += piece.charge;
         if self.pieces.len() == self.pieces.capacity() {
-            // Not twice as many: each place counts.
+            // A quarter more, not twice as many: empty places count against the limit.
             self.pieces.reserve_exact((self.pieces.len() / 4).max(4));
         }
         self.pieces.push_back(piece);
@@ -154,7 +154,8 @@ impl Backlog {
         }
     }
 
-    /// Makes room for so many bytes behind the tail, which becomes a piece when it is as long as one may be.
+    /// Makes room for so many bytes behind the tail. If the tail's buffer has its greatest size, the tail becomes a
+    /// piece.
     fn make_room(&mut self, bytes: usize) {
         let capacity = self.tail.capacity();
         if capacity - self.tail.len() >= bytes {
@@ -177,7 +178,7 @@ impl Backlog {
         let charge = self.tail.capacity() + BUFFER;
         let bytes = mem::take(&mut self.tail).freeze();
         let messages = mem::take(&mut self.tail_messages);
-        // A buffer that nothing more is copied into keeps no room for it.
+        // Nothing more is copied into this buffer, so the piece needs no free room in it.
         self.append(Piece { bytes, messages, charge }.kept());
     }
 }

@@ -1,8 +1,9 @@
 //! The barriers of a drain, by which a hub knows that no message from before the drain is still on its way.
 //!
 //! 1. Each end that begins to leave sends a barrier down its request lanes to all other shards: no request from before
-//! follows. 2. A shard that has sent its own barriers, and has taken those of all other ends, sends a barrier down its
-//! delivery lanes to all other shards: no delivery from before follows.
+//!    follows.
+//! 2. A shard that has sent its own barriers, and has taken those of all other ends, sends a barrier down its delivery
+//!    lanes to all other shards: no delivery from before follows.
 //!
 //! A barrier stands behind everything that its sender has put into the same lane, or beside it. So a shard that has
 //! taken all barriers of the first kind has put every earlier message of its topics in order, and one that has also

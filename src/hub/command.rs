@@ -37,7 +37,7 @@ pub enum Refused {
     ControlTooLong,
     /// The text is not UTF-8 (RFC 6455 5.6).
     NotText,
-    /// Close frames and continuations have calls of their own.
+    /// The frame is a close frame or a continuation, which have calls of their own.
     OpCode,
     /// A message sent by fragments is not finished (RFC 6455 5.4), or none was begun.
     Fragment,
@@ -95,7 +95,8 @@ pub enum Reply {
     Published(Published),
     /// The outcome of [`Command::Send`].
     Sent(Sent),
-    /// The command's connection exists and was open.
+    /// The outcome of the other commands for connections: whether the connection of a [`Command::Close`] was open, or
+    /// that of a [`Command::KeepAlive`] exists; `true` for a [`Command::KeepAlive`] of all.
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),

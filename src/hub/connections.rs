@@ -27,8 +27,8 @@ pub struct HubConnection<T: Attachment = ()> {
     pub(super) subscriptions: Subscriptions<T::Note>,
     /// The topic of its client's messages, if they are published as they are. Otherwise its handler gets them.
     pub publishes: Option<Publishing>,
-    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
-    /// which they do together. [`ShardHub::release`](super::hub::ShardHub::release) ends this.
+    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live.
+    /// They go live together. [`ShardHub::release`](super::hub::ShardHub::release) ends this.
     pub is_held: bool,
     /// The connection's socket takes nothing more, and the connection subscribes to nothing. The input that has arrived
     /// is still handled.
@@ -64,8 +64,8 @@ impl<T: Attachment> HubConnection<T> {
         }
     }
 
-    /// Returns whether the connection has several subscriptions, and may be in several walks. A connection counts as
-    /// such until a walk has passed it whose share it has got before.
+    /// Returns whether the connection has several subscriptions, and so may be in several walks. With a single one left
+    /// it still counts as such while it has got the share of that topic's walk and the walk has yet to pass it.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {
@@ -91,8 +91,8 @@ pub struct Connections<T: Attachment = ()> {
     slots: Vec<Slot<T>>,
     /// Slots without an owner; the one that has been free for longest is used first.
     free: VecDeque<u32>,
-    /// How many free slots rest before one is used again, as long as there may be more slots. Without rest, a
-    /// server with few clients that come and go would use one slot for all of them, and its generations within hours.
+    /// How many free slots rest before one is used again, as long as the table may grow. Without rest, a server with
+    /// few clients that come and go would use one slot for all of them, and use up its generations within hours.
     resting: usize,
 }
 
@@ -192,7 +192,7 @@ impl<T: Attachment> Connections<T> {
         }
     }
 
-    /// Returns the slot's present owner. Only for topics, whose members leave before their slots get other owners.
+    /// Returns the slot's present owner. For topics only: their members leave before the slots get other owners.
     pub fn at_mut(&mut self, slot: u32) -> Option<&mut HubConnection<T>> {
         match self.slots.get_mut(slot as usize)? {
             Slot::Taken(owner) => Some(owner),
@@ -200,7 +200,7 @@ impl<T: Attachment> Connections<T> {
         }
     }
 
-    /// Returns the id of a slot and a generation, whether the connection still exists or not.
+    /// Returns the id with this slot and generation. Its connection may have ended.
     #[must_use]
     pub fn name(&self, slot: u32, generation: u32) -> ConnectionId {
         ConnectionId::new(self.shard, slot, generation)

@@ -28,8 +28,8 @@ impl Due {
         self.count += 1;
     }
 
-    /// Removes the topics whose interest `send` has sent, which returns whether the home had room: each home's topics
-    /// from the first on, until the home has no room.
+    /// Calls `send` with each home's topics in order, and removes those for which it returns `true`. `false` means that
+    /// the home has no room, so its other topics stay.
     pub(super) fn retry(&mut self, mut send: impl FnMut(TopicId) -> bool) {
         if self.is_empty() {
             return;
@@ -40,7 +40,7 @@ impl Due {
                 self.count -= 1;
             }
             if topics.is_empty() {
-                // The queue of a crowd is not kept.
+                // Memory for a crowd of topics is not kept.
                 topics.shrink_to(QUEUE_KEPT);
             }
         }

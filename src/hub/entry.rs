@@ -15,14 +15,14 @@ use super::{
 pub enum Request {
     /// The topic's home gives this message the next offset and sends it to each interested shard.
     Publish(Arc<Publication>),
-    /// The same for an external end, which is answered with the message's place.
+    /// The same as [`Request::Publish`], from an external end: the home answers with the message's place.
     Submit {
         /// The message.
         publication: Arc<Publication>,
         /// The number by which the external end knows the answer.
         ticket: u64,
     },
-    /// The shard does something with connections for an external end.
+    /// The shard runs a command for an external end.
     Command {
         /// The command.
         command: Box<Command>,
@@ -38,7 +38,7 @@ pub enum Request {
         /// The interest.
         interest: Interest,
     },
-    /// No request from before the server began to leave follows.
+    /// No request from before the drain follows.
     Barrier,
     /// The shard returns the mark as [`Delivery::Mark`]. Until then a connection of the requesting shard waits.
     Mark {
@@ -52,7 +52,7 @@ pub enum Request {
 pub enum Interest {
     /// Nothing: no connection of the shard is attached to the topic.
     None,
-    /// The home remembers the topic's offsets: connections of the shard publish to it, and no connection subscribes.
+    /// The home remembers the topic's offsets: connections of the shard publish to the topic, and none subscribes.
     Offsets,
     /// The home sends the topic's messages.
     Messages,
@@ -82,7 +82,7 @@ pub enum Delivery {
         /// The number of the [`Request::Interest`] that is answered.
         number: u64,
     },
-    /// No message from before the server began to leave follows.
+    /// No message from before the drain follows.
     Barrier,
     /// The answer to a [`Request::Mark`]: every message that was requested before the mark has been ordered, and comes
     /// down this lane before it.
@@ -92,13 +92,14 @@ pub enum Delivery {
     },
 }
 
-/// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. What several
-/// entries share is charged to each.
+/// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. Memory that
+/// several entries share is charged to each.
 pub(super) trait Weight: Sized {
-    /// Returns the bytes that the entry keeps alive outside of itself: the same as long as it exists.
+    /// Returns the bytes that the entry keeps alive outside of itself. The number does not change while the entry
+    /// exists.
     fn kept(&self) -> usize;
 
-    /// Returns the weight of the entry. A queue that doubles as it grows has two places for each of its entries.
+    /// Returns the weight of the entry. It counts two places, since a queue that doubles has up to two for each entry.
     fn weight(&self) -> usize {
         2 * size_of::<Self>() + self.kept()
     }
@@ -128,7 +129,7 @@ impl Weight for Delivery {
 impl Publication {
     /// Returns the bytes of the publication and of all that it keeps alive.
     fn kept(&self) -> usize {
-        // The name of a topic that the publishing shard does not know is the publication's own.
+        // If the publishing shard does not know the topic, the name's memory is the publication's own.
         PUBLICATION + ALLOCATION + self.topic.as_str().len() + pinned(self.message.frame())
     }
 }
@@ -143,10 +144,10 @@ impl Command {
     }
 }
 
-/// A publication with the two counters of its `Arc`.
+/// Bytes of a publication, with the two counters of its `Arc`.
 const PUBLICATION: usize = size_of::<Publication>() + 2 * size_of::<usize>() + ALLOCATION;
 
-/// A command in its box.
+/// Bytes of a command in its box.
 const COMMAND: usize = size_of::<Command>() + ALLOCATION;
 
 const _: () =

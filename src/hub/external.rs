@@ -52,8 +52,8 @@ impl ExternalEnd {
         self.mesh.request(shard, Request::Command { command: Box::new(command), ticket });
     }
 
-    /// Sends every shard a barrier, behind all that was submitted. Shards that drain wait for it, so nothing may be
-    /// submitted after this call, which is made once.
+    /// Sends every shard a barrier, behind all that was submitted. Shards that drain wait for this barrier. The owner
+    /// calls this once, and submits nothing afterwards.
     pub fn send_barrier(&mut self) {
         for shard in self.mesh.other_shards() {
             self.mesh.request(shard, Request::Barrier);

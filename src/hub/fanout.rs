@@ -35,8 +35,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Freezes the run of every topic that has one and no walk. Each of these topics begins a walk, and is added to
-    /// `walks`.
+    /// Begins a walk for every topic that has a run and no walk: freezes the run, and adds the topic to `walks`.
     pub fn begin_walks(&mut self, walks: &mut impl Extend<TopicId>) {
         for &id in &self.dirty {
             let topic = &mut self.topics[id];
@@ -52,18 +51,19 @@ impl<T: Attachment> ShardHub<T> {
         walks.extend(self.dirty.drain(..));
     }
 
-    /// Returns what the walk of this topic hands out.
+    /// Returns the run that the topic's walk hands out.
     ///
     /// # Panics
     ///
-    /// If the topic has no walk, as the methods below up to [`ShardHub::step_back`].
+    /// If the topic has no walk. The same holds for the methods below, up to [`ShardHub::step_back`].
     #[inline]
     #[must_use]
     pub fn run(&self, topic: TopicId) -> &FrozenRun {
         &self.topics[topic].walk.as_ref().expect(WALKING).run
     }
 
-    /// Returns what the walk of this topic owes the subscriber at `slot`, in pieces that may be kept for long.
+    /// Returns the share of the subscriber at `slot` in the run of the topic's walk, as pieces that may be kept for
+    /// long.
     #[must_use]
     pub fn owed_by_walk(&mut self, topic: TopicId, slot: u32) -> Vec<Piece> {
         self.topics[topic].walk.as_mut().expect(WALKING).run.owed(slot)
@@ -75,13 +75,14 @@ impl<T: Attachment> ShardHub<T> {
         walk.as_mut().expect(WALKING).next(members)
     }
 
-    /// Takes back the last member that [`ShardHub::next_member`] has returned, which returns it once more.
+    /// Undoes the last [`ShardHub::next_member`]: the next call returns the same member once more.
     pub fn step_back(&mut self, topic: TopicId) {
         self.topics[topic].walk.as_mut().expect(WALKING).step_back();
     }
 
-    /// Adds to `ahead` each of `walks`, which are under way, that has yet to come to the connection and whose share it
-    /// has not got. Returns the number of subscriptions that were looked at.
+    /// Adds to `ahead` the topics whose walks still owe the connection a share: the walk has yet to come to the
+    /// connection, which has not got the share from another visit. `walks` are the topics of all walks under way.
+    /// Returns how many walks or subscriptions were looked at.
     pub fn walks_ahead(
         &self,
         id: ConnectionId,
@@ -102,8 +103,8 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.len()
     }
 
-    /// Notes that the connection has got its share of the topic's walk, which has yet to come to the connection, and
-    /// for which [`ShardHub::passes`] then returns `true`.
+    /// Notes that the connection has got its share of the topic's walk before the walk has come to it. When the walk
+    /// comes, [`ShardHub::passes`] returns `true`.
     ///
     /// # Panics
     ///
@@ -117,12 +118,13 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether the connection, to which the topic's walk has just come, has got its share before.
+    /// Returns whether the connection has got its share of the topic's walk before, and forgets it. The walk has just
+    /// come to the connection.
     pub fn passes(&mut self, id: ConnectionId, topic: TopicId) -> bool {
         self.connections.get_mut(id).is_some_and(|connection| connection.subscriptions.pass(topic))
     }
 
-    /// Returns the walk under way from which this subscription has yet to get its share.
+    /// Returns the topic's walk if it still owes this subscription its share.
     fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
         let Membership::Member(index) = own.membership else { return None };
         self.topics[own.topic].walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
@@ -185,7 +187,7 @@ impl<T: Attachment> ShardHub<T> {
             if topic.walk.is_some() { Membership::Joining(index) } else { Membership::Member(index) };
     }
 
-    /// Removes the connection from the members of a topic, which its subscription was until now.
+    /// Removes the connection from the members of a topic. `membership` is the place of its subscription among them.
     pub(super) fn remove_member(&mut self, id: ConnectionId, topic_id: TopicId, membership: Membership) {
         let topic = &mut self.topics[topic_id];
         let (list, index) = match membership {
@@ -206,7 +208,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns what these subscriptions of a connection are owed and has not been handed to it.
+    /// Returns the messages that the connection is owed for these subscriptions, from walks under way and from runs.
     pub(super) fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Piece> {
         let mut owed = Vec::new();
         for subscription in subscriptions {
@@ -236,13 +238,13 @@ impl<T: Attachment> ShardHub<T> {
     }
 }
 
-/// Notes in the subscription of the connection at `slot` where it stands among the members of the topic now.
+/// Notes the new place among the topic's members in the subscription of the connection at `slot`.
 fn note_membership<T: Attachment>(connections: &mut Connections<T>, slot: u32, topic: TopicId, membership: Membership) {
     let connection = connections.at_mut(slot).expect("a member is a connection");
     connection.subscriptions.get_mut(topic).expect("a member has a subscription").membership = membership;
 }
 
-/// Changes a run, and the weight of all runs by what the run's weight changes. An empty run does not count yet.
+/// Changes a run, and updates the weight of all runs. A run that was empty has not been counted before.
 #[inline]
 fn change<R>(gathered_bytes: &mut usize, run: &mut Run, change: impl FnOnce(&mut Run) -> R) -> R {
     let before = if run.is_empty() { 0 } else { run.weight() };
@@ -262,7 +264,7 @@ const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 
-/// Bytes of runs that were sent and are kept for runs to come.
+/// The most bytes of buffers that are kept for runs to come.
 pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The hub of one shard: its connections, its topics, and its end of the mesh.
 //!
-//! The other `impl ShardHub` stand in floors above this file, each of which calls only those below it: `fanout`
+//! The other `impl ShardHub` stand on floors above this file, and each floor calls only those below it: `fanout`
 //! (members, runs, walks), `interest` (the shard's interest in remote topics), `order` (publishing), `membership`
 //! (subscribing), `mail` (requests and deliveries of the mesh).
 
@@ -36,19 +36,20 @@ impl Default for HubLimits {
 /// The homes that a client's messages go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Homes {
-    /// That of one topic, to which the messages are published as they are.
+    /// The home of one topic, to which the messages are published as they are.
     One(u16),
-    /// Any: a handler decides it for each message.
+    /// Any home: a handler chooses the topic of each message.
     Any,
 }
 
-/// The connections and topics of one shard, and what is owed between them.
+/// The connections and topics of one shard, and the messages that the connections are owed.
 ///
 /// In each turn the shard calls [`ShardHub::subscribe`], [`ShardHub::unsubscribe`], [`ShardHub::publish`] and
 /// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes what was gathered,
 /// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
 /// last several turns; messages that arrive meanwhile gather in the topic's next run. A connection with several
-/// subscriptions may get its shares of [`ShardHub::walks_ahead`] with the visit of one walk; the others pass it.
+/// subscriptions may get its shares of [`ShardHub::walks_ahead`] with the visit of one walk; the other walks then pass
+/// the connection.
 #[derive(Debug)]
 pub struct ShardHub<T: Attachment = ()> {
     /// The connections of the shard.
@@ -65,8 +66,8 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) mesh: MeshEnd,
     /// Topics whose interest has found no room in the lane to their home.
     pub(super) due: Due,
-    /// The number of the last interest that was announced, over all topics: a topic that is forgotten and comes back
-    /// must not take an old acknowledgement for its own.
+    /// The number of the last interest that was announced, over all topics. So a topic that was forgotten and has come
+    /// back never has the number of an old acknowledgement.
     pub(super) interest_number: u64,
     pub(super) barriers: Barriers,
     /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
@@ -118,8 +119,8 @@ impl<T: Attachment> ShardHub<T> {
         self.now
     }
 
-    /// Calls `step` with the topic of that name, which is added if it is unknown, and forgotten again in time unless
-    /// `step` puts it to use.
+    /// Calls `step` with the topic of that name. An unknown topic is added, and is forgotten in time unless `step` puts
+    /// it to use.
     pub(super) fn with_topic<R>(&mut self, name: &TopicName, step: impl FnOnce(&mut Self, TopicId) -> R) -> R {
         let topic = self.topics.find_or_add(name);
         let result = step(self, topic);
@@ -147,7 +148,7 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.home(name)
     }
 
-    /// Returns how many topics this shard is the home of. Those that nobody uses and that are remembered count too.
+    /// Returns how many topics have their home on this shard. Topics that are only remembered count too.
     #[must_use]
     pub fn topics(&self) -> usize {
         self.topics.homes()
@@ -187,7 +188,8 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.has_waiting()
     }
 
-    /// Returns whether a message that goes to these homes must wait, because what was sent before waits for room.
+    /// Returns whether a message that goes to these homes must wait, because earlier requests or deliveries wait for
+    /// room.
     #[must_use]
     pub fn is_behind(&self, homes: Homes) -> bool {
         match homes {
@@ -196,8 +198,8 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Takes the home, if it is still behind, for which a message has had to wait since the last call; of several the
-    /// one for which most waits.
+    /// Takes the home that has had no room for a request since the last call; of several, the one with the most
+    /// requests waiting. Returns `None` if that home is not behind any more.
     pub fn take_behind(&mut self) -> Option<Homes> {
         let home = self.mesh.take_behind()?;
         self.mesh.is_behind(home).then_some(Homes::One(home))

@@ -14,15 +14,15 @@ use super::{
 };
 
 impl<T: Attachment> ShardHub<T> {
-    /// Detaches one connection from the topic, which is forgotten in time if that was the last.
+    /// Detaches one connection from the topic. A topic without connections is forgotten in time.
     pub(super) fn detach(&mut self, topic: TopicId) {
         self.topics.detach(topic);
         self.announce(topic);
         self.topics.notice_unused(topic);
     }
 
-    /// Announces the shard's interest in the topic to the home, if it has changed. Unless the topic is put to use,
-    /// [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
+    /// Announces the shard's interest in the topic to the home, if the interest has changed. Unless the topic is put to
+    /// use, [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
     pub(super) fn announce(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
         let TopicRole::Remote(remote) = &mut topic.role else { return };

@@ -32,7 +32,7 @@ pub(super) struct LaneIn<T> {
     bytes: Arc<AtomicUsize>,
 }
 
-/// Returns both ends of a lane. It takes this many entries, and no entry while those in it weigh more than
+/// Returns both ends of a lane. The lane takes this many entries, and no entry while those in it weigh more than
 /// `bytes_max`.
 pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
@@ -78,7 +78,7 @@ impl<T: Weight> LaneOut<T> {
             moved += 1;
         }
         if moved > 0 && self.overflow.is_empty() {
-            // Room for a crowd is not kept for the next one.
+            // Memory for a crowd of entries is not kept.
             self.overflow.shrink_to(OVERFLOW_KEPT);
         }
         moved
@@ -125,5 +125,5 @@ impl<T: Weight> LaneIn<T> {
     }
 }
 
-/// Places that an overflow which has emptied keeps for the next entries.
+/// Places that an empty overflow keeps for the next entries.
 const OVERFLOW_KEPT: usize = 64;

@@ -14,7 +14,7 @@ pub(super) struct Link {
     requests_in: LaneIn<Request>,
     deliveries_out: LaneOut<Delivery>,
     deliveries_in: LaneIn<Delivery>,
-    /// An entry was put into a lane since the other end was last signalled.
+    /// An entry was sent, or moved into a lane, since the other end was last signalled.
     is_touched: bool,
 }
 
@@ -58,13 +58,13 @@ impl Link {
         self.requests_out.would_take()
     }
 
-    /// Moves what waits for room into the lanes as far as there is some.
+    /// Moves the overflows into the lanes as far as there is room.
     pub(super) fn send_overflow(&mut self) {
         let moved = self.requests_out.send_overflow() + self.deliveries_out.send_overflow();
         self.is_touched |= moved > 0;
     }
 
-    /// Returns whether an entry was put into a lane since the last call.
+    /// Returns whether an entry was sent, or moved into a lane, since the last call.
     #[inline]
     pub(super) fn take_touched(&mut self) -> bool {
         mem::take(&mut self.is_touched)

@@ -1,9 +1,9 @@
 //! The mail of a hub: requests and deliveries that arrive by the mesh, and those that leave.
 //!
-//! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a delivery before the
-//! acknowledgement of the *latest* number is dropped, since the shard has no live subscriber yet; every message after
-//! it is delivered, until the interest is withdrawn. A subscriber is told that it is one only after the
-//! acknowledgement: "subscribed" means that it is owed every message from there on.
+//! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a message before the
+//! acknowledgement of the *latest* number is dropped, since the shard has no live subscriber yet. Every message after
+//! the acknowledgement is delivered, until the interest is withdrawn. A subscriber is told "subscribed" only after the
+//! acknowledgement: the word means that it is owed every message from there on.
 
 use std::{mem, sync::Arc};
 
@@ -31,7 +31,8 @@ impl<T: Attachment> ShardHub<T> {
                 if let Some(journal) = &mut self.journal {
                     journal.note_taken(&publication.topic, _published.offset);
                 }
-                // A shard that does not know the topic has withdrawn its interest, which is on its way.
+                // If the shard does not know the topic, it has withdrawn its interest, and the home had not taken that
+                // yet.
                 if let Some(id) = self.topics.find(&publication.topic) {
                     self.gather(id, publication.source, &publication.message);
                 }
@@ -49,8 +50,8 @@ impl<T: Attachment> ShardHub<T> {
         true
     }
 
-    /// Handles the next request of the mesh. A command about single connections, which the shard carries out, is added
-    /// to `commands`. Returns whether there was a request.
+    /// Handles the next request of the mesh. A command is added to `commands`, for the shard to run. Returns whether
+    /// there was a request.
     pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
         match self.mesh.next_request() {
             None => return false,
@@ -84,7 +85,7 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
 
-    /// Sends the other shards a barrier, behind every request before: the shard begins to drain.
+    /// Begins to drain: sends the other shards a barrier behind every earlier request.
     ///
     /// # Panics
     ///
@@ -97,8 +98,8 @@ impl<T: Attachment> ShardHub<T> {
         self.pass_barrier_on();
     }
 
-    /// Returns whether the shard has gathered every message that was submitted, or published on any shard, before that
-    /// end's barrier.
+    /// Returns whether the shard has gathered every message from before the drain: those that each end submitted or
+    /// published before its barrier.
     #[must_use]
     pub fn has_passed_barrier(&self) -> bool {
         self.has_all_requests() && self.barriers.deliveries == self.mesh.other_shards().count() as u16
@@ -107,15 +108,16 @@ impl<T: Attachment> ShardHub<T> {
     /// Sends what has waited for room in a lane, and wakes the ends that have something to take.
     pub fn send_out(&mut self) {
         if !self.send_due() {
-            // Interests may be all that waits for room: an end that makes some from here on wakes this shard, and room
-            // that was made just before is found by the second try.
+            // Perhaps only interests wait for room. An end that makes room from here on wakes this shard; the second
+            // try finds room that was made just before.
             self.mesh.wants_room();
             self.send_due();
         }
         self.mesh.send_out();
     }
 
-    /// Sends the other shards a barrier behind every delivery before, once no earlier request can follow.
+    /// Sends the other shards a barrier behind every earlier delivery, once no request from before the drain can
+    /// follow.
     fn pass_barrier_on(&mut self) {
         if self.has_all_requests() {
             for shard in self.mesh.other_shards() {
@@ -124,7 +126,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether every message that an end has sent before its barrier to this home has its place.
+    /// Returns whether every message that any end has sent to this home before its barrier has its place in the order.
     fn has_all_requests(&self) -> bool {
         let Barriers { has_begun, requests, .. } = self.barriers;
         has_begun && requests == self.mesh.other_ends()

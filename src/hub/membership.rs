@@ -79,8 +79,8 @@ impl<T: Attachment> ShardHub<T> {
         Subscribed::Pending
     }
 
-    /// Ends a subscription. Returns what the connection is still owed of the topic: its share of what was gathered
-    /// before this call and not yet handed to it.
+    /// Ends a subscription. Returns the messages that the connection is still owed of the topic: those that were
+    /// gathered before this call and have not been handed to it.
     ///
     /// If the connection was held for the topic, [`ShardHub::release`] must follow.
     pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Piece> {
@@ -94,9 +94,10 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Sends a mark behind the messages that the connection has published to other shards: to the home of each topic
-    /// that brings the connection its own messages back. Returns how many marks were sent. Each comes back behind the
-    /// messages that the home has ordered before it, and stands in [`ShardHub::take_marks`] when these are gathered.
+    /// Sends a mark, behind the messages that the connection has published, to each other shard that is the home of a
+    /// topic to which the connection has subscribed with echo. Returns how many marks were sent. Each mark comes back
+    /// behind the messages that the home has ordered before it; [`ShardHub::take_marks`] returns it when these are
+    /// gathered.
     ///
     /// If there is a mark, pending subscriptions end: the connection is about to leave.
     pub fn send_marks(&mut self, id: ConnectionId) -> usize {
@@ -126,8 +127,9 @@ impl<T: Attachment> ShardHub<T> {
         homes.len()
     }
 
-    /// Ends all of the connection's subscriptions and returns what it is owed up to now, for each topic in order: its
-    /// share of the walk under way, if the walk has not visited it yet, and of what has been gathered since.
+    /// Ends all of the connection's subscriptions and returns the messages that it is owed up to now. For each topic
+    /// these are, in order, its share of the walk under way, if it has not got that yet, and its share of the messages
+    /// gathered since.
     pub fn leave(&mut self, id: ConnectionId) -> Vec<Piece> {
         let subscriptions = self.take_subscriptions(id);
         let owed = self.owed(id, subscriptions.as_slice());
@@ -165,8 +167,8 @@ impl<T: Attachment> ShardHub<T> {
         subscription.is_some_and(|subscription| subscription.membership != Membership::Pending)
     }
 
-    /// From now on, publishes each message that the client sends to this topic unchanged. Called at most once for each
-    /// connection.
+    /// Lets the client publish to this topic: from now on, each message that it sends is published unchanged. Called at
+    /// most once for each connection.
     pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
@@ -202,8 +204,8 @@ impl<T: Attachment> ShardHub<T> {
         true
     }
 
-    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it acknowledges the latest
-    /// announcement; an older one is ignored.
+    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it is for the latest
+    /// announcement. An acknowledgement of an older one is ignored.
     pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
         let TopicRole::Remote(remote) = &mut self.topics[topic_id].role else {
             unreachable!("a home acknowledges to other shards")
@@ -228,7 +230,7 @@ impl<T: Attachment> ShardHub<T> {
     fn add_pending(&mut self, id: ConnectionId, topic_id: TopicId) {
         let topic = &mut self.topics[topic_id];
         let TopicRole::Remote(remote) = &mut topic.role else { unreachable!("a topic is live at its home") };
-        // A connection that comes and goes has an entry for each time.
+        // A connection that subscribes again and again has an entry for each time.
         if remote.pending.len() >= 2 * topic.subscribed as usize + PENDING_SLACK {
             remote.pending.sort_unstable();
             remote.pending.dedup();

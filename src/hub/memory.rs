@@ -11,7 +11,7 @@ pub(super) const ALLOCATION: usize = 16;
 /// counter are another.
 pub(super) const BUFFER: usize = 2 * ALLOCATION + 3 * size_of::<usize>();
 
-/// Bytes that a large frame keeps alive at least: the buffer it was received into.
+/// The fewest bytes that a large frame keeps alive: the buffer that it was received into.
 pub const LARGE_PIECE_PINS: usize = 64 * 1_024;
 
 /// Returns the bytes that a frame keeps alive on its way: a small frame itself, a large one the buffer that it was

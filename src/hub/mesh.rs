@@ -1,13 +1,15 @@
 //! Lanes between shards: requests go to a topic's home, deliveries come from it.
 //!
 //! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. An entry that finds no room
-//! waits in an overflow beside the lane, in order, and its owner takes on no more for the *home* that is *behind*:
+//! waits, in order, in an overflow beside the lane. Its sender then takes on no more messages for the home that is
+//! *behind*:
 //!
 //! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
-//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so request lanes
-//!   fill; and as a home it is behind for its own connections;
-//! - a publisher to any home waits while the requests to all homes exceed the same limit, or the deliveries do;
-//! - deliveries are always taken, as soon as the shard has sent what it has gathered, and cause no lane traffic.
+//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the request
+//!   lanes to it fill. It is also a home that is behind for its own connections;
+//! - a connection that may publish to any home waits while the requests to all homes together exceed the same limit, or
+//!   the deliveries do;
+//! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
 //!
 //! Waits form a chain for each home: receive, the home's request lane, its delivery lanes, sockets. Sends to sockets
 //! never block, and deliveries wait for no request, so no chain has a cycle.
@@ -21,7 +23,7 @@ use super::{
     signal::Signal,
 };
 
-/// One end of the mesh: the lanes between a shard and every other.
+/// One end of the mesh: the lanes between this end and every other.
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
@@ -158,7 +160,7 @@ impl MeshEnd {
         if self.deliveries_wait() { None } else { self.take(Link::next_request) }
     }
 
-    /// Returns whether some home may be behind. A shard calls this between any two messages; it only compares two
+    /// Returns whether some home may be behind. A shard makes this call between any two messages, so it only compares
     /// numbers.
     #[inline]
     #[must_use]
@@ -173,7 +175,8 @@ impl MeshEnd {
         if home == self.number { self.deliveries_wait() } else { self.requests_waiting_for(home) > 0 }
     }
 
-    /// Returns whether a message for a topic of any home must wait: too many requests wait for room, or deliveries.
+    /// Returns whether a message for a topic of any home must wait: too many requests, or too many deliveries, wait for
+    /// room.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.requests_waiting > self.overflow_bytes_max || self.deliveries_wait()
@@ -187,8 +190,7 @@ impl MeshEnd {
     /// Sends what has waited for room, and signals the other ends whose lanes have new entries.
     pub fn send_out(&mut self) {
         if !self.send_overflow() {
-            // An end that makes room from here on wakes this one; room that was made just before is found by the second
-            // try.
+            // An end that makes room from here on wakes this one; the second try finds room that was made just before.
             self.wants_room();
             self.send_overflow();
         }

@@ -47,7 +47,7 @@ impl Default for MeshLimits {
     }
 }
 
-/// An entry of each of the two lanes.
+/// Bytes of an entry of a request lane and of one of a delivery lane.
 const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
 
 #[cfg(test)]

@@ -25,14 +25,14 @@ impl Piece {
         Piece { bytes, messages, charge }
     }
 
-    /// Returns how many bytes of memory of its own the piece has, which is none if it stands in a run's buffer.
+    /// Returns how many bytes of memory the piece alone keeps alive: none if it stands in a run's buffer.
     pub(super) fn own_bytes(&self) -> usize {
         if self.charge == self.bytes.len() + BUFFER { self.bytes.len() } else { 0 }
     }
 
     /// Returns the same bytes, to be kept for long: in memory of their own if they stand in much more.
     pub(super) fn kept(&self) -> Piece {
-        // The backlog of a slow consumer copies so little behind the rest.
+        // A backlog copies a piece this small in any case.
         let is_copied = self.bytes.len() < COPIED_BELOW;
         if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
             return self.clone();
@@ -41,8 +41,8 @@ impl Piece {
     }
 }
 
-/// Returns at most `pieces_max` pieces, if that is more than 512, of the same bytes as these: as far as need be
-/// neighbours are copied into one.
+/// Returns the same bytes in at most `pieces_max` pieces, if that is more than 512. If there are more pieces, small
+/// neighbours are copied together.
 #[must_use]
 pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     if pieces.len() <= pieces_max {
@@ -52,8 +52,8 @@ pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     joined(pieces, small_piece_max(bytes))
 }
 
-/// Joins neighbours into pieces of at most `bytes_max` bytes. What is larger stays as it is, so no
-/// piece comes near the 2 GiB that one send takes but by frames that do.
+/// Joins neighbours into pieces of at most `bytes_max` bytes. A larger piece stays as it is. So a piece comes near the
+/// 2 GiB that one send takes only if one of its frames does.
 pub(super) fn joined(pieces: Vec<Piece>, bytes_max: usize) -> Vec<Piece> {
     let mut joined: Vec<Piece> = Vec::new();
     let mut group: Vec<Piece> = Vec::new();
@@ -84,7 +84,7 @@ pub(super) fn small_piece_max(bytes: usize) -> usize {
     (bytes / 256).max(SMALL_PIECE_MAX)
 }
 
-/// A backlog copies pieces below this size; another piece in it would cost more.
+/// A backlog copies pieces below this size, since another piece in it would cost more.
 pub(super) const COPIED_BELOW: usize = 4 * 1_024;
 
 /// Small frames are gathered in pieces of at most this size, unless a run is so large that its pieces must be larger.

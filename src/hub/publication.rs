@@ -27,7 +27,7 @@ pub struct Published {
 pub struct Publication {
     /// The topic.
     pub topic: TopicName,
-    /// The connection that sent it, which does not receive it unless its subscription asks for its own messages.
+    /// The connection that sent the message. It receives the message only if it has subscribed with echo.
     pub source: Option<ConnectionId>,
     /// The message.
     pub message: PreparedMessage,

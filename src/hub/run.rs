@@ -81,10 +81,11 @@ impl Run {
         }
     }
 
-    /// Returns what the run owes the subscriber at `slot` so far. For a subscriber that leaves before the walk.
+    /// Returns the messages that the run owes the subscriber at `slot` so far, for a subscriber that leaves before the
+    /// walk.
     ///
     /// Each call seals a piece. Small neighbours are merged, so that a crowd that leaves has few pieces and shares
-    /// nearly all of them: every piece is more than twice as long as the next, except full ones.
+    /// nearly all of them: every piece is more than twice as long as the next, except full pieces and large frames.
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         self.seal_tail();
         // The share is taken before merging: the last piece may hold the subscriber's own messages, and is then not
@@ -162,7 +163,8 @@ impl Run {
         if self.gathered.pieces.len() < PIECES_MAX { SMALL_PIECE_MAX } else { small_piece_max(self.gathered.end.byte) }
     }
 
-    /// Makes one piece of the last two, as long as neither is a large frame, and the first is not much longer.
+    /// Makes one piece of the last two, as long as neither is a large frame, both fit into one, and the first is not
+    /// much longer.
     fn merge_last(&mut self) {
         let is_large = |piece: &Piece| piece.messages == 1 && piece.bytes.len() >= LARGE_FRAME;
         while let [.., first, second] = &self.gathered.pieces[..] {
@@ -187,8 +189,8 @@ impl Run {
         let messages = mem::take(&mut self.tail_messages);
         self.is_shared = true;
         self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER });
-        // Only a run that is much larger than a shard gathers has so many pieces, or one whose topic many subscribers
-        // leave in one turn.
+        // Two kinds of runs have so many pieces: one much larger than a shard gathers, and one whose topic many
+        // subscribers leave in one turn.
         if self.gathered.pieces.len() > 2 * PIECES_MAX - 2 {
             self.gathered.pieces =
                 joined(mem::take(&mut self.gathered.pieces), small_piece_max(self.gathered.end.byte));
@@ -202,10 +204,11 @@ impl Run {
 pub struct FrozenRun {
     pieces: Vec<Piece>,
     end: Position,
-    /// By slot, the parts that its subscriber is not owed, in order: its own messages, and those before it joined.
+    /// By slot, the parts that the subscriber there is not owed, in order: its own messages, and the messages from
+    /// before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
-    /// The first pieces, as backlogs keep them. A piece that keeps much more memory alive than it has bytes (its buffer
-    /// has other pieces too, or has doubled) is copied once for all backlogs.
+    /// The first of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive than
+    /// it has bytes (its buffer has other pieces too, or has doubled) is copied once for all backlogs.
     kept: Vec<Piece>,
     weight: usize,
 }
@@ -222,7 +225,7 @@ struct Position {
 pub enum Share {
     /// The whole run.
     Whole,
-    /// These pieces, each with a message.
+    /// These pieces, each with at least one message.
     Part(Vec<Piece>),
     /// No message.
     Nothing,
@@ -298,7 +301,7 @@ impl FrozenRun {
     }
 }
 
-/// Returns the pieces of a run that ends at `end`, without the excluded ranges. A part of a piece keeps all of it
+/// Returns the pieces of a run that ends at `end`, without the excluded ranges. A part of a piece keeps the whole piece
 /// alive.
 fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>]) -> Vec<Piece> {
     let begins = iter::once(Position::default()).chain(exclusions.iter().map(|exclusion| exclusion.end));
@@ -331,7 +334,7 @@ impl Position {
     }
 }
 
-/// Bytes of the walk that a run becomes: the frozen run, and three places among the members.
+/// Bytes of the walk that a run becomes: the frozen run, and the walk's numbers.
 pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
 
 /// Bytes of one subscriber's entry in the table of exclusions, which is up to half empty, beside its exclusions.
@@ -341,7 +344,7 @@ const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALL
 const TAIL_MIN: usize = 64;
 
 /// Beyond so many pieces even large frames are copied, so that one send can carry the run and all that stands before
-/// it. Each large frame adds two at the most, and the tail is one more.
+/// it. Each large frame adds at most two pieces, itself and the tail before it, and the last tail is one more.
 const PIECES_MAX: usize = 512;
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! | --- | --- |
 //! | sets its flag | pushes into the lane |
 //! | fence | fence |
-//! | looks at its lanes; sleeps only if they are empty | looks at the flag; wakes it if it is set |
+//! | looks at its lanes; sleeps only if they are empty | looks at the flag; wakes the consumer if it is set |
 //!
-//! In every order of these four steps, one of the two ends sees the other's: the fences forbid that both look before
-//! both have written. The same pattern wakes a producer that waits for room in a full lane.
+//! In every order of these steps, at least one end sees what the other has written: the fences forbid that both look
+//! before both have written. The same pattern wakes a producer that waits for room in a full lane.
 
 #[cfg(ringhub_loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};

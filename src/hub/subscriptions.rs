@@ -12,7 +12,8 @@ pub(super) struct Subscription {
     /// The connection receives its own messages too.
     pub(super) echo: bool,
     /// The connection has got its share of the topic's walk from the visit of another walk. This walk has yet to come
-    /// to the connection; it then passes, and clears `is_taken`, which so is never older than the walk under way.
+    /// to the connection. When it does, it passes the connection and clears the flag. So a flag that is set always
+    /// belongs to the walk under way.
     pub(super) is_taken: bool,
 }
 
@@ -61,7 +62,7 @@ impl<M: Default> Subscriptions<M> {
         }
     }
 
-    /// Returns how many there are.
+    /// Returns how many subscriptions there are.
     pub(super) fn len(&self) -> usize {
         self.as_slice().len()
     }
@@ -126,7 +127,7 @@ impl<M: Default> Subscriptions<M> {
         }
     }
 
-    /// Returns whether the subscription to a topic is taken. It is not any more afterwards.
+    /// Returns whether the subscription to a topic is taken, and clears that.
     pub(super) fn pass(&mut self, topic: TopicId) -> bool {
         let Subscriptions::Several(several) = self else { return false };
         let Ok(index) = several.find(topic) else { return false };
@@ -137,7 +138,7 @@ impl<M: Default> Subscriptions<M> {
         is_taken
     }
 
-    /// Returns whether a subscription may be taken.
+    /// Returns whether these are several: only then may one of them be taken.
     #[inline]
     pub(super) fn are_several(&self) -> bool {
         matches!(self, Subscriptions::Several(_))

@@ -95,7 +95,7 @@ impl fmt::Display for TopicNameError {
 
 impl std::error::Error for TopicNameError {}
 
-/// Returns the topic's home, of this many shards: the shard that orders the topic's messages.
+/// Returns the topic's home among this many shards: the shard that orders the topic's messages.
 pub(crate) fn home(name: &TopicName, shards: u16) -> u16 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);

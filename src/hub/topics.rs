@@ -169,7 +169,7 @@ impl Topics {
         home(name, self.shards)
     }
 
-    /// Returns the topic of that name, which is added if it is unknown, with one more connection attached.
+    /// Attaches one connection to the topic of that name, which is added if it is unknown.
     pub(super) fn attach(&mut self, name: &TopicName) -> TopicId {
         let id = self.find_or_add(name);
         self[id].attached += 1;
@@ -193,8 +193,8 @@ impl Topics {
     }
 
     /// Puts the topic into the queue of idle topics if it is unused and not in the queue yet. An unused topic is
-    /// remembered until too many are. Topics with an unsent interest are kept out of the queue, so that `forget_idle`
-    /// does not scan them again and again while a home's lane is full.
+    /// remembered until too many topics are idle. Topics with an unsent interest are kept out of the queue, so that
+    /// `forget_idle` does not scan them again and again while a home's lane is full.
     pub(super) fn notice_unused(&mut self, id: TopicId) {
         let topic = &mut self[id];
         if topic.is_unused() && !mem::replace(&mut topic.is_idle, true) {
@@ -205,7 +205,7 @@ impl Topics {
 
     /// Forgets idle topics beyond the limit, in the order of the queue; a topic that is in use again leaves the queue.
     pub(super) fn forget_idle(&mut self) {
-        // Each is looked at once at the most: a busy one goes back to the end of the queue.
+        // Each topic is looked at once at the most: a busy one goes back to the end of the queue.
         for _ in 0..self.idle.len() {
             if self.idle.len() <= self.idle_max {
                 return;

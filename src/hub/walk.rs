@@ -8,7 +8,7 @@ use super::run::{FrozenRun, WALK_BYTES};
 pub(super) struct Walk {
     /// The run that the members are owed.
     pub(super) run: FrozenRun,
-    /// The index of the first member.
+    /// The index of the member that is visited first.
     start: u32,
     visited: u32,
     length: u32,
@@ -17,7 +17,7 @@ pub(super) struct Walk {
 const _: () = assert!(size_of::<Walk>() <= WALK_BYTES, "a run weighs the walk that it becomes");
 
 impl Walk {
-    /// Returns a walk over this many members, which begins at another one for each `rotation`.
+    /// Returns a walk over this many members. `rotation` decides at which of them the walk begins.
     pub(super) fn new(run: FrozenRun, length: u32, rotation: u32) -> Self {
         Walk { run, start: rotation.checked_rem(length).unwrap_or(0), visited: 0, length }
     }
@@ -37,7 +37,7 @@ impl Walk {
         None
     }
 
-    /// Takes the last member back: [`Walk::next`] returns it once more.
+    /// Undoes the last [`Walk::next`]: the next call returns the same member once more.
     pub(super) fn step_back(&mut self) {
         assert!(self.visited > 0, "a member was returned before");
         self.visited -= 1;
