@@ -64,8 +64,8 @@ impl<T: Attachment> HubConnection<T> {
         }
     }
 
-    /// Returns whether the connection has several subscriptions, and so may be in several walks. With a single one left
-    /// it still counts as such while it has got the share of that topic's walk and the walk has yet to pass it.
+    /// Returns whether the connection has several subscriptions, and so may be in several walks. A connection with one
+    /// subscription left still counts as such while its share of that topic's walk is taken: until the walk passes.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {

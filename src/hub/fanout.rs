@@ -118,8 +118,8 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether the connection has got its share of the topic's walk before, and forgets it. The walk has just
-    /// come to the connection.
+    /// Returns whether the connection, to which the topic's walk comes now, has got its share before. Clears the note
+    /// of [`ShardHub::take_share`].
     pub fn passes(&mut self, id: ConnectionId, topic: TopicId) -> bool {
         self.connections.get_mut(id).is_some_and(|connection| connection.subscriptions.pass(topic))
     }

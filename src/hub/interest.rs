@@ -14,7 +14,7 @@ use super::{
 };
 
 impl<T: Attachment> ShardHub<T> {
-    /// Detaches one connection from the topic. A topic without connections is forgotten in time.
+    /// Detaches one connection from the topic. A topic that nothing uses any more is forgotten in time.
     pub(super) fn detach(&mut self, topic: TopicId) {
         self.topics.detach(topic);
         self.announce(topic);

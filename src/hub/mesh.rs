@@ -6,7 +6,7 @@
 //!
 //! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
 //! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the request
-//!   lanes to it fill. It is also a home that is behind for its own connections;
+//!   lanes to it fill. The shard is then also a home that is behind, for its own connections;
 //! - a connection that may publish to any home waits while the requests to all homes together exceed the same limit, or
 //!   the deliveries do;
 //! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
