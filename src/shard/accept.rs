@@ -1,5 +1,5 @@
-//! Accepts sockets: after a poll of a listener as many as wait, up to a bound, each for an opening handshake; and
-//! reclaims connections that the control thread hands back.
+//! Accepts the sockets that wait at a listener, up to a bound after each poll, and reclaims connections that the
+//! control thread hands back.
 
 use std::{
     io,
@@ -30,8 +30,8 @@ pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Rec
 
 /// Accepts until the listener is shut down.
 ///
-/// The runtime submits and completes once between two turns, so each poll is followed by many accepts: a shard with
-/// long turns would accept hardly any socket one by one.
+/// The runtime submits and completes once between two turns. So many accepts follow each poll: one by one, a shard with
+/// long turns would accept hardly any socket.
 pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     loop {
         let ready = oneshot::readable(Rc::clone(&listener)).await;
@@ -61,8 +61,8 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
     }
 }
 
-/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], of which up to `refusals` may find no room. `admit` counts
-/// each, as a connection or as a refusal, before the next is accepted, and returns whether there was room.
+/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room. `admit` counts
+/// each socket, as a connection or as a refusal, before the next is accepted, and returns whether there was room.
 fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<()> {
     for _ in 0..ACCEPTS_MAX {
         let socket = match net::accept_now(listener) {

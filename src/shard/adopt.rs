@@ -16,13 +16,13 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. `None`
-    /// if all slots are taken.
+    /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
+    /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
         let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
             arrival;
         self.note_time(now);
-        // Messages that were ordered before the connection came are not for it.
+        // Messages that were ordered before the connection came are not for it, so they are gathered first.
         self.take_mail();
         let mut connection = ShardConnection::new(WebSocket::new(Role::Server, self.now), IoState::new());
         // Hold the 101 until every subscription is live: after it, the client must miss no message.

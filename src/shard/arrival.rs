@@ -14,9 +14,9 @@ use crate::{
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
-    /// The socket's part in the number of its address' sockets, where that is limited.
+    /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
-    /// The index of the route; the state and the profile are what the route keeps of the connection.
+    /// The index of the route; the route keeps the state and the profile of the connection.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
     pub(crate) profile: Option<Box<Profile>>,
@@ -29,7 +29,7 @@ pub(crate) struct Arrival<S> {
     pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The opening handshake's answer to the client (RFC 6455 4.2.2). No frame may overtake it.
     pub(crate) answer: Bytes,
-    /// The bytes that the client sent behind its own head.
+    /// The bytes that the client sent behind its opening request.
     pub(crate) leftover: BytesMut,
 }
 

@@ -4,7 +4,7 @@
 //! messages may go to any home. It is served from there when that home is not behind any more, in its turn among the
 //! connections of the shard.
 //!
-//! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never comes back under that id,
+//! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits for a home again,
 //! so the id is passed over.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ pub(super) struct Awaiting {
     entries: usize,
     /// The connections among them that still wait.
     waiting: usize,
-    /// Those of them whose input is not parsed to its end.
+    /// The waiting connections whose input is not parsed to its end.
     unparsed: usize,
     /// The home whose queues are looked at first, so that no home is always the last.
     next: usize,
@@ -52,7 +52,8 @@ impl Awaiting {
         queues.is_some_and(|queues| !queues.is_empty())
     }
 
-    /// Adds a connection, among those that have more input than their share or among the others.
+    /// Adds a connection to the queue of those with more input than their share, if `is_busy`, or else to the other
+    /// queue of these homes.
     pub(super) fn push(&mut self, homes: Homes, is_busy: bool, id: ConnectionId) {
         self.entries += 1;
         let queues = self.queues(homes);

@@ -105,8 +105,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes the connection if its message under way has had its time, and everything that had arrived by then has
-    /// been parsed: the message's end may have stood in it. What arrives later does not put the end off.
+    /// Closes the connection if the time of its message under way is over, and all input that had arrived by then has
+    /// been parsed: the message's end may have stood in that input. Input that arrives later does not delay the close.
     pub(super) fn expire_message(&mut self, id: ConnectionId) {
         let Some(since) = self.incoming.unfinished.since(id, self.now) else { return };
         if self.limits.message_ticks_max == 0 || since.after(self.limits.message_ticks_max) > self.now {

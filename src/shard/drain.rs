@@ -2,9 +2,9 @@
 //! handshake.
 //!
 //! No connection is closed before the barriers of all other ends have come, or a quarter of the drain's time is over;
-//! [`Shard::drain`] sends this shard's own. So a connection that is closed has been handed, or is owed, every message
-//! from before the drain, and its close frame stands behind them. A message that comes later reaches the connections
-//! that are still open.
+//! [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has been handed, or is owed, every
+//! message from before the drain, and its close frame stands behind them. A message that comes later reaches the
+//! connections that are still open.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Begins to close every connection with 1001, once every message from before this call is gathered, and over at
-    /// most three quarters of `ticks`.
+    /// Begins a drain: every connection is closed with 1001, once every message from before this call is gathered.
+    /// Gathering and closing take at most three quarters of `ticks`.
     pub(crate) fn drain(&mut self, now: Millis, ticks: u32) {
         self.note_time(now);
         self.hub.send_barrier();

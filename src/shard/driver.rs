@@ -1,6 +1,6 @@
 //! A shard's thread: the loop around the turn.
 //!
-//! A round of the loop is a turn, the decision of what follows it, and the admission of arrivals and calls.
+//! A round of the loop is a turn, the decision about the next step, and the admission of arrivals and calls.
 
 use std::{
     io,
@@ -42,7 +42,7 @@ pub(crate) enum ShardCommand {
 pub(crate) struct Start {
     /// The shard's end of the mesh; the end's number is the shard's.
     pub(crate) mesh: MeshEnd,
-    /// Notified when another shard wakes this one.
+    /// Notified when another end of the mesh wakes this shard.
     pub(crate) woken: Arc<Notify>,
     /// The number of shards that still have connections while the server leaves.
     pub(crate) occupied: Arc<AtomicUsize>,
@@ -54,11 +54,11 @@ pub(crate) struct Start {
     pub(crate) endpoints: Arc<Endpoints>,
     /// The addresses that the server listens on.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// The count of the sockets of all threads, for which the limits are.
+    /// The count of the sockets of all threads, which the limits bound.
     pub(crate) sockets: Sockets,
     /// The way to the control thread, for connections whose request is no upgrade.
     pub(crate) control: ControlHandoff,
-    /// Connections that come back from the control thread, since they have sent an upgrade there.
+    /// Connections that come back from the control thread, after they have sent an upgrade there.
     pub(crate) returns: mpsc::Receiver<HandedOff>,
     pub(crate) counters: Arc<Counters>,
     /// The throttles of lines about limits, which all shards share.
@@ -104,9 +104,9 @@ struct Driver {
     commands: mpsc::Receiver<ShardCommand>,
     /// The number of shards that still have connections while the server leaves.
     occupied: Arc<AtomicUsize>,
-    /// Whether this shard is one of them.
+    /// Whether `occupied` counts this shard.
     is_occupied: bool,
-    /// When the drain drops the connections that are left; set when it begins.
+    /// When the drain drops the connections that are left; set when the drain begins.
     ends_by: Option<Instant>,
 }
 
@@ -130,7 +130,7 @@ pub(super) enum Next {
     End,
 }
 
-/// Decides what follows a turn, where the shard has this deadline.
+/// Decides the next step after a turn; `deadline` returns when the shard's next turn is due.
 pub(super) fn decide(after: AfterTurn, deadline: impl FnOnce() -> Option<Tick>) -> Next {
     match after {
         AfterTurn { is_drained: true, .. } => Next::End,
@@ -140,7 +140,7 @@ pub(super) fn decide(after: AfterTurn, deadline: impl FnOnce() -> Option<Tick>) 
 }
 
 impl Driver {
-    /// Sets up the shard and its tasks. It accepts connections from then on.
+    /// Sets up the shard and its tasks. The shard accepts connections from then on.
     ///
     /// # Errors
     ///
@@ -278,7 +278,7 @@ impl Driver {
 
     /// Makes the calls that wait, as long as the shard takes some, and adopts the connections that have arrived.
     fn admit(&mut self) {
-        // A publisher beside the turn waits as a client does.
+        // A handle that publishes waits as a client does.
         while self.shard.takes_calls()
             && let Some((id, call)) = self.tasks.next_call()
         {
@@ -298,7 +298,8 @@ impl Driver {
             tracing::warn!(connections, "drain timeout: connections that have not left are dropped");
             self.shard.drop_all();
         }
-        // The calls find no connection. In the queue, a handle of a call would keep the queue alive.
+        // The calls find no connection. They are made all the same: in the queue, a handle in a call would keep the
+        // queue alive.
         while let Some((id, call)) = self.tasks.next_call() {
             self.shard.call_back(self.clock.now(), id, call);
         }
@@ -327,7 +328,7 @@ impl Clock {
         Millis(elapsed.as_millis().try_into().unwrap_or(u64::MAX))
     }
 
-    /// Returns the time from `now` until the earlier of the two.
+    /// Returns the time from `now` until the tick or the instant, whichever is earlier.
     fn until(&self, tick: Option<Tick>, instant: Option<Instant>, now: Instant) -> Duration {
         let tick = tick.map(|tick| self.start + Duration::from_millis(tick.begin().0));
         let first = tick.into_iter().chain(instant).min();
@@ -342,7 +343,7 @@ fn ticks(time: Duration) -> u32 {
 /// The longest sleep of a shard that has nothing to wait for.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
-/// The runtime's own ring: accepts and opening handshakes, one completion each.
+/// The sizes of the runtime's own ring, which serves accepts and opening handshakes: each operation has one completion.
 const RUNTIME_ENTRIES: u32 = 256;
 const RUNTIME_COMPLETIONS: u32 = 4_096;
 

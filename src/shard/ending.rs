@@ -1,10 +1,10 @@
-//! How a connection ends: from its leaving the open state to the close of its descriptor.
+//! The end of a connection: from the moment it leaves the open state to the close of its descriptor.
 //!
 //! An orderly end takes three steps, each of which asserts the promise of the one before:
 //!
 //! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
-//!    it is owed up to here are sent, and a close frame after them. If the connection has published messages that other
-//!    shards order and that it is sent too, both wait for marks ([`Shard::end_marks`]).
+//!    it is owed up to here are sent, and a close frame after them. If the connection still gets back messages of its
+//!    own that other shards order, it stays in its topics, and its close frame waits for marks ([`Shard::end_marks`]).
 //! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
 //!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
 //!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
@@ -29,8 +29,9 @@
 //! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
 //! does.
 //!
-//! The close timeout is for all of it, unless it is 0. If the peer has not taken everything by the deadline, or when
-//! the connection is dropped, the socket is reset: the kernel would keep the rest for minutes, beyond the server's end.
+//! The close timeout bounds all three steps, unless it is 0. If the peer has not taken everything by the deadline, or
+//! when the connection is dropped, the socket is reset: the kernel would keep the rest for minutes, beyond the server's
+//! end.
 
 use std::io;
 
@@ -174,7 +175,7 @@ impl<I: Io> Shard<I> {
         (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
         connection.io.sides.leave();
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
-        // The end shows behind the input, and the ring may have reported it before.
+        // The socket's end shows behind the input, and the ring may have reported it before.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
@@ -195,7 +196,7 @@ impl<I: Io> Shard<I> {
         self.end_lost(id);
     }
 
-    /// Ends a connection whose socket has failed at once: a reset gives up the bytes that the peer has not taken.
+    /// Ends at once a connection whose socket has failed: a reset gives up the bytes that the peer has not taken.
     pub(super) fn end_lost(&mut self, id: ConnectionId) {
         if let Some((_, socket)) = self.take_out(id) {
             // After any error the socket is reset, so that the kernel keeps no bytes of it.

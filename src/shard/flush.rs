@@ -1,4 +1,4 @@
-//! The flush: the output that a turn has made due leaves, at most one entry for each connection in a batch.
+//! The flush sends the output that is due, at most one entry for each connection in a batch.
 //!
 //! The plain version: for each topic with a run, for each of its subscribers, send the run. Three things are added:
 //!
@@ -69,7 +69,7 @@ impl<I: Io> Shard<I> {
     /// something is left of the flush's portion. Returns how many walks, from the front, end with it.
     ///
     /// Walks come first, since the outbox of a member leaves in one entry with its share. The first batch of a flush
-    /// with `dirty_first` has none: there may always be a walk.
+    /// with `dirty_first` has none, since walks may never run out.
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
         let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
@@ -86,7 +86,8 @@ impl<I: Io> Shard<I> {
                     continue;
                 };
                 if !self.plan_member(slot, topic, left) {
-                    // The share will be the first of the next batch. It counts: its connection may have to be closed.
+                    // The share will be the first of the next batch. The visit counts as an entry: its connection may
+                    // have to be closed.
                     self.hub.step_back(topic);
                     left.take(0);
                     return ended;
@@ -131,8 +132,8 @@ impl<I: Io> Shard<I> {
         bytes.inspect(|&bytes| left.hand_out(bytes)).is_some()
     }
 
-    /// Plans the output of one connection alone: its backlog if there is room, or its outbox. Returns how many bytes of
-    /// it.
+    /// Plans the output of one connection alone: its backlog if there is room, or its outbox. Returns how many bytes
+    /// were planned.
     fn plan_dirty(&mut self, id: ConnectionId) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         connection.io.is_dirty = false;
@@ -171,7 +172,7 @@ impl<I: Io> Shard<I> {
         let plan = mem::take(&mut self.flush.plan);
         let mut refused = mem::take(&mut self.flush.refused);
         let bytes = self.send_plan(&plan, &mut refused);
-        // Completions have been seen in the order of submission only; nothing promises it.
+        // Completions have been seen in the order of submission only, but nothing promises that order.
         refused.sort_unstable_by_key(|entry| entry.index);
         let mut unsent = 0;
         let mut refusals = refused.drain(..).peekable();
@@ -287,7 +288,7 @@ impl<I: Io> Shard<I> {
         self.advance(id, offered, sent)
     }
 
-    /// Settles an entry after which the connection is owed nothing more, which may be the end of the connection.
+    /// Settles an entry after which the connection is owed nothing more. A connection that is closing may end with it.
     fn settle_all(&mut self, id: ConnectionId) {
         self.unpark(id);
         if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {

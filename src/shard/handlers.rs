@@ -110,7 +110,7 @@ impl<I: Io> Shard<I> {
         mem::take(&mut self.handlers.abandoned)
     }
 
-    /// Makes a call that waits on this thread.
+    /// Makes a call of a handle, which has waited in the queue of calls.
     pub(crate) fn call_back(&mut self, now: Millis, id: ConnectionId, work: Call) {
         self.note_time(now);
         if let Err(panicked) = Panicked::catch(|| work(self)) {

@@ -38,7 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Opening {
     pub(super) socket: OwnedFd,
-    /// The bytes that have been received on it.
+    /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
 }
 
@@ -49,7 +49,7 @@ impl Opening {
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
-/// because the request asks for no WebSocket. `permit` counts it until then.
+/// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
     let Opening { socket, mut received } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
@@ -126,7 +126,8 @@ fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
     }
 }
 
-/// Counts, logs and sends the refusal of an opening request. The log does not get its text, which may repeat a token.
+/// Counts, logs and sends the refusal of an opening request. The refusal's text is not logged, since it may repeat a
+/// token.
 async fn refuse_opening(
     lobby: &Lobby,
     socket: BoundedClose<Rc<OwnedFd>>,
@@ -151,7 +152,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
     let plain = head.filter(|head| !is_opening_request(head));
     let mut response = plain.and_then(|head| health(&lobby, head));
     if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, head)) {
-        // This comes first, since clients without a token would take the permits of monitors.
+        // The check of the token comes first: clients without one would take the permits of monitors.
         response = refused_metrics(&lobby, &socket, head);
         if response.is_none()
             && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
@@ -316,8 +317,8 @@ fn receive_now(socket: &OwnedFd, received: &mut BytesMut) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Runs `work` on the socket until it is done or the time is up. Then the socket is shut down, which ends the operation
-/// that `work` waits for: dropping it would leave it, and the socket, to the kernel.
+/// Runs `work` on the socket until it is done or the time is up. If the time is up, the socket is shut down, which ends
+/// the operation that `work` waits for: dropping `work` would leave the operation, and the socket, to the kernel.
 async fn within<T>(time: Duration, socket: &OwnedFd, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     match timeout(time, work.as_mut()).await {
         Ok(outcome) => Some(outcome),
@@ -329,7 +330,6 @@ async fn within<T>(time: Duration, socket: &OwnedFd, mut work: Pin<&mut impl Fut
     }
 }
 
-/// The longest time for a client to take the answer after which its connection ends, and the most bytes that it may
-/// still send.
+/// The longest time for a client to take the last answer, and the most bytes that the client may still send.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 * 1_024;

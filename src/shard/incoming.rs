@@ -162,9 +162,9 @@ impl Incoming {
         }
     }
 
-    /// Returns the next connection to serve, from the queues alternately. A connection that waits for a copy is
-    /// returned only if `admit` returns the frames for it, one that waits for homes only if they are not behind; the
-    /// others in that queue wait too.
+    /// Returns the next connection to serve, from the queues alternately. The first connection that waits for a copy is
+    /// returned only if `admit` returns the frames for it; otherwise all that wait for copies wait on. A connection
+    /// that waits for homes is returned only if these are not behind.
     pub(super) fn pop(
         &mut self,
         mut admit: impl FnMut(ConnectionId, u32) -> Option<u32>,
@@ -248,8 +248,8 @@ impl Incoming {
         self.awaiting.push(homes, queue != Queue::Ready, id);
     }
 
-    /// Notes the same of a connection that was served and has come to nothing, since others of its batch went before:
-    /// it comes first when the home is not behind any more.
+    /// Notes the same of a connection of the batch whose input was not parsed, since others of the batch went before.
+    /// It comes first when the home is not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
         // A buffer that is full was fitted before, or one receive has filled it. It may be postponed many times.
@@ -264,8 +264,8 @@ impl Incoming {
         self.served.push(id);
     }
 
-    /// Notes the end of a batch. Connections whose input was parsed on went before the others; those that have come to
-    /// nothing keep the order in which they waited.
+    /// Ends a batch: puts the postponed connections in front of their queues, in the order in which the batch has taken
+    /// them. They were postponed in another order, since connections with unparsed input come before the others.
     pub(super) fn end_batch(&mut self) {
         if self.postponed.len() > 1 {
             self.postponed.sort_by_key(|(id, _)| self.served.iter().position(|served| served == id));
@@ -276,7 +276,8 @@ impl Incoming {
         self.served.clear();
     }
 
-    /// Ends the wait for a home of a connection that was taken out of its queue. Returns whether it has still waited.
+    /// Ends the wait for a home of a connection that was taken out of its queue. Returns whether the connection still
+    /// waited.
     pub(super) fn end_awaiting(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) -> bool {
         let waits = connection.io.reading == Reading::AwaitsHome;
         if waits {
@@ -286,14 +287,14 @@ impl Incoming {
         waits
     }
 
-    /// Ends the wait for a home of a connection that waits no longer for it: the connection is served.
+    /// Ends the wait for a home of a connection that need not wait any more, and queues the connection to be served.
     pub(super) fn leave_home(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         if self.end_awaiting(connection, id, now) {
             self.push_busy(connection, id);
         }
     }
 
-    /// Removes the connections that wait for no home any more from the queues, once they are the most.
+    /// Removes from the queues the connections that wait for no home any more, once these outnumber the others.
     pub(super) fn compact_awaiting(&mut self, waits: impl Fn(ConnectionId) -> bool) {
         self.awaiting.compact(waits);
     }
@@ -314,7 +315,7 @@ impl Incoming {
         }
     }
 
-    /// Notes that the connection is not received from, and that the time is not its message's.
+    /// Notes that the connection is not received from, and that the time of its message stands still.
     fn pause(&mut self, connection: &mut ShardConnection, id: ConnectionId, reading: Reading, now: Tick) {
         assert_eq!(connection.io.reading, Reading::Idle, "a connection that was taken out of its queue is paused");
         connection.io.reading = reading;
@@ -359,8 +360,8 @@ impl Incoming {
     /// copied: 64 connections in step would have 64 large buffers copied at once.
     ///
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
-    /// small one, since the connection may have to keep it. Connections that wait for a home with unparsed input make
-    /// only the buffers small of connections that may have to wait as well.
+    /// small one, since the connection may have to keep it. Unparsed input of connections that wait for a home makes
+    /// buffers small only for connections that may have to wait as well, below `AWAITING_MAX` such connections.
     pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
         let waiting = self.awaiting.unparsed();
@@ -411,7 +412,7 @@ impl Incoming {
         buffer
     }
 
-    /// Takes a receive buffer back. One that grew with a connection's frame is not kept.
+    /// Takes a receive buffer back. A buffer that grew with a connection's frame is not kept.
     pub(super) fn give_back(&mut self, buffer: Buffer) {
         let is_usual = !buffer.is_own && buffer.bytes.capacity() <= RECEIVE_BUFFER;
         if is_usual && self.buffers.len() < BUFFERS_MAX {

@@ -27,11 +27,11 @@ struct Parsed {
 }
 
 impl<I: Io> Shard<I> {
-    /// Parses the input that has arrived, up to `frames_max` frames, and acts on it. Its last `new` bytes were received
-    /// just now. Returns the number of frames.
+    /// Parses the input that has arrived, up to `frames_max` frames, and acts on it. The last `new` bytes of the input
+    /// were received just now. Returns the number of frames.
     pub(super) fn input(&mut self, id: ConnectionId, received: Buffer, new: usize, frames_max: u32) -> u32 {
         if let Some(homes) = self.lacking(id) {
-            // Others of the batch went before.
+            // The home has fallen behind since the batch began.
             self.postpone(id, received, new, homes);
             return 0;
         }
@@ -69,7 +69,7 @@ impl<I: Io> Shard<I> {
         frames
     }
 
-    /// Keeps input that arrived before its client's messages had to wait for a home, until they may go on.
+    /// Keeps the input of a connection whose homes have fallen behind since the batch began.
     fn postpone(&mut self, id: ConnectionId, received: Buffer, new: usize, homes: Homes) {
         self.count(Counter::InputDeferred, 1);
         self.keep_unparsed(id, received);
@@ -87,7 +87,7 @@ impl<I: Io> Shard<I> {
     /// Parses input and acts on it, until there is no further event or the shard may not parse.
     fn parse(&mut self, id: ConnectionId, input: &mut Input) -> Parsed {
         let mut replies = mem::take(&mut self.replies);
-        // Other connections have had to wait for it.
+        // Forgets the home in whose lane an earlier connection's message had no room.
         self.hub.take_behind();
         let (mut has_ended_message, mut is_paused, mut lacking) = (false, false, None);
         while !is_paused && let Some(connection) = self.hub.connections.get(id) {
@@ -185,7 +185,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             return self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
-        // A buffer that was made for one frame does not stay for the bytes behind it, which are one receive at most.
+        // The bytes behind a frame, one receive at most, do not keep the buffer that was made for that frame.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
         self.incoming.keep_unparsed(connection, rest);
     }
@@ -201,8 +201,8 @@ impl<I: Io> Shard<I> {
 
     /// Keeps the rest of the input for the next receive, and gives the receive buffer back.
     ///
-    /// A short rest is copied into as little memory. A long rest is the beginning of a large frame, which goes on
-    /// arriving in its buffer, since it is sent from there.
+    /// A short rest is copied into as little memory. A long rest is the beginning of a large frame. The frame goes on
+    /// arriving in the same buffer, since it is sent from there.
     pub(super) fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
         let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         if let Some(connection) = self.hub.connections.get_mut(id)
@@ -226,7 +226,7 @@ impl<I: Io> Shard<I> {
 
     /// Notes the memory that the connection's message under way holds, and keeps all messages within their limit.
     ///
-    /// The time in which input waits to be parsed is the client's, whatever it has sent.
+    /// While input waits to be parsed, the time of the message goes on, unless it was stopped or paused.
     pub(super) fn note_unfinished(&mut self, id: ConnectionId, new: usize, has_ended_message: bool) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if has_ended_message {
@@ -256,7 +256,8 @@ impl<I: Io> Shard<I> {
         self.limit_unfinished();
     }
 
-    /// Gives up the messages that have been under way for the longest time while all of them hold too much.
+    /// Closes the connections whose messages have been under way for the longest time, while all unfinished messages
+    /// together hold too much memory.
     pub(super) fn limit_unfinished(&mut self) {
         for _ in 0..GIVEN_UP_AT_ONCE {
             if self.incoming.unfinished.bytes() <= self.unfinished_bytes_max {

@@ -40,7 +40,7 @@ impl Attachment for IoState {
 const _: () =
     assert!(Connections::<IoState>::SLOT_BYTES == 112, "ARCHITECTURE.md adds up what an idle connection costs");
 
-/// The entry of a batch that a connection with several subscriptions leaves by. Its shares of all walks of the batch
+/// The entry in a batch of a connection with several subscriptions. The connection's shares of all walks of the batch
 /// are in that entry, since a connection stands at most once in a batch. Any other connection is in at most one walk.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct BatchEntry {
@@ -48,7 +48,7 @@ pub(crate) struct BatchEntry {
     pub(crate) batch: u64,
     /// The entry's index.
     pub(crate) index: u32,
-    /// Pieces of memory in it so far.
+    /// Pieces of memory in the entry so far.
     pub(crate) pieces: u32,
 }
 
@@ -65,10 +65,11 @@ pub(crate) enum Reading {
     AwaitsHome,
 }
 
-/// The output of a connection that is not on the fast path.
+/// The output that a connection is owed beside its shares of the walks under way.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    /// Frames for this connection alone, in whole: the opening answer, pongs, closes. Leaves with the next flush.
+    /// Whole frames for this connection alone, such as the opening answer, pongs and close frames. They leave with the
+    /// next flush if there is no backlog.
     pub(crate) outbox: Vec<u8>,
     /// The bytes that the socket did not take.
     pub(crate) backlog: Backlog,
@@ -148,7 +149,8 @@ impl Output {
         self.backlog.bytes() + self.outbox.capacity()
     }
 
-    /// Returns whether so many bytes more would be within the limit. A limit of two messages allows two messages.
+    /// Returns whether so many bytes more would be within the limit. A limit of the size of two messages allows two
+    /// messages.
     pub(crate) fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
         self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
     }

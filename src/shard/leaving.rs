@@ -4,9 +4,9 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A drain under way. It closes no connection before every message from before the drain has been gathered, which it
-/// waits for at most a quarter of its time. Then it closes connections at a pace, so that their clients do not all come
-/// to their next server at the same moment, and within half of its time.
+/// A drain under way. It closes no connection before every message from before the drain has been gathered, or a
+/// quarter of its time is over. Then it closes connections within half of its time, at a pace: their clients do not all
+/// come to their next server at the same moment.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.

@@ -160,7 +160,8 @@ impl Lobby {
     /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
-        // Before the address, since an idle connection gives way there: it must not for a socket that is refused.
+        // The limit of the server comes first: at the limit of the address an idle connection gives way, which it must
+        // not do for a socket that is refused.
         let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
         let of_address = self.admit_address(socket)?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
@@ -218,10 +219,10 @@ impl Lobby {
         }
     }
 
-    /// Gives back the permits of sockets that are neither connected nor on their way to it any more.
+    /// Gives back the permits of sockets that are neither connections nor on their way to become one any more.
     fn give_back(&self) {
         let own = self.open.get() + self.pending.get() + self.arrivals.borrow().len();
-        // More than are occupied only for a moment: an arrival is counted as pending too until its task ends.
+        // `own` exceeds `occupied` only for a moment: an arrival also counts as pending until its task ends.
         let left = self.occupied.get().saturating_sub(own);
         self.occupied.update(|count| count - left);
         self.sockets.all.give_back(left);

@@ -22,7 +22,7 @@ pub(super) struct Accepted {
     pub(super) route: u16,
     pub(super) opened: Opened,
     pub(super) profile: Option<Box<Profile>>,
-    /// The limits of its messages, where its topic has others than its route.
+    /// The limits of the connection's messages, where its topic has others than its route.
     pub(super) limits: Option<MessageLimits>,
     pub(super) answer: Bytes,
 }

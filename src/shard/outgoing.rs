@@ -19,8 +19,8 @@ pub(super) struct Flush {
     /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a
     /// whole batch.
     pub(super) backlogs: VecDeque<ConnectionId>,
-    /// Connections that were refused though there was room: the kernel is short of memory. Their room, which is there,
-    /// is not awaited again before the next tick.
+    /// Connections that were refused though there was room: the kernel is short of memory. The shard does not await
+    /// their room again before the next tick.
     pub(super) paused: Vec<ConnectionId>,
     /// When the first of `paused` was refused.
     pub(super) paused_at: Tick,
@@ -246,7 +246,7 @@ impl Portion {
     pub(super) fn messages(&self, hub: &IoHub) -> u64 {
         match self {
             Portion::Run(topic) => u64::from(hub.run(*topic).messages()),
-            // An outbox has none.
+            // The frames of an outbox do not count as messages.
             Portion::Pieces { share, .. } => share.iter().map(|piece| u64::from(piece.messages)).sum(),
         }
     }

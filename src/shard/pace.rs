@@ -14,22 +14,23 @@ pub(super) struct Pace {
     pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
-    /// Bytes after which a batch ends, those of its last send included. Topics take turns between two batches.
+    /// Bytes after which a batch ends. The last send counts, and may have more bytes than are left. Topics take turns
+    /// between two batches.
     pub(super) batch_bytes: usize,
-    /// Pieces up to which the shares of further walks join an entry of a batch. They do so up to
-    /// [`Pace::batch_bytes`], too.
+    /// Pieces of an entry of a batch: the shares of further walks join the entry up to so many, and up to
+    /// [`Pace::batch_bytes`].
     pub(super) entry_pieces: usize,
     /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least. A further share
-    /// in a send counts as a send, and so does the visit of a walk that hands out nothing.
+    /// in a send counts as a send. So does the visit of a walk that hands out nothing.
     pub(super) flush_entries: usize,
-    /// Bytes after which a flush does the same, those of its last send included, which may have more than are left.
-    /// Bytes that are appended to the backlog of a slow consumer count too.
+    /// Bytes after which a flush does the same. The last send counts, and may have more bytes than are left. Bytes that
+    /// are appended to the backlog of a slow consumer count too.
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
     /// Bytes of a backlog offered at once. They count in a batch whether the socket takes them or not.
     pub(super) backlog_bytes: usize,
-    /// Deliveries, and requests, taken from the other shards in one turn; fewer while a walk is under way, see
+    /// Deliveries taken from other ends in one turn, and requests likewise; fewer while a walk is under way, see
     /// [`Pace::part`].
     pub(super) mail: usize,
 }
@@ -94,7 +95,7 @@ pub(super) fn frames_of(bytes: usize) -> u32 {
     (bytes / BYTES_PER_FRAME) as u32
 }
 
-/// Input is counted as frames of this size if it has fewer.
+/// Bytes that count as one frame, received or copied. They count beside the frames that are parsed.
 const BYTES_PER_FRAME: usize = 1_024;
 
 #[cfg(test)]

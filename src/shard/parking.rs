@@ -1,5 +1,4 @@
-//! Pauses of single connections: one that is owed much is not received from, and one whose messages go to a home that
-//! is behind.
+//! Pauses of single connections: those that are owed much, and those whose messages go to a home that is behind.
 
 use super::{
     incoming::{Queue, STAYS_IN_PLACE},
@@ -72,7 +71,7 @@ impl<I: Io> Shard<I> {
         self.incoming.compact_awaiting(waits);
     }
 
-    /// Reads from a connection again that waits for a home and is closing.
+    /// Reads again from a connection that waits for a home, if it is closing.
     fn leave_home(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading == Reading::AwaitsHome && connection.websocket.state() != State::Open {

@@ -45,7 +45,7 @@ impl<I: Io> Shard<I> {
         self.io.reap(&mut readiness);
         for Readiness { key, readable, hung_up, writable, disarmed } in readiness.drain(..) {
             let id = self.hub.connections.name(key.slot, key.generation);
-            // A report that was on its way when its connection ended.
+            // The report was on its way when its connection ended.
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if hung_up {
                 connection.io.sides.hang_up();
@@ -143,7 +143,7 @@ impl<I: Io> Shard<I> {
             } else {
                 let frames = frames_of(Incoming::copied_for(connection));
                 if admitted.is_none() && frames > 0 {
-                    // Copies are made in the order of this queue.
+                    // Copies are made in the order of the queue of copies.
                     let copied = if self.incoming.is_copying() { None } else { copies.admit(frames) };
                     let Some(copied) = copied else {
                         self.incoming.push_copying(connection, id, frames);
@@ -174,8 +174,8 @@ impl<I: Io> Shard<I> {
         budget
     }
 
-    /// Returns the homes that the messages of the next connection may have to wait for; `None` if the connection has
-    /// ended, or is paused now.
+    /// Admits the next connection to the batch, unless the connection has ended or must be paused: then returns `None`.
+    /// Otherwise returns the homes that its next message may have to wait for, if it may have to wait for any.
     fn admit(&mut self, Next { id, queue, .. }: Next) -> Option<Option<Homes>> {
         let owes_much = self.owes_much(id);
         let connection = self.hub.connections.get_mut(id)?;
@@ -198,7 +198,8 @@ impl<I: Io> Shard<I> {
             return Some(None);
         }
         let homes = self.next_homes(id);
-        // Those that wait for the same home already go before. One that waits for a copy has had its turn among them.
+        // Connections that already wait for the same home go first. A connection that waited for a copy has had its
+        // turn among them.
         let is_later = matches!(queue, Queue::Ready | Queue::Busy);
         let has_others = |homes| is_later && self.incoming.is_awaited(homes);
         if let Some(homes) = homes.filter(|&homes| has_others(homes) || self.hub.is_behind(homes)) {
@@ -209,8 +210,8 @@ impl<I: Io> Shard<I> {
         Some(homes)
     }
 
-    /// Drops input of closed connections. The kernel sends what their peers have ready as it gets room, in the time of
-    /// this call, so a turn does this for few of them.
+    /// Drops input of closed connections. Dropped input makes room, which the kernel fills at once with the bytes that
+    /// the peer has ready, in the time of this call. So a turn does this for few connections.
     fn discard_input(&mut self) {
         for _ in 0..DISCARDS_PER_TURN {
             let Some(id) = self.incoming.pop_closed() else { break };

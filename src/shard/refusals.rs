@@ -12,8 +12,8 @@ use crate::{config::Limits, sys::net};
 /// The sockets that a shard keeps although it has no room for them.
 ///
 /// The oldest gives way to a newer one: its client has had the time to send a request, or to read the answer. So
-/// sockets on which nothing arrives cannot keep others from being answered, as long as a request comes sooner after its
-/// socket than as many other sockets as there are permits.
+/// sockets on which nothing arrives cannot keep others from being answered, as long as a request arrives before as many
+/// newer sockets as may be kept.
 pub(super) struct Refusals {
     kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
     kept_max: usize,
@@ -36,14 +36,14 @@ impl Refusals {
         Refusals { kept: Rc::default(), kept_max: open_max * 3 / 4, open: Rc::default(), open_max }
     }
 
-    /// Returns the number of sockets, at least one, that may get permits before the tasks of those with one run again:
-    /// the oldest has been answered when it gives way, if its request was there.
+    /// Returns how many sockets, at least one, may get permits before the tasks of kept sockets run again. So the
+    /// oldest socket has been answered when it gives way, if its request was there.
     pub(super) fn at_once_max(&self) -> usize {
         self.kept_max.div_ceil(4)
     }
 
-    /// Returns a permit for a socket, for which the oldest is shut down if three quarters of the permits are taken by
-    /// kept sockets. `None` if all are taken by sockets that are kept or about to be closed.
+    /// Returns a permit for a socket; `None` if sockets that are kept or about to be closed have all permits. If kept
+    /// sockets have three quarters of the permits, the oldest of them is shut down.
     pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<RefusalPermit> {
         if self.open.get() >= self.open_max {
             return None;

@@ -14,7 +14,8 @@ impl<I: Io> Shard<I> {
     /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
     ///
     /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
-    /// pings, the next ping after it is due before the pong was. So an open connection is looked at in every interval.
+    /// pings, the next ping may be due before the deadline of the last pong. So an open connection is looked at in
+    /// every interval.
     pub(super) fn schedule(&mut self, id: ConnectionId) {
         let waits = self.close_waits(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -1,12 +1,13 @@
-//! The shares of a connection, of one walk or of several.
+//! Plans the shares of a connection: of one walk, or of several.
 //!
 //! The plain version: each walk visits each of its members. A connection with several topics would then be sent to once
 //! for each of its topics' walks, since these begin at different members, and seldom meet in a batch. Two things are
 //! added:
 //!
 //! - **One visit.** The first walk that comes to such a connection hands out the connection's shares of all walks under
-//! way, in one entry. The other walks pass the connection when they come to it. It may do so: messages of different
-//! topics have no order among each other, and the share is complete, since a walk that has begun gathers nothing more.
+//!   way, in one entry. The other walks pass the connection when they come to it. A share may come early: messages of
+//!   different topics have no order among each other, and the share is complete, since a walk that has begun gathers
+//!   nothing more.
 //! - **One entry.** A share that does not fit into the entry is left to its own walk. If that walk comes to the
 //!   connection within the same batch, the batch ends there, and the share is the first of the next. The connection's
 //!   [`BatchEntry`](super::io_state::BatchEntry) says which entry is its own.
@@ -90,7 +91,7 @@ impl<I: Io> Shard<I> {
             self.flush.outcomes.push(Outcome::Slow(id));
         }
         if self.is_too_slow(id) {
-            // The turn closes it before the next batch, unless this batch sends enough of its backlog.
+            // The turn closes the connection before the next batch, unless this batch sends enough of its backlog.
             return None;
         }
         let owed = self.hub.owed_by_walk(topic, id.slot());

@@ -16,7 +16,7 @@ pub(crate) struct Sides {
 pub(crate) enum Ours {
     /// The connection receives messages.
     Open,
-    /// The WebSocket has left the open state. What the connection is owed is being sent.
+    /// The WebSocket has left the open state. The output that the connection is owed is being sent.
     Leaving {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
@@ -61,8 +61,8 @@ impl Sides {
         matches!(self.ours, Ours::Finished { .. })
     }
 
-    /// Returns whether the ring has reported a hang-up, or the peer's end has been received: receiving goes on until it
-    /// shows.
+    /// Returns whether the ring has reported a hang-up, or the peer's end has been received: receiving goes on until
+    /// the end shows.
     #[inline]
     pub(crate) fn has_hung_up(&self) -> bool {
         self.peer != Peer::Sends
@@ -104,7 +104,8 @@ impl Sides {
         self.ours = Ours::Leaving { ends_by: None };
     }
 
-    /// Sets the deadline of the connection's end to `close_timeout` ticks after `now`, unless it is set or that is 0.
+    /// Sets the deadline of the connection's end to `close_timeout` ticks after `now`, unless the deadline is set or
+    /// `close_timeout` is 0.
     ///
     /// # Panics
     ///
@@ -122,7 +123,7 @@ impl Sides {
     ///
     /// # Panics
     ///
-    /// Unless it has been leaving.
+    /// Unless our side has been leaving.
     pub(crate) fn finish(&mut self) {
         let Ours::Leaving { ends_by } = self.ours else {
             panic!("our side is finished once, and after the open state was left: {:?}", self.ours)
@@ -132,7 +133,7 @@ impl Sides {
 }
 
 impl Deadline {
-    /// Returns the tick so many ticks after `now`; `None` if that is 0.
+    /// Returns the tick so many ticks after `now`; `None` if `ticks` is 0.
     fn new(now: Tick, ticks: u32) -> Option<Self> {
         if ticks == 0 { None } else { NonZeroU32::new(now.after(ticks).0).map(Deadline) }
     }

@@ -33,7 +33,7 @@ impl<I: Io> Shard<I> {
     /// Ends a subscription: the connection gets the messages that were gathered for it before, and none after.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic);
-        // The handler gets no call any more for a subscription that has gone live.
+        // If the subscription has just gone live, its handler is not called for it any more.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);

@@ -1,4 +1,5 @@
-//! One CPU's connections and topics. The methods stand on floors above this file, each of which calls only those below.
+//! One CPU's connections and topics. The methods stand on floors above this file, and each floor calls only those below
+//! it.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -106,7 +107,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Notes the time, which the driver has from the only clock. Keep-alives count in ticks; the hub has it exactly.
+    /// Notes the time, which the driver has from the only clock. Keep-alives count in ticks; the hub gets the exact
+    /// time.
     pub(super) fn note_time(&mut self, now: Millis) {
         self.now = now.tick();
         self.hub.note_time(now);
@@ -137,7 +139,8 @@ impl<I: Io> Shard<I> {
         self.hub.gathered_bytes() > self.limits.gathered_bytes_max
     }
 
-    /// Returns whether calls of handles are made: they may publish to topics of any home.
+    /// Returns whether the shard makes calls of handles now. Such calls may publish to topics of any home, so they wait
+    /// for room as clients do.
     pub(crate) fn takes_calls(&self) -> bool {
         !self.is_full() && !self.hub.is_behind(Homes::Any)
     }

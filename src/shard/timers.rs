@@ -17,8 +17,8 @@ impl Wheel {
         Wheel { lists: (0..SPAN).map(|_| Vec::new()).collect(), now }
     }
 
-    /// Enters a look at the connection when `at` has come, or before if that is further than the wheel spans. Returns
-    /// the tick of the entry, which distinguishes it from older ones.
+    /// Enters a look at the connection at the tick `at`, or earlier if the wheel does not span so far. Returns the tick
+    /// of the entry, which distinguishes it from older ones.
     pub(super) fn insert(&mut self, at: Tick, id: ConnectionId) -> Tick {
         let at = at.clamp(self.now.after(1), self.now.after(SPAN - 1));
         self.lists[(at.0 % SPAN) as usize].push(id);

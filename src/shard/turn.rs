@@ -50,7 +50,7 @@ impl<I: Io> Shard<I> {
 
     /// Returns whether work remains for another turn.
     fn has_work(&self) -> bool {
-        // A shard with nothing but connections that wait for homes that are behind is woken when there is room.
+        // Connections that wait for homes that are behind are no work: the shard is woken when there is room.
         self.has_input()
             || self.incoming.has_closed()
             || !self.flush.is_idle()

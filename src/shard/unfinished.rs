@@ -24,12 +24,13 @@ pub(super) struct Unfinished {
 struct Begun {
     /// The message's place among all that have ever begun.
     number: u64,
-    /// When the message began, by [`Unfinished::clock`], later by the time in which it was paused.
+    /// When the message began, by [`Unfinished::clock`], plus the time for which it was paused.
     since: Tick,
     /// The time since which the connection is not received from, by the same clock.
     paused: Option<Tick>,
     bytes: usize,
-    /// Bytes that had arrived when its time was over, and that the shard has yet to receive. Set when it is over.
+    /// Bytes that had arrived when the message's time was over, and that the shard has yet to receive. Set once the
+    /// time is over.
     left: Option<usize>,
 }
 
@@ -105,8 +106,8 @@ impl Unfinished {
         }
     }
 
-    /// Returns when the connection's message under way began, later by the time in which it stood still. `None` while
-    /// it is paused.
+    /// Returns when the connection's message under way began, plus the time for which it stood still; `None` while the
+    /// message is paused.
     pub(super) fn since(&self, id: ConnectionId, now: Tick) -> Option<Tick> {
         let begun = self.begun.get(&id).filter(|begun| begun.paused.is_none())?;
         Some(begun.since.after(now.since(self.clock(now))))
@@ -120,7 +121,8 @@ impl Unfinished {
     }
 
     /// Returns how many of the bytes that had arrived when the time of the connection's message was over have yet to be
-    /// received. The time is over, and `unread` bytes wait in its socket: by the first call, all of them.
+    /// received. Called only when the time is over, with the number of bytes that wait in the connection's socket; at
+    /// the first call, these are the bytes that had arrived.
     pub(super) fn left(&mut self, id: ConnectionId, unread: usize) -> usize {
         let Some(begun) = self.begun.get_mut(&id) else { return 0 };
         let left = begun.left.map_or(unread, |left| left.min(unread));
@@ -128,7 +130,7 @@ impl Unfinished {
         left
     }
 
-    /// The time by which messages are measured: it stands still while the shard receives nothing.
+    /// Returns the time by which messages are measured, which stands still while the shard receives nothing.
     fn clock(&self, now: Tick) -> Tick {
         Tick(self.stopped_at.unwrap_or(now).0 - self.stood)
     }

@@ -1,4 +1,4 @@
-//! The log lines of shards whose number is limited.
+//! Limits how often shards write certain log lines.
 
 use std::time::Duration;
 
