@@ -1,4 +1,4 @@
-//! The barriers of a drain, by which a hub knows that no message from before the drain is still on its way.
+//! The barriers of a drain, which show a hub that no message from before the drain is still on its way.
 //!
 //! 1. Each end that begins to leave sends a barrier down its request lanes to all other shards: no request from before
 //!    follows.

@@ -107,7 +107,7 @@ pub enum Reply {
 pub struct Commanded {
     /// The end that has sent the command.
     pub end: u16,
-    /// The number by which that end knows the answer.
+    /// The number that goes back with the answer.
     pub ticket: u64,
     /// The command.
     pub command: Command,

@@ -19,14 +19,14 @@ pub enum Request {
     Submit {
         /// The message.
         publication: Arc<Publication>,
-        /// The number by which the external end knows the answer.
+        /// The number that goes back with the answer.
         ticket: u64,
     },
     /// The shard runs a command for an external end.
     Command {
         /// The command.
         command: Box<Command>,
-        /// The number by which the external end knows the answer.
+        /// The number that goes back with the answer.
         ticket: u64,
     },
     /// From now on the requesting shard has this interest in the topic, in place of the one announced before.

@@ -45,7 +45,7 @@ pub enum Homes {
 /// The connections and topics of one shard, and the messages that the connections are owed.
 ///
 /// In each turn the shard calls [`ShardHub::subscribe`], [`ShardHub::unsubscribe`], [`ShardHub::publish`] and
-/// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes what was gathered,
+/// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes the runs that have gathered messages,
 /// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
 /// last several turns; messages that arrive meanwhile gather in the topic's next run. A connection with several
 /// subscriptions may get its shares of [`ShardHub::walks_ahead`] with the visit of one walk; the other walks then pass

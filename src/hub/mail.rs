@@ -105,7 +105,7 @@ impl<T: Attachment> ShardHub<T> {
         self.has_all_requests() && self.barriers.deliveries == self.mesh.other_shards().count() as u16
     }
 
-    /// Sends what has waited for room in a lane, and wakes the ends that have something to take.
+    /// Sends the entries that have waited for room in a lane, and wakes the ends that have something to take.
     pub fn send_out(&mut self) {
         if !self.send_due() {
             // Perhaps only interests wait for room. An end that makes room from here on wakes this shard; the second

@@ -187,7 +187,7 @@ impl MeshEnd {
         self.behind.take()
     }
 
-    /// Sends what has waited for room, and signals the other ends whose lanes have new entries.
+    /// Sends the entries that have waited for room, and signals the other ends whose lanes have new entries.
     pub fn send_out(&mut self) {
         if !self.send_overflow() {
             // An end that makes room from here on wakes this one; the second try finds room that was made just before.

@@ -70,7 +70,7 @@ impl Run {
         }
     }
 
-    /// Notes that the subscriber at `slot` joins now: it is owed only what is appended from here on.
+    /// Notes that the subscriber at `slot` joins now: it is owed only messages that are appended from here on.
     pub fn join(&mut self, slot: u32) {
         if !self.is_empty() {
             // Replaces the exclusions of an earlier owner of the slot.
@@ -284,7 +284,7 @@ impl FrozenRun {
         self.end.message
     }
 
-    /// Returns the memory that the run takes and keeps alive, beside what backlogs keep.
+    /// Returns the memory that the run takes and keeps alive, without the copies that backlogs keep.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight

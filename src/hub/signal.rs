@@ -51,7 +51,7 @@ impl Signal {
 
     /// Notes that the owner is awake.
     pub(super) fn awake(&self) {
-        // Relaxed: a producer that still sees the flag wakes in vain, no more.
+        // Relaxed: a producer that still reads the flag as set wakes the owner in vain, no more.
         self.sleeps.store(false, Ordering::Relaxed);
     }
 

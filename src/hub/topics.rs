@@ -18,7 +18,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub(crate) u32);
 
-/// One topic as its shard knows it.
+/// A topic, with the state that one shard keeps of it.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,
@@ -96,7 +96,7 @@ pub(super) enum Feed {
 }
 
 impl Topic {
-    /// Frees the memory of the members, of which there are none left.
+    /// Frees the memory of the lists of members, which must be empty.
     pub(super) fn forget_members(&mut self) {
         assert!(self.members.is_empty() && self.joining.is_empty(), "a member is attached");
         assert!(self.attached == 0 && self.walk.is_none(), "a topic with members, or with a walk over them");
