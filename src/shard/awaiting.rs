@@ -1,7 +1,7 @@
 //! The connections that are not received from because a home is behind.
 //!
 //! A connection stands in the queues of the home that its next message goes to, or in those of connections whose
-//! messages may go to any home. It is served from there when that home is not behind any more, in its turn among the
+//! messages may go to any home. When that home is not behind any more, the connection is served in its turn among the
 //! connections of the shard.
 //!
 //! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits for a home again,

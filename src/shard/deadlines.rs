@@ -76,8 +76,8 @@ impl<I: Io> Shard<I> {
 
     /// Closes an open connection with a backlog if its peer has taken nothing for as long as a peer may be silent.
     ///
-    /// Only what the peer takes is a sign of life. A client that sends a byte now and then, and takes nothing, would
-    /// keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read all that
+    /// Only bytes that the peer takes are a sign of life. A client that sends a byte now and then, and takes nothing,
+    /// would keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read all that
     /// stands before the ping.
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);

@@ -1,6 +1,6 @@
 //! The end of a connection: from the moment it leaves the open state to the close of its descriptor.
 //!
-//! An orderly end takes three steps, each of which asserts the promise of the one before:
+//! An orderly end takes three steps. Each step asserts that the one before is complete:
 //!
 //! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
 //!    it is owed up to here are sent, and a close frame after them. If the connection still gets back messages of its

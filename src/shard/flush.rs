@@ -4,7 +4,7 @@
 //!
 //! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. A connection that is in
-//!   several walks gets its shares of all of them behind the first, see [`super::several`].
+//!   several walks gets its shares of the other walks behind its share of the first, see [`super::several`].
 //! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until the
 //!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox, which is
 //!   appended before the next share or once room is reported. No other connection waits for it.

@@ -142,7 +142,8 @@ async fn refuse_opening(
     send_and_close(socket, response.encode(has_body)).await;
 }
 
-/// Answers a client for which there is no room: by the refusal, or by health or metrics where its request is for these.
+/// Answers a client for which there is no room: with the refusal, or with health or metrics if its request is for
+/// these.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&socket).map(display), "a limit of connections is reached: refused");
     let socket = BoundedClose::new(socket);

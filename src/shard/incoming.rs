@@ -123,7 +123,7 @@ impl Incoming {
         self.closed.pop_front()
     }
 
-    /// Notes that the turn had no frame left for the connection's input. It comes first in the next turn.
+    /// Notes that the turn had no frame left for the connection's input. The connection comes first in the next turn.
     pub(super) fn push_unserved(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
             self.unserved.push(id);

@@ -20,8 +20,8 @@ pub(super) struct Pace {
     /// Pieces of an entry of a batch: the shares of further walks join the entry up to so many, and up to
     /// [`Pace::batch_bytes`].
     pub(super) entry_pieces: usize,
-    /// Sends after which a flush lets the rest of the turn go first. A flush sends one batch at least. A further share
-    /// in a send counts as a send. So does the visit of a walk that hands out nothing.
+    /// Sends after which a flush ends, to go on in the next turn. A flush sends one batch at least. A further share in
+    /// a send counts as a send. So does the visit of a walk that hands out nothing.
     pub(super) flush_entries: usize,
     /// Bytes after which a flush does the same. The last send counts, and may have more bytes than are left. Bytes that
     /// are appended to the backlog of a slow consumer count too.

@@ -3,10 +3,10 @@
 //! The plain version: receive from each connection that is ready into one of the shard's buffers, and handle all that
 //! arrived. Four things are added, so that a client that sends much makes no other wait:
 //!
-//! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share what is left of it
-//!   evenly; one alone gets all. A connection whose share is used up keeps the rest of its input, which is parsed
-//!   before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied because a
-//!   large message has filled its buffer.
+//! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share the rest of the budget
+//!   evenly; a connection alone gets all of it. A connection whose share is used up keeps the rest of its input, which
+//!   is parsed before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied
+//!   because a large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
 //!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
 //!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that

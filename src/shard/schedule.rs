@@ -39,8 +39,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Returns until when the close frame of a connection waits, if it does: the one for a message that is too big
-    /// waits until the peer has ended its input or has been silent for 300 ms, for at most half of the close timeout.
+    /// Returns the tick until which the connection's close frame waits, if it waits. The close frame for a message that
+    /// is too big waits until the peer has ended its input or has been silent for 300 ms, for at most half of the close
+    /// timeout.
     ///
     /// A browser that gets the close frame in the middle of its message gives up the rest of it, and takes the close
     /// for an unclean one. Its input is dropped either way. A close frame for any other violation does not wait.

@@ -28,7 +28,7 @@ pub(super) struct Handlers {
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
     /// Connections whose output a flush has taken or sent; those in `drained` among others.
     pub(super) emptied: Vec<ConnectionId>,
-    /// Connections that have ended, and that their handlers do not know of yet.
+    /// Connections that have ended and have not been reported to their handlers.
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
     /// Connections that have ended, and whose spawned work has not.

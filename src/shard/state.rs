@@ -61,7 +61,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) readiness: Vec<Readiness>,
     pub(super) replies: Vec<u8>,
     pub(super) due: Vec<(Tick, ConnectionId)>,
-    /// Subscriptions that have gone live and that their handlers do not know of yet.
+    /// Subscriptions that have gone live and have not been reported to their handlers.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
     /// The rest of this turn's part of the mail, for connections that are adopted before the next turn.

@@ -15,7 +15,7 @@ pub(super) struct Unfinished {
     count: u64,
     /// The time of all messages stands still from then on: the shard receives nothing.
     stopped_at: Option<Tick>,
-    /// The ticks for which it stood still before.
+    /// The ticks for which that time stood still before.
     stood: u32,
 }
 
