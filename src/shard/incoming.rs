@@ -360,8 +360,8 @@ impl Incoming {
     /// copied: 64 connections in step would have 64 large buffers copied at once.
     ///
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
-    /// small one, since the connection may have to keep it. Unparsed input of connections that wait for a home makes
-    /// buffers small only for connections that may have to wait as well, below `AWAITING_MAX` such connections.
+    /// small one, since the connection may have to keep it. Many connections that wait for homes with unparsed input
+    /// make buffers small only for connections that may have to wait as well; `AWAITING_MAX` of them, for all.
     pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
         let waiting = self.awaiting.unparsed();
@@ -458,8 +458,8 @@ const _: () = assert!(
     "free buffers, those of input that waits, and those of a batch that is added to it"
 );
 
-/// Connections of a shard with unparsed input that wait for homes, from which on every receive is small: each home may
-/// become behind after a batch of receives for it.
+/// As many connections of a shard with unparsed input that wait for homes make every receive small. Each home may fall
+/// behind after a batch of receives for it.
 const AWAITING_MAX: usize = 4 * UNPARSED_MAX;
 
 /// The beginning of a frame stays where it is from so many bytes on; a shorter one is copied.
