@@ -18,12 +18,13 @@ use crate::proto::{ClientHandshake, HEAD_BYTES_MAX, MessageLimits, is_token};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
     /// The limits of received frames and messages. A larger one fails the connection with 1009 (RFC 6455 7.4.1). The
-    /// client allocates a frame's announced length before its payload arrives.
+    /// client allocates a frame's announced length before its payload arrives. `checks_utf8` and `deliver` have no
+    /// effect here: text is always checked, and messages are always whole.
     pub message: MessageLimits,
     /// The number of queued messages, pings and pongs. At the limit `send_` methods wait, and `try_send_` methods fail
     /// with [`SendError::QueueFull`](super::SendError::QueueFull).
     pub queue_messages_max: usize,
-    /// The payload bytes of the queue, with the same effect at the limit. A single larger message fails with
+    /// The payload bytes of the queue, with the same effect at the limit. A single message larger than this fails with
     /// [`SendError::TooLarge`](super::SendError::TooLarge).
     pub queue_bytes_max: u32,
     /// The number of events queued in [`Events`](super::Events). At the limit the client receives nothing.

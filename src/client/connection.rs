@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
 
     async fn run(mut self) -> (ReadEnd, Input) {
         let read_end = loop {
-            // A buffer of many small frames yields to other tasks of the thread in between.
+            // Many small frames may be buffered, so this lets other tasks of the thread run between two of them.
             consume_budget().await;
             match self.frame().await {
                 Ok(frame) => {
@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Delivers what a frame brings. Returns the end of the reading half if the frame is its last.
+    /// Delivers the event of a frame, if there is one. Returns the end of the reading half if the frame is its last.
     async fn handle(&mut self, frame: Frame<'static>) -> Option<ReadEnd> {
         let counters = &self.shared.counters;
         let (fin, opcode, payload) = (frame.fin, frame.opcode, into_bytes(frame.payload));
@@ -431,7 +431,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Returns a message as an event. A small payload is copied, so that it does not keep the buffer alive that it shares
+/// Returns a message as an event. A small payload is copied; otherwise it would keep the buffer alive that it shares
 /// with other frames.
 fn message(opcode: OpCode, payload: BytesMut) -> Result<ClientEvent, ProtocolError> {
     if opcode == OpCode::Text {

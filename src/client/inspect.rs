@@ -1,9 +1,9 @@
 //! `Inspect`: checks the bytes between the socket and fastwebsockets against RFC 6455.
 //!
-//! fastwebsockets returns whole frames. Three checks cannot wait for one, or cannot be made on one: a length above its
-//! limit must fail the connection before the payload is read, text that is not UTF-8 must fail at the very byte, and a
-//! frame does not show a mask or a length in a longer form than necessary. So `Inspect` follows the headers, and turns
-//! the first violation into an error of the stream. The sound bytes before it are still read.
+//! fastwebsockets returns whole frames. Three checks need the bytes themselves: a length above its limit must fail the
+//! connection before the payload is read; text that is not UTF-8 must fail at its first bad byte; and a frame from
+//! fastwebsockets no longer shows whether it was masked, or its length longer than necessary. So `Inspect` follows the
+//! headers, and turns the first violation into an error of the stream. The sound bytes before it are still read.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::proto::{FrameHeader, MessageLimits, OpCode, ProtocolError};
 
-/// A stream of frames. Where they break the protocol it fails with a [`ProtocolError`] in an [`io::Error`].
+/// The bytes of a server's frames. At the first violation reading fails with a [`ProtocolError`] in an [`io::Error`].
 pub(super) struct Inspect<R> {
     inner: R,
     frames: Frames,
@@ -116,8 +116,11 @@ impl Frames {
         Self { limits, header: [0; FrameHeader::LEN_MAX], header_len: 0, frame: None, message: None }
     }
 
-    /// Follows received bytes. A violation comes with the number of sound bytes before it, which do not complete the
-    /// frame that it is in.
+    /// Follows received bytes.
+    ///
+    /// # Errors
+    ///
+    /// The first violation, and the number of sound bytes before it. These do not complete the frame of the violation.
     fn follow(&mut self, received: &[u8]) -> Result<(), (usize, ProtocolError)> {
         let mut at = 0;
         while at < received.len() {

@@ -34,8 +34,8 @@
 //! # }
 //! ```
 //!
-//! fastwebsockets reads and writes the frames. [`proto`](crate::proto) has the opening handshake, and the checks that
-//! cannot wait for a whole frame. The client negotiates no extensions.
+//! fastwebsockets reads and writes the frames, and the client checks those that it reads against RFC 6455. The opening
+//! handshake is that of [`proto`](crate::proto). The client negotiates no extensions.
 
 mod builder;
 mod config;

@@ -224,7 +224,8 @@ async fn read_head(
     }
 }
 
-/// Returns the beginning of a body of announced length, as far as it comes before the deadline. It is only shown.
+/// Returns the beginning of a refusal's body, for display only: the bytes that arrive before the deadline. Without a
+/// `Content-Length` it is empty.
 async fn refusal_body(
     stream: &mut (impl AsyncRead + Unpin),
     head: &ResponseHead,

@@ -74,7 +74,11 @@ impl Tls {
     }
 }
 
-/// Returns the certificates of a PEM file, of which there must be one at least.
+/// Returns the certificates of a PEM file.
+///
+/// # Errors
+///
+/// [`ClientBuildError::CertificateAuthority`] if there is none, or a broken one.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ClientBuildError> {
     let wrong = |error: &dyn ToString| ClientBuildError::CertificateAuthority(error.to_string());
     let certificates: Vec<_> =

@@ -13,9 +13,10 @@ use bytes::BytesMut;
 /// A message whose last fragment has not come: the fragments received so far, behind room for the
 /// header of the one frame that they become; or, where fragments are handed on as they come, only their sums.
 ///
-/// A fragment's payload either comes in pieces ([`begin`](Self::begin), [`append`](Self::append)), so that a message in
-/// large fragments needs no second buffer and grows by what was received, never by what was announced. Or it was held
-/// until it was whole, unmasked, and comes at once ([`whole`](Self::whole), [`drop_payload`](Self::drop_payload)).
+/// There are two ways to add a fragment. In pieces ([`begin`](Self::begin), [`append`](Self::append)): a message in
+/// large fragments needs no second buffer, and its buffer grows with the bytes that have arrived, whatever length a
+/// header announces. Or at once, when the caller has the whole payload unmasked in the input
+/// ([`whole`](Self::whole), [`drop_payload`](Self::drop_payload)).
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,
@@ -35,7 +36,7 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// A message of which no fragment has begun.
+    /// Returns a message of which no fragment has begun.
     pub(super) fn new(message_type: MessageType, limits: &MessageLimits) -> Self {
         Self {
             message_type,
@@ -87,12 +88,13 @@ impl Assembly {
         Ok(())
     }
 
-    /// The payload bytes that the fragment at the front of the input still needs; `None` between fragments.
+    /// Returns the number of payload bytes that are missing from the fragment at the front of the input; `None` between
+    /// fragments.
     pub(super) fn missing(&self) -> Option<u32> {
         self.fragment.as_ref().map(|fragment| fragment.missing)
     }
 
-    /// Takes what belongs to the fragment from the front of `received`.
+    /// Takes the fragment's bytes from the front of `received`.
     ///
     /// # Errors
     ///
@@ -150,8 +152,8 @@ impl Assembly {
         Ok(FragmentPlace { message_type, is_first, is_last: fin, message_length })
     }
 
-    /// Lets a fragment fall. Returns whether there is something for it to end: if it is the last and another was not
-    /// dropped.
+    /// Counts a fragment whose payload is dropped. Returns whether this fragment ends a message: it is the last one,
+    /// and an earlier fragment was not dropped.
     pub(super) fn drop_payload(&mut self, fin: bool) -> bool {
         self.fragments += u32::from(!fin);
         fin && self.has_begun
@@ -161,12 +163,12 @@ impl Assembly {
         self.deliver
     }
 
-    /// Bytes of payload so far.
+    /// Returns the bytes of payload so far.
     pub(super) fn length(&self) -> u32 {
         self.length
     }
 
-    /// Bytes of memory that the fragments take; 0 where they are handed on as they come.
+    /// Returns the bytes of memory that the fragments take; 0 where they are handed on as they come.
     pub(super) fn memory(&self) -> usize {
         match self.deliver {
             Deliver::Messages => size_of::<Self>() + self.buffer.capacity(),
@@ -179,7 +181,7 @@ impl Assembly {
         self.buffer.capacity()
     }
 
-    /// The message, after [`End::Message`].
+    /// Returns the message, after [`End::Message`].
     pub(super) fn finish<'a>(self) -> Message<'a> {
         Message::assembled(self.message_type, self.buffer)
     }
@@ -201,7 +203,7 @@ pub(super) enum End {
 #[derive(Debug)]
 struct Incoming {
     missing: u32,
-    /// As it stands for the next byte.
+    /// The masking key, rotated so that its first byte masks the next byte of payload.
     key: Option<[u8; 4]>,
     fin: bool,
 }

@@ -30,7 +30,7 @@ pub struct CloseFrame<'a> {
 }
 
 impl<'a> CloseFrame<'a> {
-    /// A close frame that can be sent as it is, the reason uncut.
+    /// Returns a close frame that can be sent as it is, the reason uncut.
     ///
     /// # Errors
     ///

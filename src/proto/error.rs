@@ -52,7 +52,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// The code of the close frame that tells the peer (RFC 6455 7.4.1).
+    /// Returns the code of the close frame that reports the error to the peer (RFC 6455 7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::ReservedBits
@@ -81,7 +81,7 @@ impl ProtocolError {
             Self::FrameTooBig if frame_bytes_max < message_bytes_max => {
                 format!("a frame is larger than {frame_bytes_max} bytes")
             }
-            // A frame beyond the limit of messages belongs to such a message.
+            // A frame that is larger than a message may be makes its message too large as well.
             Self::FrameTooBig | Self::MessageTooBig => format!("a message is larger than {message_bytes_max} bytes"),
             Self::TooManyFragments => format!("a message has more than {fragments_max} fragments"),
             other => other.to_string(),

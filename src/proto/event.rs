@@ -24,7 +24,7 @@ pub enum Event<'a> {
     Close(CloseFrame<'a>),
 }
 
-/// The action that a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) decides about a frame.
+/// What is to happen to a frame, as a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) decides.
 ///
 /// ```
 /// use ringhub::proto::{CloseCode, Input, MessageLimits, OpCode, ProtocolError, Role, Tick, Verdict, WebSocket};
@@ -43,14 +43,16 @@ pub enum Event<'a> {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The protocol goes on with it.
+    /// Handle the frame as usual.
     Pass,
-    /// As if the frame had not come: a ping is not answered, a close frame does not close, a message in one frame is
-    /// none. Of a fragment only the payload is dropped, and the message goes on: its first fragment still begins it and
-    /// says what it is, its last one still ends it, and each counts towards `fragments_max`. The fragments that are
-    /// left are the message, and text must be UTF-8 without what was dropped. Where they are delivered one by one, the
-    /// first that is left is marked as first; in place of a dropped last one comes an empty one. A message of which
-    /// every frame was dropped does not come at all.
+    /// Ignore the frame: a ping is not answered, a close frame does not close, and a message in one frame is not
+    /// delivered.
+    ///
+    /// Of a fragment only the payload is dropped. The first fragment still begins its message and has its type, the
+    /// last one still ends it, and each counts towards `fragments_max`. The message consists of the fragments that were
+    /// not dropped; if it is text, these must be UTF-8 together. Where fragments are delivered one by one, the first
+    /// that was not dropped is marked as first, and an empty fragment replaces a dropped last one. A message of which
+    /// every frame was dropped is not delivered.
     Drop,
     /// Fail the connection with this code (RFC 6455 7.1.7): [`ProtocolError::Refused`](super::ProtocolError::Refused).
     /// [`CloseCode::NO_STATUS`] sends an empty close frame.

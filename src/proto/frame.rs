@@ -1,4 +1,4 @@
-//! The frame header (RFC 6455 5.2): decoded from a slice, encoded into a slice. Knows nothing of connections.
+//! The frame header (RFC 6455 5.2): decoded from a slice, encoded into a slice. Nothing here depends on a connection.
 
 use super::{error::ProtocolError, masking};
 
@@ -39,8 +39,8 @@ impl OpCode {
         })
     }
 
-    /// Close, ping and pong: never fragmented, 125 bytes at most, allowed between the fragments of a message (RFC 6455
-    /// 5.5).
+    /// Returns whether this is close, ping or pong. Such a frame is never fragmented, has at most 125 bytes of payload,
+    /// and may stand between the fragments of a message (RFC 6455 5.5).
     #[inline]
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
@@ -57,7 +57,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The opcode of the message's first frame.
+    /// Returns the opcode of the message's first frame.
     #[inline]
     pub const fn opcode(self) -> OpCode {
         match self {
@@ -116,18 +116,18 @@ impl FrameHeader {
     /// The longest header there is: an eight-byte length and a masking key.
     pub const LEN_MAX: usize = 14;
 
-    /// The header of an unmasked frame without extension bits.
+    /// Returns the header of an unmasked frame without extension bits.
     #[inline]
     pub const fn new(opcode: OpCode, fin: Fin, payload_len: usize) -> Self {
         Self { fin, rsv: 0, opcode, mask: None, payload_len: payload_len as u64 }
     }
 
-    /// Reads the header at the front of `bytes` and its length. `Ok(None)` asks for more bytes.
+    /// Reads the header at the front of `bytes`, and returns it with its length; `Ok(None)` if its end is missing.
     ///
     /// # Errors
     ///
-    /// Every violation of RFC 6455 5.2 and 5.5 that any frame can have, as soon as the bytes at hand show it. RSV bits,
-    /// masking and the order of fragments depend on the connection and are left to [`WebSocket`](super::WebSocket).
+    /// A violation of RFC 6455 5.2 or 5.5 that the header shows by itself, as soon as the bytes at hand show it. RSV
+    /// bits, masking and the order of fragments depend on the connection; [`WebSocket`](super::WebSocket) checks them.
     ///
     /// ```
     /// use ringhub::proto::{Fin, FrameHeader, OpCode};
@@ -205,7 +205,7 @@ pub(super) fn header_len_at_least(bytes: &[u8]) -> usize {
     bytes.get(1).map_or(2, |&second| encoded_len(second))
 }
 
-/// The parts of a frame's first byte.
+/// Reads the parts of a frame's first byte.
 ///
 /// # Errors
 ///

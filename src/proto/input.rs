@@ -2,14 +2,16 @@
 
 use bytes::{Buf, BytesMut};
 
-/// The received bytes that stand in front of a connection, with a cursor behind what was consumed.
+/// A connection's received bytes, with a cursor behind the consumed ones.
 ///
-/// A caller makes one from the buffer it received into, calls [`WebSocket::receive`](super::WebSocket::receive) until
-/// that returns `None`, and then takes back [`Input::into_rest`]. What is left must come first in the next input,
-/// unchanged: it may hold part of a frame, whose payload has already been unmasked in place.
+/// A caller makes an `Input` from the buffer that it received into, calls
+/// [`WebSocket::receive`](super::WebSocket::receive) until that returns `None`, and then takes the buffer back by
+/// [`Input::into_rest`]. The rest must be the beginning of the next input, unchanged: it may be a part of a frame whose
+/// payload has already been unmasked in place.
 ///
-/// A caller that serves many connections limits how many frames one of them may have parsed at once
-/// ([`Input::limit_frames`]); what is left when they are used up is parsed later, before anything else is received.
+/// A caller that serves many connections limits the number of frames that are parsed for one of them at once
+/// ([`Input::limit_frames`]). It parses the frames beyond this limit later, before it receives anything else for the
+/// connection.
 #[derive(Debug)]
 pub struct Input {
     pub(super) bytes: BytesMut,
@@ -24,15 +26,14 @@ impl Default for Input {
 }
 
 impl Input {
-    /// All of `bytes` is to be consumed.
+    /// Returns an input of which nothing has been consumed.
     #[inline]
     pub fn new(bytes: BytesMut) -> Self {
         Self { bytes, at: 0, frames_left: u32::MAX }
     }
 
-    /// At most so many frames, data or control, are taken from here on;
-    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None` when they are used up. A frame of which not all
-    /// is there does not count.
+    /// Limits the number of frames, data or control, that are taken from here on. When that many have been taken,
+    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None`. A frame counts only when it is whole.
     ///
     /// ```
     /// use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};
@@ -62,14 +63,14 @@ impl Input {
         self.frames_left -= 1;
     }
 
-    /// The bytes that were not consumed yet.
+    /// Returns the bytes that were not consumed yet.
     #[inline]
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.at..]
     }
 
-    /// The buffer, in front of which stand the bytes that were not consumed; when all were, it is empty with its
-    /// capacity whole.
+    /// Returns the buffer without the consumed bytes. If all bytes were consumed, the buffer is empty and keeps its
+    /// whole capacity.
     #[inline]
     pub fn into_rest(mut self) -> BytesMut {
         if self.at == self.bytes.len() {
@@ -96,7 +97,7 @@ impl Input {
         self.at = self.bytes.len();
     }
 
-    /// Gives away everything up to `end`, all of it consumed before.
+    /// Splits off the buffer's bytes up to `end`, all of which were consumed before.
     pub(super) fn take_to(&mut self, end: usize) -> BytesMut {
         self.at -= end;
         self.bytes.split_to(end)

@@ -42,7 +42,7 @@ impl Tick {
         Millis(self.0 as u64 * Self::MILLIS)
     }
 
-    /// The point `ticks` later.
+    /// Returns the point `ticks` later.
     ///
     /// ```
     /// use ringhub::proto::Tick;
@@ -64,17 +64,17 @@ impl Tick {
 /// off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// Silence from the peer after which it is pinged.
+    /// The silence of the peer after which it gets a ping.
     pub ping_interval: u32,
-    /// Silence after a ping after which the connection is failed. Any received byte counts as life, not only the pong.
+    /// The time from a ping until the connection is failed, if the peer stays silent. Any received byte ends the
+    /// silence, not only a pong.
     pub pong_timeout: u32,
     /// The longest time for the peer to answer our close frame (RFC 6455 7.1.1).
     pub close_timeout: u32,
 }
 
 impl KeepAlive {
-    /// Pings after so many seconds of silence, and gives up after so many more; closes as by default. 0 turns either
-    /// off.
+    /// Returns a keep-alive with these two times in seconds, and the default `close_timeout`. 0 turns either time off.
     ///
     /// ```
     /// use ringhub::proto::KeepAlive;

@@ -1,10 +1,10 @@
 //! The limits of a peer's messages, and their delivery.
 
 /// The limits of a peer's messages (RFC 6455 10.4), and their delivery. A header that announces more fails the
-/// connection with 1009 before its payload is read. The worst case of a connection is `message_bytes_max` assembled,
-/// twice that for the moment its buffer grows, and `frame_bytes_max` in the caller's buffer.
+/// connection with 1009 before its payload is read. At worst a connection has `message_bytes_max` of assembled
+/// fragments, twice that for the moment in which their buffer grows, and `frame_bytes_max` in the caller's buffer.
 ///
-/// They may change between two messages of a connection, not within one.
+/// The limits may change between two messages of a connection, not within one.
 ///
 /// ```
 /// use ringhub::proto::{Deliver, MessageLimits};
@@ -52,6 +52,6 @@ pub enum Deliver {
     #[default]
     Messages,
     /// Each frame is an [`Event::Fragment`](super::Event::Fragment) as soon as it is whole, and nothing of it is kept.
-    /// How a sender cuts its messages means nothing in itself, and a proxy may cut them otherwise.
+    /// Where a message is cut has no meaning: a proxy may cut it elsewhere.
     Fragments,
 }

@@ -3,20 +3,20 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 
-/// Masks or unmasks a piece of a payload that begins `offset` bytes into it: the same operation.
+/// Masks or unmasks a piece that begins `offset` bytes into its payload. Both are the same operation.
 #[inline]
 pub(super) fn apply(piece: &mut [u8], key: [u8; 4], offset: usize) {
     fastwebsockets::unmask(piece, rotate(key, offset));
 }
 
-/// The key as it stands `offset` bytes into the payload.
+/// Rotates the key, so that its first byte masks the payload's byte at `offset`.
 #[inline]
 pub(super) fn rotate(key: [u8; 4], offset: usize) -> [u8; 4] {
     u32::from_le_bytes(key).rotate_right(8 * (offset as u32 & 3)).to_le_bytes()
 }
 
-/// The source of a client's masking keys: a keyed hash of a counter, so that the keys on the wire tell nothing about
-/// the next.
+/// The source of a client's masking keys. A key is a keyed hash of a counter, so the keys on the wire do not reveal the
+/// next one.
 pub(super) struct MaskingKeys {
     seed: [u8; 16],
     made: u64,
@@ -36,7 +36,7 @@ impl MaskingKeys {
     }
 }
 
-/// Without the seed: who knows it knows every key.
+/// Leaves out the seed, from which every key could be computed.
 impl fmt::Debug for MaskingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MaskingKeys").field("made", &self.made).finish_non_exhaustive()

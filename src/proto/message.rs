@@ -8,8 +8,8 @@ use super::{
 use bytes::BytesMut;
 use std::ops::Range;
 
-/// A whole message, unmasked, and checked to be UTF-8 if it is text (RFC 6455 5.4, 8.1) and
-/// [`checks_utf8`](super::MessageLimits::checks_utf8) asks for that.
+/// A whole message, unmasked (RFC 6455 5.4). If it is text it is UTF-8 (RFC 6455 8.1), unless
+/// [`checks_utf8`](super::MessageLimits::checks_utf8) is off.
 #[derive(Debug)]
 pub struct Message<'a> {
     message_type: MessageType,
@@ -21,7 +21,8 @@ impl<'a> Message<'a> {
         Self { message_type, source: Source::InPlace { input, payload } }
     }
 
-    /// `buffer` holds [`HEADER_ROOM`] bytes of any content in front of the payload.
+    /// Returns a message from its assembled payload, which stands behind [`HEADER_ROOM`] bytes of any content in
+    /// `buffer`.
     pub(super) fn assembled(message_type: MessageType, buffer: BytesMut) -> Self {
         Self { message_type, source: Source::Assembled(buffer) }
     }
@@ -41,9 +42,9 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The payload of a text message; `None` of a binary one, and of bytes that are not UTF-8 if they were not checked
-    /// ([`checks_utf8`](super::MessageLimits::checks_utf8)). It is scanned again; where bytes will do, take
-    /// [`Message::payload`].
+    /// Returns the payload of a text message; `None` for a binary message, and for text that is not UTF-8, which may
+    /// come where [`checks_utf8`](super::MessageLimits::checks_utf8) is off. The call checks the text again, so
+    /// [`Message::payload`] is cheaper if bytes are enough.
     pub fn as_text(&self) -> Option<&str> {
         match self.message_type {
             MessageType::Text => simdutf8::basic::from_utf8(self.payload()).ok(),
@@ -51,10 +52,10 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Makes the message a frame for all its recipients.
+    /// Encodes the message as one frame for all its recipients.
     ///
-    /// Below [`LARGE_FRAME`] it is copied, so that it pins no read buffer. From there on it becomes a frame in place: a
-    /// server's header is four bytes shorter than the client's in front of the same payload, so it fits where that one
+    /// A payload below [`LARGE_FRAME`] is copied, so that it pins no read buffer. A larger one becomes a frame in
+    /// place: a server's header has no masking key and is four bytes shorter, so it fits where the client's header
     /// stood.
     pub fn prepare(self) -> PreparedMessage {
         let opcode = self.message_type.opcode();
@@ -71,7 +72,7 @@ impl<'a> Message<'a> {
 /// One data frame, unmasked, with its place in its message (RFC 6455 5.4). A message in one frame is a fragment that is
 /// both first and last.
 ///
-/// Text is checked across fragments (RFC 6455 8.1), so a fragment may begin and stop inside a character.
+/// Text is checked as a whole (RFC 6455 8.1), so a fragment may begin or end inside a character.
 ///
 /// ```
 /// use ringhub::proto::{Deliver, Event, Input, MessageLimits, Role, Tick, WebSocket};
@@ -131,9 +132,9 @@ impl<'a> Fragment<'a> {
         &self.input.bytes[self.payload.clone()]
     }
 
-    /// Makes it a frame to pass on, as first, middle or last of the same message; from [`LARGE_FRAME`] on in place, as
-    /// [`Message::prepare`] does. To be one message for a recipient too, the fragments must all reach it, in order, and
-    /// with only control frames between them (RFC 6455 5.4).
+    /// Encodes the fragment as a frame to pass on, with the same place in its message; from [`LARGE_FRAME`] on in
+    /// place, as [`Message::prepare`] does. A recipient must get all fragments of the message, in order, and with only
+    /// control frames between them (RFC 6455 5.4).
     pub fn prepare(self) -> PreparedMessage {
         let opcode = if self.is_first() { self.message_type().opcode() } else { OpCode::Continuation };
         prepare(opcode, self.is_last().into(), self.input, self.payload)
@@ -149,8 +150,8 @@ pub(super) struct FragmentPlace {
     pub(super) message_length: u32,
 }
 
-/// From this payload on a received message is sent from where it stands. Below, a copy is cheap (8 KiB in about 80 ns),
-/// and sharing would pin a read buffer that is much larger than the message.
+/// The length of payload from which on a received message is sent from its read buffer. A shorter one is copied: a copy
+/// is cheap (8 KiB in about 80 ns), and a shared read buffer would be much larger than the message that pins it.
 pub const LARGE_FRAME: usize = 16 * 1024;
 
 #[derive(Debug)]
@@ -161,7 +162,7 @@ enum Source<'a> {
     Assembled(BytesMut),
 }
 
-/// The frame around a payload that stands, consumed, in `input` behind a header of its own.
+/// Returns a frame with the payload at this range of `input`, where it has been consumed and stands behind its header.
 fn prepare(opcode: OpCode, fin: Fin, input: &mut Input, payload: Range<usize>) -> PreparedMessage {
     if payload.len() < LARGE_FRAME {
         return PreparedMessage::one(opcode, fin, &input.bytes[payload]);

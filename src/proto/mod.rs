@@ -1,7 +1,7 @@
 //! RFC 6455, sans-io: bytes and time come in; events, replies and deadlines go out.
 //!
-//! Nothing here opens a socket or reads a clock. A server reads a head with [`RequestHead`], checks it with
-//! [`Upgrade`], and from then on owns one [`WebSocket`] per connection, to which it shows what has arrived as an
+//! Nothing here opens a socket or reads a clock. A server reads a head with [`RequestHead`] and checks it with
+//! [`Upgrade`]. From then on it has one [`WebSocket`] for each connection, and passes it the received bytes as an
 //! [`Input`]. A client does the same with [`ClientHandshake`] and [`ResponseHead`].
 //!
 //! ```

@@ -4,10 +4,10 @@ use super::frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, HEADER_ROOM, MessageTy
 use bytes::{Buf, Bytes, BytesMut};
 use std::{fmt, iter};
 
-/// Unmasked frames, immutable; a clone is a reference (RFC 6455 5.1: a server does not mask, so one encoding serves
-/// all). Everything a server may send to many: a message in one frame or split over several, a fragment, a ping or a
-/// pong. A close frame is not among them: it belongs to one connection, whose state it changes
-/// ([`WebSocket::close`](super::WebSocket::close)).
+/// Unmasked frames that a server may send to many connections: a message in one frame or split over several, a
+/// fragment, a ping or a pong. A server does not mask (RFC 6455 5.1), so one encoding is right for all recipients. The
+/// bytes are immutable, and a clone shares them. A close frame changes the state of one connection, so it is sent by
+/// [`WebSocket::close`](super::WebSocket::close) instead.
 ///
 /// ```
 /// use ringhub::proto::PreparedMessage;
@@ -22,18 +22,18 @@ pub struct PreparedMessage {
 }
 
 impl PreparedMessage {
-    /// A text message (RFC 6455 5.6).
+    /// Makes a text message (RFC 6455 5.6).
     pub fn text(payload: &str) -> Self {
         Self::one(OpCode::Text, Fin::Set, payload.as_bytes())
     }
 
-    /// A binary message (RFC 6455 5.6).
+    /// Makes a binary message (RFC 6455 5.6).
     pub fn binary(payload: &[u8]) -> Self {
         Self::one(OpCode::Binary, Fin::Set, payload)
     }
 
-    /// A message in frames of at most `frame_bytes_max` bytes of payload, one behind the other (RFC 6455 5.4). One that
-    /// fits into a frame is not fragmented. A cut may go through a character, which RFC 6455 5.6 allows.
+    /// Makes a message in frames of at most `frame_bytes_max` bytes of payload, one behind the other (RFC 6455 5.4). A
+    /// message that fits into one frame is not fragmented. A cut may divide a character, which RFC 6455 5.6 allows.
     ///
     /// # Errors
     ///
@@ -67,9 +67,9 @@ impl PreparedMessage {
         Ok(Self { frame: out.into() })
     }
 
-    /// The first frame of a message that goes on (RFC 6455 5.4). Until its [last](Self::last_fragment) one, its
-    /// recipients may get [more](Self::next_fragment) of it and control frames, and nothing else. Text may stop inside
-    /// a character; the whole must be UTF-8.
+    /// Makes the first fragment of a message (RFC 6455 5.4). Until the [last](Self::last_fragment) fragment, a
+    /// recipient may get only the [fragments](Self::next_fragment) between the two and control frames. A fragment of
+    /// text may end inside a character; the whole message must be UTF-8.
     ///
     /// ```
     /// use ringhub::proto::{MessageType, PreparedMessage};
@@ -81,17 +81,17 @@ impl PreparedMessage {
         Self::one(message_type.opcode(), Fin::Unset, payload)
     }
 
-    /// More of a message that has begun and goes on (RFC 6455 5.4).
+    /// Makes a fragment that is neither the first nor the last of its message (RFC 6455 5.4).
     pub fn next_fragment(payload: &[u8]) -> Self {
         Self::one(OpCode::Continuation, Fin::Unset, payload)
     }
 
-    /// The end of a message that has begun (RFC 6455 5.4).
+    /// Makes the last fragment of a message (RFC 6455 5.4).
     pub fn last_fragment(payload: &[u8]) -> Self {
         Self::one(OpCode::Continuation, Fin::Set, payload)
     }
 
-    /// A ping (RFC 6455 5.5.2).
+    /// Makes a ping (RFC 6455 5.5.2).
     ///
     /// # Errors
     ///
@@ -123,13 +123,13 @@ impl PreparedMessage {
         Self::control(OpCode::Pong, payload)
     }
 
-    /// The bytes to send: whole frames, headers and payloads.
+    /// Returns the bytes to send: whole frames, each with its header.
     #[inline]
     pub fn frame(&self) -> &Bytes {
         &self.frame
     }
 
-    /// Its frames one by one: more than one if [`PreparedMessage::fragments`] split it.
+    /// Returns the frames one by one; there are several only if [`PreparedMessage::fragments`] has split the message.
     ///
     /// ```
     /// use ringhub::proto::{FrameHeader, MessageType, OpCode, PrepareError, PreparedMessage};
@@ -159,12 +159,13 @@ impl PreparedMessage {
         self.first().0.opcode
     }
 
-    /// The payload of its first frame, which is all of it unless [`PreparedMessage::fragments`] split it.
+    /// Returns the payload of the first frame. That is the whole payload, unless [`PreparedMessage::fragments`] has
+    /// split the message.
     pub fn payload(&self) -> &[u8] {
         self.first().1
     }
 
-    /// Text or binary; `None` of a control frame, and of a fragment that is not a message's first.
+    /// Returns the type, text or binary; `None` for a control frame, and for a fragment that is not a message's first.
     ///
     /// ```
     /// use ringhub::proto::{MessageType, PreparedMessage};
@@ -179,15 +180,15 @@ impl PreparedMessage {
         }
     }
 
-    /// The payload of a text message in one frame. It is scanned again; where bytes will do, take
-    /// [`PreparedMessage::payload`].
+    /// Returns the payload of a text message in one frame. The call checks the text again, so
+    /// [`PreparedMessage::payload`] is cheaper if bytes are enough.
     pub fn as_text(&self) -> Option<&str> {
         let (header, payload) = self.first();
         (header.opcode == OpCode::Text && header.fin.is_set()).then(|| simdutf8::basic::from_utf8(payload).ok())?
     }
 
-    /// Makes `buffer` the frame whose payload stands in it from `payload_at` to its end, with room for an unmasked
-    /// header in front.
+    /// Makes a frame of `buffer` without a copy. The payload stands from `payload_at` to the end; in front of it is
+    /// room for an unmasked header.
     pub(super) fn in_place(opcode: OpCode, fin: Fin, mut buffer: BytesMut, payload_at: usize) -> Self {
         let mut encoded = [0; FrameHeader::LEN_MAX];
         let header_len = FrameHeader::new(opcode, fin, buffer.len() - payload_at).encode(&mut encoded);
@@ -197,7 +198,7 @@ impl PreparedMessage {
         Self { frame: buffer.freeze() }
     }
 
-    /// One frame that is no close frame, with a payload that such a frame may have.
+    /// Makes one frame. The caller has checked the payload, and that the frame is no close frame.
     pub(super) fn one(opcode: OpCode, fin: Fin, payload: &[u8]) -> Self {
         let header_len = FrameHeader::new(opcode, fin, payload.len()).encoded_len();
         let mut frame = Vec::with_capacity(header_len + payload.len());

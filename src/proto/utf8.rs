@@ -5,13 +5,13 @@ use super::error::ProtocolError;
 /// The check of one text, piece by piece, wherever it is cut.
 #[derive(Debug, Default)]
 pub(super) struct Utf8 {
-    /// The first bytes of a character that the pieces so far stop in.
+    /// The first bytes of the character in which the pieces so far end.
     begun: [u8; 3],
     begun_len: u8,
 }
 
 impl Utf8 {
-    /// The next piece.
+    /// Checks the next piece.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ impl Utf8 {
         Ok(())
     }
 
-    /// The text ends.
+    /// Checks that the text may end here.
     ///
     /// # Errors
     ///
@@ -52,7 +52,8 @@ impl Utf8 {
     }
 }
 
-/// Returns the number of bytes at the front that are whole characters; the up to three behind them may become one.
+/// Returns the number of bytes at the front that are whole characters. Up to three bytes behind them may be the
+/// beginning of another one.
 ///
 /// # Errors
 ///

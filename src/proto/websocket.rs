@@ -36,7 +36,7 @@ use state::{Front, assert_may_send};
 pub use state::{Role, State, WebSocket};
 
 impl WebSocket {
-    /// A connection whose opening handshake has just ended (RFC 6455 4).
+    /// Returns a connection whose opening handshake has just ended (RFC 6455 4).
     pub fn new(role: Role, now: Tick) -> Self {
         let masking = match role {
             Role::Server => None,
@@ -61,15 +61,15 @@ impl WebSocket {
         self.state
     }
 
-    /// "The WebSocket Connection Close Code" (RFC 6455 7.1.5): the code of the peer's close frame,
+    /// Returns "The WebSocket Connection Close Code" (RFC 6455 7.1.5): the code of the peer's close frame,
     /// [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] while the peer has sent no close frame.
     #[inline]
     pub fn close_code(&self) -> CloseCode {
         self.close_code
     }
 
-    /// The code of our close frame, as [`WebSocket::close_code`] is that of the peer's: [`CloseCode::NO_STATUS`] if it
-    /// had none, [`CloseCode::ABNORMAL`] while we have sent no close frame.
+    /// Returns the code of our close frame: [`CloseCode::NO_STATUS`] if it had none, [`CloseCode::ABNORMAL`] while we
+    /// have sent no close frame.
     #[inline]
     pub fn sent_close_code(&self) -> CloseCode {
         self.sent_close_code
@@ -92,13 +92,13 @@ impl WebSocket {
     /// ```
     #[inline]
     pub fn closed_cleanly(&self) -> bool {
-        // No close frame carries this code. With another, the peer's close frame has come; ours went out before it or
-        // with it.
+        // No close frame has this code, so any other one is from the peer's close frame. Ours was the answer to it, or
+        // was appended before.
         self.close_code != CloseCode::ABNORMAL
     }
 
-    /// Returns the time of the last sign of the peer: its last bytes, which count in [`State::Closed`] too, or
-    /// [`WebSocket::excuse_silence`].
+    /// Returns the time of the peer's last sign of life: of its last bytes, in [`State::Closed`] too, or of the last
+    /// call of [`WebSocket::excuse_silence`].
     pub fn last_received(&self) -> Tick {
         self.last_received
     }
@@ -135,8 +135,8 @@ impl WebSocket {
         self.assembly.is_some() || self.front.held().0 > 0
     }
 
-    /// The memory, in bytes, that the fragments of the message under way take; 0 where there is none, or where each
-    /// fragment is an event of its own.
+    /// Returns the bytes of memory that the fragments of the message under way take; 0 if there is no such message, or
+    /// if each fragment is an event of its own.
     ///
     /// ```
     /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
@@ -153,7 +153,7 @@ impl WebSocket {
     /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
     /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended to `replies`.
     ///
-    /// Call it until it returns `None`, then keep [`Input::into_rest`] in front of what arrives next.
+    /// Call it until it returns `None`. Then put [`Input::into_rest`] in front of the bytes that arrive next.
     ///
     /// # Errors
     ///
@@ -171,15 +171,16 @@ impl WebSocket {
         self.advance::<false>(now, input, limits, replies, |_, _| Verdict::Pass)
     }
 
-    /// [`WebSocket::receive`] with a hook, which is called once for each frame, data or control, when it is whole, with
-    /// its header and its unmasked payload, before the protocol acts on it. See [`Verdict`] for an example.
+    /// Receives as [`WebSocket::receive`] does, and calls a hook for each frame, data or control. The hook is called
+    /// once, when the frame is whole and before it takes effect, with the header and the unmasked payload. See
+    /// [`Verdict`] for an example.
     ///
-    /// An error in a header (RSV bits, opcode, mask, order of fragments, sizes) fails the connection before the hook is
-    /// called; an error in a payload (UTF-8, the content of a close frame) is looked for after the hook. So every frame
-    /// is held in the input until it is whole, and bad UTF-8 is refused with its frame instead of at its first bad
-    /// octet. After our close frame the hook sees only the peer's: everything else is dropped unseen.
+    /// An error in a header (RSV bits, opcode, mask, order of fragments, sizes) fails the connection without a call of
+    /// the hook; a payload (UTF-8, the content of a close frame) is checked after the call. So every frame stays in the
+    /// input until it is whole, and bad UTF-8 is refused only then, not at its first bad octet. After our close frame
+    /// the hook is called for the peer's close frame alone; every other frame is dropped without a call.
     ///
-    /// A connection uses either this or [`WebSocket::receive`], always the same.
+    /// For one connection, call always this method or always [`WebSocket::receive`].
     ///
     /// # Errors
     ///
@@ -200,9 +201,9 @@ impl WebSocket {
         self.advance::<true>(now, input, limits, replies, hook)
     }
 
-    /// Returns how many more bytes complete the frame at the front of `input`, as far as its bytes show: its header, or
-    /// the frame if it is kept until whole. 0 when there is nothing to keep. It is what the peer announced, within the
-    /// limits; a careful caller grows its buffer as bytes arrive and takes this as the most it will need.
+    /// Returns how many bytes are missing from the frame at the front of `input`, or only from its header if that is
+    /// not whole; 0 if there is no frame to keep. The peer has announced this number, within the limits, but may never
+    /// send the bytes: a careful caller grows its buffer as they arrive, and to this size at most.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -215,11 +216,11 @@ impl WebSocket {
         end.saturating_sub(input.len())
     }
 
-    /// Appends a frame of ours, masked in the client's role. Returns whether it did: only an open connection sends (RFC
-    /// 6455 5.5.1).
+    /// Appends a frame, masked in the client's role, if the connection is open (RFC 6455 5.5.1). Returns whether the
+    /// frame was appended.
     ///
     /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this is for clients, for
-    /// fragments and for pings. Whether text is UTF-8 and fragments are in order is up to the caller.
+    /// fragments and for pings. The caller is responsible for UTF-8 in text and for the order of fragments.
     ///
     /// # Panics
     ///
@@ -332,7 +333,8 @@ impl WebSocket {
         self.end();
     }
 
-    /// Takes the peer for alive at `now`. Call it after a pause of your own reading, or when the peer has taken output.
+    /// Counts `now` as a sign of life of the peer. Call it after a pause in which you did not read, or when the peer
+    /// has taken output.
     pub fn excuse_silence(&mut self, now: Tick) {
         self.last_received = now;
         self.awaiting_pong = false;
@@ -376,7 +378,7 @@ impl WebSocket {
             }
         };
         match step {
-            // Neither leaves the loop above.
+            // The loop above ends with neither of them.
             Step::Again | Step::Starved => Ok(None),
             Step::Whole(message_type, payload) => {
                 Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))
@@ -417,7 +419,7 @@ impl WebSocket {
         }
     }
 
-    /// RFC 6455 7.1.7.
+    /// Fails the connection (RFC 6455 7.1.7).
     #[cold]
     fn fail(&mut self, error: ProtocolError, reason: &str, replies: &mut Vec<u8>) -> ProtocolError {
         if self.state == State::Open {

@@ -43,8 +43,12 @@ enum At {
 }
 
 impl BodyScan {
-    /// Returns the scan of the body that a head with these lines announces. The only `Transfer-Encoding` is `chunked`,
-    /// and not in HTTP/1.0; a `Content-Length` is below 2^64.
+    /// Returns the scan of the body that a head with these lines announces.
+    ///
+    /// # Errors
+    ///
+    /// [`HttpError::TransferEncoding`] for every encoding but `chunked`, and for `chunked` in HTTP/1.0;
+    /// [`HttpError::ContentLength`] for a length of 2^64 or more.
     pub(super) fn new(headers: &Headers, minor_version: u8) -> Result<Self, HttpError> {
         let body = |at, left| BodyScan { at, left, aside: 0 };
         if headers.get("transfer-encoding").is_some() {
@@ -61,7 +65,7 @@ impl BodyScan {
     ///
     /// # Errors
     ///
-    /// [`HttpError::Chunk`] where its end can be understood differently (RFC 9112 7.1).
+    /// [`HttpError::Chunk`] for a malformed chunk, about whose end two readers could disagree (RFC 9112 7.1).
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
         let mut taken = 0;
         while taken < bytes.len() && !self.is_whole() {
@@ -85,7 +89,7 @@ impl BodyScan {
         self.at == At::End || (self.at == At::Length && self.left == 0)
     }
 
-    /// Returns the state behind a byte that is not one of the data.
+    /// Returns the state after `octet`, a byte outside of the chunks' data.
     fn step(&mut self, octet: u8) -> Result<At, HttpError> {
         match (self.at, octet) {
             (At::Size { digits: 0..SIZE_DIGITS_MAX }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {

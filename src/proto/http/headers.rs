@@ -41,7 +41,7 @@ impl Headers {
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
     }
 
-    /// Returns whether such a list holds `token`, without regard to case.
+    /// Returns whether the list of that name has the element `token`, without regard to case.
     pub fn list_contains(&self, name: &str, token: &str) -> bool {
         self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
@@ -61,7 +61,7 @@ impl Headers {
     }
 
     pub(super) fn new(lines: &[httparse::Header<'_>]) -> Self {
-        // Of just the lengths that they will have, so that nothing is moved afterwards.
+        // The capacities are the final lengths, so making boxes of them copies nothing.
         let mut names = String::with_capacity(lines.iter().map(|line| line.name.len()).sum());
         let mut values = Vec::with_capacity(lines.iter().map(|line| line.value.trim_ascii().len()).sum());
         let mut ends = Vec::with_capacity(lines.len());

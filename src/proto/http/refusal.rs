@@ -31,7 +31,7 @@ impl Refusal {
         Self { status, headers: Vec::new(), error: error.into() }
     }
 
-    /// Returns a 503, after which the client may try again in a second (RFC 9110 15.6.4).
+    /// Returns a 503 that asks the client to try again after a second (RFC 9110 15.6.4).
     pub(crate) fn not_now(error: impl Into<String>) -> Self {
         Self::new(503, error).header("Retry-After", "1")
     }
@@ -75,8 +75,8 @@ impl Refusal {
         self.encode_for("GET")
     }
 
-    /// Encodes the response to a request with this method: to HEAD without the body, but with its length (RFC 9110
-    /// 9.3.2).
+    /// Encodes the response to a request with this method. The response to HEAD has the length of the body but not the
+    /// body (RFC 9110 9.3.2).
     ///
     /// # Panics
     ///
@@ -88,7 +88,7 @@ impl Refusal {
     }
 }
 
-/// Encodes a whole response after which the connection ends; without `has_body` the response to HEAD, which has the
+/// Encodes a whole response after which the connection ends. Without `has_body` it is the response to HEAD: it has the
 /// length of the body but not the body (RFC 9110 9.3.2). A failure without a `Cache-Control` of its own gets `no-store`
 /// (RFC 9111 5.2.2.5).
 ///
@@ -104,7 +104,7 @@ pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &
     for (name, value) in headers {
         push_header(&mut out, name, value);
     }
-    // The next client may not be refused.
+    // A cache must not answer the next client with this refusal.
     if status >= 400 && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("cache-control")) {
         push_header(&mut out, "Cache-Control", "no-store");
     }

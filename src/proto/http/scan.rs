@@ -3,7 +3,7 @@
 use super::error::{HEAD_BYTES_MAX, HttpError};
 use std::ops::Range;
 
-/// The search for the end of a head, which looks at every byte once, however slowly they arrive.
+/// The search for the end of a head. It looks at every byte once, however slowly the bytes arrive.
 ///
 /// Empty lines in front of a head are passed over (RFC 9112 2.2).
 ///
@@ -30,8 +30,8 @@ impl HeadScan {
     ///
     /// # Errors
     ///
-    /// A line end that is not CR LF, or any other control character but a tab, at the very byte;
-    /// [`HttpError::HeadTooLong`].
+    /// [`HttpError::BareLineFeed`], [`HttpError::BareCarriageReturn`] or, for any other control character but a tab,
+    /// [`HttpError::ControlCharacter`], each as soon as the byte is in `bytes`; [`HttpError::HeadTooLong`].
     pub fn find(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, HttpError> {
         let end = bytes.len().min(HEAD_BYTES_MAX);
         for at in usize::from(self.searched)..end {

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Decodes percent-encoded text, such as `%41` (RFC 3986 2.1). `None` for a broken escape, or bytes that are not UTF-8.
+/// Decodes percent-encoded text, such as `%41` (RFC 3986 2.1). Returns `None` for a broken escape, or bytes that are
+/// not UTF-8.
 pub(crate) fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.as_bytes().contains(&b'%') {
         return Some(text.into());
@@ -26,8 +27,8 @@ pub(crate) fn is_token(bytes: impl AsRef<[u8]>) -> bool {
     !bytes.is_empty() && bytes.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet))
 }
 
-/// Appends a header line. Control characters become spaces, as which a recipient must read the dangerous ones among
-/// them (RFC 9110 5.5), so no value can smuggle in a line.
+/// Appends a header line. Each control character in the value becomes a space (RFC 9110 5.5), so no value can add a
+/// second line.
 ///
 /// # Panics
 ///

@@ -1,14 +1,14 @@
 //! The steps that work through the frame at the front of a connection's input.
 //!
-//! A connection owns no buffer. An unfragmented frame stays in the input until it is whole; what has arrived of it is
-//! unmasked in place and its text checked at once, and only the two positions are kept here, so nothing is scanned
-//! twice and bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
-//! arrives; one that is an event of its own stays in the input like an unfragmented frame. A payload to be dropped is
-//! skipped as it arrives.
+//! A connection has no buffer of its own for whole frames. An unfragmented frame stays in the input until it is whole.
+//! The bytes that have arrived are unmasked in place and checked at once, and [`Front`] has the two positions up to
+//! which this was done: so no byte is handled twice, and bad UTF-8 is refused at its first bad octet. The payload of a
+//! fragment moves into an [`Assembly`] as it arrives; a fragment that is an event of its own stays in the input like an
+//! unfragmented frame. A payload to be dropped is skipped as it arrives.
 //!
-//! A hook judges whole frames, so with one every frame stays in the input until then, and its text is checked behind
-//! the verdict: what is dropped need not be text. What receives is generic over whether there is a hook
-//! ([`WebSocket::advance`]); without one no trace of it is left.
+//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole, and its text is checked
+//! after the verdict: a dropped payload need not be UTF-8. The constant parameter `HOOKED` says whether there is a
+//! hook ([`WebSocket::advance`]), so receiving without one costs nothing extra.
 
 use super::{
     super::{
@@ -28,7 +28,7 @@ use std::ops::Range;
 
 /// The outcome of one step. Ranges are positions in its buffer.
 pub(super) enum Step {
-    /// Bytes were consumed that make no event.
+    /// Bytes were consumed, without an event.
     Again,
     /// The frame needs more bytes.
     Starved,
@@ -39,7 +39,7 @@ pub(super) enum Step {
 }
 
 impl WebSocket {
-    /// Consumes what stands at the front of the input, as far as it has arrived.
+    /// Consumes a frame at the front of the input, or as much of it as can be consumed already.
     #[inline]
     pub(super) fn step<const HOOKED: bool>(
         &mut self,
@@ -95,8 +95,8 @@ impl WebSocket {
         Ok(Step::Again)
     }
 
-    /// Checks the first two bytes of a frame against the state of the connection. The order of the checks is the order
-    /// of the bytes, here and in [`FrameHeader::decode`] after it: so the first error is the same however the bytes
+    /// Checks the first two bytes of a frame against the state of the connection. The checks here, and then those in
+    /// [`FrameHeader::decode`], come in the order of the bytes: so the first error does not depend on how the bytes
     /// arrive.
     #[inline]
     fn check_start(&self, bytes: &[u8]) -> Result<(), ProtocolError> {
@@ -119,7 +119,7 @@ impl WebSocket {
         }
     }
 
-    /// An unfragmented message.
+    /// Handles the frame of an unfragmented message.
     #[inline]
     fn step_whole<const HOOKED: bool>(
         &mut self,
@@ -160,8 +160,8 @@ impl WebSocket {
         })
     }
 
-    /// A fragment that is an event of its own, or that a hook is to see first. Out of line, so that it costs nothing
-    /// where it is not used.
+    /// Handles a fragment that is an event of its own, or for which there is a hook. Out of line, so that other
+    /// connections pay nothing for it.
     #[inline(never)]
     fn step_fragment<const HOOKED: bool>(
         &mut self,
@@ -174,7 +174,7 @@ impl WebSocket {
     ) -> Result<Step, ProtocolError> {
         Assembly::check_limits(self.assembly.as_deref(), header, limits)?;
         let (seen, payload_at) = (self.front.held().0, input.at + header_len);
-        // The first one's text is its own beginning; what continues it is checked with what came before.
+        // `hold` checks the text of a first fragment. That of a later one continues a text, which `assembly` checks.
         let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.checks_utf8;
         let held = self.hold(is_checked && !HOOKED, header, header_len, input)?;
         if let Some(assembly) = &mut self.assembly
@@ -192,7 +192,7 @@ impl WebSocket {
                 self.assembly = self.assembly.take().filter(|_| !header.fin.is_set());
                 return Ok(Step::Again);
             }
-            // Nothing of it is left but that it ends the message.
+            // The fragment still ends the message, with an empty payload.
             (range, payload) = (range.end..range.end, &[]);
         } else {
             assembly.check_utf8(if HOOKED { payload } else { &payload[payload.len() - utf8_tail..] })?;
@@ -208,9 +208,9 @@ impl WebSocket {
         })
     }
 
-    /// Unmasks what has arrived of the data frame at the front since the last time, and checks it if it is the text of
-    /// a whole message or its beginning. When all of it is there, consumes it and returns where its payload stands, and
-    /// how many bytes at its end begin a character.
+    /// Unmasks the bytes of the data frame at the front that have arrived since the last call; if `is_checked`, checks
+    /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload,
+    /// and the number of bytes at its end that begin a character.
     #[inline]
     fn hold(
         &mut self,
@@ -238,7 +238,8 @@ impl WebSocket {
         Ok(Some((input.at - payload_len..input.at, utf8_tail)))
     }
 
-    /// A control frame, once it is whole. After our close frame only the peer's is of interest.
+    /// Handles a control frame once it is whole. After our close frame every other one than the peer's close is
+    /// ignored.
     #[inline]
     fn step_control<const HOOKED: bool>(
         &self,
@@ -264,6 +265,8 @@ impl WebSocket {
     }
 }
 
+/// Returns whether the verdict drops the frame.
+///
 /// # Errors
 ///
 /// [`ProtocolError::Refused`].

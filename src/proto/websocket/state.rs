@@ -12,7 +12,7 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 /// - commands: [`send`](Self::send), [`close`](Self::close), [`abandon`](Self::abandon) and
 ///   [`excuse_silence`](Self::excuse_silence)
 ///
-/// Whatever a call appends to `replies` must reach the peer in that order, and nothing may follow a close frame.
+/// The bytes that calls append to `replies` must reach the peer in this order, and nothing may follow a close frame.
 ///
 /// The facts about a connection that has ended (RFC 6455 7.1.4, 7.1.5):
 ///
@@ -20,7 +20,7 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 /// | --- | --- | --- | --- | --- |
 /// | the peer closes | [`Event::Close`] in `Open`, with its reason | the peer's | the same | true |
 /// | we close, the peer answers | [`Event::Close`] in `Closing`, with its reason | the peer's | ours | true |
-/// | we close, no answer | [`Timeout::CloseTimeout`], or the socket | 1006 | ours | false |
+/// | we close, no answer | [`Timeout::CloseTimeout`], or the socket's end | 1006 | ours | false |
 /// | a protocol error | [`ProtocolError`], which says why | 1006 | the error's, or ours before it | false |
 /// | silence | [`Timeout::PongTimeout`] | 1006 | 1011 | false |
 /// | the socket is lost | the socket ([`abandon`](Self::abandon)) | 1006 | 1006 | false |
@@ -36,7 +36,7 @@ pub struct WebSocket {
     pub(super) assembly: Option<Box<Assembly>>,
     pub(super) front: Front,
     pub(super) last_received: Tick,
-    /// `Open`: when the last ping was sent. `Closing`: when our close frame was.
+    /// In `Open` the time of the last ping, in `Closing` that of our close frame.
     pub(super) waiting_since: Tick,
     pub(super) close_code: CloseCode,
     pub(super) sent_close_code: CloseCode,
@@ -69,16 +69,16 @@ pub enum State {
     Closed,
 }
 
-/// A hundred thousand idle connections should cost megabytes.
+// A hundred thousand idle connections should cost a few megabytes.
 const _: () = assert!(size_of::<WebSocket>() == 40);
 
 /// The progress in the frame at the front of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Front {
-    /// Its header stands at the front. So many bytes of its payload are unmasked; the last `utf8_tail` of them begin a
-    /// character.
+    /// The frame's header stands at the front. `unmasked` bytes of its payload are unmasked, and the last `utf8_tail`
+    /// of these begin a character.
     Payload { unmasked: u32, utf8_tail: u8 },
-    /// Its header is consumed, and so many bytes of its payload are to be dropped. Never 0.
+    /// The frame's header is consumed, and so many bytes of its payload are still to be dropped. Never 0.
     Skip(u32),
 }
 
@@ -103,7 +103,7 @@ impl Front {
 ///
 /// # Panics
 ///
-/// If `code` can stand neither in a close frame nor for one without a code.
+/// If `code` is neither [`CloseCode::is_sendable`] nor [`CloseCode::NO_STATUS`].
 pub(super) fn assert_may_send(code: CloseCode) {
     assert!(code.is_sendable() || code == CloseCode::NO_STATUS, "close code {code} must not be sent");
 }
