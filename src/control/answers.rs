@@ -26,8 +26,8 @@ pub(super) fn the_page() -> Answer {
     answer
 }
 
-/// Counts a refusal, and returns it as an answer, which no cache keeps unless a line of its own lets one: the next
-/// client may not be refused.
+/// Counts a refusal, and returns it as an answer. Unless the refusal has a `Cache-Control` of its own, no cache keeps
+/// the answer: another client need not be refused.
 pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     shared.counters.add(shared.cause(refusal), 1);
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -49,9 +49,9 @@ pub(super) fn response(status: StatusCode, content_type: &'static str, body: imp
     answer
 }
 
-/// Answers the preflight of a page of another origin that is to use these methods with a token or a password (WHATWG
-/// Fetch, CORS). A preflight shows neither, so the answer does not depend on them; the lines about pages, which follow,
-/// judge the origin.
+/// Answers a preflight: a browser asks whether a page of another origin may use these methods with a token or a
+/// password (WHATWG Fetch, CORS). The preflight itself has neither, so the answer does not depend on credentials. The
+/// caller adds the header lines that depend on the page's origin.
 pub(super) fn preflight(methods: &'static str) -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;

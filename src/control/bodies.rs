@@ -102,7 +102,7 @@ impl Bodies {
             let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
             let (_, number) = dearest.ok_or(NoRoom)?;
-            // Its task drops the received bytes before it reads more.
+            // The task of this body drops the received bytes before it reads more.
             table.remove(number);
         }
         Ok(())
@@ -172,7 +172,7 @@ impl Table {
 }
 
 impl Entry {
-    /// Returns the cost of the body so far, as if it had `more` bytes more, in bytes times milliseconds.
+    /// Returns the cost that the body would have now with `more` additional bytes, in bytes times milliseconds.
     fn cost(&self, now: Instant, more: usize) -> u128 {
         (self.bytes + more) as u128 * now.duration_since(self.since).as_millis()
     }

@@ -245,7 +245,8 @@ impl HttpConnection {
         self.next = Next::Nothing(reason);
     }
 
-    /// Waits for more of a head, which has a time to begin, and a time from its first byte on to be whole.
+    /// Waits for more bytes of a head. `idle_timeout` runs until its first byte, and then `header_timeout` until its
+    /// end.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_between || self.keeps_permit(cx) {
             let filled = self.fill(cx, HEAD_READ_BYTES)?;
@@ -310,9 +311,9 @@ impl HttpConnection {
         }
     }
 
-    /// Sets its permits idle if no byte of another request has arrived and the peer has taken all answers but a few
-    /// bytes that a close leaves to the kernel, and busy if not. Returns whether the connection may go on: whether the
-    /// permits still hold, and the peer is fast enough.
+    /// Marks the permits as idle or busy. They are idle if no byte of another request has arrived, and the peer has
+    /// taken all answers but a few bytes, which a close would leave to the kernel. Returns whether the connection may
+    /// go on: the permits still hold, and the peer is fast enough.
     fn keeps_permit(&mut self, cx: &mut Context<'_>) -> bool {
         let is_idle = self.is_between && self.output.is_flushed && self.output.poll_taken(&self.stream, cx).is_ready();
         let is_held = if is_idle { self.set_idle(cx) } else { self.set_busy() };
@@ -358,7 +359,8 @@ impl Write for HttpConnection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let was_flushed = mem::replace(&mut self.output.is_flushed, true);
-        // hyper may have read up to the end of the input before, and reads again only when it is woken.
+        // hyper may have read all input before this flush, and then reads again only when it is woken. So the permits
+        // are looked at here too.
         if !was_flushed && self.is_between && !self.keeps_permit(cx) && self.was_too_slow() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

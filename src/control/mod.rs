@@ -101,7 +101,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
-    // The port of everything but `/metrics` on an address of its own.
+    // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
     let port = Arc::new(Port::new(ServedEndpoints::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
@@ -111,7 +111,7 @@ async fn serve(start: Start) -> io::Result<()> {
         shards,
         counters,
         leaving,
-        // The other permits are for connections that have given way and are about to be closed.
+        // The rest of the limit is for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
         files,
@@ -158,9 +158,10 @@ fn publishing_ended(ended: Result<(), JoinError>) -> io::Error {
     io::Error::other(format!("the task that speaks with the shards has ended: {how}"))
 }
 
-/// The longest time for answers under way when the shards have ended, within [`Config::drain_timeout`]; and the time
-/// that they have in any case, which is enough to hand them to the kernel.
+/// The longest time for answers under way when the shards have ended, within [`Config::drain_timeout`].
 const FINISH: Duration = Duration::from_secs(1);
+
+/// The time that these answers have even after [`Config::drain_timeout`]. It is enough to hand them to the kernel.
 const FINISH_MIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) struct Output {
     sent: u64,
     /// The bytes that the peer had acknowledged at the last look, at least.
     taken: u64,
-    /// Whether everything was written since the last write.
+    /// Whether hyper has flushed since the last write.
     pub(super) is_flushed: bool,
     pub(super) is_too_slow: bool,
     watch: Option<Watch>,
@@ -80,7 +80,7 @@ impl Output {
             && let Some(watch) = &self.watch
             && (Instant::now() >= watch.ends.deadline() || self.is_taken(stream))
         {
-            // The window has a time in which the peer had no bytes to take.
+            // In a part of this window the peer had no bytes to take.
             self.watch = None;
         }
         loop {
@@ -106,7 +106,7 @@ impl Output {
         while !self.is_too_slow && self.leaves_much(stream) {
             match self.watch(stream, cx) {
                 Poll::Ready(Ok(())) => self.give_up(stream),
-                // A connection that is over has nothing left to take.
+                // The connection is over, so the peer takes nothing more.
                 Poll::Ready(Err(_)) => break,
                 Poll::Pending => {
                     let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK_AFTER_PEER)));
@@ -119,7 +119,8 @@ impl Output {
         Poll::Ready(())
     }
 
-    /// Returns whether a close would leave much to the kernel. Small answers cost a system call only once in many.
+    /// Returns whether a close would leave much to the kernel. The system call is made only when many bytes were sent
+    /// since the last one, so most small answers do without it.
     fn leaves_much(&mut self, stream: &TcpStream) -> bool {
         let most = LEFT_TO_KERNEL_MAX as u64;
         if self.sent - self.taken > most {

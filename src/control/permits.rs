@@ -70,8 +70,8 @@ impl ConnectionPermits {
     }
 
     /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
-    /// unread input gives way, and `gave_way` is called; `None` if there is none among [`IdleConnection::LOOKS_MAX`]
-    /// idle connections.
+    /// unread input gives way, and `gave_way` is called. Returns `None` if no connection gives way: at most
+    /// [`IdleConnection::LOOKS_MAX`] idle ones are looked at.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
         if table.taken < self.permits_max {

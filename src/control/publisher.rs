@@ -70,8 +70,8 @@ impl Publisher {
         (Publisher { queues }, Requests(requests))
     }
 
-    /// Publishes a message and waits for its place in the topic's order. `None` if the server leaves and has not
-    /// published it.
+    /// Publishes a message and waits for its place in the topic's order. Returns `None` if the server leaves and has
+    /// not published the message.
     pub(crate) async fn publish(
         &self,
         topic: TopicName,
@@ -133,7 +133,7 @@ pub(super) struct PublisherTask {
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
-    /// Whether shards that drain know that no publish follows.
+    /// Whether the barrier was sent, behind which no publish follows.
     has_sent_barrier: bool,
     requests: Submissions,
     /// The requests that wait for an answer, by ticket.
@@ -220,7 +220,8 @@ impl PublisherTask {
         loop {
             // No publish follows the barrier: from here on `submit` refuses it.
             self.send_barrier();
-            // While requests to a shard wait beside its lane, no other is added to them.
+            // A request that finds no room in its shard's lane waits beside the lane. Until it has found room,
+            // `try_next` returns no other request to this shard.
             for _ in 0..REQUESTS_MAX {
                 let Some(submission) = self.requests.try_next(&self.outside) else { break };
                 self.submit(submission);
@@ -293,13 +294,13 @@ impl PublisherTask {
 ///
 /// # Errors
 ///
-/// If it has ended without that.
+/// If the server has ended without leaving.
 async fn has_left(mut leaving: watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
     leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
-/// The most requests that wait to be sent, of all connections and handles, in equal parts for all shards. Beyond its
-/// shard's part a caller waits.
+/// The most requests that wait to be sent, over all connections and handles. Each shard has an equal part; when the
+/// part is used up, further callers wait.
 const REQUESTS_MAX: usize = 1_024;
 
 /// The smallest part of a shard.

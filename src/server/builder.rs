@@ -1,4 +1,4 @@
-//! Builds a server of its settings and its routes, before it listens.
+//! Builds a server from its settings and its routes, before it listens.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -83,11 +83,12 @@ impl Server {
 }
 
 impl Builder {
-    /// Changes settings, which are those of the server's command line.
+    /// Changes settings. They are the same as those of the server's command line.
     ///
     /// # Panics
     ///
-    /// After [`Builder::config`], whose settings have been checked already.
+    /// After [`Builder::config`], whose settings have been checked already. The same holds for [`Builder::listen`],
+    /// [`Builder::shards`], [`Builder::cpus`] and [`Builder::pin`].
     #[must_use]
     pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         match &mut self.base {
@@ -97,7 +98,7 @@ impl Builder {
         self
     }
 
-    /// Takes checked settings, instead of all settings before, and the routes of their file.
+    /// Replaces all settings by checked ones, and adds the routes of their file.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.base = Base::Config(Box::new(config));
@@ -117,7 +118,7 @@ impl Builder {
         self.settings(|settings| settings.shards = Some(count))
     }
 
-    /// Runs the shards on these CPUs, which they take in turn.
+    /// Runs the shards on these CPUs: the first shard on the first CPU, and so on, and from the first CPU again.
     #[must_use]
     pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
         let mut cpus: Vec<usize> = cpus.into_iter().collect();
@@ -236,7 +237,7 @@ impl Builder {
             table.add(route)?;
         }
         if !config.routes.is_empty() && table.serves_topics() {
-            // The routes of a file leave the page out, which watches the topics there.
+            // A file's routes need not name the page. With topics at their usual path it is at `/`, if that is free.
             serves_page = table.is_root_free();
         }
         let Table { routes, mounts, pages } = table;
@@ -249,7 +250,7 @@ impl Builder {
     }
 }
 
-/// Checks the pattern and the rules of a route of the embedder's.
+/// Checks the pattern and the rules of an embedder's route.
 fn settle_route(
     pattern: &str,
     options: &RouteOptions,
@@ -302,7 +303,7 @@ impl Table {
         self.routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN)
     }
 
-    /// Returns whether nothing is at `/`, and no page anywhere.
+    /// Returns whether nothing is at `/`, and no page is at another path.
     fn is_root_free(&self) -> bool {
         let is_root = |route: &Route| route.pattern.as_str() == "/";
         self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
@@ -336,7 +337,7 @@ pub enum BuildError {
     Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
-    /// Rules of a route that are wrong: each by its key, all of them.
+    /// Rules of a route that are wrong, all of them, each with its key.
     Options(Pattern, String),
     /// An address cannot be listened on, or the kernel lacks an operation.
     Start(StartError),

@@ -21,7 +21,7 @@ impl Role {
         ROLE.set(Some(self));
     }
 
-    /// Returns the end of a thread with this role, by what its work has returned.
+    /// Returns the end of a thread with this role, from the outcome of its work.
     pub(super) fn end(self, outcome: Result<io::Result<()>, Panicked>, has_started: bool) -> Result<(), StartError> {
         let how = match outcome {
             Ok(Ok(())) => return Ok(()),

@@ -67,7 +67,7 @@ impl Running {
         // The control thread publishes nothing from here on, and sends the shards its barrier, which they wait for.
         self.leaving.send_replace(true);
         for commands in &self.commands {
-            // Full or closed: it is stopping already.
+            // If the channel is full or closed, the shard is stopping already.
             drop(commands.try_send(ShardCommand::Drain));
         }
     }
@@ -76,17 +76,17 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// If a shard has ended on its own.
+    /// If a shard or the control thread has failed.
     pub async fn shutdown(mut self) -> Result<(), StartError> {
         self.stop();
         self.wait().await
     }
 
-    /// Waits until the server has ended. A `wait` that was dropped may be followed by another.
+    /// Waits until the server has ended. After the future was dropped, another call goes on with the wait.
     ///
     /// # Errors
     ///
-    /// If a shard has ended on its own.
+    /// If a shard or the control thread has failed.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         while self.running > 0 {
             self.ends
@@ -102,7 +102,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// If a shard has ended on its own.
+    /// If a shard or the control thread has failed.
     ///
     /// # Panics
     ///

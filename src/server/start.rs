@@ -53,11 +53,13 @@ impl Server {
         }
     }
 
-    /// Starts a thread for each shard and one for control, and returns once all of them accept connections.
+    /// Starts a thread for each shard and one for control, and returns once all of them have started. From then on the
+    /// server accepts connections.
     ///
     /// # Errors
     ///
-    /// [`StartError::Shard`] if one cannot be set up.
+    /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
+    /// [`StartError::ControlDied`] if a thread panics before it has started.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, mut listeners, addresses, metrics_listener, endpoints, hub: (hub, requests) } = self;
         let (config, endpoints) = (Arc::new(config), Arc::new(endpoints));
@@ -220,7 +222,7 @@ impl Threads {
         drop((started, ended));
         for _ in 0..count {
             if starts.recv().is_err() {
-                // One has ended before it started, and has reported that end before.
+                // A thread has ended before its start, and has reported its end.
                 while let Ok(outcome) = ends.try_recv() {
                     outcome?;
                 }
@@ -237,8 +239,8 @@ fn report_end(end: End, ended: &mpsc::Sender<End>) {
     drop(ended.try_send(end));
 }
 
-/// Returns an epoch that is larger than those of earlier processes on this machine: it counts microseconds, and topics
-/// are made more slowly.
+/// Returns an epoch that is larger than those of earlier processes on this machine. It is the time in microseconds, and
+/// a process makes fewer topics than microseconds pass.
 fn epoch_first() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_micros() as u64)
 }
