@@ -6,7 +6,7 @@ use crate::proto::Refusal;
 /// The origins and tokens that requests need. Without any, every request is admitted.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Origins whose pages may use the hub; a request of another is answered 403.
+    /// Origins whose pages may use the hub. A request of a page of another origin is answered 403.
     pub origins: Origins,
     /// The tokens to publish with.
     pub publish: Tokens,
@@ -35,12 +35,12 @@ impl Access {
         self.origins.are_any() && !tokens.iter().any(|tokens| tokens.are_required())
     }
 
-    /// Checks that a request shows a token for all of this. A refusal names the `mode` that would do with what is
-    /// shown.
+    /// Checks that a request has a token for each of these rights, where one is required. If the request could use one
+    /// of the rights alone, the refusal names the `mode` that asks for that right.
     ///
     /// # Errors
     ///
-    /// 401 for no token or a wrong one, 403 for one that is for something else.
+    /// 401 without a token or with an unknown one, 403 with a token for other rights.
     pub(crate) fn check_tokens(&self, credentials: &Credentials<'_>, rights: &[Right]) -> Result<(), Refusal> {
         let shown = credentials.token();
         for &right in rights {
@@ -91,7 +91,7 @@ fn name(right: Right) -> &'static str {
     }
 }
 
-/// Returns how a client asks for nothing but that at a topic.
+/// Returns the pair of the query by which a client asks for this right alone.
 fn mode(right: Right) -> Option<&'static str> {
     match right {
         Right::Publish => Some("mode=pub"),

@@ -27,24 +27,26 @@ pub struct Basic {
 
 #[derive(Clone)]
 enum Check {
-    /// Each with the SHA-256 of the password: the password itself is not kept, and all comparisons take the same time.
+    /// The users, each with the SHA-256 of the password. The password itself is not kept, and all comparisons take the
+    /// same time.
     Users(Vec<(String, [u8; 32])>),
     By(Arc<Judge>),
 }
 
-/// Says whether that user has that password.
+/// Returns whether that user has that password.
 type Judge = dyn Fn(&str, &str) -> bool + Send + Sync;
 
 impl Basic {
-    /// These users, at least one, each with a password or its SHA-256 as `sha256:` and 64 hexadecimal digits.
+    /// Admits these users, at least one, each with a password, or with its SHA-256 as `sha256:` and 64 hexadecimal
+    /// digits.
     ///
-    /// A SHA-256 hides a password from a glance at the settings. It is quick, as it must be on a shard's
-    /// thread, so it does not protect a password that can be guessed; for slow hashes there is a handler's opening.
+    /// A SHA-256 hides a password from a glance at the settings. It is quick, as a check on a shard's thread must be,
+    /// so it does not protect a password that can be guessed. To compare slow hashes, use a handler's opening.
     ///
     /// # Errors
     ///
-    /// A sentence, which repeats no password, about a realm or user that cannot be sent, a user named twice, or a
-    /// password that is empty or a broken SHA-256.
+    /// A sentence without any password, if the realm or a user cannot be sent, if a user is named twice, if a password
+    /// is empty or a broken SHA-256, or if there is no user.
     pub fn new<U, P>(realm: &str, users: impl IntoIterator<Item = (U, P)>) -> Result<Basic, String>
     where
         U: Into<String>,
@@ -68,7 +70,8 @@ impl Basic {
         Ok(Basic { challenge: challenge(realm)?, check: Check::Users(digests) })
     }
 
-    /// Admits by a function of name and password. It is called on a shard's thread, so it must be quick.
+    /// Admits by a function of name and password. It is called on the threads of shards and on the control thread, so
+    /// it must be quick.
     ///
     /// # Errors
     ///
@@ -106,7 +109,7 @@ impl Authenticator for Basic {
     }
 }
 
-/// Says how many users there are, and nothing of their passwords.
+/// Prints the number of users, if they are a list, never a password.
 impl fmt::Debug for Basic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut basic = f.debug_struct("Basic");
@@ -118,7 +121,7 @@ impl fmt::Debug for Basic {
     }
 }
 
-/// RFC 7617 2, 2.1.
+/// Returns the challenge for a realm (RFC 7617 2, 2.1).
 fn challenge(realm: &str) -> Result<String, String> {
     if realm.is_empty() || !realm.bytes().all(|octet| octet.is_ascii_graphic() || octet == b' ') {
         return Err(format!("the realm {realm:?} is empty or has characters beyond ASCII"));
@@ -144,7 +147,7 @@ fn digest_of(password: &str) -> Result<[u8; 32], &'static str> {
     Ok(digest)
 }
 
-/// RFC 7617 2: up to the first colon it is the user.
+/// Returns the user, which stands before the first colon, and the password behind it (RFC 7617 2).
 fn decode(shown: &[u8]) -> Option<(String, String)> {
     let text = String::from_utf8(STANDARD.decode(shown).ok()?).ok()?;
     let (user, password) = text.split_once(':')?;

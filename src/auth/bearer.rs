@@ -13,8 +13,8 @@ use crate::proto::Refusal;
 
 /// Bearer tokens (RFC 6750), in `Authorization` or, for browsers that open a WebSocket, in the query's `access_token`.
 ///
-/// A request without a token, or with an invalid one, is answered 401 with a challenge; one whose token is for
-/// something else, 403.
+/// A request without a token, or with an invalid one, is answered 401 with a challenge. A request whose token is for
+/// something else is answered 403.
 ///
 /// ```
 /// use ringhub::auth::{Bearer, Identity, TokenFault};
@@ -39,7 +39,7 @@ enum Check {
 /// Finds the owner of a token.
 type Judge = dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync;
 
-/// Why a token is not accepted (RFC 6750 3.1).
+/// The reason for which a token is not accepted (RFC 6750 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFault {
     /// The token is unknown, expired or revoked: 401.
@@ -54,8 +54,8 @@ impl Bearer {
     ///
     /// # Errors
     ///
-    /// A sentence, in which no token is repeated, if a token could not be sent (RFC 6750 2.1), if two are equal, or if
-    /// there is none.
+    /// A sentence without any token, if a token could not be sent (RFC 6750 2.1), if two are equal, or if there is
+    /// none.
     pub fn new<N, T>(tokens: impl IntoIterator<Item = (N, T)>) -> Result<Bearer, String>
     where
         N: Into<String>,
@@ -85,8 +85,8 @@ impl Bearer {
         Bearer(Check::By(Arc::new(check)))
     }
 
-    /// Returns whether one of its tokens is also one of those. With a function it returns `true`, since the function
-    /// may find an owner for any token.
+    /// Returns whether this authenticator and `tokens` have a token in common. If a function finds the owners, returns
+    /// `true`, since it may find one for any token.
     pub(crate) fn shares_one_with(&self, tokens: &Tokens) -> bool {
         match &self.0 {
             Check::Named(named) => named.iter().any(|(_, token)| tokens.admit(Some(token.as_bytes()))),
@@ -97,7 +97,7 @@ impl Bearer {
     fn owner(&self, token: &[u8]) -> Result<Identity, TokenFault> {
         match &self.0 {
             Check::Named(named) => {
-                // All are compared, so that the time does not tell which came close.
+                // All tokens are compared, so that the time does not depend on which one is equal.
                 let mut owner = None;
                 for (name, known) in named {
                     if known.as_bytes().ct_eq(token).into() {

@@ -18,9 +18,9 @@ pub fn any_of(first: impl Authenticator) -> AnyOf {
     AnyOf { first: Box::new(first), others: Vec::new() }
 }
 
-/// Requires every authenticator to succeed. Yields the last one's identity, or the first refusal.
+/// Requires every authenticator to succeed. The result is the identity from the last one, or the first refusal.
 ///
-/// The cheapest authenticator goes first, and the one that knows people by name last:
+/// Put the cheapest authenticator first, and last the one whose identity you need:
 ///
 /// ```
 /// use ringhub::auth::{Basic, Network, all_of};
@@ -48,10 +48,11 @@ impl Authenticator for AllOf {
     }
 }
 
-/// Requires one authenticator to succeed. Yields the identity of the first that does.
+/// Requires one authenticator to succeed. The result is the identity from the first that does.
 ///
-/// If none does, the answer is that of the authenticator whose scheme the request has tried, or else of the first that
-/// challenges, or else of the first; with the challenges of all, each in a header line of its own.
+/// If none does, one of their refusals is the answer: that of the authenticator whose scheme the request has tried;
+/// else the first refusal with a challenge; else the first refusal. The challenges of all authenticators are added to
+/// it, each in a header line of its own.
 ///
 /// ```
 /// use ringhub::auth::{Basic, Bearer, any_of};
@@ -98,7 +99,8 @@ impl Authenticator for AnyOf {
     }
 }
 
-/// Makes one authenticator of several, of which all must admit, or any. `None` without any.
+/// Makes one authenticator of several: if `is_all`, all of them must admit a request, otherwise any of them. Returns
+/// `None` if there are none.
 pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool) -> Option<Arc<dyn Authenticator>> {
     let mut each = authenticators.into_iter();
     let first = each.next()?;
@@ -113,7 +115,8 @@ fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
     refusal.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CHALLENGE)).map(|(_, value)| &**value)
 }
 
-/// Returns whether the request has tried the scheme of a challenge, as a challenge with an error implies (RFC 6750 3).
+/// Returns whether the request has tried the scheme of a challenge. A challenge with an error implies that it has (RFC
+/// 6750 3).
 fn answers(challenge: &str, credentials: &Credentials<'_>) -> bool {
     let scheme = challenge.split(' ').next().unwrap_or_default();
     challenge.contains(" error=") || credentials.header().is_some_and(|value| after_scheme(value, scheme).is_some())

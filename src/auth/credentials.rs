@@ -18,21 +18,21 @@ pub struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Returns the credentials behind a scheme in `Authorization` (RFC 9110 11.6.2). `None` for another scheme, without
-    /// the header, or with more than one: a proxy in front may have judged another of them.
+    /// Returns the credentials behind a scheme in `Authorization` (RFC 9110 11.6.2). Returns `None` for another scheme,
+    /// without the header, and also if there are several such headers: a proxy in front may have judged another one.
     #[must_use]
     pub fn authorization(&self, scheme: &str) -> Option<&'a [u8]> {
         after_scheme(self.header()?, scheme)
     }
 
-    /// Returns the client's address, as IPv4 also where it reached an IPv6 socket (`::ffff:192.0.2.1`).
+    /// Returns the client's address. An IPv4 client of an IPv6 socket (`::ffff:192.0.2.1`) has its IPv4 address.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// Returns the bearer token in `Authorization` or else in the query, whose `access_token` is for clients that
-    /// cannot set a header: browsers that open a WebSocket (RFC 6750 2.1, 2.3).
+    /// Returns the bearer token in `Authorization`, or else in the query's `access_token` (RFC 6750 2.1, 2.3). The
+    /// query is for browsers that open a WebSocket, since they cannot set a header.
     #[must_use]
     pub fn token(&self) -> Option<Cow<'a, [u8]>> {
         let of_query = || {

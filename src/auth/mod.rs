@@ -1,8 +1,8 @@
 //! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
-//! An [`Authenticator`] finds out who sent a request, from its head and the address it comes from. Those here are
-//! [`Basic`] (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] put
-//! several together, and everything else is a trait away.
+//! An [`Authenticator`] finds out who sent a request, from its head and the address it comes from. There are [`Basic`]
+//! (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] combine several.
+//! For anything else, implement the trait.
 //!
 //! ```
 //! use ringhub::auth::{Basic, Bearer, Network, all_of, any_of};
@@ -14,8 +14,8 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! Basic and Bearer send their secrets as they are (RFC 7617 4, RFC 6750 5.2): beyond a network that is trusted, only
-//! behind TLS.
+//! With Basic and Bearer, clients send their secrets in the clear (RFC 7617 4, RFC 6750 5.2). Outside a trusted
+//! network, use them only behind TLS.
 
 #![forbid(unsafe_code)]
 
@@ -63,8 +63,8 @@ impl Identity {
 
 /// Finds out who sent a request.
 ///
-/// An authenticator is called on a shard's thread and must answer at once; a check that takes longer, such as a slow
-/// hash or a question to another server, belongs into a handler's opening.
+/// An authenticator is called on the threads of shards and on the control thread, and must answer at once. A check that
+/// takes longer, such as a slow hash or a question to another server, belongs in a handler's opening.
 ///
 /// ```
 /// use ringhub::{

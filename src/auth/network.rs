@@ -9,8 +9,8 @@ use crate::proto::Refusal;
 
 /// Networks whose addresses are let in, and others that are not. A client that is not let in is answered 403.
 ///
-/// An address is judged as what it is: one of IPv4 that reached an IPv6 socket is of IPv4, so `0.0.0.0/0` is all of
-/// IPv4 and `::/0` all of IPv6. Behind a proxy every request has the proxy's address.
+/// The address of an IPv4 client counts as IPv4 even if the client reached an IPv6 socket. So `0.0.0.0/0` is all of
+/// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address.
 ///
 /// ```
 /// use ringhub::auth::Network;
@@ -26,12 +26,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// Lets in who is in one of `allow` and in none of `deny`; with nothing to allow, who is in none of `deny`. Each is
-    /// a network (`10.0.0.0/8`) or an address.
+    /// Lets in the addresses that are in one of `allow` and in none of `deny`. If `allow` is empty, lets in all
+    /// addresses that are in none of `deny`. Each text is a network (`10.0.0.0/8`) or an address.
     ///
     /// # Errors
     ///
-    /// A sentence about the first that is neither, or about both lists being empty.
+    /// A sentence about the first text that is neither, or if both lists are empty.
     pub fn new(allow: &[&str], deny: &[&str]) -> Result<Network, String> {
         let read = |networks: &[&str]| networks.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>();
         let (allowed, denied) = (read(allow)?, read(deny)?);
@@ -47,7 +47,8 @@ impl Network {
         self.network_of(address.to_canonical()).is_some()
     }
 
-    /// The network that lets it in, or nothing more than the address where only some are denied.
+    /// Returns the network that lets an address in; the address itself if there are only networks to deny. Returns
+    /// `None` if the address is not let in.
     fn network_of(&self, address: IpAddr) -> Option<IpNet> {
         if self.denied.iter().any(|network| network.contains(&address)) {
             return None;
@@ -60,7 +61,7 @@ impl Network {
 }
 
 impl Authenticator for Network {
-    /// It is called by the network that lets it in, such as `10.0.0.0/8`.
+    /// Returns an identity with the name of the network that lets the client in, such as `10.0.0.0/8`.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let network = credentials.address().and_then(|address| self.network_of(address));
         let identity = network.map(|network| Identity::new(network.to_string()));
@@ -68,7 +69,8 @@ impl Authenticator for Network {
     }
 }
 
-/// A network whose host bits are set is a slip of the hand, so it is none.
+/// Reads a network or an address. A network with bits of a host, such as `10.0.0.1/8`, is probably a mistake, so it is
+/// an error.
 fn network(text: &str) -> Result<IpNet, String> {
     let is_none = |example: &str| format!("{text:?} is no network; write it like {example}");
     let network = match text.parse::<IpAddr>() {
@@ -78,7 +80,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     if network != network.trunc() {
         return Err(is_none(&network.trunc().to_string()));
     }
-    // IPv4 in the clothes of IPv6: no address that is judged looks like that.
+    // An IPv4 network that is written as IPv6. The addresses that are judged are never written so.
     let mapped = match network {
         IpNet::V6(network) if network.prefix_len() >= 96 => network.addr().to_ipv4_mapped().map(|addr| (network, addr)),
         _ => None,

@@ -6,20 +6,20 @@ use crate::proto::{Refusal, RequestHead};
 ///
 /// A browser names the origin of a page in `Origin`: always in an opening handshake and in a POST, and in a GET whose
 /// answer a page of another origin is to read (CORS). A GET for an element of a page, such as a script or a picture,
-/// has no `Origin`. Its `Sec-Fetch-Site` says that the page is of another origin; browsers leave that line out where
-/// they reach the hub by plain HTTP and another name than `localhost`. A request with neither line passes, like those
-/// of clients that are no browsers; the answer then keeps itself from pages of other origins, by
-/// `Cross-Origin-Resource-Policy` from their elements and by `Content-Security-Policy` from their frames.
+/// has no `Origin`. Its `Sec-Fetch-Site` says whether the page is of another origin; but browsers leave that line out
+/// if they reach the hub by plain HTTP and by another name than `localhost`. A request with neither line passes, as the
+/// requests of other clients than browsers do. Header lines of the answer then keep it from pages of other origins:
+/// `Cross-Origin-Resource-Policy` from their elements, and `Content-Security-Policy` from their frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// Checks that each is one, such as `https://example.org` or `http://localhost:8080`, and that there is one at
-    /// least: an empty list does not mean all, which [`Origins::default`] does.
+    /// Checks that each text is an origin, such as `https://example.org` or `http://localhost:8080`. To allow all
+    /// origins, use [`Origins::default`], not an empty list.
     ///
     /// # Errors
     ///
-    /// A sentence about the first that is none, or the empty list.
+    /// A sentence about the first text that is no origin, or about an empty list.
     pub fn new(origins: Vec<String>) -> Result<Origins, String> {
         if origins.is_empty() {
             return Err("the list is empty, and no page would be allowed".into());
@@ -49,14 +49,14 @@ impl Origins {
         self.are_any() || self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
     }
 
-    /// Returns whether the list names an origin, which says more than that all are allowed. `null` names no page, since
-    /// any page can open a sandboxed frame of that origin.
+    /// Returns whether the list itself has an origin; if all origins are allowed, there is no list. `null` does not
+    /// count, since any page can open a sandboxed frame of that origin.
     pub(crate) fn has(&self, origin: &[u8]) -> bool {
         !self.are_any() && self.allow(origin) && !origin.eq_ignore_ascii_case(b"null")
     }
 
-    /// Checks that a request is not one of a page that may not use the hub, as far as its browser says so. A navigation
-    /// of a whole window passes wherever its link stands, since the page with the link does not see the answer.
+    /// Refuses a request if its browser says that it comes from a page that may not use the hub. A navigation of a
+    /// whole window passes, whatever page its link is on: that page does not see the answer.
     ///
     /// # Errors
     ///

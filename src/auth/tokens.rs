@@ -20,13 +20,13 @@ pub struct Tokens(Vec<String>);
 pub(super) const CHARACTERS: &str = "A-Z a-z 0-9 - . _ ~ + / =";
 
 impl Tokens {
-    /// Checks that each could be sent in an `Authorization` header, and that there is one at least: an empty list
-    /// does not mean that none is needed, which [`Tokens::default`] does.
+    /// Checks that each token can be sent in an `Authorization` header. To require no token, use [`Tokens::default`],
+    /// not an empty list.
     ///
     /// # Errors
     ///
-    /// A sentence about the token, which does not repeat it, if it is empty or has characters other than those of RFC
-    /// 6750 2.1; or about the empty list.
+    /// A sentence without any token, if one is empty or has characters other than those of RFC 6750 2.1, or if the list
+    /// is empty.
     pub fn new(tokens: Vec<String>) -> Result<Tokens, String> {
         if tokens.is_empty() {
             return Err("the list is empty, and nobody could show one of its tokens".into());
@@ -46,8 +46,8 @@ impl Tokens {
         !self.0.is_empty()
     }
 
-    /// Returns whether the shown token is one of them, or none is required. Takes as long for a wrong one as for a
-    /// right one of the same length.
+    /// Returns whether the shown token is one of these, or none is required. The time is the same for a wrong token as
+    /// for a right one of the same length.
     #[must_use]
     pub fn admit(&self, shown: Option<&[u8]>) -> bool {
         if !self.are_required() {
@@ -59,7 +59,7 @@ impl Tokens {
     }
 }
 
-/// Says how many there are, never which.
+/// Prints the number of tokens, never a token.
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tokens({})", self.0.len())

@@ -40,7 +40,7 @@ pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) router: Arc<RequestRouter>,
     pub(super) served: ServedEndpoints,
-    /// Without a permit, the connection may ask only for metrics, health and readiness.
+    /// Whether the connection has a permit. Without one, only requests for metrics, health and readiness are answered.
     pub(super) has_permit: bool,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Service {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServedEndpoints {
     Everything,
-    /// Metrics, health and readiness: it is on the address of the metrics.
+    /// Metrics, health and readiness, for a connection to the address of the metrics.
     Operations,
 }
 
@@ -57,7 +57,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    /// Begins to answer a request: all but bodies and files is answered at once.
+    /// Begins to answer a request. Only a body to read or a file takes longer than this call.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
@@ -112,14 +112,14 @@ impl RequestFacts {
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
-            // Without the query, which may hold a token, and without the text of the refusal, which may repeat it.
+            // The query may hold a token, and the text of the refusal may repeat the query, so neither is logged.
             if let Some((method, path)) = self.target.as_deref() {
                 let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
                 tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
-                // The unread rest of the body stands before the next request.
+                // The unread rest of the body stands in front of the next request.
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             answer
@@ -312,7 +312,8 @@ async fn publish(
     Ok(response(StatusCode::ACCEPTED, JSON, answer))
 }
 
-/// Takes a body that has arrived as a whole, and room for it. The inner error is the part of another that has arrived.
+/// Takes a body that has arrived whole, and room for it. If the body has not arrived whole, the inner error is the part
+/// that has arrived.
 fn take_whole(shared: &Shared, bytes_max: u32, body: &mut Incoming) -> Result<Result<(Bytes, Room), Bytes>, Refusal> {
     check_size(bytes_max, body.size_hint().lower())?;
     let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) else {

@@ -53,7 +53,7 @@ impl Shared {
         *self.leaving.borrow()
     }
 
-    /// Waits until the server leaves, or was dropped.
+    /// Waits until the server leaves, or until its owner has dropped it.
     pub(super) async fn has_left(&self) {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }

@@ -92,8 +92,8 @@ impl<S> Accept<S> {
         self
     }
 
-    /// Publishes the client's messages to a topic as they are, a large frame from the memory it was received into,
-    /// without a call of `on_message`. Fragments are not forwarded.
+    /// Publishes the client's messages to a topic as they are, without a call of `on_message`. A large frame is sent
+    /// from the memory that it was received into. Fragments are not forwarded.
     #[must_use]
     pub fn forward(mut self, topic: TopicName, scope: Scope) -> Self {
         self.forwards = Some((topic, scope));
@@ -103,7 +103,8 @@ impl<S> Accept<S> {
 
 /// A whole HTTP response instead of a WebSocket, after which the connection ends.
 ///
-/// The client has two seconds to take it, and is reset if it has not made room for all of it by then.
+/// The client has two seconds to take the response. If it has not made room for all of it by then, the connection is
+/// reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub(crate) status: u16,

@@ -72,8 +72,9 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method delays all
 /// connections of the shard: give long work to [`Connection::spawn`].
 ///
-/// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`; `opening`, where there is no
-/// id, in a span `opening` with `request`, `peer` and `path`. Events that are logged there carry these fields.
+/// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`. Only `opening`, when there
+/// is no id yet, is called in a span `opening` with `request`, `peer` and `path`. Events that are logged in a method
+/// have these fields.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves meanwhile, no other call follows.
@@ -123,7 +124,8 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// ```
 pub trait Handler: Send + Sync + 'static {
     /// The state of one connection. It is made when the connection is accepted, and dropped when the connection has
-    /// ended. If a type has no default, since `opening` always makes the state, use an `Option` of it.
+    /// ended. For a type without a default, use an `Option` of it: `opening` makes the state, so it need never be
+    /// `None`.
     type State: Default + 'static;
 
     /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
@@ -178,8 +180,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, error);
     }
 
-    /// Is called exactly once, when the connection has ended. Its subscriptions have ended by then, so a farewell takes
-    /// its topic from the state; the connection can send no more.
+    /// Is called exactly once, when the connection has ended. It can send no more, and its subscriptions have ended: to
+    /// publish a farewell, keep the topic in the state.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);
     }

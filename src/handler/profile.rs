@@ -17,9 +17,9 @@ pub(crate) struct Profile {
     pub(crate) closed: Option<Closed>,
     /// Frames of a message of ours that is not finished.
     pub(crate) fragments: Option<Vec<u8>>,
-    /// The span in which the handler is called, and the client's address beside a request that is not kept. Both exist
-    /// only while a subscriber listens to events of that level.
+    /// The span in which the handler is called. It is kept only while a `tracing` subscriber is enabled for its level.
     pub(crate) span: Option<Span>,
+    /// The client's address, for that span, where the route forgets its requests.
     pub(crate) peer: Option<SocketAddr>,
 }
 

@@ -56,7 +56,7 @@ impl Pattern {
                 if part.contains(['{', '}']) {
                     return Err(error("has a brace within a segment; a parameter is a whole one"));
                 }
-                // Decoded by the rules for the path of a request. Below, only the last segment may be empty.
+                // Decoded like the path of a request. The check below lets only the last segment be empty.
                 let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
                 segments.push(Segment::Fixed(fixed.into_owned()));
                 continue;
@@ -158,8 +158,8 @@ impl Pattern {
         })
     }
 
-    /// Returns the pattern of all paths below a fixed path; `/site` and `/site/` both give `/site/{...}`. `None` if
-    /// this pattern has parameters.
+    /// Returns the pattern of all paths below this fixed path: `/site` and `/site/` both give `/site/{...}`. Returns
+    /// `None` if this pattern has parameters.
     pub(crate) fn below(&self) -> Option<Pattern> {
         let mut segments = self.segments.clone();
         let is_fixed = segments.iter().all(|segment| matches!(segment, Segment::Fixed(_)));
@@ -264,8 +264,8 @@ impl TopicSpace {
         if self.prefix.is_empty() { TopicName::new(value) } else { TopicName::new(&format!("{}{value}", self.prefix)) }
     }
 
-    /// Returns whether a topic is in the space. Compares decoded names, so an escape such as `%2F` in the request's
-    /// path cannot evade it.
+    /// Returns whether a topic is in the space. The name is decoded already, so an escape such as `%2F` in a request's
+    /// path cannot evade the check.
     pub(crate) fn include(&self, topic: &TopicName) -> bool {
         topic.as_str().starts_with(&self.prefix)
     }

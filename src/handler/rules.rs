@@ -77,14 +77,15 @@ impl RouteOptions {
         self
     }
 
-    /// Sets the largest frame from a client, in bytes, not above the largest message. Beyond it: close 1009.
+    /// Sets the largest frame from a client, in bytes, not above the largest message. Beyond it the connection is
+    /// closed with 1009.
     #[must_use]
     pub fn max_frame(mut self, bytes: u32) -> Self {
         self.max_frame = Some(bytes.into());
         self
     }
 
-    /// Sets the most fragments of one message, at least 1. Beyond it: close 1009.
+    /// Sets the most fragments of one message, at least 1. Beyond it the connection is closed with 1009.
     #[must_use]
     pub fn max_fragments(mut self, count: u32) -> Self {
         self.max_fragments = Some(count);
@@ -129,9 +130,9 @@ impl RouteOptions {
         self
     }
 
-    /// Drops the opening request instead of keeping it for [`Connection::request`](super::Connection::request): it
-    /// costs some hundred bytes for each connection. The span in which the handler is called, with the connection's id
-    /// and peer, is kept only if a `tracing` subscriber is enabled at DEBUG.
+    /// Drops the opening request instead of keeping it for [`Connection::request`](super::Connection::request). This
+    /// saves some hundred bytes for each connection. The span in which the handler is called, with the connection's id
+    /// and peer, is then kept only if a `tracing` subscriber is enabled at DEBUG.
     #[must_use]
     pub fn forget_request(mut self) -> Self {
         self.forgets_request = true;
@@ -197,7 +198,7 @@ pub struct Rules {
     pub inspects_frames: bool,
     /// Whether opening requests are not kept.
     pub forgets_request: bool,
-    /// Whether its connections get no broadcasts.
+    /// Whether the route's connections get no broadcasts.
     pub skips_broadcasts: bool,
     /// Whether slow clients are left to the handler.
     pub has_manual_backpressure: bool,

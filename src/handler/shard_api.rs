@@ -47,7 +47,7 @@ pub(crate) trait ShardApi {
     /// Unsubscribes the connection. Returns whether it was a subscriber.
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool;
 
-    /// Returns the topics of its subscriptions.
+    /// Returns the topics of the connection's subscriptions.
     fn topics(&self, id: ConnectionId) -> Vec<TopicName>;
 
     /// Publishes to a topic.
@@ -59,10 +59,10 @@ pub(crate) trait ShardApi {
         scope: Scope,
     ) -> Option<Published>;
 
-    /// Sets the limits of the connection's own messages, from the next message on.
+    /// Sets the limits of the client's messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
 
-    /// Sets the keep-alive of the connection's own.
+    /// Sets the keep-alive of the connection.
     fn set_keep_alive(&mut self, id: ConnectionId, keep_alive: KeepAlive);
 
     /// Notifies `waiter` when the connection has no output left, or has ended.
@@ -83,7 +83,7 @@ pub(crate) trait ShardApi {
 pub(crate) struct Facts {
     pub(crate) state: State,
     pub(crate) message_length: usize,
-    /// The bytes that its socket has not taken, and their limit.
+    /// The bytes that the connection's socket has not taken, and their limit.
     pub(crate) backlog_bytes: usize,
     pub(crate) backlog_bytes_max: usize,
     pub(crate) limits: MessageLimits,
@@ -103,7 +103,7 @@ struct Queues {
     notify: Notify,
 }
 
-/// A call in a turn, for a connection: a panic counts as its handler's.
+/// A call in a turn, for a connection. A panic in it counts as a panic of the connection's handler.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 
 /// A future that runs beside the turns, for a connection.

@@ -3,7 +3,7 @@
 /// The page.
 pub const PAGE: &str = include_str!("page.html");
 
-/// The headers of the page: it loads nothing from anywhere, and connects only to WebSockets and its own hub.
+/// The headers of the page. With them it loads nothing else, and connects only to its own hub.
 pub const HEADERS: &[(&str, &str)] = &[
     ("cache-control", "no-cache"),
     (

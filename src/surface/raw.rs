@@ -23,9 +23,9 @@ pub struct RawRequest {
     pub subscribes: bool,
     /// Whether the client may publish.
     pub publishes: bool,
-    /// Whether it receives its own messages.
+    /// Whether the client receives its own messages.
     pub has_echo: bool,
-    /// The scope of its messages.
+    /// The scope of the client's messages.
     pub scope: Scope,
 }
 
@@ -81,15 +81,15 @@ impl RawRequest {
     }
 }
 
-/// Serves topics as they are: the server's handler `hub`. [`RawRequest::accept`] settles the use of a
-/// connection when it is opened.
+/// The server's handler `hub`, which publishes messages to topics as they are. [`RawRequest::accept`] makes the
+/// subscription and the forwarding of a connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawTopics;
 
 impl Handler for RawTopics {
     type State = ();
 
-    /// Closes a client with `mode=sub`: the messages of all others are forwarded.
+    /// Closes the connection: its client has `mode=sub`, since the messages of all other clients are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
         // The connection may be closing already.
         _ = connection.close(CloseCode::POLICY_VIOLATION, "this connection only receives");

@@ -6,11 +6,11 @@ use tokio::time::sleep;
 
 use super::net;
 
-/// A socket whose close leaves at most 64 KiB to the kernel: if its peer has yet to take more,
-/// dropping it makes the close a reset.
+/// A socket whose close leaves at most 64 KiB to the kernel. If the peer has yet to take more when the socket is
+/// dropped, the connection is reset.
 ///
-/// The kernel would keep the bytes that a peer does not take for minutes, beyond the server's end, in a socket that no
-/// limit counts.
+/// Without the reset the kernel would keep these bytes for minutes, beyond the server's end, in a socket that no limit
+/// counts.
 #[derive(Debug)]
 pub struct BoundedClose<S: AsFd> {
     /// Set until [`BoundedClose::into_inner`].

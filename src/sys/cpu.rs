@@ -4,14 +4,14 @@ use std::io;
 
 use core_affinity::CoreId;
 
-/// The CPUs of the process's affinity mask, in order.
+/// Returns the CPUs of the process's affinity mask, in order.
 #[must_use]
 pub fn allowed() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// How many CPUs' worth of time a cgroup quota leaves this process, if one is set (`cpu.max` of cgroup v2, or
-/// `cpu.cfs_quota_us` of v1), seen from inside the container.
+/// Returns the quota of this process's cgroup in CPUs, as a container sees it, if one is set (`cpu.max` of cgroup v2,
+/// or `cpu.cfs_quota_us` of v1).
 #[must_use]
 pub fn quota() -> Option<f64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -30,14 +30,14 @@ pub fn quota() -> Option<f64> {
 /// If the kernel refuses: the CPU does not exist or the affinity mask leaves it out.
 pub fn pin(cpu: usize) -> io::Result<()> {
     let allowed = allowed();
-    // Asked first: a number beyond the kernel's mask makes `core_affinity` panic where no panic may pass.
+    // This is checked first, since `core_affinity` panics for a number beyond the kernel's mask.
     if allowed.contains(&cpu) && core_affinity::set_for_current(CoreId { id: cpu }) {
         return Ok(());
     }
     Err(io::Error::other(format!("CPU {cpu} is not among those this process may use: {allowed:?}")))
 }
 
-/// "200000 100000" is two CPUs; "max 100000" or "-1 100000" is no limit.
+/// Reads a quota: "200000 100000" is two CPUs; "max 100000" or "-1 100000" is no limit.
 fn parse_quota(text: &str) -> Option<f64> {
     let mut fields = text.split_whitespace();
     let quota: f64 = fields.next()?.parse().ok()?;

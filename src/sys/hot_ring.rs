@@ -1,23 +1,24 @@
 //! The private ring of a shard: polls, batched receives, batched sends of established connections.
 //!
-//! The plain version of a fan-out is one `send(2)` for each subscriber. The differences are these:
+//! A plain fan-out is one `send(2)` for each subscriber. This ring differs from it in six points:
 //!
-//! 1. **One system call carries a whole batch.** Each send is one entry of the ring; `io_uring_enter` tries them all.
-//! 2. **The batch is synchronous.** `MSG_DONTWAIT` makes the kernel try an entry at once and fail it rather than wait,
-//!    so when `enter` returns the kernel has copied the bytes and borrows nothing: no reference for each recipient.
+//! 1. **One system call sends a whole batch.** Each send is one entry of the ring; `io_uring_enter` tries them all.
+//! 2. **The batch is synchronous.** `MSG_DONTWAIT` makes the kernel try an entry at once, and fail it rather than wait.
+//!    When `enter` returns, the kernel has copied the bytes and borrows nothing, so no recipient needs a reference.
 //! 3. **Success is silent.** `CQE_SKIP_SUCCESS` posts no completion for an entry that was sent whole. `MSG_WAITALL`
-//!    belongs to it: it makes a *short* send count as failed, which posts a completion with the exact count. Without
-//!    it a short send would be a success, its completion skipped and the missing bytes lost without a trace.
-//! 4. **Receives are tried late.** Only a multishot poll stays armed; bytes are fetched when the turn gets there, so
-//!    that all messages that have arrived by then are in the same run.
+//!    has to be set with it: a *short* send then counts as failed, and its completion has the exact count. Without
+//!    `MSG_WAITALL` a short send would be a success without a completion, and the missing bytes would be lost.
+//! 4. **Receives are tried late.** Only a multishot poll stays armed. The turn fetches the bytes itself, so all
+//! messages
+//!    that have arrived by then are in the same run.
 //! 5. **Entries that the kernel does not take are withdrawn.** Where the kernel has no memory for requests, it leaves
 //!    entries in the queue. Those of a batch borrow from the caller, so they become entries that do nothing
 //!    ([`Entries`]), and are reported as refused. Polls and cancellations borrow nothing; they wait for the next
 //!    submission.
 //! 6. **A poll ends by being cancelled.** A poll that is armed holds its socket open after the descriptor was closed. A
-//!    removal (`POLL_REMOVE`) fails while a wake-up of the poll is under way and leaves a multishot poll armed for
-//!    ever; a cancellation marks the poll, which ends when the wake-up has been worked on. The result is checked: after
-//!    any failure but "not found" the cancellation is repeated, and the shard does not sleep before that.
+//!    removal (`POLL_REMOVE`) fails while a wake-up of the poll is under way, and leaves a multishot poll armed for
+//!    ever. A cancellation marks the poll, and the poll ends after the wake-up. The result is checked: after any failure
+//!    but "not found" the cancellation is repeated, and the shard does not sleep before that.
 //!
 //! The ring uses `COOP_TASKRUN`, `SINGLE_ISSUER` and `SUBMIT_ALL`, and never `DEFER_TASKRUN`: the runtime watches the
 //! ring's descriptor with epoll, which deferred work would not wake.
@@ -50,7 +51,7 @@ pub struct HotRing {
     ring: IoUring,
     /// The memory of the submission queue.
     entries: Entries,
-    /// How many entries were queued since the start, as the ring itself counts them.
+    /// The number of entries that were queued since the start. The ring itself has the same count.
     pushed: u32,
     /// Polls and cancellations that are to be queued.
     waiting: VecDeque<squeue::Entry>,
@@ -109,25 +110,25 @@ impl HotRing {
         })
     }
 
-    /// Returns whether [`Io::reap`] would find something, or something is still to be submitted: a cancellation that is
-    /// to be repeated, or entries that the kernel had no memory for.
+    /// Returns whether [`Io::reap`] is due: it would find completions, or entries are still to be submitted, such as a
+    /// repeated cancellation, or entries for which the kernel had no memory.
     pub fn has_completions(&mut self) -> bool {
         !self.ready.is_empty() || !self.ring.completion().is_empty() || self.owes_kernel()
     }
 
-    /// The number of polls that were asked for and have not ended: each holds its socket open.
+    /// Returns the number of polls that were asked for and have not ended. Each of them holds its socket open.
     #[must_use]
     pub fn armed(&self) -> u64 {
         self.armed
     }
 
-    /// How often a cancellation of a poll had to be repeated.
+    /// Returns how often the cancellation of a poll had to be repeated.
     #[must_use]
     pub fn repeated(&self) -> u64 {
         self.repeated
     }
 
-    /// Returns whether an `enter` is due: something waits to be taken by the kernel, or by us from it.
+    /// Returns whether an `enter` is due: entries wait for the kernel, or completions wait in the kernel.
     fn owes_kernel(&mut self) -> bool {
         let queue = self.ring.submission();
         !self.waiting.is_empty() || !queue.is_empty() || queue.cq_overflow()
@@ -175,7 +176,7 @@ impl HotRing {
         for &(index, result) in &self.completed {
             let entry = &mut batch[index];
             entry.result = match -result {
-                // There was no memory to try it. The bytes in the socket will not be reported again.
+                // The kernel had no memory to try this entry. No poll will report the bytes in the socket again.
                 libc::ENOMEM | libc::ENOBUFS => Err(io::ErrorKind::Interrupted.into()),
                 _ => outcome(result),
             };
@@ -228,7 +229,7 @@ impl HotRing {
         self.completed.clear();
         self.batch = (self.batch + 1) & Token::GENERATION_MAX;
         if self.ring.completion().len() > COMPLETIONS as usize / 2 {
-            // Each entry of the batch can report without memory of the kernel's.
+            // The queue then has room for a completion of each entry, and the kernel needs no memory for them.
             self.fetch();
         }
         self.submit();
@@ -251,8 +252,8 @@ impl HotRing {
         self.pushed = self.pushed.wrapping_add(1);
     }
 
-    /// Submits the entries of a batch, which the kernel tries. Returns the number of entries at the end that were
-    /// withdrawn for want of memory. In any case nothing is borrowed afterwards.
+    /// Submits the entries of a batch, and the kernel tries them. If it has no memory for the last ones, these are
+    /// withdrawn; returns their number. Afterwards no entry borrows any more.
     fn enter_batch(&mut self) -> usize {
         if self.enter() { 0 } else { self.withdraw() }
     }
@@ -264,11 +265,11 @@ impl HotRing {
         count
     }
 
-    /// Submits everything queued. Returns whether the kernel has tried all of it: it may have no memory for some.
+    /// Submits all queued entries. Returns whether the kernel has tried all of them; it may have no memory for some.
     ///
     /// # Panics
     ///
-    /// If the kernel refuses the ring as such. Nothing that is queued borrows any more.
+    /// If the kernel refuses the ring as such. The queued entries were withdrawn before, so none borrows any more.
     fn enter(&mut self) -> bool {
         for _ in 0..ENTER_ATTEMPTS_MAX {
             let submitted = self.enter_once();
@@ -303,7 +304,7 @@ impl HotRing {
         self.ring.submit()
     }
 
-    /// Takes every completion there is, into `ready` and `completed`.
+    /// Takes all completions, and puts them into `ready` and `completed`.
     fn fetch(&mut self) {
         loop {
             for completion in self.ring.completion() {
@@ -329,8 +330,8 @@ impl HotRing {
             if !self.ring.submission().cq_overflow() {
                 return;
             }
-            // Completions that found no room wait in the kernel; an enter moves them into the queue just emptied. Going
-            // on without them would take sends that failed for sends that succeeded.
+            // Completions that found no room wait in the kernel; an enter moves them into the queue just emptied.
+            // Without them, failed sends would look like successful ones.
             // SAFETY: nothing is submitted, and no argument is pointed to.
             let moved = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
             if let Err(error) = moved
@@ -402,7 +403,7 @@ impl Io for HotRing {
     }
 
     fn finish(&mut self, socket: &OwnedFd) {
-        // ENOTCONN: the peer is gone already, as the next receive will show.
+        // ENOTCONN: the peer is gone already. The next receive will fail too.
         if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
             tracing::trace!(%error, "shutdown");
         }
@@ -413,12 +414,12 @@ impl Io for HotRing {
     }
 
     fn unread(&self, socket: &OwnedFd) -> usize {
-        // A socket that cannot report it has failed, as the next receive will show.
+        // A socket that cannot report this has failed. The next receive will fail too.
         net::unread(socket).unwrap_or_default()
     }
 
     fn unacknowledged(&self, socket: &OwnedFd) -> usize {
-        // A socket that cannot report it has no connection any more.
+        // A socket that cannot report this has no connection any more.
         net::unacknowledged(socket).unwrap_or_default()
     }
 
@@ -474,14 +475,15 @@ const INPUT: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 const OUTPUT: u32 = libc::POLLOUT as u32;
 const HUNG_UP: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
 
-/// Completions the kernel keeps before it has to allocate for them: a batch that fails whole, beside the readiness of
-/// some thousand connections. Beyond it nothing is lost, but multishot polls end and are armed again.
+/// The completions that the queue has room for: those of a batch in which every entry fails, and the readiness of some
+/// thousand connections. Beyond this number the kernel allocates memory. No completion is lost then, but multishot
+/// polls end and are armed again.
 const COMPLETIONS: u32 = 8_192;
 
 /// `IORING_ENTER_GETEVENTS`: the kernel moves completions that had no room.
 const GET_EVENTS: u32 = 1;
 
-/// How often an `enter` that leaves entries behind is repeated before they count as refused.
+/// The number of attempts to submit all entries, after which the rest counts as refused.
 const ENTER_ATTEMPTS_MAX: u32 = 10_000;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use io_uring::{opcode, squeue};
 /// The entries of a submission queue, mapped a second time beside the ring's own mapping.
 pub(super) struct Entries {
     memory: *mut squeue::Entry,
-    /// How many there are: a power of two.
+    /// The number of entries, a power of two.
     count: u32,
 }
 
@@ -16,7 +16,7 @@ impl Entries {
     ///
     /// # Errors
     ///
-    /// What `mmap(2)` answers.
+    /// The error of `mmap(2)`.
     pub(super) fn map(ring: RawFd, count: u32) -> io::Result<Entries> {
         let (length, protection) = (Self::length(count), libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: the kernel chooses an address where nothing is mapped, and the descriptor is only looked up.
@@ -27,8 +27,8 @@ impl Entries {
         Ok(Entries { memory: memory.cast(), count })
     }
 
-    /// Replaces the last `count` of `pushed` entries by ones that do nothing, report nothing and point nowhere. The
-    /// kernel must not have taken them.
+    /// Replaces the last `count` of the `pushed` entries by entries that do nothing, report nothing and point nowhere.
+    /// The kernel must not have taken the entries that are replaced.
     pub(super) fn withdraw(&mut self, pushed: u32, count: u32) {
         for number in 1..=count {
             let index = pushed.wrapping_sub(number) & (self.count - 1);
@@ -54,5 +54,5 @@ impl Drop for Entries {
     }
 }
 
-/// Where a ring's descriptor has its entries (`IORING_OFF_SQES`).
+/// The offset of the entries in a ring's descriptor (`IORING_OFF_SQES`).
 const OFFSET: libc::off_t = 0x1000_0000;
