@@ -12,7 +12,7 @@ pub struct ConfigError {
     setting: Option<&'static str>,
     what: String,
     origin: Origin,
-    /// Another setting that the value contradicts, and the source of that.
+    /// Another setting that the value contradicts, and the source of the other value.
     against: Option<(&'static str, Origin)>,
 }
 
@@ -40,7 +40,7 @@ impl ConfigError {
         ConfigError { against: Some((setting, origin)), ..self }
     }
 
-    /// Adds the sources of its settings.
+    /// Adds the sources of the error's settings.
     pub(crate) fn located(self, origin: impl Fn(&str) -> Origin) -> Self {
         let against = self.against.map(|(setting, _)| (setting, origin(setting)));
         let own = self.setting.map_or(self.origin, &origin);

@@ -1,7 +1,8 @@
 //! Sockets on their way between shards and the control thread.
 //!
 //! A shard accepts every connection and reads its first head. A connection whose request asks for no WebSocket goes to
-//! the control thread, which speaks HTTP; a connection that was kept alive there and asks for one goes back to a shard.
+//! the control thread, which speaks HTTP. If a later request on this connection asks for a WebSocket, the connection
+//! goes back to a shard.
 
 mod addresses;
 mod idle;
@@ -30,8 +31,8 @@ pub(crate) struct HandedOff {
     /// The bytes that have been received and are to be read first.
     pub(crate) received: BytesMut,
     pub(crate) permits: SocketPermits,
-    /// Whether there is no room for it: then it gets only the answer to a monitor's request, and is counted in
-    /// [`Sockets::monitors`].
+    /// Whether there is no room for the connection. It then gets only the answer to a monitor's request, and is counted
+    /// in [`Sockets::monitors`].
     pub(crate) is_refused: bool,
 }
 
@@ -68,8 +69,8 @@ pub(crate) struct Count(Arc<AtomicUsize>);
 impl Count {
     /// Counts one more, unless there are `most` already.
     pub(crate) fn admit(&self, most: usize) -> Option<CountPermit> {
-        // Relaxed: no other memory depends on the count. The number is raised first and given back, so that two threads
-        // cannot both take the last.
+        // Relaxed: no other memory depends on the count. The number is raised first, and lowered again if there was no
+        // room, so that two threads cannot both take the last place.
         let is_full = self.0.fetch_add(1, Ordering::Relaxed) >= most;
         let counted = CountPermit(Some(Arc::clone(&self.0)));
         (!is_full).then_some(counted)
@@ -80,12 +81,12 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Subtracts `count` of those that [`CountPermit::keep`] has left counted.
+    /// Subtracts `count` permits that were counted on after [`CountPermit::keep`].
     pub(crate) fn give_back(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Returns a permit for one that [`CountPermit::keep`] has left counted.
+    /// Returns a permit again that was counted on after [`CountPermit::keep`].
     pub(crate) fn counted(&self) -> CountPermit {
         CountPermit(Some(Arc::clone(&self.0)))
     }

@@ -160,7 +160,7 @@ fn status_line(stream: &mut TcpStream, deadline: Instant) -> Result<String, Symp
     Ok(String::from_utf8_lossy(&line[..end]).into_owned())
 }
 
-/// Returns the time until the deadline, which is never zero: that would be no timeout.
+/// Returns the time until the deadline. It is never zero, which a socket does not accept as a timeout.
 fn remaining(deadline: Instant) -> Result<Duration, Symptom> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(Symptom::Silent) } else { Ok(left) }

@@ -1,7 +1,7 @@
 //! A WebSocket broadcast hub for Linux on io_uring: as a server, as the library of your own, and as a client.
 //!
-//! A server is built of routes, each with a [`Handler`] whose methods are all optional; it runs on threads of its own,
-//! one *shard* for each CPU, beside whatever else the program does. This is a whole one:
+//! A server is built of routes, each with a [`Handler`] whose methods are all optional. It runs on threads of its own,
+//! one *shard* for each CPU, beside the rest of the program. This is a whole server:
 //!
 //! ```no_run
 //! use ringhub::{
@@ -40,12 +40,12 @@
 //! | [`Handler`], [`handler`] | what a route does with opening requests and messages, by a [`Connection`] |
 //! | [`Hub`] | the same for all connections at once, from any thread |
 //! | [`PreparedMessage`] | a message encoded once, for everybody who gets it |
-//! | [`TopicName`], [`Scope`], [`Published`], [`ConnectionId`] | who gets a message, and what became of it |
+//! | [`TopicName`], [`Scope`], [`Published`], [`ConnectionId`] | who gets a message, and its place in the topic |
 //! | [`auth`], [`documents`] | who is let in; the files of a folder |
-//! | [`client`] | the other side, on any tokio runtime |
-//! | [`config`], [`error`], [`metrics`] | every setting, what can be wrong with them, every counter |
+//! | [`client`] | a WebSocket client for any tokio runtime |
+//! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
 //! | [`logs`] | logs that never wait for their reader |
-//! | [`proto`] | RFC 6455 without sockets, on which all of it stands |
+//! | [`proto`] | RFC 6455 without sockets, which all the others use |
 //!
 #![cfg_attr(
     any(doc, doctest),

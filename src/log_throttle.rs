@@ -7,7 +7,7 @@ use std::{
 
 /// Lets one line of a kind into the log in each interval, and counts those that it suppresses.
 ///
-/// The threads that share a throttle share its interval: the line comes once in it, whichever of them writes it.
+/// Threads that share a throttle write one line in each interval together.
 #[derive(Debug)]
 pub(crate) struct LogThrottle {
     interval: Duration,
@@ -18,12 +18,12 @@ pub(crate) struct LogThrottle {
 struct Lines {
     /// When a line was last allowed.
     allowed: Option<Instant>,
-    /// The lines that were suppressed since.
+    /// The number of lines that were suppressed since then.
     suppressed: u64,
 }
 
 impl LogThrottle {
-    /// Returns a throttle that allows a line at once, and the next ones an interval after the one before.
+    /// Returns a throttle that allows the first line at once, and each further line an interval after the one before.
     pub(crate) fn new(interval: Duration) -> Self {
         LogThrottle { interval, lines: Mutex::default() }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each stream has a bounded queue and a thread of its own that writes it, so a pipe without a reader holds neither a
 //! shard nor the other stream. A line that finds no room or cannot be written is dropped and counted
-//! (`log_lines_dropped_total`); a later line has the number of dropped lines, as soon as there is room again.
+//! (`log_lines_dropped_total`). As soon as there is room again, a line reports the number of dropped lines.
 
 #![forbid(unsafe_code)]
 
@@ -78,7 +78,7 @@ impl Logs {
             .with_env_filter(filter.to_filter())
             .with_writer(move || stream.clone())
             .with_ansi(io::stderr().is_terminal())
-            // Internal errors would be written to standard error on the thread that logs, which panics if that fails.
+            // The thread that logs would write internal errors to standard error itself, and panic if that fails.
             .log_internal_errors(false);
         match format {
             LogFormat::Text => events.finish().try_init(),

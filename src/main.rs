@@ -23,7 +23,7 @@ use ringhub::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A WebSocket broadcast hub: each message of a client to a topic reaches all other subscribers of the topic.
-// Without `Debug`, like whatever else could hold a token as it was typed.
+// Without `Debug`, since the arguments may be tokens.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, max_term_width = 100, after_help = SOURCES)]
 struct Arguments {
@@ -103,8 +103,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. clap echoes stray arguments; beside a flag for tokens they may be tokens, so they are
-/// hidden.
+/// Parses the command line. clap's errors repeat stray arguments. Behind a flag for tokens these may be tokens, so they
+/// are hidden.
 fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         if !error.use_stderr() {
@@ -242,7 +242,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let routes: Vec<String> =
         config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before the addresses are announced: their reader may send a signal at once.
+    // The signals are handled before the addresses are printed, since the reader of these may send a signal at once.
     let signals = {
         let _context = runtime.enter();
         Signals::new()?

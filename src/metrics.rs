@@ -1,9 +1,8 @@
 //! The counters of the hub: one table, and one array of numbers for each shard, for the control thread, and for the
 //! process.
 //!
-//! Only its own thread writes a counter of a shard or of the control thread; every thread may add to those of the
-//! process. So an increment of the former is a plain load and store, and a reader sees each number a moment late, never
-//! torn.
+//! A counter of a shard or of the control thread is written by that thread alone, so its increment is a plain load and
+//! store. Every thread may add to the counters of the process. A reader may see a number a moment late, never torn.
 
 mod process;
 

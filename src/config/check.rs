@@ -28,7 +28,7 @@ impl Config {
         Config::with_folders(settings, descriptors, 0)
     }
 
-    /// Does the same as [`Config::new`] for a server that serves so many folders of files, each of which has a
+    /// Checks settings as [`Config::new`] does, for a server that serves so many folders of files. Each folder has a
     /// descriptor.
     pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
@@ -39,8 +39,8 @@ impl Config {
     }
 }
 
-/// Checks all settings. All faults are found in one pass, so that an operator can correct them together; but a setting
-/// that depends on a wrong one is checked when that is corrected.
+/// Checks all settings. All faults are found in one pass, so that an operator can correct them together. Only a setting
+/// that depends on a wrong setting is not checked until that one is right.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
@@ -87,8 +87,8 @@ impl Faults {
     }
 }
 
-/// Resolves the names among the addresses, and checks that each address is there once. An unspecified address includes
-/// all others of its family; with `listen_ipv6 = dual`, `[::]` includes those of IPv4 too.
+/// Resolves the names among the addresses, and checks that no address is given twice. An unspecified address includes
+/// all others of its family; with `listen_ipv6 = dual`, `[::]` includes the addresses of IPv4 too.
 fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> {
     let includes = |all: &SocketAddr, one: &SocketAddr| {
         let is_dual = all.is_ipv6() && settings.listen_ipv6 == ListenIpv6::Dual;
@@ -136,7 +136,7 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
 }
 
-/// Checks the settings of HTTP. `handshake_timeout` limits the heads of its requests too.
+/// Checks the settings of HTTP. `handshake_timeout` limits the heads of HTTP's requests too.
 fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     let connections_max = faults.keep(match settings.max_http_connections {
         0 => Err(ConfigError::of("max_http_connections", "nothing could be published by HTTP".into())),
@@ -186,7 +186,7 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
-    // The limits below depend on it.
+    // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
     let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
@@ -295,7 +295,7 @@ fn choose_shards(settings: &Settings, cpus: usize, quota: Option<f64>) -> Result
             let what = format!("{shards} is not between 1 and {}", Limits::SHARDS_MAX);
             Err(ConfigError::of("shards", what))
         }
-        // A quota of 2.5 CPUs keeps two shards busy; a third would only be throttled with them.
+        // A quota of 2.5 CPUs is enough for two busy shards. With a third one all three would be throttled.
         None => Ok(quota.map_or(cpus, |quota| cpus.min(quota as usize)).clamp(1, Limits::SHARDS_MAX)),
     }
 }

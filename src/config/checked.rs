@@ -94,9 +94,9 @@ pub struct Limits {
     /// until walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages
     /// that a handler publishes in one call.
     pub gathered_bytes_max: usize,
-    /// Bytes of buffers that hold messages whose end has not arrived, or input that came with an opening request until
-    /// it is parsed, over all connections. Each shard has an equal part of it. Beyond it the connections whose messages
-    /// have been under way for the longest time are closed with 1013.
+    /// Bytes of two kinds of buffers, over all connections: those with messages whose end has not arrived, and those
+    /// with input that came with an opening request and is not parsed yet. Each shard has an equal part of the limit.
+    /// Beyond it the connections whose messages have been under way for the longest time are closed with 1013.
     pub unfinished_bytes_max: usize,
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.

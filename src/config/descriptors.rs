@@ -11,9 +11,9 @@ impl Limits {
     /// count as connections. Beyond it the oldest is closed.
     pub const FAREWELLS_MAX: usize = 64;
 
-    /// Connections to a full server that are served, since they request the metrics and may read them, including those
-    /// that have given way and are about to be closed. The control thread serves three quarters of them at once. Beyond
-    /// it such connections are refused like all others.
+    /// Connections that a full server serves because they request the metrics and may read them, including those that
+    /// have given way and are about to be closed. The control thread serves three quarters of this number at once.
+    /// Beyond the limit such connections are refused like all others.
     pub const MONITORS_MAX: usize = 16;
 
     /// Files that are sent at the same time. One more request is answered 503.

@@ -140,7 +140,7 @@ const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 /// One HTTP connection: its task, and the buffers in front of hyper and within.
 const HTTP_CONNECTION: u64 = 112 * 1_024;
 
-/// One topic: its name, twice, its place in the order, and the table's.
+/// One topic: its name, twice, its place in the order, and its place in the table.
 const TOPIC: u64 = 1_024;
 
 /// The program, its threads and their allocators, and the lines that wait to be logged or printed.

@@ -140,7 +140,7 @@ fn bytes(count: usize) -> Vec<String> {
     one(Size(count as u64))
 }
 
-/// Names the range of a setting for an item that is no number.
+/// Returns the error about an item that is no number; it names the range of the setting.
 fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     let no_number = items.iter().position(|item| item.trim().parse::<u64>().is_err());
     no_number.map_or(Ok(()), |item| {
@@ -148,8 +148,9 @@ fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     })
 }
 
-/// `"heading" { documentation key: type, VALUE_NAME [range] (from least to most), preset; ... }`. The table only names
-/// ranges, and for an item that is no number its own; `check.rs` checks numbers against what their ranges depend on.
+/// `"heading" { documentation key: type, VALUE_NAME [range] (from least to most), preset; ... }`. A range in brackets
+/// is text for the help. With numbers in parentheses, the error about an item that is no number names this range.
+/// `check.rs` checks that numbers are within their ranges.
 macro_rules! settings {
     ($($heading:literal { $(
         $(#[doc = $doc:literal])+

@@ -42,9 +42,9 @@ impl Endpoints {
     /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
     /// authenticator has found.
     ///
-    /// The access to a topic depends on the topic, not on the path by which it is reached: besides the gate of the
-    /// route of the request, the gates of all routes hold whose topics include it, for every spelling of its name. All
-    /// of them must admit the request, and then the server's tokens.
+    /// The access to a topic depends on the topic, not on the path in the request or on its spelling. The gates of all
+    /// routes whose topics include this topic must admit the request, not only the gate of the request's own route.
+    /// Then the request needs the server's tokens.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Endpoints {
     }
 }
 
-/// Names the route whose rule refuses, if it is not the route of the request.
+/// Adds the name of the refusing route to a refusal, if it is not the request's own route.
 fn refused_by(elsewhere: Option<&Pattern>, refusal: Refusal) -> Refusal {
     let Some(pattern) = elsewhere else { return refusal };
     let error = format!("{}: by the rules of the route {pattern}, which leads to the same topic", refusal.error);

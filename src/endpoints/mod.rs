@@ -41,7 +41,7 @@ pub(crate) enum Endpoint {
     Health,
     /// `/readyz`: whether the server takes traffic.
     Ready,
-    /// `/metrics`: its counters.
+    /// `/metrics`: the counters of the server.
     Metrics,
     /// A path without an endpoint.
     Nothing,
@@ -89,7 +89,7 @@ impl Mount {
         self.below.clashes_with(&other.below)
     }
 
-    /// Returns whether it is at `/`.
+    /// Returns whether the folder is at `/`.
     pub(crate) fn is_root(&self) -> bool {
         self.below.segment_count() == 1
     }
@@ -165,7 +165,8 @@ impl Endpoints {
         }
         let folders = mounts.iter().enumerate().filter(|(_, mount)| !mount.is_root());
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
-        // The sort is stable: of two equally precise patterns one is a folder itself, which stands behind the route.
+        // The sort is stable. Of two equally precise patterns for a path, one is a route and the other a folder itself:
+        // the route was added first, so it has the path.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
         let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
@@ -210,8 +211,8 @@ impl Endpoints {
         head.segments().map_or_else(|_| Parameters::new(), |path| self.routes[route].pattern.parameters_of(path))
     }
 
-    /// Returns the most bytes of a message to an endpoint; 0 for an endpoint without messages. For a topic the smallest
-    /// limit of all routes holds whose topics include it, for every path to it.
+    /// Returns the most bytes of a message to an endpoint; 0 for an endpoint without messages. For a topic it is the
+    /// smallest limit of all routes whose topics include the topic, whatever path the request has.
     pub(crate) fn message_bytes_max(&self, endpoint: &Endpoint) -> u32 {
         match endpoint {
             Endpoint::Topic { topic, .. } => {

@@ -83,7 +83,7 @@ impl Stream {
         }
     }
 
-    /// Waits until everything is written or dropped, until a deadline.
+    /// Waits until everything is written or dropped, but not beyond a deadline.
     pub(super) fn finish(&self, until: Instant) {
         let time = until.saturating_duration_since(Instant::now());
         let waited = self.0.emptied.wait_timeout_while(self.lock(), time, |queue| !queue.is_idle());
@@ -124,7 +124,7 @@ struct Queue {
 struct Entry {
     text: Box<[u8]>,
     lines: u64,
-    /// Lines that were dropped before it.
+    /// Lines that were dropped before this entry.
     dropped: u64,
 }
 
@@ -187,7 +187,7 @@ impl<T: AsFd, D: Fn(u64) -> String> Output<T, D> {
     fn take(&mut self, entry: &Entry) {
         self.unreported += entry.dropped;
         if self.report_dropped().and_then(|()| self.write(&entry.text)).is_err() {
-            // The error could only be written to the stream that has failed; the counter has another way to the reader.
+            // The stream that has failed is the place for errors, so only the counter shows this one.
             self.unreported += entry.lines;
             count_dropped(entry.lines);
         }

@@ -9,26 +9,26 @@ use bytes::BytesMut;
 
 /// The sockets of one shard, as its turn sees them.
 ///
-/// `receive` and `send` are *synchronous batches*: when they return, every entry has been tried once, nothing is
-/// borrowed any more and nothing is still on its way. Only readiness arrives later, and only through [`Io::reap`].
+/// `receive` and `send` are *synchronous batches*: when they return, the kernel has tried every entry once, borrows
+/// nothing any more, and has no work left. Only readiness comes later, and only by [`Io::reap`].
 pub trait Io {
     /// An established connection's socket. Dropping it closes it.
     type Socket;
 
-    /// Reports input on `socket` under `key` until [`Io::disarm`]. What has arrived before is reported too.
+    /// Reports input on `socket` under `key` until [`Io::disarm`]. Input that has arrived before is reported too.
     fn arm(&mut self, key: Key, socket: &Self::Socket);
 
     /// Reports once, as [`Readiness::writable`], when `socket` has room for more output.
     fn await_room(&mut self, key: Key, socket: &Self::Socket);
 
-    /// Ends what [`Io::arm`] and [`Io::await_room`] began, whatever is happening on the socket. It may be dropped right
-    /// after this call; a report that is already on its way carries the old key.
+    /// Ends the reports that [`Io::arm`] and [`Io::await_room`] began, whatever is happening on the socket. The socket
+    /// may be dropped right after this call. A report that is already on its way has the old key.
     fn disarm(&mut self, key: Key);
 
-    /// Makes sure that what `arm`, `await_room` and `disarm` asked for is under way. Before the caller sleeps.
+    /// Submits the requests of `arm`, `await_room` and `disarm`. Call it before sleeping.
     fn submit(&mut self);
 
-    /// Moves what has become ready since the last call into `ready`. A key may appear more than once.
+    /// Appends the readiness that was reported since the last call to `ready`. A key may appear more than once.
     fn reap(&mut self, ready: &mut Vec<Readiness>);
 
     /// Tries each entry once and fills in its result.
@@ -46,72 +46,70 @@ pub trait Io {
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
     fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
 
-    /// The addresses of both ends, the peer's first; nothing where they cannot be told any more.
+    /// Returns the addresses of both ends, the peer's first; `None` for an address that the kernel no longer knows.
     fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
 
-    /// Tells the peer that nothing more will be sent (TCP FIN after what is queued).
+    /// Tells the peer that nothing more will be sent (a TCP FIN behind the queued output).
     fn finish(&mut self, socket: &Self::Socket);
 
     /// Returns how many bytes have arrived at the socket and were not received.
     fn unread(&self, socket: &Self::Socket) -> usize;
 
-    /// Returns how many bytes that the socket took the peer has not taken from it. The end is one, if it was finished.
+    /// Returns how many bytes the socket holds that the peer has not taken. After [`Io::finish`] the end counts as one.
     fn unacknowledged(&self, socket: &Self::Socket) -> usize;
 
-    /// Returns whether the socket still holds something that the peer has not taken, the end included if it was
-    /// finished.
+    /// Returns whether the socket still holds bytes that the peer has not taken, or the end after [`Io::finish`].
     fn has_unsent(&self, socket: &Self::Socket) -> bool {
         self.unacknowledged(socket) > 0
     }
 
-    /// Makes dropping the socket reset the connection (TCP RST): what the peer has not taken is given up instead of
-    /// being kept and sent for as long as the peer pleases.
+    /// Makes dropping the socket reset the connection (TCP RST). Output that the peer has not taken is then lost;
+    /// otherwise the kernel would keep it for as long as the peer pleases.
     fn reset(&mut self, socket: &Self::Socket);
 }
 
-/// Names one connection in the shard: a slot, and which of the slot's owners is meant.
+/// A connection of the shard: its slot, and its number among the slot's owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The slot's index.
     pub slot: u32,
-    /// Counts the slot's owners; 24 bits.
+    /// The number of the owner of the slot; 24 bits.
     pub generation: u32,
 }
 
-/// Something happened on a socket.
+/// A report about a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
-    /// The connection it happened to.
+    /// The connection of the socket.
     pub key: Key,
-    /// Input, the end of input, or an error waits to be received.
+    /// Whether input, the end of input, or an error waits to be received.
     pub readable: bool,
-    /// The peer has finished sending or the socket has failed: receive until the end shows.
+    /// Whether the peer has finished sending or the socket has failed. Receive until the end of input or the error.
     pub hung_up: bool,
-    /// There is room for output ([`Io::await_room`]).
+    /// Whether there is room for output ([`Io::await_room`]).
     pub writable: bool,
-    /// This was the last report: [`Io::arm`] must be called again.
+    /// Whether this was the last report, so that [`Io::arm`] must be called again.
     pub disarmed: bool,
 }
 
 /// One entry of a receive batch.
 #[derive(Debug)]
 pub struct Receive<'a, S> {
-    /// Where to receive from.
+    /// The socket to receive from.
     pub socket: &'a S,
-    /// Up to [`Receive::BYTES_MAX`] bytes are appended to this buffer, within its spare capacity, which must not be
-    /// empty.
+    /// The buffer to which up to [`Receive::BYTES_MAX`] bytes are appended, within its spare capacity. It must have
+    /// some.
     pub buffer: &'a mut BytesMut,
-    /// How many bytes were appended; `Ok(0)` is the end of input. `WouldBlock` if nothing is there; `Interrupted` if it
-    /// was not looked, for want of memory for example, and the caller is to come again.
+    /// The number of bytes that were appended; `Ok(0)` is the end of input. `WouldBlock` if no input is there;
+    /// `Interrupted` if the entry could not be tried, for want of memory for example, and the caller must try again.
     pub result: io::Result<usize>,
 }
 
 impl<'a, S> Receive<'a, S> {
-    /// One receive takes at most so many bytes, however large its buffer is: a batch of them is a bounded part of a
-    /// turn.
+    /// The most bytes of one receive, however large its buffer is, so that a batch is a bounded part of a turn.
     pub const BYTES_MAX: usize = 64 * 1_024;
 
-    /// An entry that has not been tried yet.
+    /// Returns an entry that has not been tried yet.
     pub fn new(socket: &'a S, buffer: &'a mut BytesMut) -> Self {
         Receive { socket, buffer, result: Err(io::ErrorKind::WouldBlock.into()) }
     }
@@ -120,14 +118,14 @@ impl<'a, S> Receive<'a, S> {
 /// One entry of a send batch.
 #[derive(Debug, Clone, Copy)]
 pub struct SendEntry<'a, S> {
-    /// Where to send to.
+    /// The socket to send to.
     pub socket: &'a S,
-    /// What to send: 1 to [`SendEntry::PIECES_MAX`] pieces, none of them empty.
+    /// The bytes to send: 1 to [`SendEntry::PIECES_MAX`] pieces, none of them empty.
     pub pieces: &'a [IoSlice<'a>],
 }
 
 impl<S> SendEntry<'_, S> {
-    /// The kernel takes at most this many pieces in one send (`UIO_MAXIOV`).
+    /// The most pieces that the kernel takes in one send (`UIO_MAXIOV`).
     pub const PIECES_MAX: usize = 1_024;
 }
 
@@ -136,6 +134,6 @@ impl<S> SendEntry<'_, S> {
 pub struct Unsent {
     /// The entry's index in the batch.
     pub index: usize,
-    /// How many of its bytes were sent, or why the socket takes none any more.
+    /// The number of its bytes that were sent, or the reason for which the socket takes none.
     pub sent: io::Result<usize>,
 }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// Memory that a process can have, and who says so.
+/// The memory that a process can have, and the source of the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Available {
-    /// So many bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Whether a cgroup says so; else it is what the machine has.
+    /// Whether it is the limit of a cgroup; otherwise it is the memory of the machine.
     pub is_cgroup: bool,
 }
 
@@ -17,8 +17,8 @@ impl fmt::Display for Available {
     }
 }
 
-/// Returns the memory of the machine, or the limit of a cgroup (`memory.max` of cgroup v2, or `memory.limit_in_bytes`
-/// of v1), seen from inside the container, if that is less. `None` if neither can be read.
+/// Returns the memory of the machine or, if that is less, the limit of this process's cgroup as a container sees it
+/// (`memory.max` of cgroup v2, or `memory.limit_in_bytes` of v1). Returns `None` if neither can be read.
 #[must_use]
 pub fn available() -> Option<Available> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -26,14 +26,14 @@ pub fn available() -> Option<Available> {
     least(read("/proc/meminfo").as_deref(), cgroup.as_deref())
 }
 
-/// The second is "max" where there is no limit, or in v1 a number beyond any machine.
+/// Returns the smaller of both. The text of a cgroup without a limit is "max", or in v1 a number beyond any machine.
 fn least(meminfo: Option<&str>, cgroup: Option<&str>) -> Option<Available> {
     let machine = meminfo.and_then(total).map(|bytes| Available { bytes, is_cgroup: false });
     let cgroup = cgroup.and_then(|text| text.trim().parse().ok()).map(|bytes| Available { bytes, is_cgroup: true });
     machine.into_iter().chain(cgroup).min_by_key(|available| available.bytes)
 }
 
-/// "MemTotal:        8008128 kB"
+/// Reads the line "MemTotal:        8008128 kB".
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -14,16 +14,16 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Returns as many listening sockets on one address as there are shards, and the address, with the port that the kernel
-/// chose where `address` has port 0. The kernel spreads connections over them by a hash of both addresses. `is_dual`
-/// lets sockets on `[::]` take the connections of IPv4 too.
+/// Returns `count` listening sockets on one address, one for each shard, and the address; in place of port 0 it has the
+/// port that the kernel chose. The kernel spreads connections over the sockets by a hash of both addresses. With
+/// `is_dual` sockets on `[::]` take the connections of IPv4 too.
 ///
 /// The sockets are non-blocking, for [`accept_now`].
 ///
 /// # Errors
 ///
-/// What `bind(2)` and `listen(2)` answer; `AddrInUse` where another process listens already, another hub as well: its
-/// sockets would take a share of this one's connections.
+/// The error of `bind(2)` or `listen(2)`; `AddrInUse` if another process listens already, also if it is another hub,
+/// whose sockets would take a share of this hub's connections.
 pub fn listen(address: SocketAddr, count: usize, is_dual: bool) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
     let probe = bind(address, false, is_dual)?;
     let address = probe.local_addr()?.as_socket().unwrap_or(address);
@@ -42,10 +42,10 @@ pub fn listen(address: SocketAddr, count: usize, is_dual: bool) -> io::Result<(V
 fn bind(address: SocketAddr, is_shared: bool, is_dual: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // A dual-stack socket costs each of its IPv4 connections 128 bytes more than one of its own.
+        // An IPv4 connection costs 128 bytes more on a dual-stack socket than on a socket of IPv4.
         socket.set_only_v6(!is_dual)?;
     }
-    // Connections of a hub that has just ended must not keep the next one from starting; two listeners still clash.
+    // Connections of a hub that has just ended must not keep the next hub from starting. Two listeners still clash.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_shared)?;
     socket.bind(&address.into())?;
@@ -56,7 +56,7 @@ fn bind(address: SocketAddr, is_shared: bool, is_dual: bool) -> io::Result<Socke
 ///
 /// # Errors
 ///
-/// `WouldBlock` if none waits; otherwise what `accept4(2)` answers: `EINVAL` after the listener was shut down.
+/// `WouldBlock` if none waits; otherwise the error of `accept4(2)`, such as `EINVAL` after the listener was shut down.
 pub fn accept_now(listener: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
 }
@@ -65,19 +65,19 @@ pub fn accept_now(listener: &OwnedFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// What `shutdown(2)` answers.
+/// The error of `shutdown(2)`.
 pub fn stop_listening(listener: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(listener, Shutdown::Both)?)
 }
 
-/// What every accepted connection wants: small frames leave at once, and a receive takes all there is.
+/// Sets the options of an accepted connection: small frames leave at once, and a receive takes all input.
 ///
 /// # Errors
 ///
-/// What `setsockopt(2)` answers.
+/// The error of `setsockopt(2)`.
 pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
-    // An urgent byte would make a receive stop short of what is there, and a short receive means that nothing is left.
+    // A short receive means that no input is left. An urgent byte would make a receive short although there is more.
     SockRef::from(socket).set_out_of_band_inline(true)?;
     if let Some(bytes) = send_buffer_bytes {
         SockRef::from(socket).set_send_buffer_size(bytes)?;
@@ -85,41 +85,41 @@ pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) ->
     Ok(())
 }
 
-/// The address of the other side.
+/// Returns the address of the other side.
 #[must_use]
 pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
 }
 
-/// The address of this side.
+/// Returns the address of this side.
 #[must_use]
 pub fn local(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
-/// Has the other side ended its sending, or the connection?
+/// Returns whether the other side has ended its sending, or the connection.
 #[must_use]
 pub fn has_left(socket: &OwnedFd) -> bool {
     let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // What cannot be asked is found out by the next receive.
+    // If the poll fails, the next receive finds the end.
     poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
-/// Receives what is there, without waiting.
+/// Receives input that has arrived, without waiting.
 ///
 /// # Errors
 ///
-/// `WouldBlock` if nothing is there; otherwise what `recv(2)` answers.
+/// `WouldBlock` if there is none; otherwise the error of `recv(2)`.
 pub fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?.0)
 }
 
-/// Sends what fits, without waiting.
+/// Sends as many bytes as fit into the socket, without waiting.
 ///
 /// # Errors
 ///
-/// `WouldBlock` if nothing fits; otherwise what `send(2)` answers.
+/// `WouldBlock` if none fits; otherwise the error of `send(2)`.
 pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
@@ -129,7 +129,7 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// `WouldBlock` if nothing is there; otherwise what `recv(2)` answers.
+/// `WouldBlock` if no byte is there; otherwise the error of `recv(2)`.
 pub fn discard(socket: &OwnedFd, most: usize) -> io::Result<usize> {
     let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
     // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so that it may be null; the descriptor is open
@@ -138,21 +138,23 @@ pub fn discard(socket: &OwnedFd, most: usize) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Returns how many bytes have arrived at the socket and were not received (`SIOCINQ`). The end behind them is none.
+/// Returns how many bytes have arrived at the socket and were not received (`SIOCINQ`). The end of input does not
+/// count.
 ///
 /// # Errors
 ///
-/// What `ioctl(2)` answers.
+/// The error of `ioctl(2)`.
 pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(usize::MAX))
 }
 
-/// Returns how many bytes that the socket took the peer has not acknowledged (`SIOCOUTQ`). The end behind them is one.
-/// A connection that is over, by a reset for example, has none: the kernel goes on counting what nobody will take.
+/// Returns how many bytes the socket holds that the peer has not acknowledged (`SIOCOUTQ`). The end behind them counts
+/// as one. For a connection that is over, by a reset for example, returns 0, although the kernel still counts bytes
+/// that no peer will take.
 ///
 /// # Errors
 ///
-/// What `ioctl(2)` answers.
+/// The error of `ioctl(2)`.
 pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and this request writes one `int` to where
@@ -168,21 +170,22 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// Returns whether the kernel has ended the socket's connection: of one that is closing it still knows the peer.
+/// Returns whether the kernel has ended the socket's connection. Of a closing connection the kernel still knows the
+/// peer.
 fn is_not_connected(socket: &SockRef<'_>) -> bool {
     socket.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
 }
 
-/// Sends FIN and goes on receiving, or ends both ways.
+/// Sends FIN, after which the socket can still receive; or ends both ways.
 pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
     let how = if both_ways { Shutdown::Both } else { Shutdown::Write };
-    // ENOTCONN: the peer is gone, which is what the caller wants.
+    // ENOTCONN: the peer is gone already, so nothing is left to do.
     if let Err(error) = rustix::net::shutdown(socket.as_fd(), how) {
         tracing::trace!(%error, "shutdown");
     }
 }
 
-/// Makes closing the socket reset the connection, and the kernel forget what the other side has not taken.
+/// Makes closing the socket reset the connection. The kernel then drops the bytes that the other side has not taken.
 pub fn reset_when_closed(socket: &impl AsFd) {
     if let Err(error) = SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a socket cannot be reset");

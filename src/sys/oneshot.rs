@@ -14,21 +14,21 @@ use std::{
 use io_uring::{cqueue, opcode, types::Fd};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-/// Waits until `socket` has input, its end, or an error; a listener, until a connection can be accepted or it was shut
-/// down.
+/// Waits until `socket` has input, the end of input, or an error. If it is a listener, waits until a connection can be
+/// accepted, or the listener was shut down.
 ///
 /// # Errors
 ///
-/// What `poll(2)` answers.
+/// The error of the poll.
 pub async fn readable(socket: Rc<OwnedFd>) -> io::Result<()> {
     polled(socket, libc::POLLIN | libc::POLLRDHUP).await
 }
 
-/// Waits until `socket` has room for output, or can no longer be sent on.
+/// Waits until `socket` has room for output, or can send no more.
 ///
 /// # Errors
 ///
-/// What `poll(2)` answers.
+/// The error of the poll.
 pub async fn writable(socket: Rc<OwnedFd>) -> io::Result<()> {
     polled(socket, libc::POLLOUT).await
 }
@@ -42,7 +42,7 @@ async fn polled(socket: Rc<OwnedFd>, events: i16) -> io::Result<()> {
 /// queued. `yield_now` would only let the tasks run.
 pub async fn nop() {
     let entry = opcode::Nop::new().build();
-    // A NOP has no way to fail.
+    // A NOP cannot fail.
     let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
 }
 

@@ -134,7 +134,7 @@ fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
             Ok(())
         });
         drop(peers);
-        // If a socket stays open, the writer's error says so; it is returned before that of the polls.
+        // If a socket stays open, the writer's error says so. It is returned rather than an error of the polls.
         writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(polled)
     })?;
     let begin = Instant::now();
@@ -194,7 +194,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     }
 }
 
-/// Polls that [`check_cancel`] cancels.
+/// The number of polls that [`check_cancel`] cancels.
 const CANCELS: u32 = 32;
 
 /// The longest wait for one step; a first byte may take twice as long.

@@ -13,7 +13,8 @@ use crate::{
 /// A route: the handler of a path, and its rules.
 #[derive(Clone)]
 pub struct RouteConfig {
-    /// The paths: fixed segments, `{name}` for one segment, `{name...}` for the rest. Files are served at it and below.
+    /// The paths: fixed segments, `{name}` for one segment, `{name...}` for the rest. Files are served at this path and
+    /// below it.
     pub pattern: Pattern,
     /// The handler.
     pub handler: RouteHandler,
@@ -23,7 +24,7 @@ pub struct RouteConfig {
     pub rules: Rules,
     /// The authenticators of the route, in the form that warnings need.
     pub(in crate::config) admission: Admission,
-    /// The place of its table in the file.
+    /// The place of the route's table in the file.
     pub origin: Origin,
 }
 

@@ -63,7 +63,7 @@ impl GivenRoute {
         Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
     }
 
-    /// Returns the pattern of all paths that only this route serves; files are served below theirs, too.
+    /// Returns the pattern of all paths that only this route serves. Files are also served below the route's path.
     pub(super) fn served(&self) -> Pattern {
         let below = self.serves_files().then(|| self.pattern.below()).flatten();
         below.unwrap_or_else(|| self.pattern.clone())
@@ -74,7 +74,7 @@ impl GivenRoute {
         matches!(self.handler, RouteHandler::Files(_))
     }
 
-    /// Returns the place of its table in the file.
+    /// Returns the place of the route's table in the file.
     pub(in crate::config) fn origin(&self) -> &Origin {
         &self.origin
     }
