@@ -9,8 +9,7 @@
 //!    has to be set with it: a *short* send then counts as failed, and its completion has the exact count. Without
 //!    `MSG_WAITALL` a short send would be a success without a completion, and the missing bytes would be lost.
 //! 4. **Receives are tried late.** Only a multishot poll stays armed. The turn fetches the bytes itself, so all
-//! messages
-//!    that have arrived by then are in the same run.
+//!    messages that have arrived by then are in the same run.
 //! 5. **Entries that the kernel does not take are withdrawn.** Where the kernel has no memory for requests, it leaves
 //!    entries in the queue. Those of a batch borrow from the caller, so they become entries that do nothing
 //!    ([`Entries`]), and are reported as refused. Polls and cancellations borrow nothing; they wait for the next
