@@ -24,7 +24,7 @@ pub enum Event<'a> {
     Close(CloseFrame<'a>),
 }
 
-/// What is to happen to a frame, as a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) decides.
+/// The decision of a hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) about a frame.
 ///
 /// ```
 /// use ringhub::proto::{CloseCode, Input, MessageLimits, OpCode, ProtocolError, Role, Tick, Verdict, WebSocket};

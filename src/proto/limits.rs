@@ -52,6 +52,6 @@ pub enum Deliver {
     #[default]
     Messages,
     /// Each frame is an [`Event::Fragment`](super::Event::Fragment) as soon as it is whole, and nothing of it is kept.
-    /// Where a message is cut has no meaning: a proxy may cut it elsewhere.
+    /// The cuts have no meaning of their own: a proxy may cut a message elsewhere.
     Fragments,
 }

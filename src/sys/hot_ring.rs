@@ -16,8 +16,8 @@
 //!    submission.
 //! 6. **A poll ends by being cancelled.** A poll that is armed holds its socket open after the descriptor was closed. A
 //!    removal (`POLL_REMOVE`) fails while a wake-up of the poll is under way, and leaves a multishot poll armed for
-//!    ever. A cancellation marks the poll, and the poll ends after the wake-up. The result is checked: after any failure
-//!    but "not found" the cancellation is repeated, and the shard does not sleep before that.
+//!    ever. A cancellation marks the poll, and the poll ends after the wake-up. The result is checked: after any
+//!    failure but "not found" the cancellation is repeated, and the shard does not sleep before that.
 //!
 //! The ring uses `COOP_TASKRUN`, `SINGLE_ISSUER` and `SUBMIT_ALL`, and never `DEFER_TASKRUN`: the runtime watches the
 //! ring's descriptor with epoll, which deferred work would not wake.
