@@ -25,8 +25,8 @@ pub(crate) trait Factory: fmt::Debug + Send + Sync {
     fn on_shard(&self) -> Rc<dyn ShardRoute>;
 }
 
-/// A route's part of a shard: the handler, and the states of its connections there. Every call ends without a panic;
-/// `Err` holds a panic of the handler.
+/// A route's part of a shard: the handler, and the states of the route's connections there. Every call ends without a
+/// panic; `Err` holds a panic of the handler.
 pub(crate) trait ShardRoute {
     /// Decides on an opening request. The future, unlike all other calls, may panic.
     fn opening<'a>(

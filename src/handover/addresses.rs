@@ -39,17 +39,17 @@ struct Stripe {
 #[derive(Debug, Default)]
 struct NetworkSockets {
     count: usize,
-    /// Those that speak HTTP and are idle: the oldest first.
+    /// The sockets that speak HTTP and are idle, the one that has been idle longest first.
     idle: Vec<Idle>,
 }
 
 /// A socket that speaks HTTP and is idle.
 #[derive(Debug)]
 struct Idle {
-    /// The [`Stripe::idle_count`] at which it became so.
+    /// The [`Stripe::idle_count`] when the socket became idle.
     since: u64,
     connection: IdleConnection,
-    /// The socket had unread input when it was last looked at.
+    /// Whether the socket had unread input when it was last looked at.
     has_input: bool,
 }
 
@@ -68,8 +68,8 @@ impl Addresses {
     ///
     /// # Errors
     ///
-    /// The network that has reached the limit, none of whose sockets is found to be idle by
-    /// [`IdleConnection::LOOKS_MAX`] looks.
+    /// The network of the address, if it has reached the limit and no connection gives way. At most
+    /// [`IdleConnection::LOOKS_MAX`] idle ones are looked at.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
         let network = Network::of(address);
         let mut stripe = self.stripe(network);
@@ -89,7 +89,8 @@ impl Addresses {
         Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None, connection: None })
     }
 
-    /// Returns the stripe of the table in which the network stands. No peer can choose addresses that all stand in one.
+    /// Returns the stripe of the table in which the network stands. No peer can choose addresses that are all in one
+    /// stripe.
     fn stripe(&self, network: Network) -> MutexGuard<'_, Stripe> {
         let stripe = &self.stripes[self.hasher.hash_one(network) as usize % STRIPES];
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,9 +101,10 @@ impl Addresses {
 pub(crate) struct AddressPermit {
     all: Arc<Addresses>,
     network: Network,
-    /// Set while the socket stands among the idle ones, and from then on if it has given way.
+    /// The [`Stripe::idle_count`] when the socket became idle; `None` while it is busy. It stays set if the socket has
+    /// given way.
     idle_since: Option<u64>,
-    /// The connection while it is not among the idle ones, once it has been.
+    /// The connection, while it is busy again after it has been idle.
     connection: Option<IdleConnection>,
 }
 
@@ -152,7 +154,8 @@ impl AddressPermit {
         is_held
     }
 
-    /// Returns the permit of a busy connection without what wakes the task that served it, whose memory a waker keeps.
+    /// Returns the permit of a busy connection without the waker of the task that served the connection. A waker would
+    /// keep the memory of that task.
     pub(crate) fn without_connection(mut self) -> AddressPermit {
         self.connection = None;
         self

@@ -18,14 +18,15 @@ pub(crate) struct IdleConnection {
 }
 
 impl IdleConnection {
-    /// The idle connections whose sockets are looked at for one new connection.
+    /// The most idle connections whose sockets are looked at for one new connection.
     pub(crate) const LOOKS_MAX: usize = 32;
 
     fn new(stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
         IdleConnection { stream: Arc::downgrade(stream), waker: waker.clone() }
     }
 
-    /// Returns the connection with the waker of its task, made anew only the first time that it is idle.
+    /// Returns the connection with the waker of its task. It is made the first time that the connection is idle, and
+    /// `known` afterwards.
     pub(crate) fn renewed(known: Option<IdleConnection>, stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
         let Some(mut known) = known else { return IdleConnection::new(stream, waker) };
         known.set_waker(waker);
@@ -48,7 +49,8 @@ impl IdleConnection {
     }
 }
 
-/// Returns whether bytes have arrived that were not read yet, of which the runtime need not know.
+/// Returns whether bytes have arrived that were not read yet. The kernel is asked, so bytes count that the runtime has
+/// not noticed.
 pub(crate) fn has_input(stream: &TcpStream) -> bool {
     let mut octet = [MaybeUninit::uninit()];
     // Neither the end nor an error is a request.
