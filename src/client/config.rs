@@ -17,7 +17,7 @@ use crate::proto::{ClientHandshake, HEAD_BYTES_MAX, MessageLimits, is_token};
 /// The limits of received messages and of the client's queues. Each is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// The limits of received frames and messages. A larger one fails the connection with 1009 (RFC 6455 7.4.1). The
+    /// The limits of received messages. A larger frame or message fails the connection with 1009 (RFC 6455 7.4.1). The
     /// client allocates a frame's announced length before its payload arrives. `checks_utf8` and `deliver` have no
     /// effect here: text is always checked, and messages are always whole.
     pub message: MessageLimits,

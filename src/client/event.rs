@@ -42,8 +42,8 @@ pub enum ClientEvent {
         /// The error of the attempt before; `None` before the first.
         error: Option<ConnectError>,
     },
-    /// A lost connection was opened again. The server knows nothing of the lost one, so the caller must repeat its
-    /// messages that matter to the server, subscriptions for example.
+    /// A lost connection was opened again. It is a new connection for the server, so the caller must send again
+    /// whatever the server needs, subscriptions for example.
     Reconnected(Box<Opened>),
 }
 

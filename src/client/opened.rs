@@ -15,7 +15,7 @@ pub struct Opened {
     pub protocol: Option<String>,
     /// A number that is unique among the connections of this process.
     pub connection_id: u64,
-    /// The URL of the server, without its query. After redirects it differs from the one that was set.
+    /// The URL of the server, without its query. After redirects it differs from the configured URL.
     pub url: String,
     /// The client's address.
     pub local_address: SocketAddr,

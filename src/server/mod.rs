@@ -42,7 +42,7 @@ pub struct Server {
     config: Config,
     /// The listeners: for each address one of each shard.
     listeners: Vec<Vec<OwnedFd>>,
-    /// At least one.
+    /// The addresses, at least one.
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Endpoints,

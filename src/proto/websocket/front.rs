@@ -26,7 +26,7 @@ use super::{
 };
 use std::ops::Range;
 
-/// The outcome of one step. Ranges are positions in its buffer.
+/// The outcome of one step. Ranges are positions in the input's buffer.
 pub(super) enum Step {
     /// Bytes were consumed, without an event.
     Again,

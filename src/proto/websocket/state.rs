@@ -64,8 +64,8 @@ pub enum State {
     Open,
     /// We sent a close frame; the peer has not answered (RFC 6455 7.1.3).
     Closing,
-    /// Both sent one, or the connection failed: nothing more is sent or accepted. A server closes the socket once its
-    /// replies are out (RFC 6455 7.1.1).
+    /// Both sides have sent a close frame, or the connection has failed: nothing more is sent or accepted. A server
+    /// closes the socket once its replies are sent (RFC 6455 7.1.1).
     Closed,
 }
 
