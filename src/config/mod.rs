@@ -1,8 +1,8 @@
 //! Reads flags, environment and file into [`Settings`], and validates these into a [`Config`]. A `Config` is always
 //! valid: no later code checks its values again.
 //!
-//! [`SETTINGS`] is the table from which all names, defaults and helps follow; [`Given`] reads the sources into the
-//! settings and remembers which source gave which.
+//! All names, defaults and helps follow from the table [`SETTINGS`]. [`Given`] reads the settings from all sources, and
+//! has the source of each one.
 
 mod check;
 mod checked;

@@ -241,7 +241,7 @@ impl WebSocket {
 
     /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
     /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
-    /// whether a reason fits. [`CloseCode::NO_STATUS`] sends an empty one. Does nothing unless the state is
+    /// whether a reason fits. With [`CloseCode::NO_STATUS`] the frame is empty. Does nothing unless the state is
     /// [`State::Open`].
     ///
     /// # Panics
