@@ -346,8 +346,8 @@ async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Re
         let name = tokio::select! {
             outcome = running.wait() => {
                 outcome?;
-                let DrainReport { closed, left, dropped, is_whole, .. } = running.drain_report();
-                tracing::info!(closed, left, dropped, is_whole, "stopped");
+                let DrainReport { told, left, dropped, is_barrier_whole, .. } = running.drain_report();
+                tracing::info!(told, left, dropped, is_barrier_whole, "stopped");
                 return Ok(());
             }
             _ = report.recv() => {

@@ -198,10 +198,10 @@ counters! {
     DrainClosed "drain_closed_total" "connections" Counter Shard;
     /// Of these, connections that their clients have ended in time.
     DrainLeft "drain_left_total" "connections" Counter Shard;
-    /// Connections dropped while the server leaves: at their close timeout, or at the end of the time for all.
+    /// Connections dropped while the server leaves: at their `close_timeout`, or at `drain_timeout`.
     DrainDropped "drain_dropped_total" "connections" Counter Shard;
     /// Shards that closed connections although messages from before the server began to leave could still be on their
-    /// way, since a quarter of the time for all was over.
+    /// way, since a quarter of `drain_timeout` was over.
     BarrierTimeout "barrier_timeout_total" "shards" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;

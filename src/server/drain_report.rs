@@ -15,15 +15,15 @@ use crate::metrics::{Counter, Counters};
 /// // The counters outlive the server, which `wait_blocking` takes.
 /// let counters = running.counters().to_vec();
 /// running.wait_blocking()?;
-/// let DrainReport { closed, left, dropped, is_whole, .. } = DrainReport::of(&counters);
-/// println!("{left} of {closed} clients have left, {dropped} were dropped; nothing missed: {is_whole}");
+/// let DrainReport { told, left, dropped, .. } = DrainReport::of(&counters);
+/// println!("{left} of {told} clients have left, {dropped} were dropped");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// Connections that the server has closed with 1001 because it leaves.
-    pub closed: u64,
+    /// Connections whose clients the server has told, by a close frame with 1001, that it leaves.
+    pub told: u64,
     /// Of these, connections that their clients have ended in time.
     pub left: u64,
     /// Connections that the server has dropped while it leaves: those whose clients have not ended them within
@@ -33,7 +33,7 @@ pub struct DrainReport {
     /// Whether no connection was closed before it had been sent, or was owed, every message of its topics that the
     /// server had accepted before it began to leave. `false` if some shard or the control thread could not be waited
     /// for: the first close waits for at most a quarter of the drain timeout.
-    pub is_whole: bool,
+    pub is_barrier_whole: bool,
 }
 
 impl DrainReport {
@@ -44,10 +44,10 @@ impl DrainReport {
         let sum = |counter| shards.iter().map(|shard| shard.get(counter)).sum();
         let barrier_timeouts: u64 = sum(Counter::BarrierTimeout);
         DrainReport {
-            closed: sum(Counter::DrainClosed),
+            told: sum(Counter::DrainClosed),
             left: sum(Counter::DrainLeft),
             dropped: sum(Counter::DrainDropped),
-            is_whole: barrier_timeouts == 0,
+            is_barrier_whole: barrier_timeouts == 0,
         }
     }
 }
@@ -59,14 +59,14 @@ mod tests {
     #[test]
     fn the_report_adds_up_all_shards() {
         let shards: Vec<Arc<Counters>> = (0..3).map(|_| Arc::default()).collect();
-        assert_eq!(DrainReport::of(&shards), DrainReport { closed: 0, left: 0, dropped: 0, is_whole: true });
+        assert_eq!(DrainReport::of(&shards), DrainReport { told: 0, left: 0, dropped: 0, is_barrier_whole: true });
         for (number, shard) in (1..).zip(&shards) {
             shard.add(Counter::DrainClosed, 100 * number);
             shard.add(Counter::DrainLeft, 10 * number);
             shard.add(Counter::DrainDropped, number);
         }
-        assert_eq!(DrainReport::of(&shards), DrainReport { closed: 600, left: 60, dropped: 6, is_whole: true });
+        assert_eq!(DrainReport::of(&shards), DrainReport { told: 600, left: 60, dropped: 6, is_barrier_whole: true });
         shards[1].add(Counter::BarrierTimeout, 1);
-        assert!(!DrainReport::of(&shards).is_whole);
+        assert!(!DrainReport::of(&shards).is_barrier_whole);
     }
 }

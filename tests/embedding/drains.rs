@@ -30,20 +30,20 @@ fn the_report_counts_connections_that_leave_and_that_are_dropped() {
     let count = clients.len() as u64;
     clients[0].never_answer();
     let mut running = server.running.take().unwrap();
-    let DrainReport { closed, left, dropped, is_whole, .. } = running.drain_report();
-    assert_eq!((closed, left, dropped, is_whole), (0, 0, 0, true));
+    let DrainReport { told, left, dropped, is_barrier_whole, .. } = running.drain_report();
+    assert_eq!((told, left, dropped, is_barrier_whole), (0, 0, 0, true));
     running.stop();
     let (deaf, others) = clients.split_first_mut().unwrap();
     deaf.expect(close(1001, GOING_AWAY));
     others.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
     drop(clients.split_off(1));
     crate::until("the others have left", || running.drain_report().left == count - 1);
-    let DrainReport { closed, dropped, .. } = running.drain_report();
-    assert_eq!((closed, dropped), (count, 0));
+    let DrainReport { told, dropped, .. } = running.drain_report();
+    assert_eq!((told, dropped), (count, 0));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(running.wait()).expect("an orderly end");
-    let DrainReport { closed, left, dropped, is_whole, .. } = running.drain_report();
-    assert_eq!((closed, left, dropped, is_whole), (count, count - 1, 1, true));
+    let DrainReport { told, left, dropped, is_barrier_whole, .. } = running.drain_report();
+    assert_eq!((told, left, dropped, is_barrier_whole), (count, count - 1, 1, true));
 }
 
 /// A handler that blocks its shard keeps the clients of other shards for a quarter of the time, and the report says
@@ -81,12 +81,12 @@ fn a_handler_that_blocks_its_shard_does_not_keep_the_others() {
     others.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
     let number: usize = stuck.parse().unwrap();
     assert_eq!(counters[number].get(Counter::DrainClosed), 0, "the shard is stuck");
-    assert!(!DrainReport::of(&counters).is_whole);
+    assert!(!DrainReport::of(&counters).is_barrier_whole);
     let_go.send(()).unwrap();
     on_stuck.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
     let all = (on_stuck.len() + others.len()) as u64;
     drop((on_stuck, others));
     running.wait_blocking().expect("an orderly end");
-    let DrainReport { closed, left, dropped, is_whole, .. } = DrainReport::of(&counters);
-    assert_eq!((closed, left, dropped, is_whole), (all, all, 0, false));
+    let DrainReport { told, left, dropped, is_barrier_whole, .. } = DrainReport::of(&counters);
+    assert_eq!((told, left, dropped, is_barrier_whole), (all, all, 0, false));
 }

@@ -44,7 +44,7 @@ fn a_signal_lets_everybody_leave() {
         let log = server.log();
         let leaving = log.lines().find(|line| line.contains("leaving")).unwrap();
         assert!(leaving.contains("connections=20"), "{log}");
-        assert!(log.trim_end().ends_with(" stopped closed=20 left=20 dropped=0 is_whole=true"), "{log}");
+        assert!(log.trim_end().ends_with(" stopped told=20 left=20 dropped=0 is_barrier_whole=true"), "{log}");
     }
 }
 
@@ -82,7 +82,7 @@ fn clients_that_do_not_answer_do_not_keep_it() {
     deaf.expect(close(1001, GOING_AWAY));
     assert!(server.wait().success(), "{}", server.log());
     assert!(server.log().contains("drain timeout"), "{}", server.log());
-    assert!(server.log().contains("closed=1 left=0 dropped=1 is_whole="), "{}", server.log());
+    assert!(server.log().contains("told=1 left=0 dropped=1 is_barrier_whole="), "{}", server.log());
     assert!(matches!(deaf.receive(), Received::End | Received::Reset));
     let mut rest = Vec::new();
     // Whether it is an end or a reset does not matter to one that has said nothing.
@@ -137,7 +137,7 @@ fn without_clients_it_ends_at_once() {
         }
         server.signal(Signal::TERM);
         assert!(server.wait().success(), "{}", server.log());
-        assert!(server.log().contains("closed=0 left=0 dropped=0 is_whole=true"), "{}", server.log());
+        assert!(server.log().contains("told=0 left=0 dropped=0 is_barrier_whole=true"), "{}", server.log());
     }
 }
 
@@ -152,7 +152,7 @@ fn a_drain_right_after_the_start() {
             client.expect_close(1001, GOING_AWAY);
             drop(client);
             assert!(server.wait().success(), "{}", server.log());
-            assert!(server.log().contains("closed=1 left=1 dropped=0 is_whole=true"), "{}", server.log());
+            assert!(server.log().contains("told=1 left=1 dropped=0 is_barrier_whole=true"), "{}", server.log());
         }
     }
 }
@@ -172,7 +172,7 @@ fn a_drain_without_time() {
             let is_closed = received == close(1001, GOING_AWAY);
             assert!(is_closed || matches!(received, Received::End | Received::Reset), "{received:?}");
         }
-        assert!(server.log().contains("closed=8 left=0 dropped=8 is_whole="), "{}", server.log());
+        assert!(server.log().contains("told=8 left=0 dropped=8 is_barrier_whole="), "{}", server.log());
     }
 }
 

@@ -270,7 +270,7 @@ fn every_202_reaches_every_subscriber_before_its_1001() {
         }
         drop(subscribers);
         assert!(server.wait().success(), "{}", server.log());
-        let report = format!("closed={0} left={0} dropped=0 is_whole=true", TOPICS * 4);
+        let report = format!("told={0} left={0} dropped=0 is_barrier_whole=true", TOPICS * 4);
         assert!(server.log().contains(&report), "{}", server.log());
     }
 }
