@@ -118,6 +118,12 @@ impl Incoming {
         }
     }
 
+    /// Drops the input of a closed connection that was received and is not parsed.
+    pub(super) fn drop_input(&mut self, connection: &mut ShardConnection) {
+        drop(self.take_unparsed(connection));
+        connection.io.partial = None;
+    }
+
     /// Returns the next closed connection whose input is to be dropped.
     pub(super) fn pop_closed(&mut self) -> Option<ConnectionId> {
         self.closed.pop_front()

@@ -87,10 +87,7 @@ impl<I: Io> Shard<I> {
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.websocket.state() == State::Closed {
-            // Nothing is parsed any more.
-            drop(self.incoming.take_unparsed(connection));
-            connection.io.partial = None;
-            return;
+            return self.incoming.drop_input(connection);
         }
         // A shorter rest may be the beginning of a header or of the peer's close frame, and stays.
         if !connection.io.has_unparsed

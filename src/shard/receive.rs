@@ -10,8 +10,9 @@
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
 //!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
 //!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
-//!   sends little waits for no crowd of clients that send much. Closed connections stand apart: a turn drops some of
-//!   their input.
+//!   sends little waits for no crowd of clients that send much. Connections whose next message goes to a home
+//!   that is behind wait in queues of their own ([`awaiting`](super::awaiting)) until it is not behind any more.
+//!   Closed connections stand apart: a turn drops some of their input.
 //! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
 //!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
 //!   limit is *parked* unless its route has `manual_backpressure`: it is not read from until it is owed no more than
@@ -131,8 +132,7 @@ impl<I: Io> Shard<I> {
             let Some(homes) = self.admit(next) else { continue };
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if connection.websocket.state() == State::Closed {
-                drop(self.incoming.take_unparsed(connection));
-                connection.io.partial = None;
+                self.incoming.drop_input(connection);
                 self.incoming.push_busy(connection, id);
                 continue;
             }
