@@ -10,16 +10,16 @@ use super::{
 };
 
 /// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so the memory
-/// that they keep alive counts against the limit. Little pieces are copied one behind the other.
+/// that they keep alive counts against the limit. Little pieces are copied one after the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
 pub struct Backlog {
     pieces: VecDeque<Piece>,
-    /// Little pieces, behind all others.
+    /// Little pieces, after all others.
     tail: BytesMut,
     tail_messages: u32,
-    /// How many bytes of the first piece have been sent; of the tail, if there is no piece.
+    /// How many bytes of the first piece have been sent, or of the tail if there is no piece.
     sent: usize,
     /// The bytes that the pieces keep alive.
     charged: usize,
@@ -82,14 +82,14 @@ impl Backlog {
     }
 
     /// Returns whether the socket has refused any of the backlog. If not, the connection has kept up until now: the
-    /// backlog began with shares of topics that the connection left before their walks visited it.
+    /// backlog began with shares of topics that the connection left before their walks visited the connection.
     #[must_use]
     pub fn was_refused(&self) -> bool {
         self.was_refused
     }
 
-    /// Returns the bytes to send next: at most `pieces_max` pieces, of at most `bytes_max` bytes together. The last one
-    /// may be a part of a piece.
+    /// Returns the bytes to send next: at most `pieces_max` pieces, of at most `bytes_max` bytes together. The last of
+    /// them may be a part of a piece.
     pub fn unsent(&self, pieces_max: usize, bytes_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
         let mut left = bytes_max;
@@ -103,7 +103,7 @@ impl Backlog {
         })
     }
 
-    /// Gives up everything behind the first piece, and returns how many messages were given up. Bytes that are appended
+    /// Gives up everything after the first piece, and returns how many messages were given up. Bytes that are appended
     /// next start at a frame's boundary.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
@@ -154,7 +154,7 @@ impl Backlog {
         }
     }
 
-    /// Makes room for so many bytes behind the tail. If the tail's buffer has its greatest size, the tail becomes a
+    /// Makes room for so many bytes after the tail. If the tail's buffer has its greatest size, the tail becomes a
     /// piece.
     fn make_room(&mut self, bytes: usize) {
         let capacity = self.tail.capacity();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     proptest! {
-        /// The unsent bytes are those that were pushed behind the sent ones, and a backlog that has emptied weighs
+        /// The unsent bytes are those that were pushed after the sent ones, and a backlog that has emptied weighs
         /// nothing.
         #[test]
         fn a_backlog_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {

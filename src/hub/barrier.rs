@@ -5,8 +5,8 @@
 //! 2. A shard that has sent its own barriers, and has taken those of all other ends, sends a barrier down its delivery
 //!    lanes to all other shards: no delivery from before follows.
 //!
-//! A barrier stands behind everything that its sender has put into the same lane, or beside it. So a shard that has
-//! taken all barriers of the first kind has put every earlier message of its topics in order, and one that has also
+//! A barrier stands after everything that its sender has put into the same lane, or beside that lane. So a shard that
+//! has taken all barriers of the first kind has put every earlier message of its topics in order. A shard that has also
 //! taken those of the second kind has gathered every earlier message of all topics.
 
 /// The barriers that a shard has sent and taken. An end sends each other shard at most one barrier of each kind.

@@ -8,7 +8,7 @@ use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
 pub enum Sent {
     /// The message leaves with the flush at the end of this turn.
     Sent,
-    /// The message waits behind bytes that the client's socket has not taken.
+    /// The message waits after bytes that the client's socket has not taken.
     Queued {
         /// How many bytes wait before the message.
         bytes: usize,
@@ -37,7 +37,7 @@ pub enum Refused {
     ControlTooLong,
     /// The text is not UTF-8 (RFC 6455 5.6).
     NotText,
-    /// The frame is a close frame or a continuation, which have calls of their own.
+    /// The frame is a close frame or a continuation, for which there are other calls.
     OpCode,
     /// A message sent by fragments is not finished (RFC 6455 5.4), or none was begun.
     Fragment,
@@ -81,7 +81,7 @@ pub enum Command {
     List,
     /// Change how connections are pinged and when they time out.
     KeepAlive {
-        /// The connection; `None` means all of the shard, those to come included.
+        /// The connection; `None` means all connections of the shard, later ones included.
         id: Option<ConnectionId>,
         /// The new keep-alive.
         keep_alive: KeepAlive,
@@ -96,7 +96,8 @@ pub enum Reply {
     /// The outcome of [`Command::Send`].
     Sent(Sent),
     /// The outcome of the other commands for connections: whether the connection of a [`Command::Close`] was open, or
-    /// that of a [`Command::KeepAlive`] exists; `true` for a [`Command::KeepAlive`] of all.
+    /// whether the connection of a [`Command::KeepAlive`] exists; `true` for a [`Command::KeepAlive`] of all
+    /// connections.
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),

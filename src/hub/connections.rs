@@ -5,10 +5,10 @@ use std::{collections::VecDeque, fmt, mem};
 use super::{connection_id::ConnectionId, publication::Scope, subscriptions::Subscriptions, topics::TopicId};
 use crate::proto::{State, WebSocket};
 
-/// The data that the owner of a hub keeps of each connection, beside the hub's own.
+/// The data that the owner of a hub keeps of each connection, in addition to the data that the hub keeps.
 pub trait Attachment {
     /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The note
-    /// stands beside the subscriptions, so that other connections have no memory for it.
+    /// stands with the subscriptions, so that other connections have no memory for it.
     type Note: fmt::Debug + Default;
 }
 
@@ -25,10 +25,11 @@ pub struct HubConnection<T: Attachment = ()> {
     pub io: T,
     /// The topics that the connection receives.
     pub(super) subscriptions: Subscriptions<T::Note>,
-    /// The topic of its client's messages, if they are published as they are. Otherwise its handler gets them.
+    /// The topic of the client's messages, if they are published as they are. Otherwise the connection's handler gets
+    /// them.
     pub publishes: Option<Publishing>,
-    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live.
-    /// They go live together. [`ShardHub::release`](super::hub::ShardHub::release) ends this.
+    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
+    /// which they do together. [`ShardHub::release`](super::hub::ShardHub::release) ends the wait.
     pub is_held: bool,
     /// The connection's socket takes nothing more, and the connection subscribes to nothing. The input that has arrived
     /// is still handled.
@@ -65,7 +66,8 @@ impl<T: Attachment> HubConnection<T> {
     }
 
     /// Returns whether the connection has several subscriptions, and so may be in several walks. A connection with one
-    /// subscription left still counts as such while its share of that topic's walk is taken: until the walk passes.
+    /// subscription left still counts as one with several while its share of that topic's walk is taken, that is, until
+    /// the walk passes.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {
@@ -89,7 +91,7 @@ impl<T: Attachment> HubConnection<T> {
 pub struct Connections<T: Attachment = ()> {
     shard: u16,
     slots: Vec<Slot<T>>,
-    /// Slots without an owner; the one that has been free for longest is used first.
+    /// Slots without an owner; the slot that has been free for longest is used first.
     free: VecDeque<u32>,
     /// How many free slots rest before one is used again, as long as the table may grow. Without rest, a server with
     /// few clients that come and go would use one slot for all of them, and use up its generations within hours.
@@ -100,7 +102,7 @@ pub struct Connections<T: Attachment = ()> {
 enum Slot<T: Attachment> {
     /// The slot has no owner; the next one gets this generation.
     Free { generation: u32 },
-    /// The slot has an owner, which holds the generation: a field beside the owner would make the slot larger.
+    /// The slot has an owner, which holds the generation: a field next to the owner would make the slot larger.
     Taken(HubConnection<T>),
 }
 

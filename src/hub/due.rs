@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::topics::TopicId;
 
-/// Topics whose interest has not been sent yet, for want of room in the lane to their home; each once. A home without
-/// room costs one look, however many topics wait for it.
+/// Topics whose interest has not been sent yet, because the lane to their home has no room; each topic once. A home
+/// without room costs one look, however many topics wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     by_home: Vec<VecDeque<TopicId>>,
@@ -28,8 +28,8 @@ impl Due {
         self.count += 1;
     }
 
-    /// Calls `send` with each home's topics in order, and removes those for which it returns `true`. `false` means that
-    /// the home has no room, so its other topics stay.
+    /// Calls `send` with each home's topics in order, and removes the topics for which `send` returns `true`. `false`
+    /// means that the home has no room, so its other topics stay.
     pub(super) fn retry(&mut self, mut send: impl FnMut(TopicId) -> bool) {
         if self.is_empty() {
             return;

@@ -21,7 +21,7 @@ use crate::proto::Millis;
 /// Limits of one hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// Subscriptions of one connection. Each takes 20 bytes beside the topic's own some 300.
+    /// Subscriptions of one connection. Each takes 20 bytes, and its topic some 300 once.
     pub subscriptions_max: usize,
     /// Topics that the hub remembers although no connection of any shard subscribes or publishes to them.
     pub topics_idle_max: usize,

@@ -1,8 +1,9 @@
 //! The interest of this shard in topics whose home is another shard.
 //!
-//! A shard announces [`Interest::Messages`] with its first subscriber and withdraws it with its last; where connections
-//! only publish, it announces [`Interest::Offsets`]. Each announcement has a number. An announcement that finds no room
-//! in the lane to the home waits as the topic's latest interest, not as a queue of interests.
+//! A shard announces [`Interest::Messages`] when a topic gets its first subscriber on the shard, and withdraws the
+//! interest when the last subscriber leaves. Where connections only publish, the shard announces [`Interest::Offsets`].
+//! Each announcement has a number. An announcement that finds no room in the lane to the home waits as the topic's
+//! latest interest, not as a queue of interests.
 
 use std::mem;
 
@@ -56,7 +57,7 @@ impl<T: Attachment> ShardHub<T> {
         self.due.is_empty()
     }
 
-    /// Sends the topic's interest if the lane to its home has room. Returns whether it has.
+    /// Sends the topic's interest if the lane to its home has room. Returns whether there was room.
     fn send_interest(&mut self, id: TopicId) -> bool {
         let topic = &mut self.topics[id];
         let TopicRole::Remote(remote) = &mut topic.role else { unreachable!("a home has no interest to send") };

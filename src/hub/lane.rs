@@ -32,7 +32,7 @@ pub(super) struct LaneIn<T> {
     bytes: Arc<AtomicUsize>,
 }
 
-/// Returns both ends of a lane. The lane takes this many entries, and no entry while those in it weigh more than
+/// Returns both ends of a lane. The lane takes this many entries, and no entry while the entries in it weigh more than
 /// `bytes_max`.
 pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);

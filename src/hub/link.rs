@@ -1,4 +1,4 @@
-//! A link: the four lanes between two ends of the mesh, as one of the two ends has them.
+//! A link: the four lanes between two ends of the mesh, seen from one of the two ends.
 
 use std::mem;
 
@@ -19,8 +19,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns both sides of a link whose lanes take this many entries each, and no entry while those in the lane weigh
-    /// more than `bytes_max`.
+    /// Returns both sides of a link. Each of its lanes takes this many entries, and no entry while the entries in the
+    /// lane weigh more than `bytes_max`.
     pub(super) fn pair(entries: usize, bytes_max: usize) -> (Link, Link) {
         let (up, down) = (lane(entries, bytes_max), lane(entries, bytes_max));
         let (up_deliveries, down_deliveries) = (lane(entries, bytes_max), lane(entries, bytes_max));

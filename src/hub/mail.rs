@@ -108,8 +108,8 @@ impl<T: Attachment> ShardHub<T> {
     /// Sends the entries that have waited for room in a lane, and wakes the ends that have something to take.
     pub fn send_out(&mut self) {
         if !self.send_due() {
-            // Perhaps only interests wait for room. An end that makes room from here on wakes this shard; the second
-            // try finds room that was made just before.
+            // If only interests wait, `mesh.send_out` has nothing waiting and asks for no wake-up, so this asks for it.
+            // From here on an end that makes room wakes this shard; the second try finds room made just before.
             self.mesh.wants_room();
             self.send_due();
         }

@@ -1,4 +1,4 @@
-//! Costs of memory beside the bytes in it.
+//! Costs of memory in addition to the bytes in it.
 
 use bytes::Bytes;
 
@@ -7,15 +7,15 @@ use crate::proto::LARGE_FRAME;
 /// Bytes that an allocation takes beyond its size: the allocator's header, and rounding up.
 pub(super) const ALLOCATION: usize = 16;
 
-/// Bytes that a shared buffer takes beside its content: the buffer is an allocation, and its address, length and
-/// counter are another.
+/// Bytes that a shared buffer takes in addition to its content: the buffer is an allocation, and its address, length
+/// and counter are another.
 pub(super) const BUFFER: usize = 2 * ALLOCATION + 3 * size_of::<usize>();
 
 /// The fewest bytes that a large frame keeps alive: the buffer that it was received into.
 pub const LARGE_PIECE_PINS: usize = 64 * 1_024;
 
-/// Returns the bytes that a frame keeps alive on its way: a small frame itself, a large one the buffer that it was
-/// received into.
+/// Returns the bytes that a frame keeps alive on its way: a small frame keeps itself alive, a large frame the buffer
+/// that it was received into.
 pub(super) fn pinned(frame: &Bytes) -> usize {
     let length = frame.len();
     BUFFER + if length < LARGE_FRAME { length } else { length.max(LARGE_PIECE_PINS) }

@@ -1,4 +1,4 @@
-//! Lanes between shards: requests go to a topic's home, deliveries come from it.
+//! Lanes between shards: requests go to a topic's home, and deliveries come from the home.
 //!
 //! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. An entry that finds no room
 //! waits, in order, in an overflow beside the lane. Its sender then takes on no more messages for the home that is
@@ -7,8 +7,8 @@
 //! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
 //! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the request
 //!   lanes to it fill. The shard is then also a home that is behind, for its own connections;
-//! - a connection that may publish to any home waits while the requests to all homes together exceed the same limit, or
-//!   the deliveries do;
+//! - a connection that may publish to any home waits while the waiting requests to all homes together, or the waiting
+//!   deliveries, exceed the same limit;
 //! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
 //!
 //! Waits form a chain for each home: receive, the home's request lane, its delivery lanes, sockets. Sends to sockets
@@ -23,7 +23,7 @@ use super::{
     signal::Signal,
 };
 
-/// One end of the mesh: the lanes between this end and every other.
+/// One end of the mesh: the lanes between this end and every other end.
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
@@ -35,7 +35,7 @@ pub struct MeshEnd {
     /// The link whose lanes are looked at first, so that no lane is always the last.
     next: usize,
     overflow_bytes_max: usize,
-    /// The weight of the requests, and of the deliveries, that wait for room in all links together.
+    /// The weight of the requests that wait for room, in all links together; and the same of the deliveries.
     requests_waiting: usize,
     deliveries_waiting: usize,
     /// The home with the most requests waiting, of those that have had no room for a request since the last
@@ -43,7 +43,7 @@ pub struct MeshEnd {
     behind: Option<u16>,
 }
 
-/// Wakes an end's thread, also if the call comes just before the thread falls asleep.
+/// Wakes an end's thread, even if the call comes just before the thread falls asleep.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 impl MeshEnd {
@@ -97,7 +97,7 @@ impl MeshEnd {
         self.number
     }
 
-    /// Returns how many ends are shards, which have the lowest numbers.
+    /// Returns how many ends are shards. The shards have the lowest numbers.
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.shards
@@ -149,7 +149,7 @@ impl MeshEnd {
         link.is_none_or(Link::has_room_for_requests)
     }
 
-    /// Takes the next delivery, from all ends by turns.
+    /// Takes the next delivery. The ends take turns.
     pub fn next_delivery(&mut self) -> Option<Delivery> {
         self.take(Link::next_delivery).map(|(_, delivery)| delivery)
     }

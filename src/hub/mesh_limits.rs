@@ -2,12 +2,12 @@
 
 use super::entry::{Delivery, Request};
 
-/// Limits of all lanes of a mesh together. They are shared out evenly.
+/// Limits of all lanes of a mesh together. Each lane has an equal part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshLimits {
     /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
     pub lane_bytes_max: usize,
-    /// Memory of the entries in lanes, each with its message. A lane beyond its share takes no entry until some were
+    /// Memory of the entries in lanes, each with its message. A lane beyond its part takes no entry until some were
     /// taken out.
     pub message_bytes_max: usize,
     /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests. Also the memory
@@ -47,7 +47,7 @@ impl Default for MeshLimits {
     }
 }
 
-/// Bytes of an entry of a request lane and of one of a delivery lane.
+/// Bytes of an entry of a request lane and of an entry of a delivery lane.
 const ENTRY_PAIR: usize = size_of::<Request>() + size_of::<Delivery>();
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use super::memory::BUFFER;
 pub struct Piece {
     /// The frames.
     pub bytes: Bytes,
-    /// How many messages they carry.
+    /// How many messages the frames carry.
     pub messages: u32,
-    /// How many bytes of memory the piece keeps alive, its own among them.
+    /// How many bytes of memory the piece keeps alive, its own bytes included.
     pub charge: usize,
 }
 
@@ -30,7 +30,7 @@ impl Piece {
         if self.charge == self.bytes.len() + BUFFER { self.bytes.len() } else { 0 }
     }
 
-    /// Returns the same bytes, to be kept for long: in memory of their own if they stand in much more.
+    /// Returns the same bytes, to be kept for long: in a separate buffer if they stand in a much larger one.
     pub(super) fn kept(&self) -> Piece {
         // A backlog copies a piece this small in any case.
         let is_copied = self.bytes.len() < COPIED_BELOW;

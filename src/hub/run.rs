@@ -12,7 +12,7 @@ use crate::proto::{LARGE_FRAME, PreparedMessage};
 
 /// The messages that have been gathered for a topic since its last walk began.
 ///
-/// Small frames are copied one behind the other, so that a subscriber's share is one piece of memory and one send
+/// Small frames are copied one after the other, so that a subscriber's share is one piece of memory and one send
 /// carries them all. A large frame is not copied: it becomes a piece of its own.
 #[derive(Debug, Default)]
 pub struct Run {
@@ -137,7 +137,7 @@ impl Run {
         self.exclusions += EXCLUDED * (self.gathered.excluded.len() - slots);
     }
 
-    /// Makes room for this many bytes behind the tail. A tail of the greatest length becomes a piece: slow consumers
+    /// Makes room for this many bytes after the tail. A tail of the greatest length becomes a piece: slow consumers
     /// free memory piece by piece.
     fn make_room(&mut self, bytes: usize) {
         let length = self.tail.len();
@@ -337,7 +337,7 @@ impl Position {
 /// Bytes of the walk that a run becomes: the frozen run, and the walk's numbers.
 pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
 
-/// Bytes of one subscriber's entry in the table of exclusions, which is up to half empty, beside its exclusions.
+/// Bytes of one subscriber's entry in the table of exclusions, without the exclusions. The table is up to half empty.
 const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALLOCATION;
 
 /// The smallest buffer of a tail.

@@ -34,8 +34,8 @@ impl fmt::Debug for Signal {
 }
 
 impl Signal {
-    /// Returns a signal whose owner is awake. `wake` must make the owner look at its lanes again, also if it is called
-    /// just before the owner falls asleep.
+    /// Returns a signal whose owner is awake. `wake` must make the owner look at its lanes again, even if `wake` is
+    /// called just before the owner falls asleep.
     pub(super) fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         Signal { sleeps: AtomicBool::new(false), wants_room: AtomicBool::new(false), wake }
     }

@@ -1,5 +1,5 @@
-//! One order over all shards: several hubs, stepped in an order that a seed decides, against the messages that each
-//! subscriber must receive.
+//! One order over all shards: several hubs, stepped in an order that a seed decides; what each subscriber received is
+//! compared with what it must receive.
 
 mod barrier;
 mod subscriber;
@@ -187,8 +187,8 @@ fn floods_both_ways_neither_deadlock_nor_grow() {
     assert!(world.published > 1_000);
 }
 
-/// Marks come back behind the messages that were published before them, however full the lanes are: a connection that
-/// leaves then has all messages of its own.
+/// Marks come back after the messages that were published before them, however full the lanes are: a connection that
+/// leaves then has got all its own messages.
 #[test]
 fn marks_come_back_behind_the_messages_before_them() {
     let mut sent = 0;

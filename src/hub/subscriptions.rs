@@ -11,13 +11,13 @@ pub(super) struct Subscription {
     pub(super) membership: Membership,
     /// The connection receives its own messages too.
     pub(super) echo: bool,
-    /// The connection has got its share of the topic's walk from the visit of another walk. This walk has yet to come
-    /// to the connection. When it does, it passes the connection and clears the flag. So a flag that is set always
+    /// The connection has got its share of the topic's walk from the visit of another walk. The topic's own walk has
+    /// yet to come to the connection; it will pass the connection and clear the flag. So a flag that is set always
     /// belongs to the walk under way.
     pub(super) is_taken: bool,
 }
 
-/// The place of a subscription among those of its topic.
+/// The place of a subscription among all subscriptions to its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Membership {
     /// None yet: nothing is owed before the subscription goes live.
@@ -29,7 +29,8 @@ pub(super) enum Membership {
 }
 
 /// The subscriptions of one connection, each topic at most once. Nearly every connection has one subscription, which
-/// costs nothing beside the connection itself. `M` is the note that the hub's owner keeps of a connection with several.
+/// costs nothing in addition to the connection itself. `M` is the note that the hub's owner keeps of a connection with
+/// several.
 #[derive(Debug, Default)]
 pub(super) enum Subscriptions<M> {
     #[default]
@@ -138,7 +139,7 @@ impl<M: Default> Subscriptions<M> {
         is_taken
     }
 
-    /// Returns whether these are several: only then may one of them be taken.
+    /// Returns whether there are several subscriptions: only then may one of them be taken.
     #[inline]
     pub(super) fn are_several(&self) -> bool {
         matches!(self, Subscriptions::Several(_))

@@ -3,7 +3,7 @@
 use super::run::{FrozenRun, WALK_BYTES};
 
 /// One pass over the members of a topic. A walk owns the run that it hands out; its members are the subscribers at its
-/// beginning, without those that leave before their turn.
+/// beginning, except those that leave before their turn.
 #[derive(Debug)]
 pub(super) struct Walk {
     /// The run that the members are owed.

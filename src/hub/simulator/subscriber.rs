@@ -1,4 +1,4 @@
-//! A subscription in the simulator, and the messages that its connection must have received by it.
+//! A subscription in the simulator, and the messages that its connection must have received through it.
 
 use std::collections::HashMap;
 
