@@ -40,7 +40,7 @@ impl<I: Io> Shard<I> {
         }
         self.count(Counter::Opened, 1);
         self.counters.set(Counter::ConnectionsOpen, self.hub.connections.len() as u64);
-        // Everything that a handler sends stands behind the answer.
+        // Everything that a handler sends stands after the answer.
         self.reply(id, &answer);
         self.schedule(id);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
@@ -74,9 +74,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Keeps the bytes that the client has sent behind its opening request, which are parsed with the next batch. Until
+    /// Keeps the bytes that the client has sent after its opening request, which are parsed with the next batch. Until
     /// then they count as an unfinished message, whose time begins here: while the shard may not parse, any number of
-    /// clients may come with such bytes.
+    /// clients may come with bytes after their requests.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()

@@ -1,7 +1,8 @@
 //! The connections that are not received from because a home is behind.
 //!
-//! A connection stands in the queues of the home that its next message goes to, or in those of connections whose
-//! messages may go to any home. When that home is not behind any more, the connection is served in its turn among the
+//! A connection whose messages go to one topic stands in the queues of that topic's home. Where a handler decides where
+//! messages go, the connection stands in the queues of the home to which it has just published without room, or else in
+//! those for any home. When these homes are not behind any more, the connection is served in its turn among the
 //! connections of the shard.
 //!
 //! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits for a home again,
@@ -52,8 +53,8 @@ impl Awaiting {
         queues.is_some_and(|queues| !queues.is_empty())
     }
 
-    /// Adds a connection to the queue of those with more input than their share, if `is_busy`, or else to the other
-    /// queue of these homes.
+    /// Adds a connection to a queue of these homes: to `busy`, for connections that had more input than their part of
+    /// the frames, if `is_busy`; otherwise to `ready`.
     pub(super) fn push(&mut self, homes: Homes, is_busy: bool, id: ConnectionId) {
         self.entries += 1;
         let queues = self.queues(homes);
@@ -61,7 +62,7 @@ impl Awaiting {
         queue.push_back(id);
     }
 
-    /// Adds a connection in front of the others with more input than their share.
+    /// Adds a connection in front of the others in the queue `busy` of these homes.
     pub(super) fn push_front(&mut self, homes: Homes, id: ConnectionId) {
         self.entries += 1;
         self.queues(homes).busy.push_front(id);
@@ -72,7 +73,7 @@ impl Awaiting {
         self.entries > 0 && self.first(&is_behind).is_some()
     }
 
-    /// Takes the next connection of a home that is not behind, from all homes by turns.
+    /// Takes the next connection of a home that is not behind. The homes take turns.
     pub(super) fn pop(&mut self, is_behind: impl Fn(Homes) -> bool) -> Option<ConnectionId> {
         if self.entries == 0 {
             return None;
@@ -88,7 +89,7 @@ impl Awaiting {
         next
     }
 
-    /// Notes that a connection waits, with input that is not parsed to its end or without.
+    /// Notes that a connection waits, and whether it has input that is not parsed to its end.
     pub(super) fn enter(&mut self, has_unparsed: bool) {
         self.waiting += 1;
         self.unparsed += usize::from(has_unparsed);
@@ -100,8 +101,8 @@ impl Awaiting {
         self.unparsed = self.unparsed.checked_sub(usize::from(has_unparsed)).expect("unparsed input has been counted");
     }
 
-    /// Removes the ids of connections that do not wait any more, once they outnumber those that wait by more than
-    /// `SLACK`.
+    /// Removes the ids of connections that do not wait any more, once these ids outnumber those of waiting connections
+    /// by more than `SLACK`.
     pub(super) fn compact(&mut self, waits: impl Fn(ConnectionId) -> bool) {
         if self.entries <= 2 * self.waiting + SLACK {
             return;
@@ -110,7 +111,7 @@ impl Awaiting {
         self.entries = self.by_home.iter().chain([&self.any]).map(OfHome::len).sum();
     }
 
-    /// Returns the homes, not behind, whose connections come next.
+    /// Returns the homes whose connections come next; homes that are behind are skipped.
     fn first(&self, is_behind: &impl Fn(Homes) -> bool) -> Option<Homes> {
         let count = self.by_home.len() + 1;
         let at = |at: usize| if at < self.by_home.len() { Homes::One(at as u16) } else { Homes::Any };
@@ -128,12 +129,12 @@ impl Awaiting {
     }
 }
 
-/// The connections that wait for one home, in two queues that are served by turns as those of the shard are: a client
-/// that sends little waits for no crowd of clients that send much to the same home.
+/// The connections that wait for one home, in two queues that are served alternately, like those of the shard: a client
+/// that sends little need not wait for a crowd of clients that send much to the same home.
 #[derive(Debug, Default)]
 struct OfHome {
     ready: VecDeque<ConnectionId>,
-    /// Connections that have more input than their share.
+    /// Connections that had more input than their part of the frames.
     busy: VecDeque<ConnectionId>,
     /// Whether the next connection comes from `busy`.
     takes_busy: bool,

@@ -1,4 +1,4 @@
-//! Deadlines of connections: the work that is due when one has come.
+//! Deadlines of connections: the work that is due when a deadline has come.
 
 use std::mem;
 

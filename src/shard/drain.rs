@@ -1,10 +1,10 @@
-//! The shard's part in an orderly end: it closes its connections, a few at a time, and each may finish the closing
-//! handshake.
+//! The shard's part in an orderly end: the shard closes its connections, a few at a time, and each connection may
+//! finish the closing handshake.
 //!
 //! No connection is closed before the barriers of all other ends have come, or a quarter of the drain's time is over;
-//! [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has been handed, or is owed, every
-//! message from before the drain, and its close frame stands behind them. A message that comes later reaches the
-//! connections that are still open.
+//! [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has got, or is owed, every message
+//! from before the drain, and its close frame stands after them. A message that comes later reaches the connections
+//! that are still open.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
@@ -41,7 +41,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes a connection, unless its closing handshake has begun, or it is lost and ends when its input is handled.
+    /// Closes a connection, unless its closing handshake has begun. A lost connection is left too: it ends when its
+    /// input is handled.
     fn close_in_drain(&mut self, id: ConnectionId) {
         let is_open = self.hub.connections.get(id).is_some_and(|c| c.is_open());
         if let Some(drain) = &mut self.drain

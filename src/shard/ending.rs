@@ -1,10 +1,11 @@
 //! The end of a connection: from the moment it leaves the open state to the close of its descriptor.
 //!
-//! An orderly end takes three steps. Each step asserts that the one before is complete:
+//! An orderly end takes three steps. Each step asserts that the step before it is complete:
 //!
 //! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
-//!    it is owed up to here are sent, and a close frame after them. If the connection still gets back messages of its
-//!    own that other shards order, it stays in its topics, and its close frame waits for marks ([`Shard::end_marks`]).
+//!    it is owed up to here are sent, and a close frame after them. If other shards still order messages that the
+//!    connection has published and gets back, the connection stays in its topics, and its close frame waits for marks
+//!    ([`Shard::end_marks`]).
 //! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
 //!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
 //!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
@@ -24,14 +25,14 @@
 //!
 //! A send fails as soon as a reset has arrived, while Linux keeps the input in front of the reset readable. So a failed
 //! send ends the output alone: its connection leaves its topics, and stays until that input is handled. The error of a
-//! receive stands behind all input.
+//! receive stands after all input.
 //!
 //! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
 //! does.
 //!
 //! The close timeout bounds all three steps, unless it is 0. If the peer has not taken everything by the deadline, or
-//! when the connection is dropped, the socket is reset: the kernel would keep the rest for minutes, beyond the server's
-//! end.
+//! when the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for minutes, beyond
+//! the server's end.
 
 use std::io;
 
@@ -57,7 +58,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes the steps that are due if the connection's WebSocket has left the open state. Every call that may end the
-    /// open state is followed by this one.
+    /// open state is followed by a call of this method.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.websocket.state() == State::Open {
@@ -175,7 +176,7 @@ impl<I: Io> Shard<I> {
         (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
         connection.io.sides.leave();
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
-        // The socket's end shows behind the input, and the ring may have reported it before.
+        // The socket's end shows after the input, and the ring may have reported it before.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
@@ -204,8 +205,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends a connection at once. A reset gives up the bytes that the peer has not taken: the kernel would keep them
-    /// until the peer takes them.
+    /// Ends a connection at once. A reset gives up the bytes that the peer has not taken, which the kernel would
+    /// otherwise keep until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.give_up(id) else { return };
         if connection.io.owes_output() || connection.is_lost || self.io.has_unsent(&socket) {

@@ -1,7 +1,7 @@
 //! The calls between a shard and the handlers of its routes, in both directions.
 //!
-//! Nothing recurses: no call of a handler leads to another call of one before it returns. A handler learns that a
-//! connection has ended when the shard has no other connection in its hands.
+//! Nothing recurses: no call of a handler leads to another handler's call before it returns. A handler learns that a
+//! connection has ended when the shard is not in the midst of an action for another connection.
 
 use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
 
@@ -61,7 +61,8 @@ impl<I: Io> Shard<I> {
         self.report_joined();
     }
 
-    /// Calls the handlers of subscriptions that have gone live. Opening answers that waited for them may leave.
+    /// Calls the handlers of subscriptions that have gone live. Opening answers that waited for these subscriptions may
+    /// leave.
     pub(super) fn report_joined(&mut self) {
         // In the order in which they have joined. A handler may add some meanwhile, or take some out.
         self.joined.reverse();

@@ -22,25 +22,26 @@ use crate::{
 pub(super) struct Incoming {
     /// Open connections whose sockets have been reported readable.
     ready: VecDeque<ConnectionId>,
-    /// Connections that have more input than their share: some that is not parsed, or a socket that filled its buffer.
-    /// Connections that are closing stand here too.
+    /// Connections that had more input than their part of the frames: input that is not parsed, or a socket that filled
+    /// its buffer. Connections that are closing stand here too.
     busy: VecDeque<ConnectionId>,
-    /// Connections whose WebSocket is closed: thousands of them may send input that is only dropped.
+    /// Connections whose WebSocket is closed. Thousands of them may send input that is only dropped.
     closed: VecDeque<ConnectionId>,
-    /// Connections whose large frame has filled its buffer, with the frames that the copy into a larger one counts as.
+    /// Connections whose large frame has filled its buffer, with the number of frames that the copy into a larger
+    /// buffer counts as.
     copying: VecDeque<(ConnectionId, u32)>,
     /// Connections that a turn has received from and had no frame of its budget left for.
     unserved: Vec<ConnectionId>,
     /// Connections that wait until a home is not behind any more.
     awaiting: Awaiting,
     /// Connections of the batch under way whose turn came, and whose home was behind by then. They go to the front of
-    /// its queues.
+    /// that home's queues.
     postponed: Vec<(ConnectionId, Homes)>,
     /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed.
     served: Vec<ConnectionId>,
     /// The queue that the next connection comes from, if one stands there.
     next: Queue,
-    /// Connections whose input is not parsed to its end, without those that wait for a home and those that are parked.
+    /// Connections whose input is not parsed to its end, except those that wait for a home and those that are parked.
     unparsed: usize,
     pub(super) unfinished: Unfinished,
     /// Connections that are not open and have sent more than one receive takes since, in the order of these receives.
@@ -66,7 +67,7 @@ pub(super) struct Next {
     pub(super) id: ConnectionId,
     /// The queue that it stood in.
     pub(super) queue: Queue,
-    /// The frames that its copy was admitted with, if it has waited for one.
+    /// The number of frames that the connection's copy was admitted with, if the connection has waited for a copy.
     pub(super) copied: Option<u32>,
 }
 
@@ -239,8 +240,8 @@ impl Incoming {
         self.push_busy(connection, id);
     }
 
-    /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends this when it is taken
-    /// out of its queue, [`Incoming::leave_home`] before.
+    /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends the wait when the
+    /// connection is taken out of its queue, [`Incoming::leave_home`] before that.
     pub(super) fn await_home(
         &mut self,
         connection: &mut ShardConnection,
@@ -254,8 +255,8 @@ impl Incoming {
         self.awaiting.push(homes, queue != Queue::Ready, id);
     }
 
-    /// Notes the same of a connection of the batch whose input was not parsed, since others of the batch went before.
-    /// It comes first when the home is not behind any more.
+    /// Notes the same of a connection of the batch whose input was not parsed, since other connections of the batch
+    /// went before. The connection comes first when the home is not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
         // A buffer that is full was fitted before, or one receive has filled it. It may be postponed many times.
@@ -359,7 +360,7 @@ impl Incoming {
         if length >= STAYS_IN_PLACE && length == capacity { length } else { 0 }
     }
 
-    /// Returns a buffer with room for the connection's next input, behind the rest of its last.
+    /// Returns a buffer with room for the connection's next input, after the rest of its last.
     ///
     /// The buffer of a large frame doubles when it is full: a peer that has only announced a frame does not hold memory
     /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next one is

@@ -1,4 +1,4 @@
-//! The state of a connection's socket, which the shard keeps beside the hub's state of the connection.
+//! The state of a connection's socket, which the shard keeps in addition to the hub's state of the connection.
 
 use bytes::BytesMut;
 
@@ -65,7 +65,7 @@ pub(crate) enum Reading {
     AwaitsHome,
 }
 
-/// The output that a connection is owed beside its shares of the walks under way.
+/// The output that a connection is owed in addition to its shares of the walks under way.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     /// Whole frames for this connection alone, such as the opening answer, pongs and close frames. They leave with the
@@ -109,7 +109,7 @@ impl Watch {
         Watch { since, held, sent: 0 }
     }
 
-    /// Returns whether the peer, whose socket now holds so many bytes, has taken any, or all there is to take.
+    /// Returns whether the peer, whose socket now holds so many bytes, has taken any bytes since, or has taken all.
     pub(crate) fn sees_progress(&self, held: usize) -> bool {
         held == 0 || held < self.held + self.sent
     }

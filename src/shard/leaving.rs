@@ -5,8 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use crate::{hub::ConnectionId, proto::Tick};
 
 /// A drain under way. It closes no connection before every message from before the drain has been gathered, or a
-/// quarter of its time is over. Then it closes connections within half of its time, at a pace: their clients do not all
-/// come to their next server at the same moment.
+/// quarter of its time is over. Then it closes connections within half of its time, at a pace, so that their clients do
+/// not all come to the next server at the same moment.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.
@@ -65,7 +65,7 @@ impl Drain {
         self.remaining.drain(..count).collect()
     }
 
-    /// Adds a connection that was accepted before the drain and established only now.
+    /// Adds a connection that was accepted before the drain and is established only now.
     pub(super) fn add(&mut self, id: ConnectionId) {
         self.remaining.push_back(id);
     }
@@ -80,8 +80,8 @@ impl Drain {
         self.closing.remove(&id)
     }
 
-    /// Returns when the drain has to be looked at again: when gathering must end or the next connections are due;
-    /// otherwise in the next tick, since the other shards may be done. `is_empty` says whether the shard has no
+    /// Returns when the shard has to look at the drain again: when gathering must end, or when the next connections are
+    /// due; otherwise in the next tick, since the other shards may be done. `is_empty` says whether the shard has no
     /// connections; `remaining` may still have ids of connections that have ended.
     pub(super) fn next_step(&self, now: Tick, is_empty: bool) -> Tick {
         match self.stage {
@@ -92,7 +92,7 @@ impl Drain {
     }
 }
 
-/// Connections that are closed in a tick at least, if there are so many: 1 000 in a second.
+/// The least number of connections that are closed in a tick, if there are so many: 1 000 in a second.
 const CLOSES_PER_TICK: usize = 100;
 
 #[cfg(test)]

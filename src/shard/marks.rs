@@ -1,14 +1,15 @@
-//! Marks: the wait of a close frame for messages of its own connection that another shard orders.
+//! Marks: a close frame waits for messages of its connection that another shard orders.
 //!
 //! When a connection leaves the open state, messages that it published may still be on their way to the home of their
-//! topic; if it has subscribed to that topic with echo, it is owed them. A mark follows these messages to each such
-//! home and comes back behind them. Until then the connection stays a subscriber, and its close frame waits here.
+//! topic; if the connection has subscribed to that topic with echo, it is owed these messages. A mark follows them to
+//! each such home and comes back after them. Until then the connection stays a subscriber, and its close frame waits
+//! here.
 
 use std::collections::HashMap;
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// The connections that wait for marks. A connection that does not costs nothing here.
+/// The connections that wait for marks. A connection that does not wait costs nothing here.
 #[derive(Debug, Default)]
 pub(super) struct Marks(HashMap<ConnectionId, Marked>);
 

@@ -1,4 +1,5 @@
-//! Decides whether an opening request becomes a connection: by its route's rules first, then by its handler.
+//! Decides whether an opening request becomes a connection: first by the rules of its route, then by the route's
+//! handler.
 
 use std::{future::poll_fn, mem, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::Poll, time::Duration};
 
@@ -22,16 +23,16 @@ pub(super) struct Accepted {
     pub(super) route: u16,
     pub(super) opened: Opened,
     pub(super) profile: Option<Box<Profile>>,
-    /// The limits of the connection's messages, where its topic has others than its route.
+    /// The limits of the connection's messages, if the limits of its topic differ from those of its route.
     pub(super) limits: Option<MessageLimits>,
     pub(super) answer: Bytes,
 }
 
 /// The reason for which an opening request does not become a connection.
 pub(super) enum NotOpened {
-    /// The route, the handler or the server refuses it with this response.
+    /// The route, the handler or the server refuses the request with this response.
     Refused(Response),
-    /// Its handler took too long to decide.
+    /// The route's handler took too long to decide.
     Undecided,
     /// The client has not waited for an answer.
     Left,
@@ -131,7 +132,7 @@ fn complete(
     Ok((profile, answer))
 }
 
-/// Checks that the server does not leave.
+/// Checks that the server is not leaving.
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     if lobby.is_leaving() {
         return Err(Refusal::leaving());
@@ -154,7 +155,8 @@ fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, R
     Ok(chosen)
 }
 
-/// Returns the limits of messages to a topic that takes smaller ones than the route by which it is reached.
+/// Returns the limits of messages to a topic that takes only smaller messages than the route by which the topic is
+/// reached.
 fn limits_of_topic(bytes_max: u32, of_route: &MessageLimits) -> Option<MessageLimits> {
     (bytes_max < of_route.message_bytes_max).then(|| MessageLimits {
         message_bytes_max: bytes_max,

@@ -9,9 +9,9 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends whole frames for this connection alone, behind the shares of topics from which it has unsubscribed. The
-    /// next flush sends them unless the connection is held or has no room. A lost connection gets no frames. A close
-    /// frame may have to wait for marks.
+    /// Appends whole frames for this connection alone, after the shares of topics from which the connection has
+    /// unsubscribed. The next flush sends the frames unless the connection is held or has no room. A lost connection
+    /// gets no frames. A close frame may have to wait for marks.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if frames.is_empty() || connection.is_lost {
@@ -32,8 +32,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Sends marks behind the messages of a connection that has just left the open state, and lets its frames, the
-    /// close frame among them, wait until all marks are back. Returns whether there is a mark.
+    /// Sends marks after the messages of a connection that has just left the open state, and lets its frames, the close
+    /// frame among them, wait until all marks are back. Returns whether there is a mark.
     fn await_marks(&mut self, id: ConnectionId, frames: &[u8]) -> bool {
         let ticks = match self.handlers.keep_alive(id).close_timeout {
             0 => MARK_TICKS_MAX,

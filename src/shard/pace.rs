@@ -1,9 +1,9 @@
-//! The pace of a turn: the portion of each kind of work before the next kind has its turn.
+//! The pace of a turn: the portion of each kind of work that is done before the next kind of work.
 
 use crate::sys::SendEntry;
 
-/// The sizes of a turn's portions. They bound latency and decide which work is interleaved with which; the result is
-/// the same with any of them, which the simulator proves by drawing them.
+/// The sizes of a turn's portions. The sizes bound latency and decide how the kinds of work are interleaved. The result
+/// is the same with any sizes, which the simulator tests by drawing them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// Connections received from in one system call.
@@ -23,8 +23,8 @@ pub(super) struct Pace {
     /// Sends after which a flush ends, to go on in the next turn. A flush sends one batch at least. A further share in
     /// a send counts as a send. So does the visit of a walk that hands out nothing.
     pub(super) flush_entries: usize,
-    /// Bytes after which a flush does the same. The last send counts, and may have more bytes than are left. Bytes that
-    /// are appended to the backlog of a slow consumer count too.
+    /// Bytes after which a flush ends, to go on in the next turn. The last send counts, and may have more bytes than
+    /// are left. Bytes that are appended to the backlog of a slow consumer count too.
     pub(super) flush_bytes: usize,
     /// Pieces of a backlog offered at once.
     pub(super) backlog_pieces: usize,
@@ -95,7 +95,7 @@ pub(super) fn frames_of(bytes: usize) -> u32 {
     (bytes / BYTES_PER_FRAME) as u32
 }
 
-/// Bytes that count as one frame, received or copied. They count beside the frames that are parsed.
+/// Bytes that count as one frame, received or copied. They count in addition to the frames that are parsed.
 const BYTES_PER_FRAME: usize = 1_024;
 
 #[cfg(test)]

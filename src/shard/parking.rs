@@ -1,4 +1,5 @@
-//! Pauses of single connections: those that are owed much, and those whose messages go to a home that is behind.
+//! Pauses of single connections: connections that are owed much, and connections whose messages go to a home that is
+//! behind.
 
 use super::{
     incoming::{Queue, STAYS_IN_PLACE},
@@ -13,8 +14,8 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Returns whether the connection is owed so much that it is not read from: above half of what a backlog may have.
-    /// A connection that is closing is always read from, since its client's close frame or end is awaited.
+    /// Returns whether the connection is owed so much that it is not received from: above half of what a backlog may
+    /// have. A connection that is closing is always received from, since its client's close frame or end is awaited.
     pub(super) fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
         let Some(output) = &connection.io.output else { return false };
@@ -23,7 +24,7 @@ impl<I: Io> Shard<I> {
         is_much && connection.websocket.state() == State::Open && !self.handlers.has_manual_backpressure(id)
     }
 
-    /// Reads from a parked connection again if it has taken enough of its backlog, or is closing.
+    /// Lets a parked connection be received from again if it has taken enough of its backlog, or is closing.
     pub(super) fn unpark(&mut self, id: ConnectionId) {
         let is_parked = self.hub.connections.get(id).is_some_and(|connection| connection.io.reading == Reading::Parked);
         if is_parked
@@ -40,9 +41,9 @@ impl<I: Io> Shard<I> {
         self.incoming.has_next(|homes| self.hub.is_behind(homes))
     }
 
-    /// Returns the homes that the client's next message goes to, or may go to; `None` if it stays on the shard. A
-    /// connection that is closing is always read from, since its client's close frame or end is awaited, and its
-    /// messages go nowhere.
+    /// Returns the homes that the client's next message goes to, or may go to; `None` if the message stays on the
+    /// shard. A connection that is closing is always received from, since its client's close frame or end is awaited,
+    /// and its messages go nowhere.
     pub(super) fn next_homes(&self, id: ConnectionId) -> Option<Homes> {
         let connection = self.hub.connections.get(id)?;
         let is_open = connection.websocket.state() == State::Open;
@@ -71,7 +72,7 @@ impl<I: Io> Shard<I> {
         self.incoming.compact_awaiting(waits);
     }
 
-    /// Reads again from a connection that waits for a home, if it is closing.
+    /// Lets a connection that waits for a home be received from again, if it is closing.
     fn leave_home(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading == Reading::AwaitsHome && connection.websocket.state() != State::Open {

@@ -4,19 +4,19 @@
 //! arrived. Four things are added, so that a client that sends much makes no other wait:
 //!
 //! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share the rest of the budget
-//!   evenly; a connection alone gets all of it. A connection whose share is used up keeps the rest of its input, which
-//!   is parsed before its socket is read again. A received KiB counts as a frame, and so does a KiB that is copied
-//!   because a large message has filled its buffer.
+//!   evenly; a connection alone gets all of it. A connection whose part of the budget is used up keeps the rest of its
+//!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
+//!   does a KiB that is copied because a large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
-//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
-//!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
-//!   sends little waits for no crowd of clients that send much. Connections whose next message goes to a home
-//!   that is behind wait in queues of their own ([`awaiting`](super::awaiting)) until it is not behind any more.
+//!   input than their part, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose
+//!   frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
+//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
+//!   home that is behind wait in other queues ([`awaiting`](super::awaiting)) until the home is not behind any more.
 //!   Closed connections stand apart: a turn drops some of their input.
 //! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
 //!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
-//!   limit is *parked* unless its route has `manual_backpressure`: it is not read from until it is owed no more than
-//!   that half.
+//!   limit is *parked* unless its route has `manual_backpressure`: the shard does not receive from it until it is owed
+//!   no more than that half.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
@@ -137,7 +137,7 @@ impl<I: Io> Shard<I> {
                 continue;
             }
             if let Some(bytes) = self.incoming.take_unparsed(connection) {
-                // `is_own` keeps `keep_unparsed` from holding this large buffer for a few bytes behind its frame.
+                // `is_own` keeps `keep_unparsed` from holding this large buffer for a few bytes after its frame.
                 let is_own = bytes.capacity() > RECEIVE_BUFFER;
                 unparsed.push((id, Buffer { bytes, is_own, is_consumed: false }));
             } else {
@@ -174,8 +174,8 @@ impl<I: Io> Shard<I> {
         budget
     }
 
-    /// Admits the next connection to the batch, unless the connection has ended or must be paused: then returns `None`.
-    /// Otherwise returns the homes that its next message may have to wait for, if it may have to wait for any.
+    /// Admits the next connection to the batch, unless the connection has ended or must be paused; then returns `None`.
+    /// Otherwise returns the homes that the connection's next message may have to wait for, if there are any.
     fn admit(&mut self, Next { id, queue, .. }: Next) -> Option<Option<Homes>> {
         let owes_much = self.owes_much(id);
         let connection = self.hub.connections.get_mut(id)?;
@@ -211,7 +211,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Drops input of closed connections. Dropped input makes room, which the kernel fills at once with the bytes that
-    /// the peer has ready, in the time of this call. So a turn does this for few connections.
+    /// the peer has ready, in the time of this call. So a turn drops input of few connections.
     fn discard_input(&mut self) {
         for _ in 0..DISCARDS_PER_TURN {
             let Some(id) = self.incoming.pop_closed() else { break };
@@ -268,7 +268,7 @@ impl<I: Io> Shard<I> {
         entries.into_iter().map(|entry| entry.result).collect()
     }
 
-    /// Handles the outcome of one receive, up to `frames_max` frames of it. Returns the part of the budget that this
+    /// Handles the outcome of one receive, up to `frames_max` frames of it. Returns the part of the budget that was
     /// used.
     fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, frames_max: u32) -> u32 {
         let Some(connection) = self.hub.connections.get_mut(id) else {

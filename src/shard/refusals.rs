@@ -36,8 +36,8 @@ impl Refusals {
         Refusals { kept: Rc::default(), kept_max: open_max * 3 / 4, open: Rc::default(), open_max }
     }
 
-    /// Returns how many sockets, at least one, may get permits before the tasks of kept sockets run again. So the
-    /// oldest socket has been answered when it gives way, if its request was there.
+    /// Returns how many sockets, at least one, may get permits before the tasks of kept sockets run again. Within this
+    /// number, the oldest socket has been answered when it gives way, if its request was there.
     pub(super) fn at_once_max(&self) -> usize {
         self.kept_max.div_ceil(4)
     }

@@ -43,8 +43,9 @@ impl<I: Io> Shard<I> {
     /// is too big waits until the peer has ended its input or has been silent for 300 ms, for at most half of the close
     /// timeout.
     ///
-    /// A browser that gets the close frame in the middle of its message gives up the rest of it, and takes the close
-    /// for an unclean one. Its input is dropped either way. A close frame for any other violation does not wait.
+    /// A browser that gets the close frame in the middle of its message gives up the rest of the message, and takes the
+    /// close for an unclean one. The browser's input is dropped either way. A close frame for any other violation does
+    /// not wait.
     pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
         let connection = self.hub.connections.get(id)?;
         let websocket = &connection.websocket;

@@ -20,13 +20,13 @@ pub(super) struct LocalRoute {
 #[derive(Default)]
 pub(super) struct Handlers {
     pub(super) routes: Rc<[LocalRoute]>,
-    /// By slot: the route of its connection, and the key there.
+    /// By slot: the route of the slot's connection, and the connection's key at this route.
     pub(super) seats: Vec<(u16, u32)>,
-    /// Connections with limits or deadlines of their own.
+    /// Connections whose limits or deadlines differ from their route's.
     pub(super) own: HashMap<ConnectionId, Own>,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
-    /// Connections whose output a flush has taken or sent; those in `drained` among others.
+    /// Connections whose output a flush has taken or sent, including those in `drained`.
     pub(super) emptied: Vec<ConnectionId>,
     /// Connections that have ended and have not been reported to their handlers.
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
@@ -41,11 +41,11 @@ impl std::fmt::Debug for Handlers {
     }
 }
 
-/// The limits and deadlines of one connection, where they are not its route's.
+/// The limits and deadlines of one connection, where they differ from those of its route.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Own {
     pub(super) limits: Option<MessageLimits>,
-    /// The limits that follow when the message under way has ended: they cannot change within one.
+    /// The limits that follow when the message under way has ended: limits cannot change within a message.
     pub(super) next_limits: Option<MessageLimits>,
     pub(super) keep_alive: Option<KeepAlive>,
 }

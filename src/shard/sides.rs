@@ -21,7 +21,7 @@ pub(crate) enum Ours {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
     },
-    /// Everything has been sent, and the end behind it (FIN).
+    /// Everything has been sent, and the end after it (FIN).
     Finished {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
@@ -33,13 +33,13 @@ pub(crate) enum Ours {
 pub(crate) enum Peer {
     /// Nothing is known of an end.
     Sends,
-    /// The ring has reported that the peer has finished or that the socket has failed. The end shows behind the input.
+    /// The ring has reported that the peer has finished or that the socket has failed. The end shows after the input.
     HungUp,
     /// The end of the peer's input has been received.
     Ended,
 }
 
-/// A tick that is not the first, so that `None` takes no memory of its own.
+/// A tick that is not the first, so that `None` takes no additional memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline(NonZeroU32);
 

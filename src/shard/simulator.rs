@@ -1,7 +1,7 @@
 //! Shards on simulated networks, and the mesh between them, whose behaviour one seed decides.
 //!
 //! One to four real [`Shard`](crate::shard::state::Shard)s run their turns over a simulated [`Io`](crate::sys::Io)
-//! under a clock of their own. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
+//! under their own clock. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
 //! work, when the ring has a report, at the deadline that the shard had when it fell asleep, after an arrival, a call
 //! or a command, and when another end of the mesh wakes it; at no other time. The control thread's end ([`control`])
 //! publishes and commands. The clients use the client role of `proto`. The seed draws everything: the end that has the
@@ -12,18 +12,18 @@
 //! The checks:
 //!
 //! - of every byte as a socket takes it ([`stream`]): the answer of the opening handshake first, then whole frames,
-//!   nothing behind a close frame, no end before it;
+//!   nothing after a close frame, no end before it;
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
 //! - after every turn ([`checks`]): limits kept, gauges true, no connection waits for an event that will not come;
 //! - whenever every end sleeps ([`rest`]): nothing is under way; and at the end nothing is left;
 //! - at the end ([`outcome`]): any client has seen pieces of each topic's one order without gap or repetition, each
-//!   from the message after its subscription went live, less its own without echo, to where it gave the topic up or
-//!   left ([`owed`]); each sender's messages stand in the order in which it sent them; a message that was answered
-//!   with a place stands there; and the counters agree with the run;
+//!   from the message after the subscription went live (without echo, less the client's own messages) to where the
+//!   client gave the topic up or left ([`owed`]); each sender's messages stand in the order in which it sent them; a
+//!   message that was answered with a place stands there; and the counters agree with the run;
 //! - promises that the shards do not give yet ([`promises`]).
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and prints what happens in it; `RINGHUB_SEEDS`
-//! is how many are run.
+//! is the number of runs.
 
 mod actions;
 mod answering;

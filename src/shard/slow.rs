@@ -69,7 +69,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing
-    /// of it was sent; the messages behind it are dropped and counted, and the close frame follows.
+    /// of it was sent; the messages after it are dropped and counted, and the close frame follows.
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };

@@ -1,4 +1,4 @@
-//! Asynchronous work of handlers, beside the turns.
+//! Asynchronous work of handlers, between the turns.
 
 use std::collections::HashMap;
 

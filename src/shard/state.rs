@@ -107,7 +107,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Notes the time, which the driver has from the only clock. Keep-alives count in ticks; the hub gets the exact
+    /// Notes the time, which the driver reads from the only clock. Keep-alives count in ticks; the hub gets the exact
     /// time.
     pub(super) fn note_time(&mut self, now: Millis) {
         self.now = now.tick();
@@ -139,8 +139,8 @@ impl<I: Io> Shard<I> {
         self.hub.gathered_bytes() > self.limits.gathered_bytes_max
     }
 
-    /// Returns whether the shard makes calls of handles now. Such calls may publish to topics of any home, so they wait
-    /// for room as clients do.
+    /// Returns whether the shard makes calls of handles now. These calls may publish to topics of any home, so they
+    /// wait for room, like clients.
     pub(crate) fn takes_calls(&self) -> bool {
         !self.is_full() && !self.hub.is_behind(Homes::Any)
     }

@@ -3,7 +3,7 @@
 use crate::{hub::ConnectionId, proto::Tick};
 
 /// A wheel of ticks. An entry is only the time of the next look at a connection: its deadline may have moved, and each
-/// look enters the next one. So traffic costs nothing here, and an idle connection one entry of 8 bytes.
+/// look enters the next one. So traffic costs nothing here, and an idle connection costs one entry of 8 bytes.
 #[derive(Debug)]
 pub(super) struct Wheel {
     /// One list for each tick of the span, by the tick's remainder.
@@ -18,7 +18,7 @@ impl Wheel {
     }
 
     /// Enters a look at the connection at the tick `at`, or earlier if the wheel does not span so far. Returns the tick
-    /// of the entry, which distinguishes it from older ones.
+    /// of the entry, which distinguishes the entry from older ones.
     pub(super) fn insert(&mut self, at: Tick, id: ConnectionId) -> Tick {
         let at = at.clamp(self.now.after(1), self.now.after(SPAN - 1));
         self.lists[(at.0 % SPAN) as usize].push(id);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// The messages under way of all connections of a shard. A connection without one costs nothing here.
+/// The messages under way of all connections of a shard. A connection without a message under way costs nothing here.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
     begun: HashMap<ConnectionId, Begun>,
@@ -13,7 +13,7 @@ pub(super) struct Unfinished {
     bytes: usize,
     /// The number of messages that have ever begun.
     count: u64,
-    /// The time of all messages stands still from then on: the shard receives nothing.
+    /// The time of all messages stands still from this tick on, since the shard receives nothing.
     stopped_at: Option<Tick>,
     /// The ticks for which that time stood still before.
     stood: u32,
@@ -140,7 +140,7 @@ impl Unfinished {
         self.order.first_key_value().map(|(_, &id)| id)
     }
 
-    /// Returns the bytes that all messages under way hold, their entries here included.
+    /// Returns the bytes that all messages under way hold, including their entries in these tables.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -215,7 +215,7 @@ mod tests {
         unfinished.stop(false, Tick(21));
         unfinished.resume(id(2), Tick(22));
         let since = |number| unfinished.since(id(number), Tick(30));
-        // The third has begun while the time stood still, the second was paused for four ticks beside.
+        // The third has begun while the time stood still, and the second was also paused for four ticks.
         assert_eq!([since(1), since(2), since(3)], [Some(Tick(15)), Some(Tick(19)), Some(Tick(20))]);
     }
 

@@ -12,9 +12,9 @@ pub(crate) struct Warnings {
     pub(super) shortage: LogThrottle,
     /// There are as many connections as the server allows.
     pub(super) full: LogThrottle,
-    /// As many connections are on their way to the control thread as may be.
+    /// As many connections as are allowed are on their way to the control thread.
     pub(super) http_full: LogThrottle,
-    /// A connection has as much work under way as it may.
+    /// A connection has as much work under way as is allowed.
     pub(super) work_full: LogThrottle,
     /// A slow consumer was closed.
     pub(super) slow_consumer: LogThrottle,

@@ -168,7 +168,7 @@ impl Control {
         self.queue.push_back(submission);
     }
 
-    /// Refuses messages from now on, and sends the shards a barrier behind those before.
+    /// Refuses messages from now on, and sends the shards a barrier after the earlier ones.
     pub(super) fn leave(&mut self) {
         self.is_leaving = true;
         self.is_asleep = false;

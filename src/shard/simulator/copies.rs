@@ -1,4 +1,5 @@
-//! Large messages whose buffers double while others copy theirs.
+//! Large messages whose full receive buffers must be copied into larger ones, while other connections need such copies
+//! too.
 
 use super::world::{PING, World};
 use crate::{
@@ -111,7 +112,7 @@ fn a_crowd_that_receives_much_keeps_no_small_client_waiting() {
     }
 }
 
-/// A client for whose input a turn has no frame left comes first in the next turn, and not behind a crowd.
+/// A client for whose input a turn has no frame left comes first in the next turn, and not after a crowd.
 #[test]
 fn a_client_without_a_share_is_the_first_of_the_next_turn() {
     const CROWD: usize = 40;

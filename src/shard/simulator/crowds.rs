@@ -1,4 +1,4 @@
-//! Clients that send as much as they can, beside one that sends little.
+//! Clients that send as much as they can, next to one that sends little.
 
 use std::mem;
 
@@ -425,7 +425,7 @@ fn receive_buffers_are_bounded() {
     assert!((Limits::RECEIVED_BYTES_MAX / 3..=Limits::RECEIVED_BYTES_MAX).contains(&most), "{most} bytes are kept");
 }
 
-/// The input behind a large frame is no more than one receive, and does not keep the frame's buffer.
+/// The input after a large frame is no more than one receive, and does not keep the frame's buffer.
 #[test]
 fn input_behind_a_large_frame_is_bounded() {
     const CLIENTS: usize = 20;

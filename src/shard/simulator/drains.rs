@@ -27,8 +27,8 @@ use crate::{
     shard::state::Shard,
 };
 
-/// Some shards, each with a network of its own, and the end of the control thread. They run as threads would: only
-/// after an event, and only if the test lets them.
+/// Some shards, each with its own network, and the end of the control thread. They run as threads would: only after an
+/// event, and only if the test lets them.
 struct Shards {
     shards: Vec<Shard<SimulatedIo>>,
     counters: Vec<Arc<Counters>>,
@@ -317,7 +317,7 @@ fn messages_behind_the_barrier_reach_connections_that_are_open() {
     assert_eq!(world.report(0), [CLIENTS as u64, 0, 0, 0]);
 }
 
-/// A connection that was accepted before the drain and comes only now is closed too, behind its barrier.
+/// A connection that was accepted before the drain and comes only now is closed too, after its barrier.
 #[test]
 fn a_connection_that_comes_late_is_closed_behind_the_barrier() {
     let mut world = Shards::new(2);

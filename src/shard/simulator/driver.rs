@@ -1,5 +1,5 @@
-//! The driver of a simulated shard: the turn, the decision about the next step, and the sleep, which ends by another
-//! end of the mesh, by the network or by the clock.
+//! The driver of a simulated shard: the turn, the decision about the next step, and the sleep, from which another end
+//! of the mesh, the network or the clock wakes the shard.
 
 use std::{
     cell::RefCell,

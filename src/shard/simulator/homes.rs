@@ -267,7 +267,8 @@ fn a_home_that_takes_nothing_holds_up_only_its_publishers() {
     assert!(world.count(0, Counter::AwaitedHome) >= CROWD as u64);
 }
 
-/// Connections that wait for a home are served in the order in which they have come, each again behind the others.
+/// Connections that wait for a home are served in the order in which they have come, and each queues again after the
+/// others.
 #[test]
 fn a_home_serves_those_that_wait_for_it_in_turn() {
     const CROWD: usize = 60;
@@ -294,7 +295,7 @@ fn a_home_serves_those_that_wait_for_it_in_turn() {
     }
 }
 
-/// A connection whose home has room by now stands behind those that have waited for that home.
+/// A connection whose home has room by now stands after those that have waited for that home.
 #[test]
 fn a_newcomer_waits_behind_those_that_wait_for_its_home() {
     let mut world = World::new();
@@ -382,7 +383,7 @@ fn closing_connections_leave_the_queue_of_their_home() {
     world.run_others();
     assert!(waiting.iter().all(|&client| world.reading(client) == Some(Reading::AwaitsHome)));
     let [_, closed, removed, reset, gone, quiet] = waiting[..] else { unreachable!("six of them") };
-    // The server closes one, and its client answers behind ten messages.
+    // The server closes one, and its client answers after ten messages.
     world.nodes[0].shard.close(closed.id, CloseCode::GOING_AWAY, "");
     world.nodes[0].has_more = true;
     world.run_others();

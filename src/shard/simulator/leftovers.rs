@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl World {
-    /// A client that has sent this behind its opening request, from a buffer that has been used for a body before.
+    /// A client that has sent this after its opening request, from a buffer that has been used for a body before.
     fn connect_with(&mut self, input: &[u8]) -> ConnectionId {
         let mut received = BytesMut::with_capacity(LARGE_BUFFER);
         received.extend_from_slice(input);

@@ -9,7 +9,7 @@ use std::{
 use super::stream::Stream;
 use crate::sys::Key;
 
-/// The end behind the last byte that a client sends.
+/// The end after the last byte that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// The client has finished sending, and may read on.
@@ -25,7 +25,7 @@ pub(super) enum End {
 pub(super) struct Line {
     /// Bytes that the client has sent and that have not arrived yet.
     pub(super) on_the_way: VecDeque<u8>,
-    /// The end that comes behind them.
+    /// The end that comes after them.
     pub(super) end: Option<End>,
     /// Bytes that have arrived at the server's socket.
     pub(super) arrived: VecDeque<u8>,
@@ -112,7 +112,7 @@ impl Line {
         count
     }
 
-    /// Returns what a receive finds behind the last byte: nothing yet, a reset once, and the end from then on.
+    /// Returns what a receive finds after the last byte: nothing yet, a reset once, and the end from then on.
     pub(super) fn receive_end(&mut self) -> io::Result<()> {
         let Some(end) = self.arrived_end else { return Err(io::ErrorKind::WouldBlock.into()) };
         self.end_received = true;

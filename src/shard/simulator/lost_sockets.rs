@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl World {
-    /// Lets these bytes and a reset behind them arrive at the client's socket. The ring reports neither.
+    /// Lets these bytes and a reset after them arrive at the client's socket. The ring reports neither.
     fn fail(&self, client: usize, bytes: &[u8]) {
         let line = &mut self.network.borrow_mut().lines[client];
         line.arrived.extend(bytes);

@@ -1,4 +1,4 @@
-//! Close frames that wait for messages of their own connection, which another shard orders.
+//! Close frames that wait for messages of their connection, which another shard orders.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -143,7 +143,7 @@ impl Drop for World {
     }
 }
 
-/// The messages, masked, and these bytes behind them.
+/// The messages, masked, and these bytes after them.
 fn segment(texts: &[&str], end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     texts.iter().for_each(|text| encode_masked(OpCode::Text, Fin::Set, text.as_bytes(), [1, 2, 3, 4], &mut bytes));

@@ -83,7 +83,7 @@ const HEADER: usize = 10;
 /// An entry of a lane without its frame, in an overflow that doubles.
 const LANE_BESIDES: usize = 300;
 
-/// A run without messages, and what each message takes beside its frame, and each subscriber that has joined: an
-/// exclusion, or a piece.
+/// A run without messages, and what each message takes in addition to its frame, and each subscriber that has joined:
+/// an exclusion, or a piece.
 const RUN: usize = 1_024;
 const RUN_BESIDES: usize = 100;

@@ -42,7 +42,7 @@ impl World {
     }
 }
 
-/// The client has sent the end in time. It stands in the socket, behind more than one receive takes, and the shard
+/// The client has sent the end in time. The end stands in the socket, after more than one receive takes, and the shard
 /// comes to it much later.
 #[test]
 fn the_end_of_a_message_may_wait_in_the_socket() {

@@ -198,8 +198,8 @@ impl Simulation {
         let was_short = self.drivers[client.shard].network.borrow().lines[client.line].was_short;
         let KeepAlive { ping_interval, pong_timeout, .. } = self.keep_alive;
         match code {
-            // A message for the client alone finds no room behind a large share of a topic that the client has given
-            // up, whether the socket was offered the share or not.
+            // A message for the client alone finds no room after a large share of a topic that the client has given up,
+            // whether the socket was offered the share or not.
             _ if client.is_slow() => {
                 self.plan.backlog_is_limited && (was_short || client.is_sent_to || client.asked > 0)
             }

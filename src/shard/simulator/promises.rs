@@ -57,7 +57,7 @@ impl Simulation {
         }
     }
 
-    /// Returns the place in the topic's order behind the last message that was answered with a place, or taken by a
+    /// Returns the place in the topic's order after the last message that was answered with a place, or taken by a
     /// shard before it began to drain.
     fn before_drain(&self, topic: usize, order: &[Placed]) -> u64 {
         let answered = self.control.posts.iter().filter(|post| post.topic == topic);

@@ -1,9 +1,10 @@
-//! The traps that all runs together have met.
+//! Adds up the counters and events of all runs, and checks that the runs have met every situation the simulator is
+//! meant to test.
 
 use super::{events::Events, simulation::Simulation, tally::Tally};
 use crate::metrics::{CountedBy, Counter, Counters};
 
-/// The sums of all runs: a simulator that never meets a trap proves nothing about it.
+/// The sums of all runs: a simulator that never meets a situation proves nothing about it.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     counters: Counters,

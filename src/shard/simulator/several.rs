@@ -96,7 +96,7 @@ fn subscribers_of_the_same_topics_get_one_send() {
     for (count, (send_batch, flush_entries)) in [2, 5].into_iter().flat_map(|count| PACES.map(|pace| (count, pace))) {
         let mut world = world(pace(send_batch, flush_entries));
         let topics = topics(count);
-        // The members of each topic stand in an order of their own.
+        // The members of each topic stand in another order.
         let ids: Vec<ConnectionId> = (0..CLIENTS).map(|_| world.connect_to(&[], usize::MAX)).collect();
         for (number, topic) in topics.iter().enumerate() {
             for at in 0..CLIENTS {
@@ -330,7 +330,7 @@ fn a_turn_looks_at_a_bounded_number_of_subscriptions() {
     world.turns();
     publish(&mut world, &own[0], "ours");
     others.iter().for_each(|topic| publish(&mut world, topic, "theirs"));
-    // Each visit looks at 64 subscriptions, which count as four entries beside the send.
+    // Each visit looks at 64 subscriptions, which count as four entries in addition to the send.
     let sends = counted(&mut world, Counter::Sends, |world| _ = one_turn(world));
     assert_eq!(sends, 256 / 5 + 1);
     let sends_after = counted(&mut world, Counter::Sends, World::turns);

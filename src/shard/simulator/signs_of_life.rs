@@ -77,7 +77,7 @@ fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
     }
 }
 
-/// The client's pongs would stand behind all that it has not read. Either its socket never has enough room to be
+/// The client's pongs would stand after all that it has not read. Either its socket never has enough room to be
 /// reported, or the socket is filled again each time.
 #[test]
 fn a_slow_consumer_that_takes_a_little_all_the_time_stays() {
