@@ -10,8 +10,8 @@ use super::{
 };
 use bytes::BytesMut;
 
-/// A message whose last fragment has not come: the fragments received so far, behind room for the
-/// header of the one frame that they become; or, where fragments are handed on as they come, only their sums.
+/// A message whose last fragment has not come: the fragments received so far, after room for the header of the one
+/// frame that they become. Where fragments are handed on as they come, only their sums are kept.
 ///
 /// There are two ways to add a fragment. In pieces ([`begin`](Self::begin), [`append`](Self::append)): a message in
 /// large fragments needs no second buffer, and its buffer grows with the bytes that have arrived, whatever length a
@@ -136,7 +136,7 @@ impl Assembly {
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::InvalidUtf8`] if it is the last and stops inside a character.
+    /// [`ProtocolError::InvalidUtf8`] if the fragment is the last and stops inside a character.
     pub(super) fn whole(&mut self, payload: &[u8], fin: bool) -> Result<FragmentPlace, ProtocolError> {
         if fin && let Some(utf8) = &self.utf8 {
             utf8.end()?;

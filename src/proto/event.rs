@@ -11,14 +11,14 @@ use super::{
 pub enum Event<'a> {
     /// A whole message (RFC 6455 5.6).
     Message(Message<'a>),
-    /// A data frame of its own, where [`Deliver::Fragments`](super::Deliver::Fragments) asks for it (RFC 6455 5.4).
+    /// A single data frame, where [`Deliver::Fragments`](super::Deliver::Fragments) asks for it (RFC 6455 5.4).
     Fragment(Fragment<'a>),
     /// A ping, already answered (RFC 6455 5.5.2).
     Ping(&'a [u8]),
     /// A pong, whether we asked for it or not (RFC 6455 5.5.3).
     Pong(&'a [u8]),
     /// A close frame with the peer's code and reason, already answered unless it is itself the answer (RFC 6455 5.5.1).
-    /// The last event. It comes only in a closing handshake that is whole, so
+    /// This is the last event. It comes only in a closing handshake that is whole, so
     /// [`WebSocket::closed_cleanly`](super::WebSocket::closed_cleanly) is true from here on; a connection that ends
     /// without this event ends uncleanly.
     Close(CloseFrame<'a>),

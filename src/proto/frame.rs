@@ -122,7 +122,8 @@ impl FrameHeader {
         Self { fin, rsv: 0, opcode, mask: None, payload_len: payload_len as u64 }
     }
 
-    /// Reads the header at the front of `bytes`, and returns it with its length; `Ok(None)` if its end is missing.
+    /// Reads the header at the front of `bytes`, and returns it with its length; `Ok(None)` if the header's end is
+    /// missing.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use super::{
 };
 use bytes::BytesMut;
 
-/// A header that decodes encodes to the same bytes, and no prefix of it shows anything but that more is needed. A
+/// A header that can be decoded is encoded to the same bytes, and a prefix of it shows only that more is needed. A
 /// prefix of a header that is refused asks for more or is refused for the same reason.
 pub fn frame_header(bytes: &[u8]) {
     let whole = FrameHeader::decode(bytes);
@@ -27,7 +27,7 @@ pub fn frame_header(bytes: &[u8]) {
 
 /// Any split of the input gives the same events, replies and frames for a hook; fragments delivered one by one make the
 /// messages that are delivered whole; and a hook that lets everything pass changes nothing. The first two bytes choose
-/// the role, whether the rest are frames as they stand or the recipe for some, where it is split, whether we close the
+/// the role, whether the other bytes are frames or a recipe for frames, where the input is split, whether we close the
 /// connection on the way, whether text is checked, how messages are delivered, and whether there is a hook.
 pub fn receive(bytes: &[u8]) {
     let [choice, seed, rest @ ..] = bytes else { return };
@@ -113,7 +113,7 @@ pub enum Seen {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
-    /// A text message that is not UTF-8, where that is not checked.
+    /// A text message that is not UTF-8, where UTF-8 is not checked.
     Unchecked(Vec<u8>),
     /// A fragment: its message's type, is it first, is it last, its payload.
     Fragment(MessageType, bool, bool, Vec<u8>),
@@ -231,7 +231,7 @@ impl Script {
 }
 
 impl History {
-    /// With whole messages in place of fragments, wherever the last one has come.
+    /// Returns the events with whole messages in place of fragments, wherever the last fragment has come.
     fn assembled(self) -> Self {
         let (mut events, mut message) = (Vec::new(), None);
         for event in self.events {
@@ -318,7 +318,7 @@ fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
     stream
 }
 
-/// So that few bytes reach them.
+/// Small limits, so that few bytes reach them.
 const TIGHT_LIMITS: MessageLimits =
     MessageLimits { frame_bytes_max: 1000, message_bytes_max: 1500, fragments_max: 5, ..MessageLimits::DEFAULT };
 

@@ -2,7 +2,8 @@
 
 /// The limits of a peer's messages (RFC 6455 10.4), and their delivery. A header that announces more fails the
 /// connection with 1009 before its payload is read. At worst a connection has `message_bytes_max` of assembled
-/// fragments, twice that for the moment in which their buffer grows, and `frame_bytes_max` in the caller's buffer.
+/// fragments, twice that number for the moment in which their buffer grows, and `frame_bytes_max` in the caller's
+/// buffer.
 ///
 /// The limits may change between two messages of a connection, not within one.
 ///
@@ -52,6 +53,6 @@ pub enum Deliver {
     #[default]
     Messages,
     /// Each frame is an [`Event::Fragment`](super::Event::Fragment) as soon as it is whole, and nothing of it is kept.
-    /// The cuts have no meaning of their own: a proxy may cut a message elsewhere.
+    /// The cuts have no meaning: a proxy may cut a message elsewhere.
     Fragments,
 }

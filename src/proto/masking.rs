@@ -16,7 +16,7 @@ pub(super) fn rotate(key: [u8; 4], offset: usize) -> [u8; 4] {
 }
 
 /// The source of a client's masking keys. A key is a keyed hash of a counter, so the keys on the wire do not reveal the
-/// next one.
+/// next key.
 pub(super) struct MaskingKeys {
     seed: [u8; 16],
     made: u64,

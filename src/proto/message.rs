@@ -21,7 +21,7 @@ impl<'a> Message<'a> {
         Self { message_type, source: Source::InPlace { input, payload } }
     }
 
-    /// Returns a message from its assembled payload, which stands behind [`HEADER_ROOM`] bytes of any content in
+    /// Returns a message from its assembled payload, which stands after [`HEADER_ROOM`] bytes of any content in
     /// `buffer`.
     pub(super) fn assembled(message_type: MessageType, buffer: BytesMut) -> Self {
         Self { message_type, source: Source::Assembled(buffer) }
@@ -133,7 +133,7 @@ impl<'a> Fragment<'a> {
     }
 
     /// Encodes the fragment as a frame to pass on, with the same place in its message; from [`LARGE_FRAME`] on in
-    /// place, as [`Message::prepare`] does. A recipient must get all fragments of the message, in order, and with only
+    /// place, like [`Message::prepare`]. A recipient must get all fragments of the message, in order, and with only
     /// control frames between them (RFC 6455 5.4).
     pub fn prepare(self) -> PreparedMessage {
         let opcode = if self.is_first() { self.message_type().opcode() } else { OpCode::Continuation };
@@ -150,7 +150,7 @@ pub(super) struct FragmentPlace {
     pub(super) message_length: u32,
 }
 
-/// The length of payload from which on a received message is sent from its read buffer. A shorter one is copied: a copy
+/// From this length of payload on, a received message is sent from its read buffer. A shorter message is copied: a copy
 /// is cheap (8 KiB in about 80 ns), and a shared read buffer would be much larger than the message that pins it.
 pub const LARGE_FRAME: usize = 16 * 1024;
 
@@ -158,11 +158,11 @@ pub const LARGE_FRAME: usize = 16 * 1024;
 enum Source<'a> {
     /// The payload of an unfragmented frame; its header stands before it in the same buffer.
     InPlace { input: &'a mut Input, payload: Range<usize> },
-    /// The payload behind [`HEADER_ROOM`].
+    /// The payload after [`HEADER_ROOM`].
     Assembled(BytesMut),
 }
 
-/// Returns a frame with the payload at this range of `input`, where it has been consumed and stands behind its header.
+/// Returns a frame with the payload at this range of `input`, where it has been consumed and stands after its header.
 fn prepare(opcode: OpCode, fin: Fin, input: &mut Input, payload: Range<usize>) -> PreparedMessage {
     if payload.len() < LARGE_FRAME {
         return PreparedMessage::one(opcode, fin, &input.bytes[payload]);

@@ -32,7 +32,7 @@ impl PreparedMessage {
         Self::one(OpCode::Binary, Fin::Set, payload)
     }
 
-    /// Makes a message in frames of at most `frame_bytes_max` bytes of payload, one behind the other (RFC 6455 5.4). A
+    /// Makes a message in frames of at most `frame_bytes_max` bytes of payload, one after the other (RFC 6455 5.4). A
     /// message that fits into one frame is not fragmented. A cut may divide a character, which RFC 6455 5.6 allows.
     ///
     /// # Errors

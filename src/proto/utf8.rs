@@ -52,12 +52,12 @@ impl Utf8 {
     }
 }
 
-/// Returns the number of bytes at the front that are whole characters. Up to three bytes behind them may be the
+/// Returns the number of bytes at the front that are whole characters. Up to three bytes after them may be the
 /// beginning of another one.
 ///
 /// # Errors
 ///
-/// [`ProtocolError::InvalidUtf8`] when no continuation can make them UTF-8.
+/// [`ProtocolError::InvalidUtf8`] when no continuation can make the bytes UTF-8.
 #[inline]
 pub(super) fn utf8_prefix(bytes: &[u8]) -> Result<usize, ProtocolError> {
     match simdutf8::compat::from_utf8(bytes) {

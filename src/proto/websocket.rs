@@ -76,7 +76,7 @@ impl WebSocket {
     }
 
     /// Returns whether both sides have sent their close frames: the WebSocket connection is closed *cleanly* (RFC 6455
-    /// 7.1.4) once its socket is too.
+    /// 7.1.4) once its socket is closed too.
     ///
     /// ```
     /// use ringhub::proto::{CloseCode, Event, Input, MessageLimits, Role, Tick, WebSocket};
@@ -97,8 +97,8 @@ impl WebSocket {
         self.close_code != CloseCode::ABNORMAL
     }
 
-    /// Returns the time of the peer's last sign of life: of its last bytes, in [`State::Closed`] too, or of the last
-    /// call of [`WebSocket::excuse_silence`].
+    /// Returns the time of the peer's last sign of life: the time of its last bytes, in [`State::Closed`] too, or of
+    /// the last call of [`WebSocket::excuse_silence`].
     pub fn last_received(&self) -> Tick {
         self.last_received
     }
@@ -136,7 +136,7 @@ impl WebSocket {
     }
 
     /// Returns the bytes of memory that the fragments of the message under way take; 0 if there is no such message, or
-    /// if each fragment is an event of its own.
+    /// if each fragment is a separate event.
     ///
     /// ```
     /// use ringhub::proto::{Input, MessageLimits, Role, Tick, WebSocket};
@@ -171,16 +171,16 @@ impl WebSocket {
         self.advance::<false>(now, input, limits, replies, |_, _| Verdict::Pass)
     }
 
-    /// Receives as [`WebSocket::receive`] does, and calls a hook for each frame, data or control. The hook is called
-    /// once, when the frame is whole and before it takes effect, with the header and the unmasked payload. See
-    /// [`Verdict`] for an example.
+    /// Receives like [`WebSocket::receive`], and calls a hook for each frame, data or control. The hook is called once,
+    /// when the frame is whole and before it takes effect, with the header and the unmasked payload. See [`Verdict`]
+    /// for an example.
     ///
     /// An error in a header (RSV bits, opcode, mask, order of fragments, sizes) fails the connection without a call of
     /// the hook; a payload (UTF-8, the content of a close frame) is checked after the call. So every frame stays in the
     /// input until it is whole, and bad UTF-8 is refused only then, not at its first bad octet. After our close frame
     /// the hook is called for the peer's close frame alone; every other frame is dropped without a call.
     ///
-    /// For one connection, call always this method or always [`WebSocket::receive`].
+    /// For one connection, always call this method, or always [`WebSocket::receive`].
     ///
     /// # Errors
     ///
@@ -201,9 +201,9 @@ impl WebSocket {
         self.advance::<true>(now, input, limits, replies, hook)
     }
 
-    /// Returns how many bytes are missing from the frame at the front of `input`, or only from its header if that is
-    /// not whole; 0 if there is no frame to keep. The peer has announced this number, within the limits, but may never
-    /// send the bytes: a careful caller grows its buffer as they arrive, and to this size at most.
+    /// Returns how many bytes are missing from the frame at the front of `input`, or only from its header if the header
+    /// is not whole; 0 if there is no frame to keep. The peer has announced this number, within the limits, but may
+    /// never send the bytes: a careful caller grows its buffer as they arrive, and to this size at most.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -271,8 +271,9 @@ impl WebSocket {
         };
     }
 
-    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] it moves
-    /// with every received byte, so a caller may keep an old deadline and call this again when that has come.
+    /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] this time
+    /// moves with every received byte, so a caller may keep an old deadline and call this method again when the old
+    /// deadline has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
             State::Open if keep_alive.ping_interval == 0 => return None,

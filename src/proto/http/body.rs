@@ -5,8 +5,8 @@ use super::{
     headers::Headers,
 };
 
-/// The scan of the body behind a head (RFC 9112 6.3). It finds the end of the body, so that bytes behind the body are
-/// never taken for a part of it, nor a part of it for the next request.
+/// The scan of the body after a head (RFC 9112 6.3). It finds the end of the body, so that bytes after the body are
+/// never taken for a part of the body, nor a part of the body for the next request.
 ///
 /// ```
 /// use ringhub::proto::RequestHead;
@@ -61,7 +61,7 @@ impl BodyScan {
         Ok(body(At::Length, length.ok_or(HttpError::ContentLength)?))
     }
 
-    /// Takes the next bytes, and returns the number of those that belong to the body.
+    /// Takes the next bytes, and returns how many of them belong to the body.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ impl RequestHead {
         Self::decode_with(&mut HeadScan::default(), bytes)
     }
 
-    /// Reads a head as [`RequestHead::decode`] does, and scans only the bytes that `scan` has not seen.
+    /// Reads a head like [`RequestHead::decode`], and scans only the bytes that `scan` has not seen.
     ///
     /// # Errors
     ///
@@ -62,8 +62,8 @@ impl RequestHead {
         &self.target
     }
 
-    /// Returns the path of the target as it was sent: of `/path?query`, and of `http://host/path?query` too (RFC 6455
-    /// 4.2.1). `*` and `host:port` are returned as they are. The endpoint of a request follows from
+    /// Returns the path of the target as it was sent: `/path` for `/path?query`, and for `http://host/path?query` too
+    /// (RFC 6455 4.2.1). `*` and `host:port` are returned as they are. The endpoint of a request follows from
     /// [`RequestHead::segments`].
     pub fn path(&self) -> &str {
         path_of(&self.target).unwrap_or(&self.target)
@@ -78,7 +78,7 @@ impl RequestHead {
         self.segments.as_ref().map_err(|error| *error)
     }
 
-    /// Returns the query: the part of the target behind its first `?`.
+    /// Returns the query: the part of the target after its first `?`.
     pub fn query(&self) -> Option<&str> {
         split_query(&self.target).1
     }
@@ -180,7 +180,7 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(target, query)| (target, Some(query)))
 }
 
-/// Returns whether a target without its query is one in absolute-form (RFC 9112 3.2.2).
+/// Returns whether a target, without its query, is in absolute-form (RFC 9112 3.2.2).
 fn is_absolute(target: &str) -> bool {
     let Some((scheme, rest)) = target.split_once("://") else { return false };
     let is_scheme = |octet: u8| octet.is_ascii_alphanumeric() || b"+-.".contains(&octet);
@@ -232,7 +232,7 @@ impl ResponseHead {
         Self::decode_with(&mut HeadScan::default(), bytes)
     }
 
-    /// Reads a head as [`ResponseHead::decode`] does, and scans only the bytes that `scan` has not seen.
+    /// Reads a head like [`ResponseHead::decode`], and scans only the bytes that `scan` has not seen.
     ///
     /// # Errors
     ///

@@ -73,7 +73,7 @@ impl Headers {
         Self { names: names.into(), values: values.into(), ends: ends.into() }
     }
 
-    /// Reads the lines behind the first, up to the end of the head.
+    /// Reads the lines after the first, up to the end of the head.
     pub(super) fn parse(lines: &[u8]) -> Result<Self, HttpError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         match httparse::parse_headers(lines, &mut headers) {

@@ -22,7 +22,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestPath {
-    /// All segments, one behind the other.
+    /// All segments, one after the other.
     text: String,
     /// The end of each segment.
     ends: Vec<u32>,
@@ -34,7 +34,7 @@ pub struct RequestPath {
 pub enum PathError {
     /// The path does not begin with a slash.
     NoSlash,
-    /// A `%` has no two hexadecimal digits behind it, or the decoded bytes are not UTF-8.
+    /// A `%` is not followed by two hexadecimal digits, or the decoded bytes are not UTF-8.
     Encoding,
     /// A segment before the last is empty: other readers merge `//` into one slash.
     EmptySegment,

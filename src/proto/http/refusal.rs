@@ -19,14 +19,14 @@ use std::fmt::Write;
 pub struct Refusal {
     /// The status code.
     pub status: u16,
-    /// Header lines beside those that every refusal has.
+    /// Header lines in addition to those that every refusal has.
     pub headers: Vec<(String, String)>,
     /// The sentence in the body.
     pub error: String,
 }
 
 impl Refusal {
-    /// Returns a refusal without headers of its own.
+    /// Returns a refusal without additional headers.
     pub fn new(status: u16, error: impl Into<String>) -> Self {
         Self { status, headers: Vec::new(), error: error.into() }
     }
@@ -89,8 +89,8 @@ impl Refusal {
 }
 
 /// Encodes a whole response after which the connection ends. Without `has_body` it is the response to HEAD: it has the
-/// length of the body but not the body (RFC 9110 9.3.2). A failure without a `Cache-Control` of its own gets `no-store`
-/// (RFC 9111 5.2.2.5).
+/// length of the body but not the body (RFC 9110 9.3.2). A failure without its own `Cache-Control` gets `no-store` (RFC
+/// 9111 5.2.2.5).
 ///
 /// # Panics
 ///

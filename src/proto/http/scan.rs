@@ -18,9 +18,9 @@ use std::ops::Range;
 pub struct HeadScan {
     /// The end of the scanned bytes.
     searched: u16,
-    /// The begin of the current line.
+    /// The beginning of the current line.
     line_at: u16,
-    /// The begin of the first line that is not empty.
+    /// The beginning of the first line that is not empty.
     head_at: Option<u16>,
 }
 

@@ -1,14 +1,16 @@
 //! The steps that work through the frame at the front of a connection's input.
 //!
-//! A connection has no buffer of its own for whole frames. An unfragmented frame stays in the input until it is whole.
-//! The bytes that have arrived are unmasked in place and checked at once, and [`Front`] has the two positions up to
-//! which this was done: so no byte is handled twice, and bad UTF-8 is refused at its first bad octet. The payload of a
-//! fragment moves into an [`Assembly`] as it arrives; a fragment that is an event of its own stays in the input like an
-//! unfragmented frame. A payload to be dropped is skipped as it arrives.
+//! A connection has no buffer for whole frames. An unfragmented frame stays in the input until it is whole. The bytes
+//! that have arrived are unmasked in place and checked at once, and [`Front`] has the two positions up to which this
+//! was done. So no byte is unmasked twice, at most the three bytes of a cut character are checked twice, and bad UTF-8
+//! is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it arrives; a fragment
+//! that is a separate event stays in the input like an unfragmented frame. A payload to be dropped is skipped as it
+//! arrives.
 //!
-//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole, and its text is checked
-//! after the verdict: a dropped payload need not be UTF-8. The constant parameter `HOOKED` says whether there is a
-//! hook ([`WebSocket::advance`]), so receiving without one costs nothing extra.
+//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole, except data frames
+//! after our close frame, which are dropped as they arrive. Text is checked after the verdict: a dropped payload need
+//! not be UTF-8. The constant parameter `HOOKED` says whether there is a hook ([`WebSocket::advance`]), so receiving
+//! without one costs nothing extra.
 
 use super::{
     super::{
@@ -160,7 +162,7 @@ impl WebSocket {
         })
     }
 
-    /// Handles a fragment that is an event of its own, or for which there is a hook. Out of line, so that other
+    /// Handles a fragment that is a separate event, or for which there is a hook. Out of line, so that other
     /// connections pay nothing for it.
     #[inline(never)]
     fn step_fragment<const HOOKED: bool>(
@@ -210,7 +212,7 @@ impl WebSocket {
 
     /// Unmasks the bytes of the data frame at the front that have arrived since the last call; if `is_checked`, checks
     /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload,
-    /// and the number of bytes at its end that begin a character.
+    /// and how many bytes at its end are the beginning of a character that is cut off there (0 without `is_checked`).
     #[inline]
     fn hold(
         &mut self,
@@ -238,8 +240,8 @@ impl WebSocket {
         Ok(Some((input.at - payload_len..input.at, utf8_tail)))
     }
 
-    /// Handles a control frame once it is whole. After our close frame every other one than the peer's close is
-    /// ignored.
+    /// Handles a control frame once it is whole. After our close frame, all control frames except the peer's close
+    /// frame are ignored.
     #[inline]
     fn step_control<const HOOKED: bool>(
         &self,

@@ -36,7 +36,7 @@ pub struct WebSocket {
     pub(super) assembly: Option<Box<Assembly>>,
     pub(super) front: Front,
     pub(super) last_received: Tick,
-    /// In `Open` the time of the last ping, in `Closing` that of our close frame.
+    /// In `Open` the time of the last ping, in `Closing` the time of our close frame.
     pub(super) waiting_since: Tick,
     pub(super) close_code: CloseCode,
     pub(super) sent_close_code: CloseCode,

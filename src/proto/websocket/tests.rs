@@ -163,7 +163,7 @@ fn pings_in_a_row() {
     check(SERVER, &pings.concat(), &events, &pongs.concat(), State::Open);
 }
 
-/// RFC 6455 10.4: a limit is reached by the header, not by the payload behind it.
+/// RFC 6455 10.4: a limit is reached by the header, not by the payload after it.
 #[test]
 fn limits_of_a_frame() {
     let check_header = |limits, payload_len: usize, error| {

@@ -1,4 +1,4 @@
-//! RFC 6455 5.4, where each fragment is an event of its own
+//! RFC 6455 5.4, where each fragment is a separate event
 
 use super::*;
 
