@@ -82,7 +82,7 @@ impl<S> Accept<S> {
     }
 
     /// Subscribes the connection to a topic. The 101 is sent once the subscription is live, and the client sees every
-    /// message from then on; its own only with [`SubscribeOptions::echo`].
+    /// message from then on. It sees its own messages only with [`SubscribeOptions::echo`].
     ///
     /// The code of a handler is trusted: the server's tokens and the rules of the hub's routes hold for topics that
     /// clients name at those routes, not for the topics that a handler chooses, here, in [`Accept::forward`] or later.
@@ -128,7 +128,7 @@ impl Response {
         Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
     }
 
-    /// Returns a response with a JSON body `{"error": "…"}`, as the server's own refusals have.
+    /// Returns a response with a JSON body `{"error": "…"}`, like the server's own refusals.
     ///
     /// # Panics
     ///
@@ -141,7 +141,7 @@ impl Response {
     ///
     /// # Panics
     ///
-    /// If the name is not a token (RFC 9110 5.1), or that header frames the body.
+    /// If the name is not a token (RFC 9110 5.1), or if the header frames the body.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");
@@ -174,7 +174,7 @@ impl From<Refusal> for Response {
 }
 
 /// Returns a refusal of an embedder's code as it can be sent: a status that [`Response`] does not take is replaced,
-/// header lines that it does not take are left out, and both are logged.
+/// header lines that [`Response`] does not take are left out, and both are logged.
 pub(crate) fn sendable(mut refusal: Refusal) -> Refusal {
     refusal.headers.retain(|(name, _)| {
         let is_sendable = is_token(name) && !is_ours(name);

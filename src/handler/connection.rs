@@ -95,8 +95,8 @@ impl<S: 'static> Connection<'_, S> {
         self.profile.as_ref()?.request.as_ref()
     }
 
-    /// Returns the identity that the authenticator of the route has found, or that of
-    /// [`Accept::identity`](super::Accept::identity).
+    /// Returns the identity that the authenticator of the route has found, or the identity that
+    /// [`Accept::identity`](super::Accept::identity) has set.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.profile.as_ref()?.identity.as_ref()
@@ -181,7 +181,7 @@ impl<S: 'static> Connection<'_, S> {
         Ok(self.send_text(serde_json::to_string(value)?))
     }
 
-    /// Sends a ping (RFC 6455 5.5.2), beside those that keep the connection alive.
+    /// Sends a ping (RFC 6455 5.5.2), in addition to those that keep the connection alive.
     pub fn send_ping(&mut self, payload: &[u8]) -> Sent {
         self.send(OpCode::Ping, payload)
     }
@@ -317,9 +317,9 @@ impl<S: 'static> Connection<'_, S> {
         Ok(())
     }
 
-    /// Subscribes the connection to a topic: from [`Handler::on_subscribed`](super::Handler::on_subscribed) on it
-    /// receives every message, its own only with [`SubscribeOptions::echo`]. `on_subscribed` is called after the call
-    /// that subscribes, or a moment later if the topic's home is another shard.
+    /// Subscribes the connection to a topic: from [`Handler::on_subscribed`](super::Handler::on_subscribed) on, the
+    /// connection receives every message, but its own messages only with [`SubscribeOptions::echo`]. `on_subscribed` is
+    /// called after the call that subscribes, or a moment later if the topic's home is another shard.
     ///
     /// # Errors
     ///
@@ -338,7 +338,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.subscribe(self.id, topic, options)
     }
 
-    /// Unsubscribes the connection from a topic. Returns whether it was a subscriber.
+    /// Unsubscribes the connection from a topic. Returns whether the connection was a subscriber.
     pub fn unsubscribe(&mut self, topic: &TopicName) -> bool {
         self.shard.unsubscribe(self.id, topic)
     }
@@ -364,9 +364,9 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.publish(Some(self.id), topic, message, scope)
     }
 
-    /// Sends to all connections of the server, or of this shard, except `source`, and except those of routes without
-    /// broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each connection gets it once, in
-    /// one order with all other broadcasts of [`Scope::Server`].
+    /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes
+    /// without broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each connection gets the
+    /// message once, in one order with all other broadcasts of [`Scope::Server`].
     ///
     /// ```
     /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
@@ -430,8 +430,8 @@ impl<S> fmt::Debug for Connection<'_, S> {
     }
 }
 
-/// Calls `work` with a connection, whose state is out of the table meanwhile, in the connection's span. Returns `None`
-/// if the connection has ended.
+/// Calls `work` with a connection, in the connection's span. The connection's state is out of the table meanwhile.
+/// Returns `None` if the connection has ended.
 pub(super) fn call_with<S: 'static, T>(
     states: &Rc<States<S>>,
     shard: &mut dyn ShardApi,

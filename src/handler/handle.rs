@@ -24,8 +24,8 @@ impl<S: 'static> Connection<'_, S> {
         Handle { id: self.id, key: self.key, states: Rc::clone(self.states), tasks: self.shard.tasks().clone() }
     }
 
-    /// Runs asynchronous work on the shard's thread beside its connections: timers, sockets, any tokio library. It is
-    /// dropped when the connection ends. A panic in it closes the connection with 1011.
+    /// Runs asynchronous work on the shard's thread between its turns: timers, sockets, any tokio library. The work is
+    /// dropped when the connection ends. A panic in the work closes the connection with 1011.
     ///
     /// Returns whether the work is begun: a connection has at most 1 024 pieces of work at the same time, since a
     /// client that sends faster than the pieces end could begin any number of them. A further piece is dropped. The log

@@ -1,9 +1,9 @@
 //! Handlers: an embedder writes a [`Handler`] for each route.
 //!
 //! A handler is shared by all shards. All calls about a connection, from [`Handler::opening`] to
-//! [`Handler::on_close`], happen on the thread of that connection's shard, so its state need not be `Send`. It acts on
-//! the connection through a [`Connection`]; on the whole server, from any thread, through a
-//! [`Hub`](crate::server::Hub).
+//! [`Handler::on_close`], happen on the thread of that connection's shard, so the connection's state need not be
+//! `Send`. A handler acts on the connection through a [`Connection`]. On the whole server it acts, from any thread,
+//! through a [`Hub`](crate::server::Hub).
 //!
 //! ```no_run
 //! use ringhub::{
@@ -67,14 +67,14 @@ pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 
 use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
-/// Serves the connections of a route. Every method has a default: an implementation needs only those that it uses.
+/// Serves the connections of a route. Every method has a default: an implementation has only the methods that it needs.
 ///
 /// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method delays all
 /// connections of the shard: give long work to [`Connection::spawn`].
 ///
-/// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`. Only `opening`, when there
-/// is no id yet, is called in a span `opening` with `request`, `peer` and `path`. Events that are logged in a method
-/// have these fields.
+/// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`. Only `opening`, before there
+/// is an id, is called in a span `opening` with `request`, `peer` and `path`. Events that are logged in a method have
+/// these fields.
 ///
 /// The order for each connection is: `opening`, `on_open`, any number of the others, `on_close`. If `opening` refuses,
 /// or the client leaves meanwhile, no other call follows.
@@ -123,9 +123,9 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 /// }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// The state of one connection. It is made when the connection is accepted, and dropped when the connection has
-    /// ended. For a type without a default, use an `Option` of it: `opening` makes the state, so it need never be
-    /// `None`.
+    /// The state of one connection. The state is made when the connection is accepted, and dropped when the connection
+    /// has ended. For a type without a default, use an `Option` of this type: `opening` makes the state, so the state
+    /// need never be `None`.
     type State: Default + 'static;
 
     /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
@@ -168,8 +168,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Is called when a subscription is live: the connection receives every message of the topic from here on. The call
-    /// happens once for each subscription that was not cancelled before: for those of [`Accept::subscribe`] after
-    /// [`Handler::on_open`], for later ones after the call that subscribed.
+    /// happens once for each subscription that was not cancelled before: for subscriptions of [`Accept::subscribe`]
+    /// after [`Handler::on_open`], for later subscriptions after the call that subscribed.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }
@@ -180,8 +180,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, error);
     }
 
-    /// Is called exactly once, when the connection has ended. It can send no more, and its subscriptions have ended: to
-    /// publish a farewell, keep the topic in the state.
+    /// Is called exactly once, when the connection has ended. The connection can send no more, and its subscriptions
+    /// have ended: to publish a farewell, keep the topic in the state.
     fn on_close(&self, connection: &mut Connection<'_, Self::State>, closed: &Closed) {
         _ = (connection, closed);
     }

@@ -1,4 +1,4 @@
-//! The optional data of a connection beside its state.
+//! The optional data of a connection in addition to its state.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tracing::Span;
 use super::{closed::Closed, request::OpeningRequest};
 use crate::{auth::Identity, proto::ProtocolError};
 
-/// The optional data of a connection beside its state. A connection without such data has no profile.
+/// The optional data of a connection in addition to its state. A connection without such data has no profile.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
     pub(crate) request: Option<OpeningRequest>,
@@ -15,7 +15,7 @@ pub(crate) struct Profile {
     pub(crate) protocol: Option<String>,
     pub(crate) error: Option<ProtocolError>,
     pub(crate) closed: Option<Closed>,
-    /// Frames of a message of ours that is not finished.
+    /// Frames of a message from the handler that is not finished.
     pub(crate) fragments: Option<Vec<u8>>,
     /// The span in which the handler is called. It is kept only while a `tracing` subscriber is enabled for its level.
     pub(crate) span: Option<Span>,

@@ -36,8 +36,8 @@ pub struct OpeningRequest {
 }
 
 impl OpeningRequest {
-    /// Returns a number that no other opening request of this server has, by which logs tell requests apart. The
-    /// connection has an id of its own.
+    /// Returns the number by which logs tell this request apart: no other opening request of this server has it. The
+    /// connection has another id.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -55,8 +55,8 @@ impl OpeningRequest {
         self.head.path()
     }
 
-    /// Returns the value of a parameter of the route's pattern in the path, percent-decoded: of `/chat/{room}` and
-    /// `/chat/a%20b`, `room` is `a b`.
+    /// Returns the value of a parameter of the route's pattern in the path, percent-decoded: with the pattern
+    /// `/chat/{room}` and the path `/chat/a%20b`, `room` is `a b`.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
@@ -103,7 +103,8 @@ impl OpeningRequest {
         self.local
     }
 
-    /// Returns the index of that address in the list of addresses that the server listens on.
+    /// Returns the index of that address ([`OpeningRequest::local`]) in the list of addresses that the server listens
+    /// on.
     #[must_use]
     pub fn listener(&self) -> usize {
         self.listener

@@ -54,9 +54,10 @@ impl Pattern {
             }
             let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
                 if part.contains(['{', '}']) {
-                    return Err(error("has a brace within a segment; a parameter is a whole one"));
+                    let what = "has a brace within a segment; a parameter must be a whole segment, such as /{name}";
+                    return Err(error(what));
                 }
-                // Decoded like the path of a request. The check below lets only the last segment be empty.
+                // Decoded like the path of a request. The check below allows only the last segment to be empty.
                 let fixed = percent_decode(part).ok_or_else(|| error("is not percent-encoded UTF-8"))?;
                 segments.push(Segment::Fixed(fixed.into_owned()));
                 continue;
@@ -82,8 +83,8 @@ impl Pattern {
         };
         if !segments.iter().enumerate().all(is_possible) {
             return Err(error(
-                "has a segment that no request may have: an empty one before the last, . or .., or one \
-                              with a control character",
+                "has a segment that no request may have: an empty one that is not the last, \".\" or \"..\", or \
+                              one with a control character",
             ));
         }
         Ok(Pattern { text: text.into(), segments })
@@ -96,7 +97,7 @@ impl Pattern {
     }
 
     /// Returns the values of the parameters in a path, percent-decoded; `None` if the path does not match or is
-    /// malformed (see [`PathError`](crate::proto::PathError)). The value of `{name}` is never empty; that of
+    /// malformed (see [`PathError`](crate::proto::PathError)). The value of `{name}` is never empty; the value of
     /// `{name...}` may be.
     #[must_use]
     pub fn parameters(&self, path: &str) -> Option<Parameters> {
@@ -187,8 +188,8 @@ impl Pattern {
         shape(self) == shape(other)
     }
 
-    /// Returns a key by which more precise patterns come first: segment by segment from the front, a fixed segment
-    /// before `{name}`, and that before `{name...}`.
+    /// Returns a key that is greater for a more precise pattern: segment by segment from the front, a fixed segment is
+    /// greater than `{name}`, and `{name}` is greater than `{name...}`.
     pub(crate) fn precision(&self) -> Vec<u8> {
         let precision = self.segments.iter().map(|segment| match segment {
             Segment::Fixed(_) => 2,
@@ -199,7 +200,7 @@ impl Pattern {
     }
 }
 
-/// Joins a segment and those behind it.
+/// Joins a segment and the segments after it.
 fn rest<'a>(first: &'a str, others: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
     others.fold(first.into(), |rest, part| rest + "/" + part)
 }
@@ -232,7 +233,7 @@ impl fmt::Display for PatternError {
 impl std::error::Error for PatternError {}
 
 /// The topics that a route of the hub leads to: those that begin with a prefix, which may be empty. The parameter
-/// `topic` of its pattern stands for the rest of a name.
+/// `topic` of the route's pattern stands for the rest of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TopicSpace {
     prefix: String,
@@ -246,7 +247,7 @@ impl TopicSpace {
     /// A sentence about the empty prefix, or about a prefix with which no topic's name begins.
     pub(crate) fn new(prefix: &str) -> Result<TopicSpace, String> {
         if prefix.is_empty() {
-            return Err("it is empty, and every topic begins with that; leave it out".into());
+            return Err("an empty prefix includes every topic; leave the key out".into());
         }
         TopicName::new(&format!("{prefix}x")).map_err(|error| format!("no topic begins with {prefix:?}: {error}"))?;
         Ok(TopicSpace { prefix: prefix.into() })
@@ -289,7 +290,7 @@ pub(crate) const TOPIC: &str = "topic";
 pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) rules: Rules,
-    /// The topics that it leads to, if it is a route of the hub.
+    /// The topics that the route leads to, if it is a route of the hub.
     pub(crate) topics: Option<TopicSpace>,
     pub(crate) factory: Arc<dyn Factory>,
 }
@@ -345,7 +346,7 @@ mod tests {
         let clash = |a: &str, b: &str| Pattern::new(a).unwrap().clashes_with(&Pattern::new(b).unwrap());
         assert!(clash("/a/{x}", "/a/{y}") && clash("/a/{x...}", "/a/{y...}") && clash("/a/b", "/a/%62"));
         assert!(!clash("/a/{x}", "/a/{x...}") && !clash("/a/b", "/a/{x}"));
-        // A slash that is escaped stays in its segment, which is more precise than the rest of a path.
+        // An escaped slash stays in its segment, so `/a/%2F` is a fixed pattern.
         assert!(!clash("/a/%2F", "/a/{x...}"));
     }
 
@@ -357,7 +358,7 @@ mod tests {
             ("/a b", "percent-encode"),
             ("/a?b", "percent-encode"),
             ("/{a...}/b", "takes the rest"),
-            ("/x{a}", "whole one"),
+            ("/x{a}", "a whole segment, such as /{name}"),
             ("/{}", "without a name"),
             ("/{a-b}", "without a name"),
             ("/{a}/{a}", "twice"),

@@ -139,8 +139,8 @@ impl RouteOptions {
         self
     }
 
-    /// Excludes the connections from [`Hub::broadcast`](crate::server::Hub::broadcast), which saves some twenty bytes
-    /// for each.
+    /// Excludes the connections from [`Hub::broadcast`](crate::server::Hub::broadcast). This saves some twenty bytes
+    /// for each connection.
     #[must_use]
     pub fn no_broadcast(mut self) -> Self {
         self.skips_broadcasts = true;
@@ -148,9 +148,9 @@ impl RouteOptions {
     }
 
     /// Leaves slow clients to the handler. Without this option a connection that is owed more than half of its
-    /// backlog's limit is not read from until it is owed no more than that, and a handler's message without room closes
-    /// it with 1008. With this option the connection is always read from, and such a message is only refused:
-    /// [`Refused::Full`](super::Refused::Full).
+    /// backlog's limit is not received from until it is owed no more than that, and a handler's message for which there
+    /// is no room closes the connection with 1008. With this option the connection is always received from, and a
+    /// message for which there is no room is only refused: [`Refused::Full`](super::Refused::Full).
     ///
     /// ```
     /// use ringhub::handler::RouteOptions;
@@ -172,8 +172,8 @@ impl fmt::Debug for RouteOptions {
     }
 }
 
-/// The checked rules of a route, with the server's settings for the rules that the route does not set. They are made
-/// once, when settings are checked or a server is built; shards and the control thread use only these.
+/// The checked rules of a route, with the server's settings for the rules that the route does not set. Checked rules
+/// are made once, when settings are checked or a server is built; shards and the control thread use only these.
 ///
 /// ```
 /// use ringhub::handler::Rules;

@@ -90,7 +90,7 @@ pub(crate) struct Facts {
     pub(crate) keep_alive: KeepAlive,
 }
 
-/// Work for a shard from its own thread: calls for the next turn, and futures to run beside the turns.
+/// Work for a shard from its own thread: calls for the next turn, and futures to run between the turns.
 #[derive(Clone, Default)]
 pub(crate) struct Tasks(Rc<Queues>);
 
@@ -98,7 +98,7 @@ pub(crate) struct Tasks(Rc<Queues>);
 struct Queues {
     calls: RefCell<VecDeque<(ConnectionId, Call)>>,
     spawned: RefCell<VecDeque<(ConnectionId, SpawnedFuture)>>,
-    /// The number of futures that run beside the turns, or wait to, by connection.
+    /// The number of futures that run between the turns, or wait to, by connection.
     running: RefCell<HashMap<ConnectionId, usize>>,
     notify: Notify,
 }
@@ -106,7 +106,7 @@ struct Queues {
 /// A call in a turn, for a connection. A panic in it counts as a panic of the connection's handler.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 
-/// A future that runs beside the turns, for a connection.
+/// A future that runs between the turns, for a connection.
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Tasks {

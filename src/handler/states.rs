@@ -59,7 +59,7 @@ impl<S: 'static> States<S> {
     }
 }
 
-/// An entry that is out of its table, and goes back to it also after a panic.
+/// An entry that is out of its table, and goes back into the table even after a panic.
 pub(super) struct Out<'a, S> {
     states: &'a States<S>,
     key: u32,

@@ -76,7 +76,7 @@ fn a_route_says_what_is_wrong_and_where() {
         "4: routes.protocols: a subprotocol in quotes, or a list of such, is expected, not this integer",
     );
     hub("allowed_origins = []", "4: routes.allowed_origins: the list is empty");
-    hub("topic_prefix = \"\"", "4: routes.topic_prefix: it is empty");
+    hub("topic_prefix = \"\"", "4: routes.topic_prefix: an empty prefix includes every topic; leave the key out");
     hub("topic_prefix = \"a\\u0001\"", "4: routes.topic_prefix: no topic begins with");
     check(
         "[[routes]]\nmatch = \"/e\"\nhandler = \"echo\"\ntopic_prefix = \"a/\"",
