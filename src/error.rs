@@ -133,7 +133,8 @@ pub enum StartError {
     Shard(io::Error),
     /// The control thread could not be set up.
     Control(io::Error),
-    /// A shard has ended on its own, which is a bug; the server cannot serve without it.
+    /// A shard has ended on its own, which is a bug; the server cannot serve without it. A thread that ends without a
+    /// report of its end is taken for a shard, although it may have been the control thread.
     ShardDied(String),
     /// The control thread has ended on its own, which is a bug.
     ControlDied(String),

@@ -1,7 +1,7 @@
-//! A WebSocket broadcast hub for Linux on io_uring: as a server, as the library of your own, and as a client.
+//! A WebSocket broadcast hub for Linux on io_uring: a server, a library for your own servers, and a client.
 //!
-//! A server is built of routes, each with a [`Handler`] whose methods are all optional. It runs on threads of its own,
-//! one *shard* for each CPU, beside the rest of the program. This is a whole server:
+//! A server is built of routes, each with a [`Handler`] whose methods are all optional. It runs on its own threads, one
+//! *shard* for each CPU, within any program. This is a complete server:
 //!
 //! ```no_run
 //! use ringhub::{
@@ -49,7 +49,7 @@
 //!
 #![cfg_attr(
     any(doc, doctest),
-    doc = "[`guide`] puts a hub beside axum, and names of uWebSockets, Socket.IO, Kore and others beside those here."
+    doc = "[`guide`] runs a hub beside axum, and translates names of uWebSockets, Socket.IO, Kore and others."
 )]
 
 pub mod auth;

@@ -1,4 +1,4 @@
-//! The addresses of a server, which it has before and after its start.
+//! The addresses that a server listens on: the same methods for a built `Server` and for a `Running` one.
 
 use std::net::SocketAddr;
 

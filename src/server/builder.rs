@@ -83,7 +83,7 @@ impl Server {
 }
 
 impl Builder {
-    /// Changes settings. They are the same as those of the server's command line.
+    /// Changes settings. The command line of the server has the same settings.
     ///
     /// # Panics
     ///
@@ -118,7 +118,8 @@ impl Builder {
         self.settings(|settings| settings.shards = Some(count))
     }
 
-    /// Runs the shards on these CPUs: the first shard on the first CPU, and so on, and from the first CPU again.
+    /// Runs the shards on these CPUs: the first shard on the first CPU, and so on. After the last CPU the first is used
+    /// again.
     #[must_use]
     pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
         let mut cpus: Vec<usize> = cpus.into_iter().collect();
@@ -139,7 +140,7 @@ impl Builder {
         self.route_with(pattern, handler, RouteOptions::new())
     }
 
-    /// Serves all paths that match the pattern by a handler, under rules of their own.
+    /// Serves all paths that match the pattern by a handler, with rules for this route.
     #[must_use]
     pub fn route_with(mut self, pattern: &str, handler: impl Handler, options: RouteOptions) -> Self {
         self.routes.push((pattern.into(), options, Arc::new(Typed(Arc::new(handler)))));
@@ -310,7 +311,7 @@ impl Table {
     }
 }
 
-/// Returns a route of the hub. A topic's subscriber costs nothing beside its slot.
+/// Returns a route of the hub. A topic's subscriber costs nothing but its slot.
 fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
     let rules = Rules { forgets_request: true, skips_broadcasts: true, ..rules };
     Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
@@ -332,8 +333,8 @@ pub enum BuildError {
     Pattern(PatternError),
     /// Two routes are for the same paths, or a route and a folder for everything below a path.
     Clash(Pattern, Pattern),
-    /// A route is for a path of the server's own: that of the page, or a path that [`Builder::without_operations`]
-    /// frees.
+    /// A route is for a path that the server itself uses: the path of the page, or a path that
+    /// [`Builder::without_operations`] frees.
     Own(Pattern),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),

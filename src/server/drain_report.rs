@@ -26,8 +26,8 @@ pub struct DrainReport {
     pub told: u64,
     /// Of these, connections that their clients have ended in time.
     pub left: u64,
-    /// Connections that the server has dropped while it leaves: those whose clients have not ended them within
-    /// [`close_timeout`](crate::proto::KeepAlive::close_timeout), and those that are there after
+    /// Connections that the server has dropped while it leaves: connections that their clients have not ended within
+    /// [`close_timeout`](crate::proto::KeepAlive::close_timeout), and connections that are left after
     /// [`Config::drain_timeout`](crate::config::Config::drain_timeout).
     pub dropped: u64,
     /// Whether no connection was closed before it had been sent, or was owed, every message of its topics that the

@@ -66,8 +66,8 @@ impl Hub {
         self.publisher.publish(topic.clone(), None, message.clone()).await.ok_or(HubError::Ended)
     }
 
-    /// Sends to all connections except `source` and those of routes without broadcasts. Each gets the message once, in
-    /// one order with all other broadcasts.
+    /// Sends to all connections except `source` and the connections of routes without broadcasts. Each connection gets
+    /// the message once, in one order with all other broadcasts.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoConnection`] if it has ended or never was; [`HubError::Ended`].
+    /// [`HubError::NoConnection`] if the connection has ended or never existed; [`HubError::Ended`].
     ///
     /// ```
     /// # use ringhub::{handler::Sent, proto::PreparedMessage, server::{Hub, HubError}};
@@ -120,7 +120,7 @@ impl Hub {
     /// # Errors
     ///
     /// [`HubError::Close`] for a code that may not be sent or a reason that is too long; [`HubError::NoConnection`] if
-    /// it is closing or has ended; [`HubError::Ended`].
+    /// the connection is closing or has ended; [`HubError::Ended`].
     pub async fn disconnect(&self, id: ConnectionId, code: CloseCode, reason: &str) -> Result<(), HubError> {
         CloseFrame::new(code.0, reason).map_err(|error| HubError::Close(error.into()))?;
         match self.command(id, Command::Close { id, code, reason: reason.into() }).await? {
@@ -150,7 +150,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoConnection`] if it has ended; [`HubError::Ended`].
+    /// [`HubError::NoConnection`] if the connection has ended; [`HubError::Ended`].
     pub async fn set_keep_alive(&self, id: Option<ConnectionId>, keep_alive: KeepAlive) -> Result<(), HubError> {
         let command = Command::KeepAlive { id, keep_alive };
         if let Some(id) = id {

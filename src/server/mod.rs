@@ -26,7 +26,7 @@ pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use running::Running;
 
-/// A server that listens and does not yet serve.
+/// A server that listens, but does not serve yet.
 ///
 /// ```no_run
 /// use ringhub::server::Server;
@@ -76,7 +76,7 @@ impl Server {
         Ok(Server { config, listeners, addresses, metrics_listener, endpoints, hub })
     }
 
-    /// Returns the address of `/metrics`, if it has one of its own.
+    /// Returns the address of `/metrics`, if that is not an address of the server.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_listener.as_ref()?.local_addr().ok()

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::{drain_report::DrainReport, hub::Hub};
 use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 
-/// A server at work. Dropping it stops it as [`Running::stop`] does, without waiting for the end.
+/// A server at work. Its drop stops the server like [`Running::stop`], and does not wait for the end.
 ///
 /// ```no_run
 /// use ringhub::{proto::PreparedMessage, server::Server};
@@ -60,8 +60,8 @@ impl Running {
         DrainReport::of(&self.counters)
     }
 
-    /// Begins to leave: the server takes no new connections and closes each with 1001, behind every message of its
-    /// topics that the server has accepted before this call. After
+    /// Begins to leave: the server takes no new connections, and closes each open one with 1001, after every message of
+    /// its topics that the server has accepted before this call. After
     /// [`Config::drain_timeout`](crate::config::Config::drain_timeout) at the latest no connection is left.
     pub fn stop(&self) {
         // The control thread publishes nothing from here on, and sends the shards its barrier, which they wait for.
@@ -82,17 +82,14 @@ impl Running {
         self.wait().await
     }
 
-    /// Waits until the server has ended. After the future was dropped, another call goes on with the wait.
+    /// Waits until the server has ended. If the future is dropped, a later call resumes the wait.
     ///
     /// # Errors
     ///
     /// If a shard or the control thread has failed.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         while self.running > 0 {
-            self.ends
-                .recv()
-                .await
-                .unwrap_or_else(|| Err(StartError::ShardDied("without a report of its end".into())))?;
+            self.ends.recv().await.unwrap_or_else(unreported)?;
             self.running -= 1;
         }
         Ok(())
@@ -109,8 +106,7 @@ impl Running {
     /// If called within an asynchronous context.
     pub fn wait_blocking(mut self) -> Result<(), StartError> {
         while self.running > 0 {
-            let end = self.ends.blocking_recv();
-            end.unwrap_or_else(|| Err(StartError::ShardDied("without a report of its end".into())))?;
+            self.ends.blocking_recv().unwrap_or_else(unreported)?;
             self.running -= 1;
         }
         Ok(())
@@ -121,4 +117,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Returns the end of a thread that has ended without a report. Only the report would tell a shard from the control
+/// thread.
+fn unreported() -> Result<(), StartError> {
+    Err(StartError::ShardDied("a thread, perhaps the control thread, has ended without a report of its end".into()))
 }

@@ -22,7 +22,8 @@ use crate::{
 };
 
 impl Server {
-    /// Starts the server, and serves until the future is dropped, which stops the server as dropping [`Running`] does.
+    /// Starts the server, and serves until the future is dropped. The drop of the future stops the server, like the
+    /// drop of [`Running`].
     ///
     /// # Errors
     ///
@@ -293,7 +294,7 @@ mod tests {
         threads.spawn("control".into(), Role::Control, run).unwrap();
     }
 
-    /// While a client takes its time to read the last answer: the control thread ends behind the last shard, whichever
+    /// While a client takes its time to read the last answer: the control thread ends after the last shard, whichever
     /// of them panics.
     #[test]
     fn the_control_thread_ends_behind_a_shard_that_panics() {
@@ -335,7 +336,7 @@ mod tests {
                 }
                 thread::sleep(Duration::from_millis(1));
             };
-            // The last shard's thread may report its end behind the control thread, which its panic has let end.
+            // The last shard's thread may report its end after the control thread, which its panic has let end.
             let mut outcomes = Vec::new();
             for stop in stops {
                 drop(stop);
