@@ -28,7 +28,7 @@ impl Config {
         Config::with_folders(settings, descriptors, 0)
     }
 
-    /// Checks settings as [`Config::new`] does, for a server that serves so many folders of files. Each folder has a
+    /// Checks settings like [`Config::new`], for a server that serves so many folders of files. Each folder has a
     /// descriptor.
     pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
@@ -40,7 +40,7 @@ impl Config {
 }
 
 /// Checks all settings. All faults are found in one pass, so that an operator can correct them together. Only a setting
-/// that depends on a wrong setting is not checked until that one is right.
+/// that depends on a wrong setting is not checked until the wrong setting is mended.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let access = check_access(settings, faults);
@@ -88,7 +88,7 @@ impl Faults {
 }
 
 /// Resolves the names among the addresses, and checks that no address is given twice. An unspecified address includes
-/// all others of its family; with `listen_ipv6 = dual`, `[::]` includes the addresses of IPv4 too.
+/// all other addresses of its family; with `listen_ipv6 = dual`, `[::]` includes the addresses of IPv4 too.
 fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> {
     let includes = |all: &SocketAddr, one: &SocketAddr| {
         let is_dual = all.is_ipv6() && settings.listen_ipv6 == ListenIpv6::Dual;

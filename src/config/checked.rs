@@ -15,7 +15,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The connections that a listener on an IPv6 address takes.
     pub listen_ipv6: ListenIpv6,
-    /// The address of `/metrics`, if it has one of its own.
+    /// The address of `/metrics`, if that is not one of `listen`.
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
@@ -47,7 +47,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Http {
     /// Connections that are served at the same time. Beyond it the connection that has been idle longest is ended; if
-    /// none is idle, the new one is answered 503 and closed.
+    /// none is idle, the new connection is answered 503 and closed.
     pub connections_max: usize,
     /// Bytes of memory of all bodies that are being received or published, over all connections. Beyond it the
     /// incomplete body with the highest bytes × age is answered 503.
@@ -72,8 +72,8 @@ pub struct Limits {
     /// in the server and 4 KB in the kernel.
     pub connections_max: usize,
     /// Connections of one peer address, for HTTP and WebSockets, over all shards; 0 is any number. Beyond it the HTTP
-    /// connection of the address that has been idle longest is ended; if none is idle, the new one is answered 429. An
-    /// IPv4 address counts by itself, an IPv6 address with all addresses that have the same first 64 bits.
+    /// connection of the address that has been idle longest is ended; if none is idle, the new connection is answered
+    /// 429. An IPv4 address counts by itself, an IPv6 address with all addresses that have the same first 64 bits.
     ///
     /// Behind a proxy all clients have the proxy's address. With a limit, each connection costs 40 bytes more.
     pub connections_per_address_max: usize,
@@ -83,9 +83,9 @@ pub struct Limits {
     /// that they stand in. Beyond it the connection is closed with 1008.
     ///
     /// At worst every connection has such a backlog. Memory that several backlogs share exists once and is charged to
-    /// each of them. The limit is never below two of the largest messages, so that one can always be on its way while
-    /// the next is published; 4 KiB more are for small frames beside them. A single run does not close a subscriber
-    /// whose backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], if that is more.
+    /// each of them. The limit is never below two of the largest messages, so that one message can always be on its way
+    /// while the next is published; 4 KiB more are for small frames. A single run does not close a subscriber whose
+    /// backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], if that is more.
     pub backlog_bytes_max: usize,
     /// Messages of a slow subscriber's backlog. Beyond it the connection is closed with 1008.
     pub backlog_messages_max: u64,
@@ -94,9 +94,9 @@ pub struct Limits {
     /// until walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages
     /// that a handler publishes in one call.
     pub gathered_bytes_max: usize,
-    /// Bytes of two kinds of buffers, over all connections: those with messages whose end has not arrived, and those
-    /// with input that came with an opening request and is not parsed yet. Each shard has an equal part of the limit.
-    /// Beyond it the connections whose messages have been under way for the longest time are closed with 1013.
+    /// Bytes of two kinds of buffers, over all connections: buffers with messages whose end has not arrived, and
+    /// buffers with input that came with an opening request and is not parsed yet. Each shard has an equal part of the
+    /// limit. Beyond it the connections whose messages have been under way for the longest time are closed with 1013.
     pub unfinished_bytes_max: usize,
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
@@ -111,7 +111,7 @@ impl Limits {
     /// The most shards of a server. Their lanes share one limit, so more shards have shorter lanes.
     pub const SHARDS_MAX: usize = 256;
 
-    /// Bytes of the buffers that a shard receives into: the buffers of one batch, and those with unparsed input.
+    /// Bytes of the buffers that a shard receives into: the buffers of one batch, and the buffers with unparsed input.
     pub const RECEIVED_BYTES_MAX: usize = 3 * 64 * crate::hub::LARGE_PIECE_PINS;
 
     /// The largest value of the limits of messages and frames.

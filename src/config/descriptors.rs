@@ -1,14 +1,14 @@
-//! The descriptors that a server needs beside one for each connection.
+//! The descriptors that a server needs in addition to the one per connection.
 
 use super::checked::{Config, Limits};
 
 impl Limits {
     /// Sockets that all shards together keep only to refuse them, including those that have given way and are about to
-    /// be closed; but each shard may always have two. Beyond it sockets are closed without an answer.
+    /// be closed; but each shard may always have two. Further sockets are closed without an answer.
     pub const REFUSALS_MAX: usize = 64;
 
     /// Connections on the control thread without a permit, which get one answer, or time to read their last one. They
-    /// count as connections. Beyond it the oldest is closed.
+    /// count against [`Limits::connections_max`]. Beyond this number the oldest is closed.
     pub const FAREWELLS_MAX: usize = 64;
 
     /// Connections that a full server serves because they request the metrics and may read them, including those that
@@ -37,8 +37,8 @@ pub struct DescriptorPart {
 }
 
 impl Config {
-    /// Returns the descriptors that the server needs beside those of its connections, part by part. The limit of the
-    /// process less their sum is the most that [`Limits::connections_max`] can be.
+    /// Returns the descriptors that the server needs in addition to those of its connections, part by part. The limit
+    /// of the process less their sum is the most that [`Limits::connections_max`] can be.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -68,7 +68,7 @@ pub(super) fn parts(
         ("shards: rings and runtimes", shards * SHARD),
         ("shards: listeners, and the socket that has just been accepted", shards * (addresses + 1)),
         ("sockets that are being refused", Limits::REFUSALS_MAX.max(2 * shards)),
-        ("monitors for which there is no room", Limits::MONITORS_MAX),
+        ("requests for metrics that are served although the server is full", Limits::MONITORS_MAX),
         ("folders of files", folders),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
@@ -85,5 +85,6 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
 /// file of settings while it is read, the folders that an embedder adds to a checked configuration.
 const PROCESS: usize = 48;
 
-/// The descriptors of one shard: three of its two rings, two epolls, an eventfd, the runtime's end of the signals.
+/// Seven descriptors of one shard: three for its two rings, two epolls, one eventfd, and the runtime's end of the
+/// signals.
 const SHARD: usize = 7;

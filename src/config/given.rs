@@ -25,7 +25,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Reads this file instead of that of the flags and variables. Errors contain the name of the argument.
+    /// Reads this file instead of the file that the flags and variables name. Errors contain the name of the argument.
     pub fn read_file(&mut self, file: PathBuf, argument: &str) {
         self.file = Some((file, Origin::Flag(argument.into())));
     }
@@ -96,7 +96,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// Reads all sources. Every value must be valid, also if another source overrides it.
+    /// Reads all sources. Every value must be valid, even if another source overrides it.
     ///
     /// A variable that begins with `RINGHUB_` and is no setting is an error if it looks like a misspelled one, and else
     /// a warning: Kubernetes sets `RINGHUB_PORT` and others in every container if a service has the name `ringhub`.

@@ -40,8 +40,8 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Returns the addresses of a name, at least one and each once; for a `Socket`, just its own address. It waits for
-    /// an answer of the name servers.
+    /// Returns the addresses of a name, at least one and each once; for a `Socket`, just its own address. The call
+    /// waits for an answer of the name servers.
     ///
     /// # Errors
     ///

@@ -125,7 +125,7 @@ impl Config {
     }
 }
 
-/// Returns so many bytes in mebibytes.
+/// Returns a number of bytes in mebibytes.
 pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

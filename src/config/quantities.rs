@@ -84,7 +84,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// Splits a text behind the digits that it begins with.
+/// Splits a text after the digits that it begins with.
 fn split_number(text: &str) -> (&str, &str) {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -66,7 +66,7 @@ pub fn effective(given: &Given, config: &Config) -> String {
     text + &descriptors_reserved(config)
 }
 
-/// Returns the descriptors beside those of connections, part by part and as a sum, as comments of TOML.
+/// Returns the descriptors that are not for connections, part by part and as a sum, as comments of TOML.
 fn descriptors_reserved(config: &Config) -> String {
     let mut text = String::new();
     let parts = config.descriptors();

@@ -202,7 +202,7 @@ impl Value for Option<CpuList> {
 /// The rule by which shards stay on their CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
-    /// Shards stay, unless a cgroup quota is smaller than the affinity mask.
+    /// Shards stay, unless a cgroup quota is smaller than the affinity mask and no CPUs are given.
     Auto,
     /// Shards always stay.
     On,
@@ -313,8 +313,8 @@ words! {
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
 }
 
-/// Types that are written and shown as their [`FromStr`] and `Display` do. An integer has no unit: a time refuses it
-/// with that reason, unless it is 0.
+/// Types that are read by [`FromStr`] and shown by `Display`. An integer has no unit: a time refuses it with that
+/// reason, unless it is 0.
 macro_rules! parsed {
     ($($type:ident, $takes_integers:literal, $expected:literal;)+) => {$(
         impl Scalar for $type {

@@ -7,8 +7,8 @@ use crate::auth::Bearer;
 /// The authenticators of a route, in the form that warnings need.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct Admission {
-    /// A hash of the authenticators and the origins in the route's table. It is equal for two routes with the same
-    /// ones.
+    /// A hash of the authenticators and the origins in the route's table. The hash is equal for two routes with the
+    /// same authenticators and origins.
     pub(in crate::config) fingerprint: u64,
     /// The keys of the authenticators.
     pub(in crate::config) keys: Vec<&'static str>,

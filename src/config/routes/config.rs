@@ -20,7 +20,7 @@ pub struct RouteConfig {
     pub handler: RouteHandler,
     /// The topics that a route of the hub leads to.
     pub(crate) topics: TopicSpace,
-    /// The rules, with the server's where the route has none of its own.
+    /// The rules: those of the route, completed with the server's.
     pub rules: Rules,
     /// The authenticators of the route, in the form that warnings need.
     pub(in crate::config) admission: Admission,

@@ -2,10 +2,10 @@
 
 /// One row of the table.
 pub(in crate::config) struct RouteKey {
-    /// The key. That of a table within the route has the table's name before it: `basic.users`.
+    /// The key. A key of a table within the route has the table's name before it: `basic.users`.
     pub(in crate::config) name: &'static str,
     pub(in crate::config) routes: Routes,
-    /// The type of its value, in words.
+    /// The type of the key's value, in words.
     pub(in crate::config) value: &'static str,
     /// The default, in words.
     pub(in crate::config) preset: &'static str,
@@ -67,7 +67,7 @@ pub(super) fn names_of_websockets() -> impl Iterator<Item = &'static str> {
 /// `key: routes, "value", "default", "help";`
 macro_rules! keys {
     ($($name:literal: $routes:ident, $value:literal, $preset:literal, $help:literal;)+) => {
-        /// Every key, those of one table together.
+        /// Every key; the keys of one table stand together.
         pub(in crate::config) const KEYS: &[RouteKey] = &[$(RouteKey {
             name: $name,
             routes: Routes::$routes,
@@ -87,12 +87,12 @@ keys! {
     "documents": Files, "folder", "required", "Folder to serve, relative to the file of settings.";
     "basic.realm": All, "text", "`ringhub`", "Name that a browser shows when it asks for a password (RFC 7617).";
     "basic.users": All, "table: a password for each user", "required in `basic`",
-        "Passwords, or as `sha256:` and 64 hexadecimal digits their SHA-256.";
+        "Passwords, or their SHA-256 as `sha256:` and 64 hexadecimal digits.";
     "bearer.tokens": All, "table: a token, or a list of tokens, for each name", "required in `bearer`",
         "Tokens (RFC 6750), by the names of their owners.";
     "network.allow": All, "list of networks", "all that are not denied",
         "Addresses that are admitted, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.";
-    "network.deny": All, "list of networks", "none", "Addresses that are not admitted, also where `allow` has them.";
+    "network.deny": All, "list of networks", "none", "Addresses that are not admitted, even if `allow` has them.";
     "admit": All, "`all` or `any`", "`all`",
         "Of several authenticators (`basic`, `bearer`, `network`) all must admit, or any one of them.";
     "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
@@ -102,8 +102,8 @@ keys! {
     "topic_prefix": Hub, "text", "none",
         "Beginning of the names of the route's topics. It stands before the topic of the path.";
     "max_message": WebSockets, "size, 1 to half of `max_backlog`", "the server's `max_message`",
-        "Largest message from a client, and for a `hub` largest body. `max_gathered` must have room for one, for a \
-         `hub` `max_bodies` too. Beyond it: close 1009, or 413.";
+        "Largest message from a client, and for a `hub` the largest body. `max_gathered` must have room for one \
+         message; for a `hub`, so must `max_bodies`. Beyond it: close 1009, or 413.";
     "max_frame": WebSockets, "size, 1 to `max_message`", "the server's `max_frame`",
         "Largest frame from a client. Beyond it: close 1009.";
     "max_fragments": WebSockets, "count, 1 or more", "the server's `max_fragments`",

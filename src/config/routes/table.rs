@@ -218,7 +218,7 @@ impl Reader<'_> {
         self.checked("routes.handler", value, || one_of(&name, &names))
     }
 
-    /// Reads a folder, relative to that of the settings' file.
+    /// Reads a folder, relative to the folder of the settings' file.
     fn documents(&mut self, value: Value<'_, '_>) -> Option<Documents> {
         let path = self.text("routes.documents", "a folder in quotes, such as \"./site\",", value)?;
         let folder = self.file.path.parent().map_or_else(|| path.clone().into(), |parent| parent.join(&path));
