@@ -40,8 +40,9 @@ impl Basic {
     /// Admits these users, at least one, each with a password, or with its SHA-256 as `sha256:` and 64 hexadecimal
     /// digits.
     ///
-    /// A SHA-256 hides a password from a glance at the settings. It is quick, as a check on a shard's thread must be,
-    /// so it does not protect a password that can be guessed. To compare slow hashes, use a handler's opening.
+    /// A SHA-256 hides a password from a glance at the settings. A SHA-256 is computed quickly, as a check on a shard's
+    /// thread must be quick, so it does not protect a password that can be guessed. To compare slow hashes, use a
+    /// handler's opening.
     ///
     /// # Errors
     ///
@@ -70,8 +71,8 @@ impl Basic {
         Ok(Basic { challenge: challenge(realm)?, check: Check::Users(digests) })
     }
 
-    /// Admits by a function of name and password. It is called on the threads of shards and on the control thread, so
-    /// it must be quick.
+    /// Admits by a function of name and password. The function is called on the threads of shards and on the control
+    /// thread, so it must be quick.
     ///
     /// # Errors
     ///
@@ -147,7 +148,7 @@ fn digest_of(password: &str) -> Result<[u8; 32], &'static str> {
     Ok(digest)
 }
 
-/// Returns the user, which stands before the first colon, and the password behind it (RFC 7617 2).
+/// Returns the user, which stands before the first colon, and the password, which follows the colon (RFC 7617 2).
 fn decode(shown: &[u8]) -> Option<(String, String)> {
     let text = String::from_utf8(STANDARD.decode(shown).ok()?).ok()?;
     let (user, password) = text.split_once(':')?;

@@ -49,8 +49,8 @@ pub enum TokenFault {
 }
 
 impl Bearer {
-    /// Admits these tokens, at least one, each with the name of its owner. An owner may have several, for instance
-    /// while a new one replaces an old one.
+    /// Admits these tokens, at least one, each with the name of its owner. An owner may have several tokens, for
+    /// instance while a new token replaces an old one.
     ///
     /// # Errors
     ///
@@ -78,15 +78,15 @@ impl Bearer {
         Ok(Bearer(Check::Named(named)))
     }
 
-    /// Finds the owner of a token by a function. It is called on the threads of shards and on the control thread, so it
-    /// must be quick.
+    /// Finds the owner of a token by a function. The function is called on the threads of shards and on the control
+    /// thread, so it must be quick.
     #[must_use]
     pub fn checked_by(check: impl Fn(&str) -> Result<Identity, TokenFault> + Send + Sync + 'static) -> Bearer {
         Bearer(Check::By(Arc::new(check)))
     }
 
     /// Returns whether this authenticator and `tokens` have a token in common. If a function finds the owners, returns
-    /// `true`, since it may find one for any token.
+    /// `true`, since the function may find an owner for any token.
     pub(crate) fn shares_one_with(&self, tokens: &Tokens) -> bool {
         match &self.0 {
             Check::Named(named) => named.iter().any(|(_, token)| tokens.admit(Some(token.as_bytes()))),

@@ -48,11 +48,11 @@ impl Authenticator for AllOf {
     }
 }
 
-/// Requires one authenticator to succeed. The result is the identity from the first that does.
+/// Requires one authenticator to succeed. The result is the identity from the first authenticator that succeeds.
 ///
-/// If none does, one of their refusals is the answer: that of the authenticator whose scheme the request has tried;
-/// else the first refusal with a challenge; else the first refusal. The challenges of all authenticators are added to
-/// it, each in a header line of its own.
+/// If none succeeds, one of the refusals is the answer: the refusal of the authenticator whose scheme the request has
+/// tried; else the first refusal with a challenge; else the first refusal. The challenges of all authenticators are
+/// added to the answer, each in its own header line.
 ///
 /// ```
 /// use ringhub::auth::{Basic, Bearer, any_of};

@@ -18,8 +18,9 @@ pub struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Returns the credentials behind a scheme in `Authorization` (RFC 9110 11.6.2). Returns `None` for another scheme,
-    /// without the header, and also if there are several such headers: a proxy in front may have judged another one.
+    /// Returns the credentials after a scheme in `Authorization` (RFC 9110 11.6.2). Returns `None` for another scheme,
+    /// without the header, and also if there are several `Authorization` headers: a proxy in front may have judged
+    /// another of them.
     #[must_use]
     pub fn authorization(&self, scheme: &str) -> Option<&'a [u8]> {
         after_scheme(self.header()?, scheme)
@@ -59,8 +60,8 @@ impl fmt::Debug for Credentials<'_> {
     }
 }
 
-/// Returns the credentials behind a scheme. Schemes compare without regard to case, and are followed by spaces (RFC
-/// 9110 11.1, 11.4).
+/// Returns the credentials after a scheme. Schemes compare without regard to case, and are followed by spaces (RFC 9110
+/// 11.1, 11.4).
 pub(super) fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (before, rest) = value.split_at_checked(scheme.len())?;
     let is_this = before.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');

@@ -1,8 +1,8 @@
 //! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
-//! An [`Authenticator`] finds out who sent a request, from its head and the address it comes from. There are [`Basic`]
-//! (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] combine several.
-//! For anything else, implement the trait.
+//! An [`Authenticator`] finds out who sent a request, from the request's head and the address it comes from. There are
+//! [`Basic`] (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] combine
+//! several. For anything else, implement the trait.
 //!
 //! ```
 //! use ringhub::auth::{Basic, Bearer, Network, all_of, any_of};
@@ -47,7 +47,7 @@ pub use tokens::Tokens;
 
 use crate::proto::Refusal;
 
-/// The sender of a request, as an authenticator has found.
+/// The sender of a request, as an authenticator has found it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The name: a user, a token's owner, a network.
@@ -88,7 +88,8 @@ pub trait Authenticator: Send + Sync + 'static {
     /// # Errors
     ///
     /// The refusal. A status that is not between 200 and 599 is sent as 500. Header lines that frame the answer
-    /// (`Connection`, `Content-Length`, `Transfer-Encoding`), or whose names are no tokens, are left out.
+    /// (`Connection`, `Content-Length`, `Transfer-Encoding`), or whose names are not valid header names (RFC 9110 5.1),
+    /// are left out.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
 }
 

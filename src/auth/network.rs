@@ -7,7 +7,8 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{Authenticator, Identity, credentials::Credentials};
 use crate::proto::Refusal;
 
-/// Networks whose addresses are let in, and others that are not. A client that is not let in is answered 403.
+/// Networks whose addresses are let in, and networks whose addresses are not. A client that is not let in is answered
+/// 403.
 ///
 /// The address of an IPv4 client counts as IPv4 even if the client reached an IPv6 socket. So `0.0.0.0/0` is all of
 /// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address.
@@ -31,7 +32,7 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// A sentence about the first text that is neither, or if both lists are empty.
+    /// A sentence about the first text that is neither, or about two empty lists.
     pub fn new(allow: &[&str], deny: &[&str]) -> Result<Network, String> {
         let read = |networks: &[&str]| networks.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>();
         let (allowed, denied) = (read(allow)?, read(deny)?);

@@ -7,9 +7,9 @@ use crate::proto::{Refusal, RequestHead};
 /// A browser names the origin of a page in `Origin`: always in an opening handshake and in a POST, and in a GET whose
 /// answer a page of another origin is to read (CORS). A GET for an element of a page, such as a script or a picture,
 /// has no `Origin`. Its `Sec-Fetch-Site` says whether the page is of another origin; but browsers leave that line out
-/// if they reach the hub by plain HTTP and by another name than `localhost`. A request with neither line passes, as the
-/// requests of other clients than browsers do. Header lines of the answer then keep it from pages of other origins:
-/// `Cross-Origin-Resource-Policy` from their elements, and `Content-Security-Policy` from their frames.
+/// if they reach the hub by plain HTTP and by another name than `localhost`. A request with neither line passes, like
+/// the requests of clients that are not browsers. Header lines of the answer then keep the answer from pages of other
+/// origins: `Cross-Origin-Resource-Policy` from their elements, and `Content-Security-Policy` from their frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
