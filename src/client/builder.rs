@@ -50,8 +50,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds a header to the opening request, such as `Origin` or `Cookie`. After a redirect to another origin than that
-    /// of `url`, only `Origin` and `User-Agent` are sent, since any other header may hold a secret.
+    /// Adds a header to the opening request, such as `Origin` or `Cookie`. After a redirect to an origin that differs
+    /// from that of `url`, only `Origin` and `User-Agent` are sent, since any other header may hold a secret.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.raw.headers.push((name.into(), value.into()));
         self
@@ -88,7 +88,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds certificate authorities to trust for `wss`, in PEM form, beside the system's.
+    /// Adds certificate authorities to trust for `wss`, in PEM form, in addition to the system's.
     pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.raw.authorities.push(pem.into());
         self
@@ -141,15 +141,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the time without a received byte after which the connection is ended. It runs only while the client is
-    /// ready to receive, not while an event waits for the caller. 40 s by default; 0 waits forever.
+    /// Sets the time without a received byte after which the connection is ended. This time runs only while the client
+    /// is ready to receive, not while an event waits for the caller. 40 s by default; 0 waits forever.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.raw.idle_timeout = timeout;
         self
     }
 
-    /// Leaves the answers to pings to the caller, who sends them by [`Client::pong`]. Without this the client answers
-    /// pings by itself (RFC 6455 5.5.3).
+    /// Leaves the answers to pings to the caller, who sends them by [`Client::pong`]. Without this call the client
+    /// answers pings by itself (RFC 6455 5.5.3).
     pub fn manual_pong(mut self) -> Self {
         self.raw.has_auto_pong = false;
         self
@@ -161,7 +161,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets that a lost connection is opened again. By default it is not. A failed [`Client::connect`] is never
+    /// Lets the client open a lost connection again. By default it does not. A failed [`Client::connect`] is never
     /// repeated.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.raw.reconnect = Some(reconnect);
@@ -185,9 +185,9 @@ impl ClientBuilder {
         Ok((Client::new(config, delivery, self.slow), events))
     }
 
-    /// Builds a client that calls `on_event` with each event and a handle to answer by. The calls come one after the
-    /// other. The callback must not block: the client neither receives nor sends during a call. A panic in the callback
-    /// drops the connection.
+    /// Builds a client that calls `on_event` with each event and with a handle for answers. The calls come one after
+    /// the other. The callback must not block: the client neither receives nor sends during a call. A panic in the
+    /// callback drops the connection.
     ///
     /// ```
     /// use ringhub::client::{Client, ClientEvent};

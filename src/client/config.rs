@@ -251,7 +251,7 @@ const RESERVED_HEADERS: &[&str] =
 
 const WEBSOCKET_PREFIX: &str = "Sec-WebSocket-";
 
-/// The headers that say who the caller is, and nothing of what it may do.
+/// The headers that say who the caller is, but not what the caller may do.
 const SHARED_HEADERS: &[&str] = &["Origin", "User-Agent"];
 
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

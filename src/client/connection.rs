@@ -2,8 +2,8 @@
 //!
 //! Two halves run concurrently in one task. The reading half delivers messages and detects the end; the writing half
 //! writes the frames of both queues. Each half owns a `fastwebsockets::WebSocket` over its half of the socket, so that
-//! the work of one half never drops the other's future in the middle of a frame. fastwebsockets would write pongs and
-//! close frames from within a read; here the reading half queues them for the writing half.
+//! the work of one half never drops the future of the other half in the middle of a frame. fastwebsockets would write
+//! pongs and close frames from within a read; here the reading half queues such frames for the writing half.
 //!
 //! ```text
 //!       CloseRequest ─────────────────┐
@@ -16,8 +16,9 @@
 //! ```
 //!
 //! The first cause of the end (a close request, a close frame, a violation, an idle timeout, a failed write) starts one
-//! deadline for the rest: both close frames, and the server's end of the socket, which comes before the client's
-//! (RFC 6455 7.1.1).
+//! deadline for the rest. The rest is both close frames, and the server's end of the socket, which comes before the
+//! client's (RFC 6455 7.1.1). After an idle timeout the client sends its close frame, and waits neither for the
+//! server's close frame nor for its end.
 
 use std::{io, pin::pin, sync::Arc};
 
@@ -134,8 +135,9 @@ enum ReadEnd {
 }
 
 impl ReadEnd {
-    /// Queues the close frame that this end calls for: the server's own code (RFC 6455 5.5.1), or that of its violation
-    /// (RFC 6455 7.1.7). A socket that has ended gets none.
+    /// Queues the close frame that this end calls for. Its code is the one in the server's close frame (RFC 6455
+    /// 5.5.1), that of the server's violation (RFC 6455 7.1.7), or 1001 after an idle timeout. A socket that has ended
+    /// gets none.
     fn push_close(&self, control: &ControlQueue) {
         let violation;
         let frame = match self {
@@ -171,9 +173,9 @@ impl From<WebSocketError> for ReadEnd {
 
 /// The end of the writing half.
 enum WriteEnd {
-    /// It wrote the close frame that the reading half queued.
+    /// The writing half wrote the close frame that the reading half queued.
     Answer,
-    /// It wrote the close frame of a close request.
+    /// The writing half wrote the close frame of a close request.
     Request(Requester),
     Failed(io::Error),
 }
@@ -258,7 +260,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Delivers the event of a frame, if there is one. Returns the end of the reading half if the frame is its last.
+    /// Delivers the event of a frame, if there is one. Returns the end of the reading half if the frame is the last one
+    /// to read.
     async fn handle(&mut self, frame: Frame<'static>) -> Option<ReadEnd> {
         let counters = &self.shared.counters;
         let (fin, opcode, payload) = (frame.fin, frame.opcode, into_bytes(frame.payload));
@@ -316,7 +319,8 @@ struct Writer<'a> {
     lifecycle: &'a Lifecycle,
     control: &'a ControlQueue,
     queue: mpsc::Receiver<Queued>,
-    /// A client's WebSocket that reads nothing. Its buffer joins frames that are queued at once into few writes.
+    /// A client's WebSocket that reads nothing. Its buffer combines frames that are queued together, so that few writes
+    /// carry them.
     socket: WebSocket<Join<Empty, BufWriter<WriteHalf<Stream>>>>,
 }
 
@@ -400,7 +404,7 @@ impl<'a> Writer<'a> {
 
     /// Writes the close frame of the close request.
     async fn close(&mut self) -> io::Result<WriteEnd> {
-        // The lifecycle holds the queue's sending end, so the queue ends by a close request alone.
+        // The lifecycle holds the queue's sending end, so only a close request ends the queue.
         let Some(request) = self.lifecycle.close_request() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let mut payload = Vec::new();
         CloseFrame { code: Some(request.code), reason: &request.reason }.encode(&mut payload);
@@ -431,7 +435,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Returns a message as an event. A small payload is copied; otherwise it would keep the buffer alive that it shares
+/// Returns a message as an event. A small payload is copied; otherwise it would keep alive the buffer that it shares
 /// with other frames.
 fn message(opcode: OpCode, payload: BytesMut) -> Result<ClientEvent, ProtocolError> {
     if opcode == OpCode::Text {

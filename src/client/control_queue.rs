@@ -40,7 +40,7 @@ impl ControlQueue {
     }
 }
 
-/// The length of the queue, which it reaches when a server sends pings and does not read.
+/// The length of the queue. The queue is full when a server sends pings and does not read.
 const FRAMES_MAX: usize = 64;
 
 #[cfg(test)]

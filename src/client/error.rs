@@ -11,7 +11,7 @@ use crate::proto::{CloseCode, HttpError, ResponseError, ResponseHead};
 pub enum ClientBuildError {
     /// [`url`](super::ClientBuilder::url) was not called.
     UrlMissing,
-    /// The URL is not one of a WebSocket.
+    /// The URL is not that of a WebSocket.
     Url(UrlError),
     /// The proxy's URL is not usable.
     Proxy(UrlError),
@@ -103,13 +103,13 @@ pub enum ConnectError {
     Timeout(Stage),
     /// The named host, the server or the proxy, has no address.
     Resolve(String, io::Error),
-    /// No address of the named host and port accepts a connection. The error is that of the last address.
+    /// No address of the named host and port accepts a connection. The error is the one of the last address.
     Connect(String, io::Error),
     /// The connection failed in this stage.
     Io(Stage, io::Error),
     /// The connection ended in this stage.
     EndOfStream(Stage),
-    /// The answer in this stage is not HTTP, or HTTP that the client does not accept.
+    /// The answer in this stage is not HTTP, or is HTTP that the client does not accept.
     Http(Stage, HttpError),
     /// The proxy refused the tunnel. Status 407 asks for credentials.
     ProxyRefused(Box<ResponseHead>),

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::proto::{CONTROL_PAYLOAD_MAX, CloseCode};
 
-/// A WebSocket client: a handle, whose clones any number of tasks may use. It needs a tokio runtime with I/O and time
-/// enabled.
+/// A WebSocket client: a handle, whose clones any number of tasks may use. The client needs a tokio runtime with I/O
+/// and time enabled.
 ///
-/// Dropping the last handle closes the connection with 1001, after the messages that were accepted before have been
-/// sent. A callback's handle does not keep the connection open, and neither does a clone of it.
+/// The drop of the last handle closes the connection with 1001, after the messages that were accepted before have been
+/// sent. The handle that a callback gets does not keep the connection open, and neither do clones of this handle.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -43,8 +43,8 @@ impl Client {
     }
 
     /// Opens a connection, and returns the server's answer and the timings of the opening. A connection that is open
-    /// already is closed with 1001 first, and another call under way ends with [`ConnectError::Cancelled`]. Dropping
-    /// the future before it completes leaves no connection.
+    /// already is closed with 1001 first, and another call under way ends with [`ConnectError::Cancelled`]. If the
+    /// future is dropped before it completes, no connection is left.
     ///
     /// # Errors
     ///
@@ -101,12 +101,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError::NotOpen`], also if the connection ends during the wait; [`SendError::TooLarge`].
+    /// [`SendError::NotOpen`], even if the connection ends only during the wait; [`SendError::TooLarge`].
     pub async fn send_text(&self, text: impl Into<String>) -> Result<(), SendError> {
         self.send(OpCode::Text, owned_text(text.into())).await
     }
 
-    /// Sends a binary message, as [`Client::send_text`] sends text.
+    /// Sends a binary message, like [`Client::send_text`].
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl Client {
         self.try_send(OpCode::Binary, bytes.into().into())
     }
 
-    /// Sends a ping (RFC 6455 5.5.2), behind the messages in the queue. The server answers with a pong of the same
+    /// Sends a ping (RFC 6455 5.5.2), after the messages in the queue. The server answers with a pong of the same
     /// bytes, an [`ClientEvent::Pong`](super::ClientEvent::Pong).
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Client {
         self.send_control(OpCode::Ping, payload.into()).await
     }
 
-    /// Sends a pong (RFC 6455 5.5.3), behind the messages in the queue: an unsolicited one, or the answer to a ping
+    /// Sends a pong (RFC 6455 5.5.3), after the messages in the queue: an unsolicited one, or the answer to a ping
     /// where [`manual_pong`](super::ClientBuilder::manual_pong) is set.
     ///
     /// # Errors
@@ -157,12 +157,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError::NotOpen`], also if the connection ends during the wait.
+    /// [`SendError::NotOpen`], even if the connection ends only during the wait.
     pub async fn flush(&self) -> Result<(), SendError> {
         self.shared.send_queue()?.flush().await
     }
 
-    /// Closes the connection as [`Client::close_with`] does, with 1001 and no reason.
+    /// Closes the connection like [`Client::close_with`], with 1001 and no reason.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Client {
     }
 
     /// Requests the close that [`Client::close_with`] describes, without waiting for its end. A callback must not
-    /// block, so this is its way to close.
+    /// block, so this method is its way to close.
     ///
     /// # Errors
     ///

@@ -2,8 +2,9 @@
 //!
 //! fastwebsockets returns whole frames. Three checks need the bytes themselves: a length above its limit must fail the
 //! connection before the payload is read; text that is not UTF-8 must fail at its first bad byte; and a frame from
-//! fastwebsockets no longer shows whether it was masked, or its length longer than necessary. So `Inspect` follows the
-//! headers, and turns the first violation into an error of the stream. The sound bytes before it are still read.
+//! fastwebsockets no longer shows whether it was masked, or whether its length was written longer than necessary. So
+//! `Inspect` follows the headers, and turns the first violation into an error of the stream. The sound bytes before the
+//! violation are still read.
 
 use std::{
     io,
@@ -120,7 +121,8 @@ impl Frames {
     ///
     /// # Errors
     ///
-    /// The first violation, and the number of sound bytes before it. These do not complete the frame of the violation.
+    /// The first violation, and the number of sound bytes before it. The sound bytes do not complete the frame of the
+    /// violation.
     fn follow(&mut self, received: &[u8]) -> Result<(), (usize, ProtocolError)> {
         let mut at = 0;
         while at < received.len() {

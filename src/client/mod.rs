@@ -2,8 +2,8 @@
 //! stream or by a callback, and with automatic reconnects.
 //!
 //! [`ClientBuilder`] checks all settings once and builds a [`Client`], which [`Client::connect`] then connects. A
-//! client is a handle: clones of it send from any number of tasks, and dropping the last one closes the connection.
-//! Messages arrive as [`ClientEvent`]s, either from [`Events`] ([`ClientBuilder::build`]) or by a callback
+//! client is a handle: clones of it send from any number of tasks, and the drop of the last handle closes the
+//! connection. Messages arrive as [`ClientEvent`]s, either from [`Events`] ([`ClientBuilder::build`]) or by a callback
 //! ([`ClientBuilder::build_with`]).
 //!
 //! ```no_run
@@ -34,8 +34,8 @@
 //! # }
 //! ```
 //!
-//! fastwebsockets reads and writes the frames, and the client checks those that it reads against RFC 6455. The opening
-//! handshake is that of [`proto`](crate::proto). The client negotiates no extensions.
+//! fastwebsockets reads and writes the frames, and the client checks the frames that it reads against RFC 6455. The
+//! opening handshake comes from [`proto`](crate::proto). The client negotiates no extensions.
 
 mod builder;
 mod config;

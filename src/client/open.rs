@@ -26,7 +26,7 @@ use crate::proto::{ClientHandshake, HeadScan, HttpError, ResponseError, Response
 /// A connection that is ready for frames.
 pub(super) struct Connected {
     pub(super) stream: Stream,
-    /// The bytes that came behind the answer to the opening handshake.
+    /// The bytes that came after the answer to the opening handshake.
     pub(super) received: Bytes,
     pub(super) opened: Opened,
 }
@@ -154,7 +154,8 @@ async fn tcp_connect(config: &Config, url: &Url, timings: &mut Timings) -> Resul
 }
 
 /// Connects to the first address that accepts. Each address has an equal share of the remaining time, so that an
-/// address without any answer leaves time for the others. The error is that of the last address, `None` for a timeout.
+/// address without any answer leaves time for the others. The error is the one of the last address, `None` for a
+/// timeout.
 async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Option<io::Error>> {
     let mut last = Some(io::ErrorKind::AddrNotAvailable.into());
     for (index, address) in addresses.iter().enumerate() {
@@ -201,7 +202,7 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), stage: Stage, bytes: &[u8
     written.await.map_err(|error| io_error(stage, error))
 }
 
-/// Returns the head of the final response, and the bytes behind it.
+/// Returns the head of the final response, and the bytes after it.
 async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
     stage: Stage,
@@ -225,7 +226,7 @@ async fn read_head(
 }
 
 /// Returns the beginning of a refusal's body, for display only: the bytes that arrive before the deadline. Without a
-/// `Content-Length` it is empty.
+/// `Content-Length` the result is empty.
 async fn refusal_body(
     stream: &mut (impl AsyncRead + Unpin),
     head: &ResponseHead,

@@ -29,7 +29,7 @@ pub struct Opened {
     pub timings: Timings,
 }
 
-/// The time that each stage of an opening took. After redirects, all but `total` are those of the last server.
+/// The time that each stage of an opening took. After redirects, all times but `total` are those of the last server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::proto::CloseCode;
 
-/// Marks the lifecycle as ended when it is dropped: after the last event, and also when the caller cancels `connect`,
-/// when a callback panics and when the runtime stops.
+/// Marks the lifecycle as ended when this guard is dropped: after the last event, and also when the caller cancels
+/// `connect`, when a callback panics and when the runtime stops.
 pub(super) struct LifetimeGuard(Arc<Lifecycle>);
 
 impl LifetimeGuard {
@@ -71,7 +71,7 @@ pub(super) struct Established {
     receiver: mpsc::Receiver<Queued>,
 }
 
-/// Runs a connection and those that follow it, and delivers [`ClientEvent::Closed`] at the end.
+/// Runs a connection and the connections that follow it, and delivers [`ClientEvent::Closed`] at the end.
 pub(super) async fn run(shared: Arc<Shared>, guard: LifetimeGuard, established: Established) {
     let closed = run_all(&shared, &guard.0, established).await;
     tracing::debug!(url = %shared.config.url, %closed, "closed");

@@ -26,7 +26,7 @@ pub(super) struct Shared {
     delivery: Delivery,
     slow: Option<Slow>,
     lifecycle: Mutex<Option<Arc<Lifecycle>>>,
-    /// Held by `Client::connect`, so that calls of it run one after the other.
+    /// Held by `Client::connect`, so that its calls run one after the other.
     pub(super) connecting: tokio::sync::Mutex<()>,
     /// Set once the last handle of the caller is dropped.
     is_abandoned: AtomicBool,

@@ -1,4 +1,4 @@
-//! The TLS handshake, and the certificate authorities that it trusts.
+//! The TLS handshake, and the certificate authorities that the client trusts.
 
 use std::{io, sync::Arc};
 
