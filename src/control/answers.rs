@@ -26,8 +26,8 @@ pub(super) fn the_page() -> Answer {
     answer
 }
 
-/// Counts a refusal, and returns it as an answer. Unless the refusal has a `Cache-Control` of its own, no cache keeps
-/// the answer: another client need not be refused.
+/// Counts a refusal, and returns it as an answer. Unless the refusal has its own `Cache-Control`, no cache keeps the
+/// answer: another client need not be refused.
 pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     shared.counters.add(shared.cause(refusal), 1);
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

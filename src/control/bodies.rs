@@ -1,4 +1,4 @@
-//! Counts the bytes of all bodies in memory, and chooses the body that gives way when they are too many.
+//! Counts the bytes of all bodies in memory, and chooses the body that gives way when there are too many bytes.
 //!
 //! A body takes room as it arrives. When there is no room for more bytes, the incomplete body with the highest cost
 //! gives way. The cost of a body is its bytes times the time since it began, so clients that begin bodies and do not
@@ -87,9 +87,9 @@ impl Bodies {
         (Incomplete { bodies: self.clone(), number }, given_way)
     }
 
-    /// Lets incomplete bodies give way, that with the highest cost first, until there is room for `bytes` more. A body
-    /// keeps its room if its cost is at most that of the body `own` with these bytes; a body that arrives at once has
-    /// no cost. If the room of all bodies that may give way is not enough, no body gives way.
+    /// Lets incomplete bodies give way, the body with the highest cost first, until there is room for `bytes` more. A
+    /// body keeps its room if its cost is at most that of the body `own` with these bytes; a body that arrives at once
+    /// has no cost. If the room of all bodies that may give way is not enough, no body gives way.
     fn make_room(&self, table: &mut Table, now: Instant, bytes: usize, own: Option<u64>) -> Result<(), NoRoom> {
         let own_cost = own.and_then(|own| table.incomplete.get(&own)).map_or(0, |own| own.cost(now, bytes));
         let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
@@ -114,8 +114,8 @@ impl Bodies {
 }
 
 impl Incomplete {
-    /// Takes room for `bytes` more. Other incomplete bodies give way if their cost is higher than that of this one with
-    /// these bytes.
+    /// Takes room for `bytes` more. Other incomplete bodies give way if their cost is higher than the cost of this body
+    /// with these bytes.
     ///
     /// # Errors
     ///

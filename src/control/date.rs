@@ -1,7 +1,7 @@
 //! The date of answers (RFC 9110 6.6.1), by the wall clock in whichever direction it is set.
 //!
-//! hyper has a date of its own, but keeps it until the wall clock shows a later second. If the clock is set back by a
-//! day, hyper's date stands still for a day.
+//! hyper adds a date too, but keeps it until the wall clock shows a later second. If the clock is set back by a day,
+//! hyper's date stands still for a day.
 
 use std::{
     cell::RefCell,

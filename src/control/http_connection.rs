@@ -46,7 +46,7 @@ pub(super) struct HttpConnection {
     has_large_buffer: bool,
     /// The number of received bytes that hyper may read.
     released: usize,
-    /// The state behind the released bytes.
+    /// The state after the released bytes.
     next: Next,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -156,8 +156,8 @@ impl HttpConnection {
         self.finish().await;
     }
 
-    /// Finishes our side, and keeps the permits busy for as long as the peer has yet to take much of the last answer.
-    /// Returns whether the peer is fast enough; otherwise the connection is to be dropped.
+    /// Finishes our side, and keeps the permits busy while the peer has yet to take much of the last answer. Returns
+    /// whether the peer is fast enough; otherwise the connection is to be dropped.
     pub(super) async fn deliver(&mut self) -> bool {
         // A connection that has given way was idle, so little is left of its last answer.
         if self.set_busy() && self.shut_down() {

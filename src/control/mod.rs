@@ -1,7 +1,7 @@
 //! The control thread: it serves the connections of the port that are no WebSockets.
 //!
 //! It runs tokio's runtime, is not pinned to a CPU, and is one more end of the mesh. hyper serves the connections that
-//! shards hand over; [`publisher`] is the one task that sends requests to the shards for all of them.
+//! shards hand over; [`publisher`] is the one task that sends requests to the shards for all these connections.
 
 #![forbid(unsafe_code)]
 
@@ -69,12 +69,12 @@ pub(crate) struct Start {
     pub(crate) leaving: watch::Receiver<bool>,
 }
 
-/// Runs the control thread until all shards have ended. `started` is called once it has all descriptors that it needs
-/// itself.
+/// Runs the control thread until all shards have ended. `started` is called once the control thread has all descriptors
+/// that it needs itself.
 ///
 /// # Errors
 ///
-/// If its runtime cannot be set up, or [`publisher`] ends before the shards do.
+/// If the runtime cannot be set up, or [`publisher`] ends before the shards do.
 pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READING_THREADS_MAX).build()?;
@@ -89,7 +89,7 @@ fn end(runtime: Runtime) {
     runtime.shutdown_timeout(FINISH);
 }
 
-/// The most threads that read documents beside the control thread. Further reads wait for one of them.
+/// The most threads that read documents for the control thread. Further reads wait for one of them.
 const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {

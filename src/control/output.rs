@@ -25,7 +25,7 @@ use crate::{
 ///
 /// While the socket has no room, or still holds much of the last answer, the peer has to acknowledge a least number of
 /// bytes in each [`Http::body_timeout`], [`Http::rate_min`] on average. The acknowledged bytes are measured
-/// (`SIOCOUTQ`), and not the room in the socket: this grows in steps of a third of the send buffer, which may be
+/// (`SIOCOUTQ`), and not the room in the socket: the room grows in steps of a third of the send buffer, which may be
 /// megabytes.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -120,7 +120,7 @@ impl Output {
     }
 
     /// Returns whether a close would leave much to the kernel. The system call is made only when many bytes were sent
-    /// since the last one, so most small answers do without it.
+    /// since the last one, so most small answers need no system call.
     fn leaves_much(&mut self, stream: &TcpStream) -> bool {
         let most = LEFT_TO_KERNEL_MAX as u64;
         if self.sent - self.taken > most {

@@ -1,4 +1,4 @@
-//! Limits the connections that are served at the same time, and chooses the one that gives way to a new one.
+//! Limits the connections that are served at the same time, and chooses the connection that gives way to a new one.
 //!
 //! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
 //! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive holds

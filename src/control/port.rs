@@ -1,4 +1,5 @@
-//! Serves connections that speak HTTP: those that shards hand over, and those to the address of the metrics.
+//! Serves connections that speak HTTP: connections that shards hand over, and connections to the address of the
+//! metrics.
 
 use std::{
     sync::Arc,
@@ -43,7 +44,7 @@ impl Port {
         Port { served, permits, farewells, full: LogThrottle::of_limit() }
     }
 
-    /// Serves a connection to its end. Returns it if it is to become a WebSocket.
+    /// Serves a connection to its end. Returns the connection if it is to become a WebSocket.
     ///
     /// A connection without a permit gets one answer: a refusal, or the metrics.
     async fn serve(

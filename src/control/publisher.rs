@@ -18,7 +18,7 @@ use crate::{
 
 /// Sends requests to shards from any task of any thread. A clone is another handle to the same [`PublisherTask`].
 ///
-/// Each shard has a queue of its own: the callers of a shard that is behind hold up no others.
+/// Each shard has its own queue: the callers of a shard that is behind hold up no other callers.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     queues: watch::Receiver<Option<Queues>>,
@@ -54,7 +54,7 @@ enum ShardRequest {
 pub(crate) struct Requests(watch::Sender<Option<Queues>>);
 
 impl Requests {
-    /// Returns the receivers of the requests to each of so many shards.
+    /// Returns the receivers of the requests to each of `shards` shards.
     fn start(self, shards: u16) -> Box<[mpsc::Receiver<Submission>]> {
         let each = (REQUESTS_MAX / usize::from(shards)).max(REQUESTS_MIN);
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(each)).unzip();
@@ -82,7 +82,7 @@ impl Publisher {
     }
 
     /// Publishes the body of a request, of `bytes` bytes. The body is counted when its topic's home has given it a
-    /// place, also if the caller has been dropped meanwhile.
+    /// place, even if the caller has been dropped meanwhile.
     pub(crate) async fn publish_body(
         &self,
         topic: TopicName,
@@ -133,7 +133,7 @@ pub(super) struct PublisherTask {
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
-    /// Whether the barrier was sent, behind which no publish follows.
+    /// Whether the barrier was sent, after which no publish follows.
     has_sent_barrier: bool,
     requests: Submissions,
     /// The requests that wait for an answer, by ticket.
@@ -150,7 +150,7 @@ struct Submissions {
 }
 
 impl Submissions {
-    /// Returns the next request to a shard that is not behind, if there is one, from all shards by turns.
+    /// Returns the next request to a shard that is not behind, if there is one. The shards take turns.
     fn try_next(&mut self, outside: &ExternalEnd) -> Option<Submission> {
         let found = self.open(outside).find_map(|shard| Some((shard, self.by_shard[shard].try_recv().ok()?)));
         found.map(|(shard, submission)| self.taken(shard, submission))
@@ -210,7 +210,7 @@ impl PublisherTask {
         }
     }
 
-    /// Works until all shards have ended.
+    /// Works until all shards have ended, or until no [`Publisher`] is left.
     pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
         let woken = Arc::clone(&self.woken);
         // Each of these is registered with its channel once, not in every round.
@@ -218,7 +218,7 @@ impl PublisherTask {
         let mut finished = pin!(finishing.changed());
         let mut is_left = false;
         loop {
-            // No publish follows the barrier: from here on `submit` refuses it.
+            // Once the barrier is sent, `submit` refuses every publish, so none follows it.
             self.send_barrier();
             // A request that finds no room in its shard's lane waits beside the lane. Until it has found room,
             // `try_next` returns no other request to this shard.
@@ -249,7 +249,7 @@ impl PublisherTask {
         }
     }
 
-    /// Sends the shards a barrier, behind every publish, once the server leaves.
+    /// Sends the shards a barrier, after every publish, once the server leaves.
     fn send_barrier(&mut self) {
         if !self.has_sent_barrier && *self.leaving.borrow() {
             self.has_sent_barrier = true;
@@ -299,8 +299,8 @@ async fn has_left(mut leaving: watch::Receiver<bool>) -> Result<(), watch::error
     leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
-/// The most requests that wait to be sent, over all connections and handles. Each shard has an equal part; when the
-/// part is used up, further callers wait.
+/// The most requests that wait to be sent, over all connections and handles, on up to 64 shards. Each shard has an
+/// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.
 const REQUESTS_MAX: usize = 1_024;
 
 /// The smallest part of a shard.
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::hub::{HubLimits, MeshEnd, MeshLimits, ShardHub, Wake};
 
-    /// A body counts when it has its place, and once, also if its client has gone meanwhile.
+    /// A body is counted exactly once, when it gets its place, even if its client has gone by then.
     #[test]
     fn a_body_counts_without_its_client() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -355,8 +355,8 @@ mod tests {
         });
     }
 
-    /// While the task sleeps or its lanes are full: the shards get the barrier behind every publish that was submitted,
-    /// and no publish behind it.
+    /// While the task sleeps or its lanes are full: the shards get the barrier after every publish that was submitted,
+    /// and no publish after it.
     #[test]
     fn the_barrier_stands_behind_every_publish() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -416,7 +416,7 @@ mod tests {
     }
 
     /// A request beyond a shard's part of the limit waits in its task until another one is taken, and loses nothing by
-    /// that. Requests to other shards have parts of their own.
+    /// that. Requests to other shards have their own parts.
     #[test]
     fn requests_beyond_the_limit_wait() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -472,7 +472,7 @@ mod tests {
         }
     }
 
-    /// A request waits for the start of its server, and for no server that is never started.
+    /// A request waits for its server to start; if the server can never start, the wait ends.
     #[test]
     fn requests_wait_for_the_start() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

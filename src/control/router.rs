@@ -47,8 +47,8 @@ impl RequestRouter {
         RequestRouter { shared, may_upgrade, peer, routed: Mutex::default() }
     }
 
-    /// Routes the next request. It is judged as on a shard, but for the answer of a handler, which only a shard can
-    /// call. The rules of topics are judged here, so that a refused client keeps its connection.
+    /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
+    /// shard can call. The rules of topics are judged here, so that a refused client keeps its connection.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;
