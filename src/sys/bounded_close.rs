@@ -19,7 +19,7 @@ pub struct BoundedClose<S: AsFd> {
 
 impl<S: AsFd> BoundedClose<S> {
     /// Bounds what the close of `socket` leaves to the kernel. Other owners of the same socket have to close it soon
-    /// after this one.
+    /// after this owner.
     pub fn new(socket: S) -> Self {
         BoundedClose { socket: Some(socket) }
     }

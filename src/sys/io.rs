@@ -9,13 +9,16 @@ use bytes::BytesMut;
 
 /// The sockets of one shard, as its turn sees them.
 ///
-/// `receive` and `send` are *synchronous batches*: when they return, the kernel has tried every entry once, borrows
-/// nothing any more, and has no work left. Only readiness comes later, and only by [`Io::reap`].
+/// `receive` and `send` are *synchronous batches*: when they return, the kernel borrows nothing any more and has no
+/// work left. It has tried every entry once, except those that it had no memory for: the result of such an entry asks
+/// for another try (`Interrupted` for a receive, `WouldBlock` for a send). Only readiness comes later, and only by
+/// [`Io::reap`].
 pub trait Io {
-    /// An established connection's socket. Dropping it closes it.
+    /// An established connection's socket. Its drop closes the socket.
     type Socket;
 
-    /// Reports input on `socket` under `key` until [`Io::disarm`]. Input that has arrived before is reported too.
+    /// Reports input on `socket` under `key` until [`Io::disarm`], or until a report is [`Readiness::disarmed`]. Input
+    /// that has arrived before is reported too.
     fn arm(&mut self, key: Key, socket: &Self::Socket);
 
     /// Reports once, as [`Readiness::writable`], when `socket` has room for more output.
@@ -28,10 +31,10 @@ pub trait Io {
     /// Submits the requests of `arm`, `await_room` and `disarm`. Call it before sleeping.
     fn submit(&mut self);
 
-    /// Appends the readiness that was reported since the last call to `ready`. A key may appear more than once.
+    /// Appends to `ready` what was reported since the last `reap`. A key may appear more than once.
     fn reap(&mut self, ready: &mut Vec<Readiness>);
 
-    /// Tries each entry once and fills in its result.
+    /// Tries each entry at most once and fills in its result.
     fn receive(&mut self, batch: &mut [Receive<'_, Self::Socket>]);
 
     /// Drops up to `most` bytes of input, without a copy, and returns their number; `Ok(0)` is the end of input.
@@ -41,7 +44,7 @@ pub trait Io {
     /// `WouldBlock` if nothing is there; otherwise the failure of the socket.
     fn discard(&mut self, socket: &Self::Socket, most: usize) -> io::Result<usize>;
 
-    /// Tries each entry once, in order. Entries that are not named in `refused` have been sent whole.
+    /// Tries each entry at most once, in order. Entries that are not named in `refused` have been sent whole.
     ///
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
     fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
@@ -49,7 +52,7 @@ pub trait Io {
     /// Returns the addresses of both ends, the peer's first; `None` for an address that the kernel no longer knows.
     fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
 
-    /// Tells the peer that nothing more will be sent (a TCP FIN behind the queued output).
+    /// Tells the peer that nothing more will be sent (a TCP FIN after the queued output).
     fn finish(&mut self, socket: &Self::Socket);
 
     /// Returns how many bytes have arrived at the socket and were not received.
@@ -63,7 +66,7 @@ pub trait Io {
         self.unacknowledged(socket) > 0
     }
 
-    /// Makes dropping the socket reset the connection (TCP RST). Output that the peer has not taken is then lost;
+    /// Makes the drop of the socket reset the connection (TCP RST). Output that the peer has not taken is then lost;
     /// otherwise the kernel would keep it for as long as the peer pleases.
     fn reset(&mut self, socket: &Self::Socket);
 }
@@ -97,11 +100,12 @@ pub struct Readiness {
 pub struct Receive<'a, S> {
     /// The socket to receive from.
     pub socket: &'a S,
-    /// The buffer to which up to [`Receive::BYTES_MAX`] bytes are appended, within its spare capacity. It must have
-    /// some.
+    /// The buffer to which up to [`Receive::BYTES_MAX`] bytes are appended, within its spare capacity, which must not
+    /// be 0.
     pub buffer: &'a mut BytesMut,
     /// The number of bytes that were appended; `Ok(0)` is the end of input. `WouldBlock` if no input is there;
-    /// `Interrupted` if the entry could not be tried, for want of memory for example, and the caller must try again.
+    /// `Interrupted` if the entry could not be tried, because the kernel had no memory for example, and the caller must
+    /// try again.
     pub result: io::Result<usize>,
 }
 

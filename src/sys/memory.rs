@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Available {
     /// The number of bytes.
     pub bytes: u64,
-    /// Whether it is the limit of a cgroup; otherwise it is the memory of the machine.
+    /// Whether the number is the limit of a cgroup; otherwise it is the memory of the machine.
     pub is_cgroup: bool,
 }
 

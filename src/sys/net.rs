@@ -22,8 +22,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 ///
 /// # Errors
 ///
-/// The error of `bind(2)` or `listen(2)`; `AddrInUse` if another process listens already, also if it is another hub,
-/// whose sockets would take a share of this hub's connections.
+/// The error of `bind(2)` or `listen(2)`; `AddrInUse` if another process listens already, even if that process is a hub
+/// too, whose sockets would take a part of this hub's connections.
 pub fn listen(address: SocketAddr, count: usize, is_dual: bool) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
     let probe = bind(address, false, is_dual)?;
     let address = probe.local_addr()?.as_socket().unwrap_or(address);
@@ -148,7 +148,7 @@ pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(usize::MAX))
 }
 
-/// Returns how many bytes the socket holds that the peer has not acknowledged (`SIOCOUTQ`). The end behind them counts
+/// Returns how many bytes the socket holds that the peer has not acknowledged (`SIOCOUTQ`). The end after them counts
 /// as one. For a connection that is over, by a reset for example, returns 0, although the kernel still counts bytes
 /// that no peer will take.
 ///
@@ -170,8 +170,8 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// Returns whether the kernel has ended the socket's connection. Of a closing connection the kernel still knows the
-/// peer.
+/// Returns whether the kernel has ended the socket's connection. While a connection is closing, the kernel still knows
+/// its peer.
 fn is_not_connected(socket: &SockRef<'_>) -> bool {
     socket.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
 }
@@ -185,7 +185,8 @@ pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
     }
 }
 
-/// Makes closing the socket reset the connection. The kernel then drops the bytes that the other side has not taken.
+/// Makes the close of the socket reset the connection. The kernel then drops the bytes that the other side has not
+/// taken.
 pub fn reset_when_closed(socket: &impl AsFd) {
     if let Err(error) = SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a socket cannot be reset");

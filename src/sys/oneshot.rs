@@ -1,8 +1,8 @@
 //! The few operations that go through the runtime's own ring, one completion each.
 //!
 //! tokio-uring takes raw entries with [`UnsubmittedOneshot`]. Use it only for operations with exactly one completion:
-//! tokio-uring panics on a second, and leaks if there is none. A future dropped before its completion does not cancel
-//! the operation; the data that the operation owns stays alive until the kernel is done.
+//! tokio-uring panics on a second completion, and leaks memory if there is none. A future dropped before its completion
+//! does not cancel the operation; the data that the operation owns stays alive until the kernel is done.
 
 use std::{
     io,

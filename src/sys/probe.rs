@@ -114,7 +114,8 @@ fn probe_here() -> Result<(), ProbeError> {
     check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))
 }
 
-/// Checks that a poll of a socket that another thread writes to ends when it is cancelled, and the socket with it.
+/// Cancels polls of sockets while another thread sends to these sockets, and checks that the polls end, and the sockets
+/// with them.
 fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
     let (peers, to_write_to) = channel();
     thread::scope(|scope| {
