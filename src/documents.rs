@@ -129,7 +129,7 @@ impl Documents {
         &self.root
     }
 
-    /// Answers a request for a document. `below` has the segments of the request's path behind the place of the folder,
+    /// Answers a request for a document. `below` has the segments of the request's path after the place of the folder,
     /// as [`RequestPath`](crate::proto::RequestPath) has them. If `below` is empty, the path names the folder without a
     /// slash at the end, and the answer is a redirect.
     ///

@@ -176,7 +176,7 @@ impl From<io::Error> for Symptom {
 }
 
 impl Failure {
-    /// Logs the failure, with the address and the status as fields of their own where there are any.
+    /// Logs the failure, with the address and the status as separate fields where there are any.
     pub(crate) fn log(&self) {
         match self.error.downcast_ref() {
             Some(sick @ Sick { address, symptom }) => {

@@ -1,6 +1,6 @@
 //! Writes standard error and standard output without ever waiting for a reader.
 //!
-//! Each stream has a bounded queue and a thread of its own that writes it, so a pipe without a reader holds neither a
+//! Each stream has its own bounded queue and its own thread that writes it, so a pipe without a reader holds neither a
 //! shard nor the other stream. A line that finds no room or cannot be written is dropped and counted
 //! (`log_lines_dropped_total`). As soon as there is room again, a line reports the number of dropped lines.
 

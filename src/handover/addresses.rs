@@ -237,7 +237,7 @@ impl fmt::Debug for Network {
     }
 }
 
-/// The stripes of the table, each with a lock of its own.
+/// The stripes of the table, each with its own lock.
 const STRIPES: usize = 16;
 
 #[cfg(test)]

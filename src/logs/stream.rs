@@ -292,7 +292,7 @@ mod tests {
         for number in 0..COUNT {
             stream.push(format!("{number:>50}\n").as_bytes());
         }
-        // Lines for which there is room again come behind the gap.
+        // Lines for which there is room again come after the gap.
         let text = read_until(&mut reader, "dropped\n");
         stream.push(b"again\n");
         assert_eq!(read_until(&mut reader, "again\n"), "again\n");
