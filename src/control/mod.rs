@@ -175,7 +175,7 @@ mod tests {
         hub::{MeshEnd, MeshLimits, Wake},
     };
 
-    /// A server that has lost the task for its shards ends, as one does that has lost a shard.
+    /// A server that has lost the task for its shards ends, like a server that has lost a shard.
     #[test]
     fn the_end_of_the_publisher_ends_the_control_thread() {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();

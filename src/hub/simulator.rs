@@ -223,7 +223,7 @@ fn marks_come_back_behind_the_messages_before_them() {
 }
 
 /// A subscription that was pending begins at its acknowledgement. A message that the home has ordered before is never
-/// for it, also if an earlier interest of its shard still brings the message down the lane.
+/// for this subscription, even if an earlier interest of its shard still brings the message down the lane.
 #[test]
 fn a_pending_subscription_begins_at_its_acknowledgement() {
     let mut world = World::new(7);

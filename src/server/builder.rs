@@ -147,7 +147,7 @@ impl Builder {
         self
     }
 
-    /// Serves topics at `/t/{topic}` as the server does: by WebSocket, and by POST.
+    /// Serves topics at `/t/{topic}`, like the command line's server without routes: by WebSocket, and by POST.
     #[must_use]
     pub fn topics(mut self) -> Self {
         self.serves_topics = true;

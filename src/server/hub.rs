@@ -77,7 +77,7 @@ impl Hub {
         published.map(drop).ok_or(HubError::Ended)
     }
 
-    /// Sends to all connections, as [`Hub::broadcast`] does without a source.
+    /// Sends to all connections, like [`Hub::broadcast`] without a source.
     ///
     /// # Errors
     ///

@@ -72,7 +72,7 @@ impl Running {
         }
     }
 
-    /// Begins to leave, as [`Running::stop`] does, and waits until the server has ended.
+    /// Begins to leave, like [`Running::stop`], and waits until the server has ended.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until the server has ended, as [`Running::wait`] does, on a thread without a runtime.
+    /// Waits until the server has ended, like [`Running::wait`], but on a thread without a runtime.
     ///
     /// # Errors
     ///

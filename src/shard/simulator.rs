@@ -20,7 +20,7 @@
 //!   from the message after the subscription went live (without echo, less the client's own messages) to where the
 //!   client gave the topic up or left ([`owed`]); each sender's messages stand in the order in which it sent them; a
 //!   message that was answered with a place stands there; and the counters agree with the run;
-//! - promises that the shards do not give yet ([`promises`]).
+//! - three promises about the end of a connection ([`promises`]).
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and prints what happens in it; `RINGHUB_SEEDS`
 //! is the number of runs.

@@ -74,8 +74,8 @@ fn a_copy_that_waits_is_the_first_of_the_next_turn() {
     assert!(world.counters.get(Counter::MessagesIn) > taken, "and the crowd is served");
 }
 
-/// However many connections wait for copies, or receive more than their share, and however few frames a turn parses: a
-/// client that sends little waits a few turns.
+/// However many connections wait for copies, or receive more than their part of the frames, and however few frames a
+/// turn parses: a client that sends little waits a few turns.
 #[test]
 fn a_crowd_that_receives_much_keeps_no_small_client_waiting() {
     const CROWD: usize = 200;

@@ -97,7 +97,7 @@ fn a_large_copy_keeps_no_small_client_waiting() {
     }
 }
 
-/// The buffer of a large frame is given up with the frame, also if the frame waited for the next turn.
+/// The buffer of a large frame is given up with the frame, even if the frame waited for the next turn.
 #[test]
 fn a_frame_that_waited_leaves_no_buffer_behind() {
     const CLIENTS: usize = 40;
@@ -341,7 +341,7 @@ fn topics_take_turns_within_a_flush() {
     assert_eq!(world.sent(client), EMPTY_MESSAGE.len() - 4, "its own message comes back");
 }
 
-/// Each connection that the kernel refuses for want of memory is tried again in every tick, however many others the
+/// Each connection that the kernel refuses for lack of memory is tried again in every tick, however many others the
 /// kernel refuses in the meantime.
 #[test]
 fn a_shortage_of_memory_delays_no_connection_longer_than_others() {

@@ -81,14 +81,14 @@ impl Shards {
         id
     }
 
-    /// Submits a message as the control thread does.
+    /// Submits a message, like the control thread.
     fn submit(&mut self, topic: &TopicName, text: &str) {
         let control = self.control.as_mut().expect("it runs");
         control.submit(topic.clone(), None, PreparedMessage::text(text), 0);
         control.send_out();
     }
 
-    /// Publishes a message on a shard, as a handler of the shard does.
+    /// Publishes a message on a shard, like a handler of the shard.
     fn publish(&mut self, shard: usize, topic: &TopicName, text: &str) {
         self.shards[shard].hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Server);
         self.more[shard] = true;

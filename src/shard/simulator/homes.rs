@@ -81,7 +81,8 @@ const STUCK: usize = 2;
 /// A lane takes so many entries.
 const LANE: usize = 4;
 
-/// Messages that go to a home that takes nothing: those in the lane, and the one that makes the home fall behind.
+/// Messages that go to a home that takes nothing: the messages in the lane, and the message that makes the home fall
+/// behind.
 const UNTIL_BEHIND: u64 = LANE as u64 + 1;
 
 impl World {
@@ -161,7 +162,7 @@ impl World {
         sent
     }
 
-    /// Runs turns of these shards as their threads do: while a turn leaves work, when the ring has reports, and when
+    /// Runs turns of these shards, like their threads: while a turn leaves work, when the ring has reports, and when
     /// another shard wakes one. Returns when all of them sleep.
     fn run(&mut self, shards: &[usize]) {
         for round in 0.. {
@@ -370,7 +371,8 @@ fn a_small_client_does_not_wait_for_the_crowd_of_its_home() {
     assert!(at <= UNTIL_BEHIND as usize + 4, "behind {at} others");
 }
 
-/// A connection that is closing is read from, whatever its home does, and one that has ended leaves nothing behind.
+/// A connection that is closing is received from, whatever its home does, and a connection that has ended leaves
+/// nothing in the queues.
 #[test]
 fn closing_connections_leave_the_queue_of_their_home() {
     let mut world = World::new();

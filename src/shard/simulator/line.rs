@@ -93,7 +93,7 @@ impl Line {
         self.on_the_way.is_empty() && self.end == self.arrived_end && (self.sent.is_empty() || self.stalled)
     }
 
-    /// Returns whether room is reported, as Linux does from a third of the buffer on.
+    /// Returns whether room is reported: like Linux, from a third of the buffer on.
     pub(super) fn has_room(&self) -> bool {
         let free = self.room.saturating_sub(self.sent.len());
         free > 0 && free >= self.room / 3

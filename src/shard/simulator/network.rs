@@ -2,9 +2,9 @@
 //! watch them.
 //!
 //! The network does what Linux may do, at the worst moment that chance finds: reports come late, more than once, or in
-//! one for several causes; a multishot poll ends on its own; a receive finds nothing though it was announced; a send
-//! takes a part, or refuses for want of memory; bytes, ends and resets arrive in the middle of a turn. It never loses a
-//! report of an armed poll: a shard that hangs in a run has forgotten something.
+//! one for several causes; a multishot poll ends on its own; a receive finds nothing although input was announced; a
+//! send takes a part, or is refused for lack of memory; bytes, ends and resets arrive in the middle of a turn. The
+//! network never loses a report of an armed poll, so a shard that hangs in a run has forgotten something.
 
 use std::{collections::HashMap, io, mem};
 
@@ -169,7 +169,7 @@ impl Network {
         }
     }
 
-    /// Takes over the entries in `asked`, in order, as a submission does.
+    /// Takes over the entries in `asked`, in order, like a submission.
     pub(super) fn submit(&mut self) {
         for asked in mem::take(&mut self.asked) {
             match asked {

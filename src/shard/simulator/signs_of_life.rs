@@ -102,7 +102,7 @@ fn a_slow_consumer_that_takes_a_little_all_the_time_stays() {
     }
 }
 
-/// Bytes that the kernel refuses for want of memory are not bytes that the client does not take.
+/// If the kernel refuses bytes for lack of memory, that does not count as a client that takes nothing.
 #[test]
 fn a_slow_consumer_that_has_taken_all_that_was_sent_stays() {
     let (mut world, id) = slow_consumer();
