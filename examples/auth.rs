@@ -14,7 +14,7 @@ use std::{collections::HashMap, error::Error, net::SocketAddr};
 
 use clap::Parser;
 use ringhub::{
-    Accept, CloseCode, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, RouteOptions, Scope,
+    Accept, CloseCode, Connection, Handler, Message, OpeningRequest, Publication, Response, RouteOptions, Scope,
     Server, SubscribeOptions, TopicName,
     auth::{Basic, Bearer, any_of},
 };
@@ -70,7 +70,7 @@ impl Handler for News {
         member.announced += 1;
         let (name, number) = (&member.name, member.announced);
         let text = message.as_text().unwrap_or("(something that is not text)");
-        let announcement = PreparedMessage::text(&format!("{name}, {number}: {text}"));
+        let announcement = Publication::text(&format!("{name}, {number}: {text}"));
         connection.publish(&self.topic, &announcement, Scope::Server);
     }
 }

@@ -19,7 +19,7 @@ use axum::{
     routing::post,
 };
 use clap::Parser;
-use ringhub::{Hub, PreparedMessage, Server, TopicName, config::Secrets};
+use ringhub::{Hub, Publication, Server, TopicName, config::Secrets};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -34,7 +34,7 @@ async fn order(
     let topic = TopicName::new(&format!("orders/{region}"));
     let topic = topic.map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?;
     // A service checks and stores the order here.
-    let published = hub.publish(&topic, &PreparedMessage::text(&order)).await;
+    let published = hub.publish(&topic, Publication::text(&order)).await;
     let place = published.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")))?;
     Ok(format!("message {} of {topic}\n", place.offset))
 }

@@ -35,7 +35,7 @@ impl Handler for Broadcast {
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
         // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`; `None` is its NULL: to everybody.
         let source = Some(connection.id());
-        connection.broadcast(source, &message.prepare(), self.scope);
+        connection.broadcast(source, message, self.scope);
     }
 
     /// `void ondisconnect(struct connection *c)`

@@ -12,8 +12,8 @@ use std::{error::Error, net::SocketAddr};
 
 use clap::Parser;
 use ringhub::{
-    Accept, Closed, Connection, ConnectionId, Handler, Hub, Message, OpeningRequest, PreparedMessage, Response,
-    RouteOptions, Scope, Server, SubscribeOptions, TopicName,
+    Accept, Closed, Connection, ConnectionId, Handler, Hub, Message, OpeningRequest, PreparedMessage, Publication,
+    Response, RouteOptions, Scope, Server, SubscribeOptions, TopicName,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -93,7 +93,7 @@ fn join(connection: &mut Connection<'_, Member>, room: &str) {
     match joined {
         Ok(room) => {
             let news = format!("* {} ({}) has come to {room}", connection.state().name, connection.id());
-            connection.publish(&room, &PreparedMessage::text(&news), Scope::Server);
+            connection.publish(&room, Publication::text(&news), Scope::Server);
             connection.state_mut().rooms.push(room);
         }
         Err(error) => _ = connection.send_text(format!("* {error}")),
@@ -108,12 +108,12 @@ fn leave(connection: &mut Connection<'_, Member>, room: &str) {
     let room = connection.state_mut().rooms.remove(at);
     connection.unsubscribe(&room);
     let news = format!("* {} has left {room}", connection.state().name);
-    connection.publish(&room, &PreparedMessage::text(&news), Scope::Server);
+    connection.publish(&room, Publication::text(&news), Scope::Server);
 }
 
 /// Encoded once, whoever and however many are in the rooms.
 fn tell_rooms(connection: &mut Connection<'_, Member>, text: &str) {
-    let message = PreparedMessage::text(text);
+    let message = Publication::text(text);
     for room in connection.state().rooms.clone() {
         connection.publish(&room, &message, Scope::Server);
     }

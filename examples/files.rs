@@ -19,7 +19,7 @@ impl Handler for Wall {
 
     /// To everybody, its sender included: a page shows what the server has accepted, in the order that all see.
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
-        connection.broadcast(None, &message.prepare(), Scope::Server);
+        connection.broadcast(None, message, Scope::Server);
     }
 }
 

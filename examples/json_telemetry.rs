@@ -16,7 +16,7 @@ use std::{
 
 use clap::Parser;
 use ringhub::{
-    Accept, CloseCode, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, RouteOptions, Scope,
+    Accept, CloseCode, Connection, Handler, Message, OpeningRequest, Publication, Response, RouteOptions, Scope,
     Server, SubscribeOptions, TopicName, handler::truncate_reason,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -94,7 +94,7 @@ fn take_reading(connection: &mut Connection<'_, Device>, message: &Message<'_>) 
     let report = Report { device: &device.name, number: device.readings, celsius, is_low: battery < 20 };
     let report = serde_json::to_string(&report).map_err(|error| error.to_string())?;
     let topic = topic_of(&device.name)?;
-    connection.publish(&topic, &PreparedMessage::text(&report), Scope::Server);
+    connection.publish(&topic, Publication::text(&report), Scope::Server);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use clap::Parser;
 use ringhub::{
-    Accept, Connection, Handler, Hub, Message, OpeningRequest, PreparedMessage, Response, Server, SubscribeOptions,
+    Accept, Connection, Handler, Hub, Message, OpeningRequest, Publication, Response, Server, SubscribeOptions,
     TopicName, metrics::Counter, server::HubError,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,7 +45,7 @@ fn tick(hub: &Hub, topic: &TopicName, rate: u32) -> Result<(), HubError> {
     let mut price = 100.0;
     for number in 1.. {
         price += f64::from(number * 7 % 11) - 5.0;
-        let message = PreparedMessage::text(&format!(r#"{{"tick":{number},"price":{price}}}"#));
+        let message = Publication::text(&format!(r#"{{"tick":{number},"price":{price}}}"#));
         // The answer is the message's place in its topic: it is in the order, not yet at every client.
         let published = Hub::wait(hub.publish(topic, &message))?;
         if number % rate == 0 {

@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use ringhub::{
-//!     Accept, Connection, Handler, Message, OpeningRequest, PreparedMessage, Response, Scope, Server,
+//!     Accept, Connection, Handler, Message, OpeningRequest, Publication, Response, Scope, Server,
 //!     SubscribeOptions, TopicName,
 //! };
 //!
@@ -22,7 +22,7 @@
 //!
 //!     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
 //!         let text = message.as_text().unwrap_or("something that is not text");
-//!         let said = PreparedMessage::text(&format!("{}: {text}", connection.id()));
+//!         let said = Publication::text(&format!("{}: {text}", connection.id()));
 //!         for room in connection.topics() {
 //!             connection.publish(&room, &said, Scope::Server);
 //!         }
@@ -39,8 +39,9 @@
 //! | [`Server`], [`server`] | building a server, starting and stopping it |
 //! | [`Handler`], [`handler`] | what a route does with opening requests and messages, by a [`Connection`] |
 //! | [`Hub`] | the same for all connections at once, from any thread |
-//! | [`PreparedMessage`] | a message encoded once, for everybody who gets it |
-//! | [`TopicName`], [`Scope`], [`Published`], [`ConnectionId`] | who gets a message, and its place in the topic |
+//! | [`Publication`] | a message that is published, encoded once for everybody who gets it |
+//! | [`PreparedMessage`] | the same for messages to single connections, pings and fragments |
+//! | [`TopicName`], [`Scope`], [`Place`], [`ConnectionId`] | who gets a message, and its place in the topic |
 //! | [`auth`], [`documents`] | who is let in; the files of a folder |
 //! | [`client`] | a WebSocket client for any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
@@ -54,6 +55,7 @@
 
 pub mod auth;
 pub mod client;
+mod clock;
 pub mod config;
 mod control;
 pub mod documents;
@@ -82,7 +84,8 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
+    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
+    TopicName, TopicNameError,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

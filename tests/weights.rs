@@ -10,10 +10,10 @@ use std::{
 use bytes::BytesMut;
 use cap::Cap;
 use ringhub::{
-    PreparedMessage, Scope, TopicName,
+    Publication, Scope, TopicName,
     hub::{
-        Backlog, ConnectionId, Delivery, HubConnection, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits, Publication,
-        Request, Run, ShardHub, SubscribeOptions, Subscribed, TopicId, Wake,
+        AudienceId, Backlog, ConnectionId, Delivery, HubConnection, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits,
+        Posted, Request, Run, ShardHub, SubscribeOptions, Subscribed, Wake,
     },
     proto::{Event, Fin, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
 };
@@ -35,7 +35,7 @@ fn freed<T>(what: T) -> usize {
 }
 
 /// A message as a shard receives it: in a receive buffer, or in one that has doubled with it.
-fn received(length: usize) -> PreparedMessage {
+fn received(length: usize) -> Publication {
     let mut frame = Vec::new();
     encode_masked(OpCode::Binary, Fin::Set, &vec![7; length], [1, 2, 3, 4], &mut frame);
     let mut buffer = BytesMut::with_capacity(frame.len().next_power_of_two().max(LARGE_PIECE_PINS));
@@ -43,7 +43,7 @@ fn received(length: usize) -> PreparedMessage {
     let (mut input, mut replies) = (Input::new(buffer), Vec::new());
     let mut websocket = WebSocket::new(Role::Server, Tick(0));
     match websocket.receive(Tick(0), &mut input, &MessageLimits::DEFAULT, &mut replies) {
-        Ok(Some(Event::Message(message))) => message.prepare(),
+        Ok(Some(Event::Message(message))) => message.into(),
         other => panic!("{other:?} is no message"),
     }
 }
@@ -70,11 +70,11 @@ impl Shard {
     }
 
     /// Publishes one message after the other, then hands all of them to everybody's backlog.
-    fn publish(&mut self, messages: &[PreparedMessage], backlogs: &mut [Backlog]) {
+    fn publish(&mut self, messages: &[Publication], backlogs: &mut [Backlog]) {
         for message in messages {
-            self.hub.publish_by_name(&self.topic, None, message, Scope::Server);
+            self.hub.publish_by_name(&self.topic, None, message.clone(), Scope::Server);
         }
-        let mut walks: Vec<TopicId> = Vec::new();
+        let mut walks: Vec<AudienceId> = Vec::new();
         self.hub.begin_walks(&mut walks);
         for walk in walks {
             while let Some(slot) = self.hub.next_member(walk) {
@@ -98,7 +98,7 @@ fn a_backlog_is_charged_what_it_keeps() {
             let mut backlogs = [Backlog::default()];
             let mut count = 0;
             while backlogs[0].bytes() <= limit {
-                let messages: Vec<PreparedMessage> = (0..together).map(|_| received(length)).collect();
+                let messages: Vec<Publication> = (0..together).map(|_| received(length)).collect();
                 shard.publish(&messages, &mut backlogs);
                 count += together;
                 // One run, however large, may go beyond the limit.
@@ -140,7 +140,7 @@ fn what_many_keep_is_kept_once() {
         let mut shard = Shard::new(COUNT);
         let mut backlogs: Vec<Backlog> = (0..COUNT).map(|_| Backlog::default()).collect();
         for _ in 0..4 {
-            let messages: Vec<PreparedMessage> = (0..together).map(|_| received(length)).collect();
+            let messages: Vec<Publication> = (0..together).map(|_| received(length)).collect();
             shard.publish(&messages, &mut backlogs);
         }
         let each = backlogs[0].bytes();
@@ -163,7 +163,7 @@ fn a_run_weighs_what_it_takes() {
     };
     let of = |length: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
         let mut run = Run::default();
-        (0..count).for_each(|number| run.append(&received(length), source(number)));
+        (0..count).for_each(|number| run.append(received(length).frame(), source(number)));
         run
     };
     check("one empty message", &|| of(0, 1, &|_| None));
@@ -192,24 +192,24 @@ fn entries_weigh_what_they_take() {
     };
     let topic = TopicName::new("t").expect("a name");
     let publication = |length| {
-        let (topic, message) = (topic.clone(), received(length));
-        Arc::new(Publication { topic, source: None, message })
+        let (topic, publication) = (topic.clone(), received(length));
+        Arc::new(Posted { topic, source: None, publication })
     };
-    let published = ringhub::Published { epoch: 1, offset: 1 };
+    let place = ringhub::Place { epoch: 1, offset: 1, previous: 0 };
     for (length, count) in [(0, 3_000), (17, 3_000), (1_000, 3_000), (16_384, 200)] {
         check("requests", 2, &|ends| {
             (0..count).for_each(|_| ends[0].request(1, Request::Publish(publication(length))));
         });
         check("deliveries", 2, &|ends| {
             for _ in 0..count {
-                ends[0].deliver(1, Delivery::Message { publication: publication(length), published });
+                ends[0].deliver(1, Delivery::Publication { posted: publication(length), place });
             }
         });
         check("deliveries to three shards", 4, &|ends| {
             for _ in 0..count {
-                let publication = publication(length);
+                let posted = publication(length);
                 for shard in 1..4 {
-                    ends[0].deliver(shard, Delivery::Message { publication: Arc::clone(&publication), published });
+                    ends[0].deliver(shard, Delivery::Publication { posted: Arc::clone(&posted), place });
                 }
             }
         });

@@ -36,7 +36,7 @@ impl Handler for Publishes {
 
     fn on_message(&self, connection: &mut Connection<'_, Self::State>, message: Message<'_>) {
         if let Some(topic) = connection.state().clone() {
-            connection.publish(&topic, &message.prepare(), Scope::Server);
+            connection.publish(&topic, message, Scope::Server);
         }
     }
 }

@@ -39,6 +39,7 @@ use self::{
     shared::Shared,
 };
 use crate::{
+    clock::Clock,
     config::{Config, Limits},
     endpoints::Endpoints,
     handover::HandedOff,
@@ -50,6 +51,8 @@ use crate::{
 pub(crate) struct Start {
     /// The control thread's end of the mesh, and the notification that shards wake it by.
     pub(crate) outside: ExternalEnd,
+    /// The clock of the server.
+    pub(crate) clock: Clock,
     pub(crate) woken: Arc<Notify>,
     /// The requests to the shards, and the handle by which tasks submit them.
     pub(crate) requests: Requests,
@@ -94,10 +97,10 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, woken, requests, publisher, endpoints, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, .. } = start;
     // Dropped when all connections are to finish.
     let (finish, finishing) = watch::channel(());
-    let task = PublisherTask::new(outside, woken, Arc::clone(&counters), leaving.clone(), requests);
+    let task = PublisherTask::new(outside, clock, woken, Arc::clone(&counters), leaving.clone(), requests);
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
@@ -187,6 +190,7 @@ mod tests {
         let leaving = watch::Sender::new(false);
         let start = Start {
             outside: ExternalEnd::new(ends.pop().expect("the end of control")),
+            clock: Clock::new(),
             woken: Arc::default(),
             requests,
             publisher,

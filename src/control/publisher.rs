@@ -11,9 +11,9 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    hub::{Command, ConnectionId, ExternalEnd, Published, Reply, TopicName, home},
+    clock::Clock,
+    hub::{Command, ConnectionId, ExternalEnd, Place, Publication, Reply, TopicName, home},
     metrics::{Counter, Counters},
-    proto::PreparedMessage,
 };
 
 /// Sends requests to shards from any task of any thread. A clone is another handle to the same [`PublisherTask`].
@@ -38,7 +38,7 @@ enum ShardRequest {
     Publish {
         topic: TopicName,
         source: Option<ConnectionId>,
-        message: PreparedMessage,
+        publication: Publication,
         /// The bytes of a request's body that is published. The body counts as received once the message has its
         /// offset.
         body_bytes: Option<u64>,
@@ -70,32 +70,27 @@ impl Publisher {
         (Publisher { queues }, Requests(requests))
     }
 
-    /// Publishes a message and waits for its place in the topic's order. Returns `None` if the server leaves and has
-    /// not published the message.
+    /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and has
+    /// not published it.
     pub(crate) async fn publish(
         &self,
         topic: TopicName,
         source: Option<ConnectionId>,
-        message: PreparedMessage,
-    ) -> Option<Published> {
-        self.place_of(ShardRequest::Publish { topic, source, message, body_bytes: None }).await
+        publication: Publication,
+    ) -> Option<Place> {
+        self.place_of(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await
     }
 
     /// Publishes the body of a request, of `bytes` bytes. The body is counted when its topic's home has given it a
     /// place, even if the caller has been dropped meanwhile.
-    pub(crate) async fn publish_body(
-        &self,
-        topic: TopicName,
-        message: PreparedMessage,
-        bytes: u64,
-    ) -> Option<Published> {
-        self.place_of(ShardRequest::Publish { topic, source: None, message, body_bytes: Some(bytes) }).await
+    pub(crate) async fn publish_body(&self, topic: TopicName, publication: Publication, bytes: u64) -> Option<Place> {
+        self.place_of(ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes) }).await
     }
 
     /// Publishes, and returns the place that the topic's home has given.
-    async fn place_of(&self, publish: ShardRequest) -> Option<Published> {
+    async fn place_of(&self, publish: ShardRequest) -> Option<Place> {
         match self.request(publish).await? {
-            Reply::Published(published) => Some(published),
+            Reply::Published(place) => Some(place),
             _ => None,
         }
     }
@@ -130,6 +125,7 @@ impl Publisher {
 #[derive(Debug)]
 pub(super) struct PublisherTask {
     outside: ExternalEnd,
+    clock: Clock,
     woken: Arc<Notify>,
     counters: Arc<Counters>,
     leaving: watch::Receiver<bool>,
@@ -192,6 +188,7 @@ impl PublisherTask {
     /// Returns the task. Shards notify `woken` when they have put an entry into a lane.
     pub(super) fn new(
         outside: ExternalEnd,
+        clock: Clock,
         woken: Arc<Notify>,
         counters: Arc<Counters>,
         leaving: watch::Receiver<bool>,
@@ -200,6 +197,7 @@ impl PublisherTask {
         let requests = Submissions { by_shard: requests.start(outside.shards()), next: 0 };
         PublisherTask {
             outside,
+            clock,
             woken,
             counters,
             leaving,
@@ -267,9 +265,9 @@ impl PublisherTask {
         match request {
             // No publish follows the barrier, which is sent after `leaving` is set.
             ShardRequest::Publish { .. } if *self.leaving.borrow() => return,
-            ShardRequest::Publish { topic, source, message, body_bytes: bytes } => {
+            ShardRequest::Publish { topic, source, publication, body_bytes: bytes } => {
                 body_bytes = bytes;
-                self.outside.submit(topic, source, message, self.ticket);
+                self.outside.submit(topic, source, publication.stamp(self.clock.now()), self.ticket);
             }
             ShardRequest::Command { shard, command } => self.outside.command(shard, command, self.ticket),
         }
@@ -323,16 +321,22 @@ mod tests {
         let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
-        let task =
-            PublisherTask::new(outside, woken, Arc::clone(&counters), watch::Sender::new(false).subscribe(), requests);
+        let task = PublisherTask::new(
+            outside,
+            Clock::new(),
+            woken,
+            Arc::clone(&counters),
+            watch::Sender::new(false).subscribe(),
+            requests,
+        );
         let counted = || (counters.get(Counter::MessagesIn), counters.get(Counter::BytesIn));
         runtime.block_on(async {
             let (finish, finishing) = watch::channel(());
             let task = tokio::spawn(task.run(finishing));
             let topic = || TopicName::new("x").unwrap();
             let (gone, other) = (publisher.clone(), publisher.clone());
-            let gone = tokio::spawn(async move { gone.publish_body(topic(), PreparedMessage::text("abc"), 3).await });
-            let other = tokio::spawn(async move { other.publish(topic(), None, PreparedMessage::text("abcd")).await });
+            let gone = tokio::spawn(async move { gone.publish_body(topic(), Publication::text("abc"), 3).await });
+            let other = tokio::spawn(async move { other.publish(topic(), None, Publication::text("abcd")).await });
             while !hub.has_mail() {
                 tokio::task::yield_now().await;
             }
@@ -371,11 +375,11 @@ mod tests {
             hub.send_barrier();
             let leaving = watch::Sender::new(false);
             let (publisher, requests) = Publisher::new();
-            let task = PublisherTask::new(outside, woken, Arc::default(), leaving.subscribe(), requests);
+            let task = PublisherTask::new(outside, Clock::new(), woken, Arc::default(), leaving.subscribe(), requests);
             let topic = || TopicName::new("x").unwrap();
             let publish = || {
                 let publisher = publisher.clone();
-                tokio::spawn(async move { publisher.publish(topic(), None, PreparedMessage::text("x")).await })
+                tokio::spawn(async move { publisher.publish(topic(), None, Publication::text("x")).await })
             };
             runtime.block_on(async {
                 let (_finish, finishing) = watch::channel(());
@@ -424,7 +428,7 @@ mod tests {
             let (publisher, requests) = Publisher::new();
             let ask = |name: String| {
                 let (publisher, topic) = (publisher.clone(), TopicName::new(&name).unwrap());
-                tokio::spawn(async move { publisher.publish(topic, None, PreparedMessage::text("x")).await })
+                tokio::spawn(async move { publisher.publish(topic, None, Publication::text("x")).await })
             };
             let names_of = |shard: u16| {
                 (0..).map(|number| format!("topic {number}")).filter(move |name| {
@@ -507,7 +511,7 @@ mod tests {
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1)).collect();
         let (publisher, requests) = Publisher::new();
         let leaving = watch::Sender::new(false).subscribe();
-        let task = PublisherTask::new(outside, woken, Arc::default(), leaving, requests);
+        let task = PublisherTask::new(outside, Clock::new(), woken, Arc::default(), leaving, requests);
         runtime.block_on(async {
             let (finish, finishing) = watch::channel(());
             let task = tokio::spawn(task.run(finishing));
@@ -518,7 +522,7 @@ mod tests {
             let (stuck, other) = (name_of(0), name_of(1));
             let publish = |topic: &TopicName| {
                 let (publisher, topic) = (publisher.clone(), topic.clone());
-                tokio::spawn(async move { publisher.publish(topic, None, PreparedMessage::text("x")).await })
+                tokio::spawn(async move { publisher.publish(topic, None, Publication::text("x")).await })
             };
             let waiting: Vec<_> = (0..REQUESTS).map(|_| publish(&stuck)).collect();
             let answered: Vec<_> = (0..REQUESTS).map(|_| publish(&other)).collect();
@@ -556,13 +560,13 @@ mod tests {
             let (publisher, requests) = Publisher::new();
             let task = {
                 let leaving = watch::Sender::new(false).subscribe();
-                PublisherTask::new(outside, Arc::default(), Arc::default(), leaving, requests)
+                PublisherTask::new(outside, Clock::new(), Arc::default(), Arc::default(), leaving, requests)
             };
             runtime.block_on(async {
                 let (finish, finishing) = watch::channel(());
                 let task = tokio::spawn(task.run(finishing));
                 let topic = TopicName::new("x").unwrap();
-                let waiting = async move { publisher.publish(topic, None, PreparedMessage::text("x")).await };
+                let waiting = async move { publisher.publish(topic, None, Publication::text("x")).await };
                 let waiting = tokio::spawn(waiting);
                 while !hub.has_mail() {
                     tokio::task::yield_now().await;

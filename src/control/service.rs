@@ -28,9 +28,9 @@ use crate::{
     auth::{Credentials, TOKEN_KEY},
     documents::Documents,
     endpoints::{Endpoint, Intent},
-    hub::{Published, TopicName},
+    hub::{Place, Publication, TopicName},
     metrics::Counter,
-    proto::{HandshakeError, PreparedMessage, Refusal, query_pairs},
+    proto::{HandshakeError, Refusal, query_pairs},
     surface::raw::RawRequest,
 };
 
@@ -291,22 +291,22 @@ async fn publish(
         Ok(whole) => whole,
         Err(begun) => Box::pin(read_body(shared, bytes_max, body, begun)).await?,
     };
-    let message = if is_text {
+    let publication = if is_text {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             let at = error.valid_up_to();
             Refusal::new(400, format!("the body is text by its Content-Type and not UTF-8 at byte {at}"))
         })?;
-        PreparedMessage::text(text)
+        Publication::text(text)
     } else {
-        PreparedMessage::binary(&body)
+        Publication::binary(&body)
     };
     let bytes = body.len() as u64;
-    // The message has a copy of the body, and may wait for its offset.
+    // The publication has a copy of the body, and may wait for its offset.
     drop(body);
-    let published = shared.publisher.publish_body(topic.clone(), message, bytes).await;
-    // From here on the mesh and the shards count the message's memory.
+    let place = shared.publisher.publish_body(topic.clone(), publication, bytes).await;
+    // From here on the mesh and the shards count the publication's memory.
     drop(room);
-    let Published { epoch, offset } = published.ok_or_else(Refusal::leaving)?;
+    let Place { epoch, offset, .. } = place.ok_or_else(Refusal::leaving)?;
     let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
     let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}\n");
     Ok(response(StatusCode::ACCEPTED, JSON, answer))

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, Published, Refused, Scope, Sent, SubscribeOptions, TopicName},
+    hub::{ConnectionId, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
         CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
         PreparedMessage, ProtocolError, State, encode_frame,
@@ -350,18 +350,20 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Publishes to a topic's subscribers; the connection itself need not subscribe. A subscriber receives its own
-    /// message only with [`SubscribeOptions::echo`]. Returns the message's place if this shard is the topic's home and
-    /// the scope is [`Scope::Server`].
+    /// publication only with [`SubscribeOptions::echo`]. Returns the place of the publication if this shard is the
+    /// topic's home and the scope is [`Scope::Server`].
     ///
     /// ```
-    /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::PreparedMessage};
-    /// # fn example(connection: &mut Connection<'_, ()>) {
+    /// # use ringhub::{handler::{Connection, Scope, TopicName}, proto::Message, Publication};
+    /// # fn example(connection: &mut Connection<'_, ()>, message: Message<'_>) {
     /// let news = TopicName::new("news").expect("a name");
-    /// connection.publish(&news, &PreparedMessage::text("good news"), Scope::Server);
+    /// connection.publish(&news, Publication::text("good news"), Scope::Server);
+    /// // What the client has sent, without a copy.
+    /// connection.publish(&news, message, Scope::Server);
     /// # }
     /// ```
-    pub fn publish(&mut self, topic: &TopicName, message: &PreparedMessage, scope: Scope) -> Option<Published> {
-        self.shard.publish(Some(self.id), topic, message, scope)
+    pub fn publish(&mut self, topic: &TopicName, publication: impl Into<Publication>, scope: Scope) -> Option<Place> {
+        self.shard.publish(Some(self.id), topic, publication.into(), scope)
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes
@@ -369,15 +371,15 @@ impl<S: 'static> Connection<'_, S> {
     /// message once, in one order with all other broadcasts of [`Scope::Server`].
     ///
     /// ```
-    /// # use ringhub::{handler::{Connection, Scope}, proto::PreparedMessage};
+    /// # use ringhub::{handler::{Connection, Scope}, Publication};
     /// # fn example(connection: &mut Connection<'_, ()>) {
-    /// let message = PreparedMessage::text("a member has joined");
+    /// let news = Publication::text("a member has joined");
     /// // To all other connections.
-    /// connection.broadcast(Some(connection.id()), &message, Scope::Server);
+    /// connection.broadcast(Some(connection.id()), news, Scope::Server);
     /// # }
     /// ```
-    pub fn broadcast(&mut self, source: Option<ConnectionId>, message: &PreparedMessage, scope: Scope) {
-        self.shard.publish(source, &TopicName::everyone(), message, scope);
+    pub fn broadcast(&mut self, source: Option<ConnectionId>, publication: impl Into<Publication>, scope: Scope) {
+        self.shard.publish(source, &TopicName::everyone(), publication.into(), scope);
     }
 
     /// Sets the keep-alive of the connection.

@@ -46,7 +46,8 @@ mod typed;
 use std::future::{Future, ready};
 
 pub use crate::hub::{
-    ConnectionId, ConnectionIdError, Published, Refused, Scope, Sent, SubscribeOptions, TopicName, TopicNameError,
+    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
+    TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
 pub use answer::{Accept, Response};
@@ -84,7 +85,8 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///     handler::{
 ///         Accept, Closed, Connection, Handler, OpeningRequest, Response, Scope, SubscribeOptions, TopicName,
 ///     },
-///     proto::{Message, PreparedMessage},
+///     Publication,
+///     proto::Message,
 /// };
 ///
 /// /// Serves `/chat/{room}`.
@@ -109,7 +111,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
 ///         connection.state_mut().said += 1;
 ///         if let Some(room) = connection.state().room.clone() {
-///             connection.publish(&room, &message.prepare(), Scope::Server);
+///             connection.publish(&room, message, Scope::Server);
 ///         }
 ///     }
 ///
@@ -117,7 +119,7 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 ///         let Member { room, said } = connection.state();
 ///         if let Some(room) = room.clone() {
 ///             let goodbye = format!("a member of {said} messages has left ({})", closed.code);
-///             connection.publish(&room, &PreparedMessage::text(&goodbye), Scope::Server);
+///             connection.publish(&room, Publication::text(&goodbye), Scope::Server);
 ///         }
 ///     }
 /// }

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
-    hub::{ConnectionId, Published, Scope, Sent, SubscribeOptions, TopicName},
-    proto::{CloseCode, KeepAlive, MessageLimits, PreparedMessage, State},
+    hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName},
+    proto::{CloseCode, KeepAlive, MessageLimits, State},
 };
 
 /// The methods of a shard for handlers. No method calls a handler before it returns.
@@ -55,9 +55,9 @@ pub(crate) trait ShardApi {
         &mut self,
         source: Option<ConnectionId>,
         topic: &TopicName,
-        message: &PreparedMessage,
+        publication: Publication,
         scope: Scope,
-    ) -> Option<Published>;
+    ) -> Option<Place>;
 
     /// Sets the limits of the client's messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);

@@ -1,6 +1,6 @@
 //! Commands of external ends about single connections, and their answers.
 
-use super::{connection_id::ConnectionId, publication::Published};
+use super::{connection_id::ConnectionId, publication::Place};
 use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
 
 /// The outcome of sending something to one connection.
@@ -91,8 +91,8 @@ pub enum Command {
 /// The answer to an external end.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// The place of the submitted message in its topic's order.
-    Published(Published),
+    /// The place of the submitted publication in its topic's order.
+    Published(Place),
     /// The outcome of [`Command::Send`].
     Sent(Sent),
     /// The outcome of the other commands for connections: whether the connection of a [`Command::Close`] was open, or

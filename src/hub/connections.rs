@@ -2,7 +2,9 @@
 
 use std::{collections::VecDeque, fmt, mem};
 
-use super::{connection_id::ConnectionId, publication::Scope, subscriptions::Subscriptions, topics::TopicId};
+use super::{
+    connection_id::ConnectionId, encoding::Format, publication::Scope, subscriptions::Subscriptions, topic_id::TopicId,
+};
 use crate::proto::{State, WebSocket};
 
 /// The data that the owner of a hub keeps of each connection, in addition to the data that the hub keeps.
@@ -10,6 +12,12 @@ pub trait Attachment {
     /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The note
     /// stands with the subscriptions, so that other connections have no memory for it.
     type Note: fmt::Debug + Default;
+
+    /// Returns the form in which the connection gets publications.
+    #[inline]
+    fn format(&self) -> Format {
+        Format::RAW
+    }
 }
 
 impl Attachment for () {

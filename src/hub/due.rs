@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::topics::TopicId;
+use super::topic_id::TopicId;
 
 /// Topics whose interest has not been sent yet, because the lane to their home has no room; each topic once. A home
 /// without room costs one look, however many topics wait for it.

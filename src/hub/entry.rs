@@ -6,19 +6,19 @@ use super::{
     command::{Command, Reply},
     connection_id::ConnectionId,
     memory::{ALLOCATION, pinned},
-    publication::{Publication, Published},
+    publication::{Place, Posted},
     topic_name::TopicName,
 };
 
 /// A request of an end of the mesh to a shard.
 #[derive(Debug, Clone)]
 pub enum Request {
-    /// The topic's home gives this message the next offset and sends it to each interested shard.
-    Publish(Arc<Publication>),
-    /// The same as [`Request::Publish`], from an external end: the home answers with the message's place.
+    /// The topic's home gives this publication the next place and sends it to each interested shard.
+    Publish(Arc<Posted>),
+    /// The same as [`Request::Publish`], from an external end: the home answers with the publication's place.
     Submit {
-        /// The message.
-        publication: Arc<Publication>,
+        /// The publication.
+        posted: Arc<Posted>,
         /// The number that goes back with the answer.
         ticket: u64,
     },
@@ -61,12 +61,12 @@ pub enum Interest {
 /// A delivery of a shard to another end of the mesh.
 #[derive(Debug, Clone)]
 pub enum Delivery {
-    /// The topic's next message, from its home.
-    Message {
-        /// The message.
-        publication: Arc<Publication>,
-        /// The message's place in the topic's order.
-        published: Published,
+    /// The topic's next publication, from its home.
+    Publication {
+        /// The publication.
+        posted: Arc<Posted>,
+        /// Its place in the topic's order.
+        place: Place,
     },
     /// The answer to a [`Request::Submit`] or a [`Request::Command`].
     Reply {
@@ -108,7 +108,7 @@ pub(super) trait Weight: Sized {
 impl Weight for Request {
     fn kept(&self) -> usize {
         match self {
-            Request::Publish(publication) | Request::Submit { publication, .. } => publication.kept(),
+            Request::Publish(posted) | Request::Submit { posted, .. } => posted.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
             // The name belongs to the topic.
             Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,
@@ -119,18 +119,19 @@ impl Weight for Request {
 impl Weight for Delivery {
     fn kept(&self) -> usize {
         match self {
-            Delivery::Message { publication, .. } => publication.kept(),
+            Delivery::Publication { posted, .. } => posted.kept(),
             Delivery::Reply { reply: Reply::Connections(ids), .. } => ALLOCATION + size_of_val(&**ids),
             Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
         }
     }
 }
 
-impl Publication {
+impl Posted {
     /// Returns the bytes of the publication and of all that it keeps alive.
     fn kept(&self) -> usize {
+        let names = self.publication.names_bytes();
         // If the publishing shard does not know the topic, the name's memory is the publication's own.
-        PUBLICATION + ALLOCATION + self.topic.as_str().len() + pinned(self.message.frame())
+        POSTED + ALLOCATION + self.topic.as_str().len() + names + pinned(self.publication.frame())
     }
 }
 
@@ -144,8 +145,8 @@ impl Command {
     }
 }
 
-/// Bytes of a publication, with the two counters of its `Arc`.
-const PUBLICATION: usize = size_of::<Publication>() + 2 * size_of::<usize>() + ALLOCATION;
+/// Bytes of a publication on its way, with the two counters of its `Arc`.
+const POSTED: usize = size_of::<Posted>() + 2 * size_of::<usize>() + ALLOCATION;
 
 /// Bytes of a command in its box.
 const COMMAND: usize = size_of::<Command>() + ALLOCATION;

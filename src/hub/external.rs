@@ -7,10 +7,9 @@ use super::{
     connection_id::ConnectionId,
     entry::{Delivery, Request},
     mesh::MeshEnd,
-    publication::Publication,
+    publication::{Posted, Publication},
     topic_name::{TopicName, home},
 };
-use crate::proto::PreparedMessage;
 
 /// An end of the mesh that is no shard. It has no connections and no topics.
 ///
@@ -34,12 +33,11 @@ impl ExternalEnd {
         ExternalEnd { mesh }
     }
 
-    /// Publishes a message to all subscribers of the topic, except `source`. The message's place comes back with the
-    /// ticket.
-    pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, message: PreparedMessage, ticket: u64) {
+    /// Publishes to all subscribers of the topic, except `source`. The publication's place comes back with the ticket.
+    pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, publication: Publication, ticket: u64) {
         let home = home(&topic, self.mesh.shards());
-        let publication = Arc::new(Publication { topic, source, message });
-        self.mesh.request(home, Request::Submit { publication, ticket });
+        let posted = Arc::new(Posted { topic, source, publication });
+        self.mesh.request(home, Request::Submit { posted, ticket });
     }
 
     /// Sends a command to a shard. The answer comes back with the ticket.
@@ -71,7 +69,7 @@ impl ExternalEnd {
         loop {
             match self.mesh.next_delivery()? {
                 Delivery::Reply { ticket, reply } => return Some((ticket, reply)),
-                Delivery::Message { .. }
+                Delivery::Publication { .. }
                 | Delivery::Acknowledged { .. }
                 | Delivery::Barrier
                 | Delivery::Mark { .. } => {}
@@ -152,7 +150,7 @@ mod tests {
         let homes: Vec<u16> = names.iter().map(|name| home(name, 2)).collect();
         assert!(homes.contains(&0) && homes.contains(&1), "{homes:?}");
         for ticket in 0..60 {
-            external.submit(names[ticket % 6].clone(), None, PreparedMessage::text("x"), ticket as u64);
+            external.submit(names[ticket % 6].clone(), None, Publication::text("x"), ticket as u64);
         }
         assert!(external.is_behind(0) && external.is_behind(1) && external.overflowed() > 0);
         let mut answers = Vec::new();
@@ -166,9 +164,9 @@ mod tests {
         external.awake();
         answers.sort_unstable_by_key(|(ticket, _)| *ticket);
         for (at, (ticket, reply)) in answers.iter().enumerate() {
-            let Reply::Published(published) = reply else { panic!("{reply:?}") };
-            assert_eq!((*ticket, published.offset), (at as u64, at as u64 / 6 + 1));
-            assert!(published.epoch >= 7);
+            let Reply::Published(place) = reply else { panic!("{reply:?}") };
+            assert_eq!((*ticket, place.offset, place.previous), (at as u64, at as u64 / 6 + 1, at as u64 / 6));
+            assert!((1..1 << 53).contains(&place.epoch));
         }
     }
 }

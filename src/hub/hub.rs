@@ -4,17 +4,22 @@
 //! (members, runs, walks), `interest` (the shard's interest in remote topics), `order` (publishing), `membership`
 //! (subscribing), `mail` (requests and deliveries of the mesh).
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::{
+    audience::AudienceId,
     barrier::Barriers,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, Publishing},
     due::Due,
+    encoding::Encodings,
     mesh::MeshEnd,
     publication::Scope,
+    topic_id::TopicId,
     topic_name::TopicName,
-    topics::{TopicId, TopicRole, Topics},
+    topics::{TopicRole, Topics},
 };
 use crate::proto::Millis;
 
@@ -57,12 +62,15 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The limits of this hub.
     pub limits: HubLimits,
     pub(super) topics: Topics,
-    /// Topics whose run is not empty and that have no walk; each once.
-    pub(super) dirty: Vec<TopicId>,
+    /// Audiences whose run is not empty and that have no walk; each once.
+    pub(super) dirty: Vec<AudienceId>,
+    pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
     pub(super) gathered_bytes: usize,
     /// Memory of runs that have been sent, for runs to come.
     pub(super) spare: Vec<BytesMut>,
+    /// Scratch for encoding, empty between uses.
+    pub(super) encoded: BytesMut,
     pub(super) mesh: MeshEnd,
     /// Topics whose interest has found no room in the lane to their home.
     pub(super) due: Due,
@@ -80,18 +88,20 @@ pub struct ShardHub<T: Attachment = ()> {
 }
 
 impl<T: Attachment> ShardHub<T> {
-    /// Returns an empty hub for the shard at this end of the mesh. Epochs count up from `epoch_first`, which must be
-    /// larger than any epoch of an earlier process.
+    /// Returns an empty hub for the shard at this end of the mesh. The epochs of its topics follow from `epoch_seed`,
+    /// which must be a random number.
     #[must_use]
-    pub fn new(mesh: MeshEnd, limits: HubLimits, epoch_first: u64) -> Self {
+    pub fn new(mesh: MeshEnd, limits: HubLimits, epoch_seed: u64) -> Self {
         assert!(mesh.number() < mesh.shards(), "the hub belongs to a shard");
         ShardHub {
             connections: Connections::new(mesh.number()),
             limits,
-            topics: Topics::new(limits.topics_idle_max, epoch_first, mesh.number(), mesh.shards()),
+            topics: Topics::new(limits.topics_idle_max, epoch_seed, mesh.number(), mesh.shards()),
             dirty: Vec::new(),
+            encodings: Arc::default(),
             gathered_bytes: 0,
             spare: Vec::new(),
+            encoded: BytesMut::new(),
             mesh,
             due: Due::default(),
             interest_number: 0,
@@ -101,6 +111,13 @@ impl<T: Attachment> ShardHub<T> {
             #[cfg(test)]
             journal: None,
         }
+    }
+
+    /// Takes the encodings of the formats that subscribers may want beside [`Format::RAW`](super::Format::RAW).
+    #[must_use]
+    pub fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
+        self.encodings = encodings;
+        self
     }
 
     /// Notes the time, which the shard has from its clock.

@@ -11,7 +11,8 @@ use super::{
     connections::Attachment,
     entry::{Interest, Request},
     hub::ShardHub,
-    topics::{Feed, TopicId, TopicRole},
+    topic_id::TopicId,
+    topics::{Feed, TopicRole},
 };
 
 impl<T: Attachment> ShardHub<T> {

@@ -15,7 +15,7 @@ use super::{
     entry::{Delivery, Interest, Request},
     hub::ShardHub,
     membership::Joined,
-    publication::{Publication, Published},
+    publication::{Place, Posted},
     topic_name::TopicName,
     topics::TopicRole,
 };
@@ -26,15 +26,15 @@ impl<T: Attachment> ShardHub<T> {
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
         match self.mesh.next_delivery() {
             None => return false,
-            Some(Delivery::Message { publication, published: _published }) => {
+            Some(Delivery::Publication { posted, place }) => {
                 #[cfg(test)]
                 if let Some(journal) = &mut self.journal {
-                    journal.note_taken(&publication.topic, _published.offset);
+                    journal.note_taken(&posted.topic, place);
                 }
                 // If the shard does not know the topic, it has withdrawn its interest, and the home had not taken that
                 // yet.
-                if let Some(id) = self.topics.find(&publication.topic) {
-                    self.gather(id, publication.source, &publication.message);
+                if let Some(id) = self.topics.find(&posted.topic) {
+                    self.gather(id, posted.source, &posted.publication, Some(place));
                 }
             }
             // Replies go to external ends only.
@@ -55,13 +55,13 @@ impl<T: Attachment> ShardHub<T> {
     pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
         match self.mesh.next_request() {
             None => return false,
-            Some((_, Request::Publish(publication))) => _ = self.publish_shared(&publication),
+            Some((_, Request::Publish(posted))) => _ = self.publish_posted(&posted),
             Some((end, Request::Command { command, ticket })) => {
                 commands.push(Commanded { end, ticket, command: *command });
             }
-            Some((end, Request::Submit { publication, ticket })) => {
-                let published = self.publish_shared(&publication);
-                self.reply(end, ticket, Reply::Published(published));
+            Some((end, Request::Submit { posted, ticket })) => {
+                let place = self.publish_posted(&posted);
+                self.reply(end, ticket, Reply::Published(place));
             }
             Some((shard, Request::Interest { topic, number, interest })) => {
                 self.note_interest(shard, topic, number, interest);
@@ -132,10 +132,9 @@ impl<T: Attachment> ShardHub<T> {
         has_begun && requests == self.mesh.other_ends()
     }
 
-    /// Publishes a message that has come by a lane.
-    fn publish_shared(&mut self, publication: &Arc<Publication>) -> Published {
-        let Publication { topic, source, message } = &**publication;
-        self.with_topic(topic, |hub, id| hub.publish_at_home(id, *source, message, Some(publication)))
+    /// Publishes what has come by a lane.
+    fn publish_posted(&mut self, posted: &Arc<Posted>) -> Place {
+        self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted))
     }
 
     /// Notes at a topic's home the interest of another shard.

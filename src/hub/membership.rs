@@ -14,8 +14,9 @@ use super::{
     publication::Scope,
     subscribe_options::SubscribeOptions,
     subscriptions::{Membership, Subscription, Subscriptions},
+    topic_id::TopicId,
     topic_name::TopicName,
-    topics::{Feed, TopicId, TopicRole},
+    topics::{Feed, TopicRole},
 };
 
 /// The outcome of [`ShardHub::subscribe`].
@@ -59,15 +60,18 @@ impl<T: Attachment> ShardHub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
+        let format = connection.io.format();
         subscriptions.insert(Subscription {
             topic: topic_id,
             membership: Membership::Pending,
+            format,
             echo: options.has_echo,
             is_taken: false,
         });
         let is_held = connection.is_held;
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;
+        topic.audiences.add(format);
         if topic.is_live() {
             if is_held {
                 return Subscribed::Pending;
@@ -253,8 +257,9 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Ends the topic's side of a subscription that its connection has given up.
-    fn forget(&mut self, id: ConnectionId, &Subscription { topic: topic_id, membership, .. }: &Subscription) {
-        self.remove_member(id, topic_id, membership);
+    fn forget(&mut self, id: ConnectionId, subscription: &Subscription) {
+        let topic_id = subscription.topic;
+        self.remove_member(id, subscription);
         let topic = &mut self.topics[topic_id];
         assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;

@@ -307,8 +307,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Command, ConnectionId, Interest, Publication, Published, Reply, TopicName, entry::Weight},
-        proto::{CloseCode, PreparedMessage},
+        hub::{Command, ConnectionId, Interest, Place, Posted, Publication, Reply, TopicName, entry::Weight},
+        proto::CloseCode,
     };
 
     fn mesh(ends: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
@@ -323,8 +323,8 @@ mod tests {
         TopicName::new("t").expect("a name")
     }
 
-    fn publication(text: &str) -> Arc<Publication> {
-        Arc::new(Publication { topic: name(), source: None, message: PreparedMessage::text(text) })
+    fn publication(text: &str) -> Arc<Posted> {
+        Arc::new(Posted { topic: name(), source: None, publication: Publication::text(text) })
     }
 
     fn request(text: &str) -> Request {
@@ -332,12 +332,14 @@ mod tests {
     }
 
     fn delivery(text: &str) -> Delivery {
-        Delivery::Message { publication: publication(text), published: Published { epoch: 0, offset: 0 } }
+        Delivery::Publication { posted: publication(text), place: Place { previous: 0, epoch: 0, offset: 0 } }
     }
 
     fn text(request: Option<(u16, Request)>) -> Option<(u16, String)> {
         match request? {
-            (from, Request::Publish(publication)) => Some((from, publication.message.as_text()?.into())),
+            (from, Request::Publish(posted)) => {
+                Some((from, String::from_utf8(posted.publication.payload().into()).ok()?))
+            }
             _ => None,
         }
     }

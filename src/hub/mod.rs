@@ -10,12 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+mod audience;
 mod backlog;
 mod barrier;
 mod command;
 mod connection_id;
 mod connections;
 mod due;
+mod encoding;
 mod entry;
 mod external;
 mod fanout;
@@ -42,14 +44,17 @@ mod subscribe_options;
 mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
+mod topic_id;
 mod topic_name;
 mod topics;
 mod walk;
 
+pub use audience::AudienceId;
 pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
+pub use encoding::{Encodable, Encode, Encodings, Format};
 pub use entry::{Delivery, Interest, Request};
 pub use external::ExternalEnd;
 pub use fanout::SPARE_RUN_BYTES_MAX;
@@ -59,9 +64,9 @@ pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
 pub use piece::{Piece, bounded};
-pub use publication::{Publication, Published, Scope};
+pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};
 pub use subscribe_options::SubscribeOptions;
+pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};
-pub use topics::TopicId;

@@ -1,9 +1,9 @@
 //! Publishing: one order for each topic over all shards.
 //!
-//! Every topic has a home, a shard that is selected by a hash of the topic's name. A message of [`Scope::Server`] that
-//! is published elsewhere goes to the home by a request lane. The home gives each message the next offset and sends it
-//! to every shard that has subscribers. A message of [`Scope::Shard`] goes to the subscribers of its own shard only,
-//! and has no offset.
+//! Every topic has a home, a shard that is selected by a hash of the topic's name. A publication of [`Scope::Server`]
+//! that is made elsewhere goes to the home by a request lane. The home *sequences* it: gives it the next place. Then the
+//! home *distributes* it: sends it, with its place, to every shard that has subscribers. A publication of
+//! [`Scope::Shard`] goes to the subscribers of its own shard only, and has no place.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::{
     connections::Attachment,
     entry::{Delivery, Request},
     hub::ShardHub,
-    publication::{Publication, Published, Scope},
+    publication::{Place, Posted, Publication, Scope},
+    topic_id::TopicId,
     topic_name::TopicName,
-    topics::{TopicId, TopicRole},
+    topics::TopicRole,
 };
-use crate::proto::PreparedMessage;
 
 impl<T: Attachment> ShardHub<T> {
     /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which may have neither a subscriber nor a
@@ -25,92 +25,102 @@ impl<T: Attachment> ShardHub<T> {
         &mut self,
         name: &TopicName,
         source: Option<ConnectionId>,
-        message: &PreparedMessage,
+        publication: impl Into<Publication>,
         scope: Scope,
-    ) -> Option<Published> {
+    ) -> Option<Place> {
+        let publication = publication.into();
         if let Some(topic) = self.topics.find(name) {
-            return self.publish(topic, source, message, scope);
+            return self.publish(topic, source, publication, scope);
         }
         // The shard has no subscriber of a topic that it does not know.
         let home = self.home(name);
         match scope {
             Scope::Shard => None,
             Scope::Server if home == self.mesh.number() => {
-                Some(self.with_topic(name, |hub, topic| hub.publish_at_home(topic, source, message, None)))
+                self.with_topic(name, |hub, topic| hub.publish(topic, source, publication, scope))
             }
             Scope::Server => {
-                self.send_to_home(home, name.clone(), source, message);
+                self.send_to_home(home, name.clone(), source, publication.stamp(self.now()));
                 None
             }
         }
     }
 
-    /// Publishes a message on this shard. `source` does not receive it unless it has subscribed with
+    /// Publishes on this shard. `source` does not receive the publication unless it has subscribed with
     /// [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the message's place if this shard is the topic's home. If not, the message is on its way there, and
-    /// comes back in the order of all messages if this shard has subscribers. A message of [`Scope::Shard`] has no
-    /// place in the order.
+    /// Returns the publication's place if this shard is the topic's home. If not, the publication is on its way there,
+    /// and comes back in the order of all publications if this shard has subscribers. A publication of [`Scope::Shard`]
+    /// has no place in the order.
     pub fn publish(
         &mut self,
         topic: TopicId,
         source: Option<ConnectionId>,
-        message: &PreparedMessage,
+        publication: Publication,
         scope: Scope,
-    ) -> Option<Published> {
+    ) -> Option<Place> {
+        let publication = publication.stamp(self.now());
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {
-                self.gather(topic, source, message);
+                self.gather(topic, source, &publication, None);
                 None
             }
-            (Scope::Server, TopicRole::Home(_)) => Some(self.publish_at_home(topic, source, message, None)),
+            (Scope::Server, TopicRole::Home(home)) => {
+                // Only lanes need the publication in memory that they share.
+                if home.interested.is_empty() {
+                    let place = self.sequence(topic, source, &publication);
+                    self.gather(topic, source, &publication, Some(place));
+                    return Some(place);
+                }
+                let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
+                Some(self.publish_at_home(topic, &posted))
+            }
             (Scope::Server, TopicRole::Remote(remote)) => {
                 let (home, name) = (remote.home, entry.name.clone());
                 if let Some(connection) = source.and_then(|id| self.connections.get_mut(id)) {
                     connection.has_published_elsewhere = true;
                 }
-                self.send_to_home(home, name, source, message);
+                self.send_to_home(home, name, source, publication);
                 None
             }
         }
     }
 
-    /// Publishes a message whose topic has its home here: gives it the next offset and hands it to every shard that has
-    /// subscribers, this one included. `shared` is the publication of a message that has come by a lane.
-    pub(super) fn publish_at_home(
-        &mut self,
-        topic: TopicId,
-        source: Option<ConnectionId>,
-        message: &PreparedMessage,
-        shared: Option<&Arc<Publication>>,
-    ) -> Published {
-        let entry = &mut self.topics[topic];
-        let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
-        home.offset += 1;
-        let published = Published { epoch: home.epoch, offset: home.offset };
-        #[cfg(test)]
-        if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, source, message);
-        }
-        if !home.interested.is_empty() {
-            let publication = shared.cloned().unwrap_or_else(|| {
-                Arc::new(Publication { topic: entry.name.clone(), source, message: message.clone() })
-            });
-            for &shard in &home.interested {
-                self.mesh.deliver(shard, Delivery::Message { publication: Arc::clone(&publication), published });
-            }
-        }
-        self.gather(topic, source, message);
-        published
+    /// Sequences a publication whose topic has its home here, and distributes it.
+    pub(super) fn publish_at_home(&mut self, topic: TopicId, posted: &Arc<Posted>) -> Place {
+        let place = self.sequence(topic, posted.source, &posted.publication);
+        self.distribute(topic, posted, place);
+        place
     }
 
-    fn send_to_home(&mut self, home: u16, topic: TopicName, source: Option<ConnectionId>, message: &PreparedMessage) {
+    /// Gives a publication the next place in its topic's order.
+    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _publication: &Publication) -> Place {
+        let entry = &mut self.topics[topic];
+        let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
+        let previous = home.offset;
+        home.offset += 1;
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_ordered(&entry.name, _source, _publication);
+        }
+        Place { epoch: home.epoch, offset: home.offset, previous }
+    }
+
+    /// Hands a publication that has a place to every shard with subscribers, this one included.
+    fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
+        let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
+        for &shard in &home.interested {
+            self.mesh.deliver(shard, Delivery::Publication { posted: Arc::clone(posted), place });
+        }
+        self.gather(topic, posted.source, &posted.publication, Some(place));
+    }
+
+    fn send_to_home(&mut self, home: u16, topic: TopicName, source: Option<ConnectionId>, publication: Publication) {
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
             journal.note_sent(&topic);
         }
-        let publication = Publication { topic, source, message: message.clone() };
-        self.mesh.request(home, Request::Publish(Arc::new(publication)));
+        self.mesh.request(home, Request::Publish(Arc::new(Posted { topic, source, publication })));
     }
 }

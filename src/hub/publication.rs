@@ -1,34 +1,265 @@
-//! A published message, its place in the order of its topic, and the subscribers that it is for.
+//! Publications, their places in the order of their topics, and the subscribers that they are for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{connection_id::ConnectionId, topic_name::TopicName};
-use crate::proto::PreparedMessage;
+use crate::proto::{Message, MessageType, Millis, PreparedMessage};
 
-/// The subscribers that a message is for.
+/// The subscribers that a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scope {
-    /// The subscribers on the publisher's shard only, in no order with the messages of other publishers.
+    /// The subscribers on the publisher's shard only, in no order with the publications of other publishers.
     Shard,
     /// The subscribers on all shards of the server, in one order.
     #[default]
     Server,
 }
 
-/// The place of a published message in the order of its topic.
+/// The place of a publication in the order of its topic.
+///
+/// Offsets grow within an epoch, but need not be neighbours: the number of publications between two places is not the
+/// difference of their offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// The life of the topic; a topic that was forgotten comes back with another epoch.
+pub struct Place {
+    /// The life of the topic: a random number of 53 bits, which a `double` holds exactly. A topic that was forgotten
+    /// comes back with another epoch.
     pub epoch: u64,
-    /// The message's number within the epoch, from 1.
+    /// The publication's number within the epoch, from 1.
     pub offset: u64,
+    /// The offset of the publication before; 0 for the first of the epoch.
+    pub previous: u64,
 }
 
-/// A message of a topic. All lanes that carry the message share one publication.
-#[derive(Debug)]
+/// A whole message of text or of binary data that is published to a topic. It does not change, and a clone shares its
+/// bytes.
+///
+/// ```
+/// use ringhub::{Publication, proto::MessageType};
+/// let news = Publication::text("good news").event("news").id("17");
+/// assert_eq!((news.payload(), news.kind()), (&b"good news"[..], MessageType::Text));
+/// assert_eq!((news.event_name(), news.key_name(), news.id_name()), (Some("news"), None, Some("17")));
+/// ```
+#[derive(Debug, Clone)]
 pub struct Publication {
+    /// The payload behind the header with which a WebSocket of a server sends it (RFC 6455 5.2): one data frame.
+    frame: Bytes,
+    /// The length of the header.
+    header: u8,
+    kind: MessageType,
+    time: Millis,
+    names: Option<Arc<Names>>,
+}
+
+/// The optional names of a publication.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    event: Option<Box<str>>,
+    key: Option<Box<str>>,
+    id: Option<Box<str>>,
+}
+
+impl Publication {
+    /// Makes a publication of text.
+    #[must_use]
+    pub fn text(payload: &str) -> Self {
+        Self::of_message(PreparedMessage::text(payload), MessageType::Text)
+    }
+
+    /// Makes a publication of binary data.
+    #[must_use]
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::of_message(PreparedMessage::binary(payload), MessageType::Binary)
+    }
+
+    /// Names the event that the publication tells of, for clients that tell events apart by name.
+    #[must_use]
+    pub fn event(mut self, name: &str) -> Self {
+        self.names_mut().event = Some(name.into());
+        self
+    }
+
+    /// Names the thing that the publication is about: a later publication of the same key replaces this one for those
+    /// who only want the latest state.
+    #[must_use]
+    pub fn key(mut self, key: &str) -> Self {
+        self.names_mut().key = Some(key.into());
+        self
+    }
+
+    /// Gives the publication an id of the publisher's own.
+    #[must_use]
+    pub fn id(mut self, id: &str) -> Self {
+        self.names_mut().id = Some(id.into());
+        self
+    }
+
+    /// Returns the payload.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.frame[usize::from(self.header)..]
+    }
+
+    /// Returns whether the payload is text or binary data.
+    #[inline]
+    #[must_use]
+    pub fn kind(&self) -> MessageType {
+        self.kind
+    }
+
+    /// Returns the time at which the server has taken the publication: milliseconds since the server's start, 0 before
+    /// it is published.
+    #[must_use]
+    pub fn time(&self) -> Millis {
+        self.time
+    }
+
+    /// Returns the name of the event; `None` if [`Publication::event`] has not been called.
+    #[must_use]
+    pub fn event_name(&self) -> Option<&str> {
+        self.names.as_ref()?.event.as_deref()
+    }
+
+    /// Returns the key; `None` if [`Publication::key`] has not been called.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&str> {
+        self.names.as_ref()?.key.as_deref()
+    }
+
+    /// Returns the publisher's id; `None` if [`Publication::id`] has not been called.
+    #[must_use]
+    pub fn id_name(&self) -> Option<&str> {
+        self.names.as_ref()?.id.as_deref()
+    }
+
+    /// Returns the frame that a WebSocket of a server sends.
+    #[inline]
+    #[must_use]
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Notes the time at which the server has taken the publication.
+    #[inline]
+    pub(crate) fn stamp(mut self, now: Millis) -> Self {
+        self.time = now;
+        self
+    }
+
+    /// Returns the bytes of the names.
+    pub(super) fn names_bytes(&self) -> usize {
+        let Some(names) = &self.names else { return 0 };
+        let length = |name: &Option<Box<str>>| name.as_ref().map_or(0, |name| name.len());
+        size_of::<Names>() + length(&names.event) + length(&names.key) + length(&names.id)
+    }
+
+    fn names_mut(&mut self) -> &mut Names {
+        Arc::make_mut(self.names.get_or_insert_default())
+    }
+
+    /// Makes a publication of a message that is one frame of this kind.
+    fn of_message(message: PreparedMessage, kind: MessageType) -> Self {
+        let payload = message.payload().len();
+        let frame = message.into_frame();
+        let header = (frame.len() - payload) as u8;
+        Publication { frame, header, kind, time: Millis::default(), names: None }
+    }
+}
+
+/// Makes a publication of a message that a client has sent, without a copy.
+impl From<Message<'_>> for Publication {
+    #[inline]
+    fn from(message: Message<'_>) -> Self {
+        let kind = message.message_type();
+        Publication::of_message(message.prepare(), kind)
+    }
+}
+
+/// Shares a publication's bytes.
+impl From<&Publication> for Publication {
+    #[inline]
+    fn from(publication: &Publication) -> Self {
+        publication.clone()
+    }
+}
+
+/// Makes a publication of a prepared message.
+///
+/// # Errors
+///
+/// [`NotAMessage`] for a control frame or a fragment, and for a message in several frames.
+impl TryFrom<PreparedMessage> for Publication {
+    type Error = NotAMessage;
+
+    fn try_from(message: PreparedMessage) -> Result<Self, NotAMessage> {
+        let mut frames = message.frames();
+        let is_whole = frames.next().is_some_and(|(header, _)| header.fin.is_set()) && frames.next().is_none();
+        drop(frames);
+        match message.message_type() {
+            Some(kind) if is_whole => Ok(Publication::of_message(message, kind)),
+            _ => Err(NotAMessage),
+        }
+    }
+}
+
+/// The reason for which frames are no publication: they are not one whole message of text or binary data in one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAMessage;
+
+impl std::fmt::Display for NotAMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("only a whole message in one frame can be published, no control frame and no fragment")
+    }
+}
+
+impl std::error::Error for NotAMessage {}
+
+/// A publication on its way to the subscribers of a topic. All lanes that carry it share one of these.
+#[derive(Debug)]
+pub struct Posted {
     /// The topic.
     pub topic: TopicName,
-    /// The connection that sent the message. It receives the message only if it has subscribed with echo.
+    /// The connection that has sent the message. It receives the publication only if it has subscribed with echo.
     pub source: Option<ConnectionId>,
-    /// The message.
-    pub message: PreparedMessage,
+    /// The publication.
+    pub publication: Publication,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publication_is_a_whole_message_in_one_frame() {
+        let check = |message: PreparedMessage, payload: &[u8], kind| {
+            let publication = Publication::try_from(message.clone()).unwrap();
+            assert_eq!((publication.payload(), publication.kind()), (payload, kind));
+            assert_eq!(publication.frame(), message.frame());
+        };
+        check(PreparedMessage::text(""), b"", MessageType::Text);
+        check(PreparedMessage::text("short"), b"short", MessageType::Text);
+        check(PreparedMessage::binary(&[7; 300]), &[7; 300], MessageType::Binary);
+        check(PreparedMessage::binary(&[7; 70_000]), &[7; 70_000], MessageType::Binary);
+        for other in [
+            PreparedMessage::ping(b"x").unwrap(),
+            PreparedMessage::first_fragment(MessageType::Text, b"x"),
+            PreparedMessage::last_fragment(b"x"),
+            PreparedMessage::fragments(MessageType::Text, b"xyz", 2).unwrap(),
+        ] {
+            assert_eq!(Publication::try_from(other).unwrap_err(), NotAMessage);
+        }
+    }
+
+    #[test]
+    fn a_clone_with_a_name_leaves_the_first_as_it_is() {
+        let first = Publication::text("x").key("a");
+        let second = first.clone().key("bcd").event("e");
+        assert_eq!((first.key_name(), first.event_name()), (Some("a"), None));
+        assert_eq!((second.key_name(), second.event_name()), (Some("bcd"), Some("e")));
+        assert_eq!(second.names_bytes() - first.names_bytes(), 3);
+        assert_eq!(second.frame().as_ptr(), first.frame().as_ptr(), "the bytes are shared");
+        assert_eq!((second.time(), second.stamp(Millis(5)).time()), (Millis(0), Millis(5)));
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, iter, mem, ops::Range};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     memory::{ALLOCATION, BUFFER, LARGE_PIECE_PINS, pinned},
     piece::{Piece, SMALL_PIECE_MAX, joined, small_piece_max},
 };
-use crate::proto::{LARGE_FRAME, PreparedMessage};
+use crate::proto::LARGE_FRAME;
 
 /// The messages that have been gathered for a topic since its last walk began.
 ///
@@ -48,9 +48,8 @@ impl Run {
         Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, ..Run::default() }
     }
 
-    /// Appends a message. The subscriber at slot `except` is not owed it.
-    pub fn append(&mut self, message: &PreparedMessage, except: Option<u32>) {
-        let frame = message.frame();
+    /// Appends the frame of a message. The subscriber at slot `except` is not owed it.
+    pub fn append(&mut self, frame: &Bytes, except: Option<u32>) {
         if frame.len() >= LARGE_FRAME && self.gathered.pieces.len() < PIECES_MAX {
             self.seal_tail();
             self.large += pinned(frame);

@@ -8,9 +8,9 @@ mod world;
 use std::collections::BTreeSet;
 
 use super::{
-    ConnectionId, Scope, Subscribed, TopicName, membership::PENDING_SLACK, seeds::each_seed, topics::TopicRole,
+    ConnectionId, Publication, Scope, Subscribed, TopicName, membership::PENDING_SLACK, seeds::each_seed,
+    topics::TopicRole,
 };
-use crate::proto::PreparedMessage;
 use world::{Act, World, topic};
 
 /// A connection that comes and goes while another is pending takes no more room than that one.
@@ -97,10 +97,10 @@ fn a_publisher_keeps_the_offsets() {
         let epoch = place(&world).expect("it is known").0;
         let forget_others = |world: &mut World| {
             for unknown in 0..100 {
-                let message = PreparedMessage::text("nobody hears");
+                let message = Publication::text("nobody hears");
                 let name = TopicName::new(&format!("unknown {unknown}")).unwrap();
                 world.rouse(home);
-                world.hubs[home].publish_by_name(&name, None, &message, Scope::Server);
+                world.hubs[home].publish_by_name(&name, None, message, Scope::Server);
                 world.settle();
             }
         };

@@ -2,13 +2,15 @@
 
 use std::{mem, slice};
 
-use super::topics::TopicId;
+use super::{audience::AudienceId, encoding::Format, topic_id::TopicId};
 
 /// One topic that a connection receives, or will receive as soon as the topic's home has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Subscription {
     pub(super) topic: TopicId,
     pub(super) membership: Membership,
+    /// The form in which the connection gets the topic's publications.
+    pub(super) format: Format,
     /// The connection receives its own messages too.
     pub(super) echo: bool,
     /// The connection has got its share of the topic's walk from the visit of another walk. The topic's own walk has
@@ -17,7 +19,15 @@ pub(super) struct Subscription {
     pub(super) is_taken: bool,
 }
 
-/// The place of a subscription among all subscriptions to its topic.
+impl Subscription {
+    /// Returns the audience that the connection stands in.
+    #[inline]
+    pub(super) fn audience(&self) -> AudienceId {
+        AudienceId { topic: self.topic, format: self.format }
+    }
+}
+
+/// The place of a subscription among all subscriptions of its audience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Membership {
     /// None yet: nothing is owed before the subscription goes live.
@@ -172,6 +182,7 @@ mod tests {
         Subscription {
             topic: TopicId(topic),
             membership: Membership::Member(10 * topic),
+            format: Format::RAW,
             echo: topic.is_multiple_of(2),
             is_taken: false,
         }

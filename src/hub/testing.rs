@@ -1,20 +1,24 @@
 //! Helpers of the tests in this folder, and of the simulated shards that use it.
 
-use std::collections::HashMap;
+use std::{cell::Cell, collections::HashMap, sync::Arc};
+
+use bytes::BytesMut;
 
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
+    encoding::{Encodable, Encodings, Format},
     external::ExternalEnd,
     hub::ShardHub,
     mesh::MeshEnd,
     piece::Piece,
+    publication::{Place, Publication},
     topic_name::TopicName,
     topics::{Feed, TopicRole},
 };
-use crate::proto::{FrameHeader, PreparedMessage};
+use crate::proto::{Fin, FrameHeader, encode_frame};
 
-/// The texts of the messages in these pieces.
+/// The texts of the messages in these pieces of frames.
 pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
     let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
     let mut rest = bytes.as_slice();
@@ -25,6 +29,91 @@ pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
         rest = &rest[end..];
     }
     texts
+}
+
+/// A connection that wants a format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wants(pub(super) Format);
+
+impl Attachment for Wants {
+    type Note = ();
+
+    fn format(&self) -> Format {
+        self.0
+    }
+}
+
+/// The format whose frames have the payload backwards.
+pub(crate) const REVERSED: Format = Format(1);
+
+/// The format whose frames have the place in front of the payload: the offset, the previous one and the epoch.
+pub(super) const PLACED: Format = Format(2);
+
+/// All formats of [`encodings`].
+pub(super) const FORMATS: [Format; 3] = [Format::RAW, REVERSED, PLACED];
+
+/// Returns the encodings of tests.
+pub(crate) fn encodings() -> Arc<Encodings> {
+    let mut encodings = Encodings::default();
+    assert_eq!(encodings.add("reversed", reverse), REVERSED);
+    assert_eq!(encodings.add("placed", put_place), PLACED);
+    Arc::new(encodings)
+}
+
+thread_local! {
+    /// How often this thread has encoded a publication in another format than the raw one.
+    static ENCODED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Returns how often this thread has encoded a publication since the last call.
+pub(super) fn take_encoded() -> usize {
+    ENCODED.replace(0)
+}
+
+fn reverse(encodable: &Encodable<'_>, out: &mut BytesMut) {
+    let payload: Vec<u8> = encodable.publication.payload().iter().rev().copied().collect();
+    put_frame(encodable, &payload, out);
+}
+
+fn put_place(encodable: &Encodable<'_>, out: &mut BytesMut) {
+    let place = encodable
+        .place
+        .map_or("nowhere ".into(), |Place { epoch, offset, previous }| format!("{offset} {previous} {epoch} "));
+    put_frame(encodable, &[place.as_bytes(), encodable.publication.payload()].concat(), out);
+}
+
+fn put_frame(encodable: &Encodable<'_>, payload: &[u8], out: &mut BytesMut) {
+    ENCODED.set(ENCODED.get() + 1);
+    let mut frame = Vec::new();
+    encode_frame(encodable.publication.kind().opcode(), Fin::Set, payload, &mut frame);
+    out.extend_from_slice(&frame);
+}
+
+/// A message as a subscriber of some format has got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Got {
+    pub(super) text: String,
+    /// The place, if the format tells it.
+    pub(super) place: Option<Place>,
+}
+
+/// Reads messages that were encoded in this format.
+pub(super) fn decode(format: Format, pieces: &[Piece]) -> Vec<Got> {
+    let read = |text: String| match format {
+        REVERSED => Got { text: text.chars().rev().collect(), place: None },
+        PLACED => match text.strip_prefix("nowhere ") {
+            Some(text) => Got { text: text.into(), place: None },
+            None => {
+                let mut parts = text.splitn(4, ' ');
+                let mut number = || parts.next().and_then(|part| part.parse().ok()).expect("a number");
+                let (offset, previous, epoch) = (number(), number(), number());
+                let text = parts.next().expect("the payload").into();
+                Got { text, place: Some(Place { epoch, offset, previous }) }
+            }
+        },
+        _ => Got { text, place: None },
+    };
+    texts(pieces).into_iter().map(read).collect()
 }
 
 /// The notes of a simulated run about one hub. No caller of the product needs them.
@@ -47,8 +136,8 @@ pub(crate) struct Ordered {
 }
 
 impl Journal {
-    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, message: &PreparedMessage) {
-        let payload = message.payload();
+    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, publication: &Publication) {
+        let payload = publication.payload();
         let beginning = payload[..payload.len().min(BEGINNING)].into();
         self.ordered.entry(topic.clone()).or_default().push(Ordered { source, beginning });
     }
@@ -57,9 +146,10 @@ impl Journal {
         *self.sent.entry(topic.clone()).or_default() += 1;
     }
 
-    pub(super) fn note_taken(&mut self, topic: &TopicName, offset: u64) {
+    pub(super) fn note_taken(&mut self, topic: &TopicName, place: Place) {
+        let Place { offset, previous, .. } = place;
         let last = self.taken.insert(topic.clone(), offset).unwrap_or_default();
-        assert!(offset > last, "message {offset} of {topic} has come after message {last}");
+        assert!(offset > previous && previous >= last, "{place:?} of {topic} has come after offset {last}");
     }
 }
 
@@ -125,7 +215,7 @@ impl TopicUse {
         let mut own = TopicUse {
             attached: topic.attached,
             subscribed: topic.subscribed,
-            has_members: topic.members.len() + topic.joining.len() > 0 || topic.walk.is_some() || topic.run.is_some(),
+            has_members: topic.audiences.iter().any(|audience| audience.has_places() || audience.is_busy()),
             interested: Vec::new(),
             remembering: Vec::new(),
             is_live: false,

@@ -6,17 +6,12 @@ use std::{
 };
 
 use super::{
+    audience::{Audience, AudienceId, Audiences},
     connection_id::ConnectionId,
     entry::Interest,
-    run::Run,
+    topic_id::TopicId,
     topic_name::{TopicName, home},
-    walk::Walk,
 };
-
-/// The id of a topic on one shard. It is valid as long as a connection is attached to the topic, other shards use it,
-/// or it is remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicId(pub(crate) u32);
 
 /// A topic, with the state that one shard keeps of it.
 #[derive(Debug)]
@@ -24,23 +19,12 @@ pub(super) struct Topic {
     pub(super) name: TopicName,
     /// The part of this shard in the topic's order.
     pub(super) role: TopicRole,
-    /// The slots of the subscribers, dense, in no order. During a walk no member moves: the place of one that leaves
-    /// becomes [`VACANT`](super::walk::VACANT).
-    pub(super) members: Vec<u32>,
-    /// The slots of subscribers that have joined during the walk.
-    pub(super) joining: Vec<u32>,
-    /// How many `members` are vacant.
-    pub(super) vacant: u32,
-    /// The pass over the members that is under way.
-    pub(super) walk: Option<Box<Walk>>,
-    /// The messages that were gathered for the next walk.
-    pub(super) run: Option<Box<Run>>,
+    /// The subscribers, by the formats that they want.
+    pub(super) audiences: Audiences,
     /// How many connections are attached: each once as a subscriber, and once more if its client publishes here.
     pub(super) attached: u32,
     /// How many of these are subscriptions, pending ones included.
     pub(super) subscribed: u32,
-    /// Decides where the next walk begins, so that no subscriber is always the last.
-    pub(super) rotation: u32,
     /// The topic stands in the queue of idle topics.
     is_idle: bool,
 }
@@ -96,12 +80,11 @@ pub(super) enum Feed {
 }
 
 impl Topic {
-    /// Frees the memory of the lists of members, which must be empty.
+    /// Frees the memory of the lists of members if no connection is attached and no walk is under way.
     pub(super) fn forget_members(&mut self) {
-        assert!(self.members.is_empty() && self.joining.is_empty(), "a member is attached");
-        assert!(self.attached == 0 && self.walk.is_none(), "a topic with members, or with a walk over them");
-        self.members = Vec::new();
-        self.joining = Vec::new();
+        if self.attached == 0 && self.audiences.iter().all(|audience| audience.walk.is_none()) {
+            self.audiences.forget_members();
+        }
     }
 
     /// Returns whether a subscriber that joins the members now is owed every message from here on.
@@ -126,7 +109,7 @@ impl Topic {
 
     /// Returns whether messages of the topic are still on their way to subscribers.
     fn is_busy(&self) -> bool {
-        self.walk.is_some() || self.run.is_some()
+        self.audiences.iter().any(Audience::is_busy)
     }
 }
 
@@ -142,7 +125,7 @@ pub(super) struct Topics {
     /// its place until it comes to the front.
     idle: VecDeque<TopicId>,
     idle_max: usize,
-    epoch_next: u64,
+    epochs: Epochs,
     shard: u16,
     /// How many shards the server has; each is the home of its share of the names.
     shards: u16,
@@ -150,7 +133,7 @@ pub(super) struct Topics {
 
 impl Topics {
     /// Returns the empty table of a shard.
-    pub(super) fn new(idle_max: usize, epoch_first: u64, shard: u16, shards: u16) -> Self {
+    pub(super) fn new(idle_max: usize, epoch_seed: u64, shard: u16, shards: u16) -> Self {
         Topics {
             by_name: HashMap::new(),
             topics: Vec::new(),
@@ -158,7 +141,7 @@ impl Topics {
             homes: 0,
             idle: VecDeque::new(),
             idle_max,
-            epoch_next: epoch_first,
+            epochs: Epochs(epoch_seed),
             shard,
             shards,
         }
@@ -181,9 +164,7 @@ impl Topics {
         let topic = &mut self[id];
         assert!(topic.attached > 0, "only an attached connection is detached");
         topic.attached -= 1;
-        if topic.attached == 0 && topic.walk.is_none() {
-            topic.forget_members();
-        }
+        topic.forget_members();
     }
 
     /// Returns the topic of that name, which is added if it is unknown. Unless the topic is put to use,
@@ -245,14 +226,9 @@ impl Topics {
         let topic = Topic {
             name: name.clone(),
             role: self.role(name),
-            members: Vec::new(),
-            joining: Vec::new(),
-            vacant: 0,
-            walk: None,
-            run: None,
+            audiences: Audiences::default(),
             attached: 0,
             subscribed: 0,
-            rotation: 0,
             is_idle: false,
         };
         let index = match self.free.pop() {
@@ -273,9 +249,8 @@ impl Topics {
     fn role(&mut self, name: &TopicName) -> TopicRole {
         let home = self.home(name);
         if home == self.shard {
-            self.epoch_next += 1;
             self.homes += 1;
-            let epoch = self.epoch_next - 1;
+            let epoch = self.epochs.next();
             return TopicRole::Home(Home { epoch, offset: 0, interested: Vec::new(), remembering: Vec::new() });
         }
         TopicRole::Remote(Remote {
@@ -288,6 +263,29 @@ impl Topics {
         })
     }
 }
+
+/// The source of epochs: the next state of a generator of random numbers (SplitMix64).
+#[derive(Debug)]
+struct Epochs(u64);
+
+impl Epochs {
+    /// Returns the next epoch: a number of 53 bits, not 0. No clock takes part, so a clock that is set back brings no
+    /// old epoch back.
+    fn next(&mut self) -> u64 {
+        loop {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let epoch = (mixed ^ (mixed >> 31)) >> (64 - EPOCH_BITS);
+            if epoch != 0 {
+                return epoch;
+            }
+        }
+    }
+}
+
+/// The bits of an epoch: as many as a `double` holds exactly, the only number of JavaScript.
+const EPOCH_BITS: u32 = 53;
 
 const UNKNOWN: &str = "the topic is attached, used by other shards, or remembered";
 
@@ -305,8 +303,28 @@ impl std::ops::IndexMut<TopicId> for Topics {
     }
 }
 
+const NO_AUDIENCE: &str = "a subscriber has been in the audience";
+
+impl std::ops::Index<AudienceId> for Topics {
+    type Output = Audience;
+
+    #[inline]
+    fn index(&self, id: AudienceId) -> &Audience {
+        self[id.topic].audiences.get(id.format).expect(NO_AUDIENCE)
+    }
+}
+
+impl std::ops::IndexMut<AudienceId> for Topics {
+    #[inline]
+    fn index_mut(&mut self, id: AudienceId) -> &mut Audience {
+        self[id.topic].audiences.get_mut(id.format).expect(NO_AUDIENCE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn name(text: &str) -> TopicName {
@@ -327,6 +345,17 @@ mod tests {
         }
     }
 
+    /// JavaScript has no other numbers than doubles.
+    #[test]
+    fn an_epoch_is_a_number_that_a_double_holds() {
+        let mut epochs = Epochs(7);
+        let drawn: HashSet<u64> = (0..10_000).map(|_| epochs.next()).collect();
+        assert_eq!(drawn.len(), 10_000);
+        assert!(drawn.iter().all(|&epoch| epoch > 0 && epoch as f64 as u64 == epoch && epoch < 1 << EPOCH_BITS));
+        assert!(drawn.iter().any(|&epoch| epoch >= 1 << (EPOCH_BITS - 1)), "all bits are used");
+        assert_ne!(Epochs(8).next(), Epochs(7).next(), "another shard has other epochs");
+    }
+
     #[test]
     fn a_topic_that_is_in_use_is_one_topic() {
         let mut topics = Topics::new(0, 1, 0, 1);
@@ -339,8 +368,10 @@ mod tests {
     #[test]
     fn idle_topics_are_forgotten_beyond_the_limit_and_come_back_with_a_new_epoch() {
         let mut topics = Topics::new(2, 10, 0, 1);
+        let mut epochs = HashSet::new();
         for text in ["a", "b", "c"] {
             let id = topics.attach(&name(text));
+            epochs.insert(home(&mut topics[id]).epoch);
             home(&mut topics[id]).offset = 5;
             topics.detach(id);
             topics.notice_unused(id);
@@ -350,7 +381,7 @@ mod tests {
         assert_eq!(home(&mut topics[remembered]).offset, 5);
         let again = topics.attach(&name("a"));
         let again = home(&mut topics[again]);
-        assert_eq!((again.epoch, again.offset), (13, 0));
+        assert_eq!((epochs.insert(again.epoch), again.offset), (true, 0));
         assert_eq!((topics.len(), topics.homes()), (3, 3));
     }
 
@@ -369,11 +400,11 @@ mod tests {
     fn a_topic_with_messages_on_their_way_is_not_forgotten() {
         let mut topics = Topics::new(0, 0, 0, 1);
         let id = topics.attach(&name("a"));
-        topics[id].run = Some(Box::default());
+        topics[id].audiences.raw_mut().run = Some(Box::default());
         topics.detach(id);
         topics.notice_unused(id);
         assert!(topics.find(&name("a")).is_some());
-        topics[id].run = None;
+        topics[id].audiences.raw_mut().run = None;
         topics.forget_idle();
         assert!(topics.find(&name("a")).is_none());
     }

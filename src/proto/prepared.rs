@@ -129,6 +129,12 @@ impl PreparedMessage {
         &self.frame
     }
 
+    /// Returns the bytes to send, as [`PreparedMessage::frame`] does.
+    #[inline]
+    pub fn into_frame(self) -> Bytes {
+        self.frame
+    }
+
     /// Returns the frames one by one; there are several only if [`PreparedMessage::fragments`] has split the message.
     ///
     /// ```

@@ -13,7 +13,7 @@ use super::role::Role;
 use crate::{
     control::publisher::{Publisher, Requests},
     handler::{CloseError, Sent},
-    hub::{Command, ConnectionId, Published, Reply, TopicName},
+    hub::{Command, ConnectionId, Place, Publication, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
 };
@@ -23,10 +23,10 @@ use crate::{
 /// [`Hub::wait`] waits for an answer on a thread without a runtime.
 ///
 /// ```no_run
-/// # use ringhub::{Hub, PreparedMessage, Server, TopicName};
+/// # use ringhub::{Hub, Publication, Server, TopicName};
 /// # let running = Server::builder().topics().build()?.start()?;
 /// let hub = running.hub();
-/// let published = Hub::wait(hub.publish(&TopicName::new("news")?, &PreparedMessage::text("good news")))?;
+/// let published = Hub::wait(hub.publish(&TopicName::new("news")?, Publication::text("good news")))?;
 /// println!("message {} of the topic", published.offset);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -57,24 +57,28 @@ impl Hub {
         self.counters.get().map_or(&[], |counters| counters)
     }
 
-    /// Publishes to all subscribers of a topic and waits for the message's place in it.
+    /// Publishes to all subscribers of a topic and waits for the publication's place in it.
     ///
     /// # Errors
     ///
-    /// [`HubError::Ended`]; the message may have reached subscribers nevertheless.
-    pub async fn publish(&self, topic: &TopicName, message: &PreparedMessage) -> Result<Published, HubError> {
-        self.publisher.publish(topic.clone(), None, message.clone()).await.ok_or(HubError::Ended)
+    /// [`HubError::Ended`]; the publication may have reached subscribers nevertheless.
+    pub async fn publish(&self, topic: &TopicName, publication: impl Into<Publication>) -> Result<Place, HubError> {
+        self.publisher.publish(topic.clone(), None, publication.into()).await.ok_or(HubError::Ended)
     }
 
     /// Sends to all connections except `source` and the connections of routes without broadcasts. Each connection gets
-    /// the message once, in one order with all other broadcasts.
+    /// the publication once, in one order with all other broadcasts.
     ///
     /// # Errors
     ///
     /// [`HubError::Ended`].
-    pub async fn broadcast(&self, source: Option<ConnectionId>, message: &PreparedMessage) -> Result<(), HubError> {
-        let published = self.publisher.publish(TopicName::everyone(), source, message.clone()).await;
-        published.map(drop).ok_or(HubError::Ended)
+    pub async fn broadcast(
+        &self,
+        source: Option<ConnectionId>,
+        publication: impl Into<Publication>,
+    ) -> Result<(), HubError> {
+        let place = self.publisher.publish(TopicName::everyone(), source, publication.into()).await;
+        place.map(drop).ok_or(HubError::Ended)
     }
 
     /// Sends to all connections, like [`Hub::broadcast`] without a source.
@@ -82,8 +86,8 @@ impl Hub {
     /// # Errors
     ///
     /// [`HubError::Ended`].
-    pub async fn send_all(&self, message: &PreparedMessage) -> Result<(), HubError> {
-        self.broadcast(None, message).await
+    pub async fn send_all(&self, publication: impl Into<Publication>) -> Result<(), HubError> {
+        self.broadcast(None, publication).await
     }
 
     /// Sends to one connection, and returns the outcome.
@@ -256,18 +260,18 @@ mod tests {
         assert_eq!(Hub::wait(hub.send_one(id, &message)), Err(HubError::NoConnection(id)));
         assert_eq!(hub.count(Counter::ConnectionsOpen), 0);
         drop(requests);
-        assert_eq!(Hub::wait(hub.send_all(&message)), Err(HubError::Ended));
+        assert_eq!(Hub::wait(hub.send_all(Publication::text("hello"))), Err(HubError::Ended));
     }
 
     #[test]
     fn a_publication_before_the_start_waits_for_it() {
         let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(1);
-        let (hub, topic, message) = (builder.hub(), TopicName::new("early").unwrap(), PreparedMessage::text("hello"));
-        let mut early = pin!(hub.publish(&topic, &message));
+        let (hub, topic, publication) = (builder.hub(), TopicName::new("early").unwrap(), Publication::text("hello"));
+        let mut early = pin!(hub.publish(&topic, &publication));
         assert!(early.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let running = builder.build().unwrap().start().unwrap();
         assert_eq!(Hub::wait(early).unwrap().offset, 1);
-        assert_eq!(Hub::wait(running.hub().publish(&topic, &message)).unwrap().offset, 2);
+        assert_eq!(Hub::wait(running.hub().publish(&topic, &publication)).unwrap().offset, 2);
         running.stop();
         running.wait_blocking().unwrap();
     }

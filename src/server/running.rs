@@ -10,14 +10,14 @@ use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 /// A server at work. Its drop stops the server like [`Running::stop`], and does not wait for the end.
 ///
 /// ```no_run
-/// use ringhub::{proto::PreparedMessage, server::Server};
+/// use ringhub::{Publication, server::Server};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// // Within a larger program on tokio:
 /// let running = Server::builder().listen(["127.0.0.1:0".parse()?]).topics().build()?.start()?;
 /// let hub = running.hub();
 /// println!("ws://{}/t/hello", running.local_addr());
-/// hub.send_all(&PreparedMessage::text("soon over")).await?;
+/// hub.send_all(Publication::text("soon over")).await?;
 /// running.shutdown().await?;
 /// # Ok(())
 /// # }

@@ -5,13 +5,14 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Server, role::Role, running::Running};
 use crate::{
+    clock::Clock,
     control,
     error::StartError,
     handler::Panicked,
@@ -73,7 +74,7 @@ impl Server {
         hub.start(&counters);
         let warnings: Arc<shard::Warnings> = Arc::default();
         let leaving = watch::Sender::new(false);
-        let epoch_first = epoch_first();
+        let clock = Clock::new();
         for (number, ends) in shards.into_iter().enumerate() {
             let start = shard::Start {
                 mesh: ends.mesh,
@@ -90,7 +91,8 @@ impl Server {
                 counters: Arc::clone(&counters[number]),
                 warnings: Arc::clone(&warnings),
                 commands: ends.commands,
-                epoch_first,
+                clock,
+                epoch_seed: epoch_seed().map_err(StartError::Shard)?,
             };
             let run = move |started: Started<'_>| shard::run(start, || started.report());
             threads.spawn(format!("ringhub-shard-{number}"), Role::Shard, run).map_err(StartError::Shard)?;
@@ -98,6 +100,7 @@ impl Server {
         let control_counters: Arc<Counters> = Arc::default();
         let start = control::Start {
             outside: control.outside,
+            clock,
             requests,
             publisher: hub.publisher(),
             endpoints,
@@ -240,10 +243,12 @@ fn report_end(end: End, ended: &mpsc::Sender<End>) {
     drop(ended.try_send(end));
 }
 
-/// Returns an epoch that is larger than those of earlier processes on this machine. It is the time in microseconds, and
-/// a process makes fewer topics than microseconds pass.
-fn epoch_first() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_micros() as u64)
+/// Returns a random number, from which the epochs of a shard's topics follow.
+fn epoch_seed() -> io::Result<u64> {
+    let mut seed = [0; size_of::<u64>()];
+    // At most 256 bytes come whole.
+    getrandom(&mut seed, GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 /// Connections on their way back to a shard.
@@ -278,6 +283,7 @@ mod tests {
         let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
         let start = control::Start {
             outside: control.outside,
+            clock: Clock::new(),
             requests,
             publisher: hub.publisher(),
             endpoints: Arc::new(endpoints.expect("no routes")),

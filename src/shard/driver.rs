@@ -21,13 +21,14 @@ use tokio::{
 
 use super::{accept, lobby::Lobby, seats::Handlers, spawned::Spawned, state::Shard, warnings::Warnings};
 use crate::{
+    clock::Clock,
     config::{Config, TICK},
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::MeshEnd,
     metrics::{Counter, Counters},
-    proto::{Millis, Tick},
+    proto::Tick,
     sys::{HotRing, cpu, net, oneshot},
 };
 
@@ -64,7 +65,10 @@ pub(crate) struct Start {
     /// The throttles of lines about limits, which all shards share.
     pub(crate) warnings: Arc<Warnings>,
     pub(crate) commands: mpsc::Receiver<ShardCommand>,
-    pub(crate) epoch_first: u64,
+    /// The clock of the server.
+    pub(crate) clock: Clock,
+    /// A random number, from which the epochs of the shard's topics follow.
+    pub(crate) epoch_seed: u64,
 }
 
 /// Runs a shard on the calling thread until a drain has ended. `started` is called once the shard accepts connections.
@@ -146,8 +150,7 @@ impl Driver {
     ///
     /// If the hot ring cannot be set up.
     fn new(start: Start) -> io::Result<Self> {
-        let Start { mesh, woken, occupied, config, listeners, counters, commands, epoch_first, .. } = start;
-        let clock = Clock::new();
+        let Start { mesh, woken, occupied, config, listeners, counters, commands, clock, epoch_seed, .. } = start;
         let ring = HotRing::new()?;
         let watched = ring.watch()?;
         let routes = start.endpoints.routes();
@@ -155,7 +158,7 @@ impl Driver {
         let tasks = Tasks::default();
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
-        let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_first, clock.now());
+        let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_seed, clock.now());
         shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
             Arc::clone(&config),
@@ -250,7 +253,7 @@ impl Driver {
 
     /// Sleeps until something arrives, or the deadline. Returns whether a drain has to begin.
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
-        let wait = self.clock.until(deadline, self.ends_by, Instant::now());
+        let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
         tokio::select! {
             () = self.woken.notified() => {}
@@ -307,33 +310,11 @@ impl Driver {
     }
 }
 
-/// The only clock of a shard.
-#[derive(Debug)]
-struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Clock { start: Instant::now() }
-    }
-
-    fn now(&self) -> Millis {
-        self.at(Instant::now())
-    }
-
-    /// Returns the time at this instant.
-    fn at(&self, instant: Instant) -> Millis {
-        let elapsed = instant.saturating_duration_since(self.start);
-        Millis(elapsed.as_millis().try_into().unwrap_or(u64::MAX))
-    }
-
-    /// Returns the time from `now` until the tick or the instant, whichever is earlier.
-    fn until(&self, tick: Option<Tick>, instant: Option<Instant>, now: Instant) -> Duration {
-        let tick = tick.map(|tick| self.start + Duration::from_millis(tick.begin().0));
-        let first = tick.into_iter().chain(instant).min();
-        first.map_or(SLEEP_MAX, |first| first.saturating_duration_since(now))
-    }
+/// Returns the time from `now` until the tick or the instant, whichever is earlier.
+fn until(clock: Clock, tick: Option<Tick>, instant: Option<Instant>, now: Instant) -> Duration {
+    let tick = tick.map(|tick| clock.start + Duration::from_millis(tick.begin().0));
+    let first = tick.into_iter().chain(instant).min();
+    first.map_or(SLEEP_MAX, |first| first.saturating_duration_since(now))
 }
 
 fn ticks(time: Duration) -> u32 {
@@ -368,22 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_counts_milliseconds() {
-        let clock = Clock { start: Instant::now() };
-        let at = |micros| clock.at(clock.start + Duration::from_micros(micros));
-        assert_eq!((at(999), at(1_000), at(1_234_999)), (Millis(0), Millis(1), Millis(1_234)));
-        assert_eq!(clock.at(clock.start - Duration::from_secs(1)), Millis(0));
-    }
-
-    #[test]
     fn a_sleep_ends_when_its_tick_begins_or_the_drain_ends() {
-        let clock = Clock { start: Instant::now() };
+        let clock = Clock::new();
         let second = Duration::from_secs(1);
         let now = clock.start + second;
-        assert_eq!(clock.until(Some(Tick(30)), None, now), 2 * second);
-        assert_eq!(clock.until(Some(Tick(30)), Some(now + second), now), second);
-        assert_eq!(clock.until(Some(Tick(30)), Some(now + 3 * second), now), 2 * second);
-        assert_eq!(clock.until(Some(Tick(9)), None, now), Duration::ZERO);
-        assert_eq!(clock.until(None, None, now), SLEEP_MAX);
+        assert_eq!(until(clock, Some(Tick(30)), None, now), 2 * second);
+        assert_eq!(until(clock, Some(Tick(30)), Some(now + second), now), second);
+        assert_eq!(until(clock, Some(Tick(30)), Some(now + 3 * second), now), 2 * second);
+        assert_eq!(until(clock, Some(Tick(9)), None, now), Duration::ZERO);
+        assert_eq!(until(clock, None, None, now), SLEEP_MAX);
     }
 }

@@ -1,6 +1,6 @@
 //! The flush sends the output that is due, at most one entry for each connection in a batch.
 //!
-//! The plain version: for each topic with a run, for each of its subscribers, send the run. Three things are added:
+//! The plain version: for each audience with a run, for each of its members, send the run. Three things are added:
 //!
 //! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. A connection that is in
@@ -9,7 +9,7 @@
 //!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox, which is
 //!   appended before the next share or once room is reported. No other connection waits for it.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
-//!   walk if need be, and goes on in the next turn. Until a walk ends, its topic gathers into the next run.
+//!   walk if need be, and goes on in the next turn. Until a walk ends, its audience gathers into the next run.
 //!
 //! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
 
@@ -26,7 +26,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
-    hub::{ConnectionId, TopicId},
+    hub::{AudienceId, ConnectionId},
     metrics::Counter,
     proto::State,
     sys::{Io, SendEntry, Unsent},
@@ -50,8 +50,8 @@ impl<I: Io> Shard<I> {
         assert!(self.flush.plan.is_empty(), "a batch is settled before the next is planned");
         let ended = self.plan_batch(left);
         self.send_batch();
-        self.flush.walks.drain(..ended).for_each(|topic| self.hub.end_walk(topic));
-        // Topics take turns: a large one does not keep the others waiting for all of its subscribers.
+        self.flush.walks.drain(..ended).for_each(|audience| self.hub.end_walk(audience));
+        // Audiences take turns: a large one does not keep the others waiting for all of its subscribers.
         if !self.flush.walks.is_empty() {
             self.flush.walks.rotate_left(1);
         }
@@ -77,18 +77,18 @@ impl<I: Io> Shard<I> {
         let mut ended = 0;
         self.flush.batch += 1;
         if !mem::take(&mut self.flush.dirty_first) {
-            while let Some(&topic) = self.flush.walks.get(ended) {
+            while let Some(&audience) = self.flush.walks.get(ended) {
                 if is_full(left) {
                     return ended;
                 }
-                let Some(slot) = self.hub.next_member(topic) else {
+                let Some(slot) = self.hub.next_member(audience) else {
                     ended += 1;
                     continue;
                 };
-                if !self.plan_member(slot, topic, left) {
+                if !self.plan_member(slot, audience, left) {
                     // The share will be the first of the next batch. The visit counts as an entry: its connection may
                     // have to be closed.
-                    self.hub.step_back(topic);
+                    self.hub.step_back(audience);
                     left.take(0);
                     return ended;
                 }
@@ -115,19 +115,19 @@ impl<I: Io> Shard<I> {
     }
 
     /// Plans a walk's visit to a member. Returns whether this batch had room for it.
-    fn plan_member(&mut self, slot: u32, topic: TopicId, left: &mut Left) -> bool {
+    fn plan_member(&mut self, slot: u32, audience: AudienceId, left: &mut Left) -> bool {
         let Some(id) = self.hub.connections.id_at(slot) else { return true };
         let Some(connection) = self.hub.connections.get(id) else { return true };
         if connection.has_several() {
-            return self.plan_several(id, topic, left);
+            return self.plan_several(id, audience, left);
         }
-        let run = self.hub.run(topic);
+        let run = self.hub.run(audience);
         let bytes = if connection.io.output.is_none() && run.is_whole(slot) {
             let bytes = run.bytes();
-            self.flush.plan.push(Planned { id, contents: Contents::One(Portion::Run(topic)), bytes });
+            self.flush.plan.push(Planned { id, contents: Contents::One(Portion::Run(audience)), bytes });
             Some(bytes)
         } else {
-            self.plan_share(id, topic)
+            self.plan_share(id, audience)
         };
         bytes.inspect(|&bytes| left.hand_out(bytes)).is_some()
     }
@@ -146,7 +146,7 @@ impl<I: Io> Shard<I> {
             let outbox = self.take_outbox(id);
             let bytes = length(&outbox);
             if outbox.is_some() {
-                let contents = Contents::One(Portion::Pieces { outbox, share: Vec::new(), topic: None });
+                let contents = Contents::One(Portion::Pieces { outbox, share: Vec::new(), audience: None });
                 self.flush.plan.push(Planned { id, contents, bytes });
             }
             return bytes;
@@ -184,7 +184,9 @@ impl<I: Io> Shard<I> {
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
                 // Its end cannot be due: the connection in a walk is open, or its close frame waits for marks.
-                (Contents::One(Portion::Run(topic)), None) => deliveries += u64::from(self.hub.run(topic).messages()),
+                (Contents::One(Portion::Run(audience)), None) => {
+                    deliveries += u64::from(self.hub.run(audience).messages())
+                }
                 (Contents::One(portion), None) => {
                     deliveries += portion.messages(&self.hub);
                     self.settle_all(id);
@@ -219,16 +221,16 @@ impl<I: Io> Shard<I> {
             let begin = slices.len();
             sum += bytes;
             match contents {
-                Contents::One(Portion::Run(topic)) => {
-                    let run = hub.run(*topic);
+                Contents::One(Portion::Run(audience)) => {
+                    let run = hub.run(*audience);
                     let range = match last_run {
-                        Some((last, (begin, end))) if last == *topic => begin..end,
+                        Some((last, (begin, end))) if last == *audience => begin..end,
                         _ => {
                             slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
                             begin..slices.len()
                         }
                     };
-                    last_run = Some((*topic, (range.start, range.end)));
+                    last_run = Some((*audience, (range.start, range.end)));
                     ranges.push(range);
                     continue;
                 }
@@ -277,12 +279,12 @@ impl<I: Io> Shard<I> {
         sent: io::Result<usize>,
     ) -> usize {
         for portion in portions {
-            let (outbox, topic) = match portion {
-                Portion::Run(topic) => (None, Some(topic)),
-                Portion::Pieces { outbox, topic, .. } => (outbox, topic),
+            let (outbox, audience) = match portion {
+                Portion::Run(audience) => (None, Some(audience)),
+                Portion::Pieces { outbox, audience, .. } => (outbox, audience),
             };
             // The backlog does not keep the pieces that were offered: those stand in buffers that are used again.
-            let owed = topic.map(|topic| self.hub.owed_by_walk(topic, id.slot())).unwrap_or_default();
+            let owed = audience.map(|audience| self.hub.owed_by_walk(audience, id.slot())).unwrap_or_default();
             self.owe(id, outbox.into_iter().chain(owed));
         }
         self.advance(id, offered, sent)

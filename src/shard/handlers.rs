@@ -12,11 +12,11 @@ use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
 use crate::{
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
-        Command, Commanded, ConnectionId, Joined, Published, Refused, Reply, Scope, Sent, SubscribeOptions, Subscribed,
-        TopicName,
+        Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
+        Subscribed, TopicName,
     },
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, PreparedMessage, State},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, State},
     sys::Io,
 };
 
@@ -250,10 +250,10 @@ impl<I: Io> ShardApi for Shard<I> {
         &mut self,
         source: Option<ConnectionId>,
         topic: &TopicName,
-        message: &PreparedMessage,
+        publication: Publication,
         scope: Scope,
-    ) -> Option<Published> {
-        self.hub.publish_by_name(topic, source, message, scope)
+    ) -> Option<Place> {
+        self.hub.publish_by_name(topic, source, publication, scope)
     }
 
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {

@@ -99,7 +99,7 @@ impl<I: Io> Shard<I> {
                     self.count(Counter::MessagesIn, 1);
                     let forwards = self.hub.connections.get(id).and_then(|connection| connection.publishes);
                     if let Some(Publishing { topic, scope }) = forwards {
-                        self.hub.publish(topic, Some(id), &message.prepare(), scope);
+                        self.hub.publish(topic, Some(id), message.into(), scope);
                     } else {
                         self.send_replies(id, &mut replies);
                         self.dispatch(id, Event::Message(message));

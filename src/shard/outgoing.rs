@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io, mem};
 
 use super::io_state::{BatchEntry, IoHub, Output, ShardConnection};
 use crate::{
-    hub::{ConnectionId, Piece, Share, TopicId, bounded},
+    hub::{AudienceId, ConnectionId, Piece, Share, bounded},
     proto::Tick,
     sys::{SendEntry, Unsent},
 };
@@ -12,8 +12,8 @@ use crate::{
 /// The output of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    /// Topics whose walk is under way.
-    pub(super) walks: VecDeque<TopicId>,
+    /// Audiences whose walk is under way.
+    pub(super) walks: VecDeque<AudienceId>,
     /// Connections with something in their outbox.
     pub(super) outboxes: VecDeque<ConnectionId>,
     /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a
@@ -35,7 +35,7 @@ pub(super) struct Flush {
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
     /// Scratch, empty between batches.
-    pub(super) ahead: Vec<TopicId>,
+    pub(super) ahead: Vec<AudienceId>,
     pub(super) plan: Vec<Planned>,
     pub(super) refused: Vec<Unsent>,
     pub(super) outcomes: Vec<Outcome>,
@@ -73,10 +73,10 @@ pub(super) enum Contents {
 /// The part of an entry that one walk hands to a connection without a backlog.
 #[derive(Debug)]
 pub(super) enum Portion {
-    /// The whole run of the topic's walk.
-    Run(TopicId),
-    /// The connection's outbox if there is one, and its share of the run of the topic's walk.
-    Pieces { outbox: Option<Piece>, share: Vec<Piece>, topic: Option<TopicId> },
+    /// The whole run of the audience's walk.
+    Run(AudienceId),
+    /// The connection's outbox if there is one, and its share of the run of the audience's walk.
+    Pieces { outbox: Option<Piece>, share: Vec<Piece>, audience: Option<AudienceId> },
 }
 
 /// An outcome of a batch, which the turn acts on.
@@ -114,7 +114,7 @@ impl Flush {
         self.paused.push(id);
     }
 
-    /// Returns whether a topic's walk is under way.
+    /// Returns whether a walk is under way.
     pub(super) fn has_walks(&self) -> bool {
         !self.walks.is_empty()
     }
@@ -218,24 +218,24 @@ impl Left {
 }
 
 impl Portion {
-    /// Returns the portion that the topic's walk hands to the connection at `slot`, behind its outbox; `None` if there
+    /// Returns the portion that the audience's walk hands to the connection at `slot`, behind its outbox; `None` if there
     /// is nothing to be sent.
-    pub(super) fn of_walk(hub: &IoHub, topic: TopicId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
-        let run = hub.run(topic);
+    pub(super) fn of_walk(hub: &IoHub, audience: AudienceId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
+        let run = hub.run(audience);
         let share = match (run.share(slot), &outbox) {
-            (Share::Whole, None) => return Some(Portion::Run(topic)),
+            (Share::Whole, None) => return Some(Portion::Run(audience)),
             (Share::Nothing, None) => return None,
             (Share::Whole, Some(_)) => run.pieces().to_vec(),
             (Share::Part(share), _) => bounded(share, PIECES_MAX - 1),
             (Share::Nothing, Some(_)) => Vec::new(),
         };
-        Some(Portion::Pieces { outbox, share, topic: Some(topic) })
+        Some(Portion::Pieces { outbox, share, audience: Some(audience) })
     }
 
     /// Returns how many pieces the portion has, and how many bytes.
     pub(super) fn size(&self, hub: &IoHub) -> (usize, usize) {
         match self {
-            Portion::Run(topic) => (hub.run(*topic).pieces().len(), hub.run(*topic).bytes()),
+            Portion::Run(audience) => (hub.run(*audience).pieces().len(), hub.run(*audience).bytes()),
             Portion::Pieces { outbox, share, .. } => {
                 (usize::from(outbox.is_some()) + share.len(), length(outbox.iter().chain(share)))
             }
@@ -245,13 +245,13 @@ impl Portion {
     /// Returns how many messages the portion has.
     pub(super) fn messages(&self, hub: &IoHub) -> u64 {
         match self {
-            Portion::Run(topic) => u64::from(hub.run(*topic).messages()),
+            Portion::Run(audience) => u64::from(hub.run(*audience).messages()),
             // The frames of an outbox do not count as messages.
             Portion::Pieces { share, .. } => share.iter().map(|piece| u64::from(piece.messages)).sum(),
         }
     }
 
-    /// Returns whether these portions are whole runs of the same topics in the same order, and so the same pieces.
+    /// Returns whether these portions are whole runs of the same audiences in the same order, and so the same pieces.
     pub(super) fn are_same_runs(these: &[Portion], those: &[Portion]) -> bool {
         let is_same = |(this, that): (&_, &_)| matches!((this, that), (Portion::Run(a), Portion::Run(b)) if a == b);
         these.len() == those.len() && these.iter().zip(those).all(is_same)
@@ -260,7 +260,7 @@ impl Portion {
     /// Returns the pieces of the portion.
     pub(super) fn pieces<'a>(&'a self, hub: &'a IoHub) -> impl Iterator<Item = &'a Piece> {
         let (outbox, share) = match self {
-            Portion::Run(topic) => (&None, hub.run(*topic).pieces()),
+            Portion::Run(audience) => (&None, hub.run(*audience).pieces()),
             Portion::Pieces { outbox, share, .. } => (outbox, &share[..]),
         };
         outbox.iter().chain(share)

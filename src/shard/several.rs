@@ -20,19 +20,19 @@ use super::{
     state::Shard,
 };
 use crate::{
-    hub::{ConnectionId, Piece, TopicId},
+    hub::{AudienceId, ConnectionId, Piece},
     sys::Io,
 };
 
 impl<I: Io> Shard<I> {
     /// Plans a walk's visit to a connection with several subscriptions: its share of this walk, and of the others that
     /// have yet to come to it. Returns whether this batch had room for the share of this walk.
-    pub(super) fn plan_several(&mut self, id: ConnectionId, topic: TopicId, left: &mut Left) -> bool {
-        if self.hub.passes(id, topic) {
+    pub(super) fn plan_several(&mut self, id: ConnectionId, audience: AudienceId, left: &mut Left) -> bool {
+        if self.hub.passes(id, audience) {
             left.take(0);
             return true;
         }
-        let Some(bytes) = self.plan_share(id, topic) else { return false };
+        let Some(bytes) = self.plan_share(id, audience) else { return false };
         left.hand_out(bytes);
         if self.flush.walks.len() > 1 {
             self.plan_further_shares(id, bytes, left);
@@ -47,11 +47,11 @@ impl<I: Io> Shard<I> {
     fn plan_further_shares(&mut self, id: ConnectionId, mut planned: usize, left: &mut Left) {
         let mut ahead = mem::take(&mut self.flush.ahead);
         left.look_at(self.hub.walks_ahead(id, self.flush.walks.iter().copied(), &mut ahead));
-        for topic in ahead.drain(..) {
-            if planned + self.hub.run(topic).bytes() <= self.pace.batch_bytes
-                && let Some(bytes) = self.plan_share(id, topic)
+        for audience in ahead.drain(..) {
+            if planned + self.hub.run(audience).bytes() <= self.pace.batch_bytes
+                && let Some(bytes) = self.plan_share(id, audience)
             {
-                self.hub.take_share(id, topic);
+                self.hub.take_share(id, audience);
                 left.hand_out_more(bytes);
                 planned += bytes;
             }
@@ -59,17 +59,17 @@ impl<I: Io> Shard<I> {
         self.flush.ahead = ahead;
     }
 
-    /// Plans a connection's share of a topic's walk, behind its outbox. Returns how many bytes the connection is
+    /// Plans a connection's share of an audience's walk, behind its outbox. Returns how many bytes the connection is
     /// handed, to its socket or to its backlog; `None` if this batch has no room for it: the connection's entry is
     /// full, or the connection is owed more than it may be.
-    pub(super) fn plan_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
+    pub(super) fn plan_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         let output = self.hub.connections.get(id).map(|own| (own.io.output.is_some(), own.io.has_backlog()));
         let outbox = match output {
-            Some((_, true)) => return self.owe_share(id, topic),
+            Some((_, true)) => return self.owe_share(id, audience),
             Some((true, false)) => self.take_outbox(id),
             _ => None,
         };
-        let Some(portion) = Portion::of_walk(&self.hub, topic, id.slot(), outbox) else { return Some(0) };
+        let Some(portion) = Portion::of_walk(&self.hub, audience, id.slot(), outbox) else { return Some(0) };
         let (pieces, bytes) = portion.size(&self.hub);
         match self.hub.connections.get_mut(id).and_then(ShardConnection::note) {
             Some(own) => {
@@ -83,10 +83,10 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Appends a subscriber's share of a topic's walk to its backlog. Returns how many bytes the share has: they count
+    /// Appends a subscriber's share of an audience's walk to its backlog. Returns how many bytes the share has: they count
     /// for the flush although none is sent, since they may have to be copied. Returns `None` if the connection is owed
     /// more than it may be.
-    fn owe_share(&mut self, id: ConnectionId, topic: TopicId) -> Option<usize> {
+    fn owe_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         if !matches!(self.flush.outcomes.last(), Some(&Outcome::Slow(last)) if last == id) {
             self.flush.outcomes.push(Outcome::Slow(id));
         }
@@ -94,7 +94,7 @@ impl<I: Io> Shard<I> {
             // The turn closes the connection before the next batch, unless this batch sends enough of its backlog.
             return None;
         }
-        let owed = self.hub.owed_by_walk(topic, id.slot());
+        let owed = self.hub.owed_by_walk(audience, id.slot());
         let bytes = length(&owed);
         self.owe_in_order(id, owed);
         Some(bytes)

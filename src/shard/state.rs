@@ -75,11 +75,11 @@ impl<I: Io> Shard<I> {
         io: I,
         handlers: Handlers,
         counters: Arc<Counters>,
-        epoch_first: u64,
+        epoch_seed: u64,
         now: Millis,
     ) -> Self {
         let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
-        let mut hub = IoHub::new(mesh, hub_limits, epoch_first);
+        let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
         Shard {
             io,

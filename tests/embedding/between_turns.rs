@@ -14,12 +14,13 @@ use std::{
 };
 
 use ringhub::{
+    Publication,
     auth::{Authenticator, Credentials, Identity},
     config::Time,
     documents::Documents,
     handler::{Accept, Connection, Handler, OpeningRequest, Response, RouteOptions, Scope, SubscribeOptions},
     metrics::Counter,
-    proto::{PreparedMessage, Refusal},
+    proto::Refusal,
     server::{Builder, Hub},
 };
 use tokio::sync::Notify;
@@ -72,7 +73,7 @@ fn a_handler_that_releases_its_own_connection() {
     let script = script.on_open(|connection| {
         let topics = connection.topics();
         let is_at_home = |connection: &mut Connection<'_, ()>, name: &_| {
-            connection.publish(name, &PreparedMessage::text("nobody sees its own"), Scope::Server).is_some()
+            connection.publish(name, Publication::text("nobody sees its own"), Scope::Server).is_some()
         };
         let kept = topics.iter().filter(|name| is_at_home(connection, name) || !connection.unsubscribe(name)).count();
         connection.send_text(format!("{kept}"));
@@ -156,7 +157,7 @@ fn work_goes_on_when_there_is_room() {
                 for _ in 0..MESSAGES {
                     let publish = |connection: &mut Connection<'_, ()>| {
                         let mut names = (0..).map(|number| topic(&format!("topic-{number}")));
-                        let message = PreparedMessage::text("x");
+                        let message = Publication::text("x");
                         names.find(|name| connection.publish(name, &message, Scope::Server).is_none());
                     };
                     handle.with(publish).await.unwrap();

@@ -1,8 +1,8 @@
 //! Kore's `broadcast(source or none, op, data, local or global)`.
 
 use ringhub::{
+    Publication,
     handler::{ConnectionId, Scope},
-    proto::PreparedMessage,
     server::Hub,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 fn broadcasting(shards: usize) -> Live {
     let (script, _) = Script::<()>::by_message(|connection, text| {
         let (to, message) = text.split_once(' ').unwrap_or((text, ""));
-        let message = PreparedMessage::text(message);
+        let message = Publication::text(message);
         let id = connection.id();
         match to {
             "all" => connection.broadcast(None, &message, Scope::Server),
@@ -40,7 +40,7 @@ fn id(client: &mut Client) -> ConnectionId {
 fn check(server: &Live, clients: &mut [Client], sender: usize, how: &str, gets: impl Fn(usize, ConnectionId) -> bool) {
     let ids: Vec<ConnectionId> = clients.iter_mut().map(id).collect();
     clients[sender].send_text(&format!("{how} news"));
-    let to_all = |message: &str| Hub::wait(server.hub().send_all(&PreparedMessage::text(message))).unwrap();
+    let to_all = |message: &str| Hub::wait(server.hub().send_all(Publication::text(message))).unwrap();
     // The hub's may reach the home of broadcasts before the client's does.
     to_all("meanwhile");
     for (at, client) in clients.iter_mut().enumerate() {
@@ -99,7 +99,7 @@ fn broadcasts_have_one_order_for_all() {
     let hub = server.hub();
     let from_hub = std::thread::spawn(move || {
         for number in 0..MESSAGES {
-            Hub::wait(hub.send_all(&PreparedMessage::text(&format!("hub {number}")))).unwrap();
+            Hub::wait(hub.send_all(Publication::text(&format!("hub {number}")))).unwrap();
         }
     });
     for number in 0..MESSAGES {
@@ -133,8 +133,8 @@ fn kore_the_hub_skips_a_source_on_every_shard() {
     let mut clients = server.connect_to_all("/", 1);
     let ids: Vec<ConnectionId> = clients.iter_mut().map(id).collect();
     for (source, source_id) in ids.iter().enumerate() {
-        Hub::wait(server.hub().broadcast(Some(*source_id), &PreparedMessage::text("news"))).unwrap();
-        Hub::wait(server.hub().send_all(&PreparedMessage::text("end"))).unwrap();
+        Hub::wait(server.hub().broadcast(Some(*source_id), Publication::text("news"))).unwrap();
+        Hub::wait(server.hub().send_all(Publication::text("end"))).unwrap();
         for (at, client) in clients.iter_mut().enumerate() {
             if at != source {
                 client.expect(text("news"));

@@ -3,11 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ringhub::{
-    client,
+    Publication, client,
     config::{Pin, Settings, Size, Time},
     error::StartError,
     handler::{Pattern, RouteOptions},
-    proto::PreparedMessage,
     server::{BuildError, Builder, Hub, Server},
 };
 
@@ -144,11 +143,11 @@ fn two_servers_in_one_process() {
     let (one, two) = (serve(2, |b| b.route("/", script())), serve(2, |b| b.route("/", script())));
     assert_ne!(one.address, two.address);
     let (mut first, mut second) = (one.connect("/"), two.connect("/"));
-    Hub::wait(one.hub().send_all(&PreparedMessage::text("one"))).unwrap();
+    Hub::wait(one.hub().send_all(Publication::text("one"))).unwrap();
     first.expect(text("one"));
     second.expect_nothing();
     drop((one, first));
-    Hub::wait(two.hub().send_all(&PreparedMessage::text("two"))).unwrap();
+    Hub::wait(two.hub().send_all(Publication::text("two"))).unwrap();
     second.expect(text("two"));
 }
 
@@ -171,7 +170,7 @@ fn kore_a_server_within_a_tokio_program() {
         client.connect().await.unwrap();
         client.send_text("hello").await.unwrap();
         assert!(matches!(events.next().await, Some(client::ClientEvent::Text(text)) if text == "hello"));
-        let message = PreparedMessage::text("from a task");
+        let message = Publication::text("from a task");
         tokio::spawn(async move { hub.send_all(&message).await.unwrap() }).await.unwrap();
         assert!(matches!(events.next().await, Some(client::ClientEvent::Text(text)) if text == "from a task"));
         let (ended, event) = tokio::join!(running.shutdown(), events.next());

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ringhub::{
+    Publication,
     config::{Size, Time},
     handler::{Connection, RouteOptions},
-    proto::{CloseCode, KeepAlive, OpCode, PreparedMessage},
+    proto::{CloseCode, KeepAlive, OpCode},
     server::Hub,
 };
 
@@ -112,7 +113,7 @@ fn qore_a_ping_is_not_answered() {
 #[test]
 fn qore_a_slow_consumer() {
     check(r#"close 1006 "" unclean"#, |server, slow| {
-        let message = PreparedMessage::binary(&[0; 64 * 1_024]);
+        let message = Publication::binary(&[0; 64 * 1_024]);
         while server.running().counters().iter().all(|c| c.get(ringhub::metrics::Counter::SlowClosed) == 0) {
             Hub::wait(server.hub().send_all(&message)).unwrap();
         }

@@ -3,6 +3,7 @@
 use std::thread;
 
 use ringhub::{
+    Publication,
     handler::{CloseError, ConnectionId, RouteOptions, Sent},
     metrics::Counter,
     proto::{CloseCode, CloseFrameError, KeepAlive, PreparedMessage},
@@ -26,7 +27,7 @@ fn qore_send_all_from_any_thread() {
     thread::scope(|scope| {
         for number in 0..4 {
             let hub = server.hub();
-            scope.spawn(move || Hub::wait(hub.send_all(&PreparedMessage::text(&number.to_string()))).unwrap());
+            scope.spawn(move || Hub::wait(hub.send_all(Publication::text(&number.to_string()))).unwrap());
         }
     });
     for client in &mut clients {
@@ -122,13 +123,13 @@ fn qore_publish_tells_the_place_in_the_topic() {
     let server = serve(3, |builder| builder.topics().route("/", Script::<()>::new().0));
     let mut client = server.connect("/t/news");
     let hub = server.hub();
-    let publish = |text: &str| Hub::wait(hub.publish(&topic("news"), &PreparedMessage::text(text))).unwrap();
+    let publish = |text: &str| Hub::wait(hub.publish(&topic("news"), Publication::text(text))).unwrap();
     let (first, second) = (publish("a"), publish("b"));
     assert_eq!((first.offset, second.offset, first.epoch), (1, 2, second.epoch));
     client.expect(text("a"));
     client.expect(text("b"));
     // Topics of the server forgo broadcasts.
-    Hub::wait(hub.send_all(&PreparedMessage::text("all"))).unwrap();
+    Hub::wait(hub.send_all(Publication::text("all"))).unwrap();
     client.expect_nothing();
 }
 
@@ -180,9 +181,9 @@ fn qore_after_the_end_every_call_says_so() {
     server.end();
     let message = PreparedMessage::text("x");
     let id = ConnectionId::new(1, 0, 0);
-    assert_eq!(Hub::wait(hub.publish(&topic("t"), &message)), Err(HubError::Ended));
-    assert_eq!(Hub::wait(hub.broadcast(None, &message)), Err(HubError::Ended));
-    assert_eq!(Hub::wait(hub.send_all(&message)), Err(HubError::Ended));
+    assert_eq!(Hub::wait(hub.publish(&topic("t"), Publication::text("x"))), Err(HubError::Ended));
+    assert_eq!(Hub::wait(hub.broadcast(None, Publication::text("x"))), Err(HubError::Ended));
+    assert_eq!(Hub::wait(hub.send_all(Publication::text("x"))), Err(HubError::Ended));
     assert_eq!(Hub::wait(hub.send_one(id, &message)), Err(HubError::Ended));
     assert_eq!(Hub::wait(hub.disconnect(id, CloseCode::NORMAL, "")), Err(HubError::Ended));
     assert_eq!(Hub::wait(hub.connections()), Err(HubError::Ended));
@@ -196,7 +197,7 @@ fn qore_calls_at_the_end_are_answered() {
     for _ in 0..20 {
         let mut server = serve(2, |builder| builder.route("/", Script::<()>::new().0));
         let hub = server.hub();
-        let caller = thread::spawn(move || while Hub::wait(hub.send_all(&PreparedMessage::text("x"))).is_ok() {});
+        let caller = thread::spawn(move || while Hub::wait(hub.send_all(Publication::text("x"))).is_ok() {});
         server.end();
         caller.join().unwrap();
     }

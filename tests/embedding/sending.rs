@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use ringhub::{
+    Publication,
     handler::{CloseError, Part, Refused, RouteOptions, Sent, truncate_reason},
     proto::{CloseCode, CloseFrameError, MessageType, OpCode, PrepareError, PreparedMessage, State},
 };
@@ -144,7 +145,7 @@ fn qore_fragments_over_several_callbacks() {
     let mut client = server.connect("/");
     client.send_text("begin");
     client.expect_nothing();
-    ringhub::server::Hub::wait(server.hub().send_all(&PreparedMessage::text("all"))).unwrap();
+    ringhub::server::Hub::wait(server.hub().send_all(Publication::text("all"))).unwrap();
     client.expect(text("all"));
     client.send_text("end");
     client.expect(text("begun"));

@@ -10,10 +10,9 @@ use std::{
 };
 
 use ringhub::{
-    Hub, TopicName,
+    Hub, Publication, TopicName,
     handler::{Accept, Scope, SubscribeOptions},
     metrics::Counter,
-    proto::PreparedMessage,
 };
 
 use crate::{
@@ -45,13 +44,12 @@ impl Stuck {
         let going = Mutex::new(going);
         let (script, journal) = Script::<()>::by_message(move |connection, what| match what.split_once(' ') {
             Some(("home", name)) => {
-                let is_home =
-                    connection.publish(&topic(name), &PreparedMessage::text("nobody"), Scope::Server).is_some();
+                let is_home = connection.publish(&topic(name), Publication::text("nobody"), Scope::Server).is_some();
                 connection.send_text(is_home.to_string());
             }
             // To each of the topics, whose names the first word has.
             Some((names, text)) => names.split(',').for_each(|name| {
-                connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Server);
+                connection.publish(&topic(name), Publication::text(text), Scope::Server);
             }),
             // The end of the test lets it go on too.
             None => _ = going.lock().unwrap().recv(),
@@ -205,7 +203,7 @@ fn posts_to_other_homes_are_answered() {
                     .map(|_| {
                         let (hub, answered, topic) = (hub.clone(), Arc::clone(&answered), topic.clone());
                         tokio::spawn(async move {
-                            hub.publish(&topic, &PreparedMessage::text("waits")).await.unwrap();
+                            hub.publish(&topic, Publication::text("waits")).await.unwrap();
                             answered.fetch_add(1, Ordering::Relaxed);
                         })
                     })
@@ -216,7 +214,7 @@ fn posts_to_other_homes_are_answered() {
             });
         })
     };
-    let message = PreparedMessage::text("goes on");
+    let message = Publication::text("goes on");
     for number in 0..100 {
         let place = Hub::wait(hub.publish(&stuck.topics[0], &message)).unwrap();
         assert!(place.offset > number);

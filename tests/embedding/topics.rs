@@ -1,8 +1,8 @@
 //! Topics from handlers: several for each connection, on whichever shard they are at home.
 
 use ringhub::{
+    Publication,
     handler::{Accept, Scope, SubscribeError, SubscribeOptions},
-    proto::PreparedMessage,
 };
 
 use crate::{
@@ -20,11 +20,11 @@ fn server(shards: usize) -> (Live, Journal) {
             ["echo", name] => format!("{:?}", connection.subscribe(&topic(name), SubscribeOptions::default().echo())),
             ["unsub", name] => format!("{}", connection.unsubscribe(&topic(name))),
             ["pub", name, text] => {
-                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Server);
+                _ = connection.publish(&topic(name), Publication::text(text), Scope::Server);
                 "published".into()
             }
             ["local", name, text] => {
-                _ = connection.publish(&topic(name), &PreparedMessage::text(text), Scope::Shard);
+                _ = connection.publish(&topic(name), Publication::text(text), Scope::Shard);
                 "published".into()
             }
             _ => {
@@ -131,7 +131,7 @@ fn subscriptions_from_the_beginning() {
         }))
     });
     let script = script.on_message(|connection, name| {
-        connection.publish(&topic(name), &PreparedMessage::text(name), Scope::Server);
+        connection.publish(&topic(name), Publication::text(name), Scope::Server);
     });
     let server = serve(3, |builder| builder.route("/", script));
     for _ in 0..10 {
@@ -165,7 +165,7 @@ fn what_is_live_from_the_beginning_is_told_after_the_opening() {
         let script = script.on_open(|connection| _ = connection.send_text("open"));
         let script = script.on_subscribed(|connection, name| {
             _ = connection.send_text(format!("live {name}"));
-            connection.publish(name, &PreparedMessage::text(&format!("to {name}")), Scope::Server);
+            connection.publish(name, Publication::text(&format!("to {name}")), Scope::Server);
         });
         let server = serve(shards, |builder| builder.route("/", script));
         for _ in 0..8 {
@@ -197,7 +197,7 @@ fn a_goodbye_at_the_end() {
     let script = script.on_close(|connection, closed| {
         assert!(!connection.send_text("too late").is_accepted());
         assert_eq!(connection.subscribe(&topic("other"), SubscribeOptions::default()), Err(SubscribeError::NotOpen));
-        let goodbye = PreparedMessage::text(&closed.reason);
+        let goodbye = Publication::text(&closed.reason);
         connection.publish(&topic("all"), &goodbye, Scope::Server);
         connection.broadcast(Some(connection.id()), &goodbye, Scope::Server);
         connection.broadcast(None, &goodbye, Scope::Shard);

@@ -8,13 +8,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::{HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName, testing},
+    hub::{
+        HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName,
+        testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
+    },
     proto::{Role, Tick, WebSocket},
 };
 
-fn hub() -> ShardHub {
-    let mut hub: ShardHub =
-        ShardHub::new(MeshEnd::alone(), HubLimits { subscriptions_max: 4, topics_idle_max: 4 }, 100);
+fn hub() -> ShardHub<Wants> {
+    let limits = HubLimits { subscriptions_max: 4, topics_idle_max: 4 };
+    let mut hub = ShardHub::new(MeshEnd::alone(), limits, 100).with_encodings(encodings());
     // Slots are used again within a run.
     hub.connections.let_rest(0);
     hub
@@ -24,23 +27,27 @@ fn name(topic: &str) -> TopicName {
     TopicName::new(topic).unwrap()
 }
 
-fn connect(hub: &mut ShardHub) -> ConnectionId {
-    hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())).unwrap()
+fn connect(hub: &mut ShardHub<Wants>) -> ConnectionId {
+    connect_for(hub, Format::RAW)
 }
 
-fn join(hub: &mut ShardHub, topic: &str, echo: bool) -> ConnectionId {
+fn connect_for(hub: &mut ShardHub<Wants>, format: Format) -> ConnectionId {
+    hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), Wants(format))).unwrap()
+}
+
+fn join(hub: &mut ShardHub<Wants>, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
     assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo }), Subscribed::Live);
     id
 }
 
-fn publish(hub: &mut ShardHub, source: ConnectionId, topic: &str, text: &str) -> u64 {
-    let message = PreparedMessage::text(text);
-    hub.publish_by_name(&name(topic), Some(source), &message, Scope::Server).expect("at home").offset
+fn publish(hub: &mut ShardHub<Wants>, source: ConnectionId, topic: &str, text: &str) -> u64 {
+    let message = Publication::text(text);
+    hub.publish_by_name(&name(topic), Some(source), message, Scope::Server).expect("at home").offset
 }
 
 /// Begins and finishes every walk, and returns what each slot got.
-fn flush(hub: &mut ShardHub) -> BTreeMap<u32, Vec<String>> {
+fn flush(hub: &mut ShardHub<Wants>) -> BTreeMap<u32, Vec<String>> {
     let mut received = BTreeMap::new();
     let mut walks = Vec::new();
     hub.begin_walks(&mut walks);
@@ -56,12 +63,12 @@ fn flush(hub: &mut ShardHub) -> BTreeMap<u32, Vec<String>> {
 /// Returns the topics whose shares a walk's visit of this member hands out: none if the walk passes the member; else
 /// the walk's own, and up to `further_max` of the other walks under way.
 fn shares_of_visit(
-    hub: &mut ShardHub,
-    walk: TopicId,
+    hub: &mut ShardHub<Wants>,
+    walk: AudienceId,
     slot: u32,
-    walks: &[TopicId],
+    walks: &[AudienceId],
     further_max: usize,
-) -> Vec<TopicId> {
+) -> Vec<AudienceId> {
     let id = hub.connections.id_at(slot).expect("a member is a connection");
     if hub.passes(id, walk) {
         return Vec::new();
@@ -74,7 +81,7 @@ fn shares_of_visit(
     [vec![walk], further].concat()
 }
 
-fn assert_nothing_is_taken(hub: &ShardHub) {
+fn assert_nothing_is_taken(hub: &ShardHub<Wants>) {
     for id in hub.connections.ids() {
         let connection = hub.connections.get(id).expect("it is connected");
         let subscriptions = connection.subscriptions.as_slice();
@@ -83,8 +90,12 @@ fn assert_nothing_is_taken(hub: &ShardHub) {
     }
 }
 
-fn texts(hub: &mut ShardHub, walk: TopicId, slot: u32) -> Vec<String> {
-    testing::texts(&hub.owed_by_walk(walk, slot))
+fn texts(hub: &mut ShardHub<Wants>, walk: AudienceId, slot: u32) -> Vec<String> {
+    plain(walk.format, &hub.owed_by_walk(walk, slot))
+}
+
+fn plain(format: Format, pieces: &[Piece]) -> Vec<String> {
+    decode(format, pieces).into_iter().map(|got| got.text).collect()
 }
 
 #[test]
@@ -99,6 +110,52 @@ fn every_subscriber_but_the_source_gets_a_message() {
     assert_eq!(received[&b.slot()], ["1", "2", "3"]);
     assert!(!received.contains_key(&c.slot()));
     assert_eq!(hub.gathered_bytes(), 0);
+}
+
+/// A shard encodes a publication once for each format, however many want it, and not at all if nobody does.
+#[test]
+fn a_publication_is_encoded_once_for_each_format_that_somebody_wants() {
+    let mut hub = hub();
+    let source = join(&mut hub, "t", false);
+    take_encoded();
+    publish(&mut hub, source, "t", "nobody wants another format");
+    assert_eq!(take_encoded(), 0);
+    let others: Vec<ConnectionId> = (0..5)
+        .map(|_| {
+            let id = connect_for(&mut hub, REVERSED);
+            assert_eq!(hub.subscribe(id, &name("t"), SubscribeOptions::default()), Subscribed::Live);
+            id
+        })
+        .collect();
+    publish(&mut hub, source, "t", "abc");
+    // The source is excluded in its own audience.
+    publish(&mut hub, others[0], "t", "def");
+    assert_eq!(take_encoded(), 2);
+    let received = flush(&mut hub);
+    assert_eq!(received[&source.slot()], ["def"]);
+    assert_eq!(received[&others[0].slot()], ["abc"]);
+    assert!(others[1..].iter().all(|id| received[&id.slot()] == ["abc", "def"]));
+    others.iter().for_each(|&id| drop(hub.remove(id)));
+    publish(&mut hub, source, "t", "nobody wants it any more");
+    assert_eq!(take_encoded(), 0);
+}
+
+/// A large encoded frame is a piece of its own, as a large raw one is.
+#[test]
+fn a_large_encoded_frame_is_not_copied() {
+    let mut hub = hub();
+    let (source, other) = (connect(&mut hub), connect_for(&mut hub, REVERSED));
+    assert_eq!(hub.subscribe(other, &name("t"), SubscribeOptions::default()), Subscribed::Live);
+    let large = "ab".repeat(LARGE_FRAME);
+    for text in ["small", &large, "small again"] {
+        publish(&mut hub, source, "t", text);
+    }
+    let mut walks = Vec::new();
+    hub.begin_walks(&mut walks);
+    let [walk] = walks[..] else { panic!("{walks:?}") };
+    let lengths: Vec<bool> = hub.run(walk).pieces().iter().map(|piece| piece.bytes.len() > LARGE_FRAME).collect();
+    assert_eq!(lengths, [false, true, false]);
+    assert_eq!(texts(&mut hub, walk, other.slot()), ["small", &large, "small again"]);
 }
 
 #[test]
@@ -153,7 +210,7 @@ fn topics_that_are_only_published_to_are_forgotten() {
         assert_eq!(publish(&mut hub, a, &topic.to_string(), "1"), 1);
     }
     assert_eq!((hub.offset(&name("95")), hub.offset(&name("96"))), (0, 1));
-    hub.publish_by_name(&name("local"), Some(a), &PreparedMessage::text("1"), Scope::Shard);
+    hub.publish_by_name(&name("local"), Some(a), Publication::text("1"), Scope::Shard);
     assert_eq!(hub.offset(&name("96")), 1, "a message without receivers makes no topic");
 }
 
@@ -196,7 +253,7 @@ fn walks_begin_at_different_members() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Connect,
+    Connect(usize),
     Subscribe(usize, usize, bool),
     Unsubscribe(usize, usize),
     Leave(usize),
@@ -209,7 +266,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        2 => Just(Step::Connect),
+        2 => (0..FORMATS.len()).prop_map(Step::Connect),
         4 => (0..64_usize, 0..TOPICS.len(), any::<bool>()).prop_map(|(a, b, c)| Step::Subscribe(a, b, c)),
         2 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Unsubscribe(a, b)),
         1 => (0..64_usize).prop_map(Step::Leave),
@@ -232,7 +289,7 @@ struct Model {
     owed: BTreeMap<(u32, usize), Vec<String>>,
     seen: BTreeMap<(u32, usize), Vec<String>>,
     echoes: BTreeMap<(u32, usize), bool>,
-    walks: Vec<TopicId>,
+    walks: Vec<AudienceId>,
     count: usize,
 }
 
@@ -251,13 +308,14 @@ impl Model {
         self.echoes.remove(&(slot, topic));
     }
 
-    fn take(&mut self, slot: u32, last: &[Piece]) {
+    fn take(&mut self, slot: u32, format: Format, last: &[Piece]) {
         let messages: u32 = last.iter().map(|piece| piece.messages).sum();
-        assert_eq!(testing::texts(last).len(), messages as usize);
-        self.see(slot, testing::texts(last));
+        let last = plain(format, last);
+        assert_eq!(last.len(), messages as usize);
+        self.see(slot, last);
     }
 
-    fn visit(&mut self, hub: &mut ShardHub, which: usize, most: usize, further_max: usize) {
+    fn visit(&mut self, hub: &mut ShardHub<Wants>, which: usize, most: usize, further_max: usize) {
         for _ in 0..most {
             if self.walks.is_empty() {
                 return;
@@ -274,10 +332,10 @@ impl Model {
         }
     }
 
-    fn step(&mut self, hub: &mut ShardHub, step: Step) {
+    fn step(&mut self, hub: &mut ShardHub<Wants>, step: Step) {
         let some = |which: usize| self.live.get(which % self.live.len().max(1)).copied();
         match step {
-            Step::Connect => self.live.push(connect(hub)),
+            Step::Connect(format) => self.live.push(connect_for(hub, FORMATS[format])),
             Step::Subscribe(which, topic, echo) => {
                 let Some(id) = some(which) else { return };
                 let is_new =
@@ -291,16 +349,18 @@ impl Model {
             }
             Step::Unsubscribe(which, topic) => {
                 let Some(id) = some(which) else { return };
+                let format = format_of(hub, id);
                 let last = hub.unsubscribe(id, &name(TOPICS[topic]));
-                self.take(id.slot(), &last);
+                self.take(id.slot(), format, &last);
                 self.end(id.slot(), topic);
             }
             Step::Leave(which) => {
                 let Some(id) = some(which) else { return };
                 self.live.retain(|&other| other != id);
+                let format = format_of(hub, id);
                 let last = hub.leave(id);
                 hub.remove(id);
-                self.take(id.slot(), &last);
+                self.take(id.slot(), format, &last);
                 (0..TOPICS.len()).for_each(|topic| self.end(id.slot(), topic));
             }
             Step::Publish(which, topic) => {
@@ -319,6 +379,10 @@ impl Model {
             Step::EndWalks => self.visit(hub, 0, 1_000, 0),
         }
     }
+}
+
+fn format_of(hub: &ShardHub<Wants>, id: ConnectionId) -> Format {
+    hub.connections.get(id).expect("it is connected").io.0
 }
 
 proptest! {
@@ -351,7 +415,10 @@ proptest! {
         for id in model.live {
             hub.remove(id);
         }
-        let mut topics = TOPICS.iter().filter_map(|topic| hub.topics.find(&name(topic)));
-        prop_assert!(topics.all(|id| hub.topics[id].attached == 0 && hub.topics[id].members.is_empty()));
+        for id in TOPICS.iter().filter_map(|topic| hub.topics.find(&name(topic))) {
+            let topic = &hub.topics[id];
+            prop_assert!(topic.attached == 0 && !topic.audiences.iter().any(Audience::has_places));
+            prop_assert!(!topic.audiences.has_others(), "an audience without subscribers is forgotten");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of runs.
 
 use super::*;
+use crate::proto::PreparedMessage;
 
 fn text(run: &FrozenRun, slot: u32) -> (Vec<String>, u32) {
     let payloads = |pieces: &[Piece]| {
@@ -27,8 +28,12 @@ fn joined_bytes(pieces: &[Piece]) -> Vec<u8> {
     pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect()
 }
 
-fn message(text: &str) -> PreparedMessage {
-    PreparedMessage::text(text)
+fn message(text: &str) -> Bytes {
+    PreparedMessage::text(text).into_frame()
+}
+
+fn binary(payload: &[u8]) -> Bytes {
+    PreparedMessage::binary(payload).into_frame()
 }
 
 #[test]
@@ -43,20 +48,20 @@ fn small_frames_are_one_piece() {
 
 #[test]
 fn a_large_frame_is_shared_between_them() {
-    let large = PreparedMessage::binary(&vec![1; LARGE_FRAME]);
+    let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
     run.append(&message("a"), None);
     run.append(&large, Some(7));
     run.append(&message("b"), None);
     let run = run.freeze();
-    assert_eq!(run.pieces()[1].bytes.as_ptr(), large.frame().as_ptr());
+    assert_eq!(run.pieces()[1].bytes.as_ptr(), large.as_ptr());
     assert_eq!(text(&run, 1), (vec!["a".into(), "large".into(), "b".into()], 3));
     assert_eq!(text(&run, 7), (vec!["a".into(), "b".into()], 2));
 }
 
 #[test]
 fn the_number_of_pieces_is_bounded() {
-    let large = PreparedMessage::binary(&vec![1; LARGE_FRAME]);
+    let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
     for _ in 0..600 {
         run.append(&message("a"), None);
@@ -104,7 +109,7 @@ fn a_leaver_takes_its_share_so_far() {
     let mut run = Run::default();
     run.append(&message("1"), Some(7));
     run.append(&message("2"), None);
-    assert_eq!(joined_bytes(&run.owed(7)), message("2").frame()[..]);
+    assert_eq!(joined_bytes(&run.owed(7)), message("2")[..]);
     for count in 3..5_003 {
         run.append(&message("x"), None);
         assert_eq!(run.owed(8).iter().map(|piece| piece.messages).sum::<u32>(), count);
@@ -126,7 +131,7 @@ fn the_buffer_comes_back_unless_it_is_referred_to() {
     let run = filled();
     let kept = run.pieces()[0].bytes.clone();
     assert!(run.into_buffer().is_none());
-    assert_eq!(kept, message("a").frame());
+    assert_eq!(kept, message("a"));
 }
 
 /// What backlogs keep of a large buffer is copied, once for all of them; what nearly fills its buffer is shared.
@@ -134,7 +139,7 @@ fn the_buffer_comes_back_unless_it_is_referred_to() {
 fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     let check = |capacity: usize, frame: usize, is_copied: bool| {
         let mut run = Run::new(BytesMut::with_capacity(capacity));
-        run.append(&PreparedMessage::binary(&vec![0; frame]), Some(9));
+        run.append(&binary(&vec![0; frame]), Some(9));
         let mut run = run.freeze();
         let (kept, again) = (run.owed(1), run.owed(2));
         assert_eq!(kept[0].bytes, run.pieces()[0].bytes);
@@ -148,12 +153,12 @@ fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     check(10_600, 10_000, false);
     for large in [LARGE_FRAME, 60_000, 65_536, 1 << 20] {
         let mut run = Run::default();
-        let message = PreparedMessage::binary(&vec![0; large]);
+        let message = binary(&vec![0; large]);
         run.append(&message, None);
         let mut run = run.freeze();
         let kept = run.owed(1).remove(0);
         assert!(kept.charge <= large + large / 10 + BUFFER, "{large} bytes are charged {}", kept.charge);
-        assert_eq!(kept.bytes, message.frame());
+        assert_eq!(kept.bytes, message);
         assert_eq!(kept.bytes.as_ptr(), run.owed(2)[0].bytes.as_ptr());
     }
 }
@@ -172,7 +177,7 @@ fn little_is_copied_by_the_slow_consumer() {
 fn a_part_of_a_piece_keeps_no_more_than_itself() {
     let mut run = Run::default();
     for number in 0..20 {
-        run.append(&PreparedMessage::binary(&[0; 10_000]), Some(7).filter(|_| number % 2 == 0));
+        run.append(&binary(&[0; 10_000]), Some(7).filter(|_| number % 2 == 0));
     }
     let mut run = run.freeze();
     let kept = run.owed(7);
@@ -185,9 +190,9 @@ fn a_part_of_a_piece_keeps_no_more_than_itself() {
 #[test]
 fn leavers_share_what_is_kept() {
     let mut run = Run::default();
-    run.append(&PreparedMessage::binary(&vec![0; 70_000]), None);
+    run.append(&binary(&vec![0; 70_000]), None);
     let first = run.owed(1);
-    run.append(&PreparedMessage::binary(&vec![1; 70_000]), None);
+    run.append(&binary(&vec![1; 70_000]), None);
     let second = run.owed(2);
     assert_eq!((first.len(), second.len()), (1, 2));
     assert_eq!(first[0].bytes.as_ptr(), second[0].bytes.as_ptr());
@@ -196,7 +201,7 @@ fn leavers_share_what_is_kept() {
 #[test]
 fn an_own_large_frame_is_not_charged() {
     let mut run = Run::default();
-    run.append(&PreparedMessage::binary(&vec![0; 200_000]), Some(7));
+    run.append(&binary(&vec![0; 200_000]), Some(7));
     run.append(&message("owed"), None);
     assert!(run.freeze().owed(7).iter().map(|piece| piece.charge).sum::<usize>() < 300);
 }
@@ -206,7 +211,7 @@ fn an_own_large_frame_is_not_charged() {
 fn a_run_weighs_what_it_holds() {
     let weigh = |frame: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
         let mut run = Run::new(BytesMut::with_capacity(4_096));
-        let message = PreparedMessage::binary(&vec![0; frame]);
+        let message = binary(&vec![0; frame]);
         for number in 0..count {
             run.append(&message, source(number));
         }
@@ -247,7 +252,7 @@ fn joining_weighs() {
 /// However many large frames a run has: beyond the first pieces they are copied into tails, which have a limit too.
 #[test]
 fn tails_have_a_limit() {
-    let large = PreparedMessage::binary(&vec![1; 70_000]);
+    let large = binary(&vec![1; 70_000]);
     let mut run = Run::default();
     (0..1_200).for_each(|_| run.append(&large, None));
     let run = run.freeze();
@@ -261,7 +266,7 @@ fn tails_have_a_limit() {
 #[test]
 fn a_crowd_that_leaves_shares_what_it_is_owed() {
     const CROWD: u32 = 1_000;
-    let message = PreparedMessage::binary(&[1; 3_000]);
+    let message = binary(&[1; 3_000]);
     let mut run = Run::default();
     let (mut shared, mut copied, mut pieces) = (HashMap::new(), 0, 0);
     let mut all = Vec::new();
@@ -289,7 +294,7 @@ fn a_crowd_that_leaves_shares_what_it_is_owed() {
 
 #[test]
 fn messages_are_counted_for_each_piece() {
-    let large = PreparedMessage::binary(&vec![1; LARGE_FRAME]);
+    let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
     for source in [None, Some(7), None] {
         run.append(&message("a"), source);
@@ -306,7 +311,7 @@ fn messages_are_counted_for_each_piece() {
 fn much_is_gathered_in_several_pieces() {
     let mut run = Run::default();
     for _ in 0..1_000 {
-        run.append(&PreparedMessage::binary(&[0; 1_000]), None);
+        run.append(&binary(&[0; 1_000]), None);
     }
     let run = run.freeze();
     assert_eq!(run.pieces().len(), run.bytes().div_ceil(SMALL_PIECE_MAX));

@@ -8,10 +8,10 @@ use std::sync::{
 use super::world::{next, topic};
 use crate::{
     hub::{
-        ConnectionId, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Scope, ShardHub,
+        ConnectionId, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope, ShardHub,
         SubscribeOptions, Wake, testing::texts,
     },
-    proto::{PreparedMessage, Role, Tick, WebSocket},
+    proto::{Role, Tick, WebSocket},
 };
 
 /// Some shards with a subscriber of every topic each, and an external end, which all publish until they begin to leave
@@ -106,11 +106,11 @@ impl World {
         self.rouse(end);
         self.published += 1;
         let text = format!("{} from {end} {number}", self.published);
-        let message = PreparedMessage::text(&text);
+        let message = Publication::text(&text);
         if self.is_external(end) {
             self.outside.submit(topic(number), None, message, self.published);
         } else {
-            self.hubs[end].publish_by_name(&topic(number), None, &message, Scope::Server);
+            self.hubs[end].publish_by_name(&topic(number), None, message, Scope::Server);
         }
         if !self.has_begun[end] {
             self.before[number].push(text);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::hub::ConnectionId;
+use crate::hub::{ConnectionId, Place};
 
 /// A subscription, and the messages that it has brought.
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub(super) struct Subscriber {
     /// How many messages the home had ordered when the connection was told of the subscription.
     pub(super) told_at: Option<u64>,
     pub(super) seen: Vec<String>,
+    /// The places of the messages in the order, if the subscriber's format tells them.
+    pub(super) places: Vec<(String, Place)>,
 }
 
 impl Subscriber {
@@ -36,6 +38,10 @@ impl Subscriber {
         let first = seen.first().map_or(order.len(), |text| position[text]);
         let last = if is_live { order.len() } else { seen.last().map_or(first, |text| position[text] + 1) };
         // Between the telling and the first message that it has seen there is nothing but its connection's own.
+        for (text, Place { offset, previous, .. }) in &self.places {
+            // The home has given no place but those of the order.
+            assert_eq!((*offset, *previous), (position[text] as u64 + 1, position[text] as u64), "{id} {text}");
+        }
         let from = first.min(told_at as usize);
         let owed = order[from..last.max(from)].iter().filter(|text| *echo || !self.is_own(text)).copied();
         let owed: Vec<&String> = if is_live { owed.collect() } else { owed.take(seen.len()).collect() };

@@ -11,20 +11,21 @@ use std::{
 use super::{TOPICS, subscriber::Subscriber};
 use crate::{
     hub::{
-        ConnectionId, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, Scope, ShardHub,
-        SubscribeOptions, Subscribed, TopicId, TopicName, Wake, testing::texts,
+        AudienceId, ConnectionId, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
+        Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
+        testing::{FORMATS, Got, Wants, decode, encodings},
     },
-    proto::{PreparedMessage, Role, Tick, WebSocket},
+    proto::{Role, Tick, WebSocket},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
 pub(super) struct World {
     random: u64,
-    pub(super) hubs: Vec<ShardHub>,
+    pub(super) hubs: Vec<ShardHub<Wants>>,
     /// Of each shard: whether it sleeps, and whether it has been woken since.
     pub(super) sleeps: Vec<bool>,
     woken: Vec<Arc<AtomicBool>>,
-    pub(super) walks: Vec<Vec<TopicId>>,
+    pub(super) walks: Vec<Vec<AudienceId>>,
     pub(super) connections: Vec<ConnectionId>,
     /// Of each connection by topic.
     pub(super) members: HashMap<(ConnectionId, usize), Subscriber>,
@@ -53,9 +54,10 @@ impl World {
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
         let wake = wake.collect();
-        let hubs: Vec<ShardHub> = {
+        let hubs: Vec<ShardHub<Wants>> = {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
-            MeshEnd::connect(wake, &limits).into_iter().map(|mesh| ShardHub::new(mesh, limits_of_hub, 1_000)).collect()
+            let hub = |mesh| ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
+            MeshEnd::connect(wake, &limits).into_iter().map(hub).collect()
         };
         let walks = (0..shards).map(|_| Vec::new()).collect();
         let mut world = World {
@@ -88,6 +90,11 @@ impl World {
         self.hubs[self.home(number)].offset(&topic(number))
     }
 
+    /// The format that a connection wants.
+    fn format(&self, id: ConnectionId) -> Format {
+        self.hubs[usize::from(id.shard())].connections.get(id).expect("it is connected").io.0
+    }
+
     fn pick(&mut self, below: usize) -> usize {
         next(&mut self.random, below)
     }
@@ -115,8 +122,9 @@ impl World {
     /// A connection that is held until all of these topics are live.
     pub(super) fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
         self.rouse(shard);
+        let format = FORMATS[self.pick(FORMATS.len())];
         let hub = &mut self.hubs[shard];
-        let mut connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ());
+        let mut connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), Wants(format));
         connection.is_held = true;
         let id = hub.connections.insert(connection).unwrap();
         self.connections.push(id);
@@ -157,7 +165,15 @@ impl World {
         assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
         if outcome != Subscribed::Already {
             let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));
-            let new = Subscriber { id, topic: number, echo, is_observer: false, told_at, seen: Vec::new() };
+            let new = Subscriber {
+                id,
+                topic: number,
+                echo,
+                is_observer: false,
+                told_at,
+                seen: Vec::new(),
+                places: Vec::new(),
+            };
             self.members.insert((id, number), new);
         }
         outcome
@@ -166,8 +182,9 @@ impl World {
     pub(super) fn unsubscribe(&mut self, id: ConnectionId, number: usize) {
         let shard = usize::from(id.shard());
         self.rouse(shard);
+        let format = self.format(id);
         let owed = self.hubs[shard].unsubscribe(id, &topic(number));
-        self.see(id, &owed);
+        self.see(id, format, &owed);
         self.gone.extend(self.members.remove(&(id, number)));
         self.release(id);
     }
@@ -181,20 +198,22 @@ impl World {
     pub(super) fn leave(&mut self, id: ConnectionId) {
         let shard = usize::from(id.shard());
         self.rouse(shard);
+        let format = self.format(id);
         let owed = self.hubs[shard].leave(id);
         self.hubs[shard].remove(id);
-        self.see(id, &owed);
+        self.see(id, format, &owed);
         self.connections.retain(|&other| other != id);
         for number in 0..TOPICS {
             self.gone.extend(self.members.remove(&(id, number)));
         }
     }
 
-    fn see(&mut self, id: ConnectionId, pieces: &[Piece]) {
-        for text in texts(pieces) {
+    fn see(&mut self, id: ConnectionId, format: Format, pieces: &[Piece]) {
+        for Got { text, place } in decode(format, pieces) {
             let number = text.split(' ').next_back().unwrap().parse().unwrap();
-            let subscriber = self.members.get_mut(&(id, number));
-            subscriber.expect("nothing of what it is not subscribed to").seen.push(text);
+            let subscriber = self.members.get_mut(&(id, number)).expect("nothing of what it is not subscribed to");
+            subscriber.places.extend(place.map(|place| (text.clone(), place)));
+            subscriber.seen.push(text);
         }
     }
 
@@ -208,8 +227,8 @@ impl World {
         }
         self.published += 1;
         let local = if scope == Scope::Shard { "local " } else { "" };
-        let message = PreparedMessage::text(&format!("{local}{id} {} {number}", self.published));
-        hub.publish_by_name(&topic(number), Some(id), &message, scope);
+        let message = Publication::text(&format!("{local}{id} {} {number}", self.published));
+        hub.publish_by_name(&topic(number), Some(id), message, scope);
     }
 
     pub(super) fn step_shard(&mut self, shard: usize, act: Act) {
@@ -241,7 +260,7 @@ impl World {
     }
 
     /// A walk's visit hands out its own share, and perhaps those of other walks, which then pass the connection.
-    fn visit(&mut self, shard: usize, walk: TopicId, slot: u32) {
+    fn visit(&mut self, shard: usize, walk: AudienceId, slot: u32) {
         let further_max = next(&mut self.random, TOPICS);
         let hub = &mut self.hubs[shard];
         let id = hub.connections.id_at(slot).unwrap();
@@ -250,11 +269,11 @@ impl World {
         }
         let (mut owed, mut ahead) = (hub.owed_by_walk(walk, slot), Vec::new());
         hub.walks_ahead(id, self.walks[shard].iter().copied(), &mut ahead);
-        for topic in ahead.into_iter().take(further_max) {
-            owed.extend(hub.owed_by_walk(topic, slot));
-            hub.take_share(id, topic);
+        for walk in ahead.into_iter().take(further_max) {
+            owed.extend(hub.owed_by_walk(walk, slot));
+            hub.take_share(id, walk);
         }
-        self.see(id, &owed);
+        self.see(id, walk.format, &owed);
     }
 
     pub(super) fn step(&mut self) {

@@ -8,8 +8,8 @@ use std::{
 use super::names::{Name, prepare};
 use crate::{
     handler::{Closed, Connection, Handler, Refused, Sent, ShardApi, SubscribeError},
-    hub::{ConnectionId, Scope, SubscribeOptions, TopicName},
-    proto::{CloseCode, Message, PreparedMessage},
+    hub::{ConnectionId, Publication, Scope, SubscribeOptions, TopicName},
+    proto::{CloseCode, Message},
 };
 
 /// Answers `?1` with `!1`, acts after `act 1`, closes after `close`, and closes with 1008 after any other message.
@@ -102,7 +102,7 @@ pub(super) trait Hands {
     fn id(&self) -> ConnectionId;
     fn subscribe(&mut self, topic: &TopicName, options: SubscribeOptions) -> Result<(), SubscribeError>;
     fn unsubscribe(&mut self, topic: &TopicName) -> bool;
-    fn publish(&mut self, topic: &TopicName, message: &PreparedMessage);
+    fn publish(&mut self, topic: &TopicName, message: &Publication);
     fn close(&mut self, code: CloseCode, reason: &str);
 }
 
@@ -119,7 +119,7 @@ impl Hands for Connection<'_, ()> {
         Connection::unsubscribe(self, topic)
     }
 
-    fn publish(&mut self, topic: &TopicName, message: &PreparedMessage) {
+    fn publish(&mut self, topic: &TopicName, message: &Publication) {
         Connection::publish(self, topic, message, Scope::Server);
     }
 
@@ -148,8 +148,8 @@ impl Hands for Called<'_> {
         self.shard.unsubscribe(self.id, topic)
     }
 
-    fn publish(&mut self, topic: &TopicName, message: &PreparedMessage) {
-        self.shard.publish(Some(self.id), topic, message, Scope::Server);
+    fn publish(&mut self, topic: &TopicName, message: &Publication) {
+        self.shard.publish(Some(self.id), topic, message.into(), Scope::Server);
     }
 
     fn close(&mut self, code: CloseCode, reason: &str) {

@@ -8,7 +8,7 @@ use super::{
     names::{CONTROL, Name, Stream, name, prepare},
 };
 use crate::{
-    hub::{Command, ConnectionId, ExternalEnd, Published, Reply, TopicName, home, testing::UnderWay},
+    hub::{Command, ConnectionId, ExternalEnd, Place, Reply, TopicName, home, testing::UnderWay},
     proto::{KeepAlive, PreparedMessage},
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Post {
     /// The client that does not get the message unless it has an echo.
     pub(super) source: Option<usize>,
     /// The place that the topic's home has answered.
-    pub(super) place: Option<Published>,
+    pub(super) place: Option<Place>,
 }
 
 /// A request that is not submitted yet.

@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{ConnectionId, ExternalEnd, MeshEnd, MeshLimits, Scope, TopicName, Wake},
+    hub::{ConnectionId, ExternalEnd, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake},
     metrics::{Counter, Counters},
-    proto::{PreparedMessage, Tick},
+    proto::Tick,
     shard::state::Shard,
 };
 
@@ -84,13 +84,13 @@ impl Shards {
     /// Submits a message, like the control thread.
     fn submit(&mut self, topic: &TopicName, text: &str) {
         let control = self.control.as_mut().expect("it runs");
-        control.submit(topic.clone(), None, PreparedMessage::text(text), 0);
+        control.submit(topic.clone(), None, Publication::text(text), 0);
         control.send_out();
     }
 
     /// Publishes a message on a shard, like a handler of the shard.
     fn publish(&mut self, shard: usize, topic: &TopicName, text: &str) {
-        self.shards[shard].hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Server);
+        self.shards[shard].hub.publish_by_name(topic, None, Publication::text(text), Scope::Server);
         self.more[shard] = true;
     }
 

@@ -29,9 +29,9 @@ use super::{
 use crate::{
     config::{Config, Settings, Sources, settle},
     handler::{Connection, Handler, Pattern, Route, RouteOptions, Tasks, Typed},
-    hub::{ConnectionId, MeshEnd, MeshLimits, Scope, TopicName, Wake, home},
+    hub::{ConnectionId, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake, home},
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, FrameHeader, KeepAlive, Message, OpCode, PreparedMessage, State, Tick, encode_masked},
+    proto::{CloseCode, Fin, FrameHeader, KeepAlive, Message, OpCode, State, Tick, encode_masked},
     shard::state::Shard,
     surface::raw::TOPIC_PATTERN,
 };
@@ -45,7 +45,7 @@ impl Handler for Relaying {
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
         let text = std::str::from_utf8(message.payload()).expect("clients send text");
         let topic = TopicName::new(text.split(' ').next().expect("a word")).expect("a name");
-        connection.publish(&topic, &PreparedMessage::text(text), Scope::Server);
+        connection.publish(&topic, Publication::text(text), Scope::Server);
     }
 }
 

@@ -15,9 +15,11 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
+    hub::{
+        ConnectionId, HubLimits, MeshEnd, MeshLimits, Publication, Scope, SubscribeOptions, Subscribed, TopicName, Wake,
+    },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, FrameHeader, KeepAlive, OpCode, PreparedMessage, Tick, encode_masked},
+    proto::{CloseCode, Fin, FrameHeader, KeepAlive, OpCode, Tick, encode_masked},
     shard::state::Shard,
 };
 
@@ -178,7 +180,7 @@ fn a_close_frame_follows_the_echoes() {
         world.answer();
         assert_eq!(world.sent(0), expected);
         assert!(!world.waits(id) && !world.shard.hub.is_subscribed(id, &topic));
-        world.other.publish_by_name(&topic, None, &PreparedMessage::text("late"), Scope::Server);
+        world.other.publish_by_name(&topic, None, Publication::text("late"), Scope::Server);
         world.answer();
         assert!(world.sent(0).is_empty(), "nothing follows a close frame");
         if server_closes {
@@ -290,7 +292,7 @@ fn a_closing_connection_may_become_a_slow_consumer() {
     let topic = world.topic(false);
     let id = world.connect(&topic, true, Scope::Server, 20_000);
     world.arrive(0, &segment(&["1"], CLOSE_FRAME));
-    let message = PreparedMessage::text(&"x".repeat(10_000));
+    let message = Publication::text(&"x".repeat(10_000));
     let mut most = 0;
     for _ in 0..30 {
         world.other.publish_by_name(&topic, None, &message, Scope::Server);
@@ -324,7 +326,7 @@ fn a_pending_subscription_ends_with_the_open_state() {
     world.arrive(0, &segment(&["1"], CLOSE_FRAME));
     assert_eq!(world.shard.hub.subscriptions(id), [topic]);
     world.answer();
-    let message = PreparedMessage::text("no");
+    let message = Publication::text("no");
     world.other.publish_by_name(&pending, None, &message, Scope::Server);
     world.answer();
     assert_eq!(world.sent(0), ["1", "close 1000"]);

@@ -1,6 +1,6 @@
 //! The names of simulated messages, and the payloads that carry them.
 
-use crate::proto::{MessageType, PreparedMessage};
+use crate::{hub::Publication, proto::MessageType};
 
 /// Names a message by its sender, its topic, its [`Stream`], and its number in that stream; or [`EMPTY`].
 pub(super) type Name = u64;
@@ -77,11 +77,11 @@ pub(super) fn payload(name: Name, size: usize) -> Vec<u8> {
 }
 
 /// Returns the message of that name, with about `size` bytes.
-pub(super) fn prepare(name: Name, size: usize) -> PreparedMessage {
+pub(super) fn prepare(name: Name, size: usize) -> Publication {
     let payload = payload(name, size);
     match message_type(name) {
-        MessageType::Text => PreparedMessage::text(std::str::from_utf8(&payload).expect("a payload is UTF-8")),
-        MessageType::Binary => PreparedMessage::binary(&payload),
+        MessageType::Text => Publication::text(std::str::from_utf8(&payload).expect("a payload is UTF-8")),
+        MessageType::Binary => Publication::binary(&payload),
     }
 }
 

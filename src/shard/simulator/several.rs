@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{ConnectionId, Scope, SubscribeOptions, TopicName},
+    hub::{ConnectionId, Publication, Scope, SubscribeOptions, TopicName},
     metrics::Counter,
-    proto::{CloseCode, FrameHeader, OpCode, PreparedMessage, Tick},
+    proto::{CloseCode, FrameHeader, OpCode, Tick},
     shard::pace::Pace,
 };
 
@@ -32,7 +32,7 @@ fn pace(send_batch: usize, flush_entries: usize) -> Pace {
 }
 
 fn publish(world: &mut World, topic: &TopicName, text: &str) {
-    let message = PreparedMessage::text(text);
+    let message = Publication::text(text);
     world.shard.hub.publish_by_name(topic, None, &message, Scope::Server).expect("at home");
 }
 

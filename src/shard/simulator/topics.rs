@@ -15,9 +15,11 @@ use super::{
 use crate::{
     config::{Config, Settings},
     handler::RouteOptions,
-    hub::{ConnectionId, HubLimits, MeshEnd, MeshLimits, Scope, SubscribeOptions, Subscribed, TopicName, Wake},
+    hub::{
+        ConnectionId, HubLimits, MeshEnd, MeshLimits, Publication, Scope, SubscribeOptions, Subscribed, TopicName, Wake,
+    },
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, Millis, OpCode, PreparedMessage, Tick, encode_masked},
+    proto::{CloseCode, Fin, Millis, OpCode, Tick, encode_masked},
     shard::state::Shard,
 };
 
@@ -57,7 +59,7 @@ impl World {
     /// Publishes at the topic's home.
     fn publish(&mut self, topic: &TopicName, text: &str) {
         let hub = if self.other.home(topic) == 0 { &mut self.shard.hub } else { &mut self.other };
-        let published = hub.publish_by_name(topic, None, &PreparedMessage::text(text), Scope::Server);
+        let published = hub.publish_by_name(topic, None, Publication::text(text), Scope::Server);
         assert!(published.is_some(), "at home");
     }
 

@@ -6,8 +6,10 @@ use std::{
 };
 
 use ringhub::{
-    ConnectionId, PreparedMessage, Published, Scope, SubscribeOptions, TopicName,
-    hub::{HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, ShardHub, Share, Subscribed, TopicId, Wake},
+    ConnectionId, Place, Publication, Scope, SubscribeOptions, TopicName,
+    hub::{
+        AudienceId, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, ShardHub, Share, Subscribed, Wake,
+    },
     proto::{FrameHeader, Role, Tick, WebSocket},
 };
 
@@ -36,12 +38,12 @@ pub(crate) fn hub(bytes: &[u8]) -> usize {
 struct World {
     hubs: Vec<ShardHub>,
     /// The walks under way of each hub.
-    walks: Vec<Vec<TopicId>>,
+    walks: Vec<Vec<AudienceId>>,
     connections: Vec<ConnectionId>,
     /// The model: the members of each topic.
     members: [BTreeMap<ConnectionId, Member>; TOPICS],
     /// The place of the last message of each topic.
-    places: [Option<Published>; TOPICS],
+    places: [Option<Place>; TOPICS],
     /// Subscriptions that are not live yet.
     pending: HashMap<(ConnectionId, usize), bool>,
     published: usize,
@@ -165,7 +167,7 @@ impl World {
         let scope = if what >> 5 == 0 { Scope::Shard } else { Scope::Server };
         self.published += 1;
         let text: Arc<str> = format!("{number} {} {}", self.published, "x".repeat(padding)).into();
-        let place = self.hubs[hub].publish_by_name(&topic(number), source, &PreparedMessage::text(&text), scope);
+        let place = self.hubs[hub].publish_by_name(&topic(number), source, Publication::text(&text), scope);
         let is_home = usize::from(self.hubs[hub].home(&topic(number))) == hub;
         assert_eq!(place.is_some(), is_home && scope == Scope::Server, "the home knows its place at once");
         if scope == Scope::Server {
@@ -180,7 +182,7 @@ impl World {
     }
 
     /// Checks that a message has the next place of its topic. `place` is unknown if the topic has its home elsewhere.
-    fn note_place(&mut self, number: usize, place: Option<Published>) {
+    fn note_place(&mut self, number: usize, place: Option<Place>) {
         let last = &mut self.places[number];
         match (place, &last) {
             (Some(place), Some(last)) if place.epoch == last.epoch => assert_eq!(place.offset, last.offset + 1),

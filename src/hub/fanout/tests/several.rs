@@ -6,7 +6,7 @@ use super::*;
 
 /// A flush whose walks take turns of so many visits. Returns how many of these handed out shares, and what each slot
 /// got.
-fn flush_in_turns(hub: &mut ShardHub, visits: usize) -> (usize, BTreeMap<u32, Vec<String>>) {
+fn flush_in_turns(hub: &mut ShardHub<Wants>, visits: usize) -> (usize, BTreeMap<u32, Vec<String>>) {
     let (mut received, mut sends) = (BTreeMap::new(), 0);
     let mut walks = VecDeque::new();
     hub.begin_walks(&mut walks);
