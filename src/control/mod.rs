@@ -175,14 +175,14 @@ mod tests {
     use crate::{
         auth::Access,
         config::Settings,
-        hub::{MeshEnd, MeshLimits, Wake},
+        hub::{EndRole, MeshEnd, MeshLimits, Wake},
     };
 
     /// A server that has lost the task for its shards ends, like a server that has lost a shard.
     #[test]
     fn the_end_of_the_publisher_ends_the_control_thread() {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
-        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
         let (door, arrivals) = tokio::sync::mpsc::channel(1);
         // The task ends when nobody can send it a request, which happens to this one at once.
         let ((_, requests), (publisher, _others)) = (Publisher::new(), Publisher::new());

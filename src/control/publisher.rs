@@ -307,7 +307,7 @@ const REQUESTS_MIN: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{HubLimits, MeshEnd, MeshLimits, ShardHub, Wake};
+    use crate::hub::{EndRole, HubLimits, MeshEnd, MeshLimits, ShardHub, Wake};
 
     /// A body is counted exactly once, when it gets its place, even if its client has gone by then.
     #[test]
@@ -316,7 +316,7 @@ mod tests {
         let woken: Arc<Notify> = Arc::default();
         let notified = Arc::clone(&woken);
         let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
-        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
         let outside = ExternalEnd::new(ends.pop().unwrap());
         let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
         let (publisher, requests) = Publisher::new();
@@ -369,7 +369,7 @@ mod tests {
             let notified = Arc::clone(&woken);
             let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
             let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
-            let mut ends = MeshEnd::connect_with(wake, 1, &limits);
+            let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &limits);
             let outside = ExternalEnd::new(ends.pop().unwrap());
             let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             hub.send_barrier();
@@ -505,7 +505,7 @@ mod tests {
         let woken: Arc<Notify> = Arc::default();
         let notified = Arc::clone(&woken);
         let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(|| {}), Arc::new(move || notified.notify_one())];
-        let mut ends = MeshEnd::connect_with(wake, 2, &limits);
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(2), &limits);
         let outside = ExternalEnd::new(ends.pop().unwrap());
         let mut hubs: Vec<ShardHub> =
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1)).collect();
@@ -554,7 +554,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for is_taken in [true, false] {
             let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
-            let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+            let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
             let outside = ExternalEnd::new(ends.pop().unwrap());
             let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();

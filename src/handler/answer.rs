@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     auth::Identity,
-    hub::{Scope, SubscribeOptions, TopicName},
+    hub::{Format, Scope, SubscribeOptions, TopicName},
     proto::{Refusal, encode_response, is_token},
 };
 
@@ -25,6 +25,7 @@ pub struct Accept<S> {
     pub(crate) identity: Option<Identity>,
     pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     pub(crate) forwards: Option<(TopicName, Scope)>,
+    pub(crate) format: Format,
 }
 
 /// The subprotocol that a handler chooses (RFC 6455 1.9).
@@ -47,6 +48,7 @@ impl<S> Accept<S> {
             identity: None,
             subscriptions: Vec::new(),
             forwards: None,
+            format: Format::RAW,
         }
     }
 
@@ -97,6 +99,14 @@ impl<S> Accept<S> {
     #[must_use]
     pub fn forward(mut self, topic: TopicName, scope: Scope) -> Self {
         self.forwards = Some((topic, scope));
+        self
+    }
+
+    /// Chooses the form in which the connection gets the publications of its topics.
+    #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "every surface so far wants raw frames"))]
+    pub(crate) fn format(mut self, format: Format) -> Self {
+        self.format = format;
         self
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{Scope, SubscribeOptions, TopicName},
+    hub::{Format, Scope, SubscribeOptions, TopicName},
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
@@ -64,12 +64,13 @@ pub(crate) struct Opened {
     pub(crate) identity: Option<Identity>,
     pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     pub(crate) forwards: Option<(TopicName, Scope)>,
+    pub(crate) format: Format,
 }
 
 impl<S: 'static> From<Accept<S>> for Opened {
     fn from(accept: Accept<S>) -> Self {
-        let Accept { state, protocol, headers, identity, subscriptions, forwards } = accept;
-        Opened { state: Box::new(state), protocol, headers, identity, subscriptions, forwards }
+        let Accept { state, protocol, headers, identity, subscriptions, forwards, format } = accept;
+        Opened { state: Box::new(state), protocol, headers, identity, subscriptions, forwards, format }
     }
 }
 

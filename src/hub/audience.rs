@@ -28,7 +28,8 @@ pub(super) struct Audience {
     pub(super) vacant: u32,
     /// The pass over the members that is under way.
     pub(super) walk: Option<Box<Walk>>,
-    /// The publications that were gathered for the next walk.
+    /// The publications that were gathered since the last walk began. If they are of several epochs, each epoch has a
+    /// run and a walk of its own; this is the latest run, and each has the one before it as [`Run::earlier`].
     pub(super) run: Option<Box<Run>>,
     /// Decides where the next walk begins, so that no subscriber is always the last.
     pub(super) rotation: u32,
@@ -50,6 +51,24 @@ impl Audience {
     /// Returns whether publications are still on their way to subscribers.
     pub(super) fn is_busy(&self) -> bool {
         self.walk.is_some() || self.run.is_some()
+    }
+
+    /// Takes the earliest of the runs.
+    pub(super) fn take_run(&mut self) -> Option<Box<Run>> {
+        let mut earliest = &mut self.run;
+        while earliest.as_ref().is_some_and(|run| run.earlier.is_some()) {
+            earliest = &mut earliest.as_mut()?.earlier;
+        }
+        earliest.take()
+    }
+
+    /// Calls `visit` with each of the runs, the latest first.
+    pub(super) fn for_each_run(&mut self, mut visit: impl FnMut(&mut Run)) {
+        let mut next = &mut self.run;
+        while let Some(run) = next {
+            visit(run);
+            next = &mut run.earlier;
+        }
     }
 
     /// Frees the memory of the lists of members, which must be empty.

@@ -38,13 +38,37 @@ pub enum Request {
         /// The interest.
         interest: Interest,
     },
+    /// An engine gives this publication, whose topic has its home at the requesting shard, a place, and returns it as
+    /// [`Request::Distribute`].
+    Order(Box<Unplaced>),
+    /// The topic's home sends this publication, which an engine has given a place, to each interested shard.
+    Distribute(Box<Placed>),
     /// No request from before the drain follows.
     Barrier,
-    /// The shard returns the mark as [`Delivery::Mark`]. Until then a connection of the requesting shard waits.
+    /// The shard returns the mark as [`Delivery::Mark`] to the shard of the connection, which waits until then. An engine
+    /// returns the mark to the home.
     Mark {
         /// The connection.
         id: ConnectionId,
     },
+}
+
+/// A publication that an engine is to give a place.
+#[derive(Debug, Clone)]
+pub struct Unplaced {
+    /// The publication.
+    pub posted: Arc<Posted>,
+    /// The external end that waits for the place, and its ticket.
+    pub asker: Option<(u16, u64)>,
+}
+
+/// A publication that an engine has given a place.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The publication.
+    pub unplaced: Unplaced,
+    /// Its place in the topic's order.
+    pub place: Place,
 }
 
 /// The interest of a shard in a topic whose home is another shard.
@@ -109,6 +133,8 @@ impl Weight for Request {
     fn kept(&self) -> usize {
         match self {
             Request::Publish(posted) | Request::Submit { posted, .. } => posted.kept(),
+            Request::Order(unplaced) => ALLOCATION + size_of::<Unplaced>() + unplaced.posted.kept(),
+            Request::Distribute(placed) => ALLOCATION + size_of::<Placed>() + placed.unplaced.posted.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
             // The name belongs to the topic.
             Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     command::{Command, Reply},
     connection_id::ConnectionId,
-    entry::{Delivery, Request},
+    entry::{Delivery, Placed, Request, Unplaced},
     mesh::MeshEnd,
-    publication::{Posted, Publication},
+    publication::{Place, Posted, Publication},
     topic_name::{TopicName, home},
 };
 
@@ -19,6 +19,16 @@ use super::{
 #[derive(Debug)]
 pub struct ExternalEnd {
     mesh: MeshEnd,
+    /// Shards whose barrier has come to this engine.
+    barriers: u16,
+}
+
+/// A publication that an engine is to give a place, and the topic's home, to which the engine returns it.
+#[derive(Debug)]
+pub struct Order {
+    /// The publication.
+    pub unplaced: Unplaced,
+    home: u16,
 }
 
 impl ExternalEnd {
@@ -30,7 +40,7 @@ impl ExternalEnd {
     #[must_use]
     pub fn new(mesh: MeshEnd) -> Self {
         assert!(mesh.number() >= mesh.shards(), "a shard has a hub");
-        ExternalEnd { mesh }
+        ExternalEnd { mesh, barriers: 0 }
     }
 
     /// Publishes to all subscribers of the topic, except `source`. The publication's place comes back with the ticket.
@@ -77,6 +87,32 @@ impl ExternalEnd {
         }
     }
 
+    /// Returns the next publication that this engine is to order, from a home that is not behind. The owner gives
+    /// publications of the same topic their places by [`ExternalEnd::distribute`] in the order in which they come.
+    pub fn next_order(&mut self) -> Option<Order> {
+        loop {
+            match self.mesh.next_request_where(|mesh, home| !mesh.is_behind(home))? {
+                (home, Request::Order(unplaced)) => return Some(Order { unplaced: *unplaced, home }),
+                (_, Request::Barrier) => self.barriers += 1,
+                (home, mark @ Request::Mark { .. }) => self.mesh.request(home, mark),
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns an ordered publication to its topic's home, with its place. Within an epoch, offsets grow.
+    pub fn distribute(&mut self, order: Order, place: Place) {
+        let Order { unplaced, home } = order;
+        self.mesh.request(home, Request::Distribute(Box::new(Placed { unplaced, place })));
+    }
+
+    /// Returns whether the barriers of all shards have come: nothing is left to be ordered. The engine answers with
+    /// [`ExternalEnd::send_barrier`].
+    #[must_use]
+    pub fn has_all_barriers(&self) -> bool {
+        self.barriers == self.mesh.shards()
+    }
+
     /// Returns whether submitting to that shard must pause, because requests wait for room in the lane to it.
     #[must_use]
     pub fn is_behind(&self, shard: u16) -> bool {
@@ -106,6 +142,12 @@ impl ExternalEnd {
         self.mesh.awake();
     }
 
+    /// Returns whether nothing is on its way to this end, or waits for room on its way from it.
+    #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.mesh.has_mail() && self.mesh.has_sent_all()
+    }
+
     #[cfg(test)]
     pub(super) fn mesh(&self) -> &MeshEnd {
         &self.mesh
@@ -115,13 +157,13 @@ impl ExternalEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Commanded, HubLimits, MeshLimits, ShardHub, Wake};
+    use crate::hub::{Commanded, EndRole, HubLimits, MeshLimits, ShardHub, Wake};
 
     /// A command reaches its shard, and the answer comes back with the command's ticket.
     #[test]
     fn commands_are_answered() {
         let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
-        let mut ends = MeshEnd::connect_with(wake, 1, &MeshLimits::default());
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
         let mut external = ExternalEnd::new(ends.pop().unwrap());
         let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 7);
         external.command(0, Command::List, 5);
@@ -141,7 +183,7 @@ mod tests {
     fn submitted_messages_are_answered_with_their_places() {
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
         let wake = (0..3).map(|_| Arc::new(|| {}) as Wake).collect();
-        let mut ends = MeshEnd::connect_with(wake, 2, &limits);
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(2), &limits);
         let mut external = ExternalEnd::new(ends.pop().unwrap());
         let mut hubs: Vec<ShardHub> =
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 7)).collect();

@@ -1,7 +1,7 @@
 //! Fan-out: the runs that gather publications for the audiences of a topic, and the walks that hand each member its
 //! share.
 
-use std::mem;
+use std::{iter, mem};
 
 use bytes::{Bytes, BytesMut};
 
@@ -37,6 +37,7 @@ impl<T: Attachment> ShardHub<T> {
         let entry = &mut self.topics[topic];
         let mut gathering = Gathering {
             topic,
+            epoch: place.map(|place| place.epoch),
             gathered_bytes: &mut self.gathered_bytes,
             spare: &mut self.spare,
             dirty: &mut self.dirty,
@@ -62,7 +63,7 @@ impl<T: Attachment> ShardHub<T> {
         for &id in &self.dirty {
             let audience = &mut self.topics[id];
             assert!(audience.walk.is_none(), "an audience has one walk at a time");
-            let run = audience.run.take().expect("a dirty audience has a run");
+            let run = audience.take_run().expect("a dirty audience has a run");
             let before = run.weight();
             let run = run.freeze();
             self.gathered_bytes = self.gathered_bytes - before + run.weight();
@@ -189,9 +190,7 @@ impl<T: Attachment> ShardHub<T> {
         let Some(subscription) = connection.subscriptions.get_mut(topic_id) else { return };
         assert_eq!(subscription.membership, Membership::Pending, "a subscription joins once");
         let audience = &mut self.topics[subscription.audience()];
-        if let Some(run) = &mut audience.run {
-            change(&mut self.gathered_bytes, run, |run| run.join(id.slot()));
-        }
+        audience.for_each_run(|run| change(&mut self.gathered_bytes, run, |run| run.join(id.slot())));
         let list = if audience.walk.is_some() { &mut audience.joining } else { &mut audience.members };
         let index = list.len() as u32;
         list.push(id.slot());
@@ -230,10 +229,12 @@ impl<T: Attachment> ShardHub<T> {
             if is_owed_by_walk && let Some(walk) = &mut audience.walk {
                 owed.extend(walk.run.owed(id.slot()));
             }
-            if subscription.membership != Membership::Pending
-                && let Some(run) = &mut audience.run
-            {
-                owed.extend(change(&mut self.gathered_bytes, run, |run| run.owed(id.slot())));
+            if subscription.membership != Membership::Pending {
+                let begin = owed.len();
+                audience.for_each_run(|run| {
+                    let share = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
+                    owed.splice(begin..begin, share);
+                });
             }
         }
         owed
@@ -244,8 +245,9 @@ impl<T: Attachment> ShardHub<T> {
         let of_topic = |subscription: &Subscription| {
             let audience = &self.topics[subscription.audience()];
             let walk = self.walk_owing(subscription).map_or(0, |walk| walk.run.owed_messages(id.slot()));
-            let run = audience.run.as_ref().filter(|_| subscription.membership != Membership::Pending);
-            u64::from(walk) + run.map_or(0, |run| u64::from(run.owed_messages(id.slot())))
+            let latest = audience.run.as_ref().filter(|_| subscription.membership != Membership::Pending);
+            let runs = iter::successors(latest, |run| run.earlier.as_ref());
+            u64::from(walk) + runs.map(|run| u64::from(run.owed_messages(id.slot()))).sum::<u64>()
         };
         subscriptions.iter().map(of_topic).sum()
     }
@@ -254,6 +256,7 @@ impl<T: Attachment> ShardHub<T> {
 /// The parts of a hub that gathering for an audience changes.
 struct Gathering<'a> {
     topic: TopicId,
+    epoch: Option<u64>,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
@@ -263,13 +266,16 @@ impl Gathering<'_> {
     /// Appends a frame to the run of an audience. The subscriber at slot `except` is not owed it.
     #[inline]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
-        if audience.run.is_none() {
-            audience.run = Some(Box::new(Run::new(self.spare.pop().unwrap_or_default())));
-            if audience.walk.is_none() {
+        if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(self.epoch)) {
+            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default()));
+            run.earlier = audience.run.take();
+            if run.earlier.is_none() && audience.walk.is_none() {
                 self.dirty.push(AudienceId { topic: self.topic, format });
             }
+            audience.run = Some(run);
         }
         if let Some(run) = &mut audience.run {
+            run.note_epoch(self.epoch);
             change(self.gathered_bytes, run, |run| run.append(frame, except));
         }
     }

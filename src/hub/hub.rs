@@ -15,6 +15,7 @@ use super::{
     connections::{Attachment, Connections, Publishing},
     due::Due,
     encoding::Encodings,
+    end_role::{EndRole, EngineTopics},
     mesh::MeshEnd,
     publication::Scope,
     topic_id::TopicId,
@@ -120,6 +121,14 @@ impl<T: Attachment> ShardHub<T> {
         self
     }
 
+    /// Lets an engine order the topics that are its own. The hub must not know any of them yet.
+    #[must_use]
+    pub fn with_engine(mut self, engine: EngineTopics) -> Self {
+        assert_eq!(self.mesh.role(engine.end), EndRole::Engine, "end {} is no engine", engine.end);
+        self.topics.engine = Some(engine);
+        self
+    }
+
     /// Notes the time, which the shard has from its clock.
     ///
     /// # Panics
@@ -186,6 +195,15 @@ impl<T: Attachment> ShardHub<T> {
         })
     }
 
+    /// Returns the epoch of the topic's last publication, if this shard is the topic's home and knows it.
+    #[cfg(test)]
+    pub(super) fn epoch(&self, name: &TopicName) -> Option<u64> {
+        match &self.topics[self.topics.find(name)?].role {
+            TopicRole::Home(home) => Some(home.epoch),
+            TopicRole::Remote(_) => None,
+        }
+    }
+
     /// Returns whether the mesh has no other shard.
     #[must_use]
     pub fn is_alone(&self) -> bool {
@@ -229,7 +247,7 @@ impl<T: Attachment> ShardHub<T> {
             None => Some(Homes::Any),
             Some(Publishing { scope: Scope::Shard, .. }) => None,
             Some(Publishing { topic, scope: Scope::Server }) => Some(Homes::One(match &self.topics[topic].role {
-                TopicRole::Home(_) => self.mesh.number(),
+                TopicRole::Home(home) => home.engine.unwrap_or(self.mesh.number()),
                 TopicRole::Remote(remote) => remote.home,
             })),
         }

@@ -12,7 +12,8 @@ use super::{
     command::{Commanded, Reply},
     connection_id::ConnectionId,
     connections::Attachment,
-    entry::{Delivery, Interest, Request},
+    end_role::EndRole,
+    entry::{Delivery, Interest, Placed, Request, Unplaced},
     hub::ShardHub,
     membership::Joined,
     publication::{Place, Posted},
@@ -55,22 +56,34 @@ impl<T: Attachment> ShardHub<T> {
     pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
         match self.mesh.next_request() {
             None => return false,
-            Some((_, Request::Publish(posted))) => _ = self.publish_posted(&posted),
+            Some((_, Request::Publish(posted))) => _ = self.publish_posted(&posted, None),
             Some((end, Request::Command { command, ticket })) => {
                 commands.push(Commanded { end, ticket, command: *command });
             }
             Some((end, Request::Submit { posted, ticket })) => {
-                let place = self.publish_posted(&posted);
-                self.reply(end, ticket, Reply::Published(place));
+                if let Some(place) = self.publish_posted(&posted, Some((end, ticket))) {
+                    self.reply(end, ticket, Reply::Published(place));
+                }
             }
             Some((shard, Request::Interest { topic, number, interest })) => {
                 self.note_interest(shard, topic, number, interest);
             }
-            Some((_, Request::Barrier)) => {
-                self.barriers.requests += 1;
+            Some((_, Request::Distribute(placed))) => {
+                let Placed { unplaced: Unplaced { posted, asker }, place } = *placed;
+                self.with_topic(&posted.topic, |hub, id| hub.distribute_given(id, &posted, place));
+                if let Some((end, ticket)) = asker {
+                    self.reply(end, ticket, Reply::Published(place));
+                }
+            }
+            Some((_, Request::Order(_))) => unreachable!("a shard is no engine"),
+            Some((end, Request::Barrier)) => {
+                match self.mesh.role(end) {
+                    EndRole::Engine => self.barriers.engines += 1,
+                    EndRole::Shard | EndRole::Control => self.barriers.requests += 1,
+                }
                 self.pass_barrier_on();
             }
-            Some((shard, Request::Mark { id })) => self.mesh.deliver(shard, Delivery::Mark { id }),
+            Some((end, Request::Mark { id })) => self.return_mark(end, id),
         }
         true
     }
@@ -116,9 +129,15 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.send_out();
     }
 
-    /// Sends the other shards a barrier behind every earlier delivery, once no request from before the drain can
-    /// follow.
+    /// Once every message from before the drain that other ends have sent to this home has come: sends each engine a
+    /// barrier behind the messages that the engine is to order. Once the engines have answered that too: sends the
+    /// other shards a barrier behind every earlier delivery.
     fn pass_barrier_on(&mut self) {
+        if self.has_all_messages() && !mem::replace(&mut self.barriers.has_told_engines, true) {
+            for engine in self.mesh.engines() {
+                self.mesh.request(engine, Request::Barrier);
+            }
+        }
         if self.has_all_requests() {
             for shard in self.mesh.other_shards() {
                 self.mesh.deliver(shard, Delivery::Barrier);
@@ -126,15 +145,30 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether every message that any end has sent to this home before its barrier has its place in the order.
-    fn has_all_requests(&self) -> bool {
+    /// Returns whether every message that another end has sent to this home before its barrier has come.
+    fn has_all_messages(&self) -> bool {
         let Barriers { has_begun, requests, .. } = self.barriers;
-        has_begun && requests == self.mesh.other_ends()
+        has_begun && requests == self.mesh.other_publishers()
+    }
+
+    /// Returns whether each of these messages has its place in the order.
+    fn has_all_requests(&self) -> bool {
+        self.has_all_messages() && self.barriers.engines == self.mesh.engines().count() as u16
+    }
+
+    /// Sends a mark on its way back: to the engine first, if there is one, since the messages before the mark may wait
+    /// there for their places. `end` is where the mark has come from.
+    fn return_mark(&mut self, end: u16, id: ConnectionId) {
+        match self.topics.engine.filter(|engine| engine.end != end) {
+            Some(engine) => self.mesh.request(engine.end, Request::Mark { id }),
+            None if id.shard() == self.mesh.number() => self.marks.push(id),
+            None => self.mesh.deliver(id.shard(), Delivery::Mark { id }),
+        }
     }
 
     /// Publishes what has come by a lane.
-    fn publish_posted(&mut self, posted: &Arc<Posted>) -> Place {
-        self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted))
+    fn publish_posted(&mut self, posted: &Arc<Posted>, asker: Option<(u16, u64)>) -> Option<Place> {
+        self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted, asker))
     }
 
     /// Notes at a topic's home the interest of another shard.

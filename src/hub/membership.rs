@@ -98,8 +98,8 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Sends a mark, behind the messages that the connection has published, to each other shard that is the home of a
-    /// topic to which the connection has subscribed with echo. Returns how many marks were sent. Each mark comes back
+    /// Sends a mark, behind the messages that the connection has published, to each other end that orders a topic to
+    /// which the connection has subscribed with echo: to the home, or from the home to the engine. Returns how many marks were sent. Each mark comes back
     /// behind the messages that the home has ordered before it; [`ShardHub::take_marks`] returns it when these are
     /// gathered.
     ///
@@ -113,6 +113,7 @@ impl<T: Attachment> ShardHub<T> {
             match &self.topics[topic].role {
                 _ if membership == Membership::Pending => pending.push(topic),
                 TopicRole::Remote(remote) if echo => homes.push(remote.home),
+                TopicRole::Home(home) if echo => homes.extend(home.engine),
                 _ => {}
             }
         }

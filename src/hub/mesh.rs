@@ -11,12 +11,17 @@
 //!   deliveries, exceed the same limit;
 //! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
 //!
-//! Waits form a chain for each home: receive, the home's request lane, its delivery lanes, sockets. Sends to sockets
-//! never block, and deliveries wait for no request, so no chain has a cycle.
+//! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of engines;
+//!   an engine takes nothing from a home that is behind.
+//!
+//! Waits form a chain for each home: receive, the home's request lane, perhaps the lanes to an engine and back, the
+//! home's delivery lanes, sockets. Sends to sockets never block, deliveries wait for no request, and a home takes what an
+//! engine has ordered whatever waits for the engine, so no chain has a cycle.
 
 use std::sync::Arc;
 
 use super::{
+    end_role::EndRole,
     entry::{Delivery, Request},
     link::Link,
     mesh_limits::MeshLimits,
@@ -27,7 +32,9 @@ use super::{
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
-    /// Ends with a lower number are shards; the others are external.
+    /// By the number of the end.
+    roles: Arc<[EndRole]>,
+    /// How many ends are shards; these have the lowest numbers.
     shards: u16,
     /// By the other end's number. An end has no link to itself.
     links: Vec<Option<Link>>,
@@ -50,21 +57,29 @@ impl MeshEnd {
     /// Connects shards, one for each `wake`.
     #[must_use]
     pub fn connect(wake: Vec<Wake>, limits: &MeshLimits) -> Vec<MeshEnd> {
-        let shards = wake.len();
-        Self::connect_with(wake, shards, limits)
+        let roles = vec![EndRole::Shard; wake.len()];
+        Self::connect_with(wake, &roles, limits)
     }
 
-    /// Connects ends, one for each `wake`. The first `shards` of them are shards.
+    /// Connects ends of these roles, each with its `wake`.
+    ///
+    /// # Panics
+    ///
+    /// If a shard comes behind another end, or there are not as many roles as wakes.
     #[must_use]
-    pub fn connect_with(wake: Vec<Wake>, shards: usize, limits: &MeshLimits) -> Vec<MeshEnd> {
+    pub fn connect_with(wake: Vec<Wake>, roles: &[EndRole], limits: &MeshLimits) -> Vec<MeshEnd> {
         let count = wake.len();
-        assert!(shards <= count && count <= usize::from(u16::MAX), "{shards} of {count} ends are shards");
+        assert!(roles.len() == count && count <= usize::from(u16::MAX), "{count} ends have {roles:?}");
+        let shards = roles.iter().take_while(|&&role| role == EndRole::Shard).count();
+        assert!(!roles[shards..].contains(&EndRole::Shard), "shards have the lowest numbers: {roles:?}");
+        let roles: Arc<[EndRole]> = roles.into();
         let entries = limits.lane_entries(count);
         let bytes_max = limits.message_bytes_max / (2 * count * count.saturating_sub(1)).max(1);
         let signals: Arc<[Signal]> = wake.into_iter().map(Signal::new).collect();
         let mut ends: Vec<MeshEnd> = (0..count)
             .map(|number| MeshEnd {
                 number: number as u16,
+                roles: Arc::clone(&roles),
                 shards: shards as u16,
                 links: (0..count).map(|_| None).collect(),
                 signals: Arc::clone(&signals),
@@ -109,10 +124,23 @@ impl MeshEnd {
         (0..self.shards).filter(move |&shard| shard != own)
     }
 
-    /// Returns how many other ends there are.
+    /// Returns the numbers of the engines.
+    pub fn engines(&self) -> impl Iterator<Item = u16> + use<> {
+        let roles = Arc::clone(&self.roles);
+        (0..roles.len()).filter(move |&end| roles[end] == EndRole::Engine).map(|end| end as u16)
+    }
+
+    /// Returns how many other ends there are that are no engine.
     #[must_use]
-    pub fn other_ends(&self) -> u16 {
-        (self.links.len() - 1) as u16
+    pub fn other_publishers(&self) -> u16 {
+        let own = usize::from(self.number);
+        (0..self.roles.len()).filter(|&end| end != own && self.roles[end] != EndRole::Engine).count() as u16
+    }
+
+    /// Returns the role of an end.
+    #[must_use]
+    pub fn role(&self, end: u16) -> EndRole {
+        self.roles[usize::from(end)]
     }
 
     /// Sends a request to another end.
@@ -155,9 +183,26 @@ impl MeshEnd {
     }
 
     /// Takes the next request, and the number of its end. Returns `None` while deliveries wait for room beyond the
-    /// limit.
+    /// limit. While requests to engines do, only the engines' own requests are taken.
     pub fn next_request(&mut self) -> Option<(u16, Request)> {
+        if self.orders_wait() {
+            return self.next_request_where(|mesh, end| mesh.role(end) == EndRole::Engine);
+        }
         if self.deliveries_wait() { None } else { self.take(Link::next_request) }
+    }
+
+    /// Takes the next request of an end for which `may` holds, as [`MeshEnd::next_request`] does.
+    pub(super) fn next_request_where(&mut self, may: impl Fn(&MeshEnd, u16) -> bool) -> Option<(u16, Request)> {
+        if self.deliveries_wait() {
+            return None;
+        }
+        let count = self.links.len();
+        let from = (0..count).map(|step| (self.next + step) % count).find(|&end| {
+            let has_request = self.links[end].as_ref().is_some_and(Link::has_request);
+            has_request && may(self, end as u16)
+        })?;
+        self.next = from;
+        self.take(Link::next_request)
     }
 
     /// Returns whether some home may be behind. A shard makes this call between any two messages, so it only compares
@@ -212,8 +257,10 @@ impl MeshEnd {
     /// Returns whether there is a delivery, or a request that would be taken now.
     #[must_use]
     pub fn has_mail(&self) -> bool {
-        let requests = !self.deliveries_wait();
-        self.links().any(|link| link.has_delivery() || (requests && link.has_request()))
+        let (requests, others) = (!self.deliveries_wait(), !self.orders_wait());
+        let takes = |end: usize| requests && (others || self.roles[end] == EndRole::Engine);
+        let mut links = self.links.iter().enumerate().filter_map(|(end, link)| Some((end, link.as_ref()?)));
+        links.any(|(end, link)| link.has_delivery() || (takes(end) && link.has_request()))
     }
 
     /// Notes that the owner is about to sleep. The owner must ask [`MeshEnd::has_mail`] once more after this call.
@@ -256,6 +303,13 @@ impl MeshEnd {
             return 0;
         }
         self.links[usize::from(home)].as_ref().map_or(0, Link::requests_waiting)
+    }
+
+    /// Returns whether too many messages that engines are to order wait for room. An engine always takes those of a home
+    /// that takes what the engine has ordered, so a home goes on taking that.
+    fn orders_wait(&self) -> bool {
+        self.requests_waiting > self.overflow_bytes_max
+            && self.engines().map(|engine| self.requests_waiting_for(engine)).sum::<usize>() > self.overflow_bytes_max
     }
 
     fn deliveries_wait(&self) -> bool {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
-    entry::{Delivery, Request},
+    entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
     topic_id::TopicId,
@@ -66,6 +66,13 @@ impl<T: Attachment> ShardHub<T> {
                 self.gather(topic, source, &publication, None);
                 None
             }
+            (Scope::Server, TopicRole::Home(home)) if home.engine.is_some() => {
+                if let Some(connection) = source.and_then(|id| self.connections.get_mut(id)) {
+                    connection.has_published_elsewhere = true;
+                }
+                let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
+                self.publish_at_home(topic, &posted, None)
+            }
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes need the publication in memory that they share.
                 if home.interested.is_empty() {
@@ -74,7 +81,7 @@ impl<T: Attachment> ShardHub<T> {
                     return Some(place);
                 }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
-                Some(self.publish_at_home(topic, &posted))
+                self.publish_at_home(topic, &posted, None)
             }
             (Scope::Server, TopicRole::Remote(remote)) => {
                 let (home, name) = (remote.home, entry.name.clone());
@@ -87,11 +94,40 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Sequences a publication whose topic has its home here, and distributes it.
-    pub(super) fn publish_at_home(&mut self, topic: TopicId, posted: &Arc<Posted>) -> Place {
+    /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
+    /// orders the topic, the engine gives the place, with which [`ShardHub::distribute_given`] goes on.
+    pub(super) fn publish_at_home(
+        &mut self,
+        topic: TopicId,
+        posted: &Arc<Posted>,
+        asker: Option<(u16, u64)>,
+    ) -> Option<Place> {
+        let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home orders it") };
+        if let Some(engine) = home.engine {
+            let unplaced = Unplaced { posted: Arc::clone(posted), asker };
+            self.mesh.request(engine, Request::Order(Box::new(unplaced)));
+            return None;
+        }
         let place = self.sequence(topic, posted.source, &posted.publication);
         self.distribute(topic, posted, place);
-        place
+        Some(place)
+    }
+
+    /// Distributes a publication to which an engine has given this place.
+    ///
+    /// # Panics
+    ///
+    /// If the topic's home is another shard, or no engine orders it.
+    pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
+        let entry = &mut self.topics[topic];
+        let TopicRole::Home(home) = &mut entry.role else { unreachable!("an engine answers the topic's home") };
+        assert!(home.engine.is_some(), "the home of {} gives places itself", entry.name);
+        (home.epoch, home.offset) = (place.epoch, place.offset);
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_ordered(&entry.name, posted.source, &posted.publication);
+        }
+        self.distribute(topic, posted, place);
     }
 
     /// Gives a publication the next place in its topic's order.

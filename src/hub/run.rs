@@ -37,6 +37,10 @@ pub struct Run {
     merged: usize,
     /// Memory of the exclusions.
     exclusions: usize,
+    /// The epoch of the messages that have a place; `None` as long as none has.
+    epoch: Option<u64>,
+    /// The run before this one, whose walk has not begun: its messages have another epoch.
+    pub(super) earlier: Option<Box<Run>>,
 }
 
 impl Run {
@@ -46,6 +50,19 @@ impl Run {
         assert!(buffer.is_empty(), "a run gathers into an empty buffer");
         let capacity = buffer.capacity();
         Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, ..Run::default() }
+    }
+
+    /// Returns whether a message of this epoch belongs to the run. A run has messages of one epoch only, and those that
+    /// have no place.
+    #[inline]
+    pub(super) fn takes_epoch(&self, epoch: Option<u64>) -> bool {
+        epoch.is_none() || self.epoch.is_none() || self.epoch == epoch
+    }
+
+    /// Notes the epoch of the message that is appended next.
+    #[inline]
+    pub(super) fn note_epoch(&mut self, epoch: Option<u64>) {
+        self.epoch = self.epoch.or(epoch);
     }
 
     /// Appends the frame of a message. The subscriber at slot `except` is not owed it.

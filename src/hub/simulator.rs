@@ -2,6 +2,7 @@
 //! compared with what it must receive.
 
 mod barrier;
+mod engine;
 mod subscriber;
 mod world;
 
@@ -144,7 +145,7 @@ fn giving_up_the_pending_topic_releases_a_held_connection() {
 #[test]
 fn one_order_over_all_shards() {
     let run = |seed| {
-        let mut world = World::new(seed);
+        let mut world = World::drawn(seed);
         for _ in 0..STEPS {
             world.step();
         }
@@ -193,7 +194,7 @@ fn floods_both_ways_neither_deadlock_nor_grow() {
 fn marks_come_back_behind_the_messages_before_them() {
     let mut sent = 0;
     for seed in 0..300 {
-        let mut world = World::new(seed);
+        let mut world = World::drawn(seed);
         let shard = seed as usize % world.hubs.len();
         let id = world.connect(shard, &(0..TOPICS).map(|number| (number, true)).collect::<Vec<_>>());
         world.settle();
@@ -207,7 +208,9 @@ fn marks_come_back_behind_the_messages_before_them() {
             (0..TOPICS).map(|number| world.home(number)).filter(|&home| home != shard).collect();
         world.rouse(shard);
         let awaited = world.hubs[shard].send_marks(id);
-        assert_eq!(awaited, homes.len(), "seed {seed}");
+        // The engine orders some of the topics whose home the shard is.
+        let orders_elsewhere = (0..TOPICS).any(|number| world.home(number) == shard && world.places(number).is_some());
+        assert_eq!(awaited, homes.len() + usize::from(orders_elsewhere), "seed {seed}");
         let mut back = 0;
         while back < awaited {
             world.step_any();

@@ -16,7 +16,7 @@ use super::{
     topic_name::TopicName,
     topics::{Feed, TopicRole},
 };
-use crate::proto::{Fin, FrameHeader, encode_frame};
+use crate::proto::{Fin, FrameHeader, MessageType, encode_frame};
 
 /// The texts of the messages in these pieces of frames.
 pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
@@ -71,8 +71,18 @@ pub(super) fn take_encoded() -> usize {
 }
 
 fn reverse(encodable: &Encodable<'_>, out: &mut BytesMut) {
-    let payload: Vec<u8> = encodable.publication.payload().iter().rev().copied().collect();
-    put_frame(encodable, &payload, out);
+    let Encodable { publication, .. } = encodable;
+    put_frame(encodable, &reversed(publication.kind(), publication.payload()), out);
+}
+
+/// Returns a payload backwards: text by its characters.
+pub(crate) fn reversed(kind: MessageType, payload: &[u8]) -> Vec<u8> {
+    match kind {
+        MessageType::Text => {
+            std::str::from_utf8(payload).expect("text is UTF-8").chars().rev().collect::<String>().into()
+        }
+        MessageType::Binary => payload.iter().rev().copied().collect(),
+    }
 }
 
 fn put_place(encodable: &Encodable<'_>, out: &mut BytesMut) {

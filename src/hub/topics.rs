@@ -8,6 +8,7 @@ use std::{
 use super::{
     audience::{Audience, AudienceId, Audiences},
     connection_id::ConnectionId,
+    end_role::EngineTopics,
     entry::Interest,
     topic_id::TopicId,
     topic_name::{TopicName, home},
@@ -45,6 +46,9 @@ pub(super) struct Home {
     pub(super) epoch: u64,
     /// The offset of the last message; that of the first is 1.
     pub(super) offset: u64,
+    /// The engine that orders the topic's publications in the home's stead. The place above is then the last that the
+    /// engine has given.
+    pub(super) engine: Option<u16>,
     /// The other shards whose interest is [`Interest::Messages`].
     pub(super) interested: Vec<u16>,
     /// The other shards whose interest is [`Interest::Offsets`].
@@ -126,6 +130,8 @@ pub(super) struct Topics {
     idle: VecDeque<TopicId>,
     idle_max: usize,
     epochs: Epochs,
+    /// The topics that an engine orders.
+    pub(super) engine: Option<EngineTopics>,
     shard: u16,
     /// How many shards the server has; each is the home of its share of the names.
     shards: u16,
@@ -142,6 +148,7 @@ impl Topics {
             idle: VecDeque::new(),
             idle_max,
             epochs: Epochs(epoch_seed),
+            engine: None,
             shard,
             shards,
         }
@@ -251,7 +258,9 @@ impl Topics {
         if home == self.shard {
             self.homes += 1;
             let epoch = self.epochs.next();
-            return TopicRole::Home(Home { epoch, offset: 0, interested: Vec::new(), remembering: Vec::new() });
+            let engine = self.engine.filter(|engine| (engine.has)(name)).map(|engine| engine.end);
+            let (interested, remembering) = (Vec::new(), Vec::new());
+            return TopicRole::Home(Home { epoch, offset: 0, engine, interested, remembering });
         }
         TopicRole::Remote(Remote {
             home,

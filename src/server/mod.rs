@@ -3,6 +3,8 @@
 mod addresses;
 mod builder;
 mod drain_report;
+#[cfg(test)]
+mod formats;
 mod hub;
 mod role;
 mod running;
@@ -11,6 +13,7 @@ mod start;
 use std::{
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     control::publisher::Requests,
     endpoints::Endpoints,
     error::StartError,
+    hub::Encodings,
     sys::{self, net},
 };
 
@@ -46,10 +50,19 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Endpoints,
+    /// The encodings of the formats that connections may want.
+    encodings: Arc<Encodings>,
     hub: (Hub, Requests),
 }
 
 impl Server {
+    /// Takes the encodings of the formats that connections may want beside the raw one.
+    #[cfg(test)]
+    pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
+        self.encodings = encodings;
+        self
+    }
+
     /// Probes the kernel's operations, then listens.
     ///
     /// # Errors
@@ -73,7 +86,8 @@ impl Server {
             listen.map_err(|error| StartError::ListenMetrics(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, hub })
+        let encodings = Arc::default();
+        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub })
     }
 
     /// Returns the address of `/metrics`, if that is not an address of the server.

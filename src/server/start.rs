@@ -17,7 +17,7 @@ use crate::{
     error::StartError,
     handler::Panicked,
     handover::{ControlHandoff, HandedOff, Sockets},
-    hub::{ExternalEnd, MeshEnd, MeshLimits, Wake},
+    hub::{EndRole, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, ShardCommand},
 };
@@ -63,7 +63,8 @@ impl Server {
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses, metrics_listener, endpoints, hub: (hub, requests) } = self;
+        let Server { config, mut listeners, addresses, metrics_listener, endpoints, encodings, hub: (hub, requests) } =
+            self;
         let (config, endpoints) = (Arc::new(config), Arc::new(endpoints));
         let count = config.shards;
         let Wiring { shards, control, commands } = Wiring::new(count);
@@ -91,6 +92,7 @@ impl Server {
                 counters: Arc::clone(&counters[number]),
                 warnings: Arc::clone(&warnings),
                 commands: ends.commands,
+                encodings: Arc::clone(&encodings),
                 clock,
                 epoch_seed: epoch_seed().map_err(StartError::Shard)?,
             };
@@ -155,7 +157,8 @@ impl Wiring {
             let woken = Arc::clone(woken);
             Arc::new(move || woken.notify_one()) as Wake
         });
-        let mut mesh = MeshEnd::connect_with(wake.collect(), count, &MeshLimits::default());
+        let mut mesh =
+            MeshEnd::connect_with(wake.collect(), &EndRole::shards_and_control(count), &MeshLimits::default());
         let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
         let of_control = woken.pop().expect("one more than shards");
         let (handoff, arrivals) = ControlHandoff::new();

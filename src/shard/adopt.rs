@@ -19,14 +19,15 @@ impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
     /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, answer, leftover } =
-            arrival;
+        let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, .. } = arrival;
+        let Arrival { format, answer, leftover, .. } = arrival;
         self.note_time(now);
         // Messages that were ordered before the connection came are not for it, so they are gathered first.
         self.take_mail();
         let mut connection = ShardConnection::new(WebSocket::new(Role::Server, self.now), IoState::new());
         // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
+        connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
         self.handlers.seat(id, route, state, profile, limits);
         self.place_socket(id, socket, of_address);

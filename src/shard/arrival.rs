@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     handler::Profile,
     handover::AddressPermit,
-    hub::{Scope, SubscribeOptions, TopicName},
+    hub::{Format, Scope, SubscribeOptions, TopicName},
     proto::MessageLimits,
 };
 
@@ -27,6 +27,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) subscriptions: Vec<(TopicName, SubscribeOptions)>,
     /// The topic that the client's messages are forwarded to, past the handler.
     pub(crate) forwards: Option<(TopicName, Scope)>,
+    /// The form in which the connection gets publications.
+    pub(crate) format: Format,
     /// The opening handshake's answer to the client (RFC 6455 4.2.2). No frame may overtake it.
     pub(crate) answer: Bytes,
     /// The bytes that the client sent behind its opening request.

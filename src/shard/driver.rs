@@ -26,7 +26,7 @@ use crate::{
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
-    hub::MeshEnd,
+    hub::{Encodings, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
     sys::{HotRing, cpu, net, oneshot},
@@ -65,6 +65,8 @@ pub(crate) struct Start {
     /// The throttles of lines about limits, which all shards share.
     pub(crate) warnings: Arc<Warnings>,
     pub(crate) commands: mpsc::Receiver<ShardCommand>,
+    /// The encodings of the server's surfaces.
+    pub(crate) encodings: Arc<Encodings>,
     /// The clock of the server.
     pub(crate) clock: Clock,
     /// A random number, from which the epochs of the shard's topics follow.
@@ -159,6 +161,7 @@ impl Driver {
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
         let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_seed, clock.now());
+        shard = shard.with_encodings(start.encodings);
         shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
             Arc::clone(&config),

@@ -89,7 +89,7 @@ async fn open(
     match judge(lobby, &socket, head).await {
         Ok(Accepted { route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
-            let Opened { state, subscriptions, forwards, .. } = opened;
+            let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
             lobby.add_arrival(Arrival {
                 socket,
@@ -100,6 +100,7 @@ async fn open(
                 limits,
                 subscriptions,
                 forwards,
+                format,
                 answer,
                 leftover,
             });

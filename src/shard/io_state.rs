@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::sides::Sides;
 use crate::{
-    hub::{self, Attachment, Backlog, Connections},
+    hub::{self, Attachment, Backlog, Connections, Format},
     proto::Tick,
 };
 
@@ -29,12 +29,19 @@ pub(crate) struct IoState {
     pub(crate) is_dirty: bool,
     /// When the timer wheel looks at the connection next.
     pub(crate) timer: Option<Tick>,
+    /// The form in which the connection gets publications.
+    pub(crate) format: Format,
     /// How far the two sides of the socket have come to their end.
     pub(crate) sides: Sides,
 }
 
 impl Attachment for IoState {
     type Note = BatchEntry;
+
+    #[inline]
+    fn format(&self) -> Format {
+        self.format
+    }
 }
 
 const _: () =
@@ -166,6 +173,7 @@ impl IoState {
             has_unparsed: false,
             is_dirty: false,
             timer: None,
+            format: Format::RAW,
             sides: Sides::open(),
         }
     }

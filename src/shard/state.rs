@@ -20,7 +20,7 @@ use crate::{
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
-    hub::{Commanded, ConnectionId, Homes, HubLimits, Joined, MeshEnd},
+    hub::{Commanded, ConnectionId, Encodings, Homes, HubLimits, Joined, MeshEnd},
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
@@ -107,8 +107,14 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Notes the time, which the driver reads from the only clock. Keep-alives count in ticks; the hub gets the exact
-    /// time.
+    /// Takes the encodings of the formats that connections may want.
+    pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
+        self.hub = self.hub.with_encodings(encodings);
+        self
+    }
+
+    /// Notes the time, which the driver reads from the server's clock. Keep-alives count in ticks; the hub gets the
+    /// exact time.
     pub(super) fn note_time(&mut self, now: Millis) {
         self.now = now.tick();
         self.hub.note_time(now);

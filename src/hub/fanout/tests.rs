@@ -140,6 +140,29 @@ fn a_publication_is_encoded_once_for_each_format_that_somebody_wants() {
     assert_eq!(take_encoded(), 0);
 }
 
+/// Messages of two epochs are in two runs, in order; whoever joins in between gets none of either, and who leaves gets
+/// both.
+#[test]
+fn an_epoch_begins_a_run() {
+    let mut hub = hub();
+    let (stays, leaves) = (join(&mut hub, "t", false), join(&mut hub, "t", false));
+    let topic = hub.topics.find(&name("t")).unwrap();
+    let place = |epoch, offset| Some(Place { epoch, offset, previous: offset - 1 });
+    for (text, place) in [("1", place(7, 1)), ("local", None), ("2", place(7, 2)), ("3", place(8, 1))] {
+        hub.gather(topic, None, &Publication::text(text), place);
+    }
+    let joins = join(&mut hub, "t", false);
+    hub.gather(topic, None, &Publication::text("4"), place(7, 3));
+    assert_eq!(hub.owed_messages(leaves, hub.connections.get(leaves).unwrap().subscriptions.as_slice()), 5);
+    assert_eq!(testing::texts(&hub.leave(leaves)), ["1", "local", "2", "3", "4"]);
+    for expected in [&["1", "local", "2"][..], &["3"], &["4"]] {
+        let received = flush(&mut hub);
+        assert_eq!(received[&stays.slot()], expected);
+        assert_eq!(received[&joins.slot()], if expected == ["4"] { expected } else { &[] });
+    }
+    assert_eq!((hub.gathered_bytes(), hub.is_dirty()), (0, false));
+}
+
 /// A large encoded frame is a piece of its own, as a large raw one is.
 #[test]
 fn a_large_encoded_frame_is_not_copied() {

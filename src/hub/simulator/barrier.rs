@@ -5,11 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::world::{next, topic};
+use super::{
+    engine::SimulatedEngine,
+    world::{next, topic},
+};
 use crate::{
     hub::{
-        ConnectionId, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope, ShardHub,
-        SubscribeOptions, Wake, testing::texts,
+        ConnectionId, EndRole, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope,
+        ShardHub, SubscribeOptions, Wake, testing::texts,
     },
     proto::{Role, Tick, WebSocket},
 };
@@ -19,6 +22,7 @@ use crate::{
 struct World {
     random: u64,
     hubs: Vec<ShardHub>,
+    engine: Option<SimulatedEngine>,
     outside: ExternalEnd,
     /// By shard.
     subscribers: Vec<ConnectionId>,
@@ -42,15 +46,23 @@ impl World {
             message_bytes_max: if next(&mut random, 2) == 0 { 0 } else { 1 << 20 },
             ..MeshLimits::default()
         };
-        let woken: Vec<Arc<AtomicBool>> = (0..=shards).map(|_| Arc::default()).collect();
+        let mut roles = EndRole::shards_and_control(shards);
+        roles.extend((next(&mut random, 2) == 0).then_some(EndRole::Engine));
+        let has_engine = roles.contains(&EndRole::Engine);
+        let woken: Vec<Arc<AtomicBool>> = roles.iter().map(|_| Arc::default()).collect();
         let wake = woken.iter().map(|woken| {
             let woken = Arc::clone(woken);
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
-        let mut ends = MeshEnd::connect_with(wake.collect(), shards, &limits);
+        let mut ends = MeshEnd::connect_with(wake.collect(), &roles, &limits);
+        let engine = has_engine.then(|| SimulatedEngine::new(ends.pop().unwrap()));
         let outside = ExternalEnd::new(ends.pop().unwrap());
         let mut hubs: Vec<ShardHub> =
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1_000)).collect();
+        if has_engine {
+            let topics = SimulatedEngine::topics(shards as u16 + 1);
+            hubs = hubs.into_iter().map(|hub| hub.with_engine(topics)).collect();
+        }
         let subscribers = hubs.iter_mut().map(|hub| {
             let connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ());
             let id = hub.connections.insert(connection).unwrap();
@@ -67,6 +79,7 @@ impl World {
         World {
             random,
             hubs,
+            engine,
             outside,
             subscribers,
             sleeps: vec![false; shards + 1],
@@ -97,7 +110,11 @@ impl World {
         let is_behind = if self.is_external(end) {
             self.outside.is_behind(home)
         } else {
-            self.hubs[end].is_behind(Homes::One(home))
+            // The home of a topic that the engine orders waits for the engine.
+            let engine = self.hubs.len() as u16 + 1;
+            let has_engine = self.engine.is_some() && (SimulatedEngine::topics(engine).has)(&topic(number));
+            let orders = if has_engine && usize::from(home) == end { engine } else { home };
+            self.hubs[end].is_behind(Homes::One(orders))
         };
         // An external end publishes nothing after its barrier; a shard's handlers and clients may.
         if is_behind || (self.is_external(end) && self.has_begun[end]) {
@@ -193,6 +210,12 @@ impl World {
         let mut is_late = false;
         for step in 0..STEPS_MAX {
             let (end, act) = (self.pick(ends), self.pick(8));
+            if let Some(engine) = &mut self.engine
+                && next(&mut self.random, 3) == 0
+            {
+                engine.work(&mut self.random);
+                engine.end.send_out();
+            }
             match act {
                 4..6 => self.publish(end),
                 6 if step > 100 && self.pick(8) == 0 => {
@@ -208,7 +231,8 @@ impl World {
             let mut all = self.sleeps.iter().zip(&self.woken);
             let all_sleep = all.all(|(sleeps, woken)| *sleeps && !woken.load(Ordering::Relaxed));
             let all_leave = self.has_begun.iter().all(|&has_begun| has_begun);
-            assert!(!all_sleep || !all_leave, "every end sleeps, and a barrier is under way");
+            let is_quiet = self.engine.as_ref().is_none_or(|engine| engine.end.is_quiet());
+            assert!(!all_sleep || !all_leave || !is_quiet, "every end sleeps, and a barrier is under way");
         }
         panic!("a shard has not passed the barrier");
     }

@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use super::{TOPICS, subscriber::Subscriber};
+use super::{TOPICS, engine::SimulatedEngine, subscriber::Subscriber};
 use crate::{
     hub::{
-        AudienceId, ConnectionId, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
-        Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
+        AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
+        MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
         testing::{FORMATS, Got, Wants, decode, encodings},
     },
     proto::{Role, Tick, WebSocket},
@@ -32,6 +32,8 @@ pub(super) struct World {
     /// Of subscriptions that are over, what they had brought by then.
     gone: Vec<Subscriber>,
     pub(super) published: u32,
+    /// The engine that orders some of the topics.
+    engine: Option<SimulatedEngine>,
 }
 
 impl World {
@@ -40,6 +42,15 @@ impl World {
     }
 
     pub(super) fn with_idle(seed: u64, topics_idle_max: usize) -> World {
+        Self::with(seed, topics_idle_max, false)
+    }
+
+    /// In every other world an engine orders some of the topics.
+    pub(super) fn drawn(seed: u64) -> World {
+        Self::with(seed, 1, seed.is_multiple_of(2))
+    }
+
+    fn with(seed: u64, topics_idle_max: usize, has_engine: bool) -> World {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let shards = 2 + next(&mut random, 4);
         let limits = MeshLimits {
@@ -48,16 +59,23 @@ impl World {
             message_bytes_max: if next(&mut random, 2) == 0 { 0 } else { 1 << 20 },
             ..MeshLimits::default()
         };
-        let woken: Vec<Arc<AtomicBool>> = (0..shards).map(|_| Arc::default()).collect();
+        let mut roles = vec![EndRole::Shard; shards];
+        roles.extend(has_engine.then_some(EndRole::Engine));
+        let woken: Vec<Arc<AtomicBool>> = roles.iter().map(|_| Arc::default()).collect();
         let wake = woken.iter().map(|woken| {
             let woken = Arc::clone(woken);
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
         let wake = wake.collect();
+        let mut ends = MeshEnd::connect_with(wake, &roles, &limits);
+        let engine = has_engine.then(|| SimulatedEngine::new(ends.pop().expect("the engine's end")));
         let hubs: Vec<ShardHub<Wants>> = {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
-            let hub = |mesh| ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
-            MeshEnd::connect(wake, &limits).into_iter().map(hub).collect()
+            let hub = |mesh| {
+                let hub = ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
+                if has_engine { hub.with_engine(SimulatedEngine::topics(shards as u16)) } else { hub }
+            };
+            ends.into_iter().map(hub).collect()
         };
         let walks = (0..shards).map(|_| Vec::new()).collect();
         let mut world = World {
@@ -70,6 +88,7 @@ impl World {
             members: HashMap::new(),
             gone: Vec::new(),
             published: 0,
+            engine,
         };
         // An observer at each topic's home sees the one order.
         for number in 0..TOPICS {
@@ -86,8 +105,20 @@ impl World {
         usize::from(self.hubs[0].topics.home(&topic(number)))
     }
 
+    /// Returns how many messages the topic's home has ordered, or has got from the engine.
     pub(super) fn ordered(&self, number: usize) -> u64 {
-        self.hubs[self.home(number)].offset(&topic(number))
+        let hub = &self.hubs[self.home(number)];
+        let offset = hub.offset(&topic(number));
+        let Some(places) = self.places(number) else { return offset };
+        let is_last = |place: &Place| place.offset == offset && Some(place.epoch) == hub.epoch(&topic(number));
+        places.iter().position(is_last).map_or(0, |index| index as u64 + 1)
+    }
+
+    /// Returns the places that the engine has given, if it orders the topic.
+    pub(super) fn places(&self, number: usize) -> Option<&[Place]> {
+        let (engine, name) = (self.engine.as_ref()?, topic(number));
+        let EngineTopics { has, .. } = SimulatedEngine::topics(0);
+        has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
     }
 
     /// The format that a connection wants.
@@ -220,9 +251,12 @@ impl World {
     pub(super) fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
         self.rouse(usize::from(id.shard()));
         let home = self.home(number);
-        let hub = &mut self.hubs[usize::from(id.shard())];
         // The connection would wait for the topic's home.
-        if scope == Scope::Server && hub.is_behind(Homes::One(home as u16)) {
+        let engine = self.hubs.len() as u16;
+        let hub = &mut self.hubs[usize::from(id.shard())];
+        let is_ordered_by_engine = self.engine.is_some() && (SimulatedEngine::topics(engine).has)(&topic(number));
+        let orders = if is_ordered_by_engine && home == usize::from(id.shard()) { engine } else { home as u16 };
+        if scope == Scope::Server && hub.is_behind(Homes::One(orders)) {
             return;
         }
         self.published += 1;
@@ -277,6 +311,9 @@ impl World {
     }
 
     pub(super) fn step(&mut self) {
+        if self.pick(4) == 0 {
+            self.step_engine();
+        }
         let shard = self.pick(self.hubs.len());
         match self.pick(16) {
             0 => {
@@ -317,8 +354,17 @@ impl World {
         }
     }
 
-    /// Lets one of the shards take a step.
+    /// Lets the engine, if there is one, take a step.
+    fn step_engine(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.work(&mut self.random);
+            engine.end.send_out();
+        }
+    }
+
+    /// Lets the engine and one of the shards take a step.
     pub(super) fn step_any(&mut self) {
+        self.step_engine();
         let (shard, act) = (self.pick(self.hubs.len()), self.pick(Act::ALL.len()));
         self.step_shard(shard, Act::ALL[act]);
     }
@@ -335,13 +381,15 @@ impl World {
             let is_quiet = (0..self.hubs.len()).all(|shard| {
                 let hub = &self.hubs[shard];
                 !hub.has_mail() && hub.mesh.has_sent_all() && !hub.is_dirty() && hub.due.is_empty()
-            }) && self.walks.iter().all(Vec::is_empty);
+            }) && self.walks.iter().all(Vec::is_empty)
+                && self.engine.as_ref().is_none_or(|engine| engine.end.is_quiet());
             if is_quiet {
                 return;
             }
             let mut shards = self.sleeps.iter().zip(&self.woken);
             let is_stuck = shards.all(|(sleeps, woken)| *sleeps && !woken.load(Ordering::Relaxed));
-            assert!(!is_stuck, "every shard sleeps, and something is under way");
+            let has_engine_mail = self.engine.as_ref().is_some_and(|engine| !engine.end.is_quiet());
+            assert!(!is_stuck || has_engine_mail, "every shard sleeps, and something is under way");
             self.step_any();
         }
         panic!("the shards wait for each other");
@@ -353,9 +401,10 @@ impl World {
             let observer = self.members.values().find(|own| own.topic == number && own.is_observer);
             let order = observer.expect("observers do not leave").seen_in_order();
             assert_eq!(order.len() as u64, self.ordered(number));
+            let places = self.places(number);
             let is_of_topic = |subscriber: &&Subscriber| subscriber.topic == number;
-            self.members.values().filter(is_of_topic).for_each(|present| present.check(&order, true));
-            self.gone.iter().filter(is_of_topic).for_each(|gone| gone.check(&order, false));
+            self.members.values().filter(is_of_topic).for_each(|present| present.check(&order, places, true));
+            self.gone.iter().filter(is_of_topic).for_each(|gone| gone.check(&order, places, false));
         }
     }
 }

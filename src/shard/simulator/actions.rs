@@ -10,7 +10,7 @@ use super::{
     simulation::{Simulation, arrival},
     socket::SimulatedSocket,
 };
-use crate::hub::Scope;
+use crate::{hub::Scope, shard::arrival::Arrival};
 
 impl Simulation {
     /// Establishes a connection of a new client on a shard, which observes a topic if one is named.
@@ -84,7 +84,9 @@ impl Simulation {
         let driver = &mut self.drivers[shard];
         driver.rouse();
         let now = driver.moment(self.now);
-        let id = driver.shard.adopt(now, arrival(socket, subscriptions, forwards, answer, leftover));
+        let format = client.format;
+        let arrival = arrival(socket, subscriptions, forwards, answer, leftover);
+        let id = driver.shard.adopt(now, Arrival { format, ..arrival });
         self.log(format_args!("client {number} is {id:?}"));
         let id = id.expect("there is a slot");
         // The shard has taken its mail before it subscribed the connection.

@@ -12,8 +12,13 @@ use super::{
 };
 use crate::{
     config::Limits,
-    hub::{Backlog, ConnectionId},
-    proto::{CloseCode, Event, Fin, Input, MessageLimits, OpCode, Role, State, Tick, WebSocket, encode_masked},
+    hub::{
+        Backlog, ConnectionId, Format,
+        testing::{REVERSED, reversed},
+    },
+    proto::{
+        CloseCode, Event, Fin, Input, MessageLimits, MessageType, OpCode, Role, State, Tick, WebSocket, encode_masked,
+    },
 };
 
 /// The subscription of a client to a topic, for a part of its life.
@@ -108,6 +113,8 @@ pub(super) struct Client {
     pub(super) line: usize,
     /// The client reads everything at once and never leaves.
     pub(super) observes: bool,
+    /// The form in which the client gets what is published to its topics.
+    pub(super) format: Format,
     /// The topic of the messages that the client sends.
     pub(super) topic: usize,
     pub(super) publishes: bool,
@@ -186,6 +193,7 @@ impl Client {
             shard,
             line,
             observes: false,
+            format: if random.chance(300) { REVERSED } else { Format::RAW },
             topic,
             publishes: true,
             echo: false,
@@ -376,8 +384,9 @@ impl Client {
                     self.direct.push(ticket.expect("a message of the control thread has a ticket"));
                 }
                 Ok(Some(Event::Message(message))) => {
-                    let name = read_name(message.payload());
-                    assert!(name == EMPTY || message.payload() == payload(name, message.payload().len()), "{name:x}");
+                    let published = self.decode(message.message_type(), message.payload());
+                    let name = read_name(&published);
+                    assert!(name == EMPTY || *published == payload(name, published.len()), "{name:x}");
                     assert_eq!(message.message_type(), message_type(name), "the type of {name:x}");
                     self.received.push(name);
                 }
@@ -398,6 +407,11 @@ impl Client {
         if may_answer && line.end.is_none() {
             line.on_the_way.extend(replies);
         }
+    }
+
+    /// Returns the payload of a publication as its publisher has sent it.
+    fn decode(&self, kind: MessageType, payload: &[u8]) -> Vec<u8> {
+        if self.format == REVERSED { reversed(kind, payload) } else { payload.to_vec() }
     }
 
     /// Closes its side once the server has finished and everything was read.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    hub::{ConnectionId, ExternalEnd, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake},
+    hub::{ConnectionId, EndRole, ExternalEnd, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake},
     metrics::{Counter, Counters},
     proto::Tick,
     shard::state::Shard,
@@ -50,7 +50,7 @@ impl Shards {
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
-        let mut ends = MeshEnd::connect_with(wake.collect(), count, &limits);
+        let mut ends = MeshEnd::connect_with(wake.collect(), &EndRole::shards_and_control(count), &limits);
         let control = ends.pop().map(ExternalEnd::new);
         let network = || Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
         let networks: Vec<_> = (0..count).map(|_| network()).collect();

@@ -20,7 +20,10 @@ use super::{
 use crate::{
     config::{Config, Sources, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
-    hub::{ConnectionId, ExternalEnd, MeshEnd, Scope, SubscribeOptions, TopicName, testing::Journal},
+    hub::{
+        ConnectionId, EndRole, ExternalEnd, Format, MeshEnd, Scope, SubscribeOptions, TopicName,
+        testing::{Journal, encodings},
+    },
     metrics::Counters,
     proto::{KeepAlive, Tick},
     surface::raw::TOPIC_PATTERN,
@@ -63,7 +66,11 @@ impl Simulation {
         config.shards = plan.shards;
         let desk = Desk::default();
         let woken: Vec<Woken> = (0..=plan.shards).map(|_| Woken::default()).collect();
-        let mut ends = MeshEnd::connect_with(woken.iter().map(Woken::wake).collect(), plan.shards, &plan.mesh);
+        let mut ends = MeshEnd::connect_with(
+            woken.iter().map(Woken::wake).collect(),
+            &EndRole::shards_and_control(plan.shards),
+            &plan.mesh,
+        );
         let external = ExternalEnd::new(ends.pop().expect("the control thread has an end"));
         let start = |(mesh, woken): (MeshEnd, &Woken)| {
             let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
@@ -71,7 +78,8 @@ impl Simulation {
             let io = SimulatedIo(Rc::clone(&network));
             let handlers = handlers_of(&config, RouteOptions::new(), Answering { desk: desk.clone() });
             let now = plan.start.begin();
-            let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, now);
+            let shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, now);
+            let mut shard = shard.with_encodings(encodings());
             shard.pace = plan.pace;
             shard.hub.limits.subscriptions_max = plan.subscriptions_max;
             shard.hub.connections.let_rest(plan.slots_resting);
@@ -199,6 +207,7 @@ pub(super) fn arrival<S>(
         limits: None,
         subscriptions,
         forwards,
+        format: Format::RAW,
         answer,
         leftover,
     }
