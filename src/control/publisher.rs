@@ -70,8 +70,8 @@ impl Publisher {
         (Publisher { queues }, Requests(requests))
     }
 
-    /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and has
-    /// not published it.
+    /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and
+    /// has not published it.
     pub(crate) async fn publish(
         &self,
         topic: TopicName,

@@ -9,8 +9,8 @@
 //!    shards: no delivery from before follows.
 //!
 //! A barrier stands after everything that its sender has put into the same lane, or beside that lane. So a shard that
-//! has taken all barriers of the first two kinds has put every earlier message of its topics in order. A shard that has also
-//! taken those of the third kind has gathered every earlier message of all topics.
+//! has taken all barriers of the first two kinds has put every earlier message of its topics in order. A shard that has
+//! also taken those of the third kind has gathered every earlier message of all topics.
 
 /// The barriers that a shard has sent and taken. An end sends each other shard at most one barrier of each kind.
 #[derive(Debug, Default)]

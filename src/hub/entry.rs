@@ -45,8 +45,8 @@ pub enum Request {
     Distribute(Box<Placed>),
     /// No request from before the drain follows.
     Barrier,
-    /// The shard returns the mark as [`Delivery::Mark`] to the shard of the connection, which waits until then. An engine
-    /// returns the mark to the home.
+    /// The shard returns the mark as [`Delivery::Mark`] to the shard of the connection, which waits until then. An
+    /// engine returns the mark to the home.
     Mark {
         /// The connection.
         id: ConnectionId,

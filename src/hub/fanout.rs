@@ -126,7 +126,8 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.len()
     }
 
-    /// Notes that the connection has got its share of a topic's walk before the walk has come to it. When the walk comes, [`ShardHub::passes`] returns `true`.
+    /// Notes that the connection has got its share of a walk before that walk has come to the connection. When the walk
+    /// comes, [`ShardHub::passes`] returns `true`.
     ///
     /// # Panics
     ///

@@ -98,10 +98,10 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Sends a mark, behind the messages that the connection has published, to each other end that orders a topic to
-    /// which the connection has subscribed with echo: to the home, or from the home to the engine. Returns how many marks were sent. Each mark comes back
-    /// behind the messages that the home has ordered before it; [`ShardHub::take_marks`] returns it when these are
-    /// gathered.
+    /// Sends a mark, after the messages that the connection has published, to each other end that orders a topic to
+    /// which the connection has subscribed with echo: to the topic's home, or from the home to the engine. Returns how
+    /// many marks were sent. Each mark comes back after the messages that were ordered before it;
+    /// [`ShardHub::take_marks`] returns the mark when these are gathered.
     ///
     /// If there is a mark, pending subscriptions end: the connection is about to leave.
     pub fn send_marks(&mut self, id: ConnectionId) -> usize {

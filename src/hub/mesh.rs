@@ -11,12 +11,12 @@
 //!   deliveries, exceed the same limit;
 //! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
 //!
-//! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of engines;
-//!   an engine takes nothing from a home that is behind.
+//! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of
+//!   engines; an engine takes nothing from a home that is behind.
 //!
 //! Waits form a chain for each home: receive, the home's request lane, perhaps the lanes to an engine and back, the
-//! home's delivery lanes, sockets. Sends to sockets never block, deliveries wait for no request, and a home takes what an
-//! engine has ordered whatever waits for the engine, so no chain has a cycle.
+//! home's delivery lanes, sockets. Sends to sockets never block, and deliveries wait for no request. A home takes the
+//! publications that an engine has ordered even while others wait for the engine. So no chain has a cycle.
 
 use std::sync::Arc;
 
@@ -305,8 +305,8 @@ impl MeshEnd {
         self.links[usize::from(home)].as_ref().map_or(0, Link::requests_waiting)
     }
 
-    /// Returns whether too many messages that engines are to order wait for room. An engine always takes those of a home
-    /// that takes what the engine has ordered, so a home goes on taking that.
+    /// Returns whether too many messages that engines are to order wait for room. The home goes on taking what an
+    /// engine has ordered: an engine that has returned everything takes the home's next messages.
     fn orders_wait(&self) -> bool {
         self.requests_waiting > self.overflow_bytes_max
             && self.engines().map(|engine| self.requests_waiting_for(engine)).sum::<usize>() > self.overflow_bytes_max

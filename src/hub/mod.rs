@@ -3,9 +3,10 @@
 //!
 //! A file imports only files of floors below its own:
 //!
-//! - values: `memory`, `connection_id`, `topic_name`, `publication`, `command`, `subscribe_options`, `barrier`;
+//! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `publication`, `encoding`, `command`,
+//!   `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
-//! - tables: `piece`, `run`, `walk`, `backlog`, `topics`, `due`, `subscriptions`, `connections`;
+//! - tables: `piece`, `run`, `walk`, `backlog`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]

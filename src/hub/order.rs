@@ -1,9 +1,10 @@
 //! Publishing: one order for each topic over all shards.
 //!
 //! Every topic has a home, a shard that is selected by a hash of the topic's name. A publication of [`Scope::Server`]
-//! that is made elsewhere goes to the home by a request lane. The home *sequences* it: gives it the next place. Then the
-//! home *distributes* it: sends it, with its place, to every shard that has subscribers. A publication of
-//! [`Scope::Shard`] goes to the subscribers of its own shard only, and has no place.
+//! that is made elsewhere goes to the home by a request lane. The home *sequences* the publication: gives it the next
+//! place, unless an engine does. Then the home *distributes* the publication: sends it, with its place, to every shard
+//! that has subscribers. A publication of [`Scope::Shard`] goes to the subscribers of its own shard only, and has no
+//! place.
 
 use std::sync::Arc;
 

@@ -218,8 +218,8 @@ impl Left {
 }
 
 impl Portion {
-    /// Returns the portion that the audience's walk hands to the connection at `slot`, behind its outbox; `None` if there
-    /// is nothing to be sent.
+    /// Returns the portion that the audience's walk hands to the connection at `slot`, after its outbox; `None` if
+    /// there is nothing to be sent.
     pub(super) fn of_walk(hub: &IoHub, audience: AudienceId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
         let run = hub.run(audience);
         let share = match (run.share(slot), &outbox) {

@@ -83,9 +83,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Appends a subscriber's share of an audience's walk to its backlog. Returns how many bytes the share has: they count
-    /// for the flush although none is sent, since they may have to be copied. Returns `None` if the connection is owed
-    /// more than it may be.
+    /// Appends a subscriber's share of an audience's walk to its backlog. Returns how many bytes the share has: they
+    /// count for the flush although none is sent, since they may have to be copied. Returns `None` if the connection is
+    /// owed more than it may be.
     fn owe_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         if !matches!(self.flush.outcomes.last(), Some(&Outcome::Slow(last)) if last == id) {
             self.flush.outcomes.push(Outcome::Slow(id));
