@@ -60,8 +60,7 @@ impl Shard {
         let mut hub: ShardHub = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1);
         let topic = TopicName::new("t").expect("a name");
         let subscribers = (0..subscribers).map(|_| {
-            let id =
-                hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())).expect("a slot");
+            let id = hub.connections.insert(HubConnection::new(())).expect("a slot");
             assert_eq!(hub.subscribe(id, &topic, SubscribeOptions::default()), Subscribed::Live);
             id
         });

@@ -30,7 +30,7 @@ pub(crate) trait ShardApi {
     /// Appends whole frames to the output of a connection.
     fn send(&mut self, id: ConnectionId, frames: &[u8]) -> Sent;
 
-    /// Begins the closing handshake.
+    /// Begins the end of the session: a WebSocket's closing handshake.
     fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str);
 
     /// Reports a panic of a connection's handler, and closes the connection.

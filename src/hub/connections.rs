@@ -5,7 +5,6 @@ use std::{collections::VecDeque, fmt, mem};
 use super::{
     connection_id::ConnectionId, encoding::Format, publication::Scope, subscriptions::Subscriptions, topic_id::TopicId,
 };
-use crate::proto::{State, WebSocket};
 
 /// The data that the owner of a hub keeps of each connection, in addition to the data that the hub keeps.
 pub trait Attachment {
@@ -18,17 +17,23 @@ pub trait Attachment {
     fn format(&self) -> Format {
         Format::RAW
     }
+
+    /// Returns whether the connection's protocol may still be sent messages.
+    fn is_open(&self) -> bool;
 }
 
+/// Nothing, for a hub whose connections have no protocol: they are open until they are removed.
 impl Attachment for () {
     type Note = ();
+
+    fn is_open(&self) -> bool {
+        true
+    }
 }
 
 /// One established connection.
 #[derive(Debug)]
 pub struct HubConnection<T: Attachment = ()> {
-    /// The protocol's state.
-    pub websocket: WebSocket,
     /// The data of the hub's owner.
     pub io: T,
     /// The topics that the connection receives.
@@ -60,9 +65,8 @@ pub struct Publishing {
 impl<T: Attachment> HubConnection<T> {
     /// Returns a connection that has just been established, without topics.
     #[must_use]
-    pub fn new(websocket: WebSocket, io: T) -> Self {
+    pub fn new(io: T) -> Self {
         HubConnection {
-            websocket,
             io,
             subscriptions: Subscriptions::None,
             publishes: None,
@@ -82,10 +86,11 @@ impl<T: Attachment> HubConnection<T> {
         self.subscriptions.are_several()
     }
 
-    /// Returns whether the connection may be sent messages: its WebSocket is open, and its socket has not failed.
+    /// Returns whether the connection may be sent messages: its protocol may, and its socket has not failed.
+    #[inline]
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.websocket.state() == State::Open && !self.is_lost
+        self.io.is_open() && !self.is_lost
     }
 
     /// Returns the note of a connection with several subscriptions.
@@ -229,10 +234,34 @@ const RESTING: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{Role, Tick};
 
     fn connection() -> HubConnection {
-        HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ())
+        HubConnection::new(())
+    }
+
+    /// An owner's data, in which a test opens and closes the protocol.
+    #[derive(Debug)]
+    struct Protocol {
+        is_open: bool,
+    }
+
+    impl Attachment for Protocol {
+        type Note = ();
+
+        fn is_open(&self) -> bool {
+            self.is_open
+        }
+    }
+
+    #[test]
+    fn a_connection_is_open_while_its_protocol_is_and_its_socket_has_not_failed() {
+        let mut connection = HubConnection::new(Protocol { is_open: true });
+        assert!(connection.is_open());
+        connection.is_lost = true;
+        assert!(!connection.is_open());
+        connection.is_lost = false;
+        connection.io.is_open = false;
+        assert!(!connection.is_open());
     }
 
     #[test]

@@ -41,6 +41,10 @@ impl Attachment for Wants {
     fn format(&self) -> Format {
         self.0
     }
+
+    fn is_open(&self) -> bool {
+        true
+    }
 }
 
 /// The format whose frames have the payload backwards.

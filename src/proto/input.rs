@@ -59,7 +59,7 @@ impl Input {
 
     /// Counts a frame that was taken.
     #[inline]
-    pub(super) fn count_frame(&mut self) {
+    pub(crate) fn count_frame(&mut self) {
         self.frames_left -= 1;
     }
 
@@ -86,15 +86,25 @@ impl Input {
         &mut self.bytes[self.at..]
     }
 
+    /// Consumes so many bytes.
     #[inline]
-    pub(super) fn consume(&mut self, bytes: usize) {
+    pub(crate) fn consume(&mut self, bytes: usize) {
         self.at += bytes;
         debug_assert!(self.at <= self.bytes.len());
     }
 
+    /// Consumes all bytes.
     #[inline]
-    pub(super) fn consume_all(&mut self) {
+    pub(crate) fn consume_all(&mut self) {
         self.at = self.bytes.len();
+    }
+
+    /// Consumes so many bytes, and returns them.
+    #[cfg(test)]
+    pub(crate) fn take(&mut self, bytes: usize) -> &[u8] {
+        let from = self.at;
+        self.consume(bytes);
+        &self.bytes[from..self.at]
     }
 
     /// Splits off the buffer's bytes up to `end`, all of which were consumed before.

@@ -27,6 +27,14 @@ impl<'a> Message<'a> {
         Self { message_type, source: Source::Assembled(buffer) }
     }
 
+    /// Returns a message with a copy of this payload.
+    #[cfg(test)]
+    pub(crate) fn copied(message_type: MessageType, payload: &[u8]) -> Self {
+        let mut buffer = BytesMut::zeroed(HEADER_ROOM);
+        buffer.extend_from_slice(payload);
+        Self::assembled(message_type, buffer)
+    }
+
     /// Returns the type: text or binary.
     #[inline]
     pub fn message_type(&self) -> MessageType {

@@ -11,7 +11,7 @@ use crate::{
     handover::AddressPermit,
     hub::{ConnectionId, Subscribed},
     metrics::Counter,
-    proto::{CloseCode, Millis, Role, WebSocket},
+    proto::{CloseCode, Millis},
     sys::Io,
 };
 
@@ -19,12 +19,13 @@ impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
     /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, of_address, route, state, profile, limits, subscriptions, forwards, .. } = arrival;
-        let Arrival { format, answer, leftover, .. } = arrival;
+        let Arrival { socket, of_address, session, route, state, profile, limits, .. } = arrival;
+        let Arrival { subscriptions, forwards, format, answer, leftover, .. } = arrival;
         self.note_time(now);
         // Messages that were ordered before the connection came are not for it, so they are gathered first.
         self.take_mail();
-        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, self.now), IoState::new());
+        let mut connection = ShardConnection::new(IoState::new(session));
+        connection.io.session.excuse_silence(self.now);
         // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
         connection.io.format = format;

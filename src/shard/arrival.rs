@@ -4,6 +4,7 @@ use std::{any::Any, fmt};
 
 use bytes::{Bytes, BytesMut};
 
+use super::session::Session;
 use crate::{
     handler::Profile,
     handover::AddressPermit,
@@ -16,6 +17,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
+    /// The session that begins with the answer.
+    pub(crate) session: Session,
     /// The index of the route; the route keeps the state and the profile of the connection.
     pub(crate) route: u16,
     pub(crate) state: Box<dyn Any>,
@@ -29,7 +32,7 @@ pub(crate) struct Arrival<S> {
     pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The form in which the connection gets publications.
     pub(crate) format: Format,
-    /// The opening handshake's answer to the client (RFC 6455 4.2.2). No frame may overtake it.
+    /// The answer to the client's opening request, as RFC 6455 4.2.2 has it for a WebSocket. Nothing may overtake it.
     pub(crate) answer: Bytes,
     /// The bytes that the client sent behind its opening request.
     pub(crate) leftover: BytesMut,

@@ -46,7 +46,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading != Reading::Idle {
             // The connection's input waits, or is not received because of its backlog.
-            connection.websocket.excuse_silence(self.now);
+            connection.io.session.excuse_silence(self.now);
         }
         self.expire_watch(id);
         self.expire_message(id);
@@ -54,7 +54,7 @@ impl<I: Io> Shard<I> {
         let mut replies = mem::take(&mut self.replies);
         let keep_alive = self.handlers.keep_alive(id);
         let ping = self.handlers.ping_payload(id);
-        let timeout = connection.websocket.handle_timeout(self.now, &keep_alive, ping, &mut replies);
+        let timeout = connection.io.session.handle_timeout(self.now, &keep_alive, ping, &mut replies);
         self.finish_replies(id, replies);
         match timeout {
             Timeout::Nothing => {}
@@ -82,7 +82,7 @@ impl<I: Io> Shard<I> {
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let awaits_peer = connection.io.awaits_peer() && connection.websocket.state() == State::Open;
+        let awaits_peer = connection.io.awaits_peer() && connection.io.session.state() == State::Open;
         let Some(output) = &mut connection.io.output else { return };
         let Some(socket) = self.sockets[id.slot() as usize].as_ref().filter(|_| awaits_peer) else {
             output.watch = None;
@@ -100,7 +100,7 @@ impl<I: Io> Shard<I> {
             }
             _ => {
                 output.watch = Some(Watch::new(self.now, held));
-                connection.websocket.excuse_silence(self.now);
+                connection.io.session.excuse_silence(self.now);
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! No connection is closed before the barriers of all other ends have come, or a quarter of the drain's time is over;
 //! [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has got, or is owed, every message
-//! from before the drain, and its close frame stands after them. A message that comes later reaches the connections
+//! from before the drain, and its goodbye stands after them. A message that comes later reaches the connections
 //! that are still open.
 
 use super::{leaving::Drain, state::Shard};
@@ -54,7 +54,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends every connection without a closing handshake. Their handlers learn of it.
+    /// Ends every connection without a goodbye. Their handlers learn of it.
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
         ids.into_iter().for_each(|id| self.remove(id));

@@ -2,25 +2,24 @@
 //!
 //! An orderly end takes three steps. Each step asserts that the step before it is complete:
 //!
-//! 1. [`Shard::leave`]: the WebSocket has left the open state. The connection gets no more messages; the messages that
-//!    it is owed up to here are sent, and a close frame after them. If other shards still order messages that the
-//!    connection has published and gets back, the connection stays in its topics, and its close frame waits for marks
-//!    ([`Shard::end_marks`]).
-//! 2. [`Shard::finish`]: the closing handshake is over, and the socket has taken everything. Our side ends (FIN). Input
-//!    is received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
-//!    destroys a close frame that is still on its way (RFC 6455 7.1.1).
+//! 1. [`Shard::leave`]: the session has left the open state. The connection gets no more messages; the messages that it
+//!    is owed up to here are sent, and the session's goodbye after them. If the connection still gets back messages of
+//!    its own that other shards order, it stays in its topics, and its goodbye waits for marks ([`Shard::end_marks`]).
+//! 2. [`Shard::finish`]: the session is closed, and the socket has taken everything. Our side ends (FIN). Input is
+//!    received and dropped from here on: closing a socket with unread input would reset the connection, and a reset
+//!    destroys a goodbye that is still on its way (RFC 6455 7.1.1).
 //! 3. [`Shard::drop_socket`]: the peer has ended its side and has taken everything. The descriptor is closed.
 //!
 //! | our side | the peer's side | event | steps | our side after them |
 //! | --- | --- | --- | --- | --- |
-//! | `Open` | any | a close frame in either direction, a protocol error, a pong timeout | `leave` | `Leaving` |
-//! | `Open` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `leave`, `finish` | `Finished` |
-//! | `Leaving` | gets `Ended` | the peer ends its side without a close frame | `abandon`, `finish` | `Finished` |
-//! | `Leaving` | any | the WebSocket is `Closed`, and the socket has taken everything | `finish` | `Finished` |
+//! | `Open` | any | a goodbye in either direction, a protocol error, a pong timeout | `leave` | `Leaving` |
+//! | `Open` | gets `Ended` | the peer ends its side without a goodbye | `abandon`, `leave`, `finish` | `Finished` |
+//! | `Leaving` | gets `Ended` | the peer ends its side without a goodbye | `abandon`, `finish` | `Finished` |
+//! | `Leaving` | any | the session is `Closed`, and the socket has taken everything | `finish` | `Finished` |
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
 //! | `Open` | any | a send fails | `lose_output` | `Leaving`, and the connection is lost |
-//! | `Leaving`, lost | any | the WebSocket is not open any more, or the input has been received | `lose` | reset |
+//! | `Leaving`, lost | any | the session is not open any more, or the input has been received | `lose` | reset |
 //! | any other | any | a send or a receive fails | `lose` | reset |
 //!
 //! A send fails as soon as a reset has arrived, while Linux keeps the input in front of the reset readable. So a failed
@@ -48,31 +47,31 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Starts the closing handshake.
+    /// Begins the end of the session with our goodbye.
     pub(super) fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let mut frame = Vec::new();
-        connection.websocket.close(self.now, code, reason, &mut frame);
-        self.append(id, &frame);
+        let mut goodbye = Vec::new();
+        connection.io.session.close(self.now, code, reason, &mut goodbye);
+        self.append(id, &goodbye);
         self.notice_close(id);
     }
 
-    /// Takes the steps that are due if the connection's WebSocket has left the open state. Every call that may end the
-    /// open state is followed by a call of this method.
+    /// Takes the steps that are due if the connection's session has left the open state. Every call that may end the
+    /// open state is followed by this one.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.websocket.state() == State::Open {
+        if connection.io.session.state() == State::Open {
             return;
         }
         if connection.is_lost {
-            // Its close frame cannot be sent, and its input is only dropped from here on.
+            // Its goodbye cannot be sent, and its input is only dropped from here on.
             return self.end_lost(id);
         }
         if connection.io.sides.is_open() {
             self.leave(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        // The close frame for a message that is too big waits (`close_waits`); it may be due now.
+        // The goodbye for a message that is too big may wait (`close_waits`); it may be due now.
         if connection.io.owes_output() {
             self.flush.mark_dirty(connection, id);
         }
@@ -90,7 +89,7 @@ impl<I: Io> Shard<I> {
         if connection.is_lost {
             return self.end_lost(id);
         }
-        if connection.websocket.state() != State::Closed {
+        if connection.io.session.state() != State::Closed {
             if connection.io.sides.has_peer_ended() {
                 self.abandon(id);
             }
@@ -105,10 +104,10 @@ impl<I: Io> Shard<I> {
         self.drop_socket(id);
     }
 
-    /// The first step: the connection gets no more messages, unless its close frame waits for marks.
+    /// The first step: the connection gets no more messages, unless its goodbye waits for marks.
     fn leave(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        assert_ne!(connection.websocket.state(), State::Open, "an open WebSocket receives messages");
+        assert_ne!(connection.io.session.state(), State::Open, "an open session receives messages");
         connection.io.sides.leave();
         // A held connection never becomes a subscriber now. Its opening answer still leaves.
         connection.is_held = false;
@@ -117,10 +116,10 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends the wait for marks: the connection leaves its topics, and its close frame follows its messages.
+    /// Ends the wait for marks: the connection leaves its topics, and its goodbye follows its messages.
     pub(super) fn end_marks(&mut self, id: ConnectionId) {
-        if let Some(frames) = self.marks.end(id) {
-            self.append(id, &frames);
+        if let Some(goodbye) = self.marks.end(id) {
+            self.append(id, &goodbye);
             self.notice_close(id);
         }
     }
@@ -128,7 +127,7 @@ impl<I: Io> Shard<I> {
     /// The second step: our side of the socket ends.
     fn finish(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        assert_eq!(connection.websocket.state(), State::Closed, "the closing handshake is over");
+        assert_eq!(connection.io.session.state(), State::Closed, "the session is over");
         assert!(!connection.io.owes_output() && !connection.is_held, "the socket has taken everything");
         connection.io.sides.finish();
         let socket = self.sockets[id.slot() as usize].as_ref().expect("a connection has a socket");
@@ -147,13 +146,13 @@ impl<I: Io> Shard<I> {
         assert!(taken.is_some_and(|(connection, _)| !connection.io.owes_output()), "nothing is sent after the end");
     }
 
-    /// Ends the WebSocket of a connection whose peer has ended its side without a closing handshake, or without an
-    /// answer to our close frame. Output that its socket has not taken is given up.
+    /// Ends the session of a connection whose peer has ended its side without a goodbye, or without an answer to ours.
+    /// Output that its socket has not taken is given up.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        assert!(connection.io.sides.has_peer_ended(), "a closing handshake may still come");
-        let (was_open, was_slow) = (connection.websocket.state() == State::Open, connection.io.has_backlog());
-        connection.websocket.abandon();
+        assert!(connection.io.sides.has_peer_ended(), "a goodbye may still come");
+        let (was_open, was_slow) = (connection.io.session.state() == State::Open, connection.io.has_backlog());
+        connection.io.session.abandon();
         connection.io.output = None;
         if self.marks.end(id).is_some() {
             self.hub.unsubscribe_all(id);
@@ -167,7 +166,7 @@ impl<I: Io> Shard<I> {
     /// handled to its end, within the close timeout.
     pub(super) fn lose_output(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.websocket.state() != State::Open {
+        if connection.io.session.state() != State::Open {
             // A closing connection drops its input.
             return self.lose(id, error);
         }

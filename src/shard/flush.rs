@@ -137,7 +137,7 @@ impl<I: Io> Shard<I> {
     fn plan_dirty(&mut self, id: ConnectionId) -> usize {
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         connection.io.is_dirty = false;
-        if connection.websocket.state() == State::Closed && self.close_waits(id).is_some() {
+        if connection.io.session.state() == State::Closed && self.close_waits(id).is_some() {
             return 0;
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
@@ -183,7 +183,7 @@ impl<I: Io> Shard<I> {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
-                // Its end cannot be due: the connection in a walk is open, or its close frame waits for marks.
+                // Its end cannot be due: the connection in a walk is open, or its goodbye waits for marks.
                 (Contents::One(Portion::Run(audience)), None) => {
                     deliveries += u64::from(self.hub.run(audience).messages())
                 }
@@ -293,7 +293,7 @@ impl<I: Io> Shard<I> {
     /// Settles an entry after which the connection is owed nothing more. A connection that is closing may end with it.
     fn settle_all(&mut self, id: ConnectionId) {
         self.unpark(id);
-        if self.hub.connections.get(id).is_some_and(|connection| connection.websocket.state() != State::Open) {
+        if self.hub.connections.get(id).is_some_and(|connection| connection.io.session.state() != State::Open) {
             self.flush.outcomes.push(Outcome::Done(id));
         }
     }

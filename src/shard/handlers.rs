@@ -172,8 +172,8 @@ impl<I: Io> ShardApi for Shard<I> {
         let backlog = connection.io.output.as_ref().map_or(0, |output| output.backlog.bytes());
         let own = self.handlers.own(id);
         Some(Facts {
-            state: connection.websocket.state(),
-            message_length: connection.websocket.message_length(),
+            state: connection.io.session.state(),
+            message_length: connection.io.session.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,
             limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).rules.limits),
@@ -204,7 +204,7 @@ impl<I: Io> ShardApi for Shard<I> {
     }
 
     fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) {
-        let is_open = self.hub.connections.get(id).is_some_and(|c| c.websocket.state() == State::Open);
+        let is_open = self.hub.connections.get(id).is_some_and(|c| c.io.session.state() == State::Open);
         if is_open && code == CloseCode::POLICY_VIOLATION {
             self.count(Counter::PolicyClosed, 1);
         }

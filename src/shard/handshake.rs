@@ -87,13 +87,14 @@ async fn open(
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
     match judge(lobby, &socket, head).await {
-        Ok(Accepted { route, opened, profile, limits, answer }) => {
+        Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
             lobby.add_arrival(Arrival {
                 socket,
                 of_address,
+                session,
                 route,
                 state,
                 profile,

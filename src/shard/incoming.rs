@@ -25,7 +25,7 @@ pub(super) struct Incoming {
     /// Connections that had more input than their part of the frames: input that is not parsed, or a socket that filled
     /// its buffer. Connections that are closing stand here too.
     busy: VecDeque<ConnectionId>,
-    /// Connections whose WebSocket is closed. Thousands of them may send input that is only dropped.
+    /// Connections whose session is closed: thousands of them may send input that is only dropped.
     closed: VecDeque<ConnectionId>,
     /// Connections whose large frame has filled its buffer, with the number of frames that the copy into a larger
     /// buffer counts as.
@@ -101,7 +101,7 @@ impl Incoming {
     /// Notes that the connection's socket is readable.
     pub(super) fn push_ready(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
-            let queue = match connection.websocket.state() {
+            let queue = match connection.io.session.state() {
                 State::Open => &mut self.ready,
                 State::Closing => &mut self.busy,
                 State::Closed => &mut self.closed,
@@ -113,7 +113,7 @@ impl Incoming {
     /// Notes that the connection may have more input than its share.
     pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
-            let is_closed = connection.websocket.state() == State::Closed;
+            let is_closed = connection.io.session.state() == State::Closed;
             let queue = if is_closed { &mut self.closed } else { &mut self.busy };
             queue.push_back(id);
         }
@@ -378,7 +378,7 @@ impl Incoming {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
                 if bytes.len() == bytes.capacity() {
-                    let missing = connection.websocket.missing(&bytes);
+                    let missing = connection.io.session.missing(&bytes);
                     bytes.reserve(missing.clamp(1, bytes.len()));
                 }
                 Buffer { bytes, is_own: true, is_consumed: false }
@@ -483,16 +483,13 @@ const BUFFERS_MAX: usize = Pace::DEFAULT.receive_batch;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        proto::{Role, WebSocket},
-        shard::io_state::IoState,
-    };
+    use crate::shard::{io_state::IoState, session::Session};
 
     /// Every receive is small while very many connections wait for homes with input, whichever these homes are.
     #[test]
     fn a_crowd_that_waits_for_many_homes_makes_receives_small() {
         let mut incoming = Incoming::default();
-        let mut connection = ShardConnection::new(WebSocket::new(Role::Server, Tick(0)), IoState::new());
+        let mut connection = ShardConnection::new(IoState::new(Session::web_socket()));
         let mut room = |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes).bytes.capacity();
         (1..AWAITING_MAX).for_each(|_| incoming.awaiting.enter(true));
         assert_eq!(room(&mut incoming, None), RECEIVE_BUFFER);

@@ -81,7 +81,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn assembled_bytes(&self, id: ConnectionId) -> usize {
-        self.hub.connections.get(id).map_or(0, |connection| connection.websocket.assembled_bytes())
+        self.hub.connections.get(id).map_or(0, |connection| connection.io.session.assembled_bytes())
     }
 
     /// Parses input and acts on it, until there is no further event or the shard may not parse.
@@ -91,7 +91,7 @@ impl<I: Io> Shard<I> {
         self.hub.take_behind();
         let (mut has_ended_message, mut is_paused, mut lacking) = (false, false, None);
         while !is_paused && let Some(connection) = self.hub.connections.get(id) {
-            let limits = self.handlers.limits(id, || !connection.websocket.is_within_message());
+            let limits = self.handlers.limits(id, || !connection.io.session.is_within_message());
             match self.next_event(id, input, &limits, &mut replies) {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
@@ -145,11 +145,11 @@ impl<I: Io> Shard<I> {
         let hook = self.frame_hook(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
         let Some((handler, seat)) = hook else {
-            return connection.websocket.receive(self.now, input, limits, replies);
+            return connection.io.session.receive(self.now, input, limits, replies);
         };
         let mut panicked = None;
         let event =
-            connection.websocket.receive_with(self.now, input, limits, replies, |header, payload| {
+            connection.io.session.receive_with(self.now, input, limits, replies, |header, payload| {
                 match handler.on_frame(seat, header, payload) {
                     Ok(Verdict::Fail(code)) if !code.is_sendable() && code != CloseCode::NO_STATUS => {
                         tracing::error!(%id, %code, "a handler fails a connection with a code that must not be sent");
@@ -163,7 +163,7 @@ impl<I: Io> Shard<I> {
                 }
             });
         if let Some(panicked) = panicked {
-            // The close frame is among the replies, and the handler needs no `on_error`.
+            // The goodbye is among the replies, and the handler needs no `on_error`.
             self.notice_panic(id, &panicked);
             return Ok(None);
         }
@@ -208,7 +208,7 @@ impl<I: Io> Shard<I> {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !rest.is_empty()
         {
-            let missing = connection.websocket.missing(&rest);
+            let missing = connection.io.session.missing(&rest);
             // Behind a frame that was consumed the buffer would go on keeping that frame's memory.
             let stays = !is_consumed && (is_own || rest.len() >= RECEIVE_BUFFER / 2);
             if stays {
@@ -242,8 +242,8 @@ impl<I: Io> Shard<I> {
             }
             return;
         }
-        let bytes = partial + connection.websocket.assembled_bytes();
-        if bytes == 0 || connection.websocket.state() != State::Open {
+        let bytes = partial + connection.io.session.assembled_bytes();
+        if bytes == 0 || connection.io.session.state() != State::Open {
             return self.incoming.unfinished.forget(id);
         }
         if self.incoming.unfinished.note(id, bytes, self.now) {

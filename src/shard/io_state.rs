@@ -1,11 +1,11 @@
-//! The state of a connection's socket, which the shard keeps in addition to the hub's state of the connection.
+//! The state of a connection's session and socket, which the shard keeps in addition to the hub's state of the connection.
 
 use bytes::BytesMut;
 
-use super::sides::Sides;
+use super::{session::Session, sides::Sides};
 use crate::{
     hub::{self, Attachment, Backlog, Connections, Format},
-    proto::Tick,
+    proto::{State, Tick},
 };
 
 /// A connection of a shard.
@@ -14,9 +14,12 @@ pub(crate) type ShardConnection = hub::HubConnection<IoState>;
 /// The hub of a shard.
 pub(crate) type IoHub = hub::ShardHub<IoState>;
 
-/// The input and output of one connection. While the connection is idle it owns nothing outside this struct.
+/// The session of one connection, and its input and output. While the connection is idle it owns nothing outside this
+/// struct.
 #[derive(Debug)]
 pub(crate) struct IoState {
+    /// The connection's protocol, in its present state.
+    pub(crate) session: Session,
     /// The beginning of a frame that has not arrived whole, or input that is not parsed to its end.
     pub(crate) partial: Option<Box<BytesMut>>,
     /// Frames for this connection alone, and its backlog.
@@ -41,6 +44,11 @@ impl Attachment for IoState {
     #[inline]
     fn format(&self) -> Format {
         self.format
+    }
+
+    #[inline]
+    fn is_open(&self) -> bool {
+        self.session.state() == State::Open
     }
 }
 
@@ -75,7 +83,7 @@ pub(crate) enum Reading {
 /// The output that a connection is owed in addition to its shares of the walks under way.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    /// Whole frames for this connection alone, such as the opening answer, pongs and close frames. They leave with the
+    /// Whole frames for this connection alone, such as the opening answer, pongs and the goodbye. They leave with the
     /// next flush if there is no backlog.
     pub(crate) outbox: Vec<u8>,
     /// The bytes that the socket did not take.
@@ -164,9 +172,10 @@ impl Output {
 }
 
 impl IoState {
-    /// Returns the state of a socket that nothing has been received from and nothing is owed to.
-    pub(crate) fn new() -> Self {
+    /// Returns the state of a connection that nothing has been received from and nothing is owed to.
+    pub(crate) fn new(session: Session) -> Self {
         IoState {
+            session,
             partial: None,
             output: None,
             reading: Reading::Idle,

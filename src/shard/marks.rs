@@ -1,8 +1,8 @@
-//! Marks: a close frame waits for messages of its connection that another shard orders.
+//! Marks: a goodbye waits for messages of its connection that another shard orders.
 //!
 //! When a connection leaves the open state, messages that it published may still be on their way to the home of their
 //! topic; if the connection has subscribed to that topic with echo, it is owed these messages. A mark follows them to
-//! each such home and comes back after them. Until then the connection stays a subscriber, and its close frame waits
+//! each such home and comes back after them. Until then the connection stays a subscriber, and its goodbye waits
 //! here.
 
 use std::collections::HashMap;
@@ -18,16 +18,16 @@ pub(super) struct Marks(HashMap<ConnectionId, Marked>);
 struct Marked {
     /// The marks that have not come back.
     awaited: usize,
-    /// The close frame, and the replies before it.
-    frames: Vec<u8>,
+    /// The session's goodbye, and the replies before it.
+    goodbye: Vec<u8>,
     /// When the marks are given up.
     until: Tick,
 }
 
 impl Marks {
-    /// Notes that the connection waits for so many marks with these frames.
-    pub(super) fn begin(&mut self, id: ConnectionId, awaited: usize, frames: &[u8], until: Tick) {
-        let earlier = self.0.insert(id, Marked { awaited, frames: frames.to_vec(), until });
+    /// Notes that the connection waits for so many marks with this goodbye.
+    pub(super) fn begin(&mut self, id: ConnectionId, awaited: usize, goodbye: &[u8], until: Tick) {
+        let earlier = self.0.insert(id, Marked { awaited, goodbye: goodbye.to_vec(), until });
         assert!(earlier.is_none(), "a connection leaves the open state once");
     }
 
@@ -37,12 +37,12 @@ impl Marks {
         self.0.contains_key(&id)
     }
 
-    /// Appends frames to those of the connection. Returns whether it waits.
+    /// Appends output to that of the connection. Returns whether it waits.
     #[inline]
-    pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) -> bool {
+    pub(super) fn append(&mut self, id: ConnectionId, output: &[u8]) -> bool {
         let marked = self.0.get_mut(&id);
         marked.is_some_and(|marked| {
-            marked.frames.extend_from_slice(frames);
+            marked.goodbye.extend_from_slice(output);
             true
         })
     }
@@ -60,18 +60,18 @@ impl Marks {
         marked.awaited == 0
     }
 
-    /// Ends the wait, and returns the frames; `None` if the connection does not wait.
+    /// Ends the wait, and returns the goodbye; `None` if the connection does not wait.
     pub(super) fn end(&mut self, id: ConnectionId) -> Option<Vec<u8>> {
         let marked = self.0.remove(&id)?;
         if self.0.is_empty() {
             // A crowd's table is not kept.
             self.0.shrink_to(TABLE_KEPT);
         }
-        Some(marked.frames)
+        Some(marked.goodbye)
     }
 }
 
-/// The most ticks that a close frame waits for marks. `await_marks` shortens the wait to half of the close timeout, if
+/// The most ticks that a goodbye waits for marks. `await_marks` shortens the wait to half of the close timeout, if
 /// that is less.
 pub(super) const MARK_TICKS_MAX: u32 = 2;
 

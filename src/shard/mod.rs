@@ -32,6 +32,7 @@ mod receive;
 mod refusals;
 mod schedule;
 mod seats;
+pub(crate) mod session;
 mod several;
 mod sides;
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::{future::poll_fn, mem, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::lobby::Lobby;
+#[cfg(test)]
+use super::session::length_prefixed::LengthPrefixed;
+use super::{lobby::Lobby, session::Session};
 use crate::{
     auth::Credentials,
     endpoints::{Endpoint, Intent},
@@ -20,6 +22,7 @@ use crate::{
 
 /// An accepted opening request: the beginning of its connection, and the answer to its client.
 pub(super) struct Accepted {
+    pub(super) session: Session,
     pub(super) route: u16,
     pub(super) opened: Opened,
     pub(super) profile: Option<Box<Profile>>,
@@ -92,7 +95,10 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     check_leaving(lobby)?;
     let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
     let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
-    Ok(Accepted { route: at as u16, opened, profile, limits, answer })
+    let session = Session::web_socket();
+    #[cfg(test)]
+    let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
+    Ok(Accepted { session, route: at as u16, opened, profile, limits, answer })
 }
 
 /// Completes an accepted request by its subscription to broadcasts. Returns the facts that its connection keeps, and

@@ -11,13 +11,13 @@ use crate::{
 impl<I: Io> Shard<I> {
     /// Appends whole frames for this connection alone, after the shares of topics from which the connection has
     /// unsubscribed. The next flush sends the frames unless the connection is held or has no room. A lost connection
-    /// gets no frames. A close frame may have to wait for marks.
+    /// gets no frames. A goodbye may have to wait for marks.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if frames.is_empty() || connection.is_lost {
             return;
         }
-        if connection.websocket.state() != State::Open {
+        if connection.io.session.state() != State::Open {
             let is_first = connection.io.sides.is_open();
             if self.marks.append(id, frames) || is_first && self.await_marks(id, frames) {
                 return;
@@ -32,22 +32,22 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Sends marks after the messages of a connection that has just left the open state, and lets its frames, the close
-    /// frame among them, wait until all marks are back. Returns whether there is a mark.
-    fn await_marks(&mut self, id: ConnectionId, frames: &[u8]) -> bool {
+    /// Sends marks behind the messages of a connection that has just left the open state, and lets its goodbye, and the
+    /// replies in front of it, wait until all marks are back. Returns whether there is a mark.
+    fn await_marks(&mut self, id: ConnectionId, goodbye: &[u8]) -> bool {
         let ticks = match self.handlers.keep_alive(id).close_timeout {
             0 => MARK_TICKS_MAX,
             close_timeout => MARK_TICKS_MAX.min(close_timeout / 2),
         };
         let awaited = if ticks == 0 { 0 } else { self.hub.send_marks(id) };
         if awaited > 0 {
-            self.marks.begin(id, awaited, frames, self.now.after(ticks));
+            self.marks.begin(id, awaited, goodbye, self.now.after(ticks));
         }
         awaited > 0
     }
 
     /// Ends the subscriptions of a connection that has left `Open`. Its shares up to now are appended to its backlog,
-    /// before the close frame.
+    /// before the goodbye.
     pub(super) fn leave_topics(&mut self, id: ConnectionId) {
         let owed = self.hub.leave(id);
         self.owe_behind_outbox(id, owed);

@@ -15,13 +15,13 @@ use crate::{
 
 impl<I: Io> Shard<I> {
     /// Returns whether the connection is owed so much that it is not received from: above half of what a backlog may
-    /// have. A connection that is closing is always received from, since its client's close frame or end is awaited.
+    /// have. A connection that is closing is always received from, since its client's goodbye or end is awaited.
     pub(super) fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
         let Some(output) = &connection.io.output else { return false };
         let is_much = output.bytes() > self.limits.backlog_bytes_max / 2
             || output.backlog.messages() > self.limits.backlog_messages_max / 2;
-        is_much && connection.websocket.state() == State::Open && !self.handlers.has_manual_backpressure(id)
+        is_much && connection.io.session.state() == State::Open && !self.handlers.has_manual_backpressure(id)
     }
 
     /// Lets a parked connection be received from again if it has taken enough of its backlog, or is closing.
@@ -42,11 +42,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Returns the homes that the client's next message goes to, or may go to; `None` if the message stays on the
-    /// shard. A connection that is closing is always received from, since its client's close frame or end is awaited,
+    /// shard. A connection that is closing is always received from, since its client's goodbye or end is awaited,
     /// and its messages go nowhere.
     pub(super) fn next_homes(&self, id: ConnectionId) -> Option<Homes> {
         let connection = self.hub.connections.get(id)?;
-        let is_open = connection.websocket.state() == State::Open;
+        let is_open = connection.io.session.state() == State::Open;
         self.hub.homes_of(connection.publishes).filter(|_| is_open)
     }
 
@@ -62,7 +62,7 @@ impl<I: Io> Shard<I> {
     /// Notes that the connection waits for these homes, unless it is closing.
     pub(super) fn await_home(&mut self, id: ConnectionId, homes: Homes, queue: Queue) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.websocket.state() != State::Open {
+        if connection.io.session.state() != State::Open {
             return;
         }
         self.incoming.await_home(connection, id, homes, queue, self.now);
@@ -75,7 +75,7 @@ impl<I: Io> Shard<I> {
     /// Lets a connection that waits for a home be received from again, if it is closing.
     fn leave_home(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.io.reading == Reading::AwaitsHome && connection.websocket.state() != State::Open {
+        if connection.io.reading == Reading::AwaitsHome && connection.io.session.state() != State::Open {
             self.incoming.leave_home(connection, id, self.now);
             self.schedule(id);
         }
@@ -87,10 +87,10 @@ impl<I: Io> Shard<I> {
         self.leave_home(id);
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        if connection.websocket.state() == State::Closed {
+        if connection.io.session.state() == State::Closed {
             return self.incoming.drop_input(connection);
         }
-        // A shorter rest may be the beginning of a header or of the peer's close frame, and stays.
+        // A shorter rest may be the beginning of a header or of the peer's goodbye, and stays.
         if !connection.io.has_unparsed
             && connection.io.partial.as_ref().is_some_and(|partial| partial.len() >= STAYS_IN_PLACE)
             && let Some(rest) = connection.io.partial.take()

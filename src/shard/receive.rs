@@ -93,7 +93,7 @@ impl<I: Io> Shard<I> {
 
     /// Notes a connection that is not open and has filled a buffer: its input is only dropped.
     fn notice_discarding(&mut self, id: ConnectionId) {
-        let is_open = |connection: &ShardConnection| connection.websocket.state() == State::Open;
+        let is_open = |connection: &ShardConnection| connection.io.session.state() == State::Open;
         if self.hub.connections.get(id).is_some_and(|connection| !is_open(connection)) {
             self.incoming.note_discarding(id);
         }
@@ -131,7 +131,7 @@ impl<I: Io> Shard<I> {
             budget -= admitted.unwrap_or(0);
             let Some(homes) = self.admit(next) else { continue };
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            if connection.websocket.state() == State::Closed {
+            if connection.io.session.state() == State::Closed {
                 self.incoming.drop_input(connection);
                 self.incoming.push_busy(connection, id);
                 continue;
@@ -233,8 +233,8 @@ impl<I: Io> Shard<I> {
                 self.end_if_done(id);
             }
             Ok(count) => {
-                // A close frame may wait until the peer is silent.
-                connection.websocket.excuse_silence(self.now);
+                // A goodbye may wait until the peer is silent.
+                connection.io.session.excuse_silence(self.now);
                 let is_full = count == DISCARD_MAX;
                 let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);

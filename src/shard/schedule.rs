@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     hub::ConnectionId,
-    proto::{CloseCode, KeepAlive, State, Tick},
+    proto::{KeepAlive, State, Tick},
     sys::Io,
 };
 
@@ -21,9 +21,9 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let keep_alive = self.handlers.keep_alive(id);
         let interval = keep_alive.ping_interval;
-        let pings = connection.websocket.state() == State::Open && interval > 0;
+        let pings = connection.io.session.state() == State::Open && interval > 0;
         let look = pings.then(|| self.now.after(interval));
-        let deadline = connection.websocket.deadline(&keep_alive);
+        let deadline = connection.io.session.deadline(&keep_alive);
         let message = match self.limits.message_ticks_max {
             0 => None,
             ticks => self.incoming.unfinished.since(id, self.now).map(|since| since.after(ticks)),
@@ -39,22 +39,18 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Returns the tick until which the connection's close frame waits, if it waits. The close frame for a message that
-    /// is too big waits until the peer has ended its input or has been silent for 300 ms, for at most half of the close
-    /// timeout.
+    /// Returns the tick until which the connection's goodbye waits, if it waits. A goodbye that awaits the rest of a
+    /// message ([`Session::awaits_rest`]) waits until the peer has ended its input or has been silent for 300 ms, for
+    /// at most half of the close timeout. The input is dropped either way.
     ///
-    /// A browser that gets the close frame in the middle of its message gives up the rest of the message, and takes the
-    /// close for an unclean one. The browser's input is dropped either way. A close frame for any other violation does
-    /// not wait.
+    /// [`Session::awaits_rest`]: super::session::Session::awaits_rest
     pub(super) fn close_waits(&self, id: ConnectionId) -> Option<Tick> {
         let connection = self.hub.connections.get(id)?;
-        let websocket = &connection.websocket;
-        let is_too_big =
-            websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG;
-        if !is_too_big || !connection.io.owes_output() || connection.io.sides.has_peer_ended() {
+        let session = &connection.io.session;
+        if !session.awaits_rest() || !connection.io.owes_output() || connection.io.sides.has_peer_ended() {
             return None;
         }
-        let last_received = if connection.io.reading == Reading::Queued { self.now } else { websocket.last_received() };
+        let last_received = if connection.io.reading == Reading::Queued { self.now } else { session.last_received() };
         let half = self.handlers.keep_alive(id).close_timeout / 2;
         let latest = Tick(connection.io.sides.ends_by()?.0.saturating_sub(half));
         Some(last_received.after(SILENCE).min(latest)).filter(|&until| self.now < until)

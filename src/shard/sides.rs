@@ -16,7 +16,7 @@ pub(crate) struct Sides {
 pub(crate) enum Ours {
     /// The connection receives messages.
     Open,
-    /// The WebSocket has left the open state. The output that the connection is owed is being sent.
+    /// The session has left the open state. The output that the connection is owed is being sent.
     Leaving {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
@@ -46,7 +46,7 @@ pub(crate) struct Deadline(NonZeroU32);
 const _: () = assert!(size_of::<Sides>() == 12, "two words more would make each connection's slot larger");
 
 impl Sides {
-    /// Returns the sides of a socket whose WebSocket is open.
+    /// Returns the sides of a socket whose session is open.
     pub(crate) const fn open() -> Self {
         Sides { ours: Ours::Open, peer: Peer::Sends }
     }
@@ -94,7 +94,7 @@ impl Sides {
         self.peer = Peer::Ended;
     }
 
-    /// Notes that the WebSocket has left the open state.
+    /// Notes that the session has left the open state.
     ///
     /// # Panics
     ///

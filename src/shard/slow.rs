@@ -58,8 +58,8 @@ impl<I: Io> Shard<I> {
     /// Returns whether a subscriber is owed more than it may be, and has not kept up until now.
     pub(super) fn is_too_slow(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
-        // The backlog of a connection that has left its topics grows no more, and has its close frame.
-        if connection.websocket.state() != State::Open && !self.marks.has(id) {
+        // The backlog of a connection that has left its topics grows no more, and has its goodbye.
+        if connection.io.session.state() != State::Open && !self.marks.has(id) {
             return false;
         }
         let Some(output) = &connection.io.output else { return false };
@@ -69,7 +69,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing
-    /// of it was sent; the messages after it are dropped and counted, and the close frame follows.
+    /// of it was sent; the messages after it are dropped and counted, and the goodbye follows.
     pub(super) fn close_slow(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };
@@ -79,7 +79,7 @@ impl<I: Io> Shard<I> {
             // Without a backlog the outbox may have the opening answer.
             output.outbox = Vec::new();
         }
-        connection.websocket.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
+        connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
         dropped += self.hub.leave_unsent(id);
         let peer = self.peer(id);
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {

@@ -49,7 +49,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) warnings: Arc<Warnings>,
     pub(super) now: Tick,
     pub(super) flush: Flush,
-    /// Connections whose close frame waits.
+    /// Connections whose goodbye waits.
     pub(super) marks: Marks,
     pub(super) drain: Option<Drain>,
     pub(super) pace: Pace,

@@ -7,12 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    hub::{
-        HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName,
-        testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
-    },
-    proto::{Role, Tick, WebSocket},
+use crate::hub::{
+    HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName,
+    testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
 };
 
 fn hub() -> ShardHub<Wants> {
@@ -32,7 +29,7 @@ fn connect(hub: &mut ShardHub<Wants>) -> ConnectionId {
 }
 
 fn connect_for(hub: &mut ShardHub<Wants>, format: Format) -> ConnectionId {
-    hub.connections.insert(HubConnection::new(WebSocket::new(Role::Server, Tick(0)), Wants(format))).unwrap()
+    hub.connections.insert(HubConnection::new(Wants(format))).unwrap()
 }
 
 fn join(hub: &mut ShardHub<Wants>, topic: &str, echo: bool) -> ConnectionId {
@@ -206,7 +203,7 @@ fn subscribing_has_an_outcome_for_each_state() {
     hub.unsubscribe(id, &name("1"));
     assert_eq!(hub.subscribe(id, &name("4"), ECHO), Subscribed::Live);
     let connection = hub.connections.get_mut(id).unwrap();
-    connection.websocket.close(Tick(0), crate::proto::CloseCode::NORMAL, "", &mut Vec::new());
+    connection.is_lost = true;
     assert_eq!(hub.subscribe(id, &name("5"), ECHO), Subscribed::Closed);
     hub.remove(id);
     assert_eq!(hub.subscribe(id, &name("5"), ECHO), Subscribed::Closed);

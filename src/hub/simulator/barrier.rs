@@ -9,12 +9,9 @@ use super::{
     engine::SimulatedEngine,
     world::{next, topic},
 };
-use crate::{
-    hub::{
-        ConnectionId, EndRole, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope,
-        ShardHub, SubscribeOptions, Wake, testing::texts,
-    },
-    proto::{Role, Tick, WebSocket},
+use crate::hub::{
+    ConnectionId, EndRole, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope,
+    ShardHub, SubscribeOptions, Wake, testing::texts,
 };
 
 /// Some shards with a subscriber of every topic each, and an external end, which all publish until they begin to leave
@@ -64,7 +61,7 @@ impl World {
             hubs = hubs.into_iter().map(|hub| hub.with_engine(topics)).collect();
         }
         let subscribers = hubs.iter_mut().map(|hub| {
-            let connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ());
+            let connection = HubConnection::new(());
             let id = hub.connections.insert(connection).unwrap();
             (0..TOPICS).for_each(|number| _ = hub.subscribe(id, &topic(number), SubscribeOptions::default()));
             id

@@ -9,13 +9,10 @@ use std::{
 };
 
 use super::{TOPICS, engine::SimulatedEngine, subscriber::Subscriber};
-use crate::{
-    hub::{
-        AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
-        MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
-        testing::{FORMATS, Got, Wants, decode, encodings},
-    },
-    proto::{Role, Tick, WebSocket},
+use crate::hub::{
+    AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
+    MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
+    testing::{FORMATS, Got, Wants, decode, encodings},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -155,7 +152,7 @@ impl World {
         self.rouse(shard);
         let format = FORMATS[self.pick(FORMATS.len())];
         let hub = &mut self.hubs[shard];
-        let mut connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), Wants(format));
+        let mut connection = HubConnection::new(Wants(format));
         connection.is_held = true;
         let id = hub.connections.insert(connection).unwrap();
         self.connections.push(id);

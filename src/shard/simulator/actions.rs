@@ -10,7 +10,10 @@ use super::{
     simulation::{Simulation, arrival},
     socket::SimulatedSocket,
 };
-use crate::{hub::Scope, shard::arrival::Arrival};
+use crate::{
+    hub::Scope,
+    shard::{arrival::Arrival, session::client_end::Protocol},
+};
 
 impl Simulation {
     /// Establishes a connection of a new client on a shard, which observes a topic if one is named.
@@ -20,7 +23,9 @@ impl Simulation {
         let topic = observes.unwrap_or_else(|| random.within(0..=self.topics.len() - 1));
         let answer = format!("HTTP/1.1 101 {number}\r\n{}\r\n", "x".repeat(random.within(0..=60)));
         let line = self.drivers[shard].clients.len();
-        let mut client = Client::new(number, (shard, line), topic, answer.as_bytes(), random);
+        let is_second = self.plan.second_protocol > 0 && random.chance(self.plan.second_protocol);
+        let protocol = if is_second { Protocol::LengthPrefixed } else { Protocol::WebSocket };
+        let mut client = Client::new(number, (shard, line), topic, protocol, answer.as_bytes(), random);
         client.observes = observes.is_some();
         let subscribes = client.observes || !random.chance(100);
         let has_more = !client.observes && random.chance(400);
@@ -31,11 +36,12 @@ impl Simulation {
             self.draw_habits(&mut client, subscribes)
         };
         let socket = SimulatedSocket::connect(&self.drivers[shard].network, answer.as_bytes(), room);
+        self.drivers[shard].network.borrow_mut().lines[line].stream.expect(protocol);
         let leftover = self.send_early(&mut client);
         self.draw_subscriptions(&mut client, subscribes, has_more);
         let Client { publishes, deaf, mute, subscriptions, .. } = &client;
         self.log(format_args!(
-            "client {number} of topic {topic} joins shard {shard}: {subscriptions:?} (publishes {publishes}, \
+            "client {number} ({protocol:?}) of topic {topic} joins shard {shard}: {subscriptions:?} (publishes {publishes}, \
              deaf {deaf}, mute {mute}), room {room}, {} bytes left over",
             leftover.len()
         ));
@@ -84,9 +90,10 @@ impl Simulation {
         let driver = &mut self.drivers[shard];
         driver.rouse();
         let now = driver.moment(self.now);
+        let session = client.end.protocol().session();
         let format = client.format;
-        let arrival = arrival(socket, subscriptions, forwards, answer, leftover);
-        let id = driver.shard.adopt(now, Arrival { format, ..arrival });
+        let arrival = Arrival { session, format, ..arrival(socket, subscriptions, forwards, answer, leftover) };
+        let id = driver.shard.adopt(now, arrival);
         self.log(format_args!("client {number} is {id:?}"));
         let id = id.expect("there is a slot");
         // The shard has taken its mail before it subscribed the connection.
@@ -157,7 +164,7 @@ impl Simulation {
             }
             90..=95 => {
                 let how = match random.within(0..=9) {
-                    0..=3 => Leaving::Handshake,
+                    0..=3 => Leaving::Goodbye,
                     4 | 5 => Leaving::Cut(End::Finished),
                     6 => Leaving::Cut(End::Closed),
                     7 => Leaving::Cut(End::Reset),

@@ -122,7 +122,7 @@ impl Simulation {
         let line = &network.lines[client.line];
         let connection = client.id.and_then(|id| self.drivers[client.shard].shard.hub.connections.get(id));
         let connection = connection.expect("the connection is there");
-        let (state, sides) = (connection.websocket.state(), &connection.io.sides);
+        let (state, sides) = (connection.io.session.state(), &connection.io.sides);
         assert_eq!(sides.is_open(), connection.is_open(), "our side of client {number}");
         let waits = client.id.is_some_and(|id| self.drivers[client.shard].shard.marks.has(id));
         let is_over = state == State::Closed && !connection.io.owes_output() && !waits;

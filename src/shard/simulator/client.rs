@@ -1,6 +1,6 @@
 //! A client of the simulated network: its actions, and the messages that it has seen.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use bytes::BytesMut;
 
@@ -16,9 +16,8 @@ use crate::{
         Backlog, ConnectionId, Format,
         testing::{REVERSED, reversed},
     },
-    proto::{
-        CloseCode, Event, Fin, Input, MessageLimits, MessageType, OpCode, Role, State, Tick, WebSocket, encode_masked,
-    },
+    proto::{CloseCode, Fin, OpCode, Tick},
+    shard::session::client_end::{ClientEnd, Heard, Protocol},
 };
 
 /// The subscription of a client to a topic, for a part of its life.
@@ -62,15 +61,15 @@ impl Span {
 /// The way in which a client ends its connection, if it does before the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaving {
-    /// With a close frame.
-    Handshake,
+    /// With the goodbye of its protocol.
+    Goodbye,
     /// By the end of its input, or a reset, perhaps in the middle of a frame.
     Cut(End),
     /// The client sends a message though it only receives.
     Trespass,
     /// The client asks its handler to close the connection.
     Asking,
-    /// The client sends bytes that are no frame.
+    /// The client breaks its protocol.
     Breach,
 }
 
@@ -131,7 +130,7 @@ pub(super) struct Client {
     pub(super) farewells: u32,
     /// The client neither reads nor writes.
     pub(super) mute: bool,
-    /// The client answers neither pings nor close frames, but reads.
+    /// The client answers neither pings nor goodbyes, but reads.
     pub(super) deaf: bool,
     pub(super) leaving: Option<Leaving>,
     /// The connection on the server's side.
@@ -139,7 +138,7 @@ pub(super) struct Client {
     /// The shard's places in the topics when the connection was last seen open, and when it was first seen not to be.
     pub(super) open_until: Vec<u64>,
     pub(super) closed_at: Option<Vec<u64>>,
-    /// Until when the client's close frame waits for marks.
+    /// Until when the client's goodbye waits for marks.
     pub(super) marks_until: Option<Tick>,
     /// The marks have taken too long.
     pub(super) has_late_marks: bool,
@@ -164,11 +163,11 @@ pub(super) struct Client {
     pub(super) sent: u32,
     pub(super) sent_empty: u32,
     pub(super) received: Vec<Name>,
-    /// The server's close frame.
+    /// The server's goodbye.
     pub(super) close: Option<(CloseCode, String)>,
     /// Bytes of the answer that the client has not seen yet.
     answer_missing: usize,
-    websocket: WebSocket,
+    pub(super) end: ClientEnd,
     rest: BytesMut,
     /// Frames to be sent, the last one of each message with its name.
     frames: VecDeque<(Vec<u8>, Option<Name>)>,
@@ -185,6 +184,7 @@ impl Client {
         number: usize,
         (shard, line): (usize, usize),
         topic: usize,
+        protocol: Protocol,
         answer: &[u8],
         random: &mut Random,
     ) -> Self {
@@ -224,7 +224,7 @@ impl Client {
             received: Vec::new(),
             close: None,
             answer_missing: answer.len(),
-            websocket: WebSocket::new(Role::Client { masking_seed: random.seed() }, Tick(0)),
+            end: ClientEnd::new(protocol, random.seed()),
             rest: BytesMut::new(),
             frames: VecDeque::new(),
             begun: 0,
@@ -241,7 +241,7 @@ impl Client {
 
     /// Returns whether the client may still send frames.
     pub(super) fn can_send(&self) -> bool {
-        !self.mute && self.leaving.is_none() && self.websocket.state() == State::Open
+        !self.mute && self.leaving.is_none() && self.end.is_open()
     }
 
     /// Returns whether every message that the client began has been sent.
@@ -270,14 +270,15 @@ impl Client {
             self.begun += 1;
             (name, message_type(name).opcode(), payload(name, size))
         };
-        let fragments = if random.chance(250) { random.within(2..=5) } else { 1 };
+        let has_fragments = self.end.protocol() == Protocol::WebSocket && random.chance(250);
+        let fragments = if has_fragments { random.within(2..=5) } else { 1 };
         let mut rest = payload.as_slice();
         for fragment in 1..=fragments {
             let is_last = fragment == fragments;
             let length = if is_last { rest.len() } else { random.within(0..=rest.len()) };
             let opcode = if fragment == 1 { opcode } else { OpCode::Continuation };
             let mut frame = Vec::new();
-            self.websocket.send(opcode, is_last.into(), &rest[..length], &mut frame);
+            self.end.send(opcode, is_last.into(), &rest[..length], &mut frame);
             self.frames.push_back((frame, is_last.then_some(name)));
             rest = &rest[length..];
         }
@@ -303,8 +304,7 @@ impl Client {
     /// Sends a ping.
     pub(super) fn ping(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
-        if self.can_send() && self.websocket.send(OpCode::Ping, Fin::Set, self.pings.to_string().as_bytes(), &mut frame)
-        {
+        if self.can_send() && self.end.send(OpCode::Ping, Fin::Set, self.pings.to_string().as_bytes(), &mut frame) {
             self.pings += 1;
             network.lines[self.line].on_the_way.extend(frame);
         }
@@ -314,7 +314,7 @@ impl Client {
     pub(super) fn ask(&mut self, network: &mut Network) {
         let mut frame = Vec::new();
         let question = format!("?{}", self.pings);
-        if self.can_send() && self.websocket.send(OpCode::Text, Fin::Set, question.as_bytes(), &mut frame) {
+        if self.can_send() && self.end.send(OpCode::Text, Fin::Set, question.as_bytes(), &mut frame) {
             self.pings += 1;
             self.asked += 1;
             network.lines[self.line].on_the_way.extend(frame);
@@ -325,7 +325,7 @@ impl Client {
     pub(super) fn order(&mut self, act: usize, network: &mut Network) {
         let mut frame = Vec::new();
         let order = format!("act {act}");
-        if self.can_send() && self.websocket.send(OpCode::Text, Fin::Set, order.as_bytes(), &mut frame) {
+        if self.can_send() && self.end.send(OpCode::Text, Fin::Set, order.as_bytes(), &mut frame) {
             network.lines[self.line].on_the_way.extend(frame);
         }
     }
@@ -335,8 +335,7 @@ impl Client {
         let line = &mut network.lines[self.line];
         let mut out = Vec::new();
         match how {
-            // Past `proto`, whose closing clients drop the messages before the peer's close frame, which are checked.
-            Leaving::Handshake => encode_masked(OpCode::Close, Fin::Set, b"\x03\xe8done", [1, 2, 3, 4], &mut out),
+            Leaving::Goodbye => self.end.say_goodbye(&mut out),
             Leaving::Cut(end) => {
                 if random.chance(500) {
                     let left = random.within(0..=line.on_the_way.len());
@@ -345,9 +344,9 @@ impl Client {
                 }
                 line.end = Some(end);
             }
-            Leaving::Trespass => drop(self.websocket.send(OpCode::Text, Fin::Set, b"trespass", &mut out)),
-            Leaving::Asking => drop(self.websocket.send(OpCode::Text, Fin::Set, b"close", &mut out)),
-            Leaving::Breach => out.extend([0x83, 0x80, 0, 0, 0, 0]),
+            Leaving::Trespass => drop(self.end.send(OpCode::Text, Fin::Set, b"trespass", &mut out)),
+            Leaving::Asking => drop(self.end.send(OpCode::Text, Fin::Set, b"close", &mut out)),
+            Leaving::Breach => out.extend(self.end.breach()),
         }
         line.on_the_way.extend(out);
         self.leaving = Some(how);
@@ -368,50 +367,42 @@ impl Client {
         self.answer_missing -= skipped;
         self.rest.extend_from_slice(&line.fetched[skipped..]);
         line.fetched.clear();
-        let mut input = Input::new(std::mem::take(&mut self.rest));
         let mut replies = Vec::new();
-        let limits = MessageLimits::default();
-        loop {
-            match self.websocket.receive(now, &mut input, &limits, &mut replies) {
-                Ok(None) => break,
-                Ok(Some(Event::Message(message))) if message.payload().first() == Some(&b'!') => {
-                    let expected = format!("!{}", self.pongs);
-                    assert_eq!(message.payload(), expected.as_bytes(), "questions are answered in order");
-                    self.pongs += 1;
-                }
-                Ok(Some(Event::Message(message))) if message.payload().first() == Some(&b'~') => {
-                    let ticket = std::str::from_utf8(&message.payload()[1..]).ok().and_then(|text| text.parse().ok());
-                    self.direct.push(ticket.expect("a message of the control thread has a ticket"));
-                }
-                Ok(Some(Event::Message(message))) => {
-                    let published = self.decode(message.message_type(), message.payload());
-                    let name = read_name(&published);
-                    assert!(name == EMPTY || *published == payload(name, published.len()), "{name:x}");
-                    assert_eq!(message.message_type(), message_type(name), "the type of {name:x}");
-                    self.received.push(name);
-                }
-                Ok(Some(Event::Fragment(_))) => unreachable!("whole messages were asked for"),
-                Ok(Some(Event::Ping(_))) => {}
-                Ok(Some(Event::Pong(payload))) => {
-                    assert_eq!(payload, self.pongs.to_string().as_bytes(), "pings are answered in order");
-                    self.pongs += 1;
-                }
-                Ok(Some(Event::Close(frame))) => {
-                    self.close = Some((frame.code.unwrap_or(CloseCode::NO_STATUS), frame.reason.to_owned()));
-                }
-                Err(error) => panic!("client {} sees the server break the protocol: {error}", self.number),
-            }
-        }
-        self.rest = input.into_rest();
-        let may_answer = !self.deaf && self.leaving != Some(Leaving::Handshake);
+        let (heard, rest) = self.end.hear(now, mem::take(&mut self.rest), &mut replies);
+        self.rest = rest;
+        heard.into_iter().for_each(|heard| self.note(heard));
+        let line = &mut network.lines[self.line];
+        let may_answer = !self.deaf && self.leaving != Some(Leaving::Goodbye);
         if may_answer && line.end.is_none() {
             line.on_the_way.extend(replies);
         }
     }
 
-    /// Returns the payload of a publication as its publisher has sent it.
-    fn decode(&self, kind: MessageType, payload: &[u8]) -> Vec<u8> {
-        if self.format == REVERSED { reversed(kind, payload) } else { payload.to_vec() }
+    /// Notes a part of the server's output.
+    fn note(&mut self, heard: Heard) {
+        match heard {
+            Heard::Message(_, payload) if payload.first() == Some(&b'!') => {
+                let expected = format!("!{}", self.pongs);
+                assert_eq!(payload, expected.as_bytes(), "questions are answered in order");
+                self.pongs += 1;
+            }
+            Heard::Message(_, payload) if payload.first() == Some(&b'~') => {
+                let ticket = std::str::from_utf8(&payload[1..]).ok().and_then(|text| text.parse().ok());
+                self.direct.push(ticket.expect("a message of the control thread has a ticket"));
+            }
+            Heard::Message(kind, found) => {
+                let found = if self.format == REVERSED { reversed(kind, &found) } else { found };
+                let name = read_name(&found);
+                assert!(name == EMPTY || found == payload(name, found.len()), "{name:x}");
+                assert_eq!(kind, message_type(name), "the type of {name:x}");
+                self.received.push(name);
+            }
+            Heard::Pong(payload) => {
+                assert_eq!(payload, self.pongs.to_string().as_bytes(), "pings are answered in order");
+                self.pongs += 1;
+            }
+            Heard::Goodbye(code, reason) => self.close = Some((code, reason)),
+        }
     }
 
     /// Closes its side once the server has finished and everything was read.

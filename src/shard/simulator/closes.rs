@@ -141,7 +141,7 @@ fn a_close_takes_one_close_timeout_in_all() {
             network.arrive(number, usize::MAX);
         }
         while simulation.serve() {}
-        let state = simulation.drivers[0].shard.hub.connections.get(id).map(|connection| connection.websocket.state());
+        let state = simulation.drivers[0].shard.hub.connections.get(id).map(|connection| connection.io.session.state());
         assert_eq!(state, Some(if tick < 45 { State::Closing } else { State::Closed }), "tick {tick}");
         simulation.now = simulation.now.after(1);
     }

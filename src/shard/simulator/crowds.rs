@@ -73,7 +73,7 @@ fn large_frames_in_step_are_not_copied_in_one_turn() {
 
 #[test]
 fn fragments_in_step_are_not_copied_in_one_turn() {
-    let most = most_copied(0x02, |connection| connection.websocket.assembled_bytes());
+    let most = most_copied(0x02, |connection| connection.io.session.assembled_bytes());
     // A turn's frames, and the buffer that has used them up.
     assert!(most <= (FRAMES as usize + 512) << 10, "{most} bytes copied in a turn");
 }
@@ -471,7 +471,7 @@ fn no_flood_extends_the_time_of_a_message() {
             .iter()
             .filter(|&&id| {
                 let connection = world.shard.hub.connections.get(id);
-                connection.is_some_and(|connection| connection.websocket.state() == State::Open)
+                connection.is_some_and(|connection| connection.io.session.state() == State::Open)
             })
             .count();
         assert!(tick >= 20 || open == CLIENTS, "{open} are open at tick {tick}");

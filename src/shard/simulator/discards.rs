@@ -84,6 +84,6 @@ fn a_closed_connection_keeps_no_input() {
         while world.shard.turn(Tick(tick).begin()) {}
     }
     let connection = world.shard.hub.connections.get(id).expect("its client has not ended");
-    assert_eq!(connection.websocket.state(), State::Closed);
+    assert_eq!(connection.io.session.state(), State::Closed);
     assert!(connection.io.partial.is_none() && !connection.io.has_unparsed);
 }

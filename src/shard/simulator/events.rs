@@ -48,6 +48,11 @@ events! {
     far_subscriptions,
     /// Messages that handlers have published in callbacks.
     published_in_callbacks,
+    /// Topics of which a client of either protocol has received messages.
+    mixed_topics,
+    /// Goodbyes to clients of the second protocol, and those among them that answer the client's.
+    second_goodbyes,
+    second_answers,
     /// Turns of a shard that drained while another had not begun to.
     drained_before_another,
     /// Turns of a shard without connections that drained while another had some.

@@ -201,7 +201,7 @@ impl World {
     }
 
     fn state(&self, client: Client) -> Option<State> {
-        Some(self.nodes[client.shard].shard.hub.connections.get(client.id)?.websocket.state())
+        Some(self.nodes[client.shard].shard.hub.connections.get(client.id)?.io.session.state())
     }
 }
 

@@ -34,7 +34,7 @@ fn world(pace: Pace) -> (World, ConnectionId) {
 impl World {
     fn is_open(&self, id: ConnectionId) -> bool {
         let connection = self.shard.hub.connections.get(id);
-        connection.is_some_and(|connection| connection.websocket.state() == State::Open)
+        connection.is_some_and(|connection| connection.io.session.state() == State::Open)
     }
 
     fn messages(&self) -> (u64, u64) {

@@ -203,7 +203,7 @@ impl Simulation {
             _ if client.is_slow() => {
                 self.plan.backlog_is_limited && (was_short || client.is_sent_to || client.asked > 0)
             }
-            CloseCode::NORMAL => client.leaving == Some(Leaving::Handshake),
+            CloseCode::NORMAL => client.leaving == Some(Leaving::Goodbye),
             CloseCode::TRY_AGAIN_LATER => self.plan.unfinished_is_limited,
             CloseCode::POLICY_VIOLATION if reason == MESSAGE_TIMEOUT => self.plan.unfinished_is_limited,
             CloseCode::POLICY_VIOLATION => client.leaving == Some(Leaving::Trespass),

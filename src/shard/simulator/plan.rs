@@ -22,6 +22,8 @@ pub(super) struct Plan {
     /// The most topics of one client.
     pub(super) subscriptions_max: usize,
     pub(super) clients_max: usize,
+    /// How many clients of a thousand speak the second protocol.
+    pub(super) second_protocol: u32,
     /// Slots that rest before one has its next owner.
     pub(super) slots_resting: usize,
     /// Largest message; few runs have large ones.
@@ -53,6 +55,7 @@ impl Plan {
         topics: 1,
         subscriptions_max: 1_024,
         clients_max: 100,
+        second_protocol: 0,
         slots_resting: 0,
         message_max: 100,
         room_max: 100_000,
@@ -96,6 +99,7 @@ impl Plan {
             topics: random.pick(&[1, 2, 3, 6]),
             subscriptions_max: random.pick(&[2, 4, 1_024]),
             clients_max: random.within(2..=14),
+            second_protocol: random.pick(&[0, 300, 500, 1_000]),
             slots_resting: random.pick(&[0, 0, 3]),
             message_max: if random.chance(60) { 200_000 } else { random.pick(&[30, 300, 3_000]) },
             room_max: random.pick(&[30, 300, 3_000, 100_000]),

@@ -51,7 +51,7 @@ impl Simulation {
         let waits_for_marks = !client.has_late_marks && !self.plan.backlog_is_limited;
         match (client.leaving, client.close.as_ref().map(|(code, _)| *code)) {
             _ if !has_echo => false,
-            (Some(Leaving::Handshake), Some(CloseCode::NORMAL)) => waits_for_marks || is_at_home,
+            (Some(Leaving::Goodbye), Some(CloseCode::NORMAL)) => waits_for_marks || is_at_home,
             (Some(Leaving::Breach), Some(CloseCode::PROTOCOL_ERROR)) => waits_for_marks || is_at_home,
             _ => false,
         }
@@ -90,7 +90,7 @@ impl Simulation {
     pub(super) fn is_taken_whole(&self, client: &Client) -> bool {
         let code = client.close.as_ref().map(|(code, _)| *code);
         match client.leaving {
-            Some(Leaving::Handshake) => code == Some(CloseCode::NORMAL),
+            Some(Leaving::Goodbye) => code == Some(CloseCode::NORMAL),
             Some(Leaving::Cut(_)) => client.has_ended_it && self.has_arrived_whole(client),
             _ => false,
         }

@@ -45,7 +45,7 @@ impl World {
     }
 
     fn state(&self, id: ConnectionId) -> Option<State> {
-        self.shard.hub.connections.get(id).map(|connection| connection.websocket.state())
+        self.shard.hub.connections.get(id).map(|connection| connection.io.session.state())
     }
 }
 
@@ -63,7 +63,7 @@ fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
             world.arrive(1, PONG, 1);
             world.serve(tick);
             let connection = world.shard.hub.connections.get(id);
-            if let Some(connection) = connection.filter(|connection| connection.websocket.state() == State::Open) {
+            if let Some(connection) = connection.filter(|connection| connection.io.session.state() == State::Open) {
                 assert_eq!(connection.io.reading == Reading::Parked, is_parked, "tick {tick}");
             } else {
                 closed = Some(tick);
@@ -166,7 +166,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     }
     let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.drivers[0].shard.hub.connections.get(id).expect("it is still there");
-    assert!(waiting.io.reading == Reading::Queued && waiting.websocket.state() == State::Open);
+    assert!(waiting.io.reading == Reading::Queued && waiting.io.session.state() == State::Open);
     assert!(simulation.drivers[0].counters.get(Counter::PongTimeout) > 0, "the others were silent");
     simulation.end();
 }

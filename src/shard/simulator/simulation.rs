@@ -6,12 +6,18 @@ use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    super::{arrival::Arrival, seats::Handlers, state::Shard},
+    super::{
+        arrival::Arrival,
+        seats::Handlers,
+        session::{Session, client_end::Protocol},
+        state::Shard,
+    },
     answering::{Answering, Desk, topic_name},
-    client::Client,
+    client::{Client, Leaving},
     control::Control,
     driver::{SimulatedDriver, Woken},
     events::Events,
+    names::topic_of,
     network::Network,
     plan::Plan,
     random::Random,
@@ -152,8 +158,24 @@ impl Simulation {
             woken: self.drivers.iter().map(|driver| driver.wakes).sum(),
             control_waited: self.control.overflowed(),
             commands: self.control.commands,
+            mixed_topics: (0..self.topics.len()).filter(|&topic| self.is_mixed(topic)).count() as u64,
+            second_goodbyes: self.goodbyes(|_| true),
+            second_answers: self.goodbyes(|client| client.leaving == Some(Leaving::Goodbye)),
             ..self.events
         }
+    }
+
+    /// Returns whether a client of either protocol has received messages of the topic.
+    fn is_mixed(&self, topic: usize) -> bool {
+        let receives = |client: &Client| client.received.iter().any(|&name| topic_of(name) == topic);
+        let of = |protocol| self.clients.iter().any(|client| client.end.protocol() == protocol && receives(client));
+        of(Protocol::WebSocket) && of(Protocol::LengthPrefixed)
+    }
+
+    /// Returns how many of these clients of the second protocol were told goodbye.
+    fn goodbyes(&self, is_counted: impl Fn(&Client) -> bool) -> u64 {
+        let is_second = |client: &Client| client.end.protocol() == Protocol::LengthPrefixed && client.close.is_some();
+        self.clients.iter().filter(|client| is_second(client) && is_counted(client)).count() as u64
     }
 
     /// Prints what happens, where one run is replayed.
@@ -188,7 +210,7 @@ fn handlers_of(config: &Config, options: RouteOptions, handler: Answering) -> Ha
     Handlers::new(&routes, &handlers, Tasks::default())
 }
 
-/// Returns an opening request that the route has accepted.
+/// Returns an opening request for a WebSocket that the route has accepted.
 pub(super) fn arrival<S>(
     socket: S,
     subscriptions: Vec<(TopicName, bool)>,
@@ -201,6 +223,7 @@ pub(super) fn arrival<S>(
     Arrival {
         socket,
         of_address: None,
+        session: Session::web_socket(),
         route: 0,
         state: Box::new(()),
         profile: None,

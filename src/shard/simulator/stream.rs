@@ -2,19 +2,20 @@
 
 use std::io::IoSlice;
 
-use crate::proto::{FrameHeader, OpCode};
+use crate::shard::session::client_end::Protocol;
 
-/// Accepts the whole answer of the opening handshake, then whole frames, the last of them a close frame, and nothing
-/// behind that.
+/// Accepts the whole answer of the opening handshake, then whole frames, then the goodbye of the connection's protocol,
+/// and nothing behind that.
 #[derive(Debug)]
 pub(super) struct Stream {
+    protocol: Protocol,
     /// The missing bytes of the answer.
     answer: Vec<u8>,
-    /// The beginning of a header.
+    /// The beginning of a header, or of a goodbye.
     header: Vec<u8>,
-    /// Missing bytes of the present frame.
+    /// Missing bytes of the present frame or goodbye.
     missing: u64,
-    close_begun: bool,
+    goodbye_begun: bool,
     taken: u64,
 }
 
@@ -22,12 +23,17 @@ impl Stream {
     pub(super) fn new(answer: &[u8]) -> Self {
         let mut answer = answer.to_vec();
         answer.reverse();
-        Stream { answer, header: Vec::new(), missing: 0, close_begun: false, taken: 0 }
+        Stream { protocol: Protocol::WebSocket, answer, header: Vec::new(), missing: 0, goodbye_begun: false, taken: 0 }
     }
 
-    /// Returns whether the last byte of a close frame is out.
+    /// Expects the output of another protocol than a WebSocket.
+    pub(super) fn expect(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// Returns whether the last byte of a goodbye is out.
     pub(super) fn has_ended(&self) -> bool {
-        self.close_begun && self.missing == 0
+        self.goodbye_begun && self.missing == 0
     }
 
     /// Returns how many bytes are out.
@@ -59,12 +65,11 @@ impl Stream {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            assert!(!self.close_begun, "something follows a close frame");
+            assert!(!self.goodbye_begun, "something follows a goodbye");
             self.header.push(first);
             bytes = &bytes[1..];
-            if let Some((header, _)) = FrameHeader::decode(&self.header).expect("a frame") {
-                self.missing = header.payload_len;
-                self.close_begun = header.opcode == OpCode::Close;
+            if let Some((missing, is_goodbye)) = self.protocol.begins_part(&self.header) {
+                (self.missing, self.goodbye_begun) = (missing, is_goodbye);
                 self.header.clear();
             }
         }

@@ -10,7 +10,7 @@ use ringhub::{
     hub::{
         AudienceId, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece, ShardHub, Share, Subscribed, Wake,
     },
-    proto::{FrameHeader, Role, Tick, WebSocket},
+    proto::FrameHeader,
 };
 
 /// Every subscription brings exactly the messages of its topic from its beginning to its end, once, in the order in
@@ -98,7 +98,7 @@ impl World {
         if self.connections.len() == CONNECTIONS_MAX {
             return;
         }
-        let mut connection = HubConnection::new(WebSocket::new(Role::Server, Tick(0)), ());
+        let mut connection = HubConnection::new(());
         connection.is_held = what >= 128;
         let id = self.hubs[hub].connections.insert(connection).expect("there is room");
         self.connections.push(id);

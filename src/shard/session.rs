@@ -1,0 +1,187 @@
+//! Sessions: the protocol that an established connection speaks, with the state in which the connection is.
+//!
+//! Everything that the shard knows of a protocol it knows by [`Session`]: the state, the next deadline, the events in
+//! the input, and the *goodbye*, the last bytes that a session sends. No other file of the shard names a protocol,
+//! except the opening, which begins a session. Each protocol is a variant, and its state machine has the methods that
+//! `of!` calls; a protocol that lacks something answers as one in which it never happens: without pings there is no
+//! deadline, and without input every byte is dropped.
+//!
+//! | from | on | appends | to |
+//! | --- | --- | --- | --- |
+//! | `Open` | [`Session::close`] of a protocol in which the peer answers a goodbye | our goodbye | `Closing` |
+//! | `Open` | [`Session::close`] of a protocol without an answer | our goodbye | `Closed` |
+//! | `Open` | the peer's goodbye, its errors, its silence | our goodbye | `Closed` |
+//! | `Closing` | the peer's answer, its errors, no answer in time | nothing | `Closed` |
+//! | `Open`, `Closing` | [`Session::abandon`] | nothing | `Closed` |
+//!
+//! So a session leaves `Open` once. Unless it is abandoned then, its goodbye has been appended, and no byte follows it.
+
+#[cfg(test)]
+pub(crate) mod client_end;
+#[cfg(test)]
+pub(crate) mod length_prefixed;
+
+#[cfg(test)]
+use self::length_prefixed::LengthPrefixed;
+use crate::proto::{
+    CloseCode, Event, FrameHeader, Input, KeepAlive, MessageLimits, ProtocolError, Role, State, Tick, Timeout, Verdict,
+    WebSocket,
+};
+
+/// The protocol of an established connection, in its present state.
+///
+/// - getters: [`state`](Self::state), [`awaits_rest`](Self::awaits_rest), [`last_received`](Self::last_received),
+///   [`message_length`](Self::message_length), [`is_within_message`](Self::is_within_message),
+///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
+/// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with), and
+///   [`handle_timeout`](Self::handle_timeout) at the deadline
+/// - commands: [`close`](Self::close), [`abandon`](Self::abandon) and [`excuse_silence`](Self::excuse_silence)
+#[derive(Debug)]
+pub(crate) enum Session {
+    /// RFC 6455.
+    WebSocket(WebSocket),
+    /// The second protocol of the tests.
+    #[cfg(test)]
+    LengthPrefixed(LengthPrefixed),
+}
+
+/// Evaluates the same expression for the state machine of whichever protocol the session has.
+macro_rules! of {
+    ($session:expr, $protocol:ident => $call:expr) => {
+        match $session {
+            Session::WebSocket($protocol) => $call,
+            #[cfg(test)]
+            Session::LengthPrefixed($protocol) => $call,
+        }
+    };
+}
+
+impl Session {
+    /// Returns a WebSocket whose opening handshake is over. The silence of the peer counts from the first call of
+    /// [`Session::excuse_silence`] on, since the opening has no clock.
+    pub(crate) fn web_socket() -> Self {
+        Session::WebSocket(WebSocket::new(Role::Server, Tick(0)))
+    }
+
+    /// Returns the state. In `Open` neither side has said goodbye, and the session may be sent messages. In `Closing`
+    /// we have, and the peer's answer is awaited. In `Closed` nothing more is appended and all input is dropped.
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        of!(self, protocol => protocol.state())
+    }
+
+    /// Returns whether the goodbye of a closed session should wait for the rest of a message that is too big, which is
+    /// dropped: a browser that gets a close frame in the middle of its message takes the close for an unclean one.
+    pub(crate) fn awaits_rest(&self) -> bool {
+        match self {
+            Session::WebSocket(websocket) => {
+                websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG
+            }
+            #[cfg(test)]
+            Session::LengthPrefixed(_) => false,
+        }
+    }
+
+    /// Returns the time of the peer's last sign of life: of its last bytes, or of the last call of
+    /// [`Session::excuse_silence`].
+    pub(crate) fn last_received(&self) -> Tick {
+        of!(self, protocol => protocol.last_received())
+    }
+
+    /// Returns the payload bytes so far of the message that is under way; 0 if there is none.
+    pub(crate) fn message_length(&self) -> usize {
+        of!(self, protocol => protocol.message_length())
+    }
+
+    /// Returns whether a message is under way, so that its limits may not change.
+    #[inline]
+    pub(crate) fn is_within_message(&self) -> bool {
+        of!(self, protocol => protocol.is_within_message())
+    }
+
+    /// Returns the bytes of memory that the session itself holds for the message under way; 0 if all of it is in the
+    /// input.
+    #[inline]
+    pub(crate) fn assembled_bytes(&self) -> usize {
+        of!(self, protocol => protocol.assembled_bytes())
+    }
+
+    /// Returns how many bytes are missing from what stands at the front of `input`, as far as the peer has announced
+    /// them within the limits; 0 if nothing has to be kept.
+    pub(crate) fn missing(&self, input: &[u8]) -> usize {
+        of!(self, protocol => protocol.missing(input))
+    }
+
+    /// Returns the time at which [`Session::handle_timeout`] is due; `None` for never. In `Open` it may move to later
+    /// times with every received byte.
+    pub(crate) fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
+        of!(self, protocol => protocol.deadline(keep_alive))
+    }
+
+    /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
+    /// [`Input::limit_frames`] allows. Replies are appended to `replies`, the goodbye among them.
+    ///
+    /// # Errors
+    ///
+    /// The peer broke the protocol or a limit: the session is closed.
+    #[inline]
+    pub(crate) fn receive<'a>(
+        &mut self,
+        now: Tick,
+        input: &'a mut Input,
+        limits: &MessageLimits,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        of!(self, protocol => protocol.receive(now, input, limits, replies))
+    }
+
+    /// Receives as [`Session::receive`] does, and calls a hook for each frame before it takes effect. A protocol
+    /// without frames shows a message as the one frame that would carry it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::receive`], and [`ProtocolError::Refused`].
+    pub(crate) fn receive_with<'a>(
+        &mut self,
+        now: Tick,
+        input: &'a mut Input,
+        limits: &MessageLimits,
+        replies: &mut Vec<u8>,
+        hook: impl FnMut(&FrameHeader, &[u8]) -> Verdict,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        of!(self, protocol => protocol.receive_with(now, input, limits, replies, hook))
+    }
+
+    /// Acts on a deadline: appends a sign of life with the payload `ping`, or ends a session whose peer has been silent
+    /// for too long, or has not answered our goodbye in time.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Tick,
+        keep_alive: &KeepAlive,
+        ping: &[u8],
+        replies: &mut Vec<u8>,
+    ) -> Timeout {
+        of!(self, protocol => protocol.handle_timeout(now, keep_alive, ping, replies))
+    }
+
+    /// Appends our goodbye, with as much of the code and the reason as the protocol can say. Does nothing unless the
+    /// state is `Open`.
+    ///
+    /// # Panics
+    ///
+    /// If `code` is neither [`CloseCode::is_sendable`] nor [`CloseCode::NO_STATUS`].
+    pub(crate) fn close(&mut self, now: Tick, code: CloseCode, reason: &str, replies: &mut Vec<u8>) {
+        of!(self, protocol => protocol.close(now, code, reason, replies));
+    }
+
+    /// Ends the session without a goodbye: its socket is lost, or the peer has ended it without one.
+    pub(crate) fn abandon(&mut self) {
+        of!(self, protocol => protocol.abandon());
+    }
+
+    /// Counts `now` as a sign of life of the peer: after a pause in which nothing was received, or when the peer has
+    /// taken output.
+    pub(crate) fn excuse_silence(&mut self, now: Tick) {
+        of!(self, protocol => protocol.excuse_silence(now));
+    }
+}
