@@ -81,6 +81,7 @@ pub(crate) trait ShardApi {
 /// The facts about a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
+    /// The state of the connection's session.
     pub(crate) state: State,
     pub(crate) message_length: usize,
     /// The bytes that the connection's socket has not taken, and their limit.

@@ -6,6 +6,8 @@ mod drain_report;
 #[cfg(test)]
 mod formats;
 mod hub;
+#[cfg(test)]
+mod mixed_order;
 mod role;
 mod running;
 mod start;

@@ -49,6 +49,19 @@ impl World {
     }
 }
 
+/// The silence of a client counts from the moment at which its connection is adopted, however late that is.
+#[test]
+fn a_new_connection_has_not_been_silent() {
+    let mut world = World::without_clients(|config: &mut Config| config.keep_alive = KEEP_ALIVE);
+    let socket = SimulatedSocket::connect(&world.network, ANSWER, usize::MAX);
+    let arrival = arrival(socket, Vec::new(), None, Bytes::from_static(ANSWER), BytesMut::new());
+    world.shard.adopt(Tick(1_000).begin(), arrival).expect("there is room");
+    for (tick, pings) in [(1_000, 0), (1_009, 0), (1_010, 1)] {
+        world.serve(tick);
+        assert_eq!(world.counters.get(Counter::PingsSent), pings, "tick {tick}");
+    }
+}
+
 /// Whether the client is parked or owed too little for that.
 #[test]
 fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
