@@ -54,6 +54,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let reserved = descriptors::parts(shards.unwrap_or(1), addresses, folders, settings.metrics_listen.is_some());
     let descriptors = (descriptors, descriptors::sum(&reserved));
     let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
+    let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.0));
     let keep_alive = check_keep_alive(settings, faults);
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
@@ -75,6 +76,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
         folders,
+        few_descriptors,
     })
 }
 
@@ -219,22 +221,31 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
 
 fn connections_max(settings: &Settings, (descriptors, reserved): (u64, u64)) -> Result<usize, ConfigError> {
     let affordable = descriptors.saturating_sub(reserved).min(SLOTS_MAX) as usize;
-    if affordable == 0 {
-        let what = format!(
-            "the limit of {descriptors} open descriptors leaves none for connections: the server's own are {reserved} \
-             (raise it with `ulimit -n`, or run fewer shards)"
-        );
-        return Err(ConfigError::of("max_connections", what));
-    }
-    let count = settings.max_connections.unwrap_or(affordable);
-    if (1..=affordable).contains(&count) {
-        return Ok(count);
-    }
-    let what = format!(
-        "{count} is not between 1 and {affordable}, which is what the limit of {descriptors} open descriptors leaves \
-         beside the server's own {reserved} (raise it with `ulimit -n`)"
-    );
+    let remedy = descriptors::remedy(reserved);
+    let what = match settings.max_connections {
+        Some(count) if (1..=affordable).contains(&count) => return Ok(count),
+        None if affordable >= descriptors::CONNECTIONS_NEEDED => return Ok(affordable),
+        _ if affordable == 0 => format!(
+            "the limit of {descriptors} open descriptors leaves none for connections: the server's own are {reserved}. \
+             Run fewer shards, or {remedy}"
+        ),
+        None => format!(
+            "the limit of {descriptors} open descriptors leaves {affordable} for connections beside the server's own \
+             {reserved}, which is mostly a mistake. For so few connections, set max_connections to {affordable} or \
+             less. For more, run fewer shards, or {remedy}"
+        ),
+        Some(count) => format!(
+            "{count} is not between 1 and {affordable}, which is what the limit of {descriptors} open descriptors \
+             leaves beside the server's own {reserved}. To raise it, {remedy}"
+        ),
+    };
     Err(ConfigError::of("max_connections", what))
+}
+
+/// Returns the limit of open descriptors if nothing else limits the connections, to fewer than are useful.
+fn few_descriptors(settings: &Settings, limits: &Limits, descriptors: u64) -> Option<u64> {
+    let are_few = settings.max_connections.is_none() && limits.connections_max < descriptors::CONNECTIONS_USEFUL;
+    are_few.then_some(descriptors)
 }
 
 fn frame_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigError> {

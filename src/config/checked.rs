@@ -41,6 +41,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
+    /// The limit of open descriptors, if it alone limits the connections, to fewer than are useful.
+    pub(crate) few_descriptors: Option<u64>,
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.

@@ -81,6 +81,22 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
     parts.iter().map(|part| part.count).sum()
 }
 
+/// Returns the ways to raise the limit of open descriptors, for a server whose own descriptors are so many.
+pub(super) fn remedy(reserved: u64) -> String {
+    let enough = (reserved + 2 * CONNECTIONS_USEFUL as u64).next_power_of_two();
+    format!(
+        "raise the limit: `ulimit -n {enough}` in a shell, LimitNOFILE={enough} in a systemd unit, `--ulimit \
+         nofile={enough}:{enough}` for Docker and Podman"
+    )
+}
+
+/// The fewest connections with which a server starts, unless `max_connections` is set: with fewer it would look as if
+/// it served, and refuse nearly everybody.
+pub(super) const CONNECTIONS_NEEDED: usize = 64;
+
+/// The number of connections below which a server warns of the limit of descriptors, unless `max_connections` is set.
+pub(super) const CONNECTIONS_USEFUL: usize = 1_024;
+
 /// Standard streams, the runtimes of the main thread and of control, descriptors from before the start, and others: a
 /// file of settings while it is read, the folders that an embedder adds to a checked configuration.
 const PROCESS: usize = 48;

@@ -2,6 +2,7 @@
 
 use super::{
     checked::Config,
+    descriptors,
     routes::{
         admission::NETWORK,
         config::{RouteConfig, RouteHandler},
@@ -20,9 +21,21 @@ impl Config {
                  browsers also allowed_origins, or listen on 127.0.0.1 only"
             )
         });
+        let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
-        open.into_iter().chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
+        few.into_iter().chain(open).chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
+    }
+
+    /// Returns the warning about a limit of open descriptors that leaves few for connections.
+    fn warn_of_descriptors(&self, limit: u64) -> String {
+        let reserved = descriptors::sum(&self.descriptors());
+        let connections = self.limits.connections_max;
+        format!(
+            "only {connections} connections have room: the limit of open descriptors is {limit}, and the server's own \
+             are {reserved}; {}; if so few are meant, set max_connections",
+            descriptors::remedy(reserved)
+        )
     }
 
     /// Returns a warning for each pair of the hub's routes that lead to the same topics and have different

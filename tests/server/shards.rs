@@ -80,6 +80,29 @@ fn too_few_descriptors_for_so_many_shards() {
     assert!(log.contains("max_connections: the limit of 700 open descriptors leaves none"), "{log}");
 }
 
+/// A server that could take a handful of connections does not start as if all was well: it refuses, or it warns, unless
+/// the operator has set the number.
+#[test]
+fn few_descriptors_are_told_at_the_start() {
+    let serve = |limit: u64, flags: &str| {
+        let mut command = clean(Command::new("sh"));
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\" {flags}"), binary_path()]);
+        command
+    };
+    let output = run_to_end(serve(202, ""));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("the limit of 202 open descriptors leaves 1 for connections"), "{log}");
+    assert!(log.contains("LimitNOFILE=4096"), "{log}");
+    let mut told = Server::start_command(serve(301, ""));
+    let log = told.end();
+    assert!(log.contains(" WARN ") && log.contains("only 100 connections have room"), "{log}");
+    let mut meant = Server::start_command(serve(202, "--max-connections 1"));
+    drop(meant.connect("/t/x"));
+    let log = meant.end();
+    assert!(!log.contains("WARN"), "{log}");
+}
+
 /// Whatever the number of shards, the limit of connections is reached before descriptors are used up.
 #[test]
 fn many_shards_leave_descriptors_for_all_connections() {

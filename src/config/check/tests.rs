@@ -51,9 +51,40 @@ fn descriptors_are_reserved_for_what_is_asked_for() {
         let expected = format!("the limit of {few} open descriptors leaves none");
         assert!(errors[0].to_string().contains(&expected), "{errors:?}");
     }
-    assert_eq!(Config::new(&settings(&["--shards", "1"]), 202).unwrap().limits.connections_max, 1);
     // Each shard may refuse two sockets.
     assert_eq!(connections(&["--shards", "256"]), 20_000 - 201 - 255 * 9 - (2 * 256 - 64));
+}
+
+/// A limit of descriptors that leaves few connections is told, or refused, unless the operator has set the number.
+#[test]
+fn few_descriptors_are_told_and_fewer_are_refused() {
+    let start = |descriptors, flags: &[&str]| {
+        let flags = [&["--shards", "1"], flags].concat();
+        Config::new(&settings(&flags), 201 + descriptors).map_err(|ConfigErrors(errors)| errors[0].to_string())
+    };
+    let remedies = ["`ulimit -n 4096`", "LimitNOFILE=4096", "`--ulimit nofile=4096:4096`"];
+    for few in [1, 63] {
+        let error = start(few, &[]).unwrap_err();
+        let what = format!("max_connections: the limit of {} open descriptors leaves {few} for connections", 201 + few);
+        assert!(error.starts_with(&what), "{error}");
+        assert!(error.contains(&format!("set max_connections to {few} or less")), "{error}");
+        assert!(remedies.iter().all(|remedy| error.contains(remedy)), "{error}");
+        let config = start(few, &["--max-connections", &few.to_string()]).unwrap();
+        assert_eq!((config.limits.connections_max as u64, config.warnings().len()), (few, 0));
+    }
+    for few in [64, 1_023] {
+        let [warning] = &start(few, &[]).unwrap().warnings()[..] else { panic!("one warning") };
+        assert!(warning.starts_with(&format!("only {few} connections have room: ")), "{warning}");
+        assert!(warning.contains(&format!("is {}, and the server's own are 201", 201 + few)), "{warning}");
+        assert!(remedies.iter().all(|remedy| warning.contains(remedy)), "{warning}");
+        assert!(start(few, &["--max-connections", "64"]).unwrap().warnings().is_empty());
+    }
+    assert!(start(1_024, &[]).unwrap().warnings().is_empty());
+    let error = start(100, &["--max-connections", "101"]).unwrap_err();
+    assert!(error.contains("101 is not between 1 and 100") && error.contains(remedies[0]), "{error}");
+    // The remedy leaves a useful number also where the server's own descriptors are many.
+    let error = start(1, &["--shards", "256"]).unwrap_err();
+    assert!(error.contains("leaves none") && error.contains("`ulimit -n 8192`"), "{error}");
 }
 
 /// A time that is added to a clock does not overflow it.
