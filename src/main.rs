@@ -1,6 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 mod health;
+mod seccomp;
 
 use std::{
     env, fmt,
@@ -48,6 +49,8 @@ enum Subcommand {
     Reference(Reference),
     /// Check whether a server is alive: status 0 if it is, else 1 and a message.
     Health(health::Health),
+    /// Print a seccomp profile for containers, which allows the server's system calls and forbids all others.
+    SeccompProfile(seccomp::SeccompProfile),
 }
 
 #[derive(clap::Args)]
@@ -89,6 +92,9 @@ fn main() -> ExitCode {
             print_line(config::settings_page().trim_end())
         }
         Some(Subcommand::Reference(Reference { page: Page::Routes })) => print_line(config::routes_page().trim_end()),
+        Some(Subcommand::SeccompProfile(arguments)) => {
+            seccomp::profile(arguments).map_err(Into::into).and_then(|profile| print_line(&profile))
+        }
         Some(Subcommand::Health(health)) => match health::check(health, env::vars_os()) {
             Err(failure) if failure.format == LogFormat::Json => return log_failure(&failure),
             outcome => outcome.map_err(Into::into),

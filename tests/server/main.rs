@@ -26,6 +26,7 @@ mod places;
 mod proxies;
 mod raw_topics;
 mod routes;
+mod seccomp;
 mod shards;
 mod smuggling;
 mod soak;
