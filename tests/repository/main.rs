@@ -1,6 +1,7 @@
 //! Checks of the repository's files that no compiler makes.
 
 mod code_map;
+mod deploy;
 mod documents;
 mod files;
 mod floors;
