@@ -129,6 +129,8 @@ pub enum StartError {
     Listen(SocketAddr, io::Error),
     /// The address for `/metrics` cannot be listened on.
     ListenMetrics(SocketAddr, io::Error),
+    /// A listener that another process has opened cannot be used.
+    Inherit(io::Error),
     /// A shard could not be set up.
     Shard(io::Error),
     /// The control thread could not be set up.
@@ -146,6 +148,7 @@ impl fmt::Display for StartError {
             StartError::Probe(error) => error.fmt(f),
             StartError::Listen(address, error) => not_listening(f, address, error, "--listen"),
             StartError::ListenMetrics(address, error) => not_listening(f, address, error, "--metrics-listen"),
+            StartError::Inherit(error) => write!(f, "a listener that was passed to the server cannot be used: {error}"),
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
             StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),

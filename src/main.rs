@@ -2,6 +2,7 @@
 
 mod health;
 mod seccomp;
+mod service_manager;
 
 use std::{
     env, fmt,
@@ -21,6 +22,7 @@ use ringhub::{
     server::{DrainReport, Running, Server},
     sys,
 };
+use service_manager::ServiceManager;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A WebSocket broadcast hub: each message of a client to a topic reaches all other subscribers of the topic.
@@ -237,11 +239,13 @@ fn serve(flags: &Flags) -> ExitCode {
 }
 
 fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
-    let given = Given::read(flags, env::vars_os());
+    let mut given = Given::read(flags, env::vars_os());
+    // Before anything else opens a descriptor.
+    let inherited = service_manager::take_over_listeners(&mut given)?;
     let descriptors = sys::net::raise_descriptor_limit();
     let config = given.config(descriptors)?;
     logs.take_over(&given.settings.log, given.settings.log_format)?;
-    for warning in given.warnings().iter().chain(&config.warnings()) {
+    for warning in given.warnings().iter().chain(&inherited.warning).chain(&config.warnings()) {
         tracing::warn!("{warning}");
     }
     let report = StartReport::new(&config, descriptors);
@@ -254,7 +258,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
         Signals::new()?
     };
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
-    let server = builder.config(config).build()?;
+    let server = builder.config(config).listeners(inherited.listeners).build()?;
     let metrics = server.metrics_addr();
     let running = server.start()?;
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
@@ -345,6 +349,7 @@ impl StartReport {
 
 /// Serves until a signal: the first begins a graceful shutdown, the second ends at once.
 async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
+    let mut manager = ServiceManager::begin(&running);
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
     let ignore = |signal| tracing::info!(signal, "{signal} is ignored: settings are read at the start only");
@@ -355,6 +360,10 @@ async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Re
                 let DrainReport { told, left, dropped, is_barrier_whole, .. } = running.drain_report();
                 tracing::info!(told, left, dropped, is_barrier_whole, "stopped");
                 return Ok(());
+            }
+            () = manager.due() => {
+                manager.look(&running, is_leaving);
+                continue;
             }
             _ = report.recv() => {
                 logs.print(format_args!("{}", metrics::table(running.counters(), running.control_counters())));
@@ -379,5 +388,6 @@ async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Re
         tracing::info!(signal = name, connections, "{name}: leaving; a second signal ends at once");
         is_leaving = true;
         running.stop();
+        manager.leave(&running);
     }
 }

@@ -1,6 +1,10 @@
 //! Builds a server from its settings and its routes, before it listens.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
 
 use super::{Server, hub::Hub};
 use crate::{
@@ -51,6 +55,8 @@ pub struct Builder {
     serves_topics: bool,
     serves_page: bool,
     serves_operations: bool,
+    /// Listeners that another process has opened.
+    inherited: Vec<TcpListener>,
     hub: (Hub, Requests),
 }
 
@@ -69,6 +75,7 @@ impl Default for Builder {
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
+            inherited: Vec::new(),
             hub: Hub::new(),
         }
     }
@@ -110,6 +117,22 @@ impl Builder {
     pub fn listen(self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let addresses = addresses.into_iter().map(ListenAddress::Socket).collect();
         self.settings(|settings| settings.listen = addresses)
+    }
+
+    /// Serves on listeners that another process has opened, such as a service manager, instead of opening listeners for
+    /// the addresses of the settings. Each shard accepts on each address; shards share a listener if there are fewer of
+    /// them.
+    ///
+    /// The server does not shut them down when it leaves: connections wait in their queues until the next server, which
+    /// gets the same listeners, accepts them. Opening requests on sockets that were accepted before the server began to
+    /// leave are served, for a second at most, where a server with listeners of its own refuses them.
+    ///
+    /// The warnings about addresses, and [`Config::descriptors`], go by the settings: let [`Builder::listen`] have the
+    /// same addresses.
+    #[must_use]
+    pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
+        self.inherited.extend(listeners);
+        self
     }
 
     /// Sets the number of shards, 1 to 256, instead of one for each CPU.
@@ -213,7 +236,8 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, hub } = self;
+        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, inherited, hub } =
+            self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -247,7 +271,7 @@ impl Builder {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
         })?;
-        Server::bind(config, endpoints, hub).map_err(BuildError::Start)
+        Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }
 }
 

@@ -6,31 +6,31 @@ mod drain_report;
 #[cfg(test)]
 mod formats;
 mod hub;
+mod listeners;
 #[cfg(test)]
 mod mixed_order;
 mod role;
 mod running;
 mod start;
+mod turn_watch;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
     sync::Arc,
 };
 
+use listeners::Listeners;
+
 use crate::{
-    config::{Config, ListenIpv6},
-    control::publisher::Requests,
-    endpoints::Endpoints,
-    error::StartError,
-    hub::Encodings,
-    sys::{self, net},
+    config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
+    shard::Listener, sys,
 };
 
 pub use builder::{BuildError, Builder};
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use running::Running;
+pub use turn_watch::TurnWatch;
 
 /// A server that listens, but does not serve yet.
 ///
@@ -46,8 +46,8 @@ pub use running::Running;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    /// The listeners: for each address one of each shard.
-    listeners: Vec<Vec<OwnedFd>>,
+    /// The listeners of each shard.
+    listeners: Vec<Vec<Listener>>,
     /// The addresses, at least one.
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
@@ -65,21 +65,25 @@ impl Server {
         self
     }
 
-    /// Probes the kernel's operations, then listens.
+    /// Probes the kernel's operations, then listens, unless there are listeners already.
     ///
     /// # Errors
     ///
     /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or
-    /// [`StartError::ListenMetrics`] if an address cannot be listened on.
-    fn bind(config: Config, endpoints: Endpoints, hub: (Hub, Requests)) -> Result<Server, StartError> {
+    /// [`StartError::ListenMetrics`] if an address cannot be listened on; [`StartError::Inherit`] if a listener that is
+    /// there cannot be used.
+    fn bind(
+        config: Config,
+        inherited: Vec<TcpListener>,
+        endpoints: Endpoints,
+        hub: (Hub, Requests),
+    ) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
-        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for &address in &config.listen {
-            let listen = net::listen(address, config.shards, config.listen_ipv6 == ListenIpv6::Dual);
-            let (sockets, address) = listen.map_err(|error| StartError::Listen(address, error))?;
-            listeners.push(sockets);
-            addresses.push(address);
-        }
+        let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
+            Listeners::open(&config)?
+        } else {
+            Listeners::inherit(inherited, config.shards).map_err(StartError::Inherit)?
+        };
         let metrics_listener = config.metrics_listen.map(|address| {
             let listen = TcpListener::bind(address).and_then(|listener| {
                 listener.set_nonblocking(true)?;

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::{drain_report::DrainReport, hub::Hub};
+use super::{drain_report::DrainReport, hub::Hub, turn_watch::TurnWatch};
 use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 
 /// A server at work. Its drop stops the server like [`Running::stop`], and does not wait for the end.
@@ -26,6 +26,8 @@ use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
 pub struct Running {
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) commands: Vec<mpsc::Sender<ShardCommand>>,
+    /// Wakes each shard.
+    pub(super) woken: Vec<Arc<Notify>>,
     pub(super) counters: Vec<Arc<Counters>>,
     pub(super) control_counters: Arc<Counters>,
     pub(super) hub: Hub,
@@ -58,6 +60,12 @@ impl Running {
     #[must_use]
     pub fn drain_report(&self) -> DrainReport {
         DrainReport::of(&self.counters)
+    }
+
+    /// Returns a watch over the turns of all shards, for a watchdog.
+    #[must_use]
+    pub fn watch_turns(&self) -> TurnWatch {
+        TurnWatch::new(&self.counters, &self.woken)
     }
 
     /// Begins to leave: the server takes no new connections, and closes each open one with 1001, after every message of

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
     thread,
 };
@@ -63,11 +62,12 @@ impl Server {
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, mut listeners, addresses, metrics_listener, endpoints, encodings, hub: (hub, requests) } =
+        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub: (hub, requests) } =
             self;
         let (config, endpoints) = (Arc::new(config), Arc::new(endpoints));
         let count = config.shards;
         let Wiring { shards, control, commands } = Wiring::new(count);
+        let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
         let sockets = Sockets::new(config.limits.connections_per_address_max);
         let occupied = Arc::new(AtomicUsize::new(count));
@@ -76,7 +76,7 @@ impl Server {
         let warnings: Arc<shard::Warnings> = Arc::default();
         let leaving = watch::Sender::new(false);
         let clock = Clock::new();
-        for (number, ends) in shards.into_iter().enumerate() {
+        for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
             let start = shard::Start {
                 mesh: ends.mesh,
                 woken: ends.woken,
@@ -88,7 +88,7 @@ impl Server {
                 config: Arc::clone(&config),
                 endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),
-                listeners: listeners.iter_mut().filter_map(Vec::pop).collect::<Vec<OwnedFd>>(),
+                listeners,
                 counters: Arc::clone(&counters[number]),
                 warnings: Arc::clone(&warnings),
                 commands: ends.commands,
@@ -118,7 +118,7 @@ impl Server {
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
         let ends = threads.wait_for_start()?;
-        Ok(Running { addresses, commands, counters, control_counters, hub, leaving, ends, running: count + 1 })
+        Ok(Running { addresses, commands, woken, counters, control_counters, hub, leaving, ends, running: count + 1 })
     }
 }
 
@@ -368,6 +368,7 @@ mod tests {
             let running = Running {
                 addresses: Vec::new(),
                 commands: Vec::new(),
+                woken: Vec::new(),
                 counters: Vec::new(),
                 control_counters: Arc::default(),
                 hub: Hub::new().0,

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 
 use super::{
     handshake::{self, Opening},
+    listener::{Listener, ListenerOwner},
     lobby::{Lobby, NoRoom},
 };
 use crate::{
@@ -19,6 +20,48 @@ use crate::{
     metrics::Counter,
     sys::{net, oneshot},
 };
+
+/// Accepting on a listener, by a task.
+#[derive(Debug)]
+pub(super) enum Accepting {
+    /// Until this socket, which the server has opened, is shut down.
+    Own(Rc<OwnedFd>),
+    /// Until this task is aborted. Its socket is not shut down, since that would end it for the parent too.
+    OfParent(JoinHandle<()>),
+}
+
+impl Accepting {
+    /// Begins to accept.
+    ///
+    /// # Errors
+    ///
+    /// If the readiness of the listener cannot be watched.
+    pub(super) fn begin(lobby: &Rc<Lobby>, Listener { socket, owner }: Listener) -> io::Result<Accepting> {
+        let begin = |queue| tokio_uring::spawn(accept(Rc::clone(lobby), queue));
+        match owner {
+            ListenerOwner::Server => {
+                let socket = Rc::new(socket);
+                drop(begin(Queue::Own(Rc::clone(&socket))));
+                Ok(Accepting::Own(socket))
+            }
+            ListenerOwner::Parent => Ok(Accepting::OfParent(begin(Queue::OfParent(net::watch(socket)?)))),
+        }
+    }
+
+    /// Ends accepting.
+    ///
+    /// # Errors
+    ///
+    /// The error of `shutdown(2)`.
+    pub(super) fn end(&self) -> io::Result<()> {
+        match self {
+            Accepting::Own(socket) => net::stop_listening(socket)?,
+            // The task waits at a point where it holds no socket that was accepted.
+            Accepting::OfParent(task) => task.abort(),
+        }
+        Ok(())
+    }
+}
 
 /// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
@@ -28,15 +71,54 @@ pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Rec
     }
 }
 
-/// Accepts until the listener is shut down.
+/// The queue of a listener, and the way to wait for a connection in it.
+#[derive(Debug)]
+enum Queue {
+    /// Waits by a poll of the runtime's ring, which the shutdown of the listener ends.
+    Own(Rc<OwnedFd>),
+    /// Waits by the runtime's epoll: a task that is aborted there leaves nothing behind in the kernel.
+    OfParent(AsyncFd<OwnedFd>),
+}
+
+impl Queue {
+    /// Waits for connections, and accepts some of them.
+    async fn accept_some(&self, lobby: &Rc<Lobby>) -> io::Result<()> {
+        let go =
+            |listener: &OwnedFd| accept_waiting(listener, lobby.refusals.at_once_max(), |socket| admit(lobby, socket));
+        match self {
+            Queue::Own(listener) => {
+                oneshot::readable(Rc::clone(listener)).await?;
+                go(listener).map(drop)
+            }
+            Queue::OfParent(listener) => {
+                let mut ready = listener.readable().await?;
+                match go(listener.get_ref())? {
+                    Rest::Nothing => ready.clear_ready(),
+                    // The listener stays ready: without this pass the task would go on before the next turn.
+                    Rest::Unknown => oneshot::nop().await,
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The connections that are left in a listener's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// None.
+    Nothing,
+    /// Any number.
+    Unknown,
+}
+
+/// Accepts until the listener is shut down, or the task is aborted.
 ///
 /// The runtime submits and completes once between two turns. So many accepts follow each poll: one by one, a shard with
 /// long turns would accept hardly any socket.
-pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
+async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     loop {
-        let ready = oneshot::readable(Rc::clone(&listener)).await;
-        let go = || accept_waiting(&listener, lobby.refusals.at_once_max(), |socket| admit(&lobby, socket));
-        match ready.and_then(|()| go()) {
+        match queue.accept_some(&lobby).await {
             Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
@@ -63,11 +145,12 @@ pub(super) async fn accept(lobby: Rc<Lobby>, listener: Rc<OwnedFd>) {
 
 /// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room. `admit` counts
 /// each socket, as a connection or as a refusal, before the next is accepted, and returns whether there was room.
-fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<()> {
+/// Returns what is left in the queue.
+fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<Rest> {
     for _ in 0..ACCEPTS_MAX {
         let socket = match net::accept_now(listener) {
             Ok(socket) => socket,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Rest::Nothing),
             Err(error) => return Err(error),
         };
         if !admit(socket) {
@@ -77,7 +160,7 @@ fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut
             }
         }
     }
-    Ok(())
+    Ok(Rest::Unknown)
 }
 
 /// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
@@ -159,12 +242,12 @@ mod tests {
                 count += 1;
                 has_room
             };
-            accept_waiting(&listeners[0], refusals, admit).map(|()| count).map_err(|error| error.kind())
+            accept_waiting(&listeners[0], refusals, admit).map(|rest| (count, rest)).map_err(|error| error.kind())
         };
-        assert_eq!(go(1, true), Ok(ACCEPTS_MAX));
-        assert_eq!(go(3, false), Ok(3));
-        assert_eq!(go(1, true), Ok(clients.len() - ACCEPTS_MAX - 3));
-        assert_eq!(go(1, true), Ok(0));
+        assert_eq!(go(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
+        assert_eq!(go(3, false), Ok((3, Rest::Unknown)));
+        assert_eq!(go(1, true), Ok((clients.len() - ACCEPTS_MAX - 3, Rest::Nothing)));
+        assert_eq!(go(1, true), Ok((0, Rest::Nothing)));
         net::stop_listening(&listeners[0]).unwrap();
         assert_eq!(go(1, true), Err(io::ErrorKind::InvalidInput));
     }

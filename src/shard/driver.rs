@@ -19,7 +19,15 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use super::{accept, lobby::Lobby, seats::Handlers, spawned::Spawned, state::Shard, warnings::Warnings};
+use super::{
+    accept::{self, Accepting},
+    listener::{Listener, ListenerOwner},
+    lobby::{Lobby, Openings},
+    seats::Handlers,
+    spawned::Spawned,
+    state::Shard,
+    warnings::Warnings,
+};
 use crate::{
     clock::Clock,
     config::{Config, TICK},
@@ -29,7 +37,7 @@ use crate::{
     hub::{Encodings, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
-    sys::{HotRing, cpu, net, oneshot},
+    sys::{HotRing, cpu, oneshot},
 };
 
 /// A command of the server to a shard.
@@ -50,7 +58,7 @@ pub(crate) struct Start {
     /// The CPU that the thread stays on.
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
-    pub(crate) listeners: Vec<OwnedFd>,
+    pub(crate) listeners: Vec<Listener>,
     /// The table of endpoints.
     pub(crate) endpoints: Arc<Endpoints>,
     /// The addresses that the server listens on.
@@ -103,7 +111,9 @@ struct Driver {
     clock: Clock,
     config: Arc<Config>,
     counters: Arc<Counters>,
-    listeners: Vec<Rc<OwnedFd>>,
+    listeners: Vec<Accepting>,
+    /// Whether a listener belongs to the server's parent, which will start the next server.
+    has_parent: bool,
     /// The hot ring's descriptor, which is readable when the ring has completions.
     ring: AsyncFd<OwnedFd>,
     woken: Arc<Notify>,
@@ -150,7 +160,7 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// If the hot ring cannot be set up.
+    /// If the hot ring cannot be set up, or a listener cannot be watched.
     fn new(start: Start) -> io::Result<Self> {
         let Start { mesh, woken, occupied, config, listeners, counters, commands, clock, epoch_seed, .. } = start;
         let ring = HotRing::new()?;
@@ -174,10 +184,9 @@ impl Driver {
         );
         let lobby = Rc::new(lobby.of_shard(number, start.warnings));
         let spawned = Spawned::new(tasks.clone());
-        let listeners: Vec<Rc<OwnedFd>> = listeners.into_iter().map(Rc::new).collect();
-        for listener in &listeners {
-            tokio_uring::spawn(accept::accept(Rc::clone(&lobby), Rc::clone(listener)));
-        }
+        let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
+        let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));
+        let listeners = listeners.collect::<io::Result<Vec<Accepting>>>()?;
         tokio_uring::spawn(accept::reclaim_handed_back(Rc::clone(&lobby), start.returns));
         Ok(Driver {
             shard,
@@ -188,6 +197,7 @@ impl Driver {
             config,
             counters,
             listeners,
+            has_parent,
             ring: watched,
             woken,
             commands,
@@ -274,9 +284,14 @@ impl Driver {
     fn begin_drain(&mut self) -> io::Result<()> {
         assert!(self.ends_by.is_none(), "a drain begins once");
         for listener in &self.listeners {
-            net::stop_listening(listener)?;
+            listener.end()?;
         }
-        self.lobby.refuse_from_now_on();
+        self.lobby.leave(if self.has_parent {
+            // Clients whose sockets have been accepted would be the only ones that a restart refuses.
+            Openings::Served { until: Instant::now() + OPENINGS_TIME }
+        } else {
+            Openings::Refused
+        });
         self.shard.drain(self.clock.now(), ticks(self.config.drain_timeout));
         self.ends_by = Some(Instant::now() + self.config.drain_timeout);
         Ok(())
@@ -326,6 +341,9 @@ fn ticks(time: Duration) -> u32 {
 
 /// The longest sleep of a shard that has nothing to wait for.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// The time that opening requests on accepted sockets have in a drain, where they are served.
+const OPENINGS_TIME: Duration = Duration::from_secs(1);
 
 /// The sizes of the runtime's own ring, which serves accepts and opening handshakes: each operation has one completion.
 const RUNTIME_ENTRIES: u32 = 256;

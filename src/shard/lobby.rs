@@ -8,6 +8,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -46,10 +47,22 @@ pub(super) struct Lobby {
     occupied: Cell<usize>,
     /// Sockets for which there is no room.
     pub(super) refusals: Refusals,
-    leaving: Cell<bool>,
+    leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
     /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
     next_request: Cell<u64>,
+}
+
+/// The opening requests of a server that leaves, on sockets that it has accepted before.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Openings {
+    /// They are answered 503.
+    Refused,
+    /// They become connections, which are closed with 1001 like all others.
+    Served {
+        /// When the shard waits for them no longer.
+        until: Instant,
+    },
 }
 
 /// The reason for which there is no room for one more connection.
@@ -113,7 +126,7 @@ impl Lobby {
             open: Cell::new(0),
             pending: Cell::new(0),
             refusals,
-            leaving: Cell::new(false),
+            leaving: Cell::new(None),
             warnings: Arc::default(),
             next_request: Cell::new(0),
         }
@@ -228,19 +241,28 @@ impl Lobby {
         self.sockets.all.give_back(left);
     }
 
-    /// Returns whether no connection waits for the turn.
+    /// Returns whether no connection waits for the turn, and, while the server leaves, none is to come.
     pub(super) fn is_empty(&self) -> bool {
-        self.arrivals.borrow().is_empty()
+        let is_one_to_come = match self.leaving.get() {
+            Some(Openings::Served { until }) => self.pending.get() > 0 && Instant::now() < until,
+            Some(Openings::Refused) | None => false,
+        };
+        self.arrivals.borrow().is_empty() && !is_one_to_come
     }
 
-    /// Refuses every opening handshake from now on with 503, since the server leaves.
-    pub(super) fn refuse_from_now_on(&self) {
-        self.leaving.set(true);
+    /// Notes that the server leaves, and what becomes of opening requests from now on.
+    pub(super) fn leave(&self, openings: Openings) {
+        self.leaving.set(Some(openings));
     }
 
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.get()
+        self.leaving.get().is_some()
+    }
+
+    /// Returns whether every opening request is refused with 503, since the server leaves.
+    pub(super) fn refuses_openings(&self) -> bool {
+        matches!(self.leaving.get(), Some(Openings::Refused))
     }
 }
 

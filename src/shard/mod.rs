@@ -20,6 +20,7 @@ mod incoming;
 mod input;
 mod io_state;
 mod leaving;
+mod listener;
 mod lobby;
 mod mail;
 mod marks;
@@ -46,4 +47,5 @@ mod unfinished;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};
+pub(crate) use listener::{Listener, ListenerOwner};
 pub(crate) use warnings::Warnings;

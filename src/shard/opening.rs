@@ -138,9 +138,9 @@ fn complete(
     Ok((profile, answer))
 }
 
-/// Checks that the server is not leaving.
+/// Checks that the server does not leave, or that it serves opening requests to its end.
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
-    if lobby.is_leaving() {
+    if lobby.refuses_openings() {
         return Err(Refusal::leaving());
     }
     Ok(())

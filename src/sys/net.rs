@@ -13,6 +13,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Returns `count` listening sockets on one address, one for each shard, and the address; in place of port 0 it has the
 /// port that the kernel chose. The kernel spreads connections over the sockets by a hash of both addresses. With
@@ -59,6 +60,17 @@ fn bind(address: SocketAddr, is_shared: bool, is_dual: bool) -> io::Result<Socke
 /// `WouldBlock` if none waits; otherwise the error of `accept4(2)`, such as `EINVAL` after the listener was shut down.
 pub fn accept_now(listener: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// Lets the runtime of the calling thread watch a listener for connections.
+///
+/// # Errors
+///
+/// If the descriptor cannot be registered.
+pub fn watch(listener: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the `AsyncFd` alone owns `listener`, an `OwnedFd` always names the same open descriptor, and it is closed
+    // only when the `AsyncFd` has been dropped.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Ends accepting: polls of `listener` are answered, [`accept_now`] fails with `EINVAL`, and the port refuses.

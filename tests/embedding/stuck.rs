@@ -7,6 +7,7 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use ringhub::{
@@ -17,7 +18,7 @@ use ringhub::{
 
 use crate::{
     Journal, Live, Script, serve,
-    support::{Client, Received, ask, dial, post, text},
+    support::{Client, DEADLINE, Received, ask, dial, post, text},
     topic, until,
 };
 
@@ -112,6 +113,30 @@ fn connect(server: &Live, target: &str) -> (Client, usize) {
     let mut client = server.connect(target);
     let Received::Text(shard) = client.receive() else { panic!("no shard") };
     (client, shard.parse().unwrap())
+}
+
+/// A watch over the turns names the shard that is held up, and no other: those without work have turns too.
+#[test]
+fn a_watch_over_turns_names_the_shard_that_is_held_up() {
+    let mut stuck = Stuck::new();
+    let mut watch = stuck.server.running().watch_turns();
+    // On a busy machine a thread may not run for as long as that; so a look may be repeated.
+    let mut look_until = |expected: &[usize]| {
+        let begin = Instant::now();
+        loop {
+            thread::sleep(Duration::from_millis(100));
+            let stuck = watch.look();
+            if stuck == expected {
+                break;
+            }
+            assert!(begin.elapsed() < DEADLINE, "{stuck:?} are stuck, and not {expected:?}");
+        }
+    };
+    look_until(&[]);
+    stuck.begin();
+    look_until(&[STUCK]);
+    stuck.go.send(()).unwrap();
+    look_until(&[]);
 }
 
 /// Clients flood a topic of a home that is held up. The messages of other publishers reach all subscribers meanwhile.

@@ -9,6 +9,7 @@ mod imports;
 mod names;
 mod pages;
 mod tidy;
+mod units;
 mod words;
 
 #[track_caller]

@@ -25,10 +25,11 @@ const WINDOWS: &[(&str, &str)] = &[
     ("error", "probe"),
     ("main", "net"),
     ("seccomp", "system_calls"),
+    ("service_manager", "inherited"),
 ];
 
 /// The files of the binary, which use the library as others do.
-const COMMAND_LINE: &[&str] = &["main", "health", "seccomp"];
+const COMMAND_LINE: &[&str] = &["main", "health", "seccomp", "service_manager"];
 
 /// What plain data does without: sockets, files, clocks, threads, and anything that waits.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

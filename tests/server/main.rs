@@ -27,6 +27,7 @@ mod proxies;
 mod raw_topics;
 mod routes;
 mod seccomp;
+mod service_manager;
 mod shards;
 mod smuggling;
 mod soak;

@@ -40,7 +40,11 @@ impl Server {
 
     /// The same where the command names the address.
     pub(crate) fn start_at(command: Command) -> Server {
-        let program = Program::start(command);
+        Self::of(Program::start(command))
+    }
+
+    /// The server that a program becomes.
+    pub(crate) fn of(program: Program) -> Server {
         let first = program.line().unwrap_or_else(|| panic!("the server did not start:\n{}", program.log()));
         let addresses = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
         let mut addresses = addresses.split(" and ").map(|address| address.parse().unwrap());

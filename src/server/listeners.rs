@@ -1,0 +1,104 @@
+//! The listeners of a server, and the shards that accept on them.
+
+use std::{io, net::SocketAddr, net::TcpListener, os::fd::OwnedFd};
+
+use crate::{
+    config::{Config, ListenIpv6},
+    error::StartError,
+    shard::{Listener, ListenerOwner},
+    sys::net,
+};
+
+/// The listeners of a server.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// The listeners of each shard.
+    pub(super) by_shard: Vec<Vec<Listener>>,
+    /// The addresses, at least one.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Listens on the addresses of the settings, with a listener of each shard for each address.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Listen`] for an address that cannot be listened on.
+    pub(super) fn open(config: &Config) -> Result<Listeners, StartError> {
+        let mut listeners = Listeners::none(config.shards);
+        for &address in &config.listen {
+            let listen = net::listen(address, config.shards, config.listen_ipv6 == ListenIpv6::Dual);
+            let (sockets, address) = listen.map_err(|error| StartError::Listen(address, error))?;
+            for (of_shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
+                of_shard.push(Listener { socket, owner: ListenerOwner::Server });
+            }
+            listeners.addresses.push(address);
+        }
+        Ok(listeners)
+    }
+
+    /// Divides the listeners of the server's parent among the shards, address by address. Each shard gets one of an
+    /// address, or several if there are more listeners than shards; if there are fewer, shards share one.
+    ///
+    /// No shard opens a listener of its own beside them: the connections in its queue would be lost at the end.
+    ///
+    /// # Errors
+    ///
+    /// If a listener has no address, or a descriptor cannot be duplicated.
+    pub(super) fn inherit(inherited: Vec<TcpListener>, shards: usize) -> io::Result<Listeners> {
+        let mut listeners = Listeners::none(shards);
+        let mut by_address: Vec<Vec<OwnedFd>> = Vec::new();
+        for listener in inherited {
+            let address = listener.local_addr()?;
+            listener.set_nonblocking(true)?;
+            let known = listeners.addresses.iter().position(|known| *known == address);
+            let at = known.unwrap_or_else(|| {
+                listeners.addresses.push(address);
+                by_address.push(Vec::new());
+                by_address.len() - 1
+            });
+            by_address[at].push(listener.into());
+        }
+        for sockets in by_address {
+            let count = sockets.len();
+            let copies =
+                (count..shards).map(|shard| sockets[shard % count].try_clone()).collect::<io::Result<Vec<_>>>()?;
+            for (at, socket) in sockets.into_iter().chain(copies).enumerate() {
+                listeners.by_shard[at % shards].push(Listener { socket, owner: ListenerOwner::Parent });
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn none(shards: usize) -> Listeners {
+        Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the ports of each shard's listeners, of two addresses with so many listeners, over so many shards.
+    fn ports(first: usize, second: usize, shards: usize) -> (Vec<Vec<u16>>, [u16; 2]) {
+        let listen = |count| net::listen("127.0.0.1:0".parse().unwrap(), count, false).unwrap();
+        let (of_first, of_second) = (listen(first), listen(second));
+        let all = of_first.0.into_iter().chain(of_second.0).map(TcpListener::from).collect();
+        let listeners = Listeners::inherit(all, shards).unwrap();
+        assert_eq!(listeners.addresses, [of_first.1, of_second.1]);
+        let port = |listener: &Listener| net::local(&listener.socket).unwrap().port();
+        let ports = listeners.by_shard.iter().map(|of_shard| of_shard.iter().map(port).collect()).collect();
+        (ports, [of_first.1.port(), of_second.1.port()])
+    }
+
+    #[test]
+    fn each_shard_accepts_on_each_inherited_address() {
+        // One listener for all shards, one for each, and more than shards.
+        for (first, second) in [(1, 1), (3, 1), (2, 3)] {
+            let (ports, addresses) = ports(first, second, 3);
+            assert_eq!(ports, vec![addresses.to_vec(); 3]);
+        }
+        let (ports, [first, second]) = ports(3, 1, 2);
+        assert_eq!(ports, [vec![first, first, second], vec![first, second]]);
+    }
+}

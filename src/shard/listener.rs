@@ -1,0 +1,22 @@
+//! The listeners of a shard.
+
+use std::os::fd::OwnedFd;
+
+/// A socket on which a shard accepts connections.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The socket, which is non-blocking.
+    pub(crate) socket: OwnedFd,
+    /// The process that the socket belongs to.
+    pub(crate) owner: ListenerOwner,
+}
+
+/// The process that a listener belongs to, which decides about the socket when the server leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListenerOwner {
+    /// The server has opened the socket for one shard. When the server leaves, the port refuses.
+    Server,
+    /// The server's parent has opened the socket, and keeps it. When the server leaves, the port takes connections on,
+    /// which wait for the next server.
+    Parent,
+}
