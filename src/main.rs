@@ -1,6 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 mod health;
+mod manual;
 mod seccomp;
 mod service_manager;
 
@@ -53,6 +54,10 @@ enum Subcommand {
     Health(health::Health),
     /// Print a seccomp profile for containers, which allows the server's system calls and forbids all others.
     SeccompProfile(seccomp::SeccompProfile),
+    /// Print a script that completes this command line in a shell.
+    Completions(manual::Completions),
+    /// Print a manual page, for man(1).
+    Man(manual::Man),
 }
 
 #[derive(clap::Args)]
@@ -96,6 +101,12 @@ fn main() -> ExitCode {
         Some(Subcommand::Reference(Reference { page: Page::Routes })) => print_line(config::routes_page().trim_end()),
         Some(Subcommand::SeccompProfile(arguments)) => {
             seccomp::profile(arguments).map_err(Into::into).and_then(|profile| print_line(&profile))
+        }
+        Some(Subcommand::Completions(arguments)) => {
+            print_line(manual::completions(arguments, Arguments::command()).trim_end())
+        }
+        Some(Subcommand::Man(arguments)) => {
+            manual::page(arguments, Arguments::command()).and_then(|page| print_line(page.trim_end()))
         }
         Some(Subcommand::Health(health)) => match health::check(health, env::vars_os()) {
             Err(failure) if failure.format == LogFormat::Json => return log_failure(&failure),

@@ -29,7 +29,7 @@ const WINDOWS: &[(&str, &str)] = &[
 ];
 
 /// The files of the binary, which use the library as others do.
-const COMMAND_LINE: &[&str] = &["main", "health", "seccomp", "service_manager"];
+const COMMAND_LINE: &[&str] = &["main", "health", "manual", "seccomp", "service_manager"];
 
 /// What plain data does without: sockets, files, clocks, threads, and anything that waits.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

@@ -17,6 +17,7 @@ mod http;
 mod last_messages;
 mod lifecycle;
 mod logs;
+mod manual;
 mod memory;
 mod metrics;
 mod order;
