@@ -110,6 +110,27 @@ fn the_service_is_hardened() {
     }
 }
 
+/// The package has both units, and the files that the repository has for it.
+#[test]
+fn the_package_has_files_that_are_there() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, package) = manifest.split_once("[package.metadata.deb]").unwrap();
+    let script = fs::read_to_string(path("deb")).unwrap();
+    let assets: Vec<&str> =
+        package.lines().filter_map(|line| line.trim().strip_prefix("[\"")?.split('"').next()).collect();
+    assert!(assets.len() >= 10, "{assets:?}");
+    for asset in assets {
+        if let Some(made) = asset.strip_prefix("target/deb/") {
+            assert!(script.contains(&format!("\"$made/{}", made.replace("*.1", "ringhub.1"))), "{asset}");
+        } else if let Some(folder) = asset.strip_suffix("/*.md") {
+            assert!(root().join(folder).is_dir(), "{asset}");
+        } else if asset != "target/release/ringhub" {
+            assert!(root().join(asset).is_file(), "{asset}");
+        }
+    }
+    assert!(package.contains("unit-scripts = \"deploy\", unit-name = \"ringhub\""));
+}
+
 /// A copy of both units in a folder of its own, whose program is there.
 struct Copies(PathBuf);
 
