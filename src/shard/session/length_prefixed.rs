@@ -1,13 +1,13 @@
 //! A second protocol, for tests alone: messages behind their lengths, and a goodbye that nobody answers.
 //!
 //! A connection opens as a WebSocket does, by a request that offers the subprotocol [`SUBPROTOCOL`]. A message is its
-//! length (4 bytes), its kind (1 byte: 1 is text, 2 is binary) and its payload. A goodbye has the length 0xffff_ffff, and
-//! in place of the kind the length of a close frame's payload, which follows. There are no fragments, no pings and no
-//! masks. Messages of the server are frames without a mask (RFC 6455 5.2), as the hub delivers them; none of them begins
-//! with 0xff.
+//! length (4 bytes), its kind (1 byte: 1 is text, 2 is binary) and its payload. A goodbye has the length 0xffff_ffff,
+//! and in place of the kind the length of a close frame's payload, which follows. There are no fragments, no pings and
+//! no masks. Messages of the server are frames without a mask (RFC 6455 5.2), as the hub delivers them; none of them
+//! begins with 0xff.
 //!
-//! What differs from a WebSocket for the shard: our goodbye ends the session at once, since the peer does not answer it;
-//! no deadline is ever due; and no part of a message leaves the input before all of it has arrived.
+//! What differs from a WebSocket for the shard: our goodbye ends the session at once, since the peer does not answer
+//! it; no deadline is ever due; and no part of a message leaves the input before all of it has arrived.
 
 use super::Session;
 use crate::proto::{

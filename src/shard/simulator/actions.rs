@@ -41,8 +41,8 @@ impl Simulation {
         self.draw_subscriptions(&mut client, subscribes, has_more);
         let Client { publishes, deaf, mute, subscriptions, .. } = &client;
         self.log(format_args!(
-            "client {number} ({protocol:?}) of topic {topic} joins shard {shard}: {subscriptions:?} (publishes {publishes}, \
-             deaf {deaf}, mute {mute}), room {room}, {} bytes left over",
+            "client {number} ({protocol:?}) of topic {topic} joins shard {shard}: {subscriptions:?} \
+             (publishes {publishes}, deaf {deaf}, mute {mute}), room {room}, {} bytes left over",
             leftover.len()
         ));
         self.drivers[shard].clients.push(number);
