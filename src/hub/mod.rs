@@ -6,7 +6,8 @@
 //! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `publication`, `encoding`, `command`,
 //!   `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
-//! - tables: `piece`, `run`, `walk`, `backlog`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
+//! - tables: `piece`, `run`, `walk`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
+//!   `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod memory;
 mod mesh;
 mod mesh_limits;
 mod order;
+mod overflow;
 mod piece;
 mod publication;
 mod run;
@@ -66,6 +68,7 @@ pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
+pub use overflow::{Decision, OutputLimits, Overflow, OwedOutput};
 pub use piece::{Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};

@@ -192,7 +192,7 @@ impl<I: Io> ShardApi for Shard<I> {
         }
         // A connection that is owed nothing takes one message of any size.
         let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
-        if output.is_some_and(|output| !output.has_room_for(frames.len(), self.limits.backlog_bytes_max)) {
+        if output.is_some_and(|output| !output.has_room_for(frames.len(), &self.output_limits())) {
             if !self.handlers.has_manual_backpressure(id) {
                 self.close_slow(id);
             }

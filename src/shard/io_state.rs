@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{session::Session, sides::Sides};
 use crate::{
-    hub::{self, Attachment, Backlog, Connections, Format},
+    hub::{self, Attachment, Backlog, Connections, Format, OutputLimits, OwedOutput},
     proto::{State, Tick},
 };
 
@@ -164,10 +164,14 @@ impl Output {
         self.backlog.bytes() + self.outbox.capacity()
     }
 
-    /// Returns whether so many bytes more would be within the limit. A limit of the size of two messages allows two
-    /// messages.
-    pub(crate) fn has_room_for(&self, more: usize, bytes_max: usize) -> bool {
-        self.bytes().saturating_add(more) <= bytes_max.saturating_add(Backlog::BESIDES)
+    /// Returns whether so many bytes more would be within the limit.
+    pub(crate) fn has_room_for(&self, more: usize, limits: &OutputLimits) -> bool {
+        limits.allows_bytes(self.bytes().saturating_add(more))
+    }
+
+    /// Returns the output as the policy for slow consumers looks at it. `is_held` says whether the connection is held.
+    pub(crate) fn owed(&self, is_held: bool) -> OwedOutput<'_> {
+        OwedOutput { backlog: &self.backlog, outbox_bytes: self.outbox.capacity(), is_held }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::state::Shard;
 use crate::{
-    hub::{ConnectionId, TopicName},
+    hub::{ConnectionId, Decision, OutputLimits, Overflow, TopicName},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -42,30 +42,35 @@ impl<I: Io> Shard<I> {
         self.release(id);
     }
 
-    /// Closes a slow consumer whose backlog is beyond its limit. A consumer that waits for marks is closing already and
-    /// leaves its topics.
+    /// Acts on the decision about a connection's backlog. A consumer that waits for marks is closing already and leaves
+    /// its topics.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
-        if !self.is_too_slow(id) {
-            return;
-        }
-        if self.marks.has(id) {
-            self.end_marks(id);
-        } else {
-            self.close_slow(id);
+        match self.decide(id) {
+            Decision::Keep => {}
+            Decision::Close if self.marks.has(id) => self.end_marks(id),
+            Decision::Close => self.close_slow(id),
         }
     }
 
     /// Returns whether a subscriber is owed more than it may be, and has not kept up until now.
     pub(super) fn is_too_slow(&self, id: ConnectionId) -> bool {
-        let Some(connection) = self.hub.connections.get(id) else { return false };
+        self.decide(id) != Decision::Keep
+    }
+
+    /// Decides what becomes of a connection's output.
+    fn decide(&self, id: ConnectionId) -> Decision {
+        let Some(connection) = self.hub.connections.get(id) else { return Decision::Keep };
         // The backlog of a connection that has left its topics grows no more, and has its goodbye.
         if connection.io.session.state() != State::Open && !self.marks.has(id) {
-            return false;
+            return Decision::Keep;
         }
-        let Some(output) = &connection.io.output else { return false };
-        let is_within = output.has_room_for(0, self.limits.backlog_bytes_max)
-            && output.backlog.messages() <= self.limits.backlog_messages_max;
-        !is_within && (output.backlog.was_refused() || connection.is_held)
+        let Some(output) = &connection.io.output else { return Decision::Keep };
+        Overflow::Close.decide(&output.owed(connection.is_held), &self.output_limits())
+    }
+
+    /// Returns the limits of every connection's output.
+    pub(super) fn output_limits(&self) -> OutputLimits {
+        OutputLimits { bytes_max: self.limits.backlog_bytes_max, messages_max: self.limits.backlog_messages_max }
     }
 
     /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing

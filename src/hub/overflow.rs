@@ -1,0 +1,174 @@
+//! The policies for slow consumers, and their decision about a backlog that is beyond its limits.
+
+use super::backlog::Backlog;
+
+/// A policy for slow consumers: it decides what becomes of a connection whose output is beyond its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The connection is closed.
+    #[default]
+    Close,
+}
+
+/// The limits of a connection's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// Bytes of memory that the output may take and keep alive, besides [`Backlog::BESIDES`].
+    pub bytes_max: usize,
+    /// Messages that the backlog may hold.
+    pub messages_max: u64,
+}
+
+/// The output that a connection is owed, as far as a policy looks at it.
+#[derive(Debug, Clone, Copy)]
+pub struct OwedOutput<'a> {
+    /// The bytes that the socket has not taken, and the shares behind them.
+    pub backlog: &'a Backlog,
+    /// Bytes of memory that the frames for this connection alone take, beside the backlog.
+    pub outbox_bytes: usize,
+    /// The connection is held: nothing of its output is offered to the socket yet.
+    pub is_held: bool,
+}
+
+/// The decision of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The connection keeps its output, and may be owed more.
+    Keep,
+    /// The connection is to be closed.
+    Close,
+}
+
+impl Overflow {
+    /// Decides what becomes of a connection's output.
+    #[must_use]
+    pub fn decide(self, output: &OwedOutput<'_>, limits: &OutputLimits) -> Decision {
+        if output.is_within(limits) || !output.is_slow() {
+            return Decision::Keep;
+        }
+        match self {
+            Overflow::Close => Decision::Close,
+        }
+    }
+}
+
+impl OutputLimits {
+    /// Returns whether output may take so many bytes. A limit of the size of two messages allows two messages.
+    #[must_use]
+    pub fn allows_bytes(&self, bytes: usize) -> bool {
+        bytes <= self.bytes_max.saturating_add(Backlog::BESIDES)
+    }
+}
+
+impl OwedOutput<'_> {
+    fn is_within(&self, limits: &OutputLimits) -> bool {
+        let bytes = self.backlog.bytes().saturating_add(self.outbox_bytes);
+        limits.allows_bytes(bytes) && self.backlog.messages() <= limits.messages_max
+    }
+
+    /// Returns whether the connection has not kept up until now. A connection that had kept up is not closed because of
+    /// one run, however large. A held one cannot keep up: nothing is offered to its socket.
+    fn is_slow(&self) -> bool {
+        self.backlog.was_refused() || self.is_held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::{Decision::*, *};
+    use crate::hub::Piece;
+
+    const MIB: usize = 1 << 20;
+
+    /// A backlog of one piece that keeps so many bytes alive.
+    fn backlog(charge: usize, messages: u32, was_refused: bool) -> Backlog {
+        let mut backlog = Backlog::default();
+        backlog.push(Piece { bytes: Bytes::from_static(&[0; 8 * 1_024]), messages, charge });
+        if was_refused {
+            backlog.refuse();
+        }
+        backlog
+    }
+
+    /// Each row is a backlog (its bytes beside those of the limit, its messages, whether the socket has refused any of
+    /// it), the outbox beside it, and whether the connection is held; then the decision. The limits are 1 MiB and 10
+    /// messages.
+    #[test]
+    fn a_slow_consumer_beyond_a_limit_is_closed() {
+        let beside = Backlog::BESIDES as isize;
+        for (bytes, messages, was_refused, outbox_bytes, is_held, decision) in [
+            (0, 10, true, 0, false, Keep),
+            (beside, 10, true, 0, false, Keep),
+            (beside + 1, 10, true, 0, false, Close),
+            (0, 11, true, 0, false, Close),
+            // The outbox counts with the backlog.
+            (-1_000, 10, true, 1_000 + Backlog::BESIDES, false, Keep),
+            (-1_000, 10, true, 1_001 + Backlog::BESIDES, false, Close),
+            (-1_000, 10, true, usize::MAX, false, Close),
+            // It had kept up: one run, however large, does not close it.
+            (9_000_000, 1_000, false, 0, false, Keep),
+            // A held connection cannot have been refused.
+            (beside, 10, false, 0, true, Keep),
+            (beside + 1, 10, false, 0, true, Close),
+            (0, 11, false, 0, true, Close),
+            (beside + 1, 11, true, 0, true, Close),
+        ] {
+            // The places of the pieces count too.
+            let places = backlog(0, 0, false).bytes();
+            let charge = MIB.checked_add_signed(bytes).expect("no row is below nothing") - places;
+            let backlog = backlog(charge, messages, was_refused);
+            let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held };
+            let limits = OutputLimits { bytes_max: MIB, messages_max: 10 };
+            let row = (bytes, messages, was_refused, outbox_bytes, is_held);
+            assert_eq!(Overflow::Close.decide(&output, &limits), decision, "{row:?}");
+        }
+    }
+
+    /// A held connection may be owed frames of its own alone.
+    #[test]
+    fn an_outbox_alone_may_be_beyond_the_limit() {
+        let backlog = Backlog::default();
+        for (outbox_bytes, decision) in [(Backlog::BESIDES, Keep), (Backlog::BESIDES + 1, Close)] {
+            let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held: true };
+            let limits = OutputLimits { bytes_max: 0, messages_max: 0 };
+            assert_eq!(Overflow::Close.decide(&output, &limits), decision, "{outbox_bytes}");
+        }
+    }
+
+    #[test]
+    fn the_highest_limit_allows_everything() {
+        let backlog = backlog(MIB, u32::MAX, true);
+        let output = OwedOutput { backlog: &backlog, outbox_bytes: usize::MAX, is_held: true };
+        let limits = OutputLimits { bytes_max: usize::MAX, messages_max: u64::MAX };
+        assert_eq!(Overflow::Close.decide(&output, &limits), Keep);
+    }
+
+    proptest! {
+        /// More output, and lower limits, never keep a connection that would be closed; and only a slow consumer is
+        /// closed.
+        #[test]
+        fn more_output_is_never_better(
+            (charge, messages, outbox_bytes) in (0..4 * MIB, 0..100_u32, 0..MIB),
+            (more_charge, more_messages, more_outbox) in (0..MIB, 0..10_u32, 0..MIB),
+            (bytes_max, messages_max) in (0..4 * MIB, 0..100_u64),
+            (was_refused, is_held) in any::<(bool, bool)>(),
+        ) {
+            let decide = |charge, messages, outbox_bytes, limits| {
+                let backlog = backlog(charge, messages, was_refused);
+                Overflow::Close.decide(&OwedOutput { backlog: &backlog, outbox_bytes, is_held }, limits)
+            };
+            let limits = OutputLimits { bytes_max, messages_max };
+            let decision = decide(charge, messages, outbox_bytes, &limits);
+            prop_assert!(was_refused || is_held || decision == Keep);
+            if decision == Close {
+                let (charge, messages) = (charge + more_charge, messages + more_messages);
+                prop_assert_eq!(decide(charge, messages, outbox_bytes + more_outbox, &limits), Close);
+                let lower = OutputLimits { bytes_max: bytes_max / 2, messages_max: messages_max / 2 };
+                prop_assert_eq!(decide(charge, messages, outbox_bytes, &lower), Close);
+            }
+        }
+    }
+}
