@@ -13,9 +13,9 @@ use ringhub::{
     Publication, Scope, TopicName,
     hub::{
         AudienceId, Backlog, ConnectionId, Delivery, HubConnection, HubLimits, LARGE_PIECE_PINS, MeshEnd, MeshLimits,
-        Posted, Request, Run, ShardHub, SubscribeOptions, Subscribed, Wake,
+        Posted, Request, Run, ShardHub, SubscribeOptions, Subscribed, Tag, Tags, Wake,
     },
-    proto::{Event, Fin, Input, MessageLimits, OpCode, Role, Tick, WebSocket, encode_masked},
+    proto::{Event, Fin, Input, MessageLimits, Millis, OpCode, Role, Tick, WebSocket, encode_masked},
 };
 
 #[global_allocator]
@@ -78,7 +78,8 @@ impl Shard {
         for walk in walks {
             while let Some(slot) = self.hub.next_member(walk) {
                 let at = self.subscribers.iter().position(|id| id.slot() == slot).expect("a subscriber");
-                self.hub.owed_by_walk(walk, slot).into_iter().for_each(|piece| backlogs[at].push(piece));
+                let owed = self.hub.owed_by_walk(walk, slot);
+                owed.pieces.into_iter().for_each(|piece| backlogs[at].push(piece, Some(&owed.topic)));
             }
             self.hub.end_walk(walk);
         }
@@ -162,15 +163,40 @@ fn a_run_weighs_what_it_takes() {
     };
     let of = |length: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
         let mut run = Run::default();
-        (0..count).for_each(|number| run.append(received(length).frame(), source(number)));
+        (0..count).for_each(|number| run.append(received(length).frame(), source(number), None));
         run
     };
     check("one empty message", &|| of(0, 1, &|_| None));
     check("tiny messages", &|| of(17, 100_000, &|_| None));
     check("small messages", &|| of(1_000, 3_000, &|_| None));
     check("large messages that pin their receive buffers", &|| of(16_384, 20, &|_| None));
+    check("messages with tags", &|| with_tags(17, 10_000));
     check("two who take turns", &|| of(0, 100_000, &|number| Some(number as u32 % 2)));
     check("each from another one", &|| of(0, 100_000, &|number| Some(number as u32)));
+}
+
+fn with_tags(length: usize, count: u64) -> Run {
+    let mut run = Run::new(BytesMut::new(), Tags::On);
+    (0..count).for_each(|time| run.append(&received(length), None, Some(Tag { place: None, time: Millis(time) })));
+    run
+}
+
+/// A backlog is charged the tags that it keeps when their run has gone.
+#[test]
+fn a_backlog_is_charged_its_tags() {
+    let _alone = alone();
+    let topic = TopicName::new("t").expect("a name");
+    for (length, together) in [(0, 1), (17, 10_000), (1_000, 100)] {
+        let mut backlog = Backlog::default();
+        for _ in 0..20 {
+            let mut run = with_tags(length, together).freeze();
+            run.owed(1).into_iter().for_each(|piece| backlog.push(piece, Some(&topic)));
+        }
+        let (labels, charged) = (backlog.labels().count(), backlog.bytes());
+        // The name is charged to each label, and exists once.
+        let kept = freed(backlog) + labels * 33;
+        assert!((charged * 9 / 10..charged * 11 / 10).contains(&kept), "charged {charged}, kept {kept}");
+    }
 }
 
 /// What waits for room beside the lanes weighs at least what it takes, however small its messages.

@@ -82,7 +82,7 @@ pub struct Limits {
     /// The limits of one message. Beyond them the connection is failed with 1009.
     pub message: MessageLimits,
     /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
-    /// that they stand in. Beyond it the connection is closed with 1008.
+    /// that they stand in, with a label at each change of topic. Beyond it the connection is closed with 1008.
     ///
     /// At worst every connection has such a backlog. Memory that several backlogs share exists once and is charged to
     /// each of them. The limit is never below two of the largest messages, so that one message can always be on its way

@@ -5,9 +5,12 @@ use std::{collections::VecDeque, mem};
 use bytes::BytesMut;
 
 use super::{
+    label::{Label, Labels},
     memory::BUFFER,
     piece::{COPIED_BELOW, Piece},
+    topic_name::TopicName,
 };
+use crate::proto::Millis;
 
 /// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so the memory
 /// that they keep alive counts against the limit. Little pieces are copied one after the other.
@@ -24,6 +27,7 @@ pub struct Backlog {
     /// The bytes that the pieces keep alive.
     charged: usize,
     messages: u64,
+    labels: Labels,
     was_refused: bool,
 }
 
@@ -32,13 +36,14 @@ impl Backlog {
     /// pings. So a limit of the size of two messages allows two messages.
     pub const BESIDES: usize = 4 * 1_024;
 
-    /// Appends a piece.
-    pub fn push(&mut self, piece: Piece) {
+    /// Appends a piece: messages of `topic`, or frames for the connection alone.
+    pub fn push(&mut self, mut piece: Piece, topic: Option<&TopicName>) {
         let length = piece.bytes.len();
         if length == 0 {
             return;
         }
         self.messages += u64::from(piece.messages);
+        self.labels.push((length, piece.messages), topic, piece.tags.take());
         if length < COPIED_BELOW {
             self.make_room(length);
             self.tail.extend_from_slice(&piece.bytes);
@@ -55,6 +60,11 @@ impl Backlog {
     ///
     /// If there are fewer.
     pub fn advance(&mut self, count: usize) {
+        self.advance_pieces(count);
+        self.labels.advance(count, self.messages);
+    }
+
+    fn advance_pieces(&mut self, count: usize) {
         self.sent += count;
         while let Some(first) = self.pieces.front() {
             if self.sent < first.bytes.len() {
@@ -103,19 +113,21 @@ impl Backlog {
         })
     }
 
-    /// Gives up everything after the first piece, and returns how many messages were given up. Bytes that are appended
-    /// next start at a frame's boundary.
+    /// Gives up everything after the first piece, and returns its labels. Bytes that are appended next start at a
+    /// frame's boundary.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
     /// frame may overtake.
-    pub fn truncate(&mut self) -> u64 {
-        let before = self.messages;
-        if let Some(first) = self.pieces.pop_front() {
-            let (sent, was_refused) = (self.sent, self.was_refused);
-            *self = Backlog { sent, was_refused, messages: u64::from(first.messages), ..Backlog::default() };
-            self.append(first);
-        }
-        before - self.messages
+    pub fn truncate(&mut self) -> Vec<Label> {
+        let Some(first) = self.pieces.pop_front() else { return Vec::new() };
+        let (sent, was_refused, messages) = (self.sent, self.was_refused, u64::from(first.messages));
+        // Messages that no label counts any more were sent, and stood in this piece.
+        let ended = self.messages - self.labels.messages();
+        let mut labels = mem::take(&mut self.labels);
+        let given_up = labels.truncate(first.bytes.len() - sent, messages - ended);
+        *self = Backlog { sent, was_refused, messages, labels, ..Backlog::default() };
+        self.append(first);
+        given_up
     }
 
     /// Returns whether nothing is owed.
@@ -129,13 +141,25 @@ impl Backlog {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let tail = if self.tail.capacity() > 0 { self.tail.capacity() + BUFFER } else { 0 };
-        self.charged + size_of::<Piece>() * self.pieces.capacity() + tail
+        self.charged + size_of::<Piece>() * self.pieces.capacity() + tail + self.labels.bytes()
     }
 
     /// Returns how many messages the backlog holds. A piece that was sent in part counts with all its messages.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Returns the labels of the unsent bytes, in order. Neighbours of one topic have one label, unless the topic asks
+    /// for tags.
+    pub fn labels(&self) -> impl Iterator<Item = &Label> {
+        self.labels.iter()
+    }
+
+    /// Returns the time of the first unsent message that has a tag.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Millis> {
+        self.labels.iter().find_map(|label| label.tags().next()).map(|(_, tag)| tag.time)
     }
 
     fn append(&mut self, piece: Piece) {
@@ -179,7 +203,7 @@ impl Backlog {
         let bytes = mem::take(&mut self.tail).freeze();
         let messages = mem::take(&mut self.tail_messages);
         // Nothing more is copied into this buffer, so the piece needs no free room in it.
-        self.append(Piece { bytes, messages, charge }.kept());
+        self.append(Piece { bytes, messages, charge, tags: None }.kept());
     }
 }
 
@@ -191,6 +215,8 @@ const _: () = assert!(TAIL_MIN < COPIED_BELOW && COPIED_BELOW <= TAIL_MAX, "ever
 
 #[cfg(test)]
 mod tests {
+    mod model;
+
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -200,7 +226,7 @@ mod tests {
     fn backlog(lengths: &[usize]) -> Backlog {
         let mut backlog = Backlog::default();
         for (at, &length) in lengths.iter().enumerate() {
-            backlog.push(Piece::new(vec![b'a' + at as u8; length].into(), 1));
+            backlog.push(Piece::new(vec![b'a' + at as u8; length].into(), 1), None);
         }
         backlog
     }
@@ -209,7 +235,15 @@ mod tests {
         backlog.unsent(usize::MAX, usize::MAX).flatten().copied().collect()
     }
 
+    /// Gives up what a close does not send, and returns how many messages it was.
+    fn dropped(backlog: &mut Backlog) -> u32 {
+        backlog.truncate().iter().map(Label::messages).sum()
+    }
+
     const LARGE: usize = COPIED_BELOW;
+
+    /// Frames for the connection alone have one label.
+    const LABEL: usize = size_of::<Label>();
 
     #[test]
     fn a_backlog_advances_over_pieces_and_copied_bytes() {
@@ -238,19 +272,19 @@ mod tests {
         }
     }
 
-    /// Pieces sent in part count whole, and so do empty places.
+    /// Pieces sent in part count whole, and so do empty places. The label counts too.
     #[test]
     fn a_backlog_counts_what_it_keeps_alive() {
         let places = |count: usize| count * size_of::<Piece>();
         let mut backlog = backlog(&[LARGE, 2 * LARGE]);
         backlog.advance(LARGE - 1);
-        assert_eq!((backlog.bytes(), backlog.messages()), (3 * LARGE + 2 * BUFFER + places(4), 2));
+        assert_eq!((backlog.bytes(), backlog.messages()), (3 * LARGE + 2 * BUFFER + places(4) + LABEL, 2));
         backlog.advance(2);
-        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + BUFFER + places(4), 1));
-        backlog.push(Piece::new(Bytes::from_static(b"little"), 1));
-        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + 2 * BUFFER + places(4) + TAIL_MIN, 2));
+        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + BUFFER + places(4) + LABEL, 1));
+        backlog.push(Piece::new(Bytes::from_static(b"little"), 1), None);
+        assert_eq!((backlog.bytes(), backlog.messages()), (2 * LARGE + 2 * BUFFER + places(4) + TAIL_MIN + LABEL, 2));
         backlog.advance(2 * LARGE - 1);
-        assert_eq!((backlog.bytes(), backlog.messages()), (BUFFER + TAIL_MIN, 1));
+        assert_eq!((backlog.bytes(), backlog.messages()), (BUFFER + TAIL_MIN + LABEL, 1));
     }
 
     /// The order of little and large pieces does not matter.
@@ -258,7 +292,7 @@ mod tests {
     fn little_and_large_pieces_in_turn_weigh_little_more_than_their_bytes() {
         let mut backlog = Backlog::default();
         for number in 0..1_000 {
-            backlog.push(Piece::new(vec![0; if number % 7 == 0 { LARGE } else { LARGE - 100 }].into(), 1));
+            backlog.push(Piece::new(vec![0; if number % 7 == 0 { LARGE } else { LARGE - 100 }].into(), 1), None);
         }
         let bytes: usize = backlog.unsent(usize::MAX, usize::MAX).map(<[u8]>::len).sum();
         assert!(backlog.bytes() <= bytes + bytes / 10, "{bytes} bytes are charged {}", backlog.bytes());
@@ -269,9 +303,9 @@ mod tests {
     fn little_pieces_are_copied_one_behind_the_other() {
         for (length, count) in [(21, 1), (21, 100), (21, 100_000), (1_004, 4_000), (LARGE - 1, 1_000)] {
             let mut backlog = Backlog::default();
-            (0..count).for_each(|_| backlog.push(Piece::new(vec![0; length].into(), 1)));
+            (0..count).for_each(|_| backlog.push(Piece::new(vec![0; length].into(), 1), None));
             let bytes = length * count;
-            let most = if bytes < 4 * TAIL_MAX { 2 * bytes + 2 * BUFFER } else { bytes + bytes / 7 };
+            let most = if bytes < 4 * TAIL_MAX { 2 * bytes + 2 * BUFFER + LABEL } else { bytes + bytes / 7 };
             assert!((bytes..=most).contains(&backlog.bytes()), "{count} of {length}: {}", backlog.bytes());
             assert!(backlog.unsent(usize::MAX, usize::MAX).count() <= 1 + bytes / (TAIL_MAX - LARGE));
             assert_eq!(backlog.messages(), count as u64);
@@ -283,10 +317,10 @@ mod tests {
         let mut backlog = backlog(&[LARGE, 2 * LARGE, 2]);
         backlog.advance(1);
         backlog.refuse();
-        assert_eq!(backlog.truncate(), 2);
+        assert_eq!(dropped(&mut backlog), 2);
         assert_eq!(unsent(&backlog), [b'a'; LARGE - 1]);
         assert!(backlog.was_refused() && backlog.bytes() < 2 * LARGE);
-        backlog.push(Piece::new(Bytes::from_static(b"close"), 0));
+        backlog.push(Piece::new(Bytes::from_static(b"close"), 0), None);
         assert!(unsent(&backlog).ends_with(b"aaclose"));
         backlog.advance(LARGE - 1 + 5);
         assert!(backlog.is_empty());
@@ -297,7 +331,7 @@ mod tests {
     fn a_cut_keeps_the_first_piece_whole() {
         let mut backlog = backlog(&[2, 3]);
         backlog.advance(1);
-        assert_eq!((backlog.truncate(), backlog.messages()), (0, 2));
+        assert_eq!((dropped(&mut backlog), backlog.messages()), (0, 2));
         assert_eq!(unsent(&backlog), b"abbb");
     }
 
@@ -329,7 +363,7 @@ mod tests {
                     backlog.advance(count);
                 } else {
                     model.extend(vec![at as u8; length]);
-                    backlog.push(Piece::new(vec![at as u8; length].into(), 1));
+                    backlog.push(Piece::new(vec![at as u8; length].into(), 1), None);
                 }
                 prop_assert!(unsent(&backlog) == model);
                 prop_assert_eq!(backlog.is_empty(), model.is_empty());

@@ -11,10 +11,11 @@ use super::{
     connections::{Attachment, Connections},
     encoding::{Encodable, Encode, Format},
     hub::ShardHub,
-    piece::Piece,
+    piece::Owed,
     publication::{Place, Publication},
     run::{FrozenRun, Run},
     subscriptions::{Membership, Subscription},
+    tag::{Tag, Tags},
     topic_id::TopicId,
     walk::{VACANT, Walk},
 };
@@ -37,7 +38,7 @@ impl<T: Attachment> ShardHub<T> {
         let entry = &mut self.topics[topic];
         let mut gathering = Gathering {
             topic,
-            epoch: place.map(|place| place.epoch),
+            tag: Tag { place, time: publication.time() },
             gathered_bytes: &mut self.gathered_bytes,
             spare: &mut self.spare,
             dirty: &mut self.dirty,
@@ -88,8 +89,9 @@ impl<T: Attachment> ShardHub<T> {
     /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that may be kept for
     /// long.
     #[must_use]
-    pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Vec<Piece> {
-        self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot)
+    pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
+        let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
+        Owed { topic: self.topics[audience.topic].name.clone(), pieces }
     }
 
     /// Returns the slot of the next subscriber that the audience's walk visits.
@@ -222,22 +224,24 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Returns the messages that the connection is owed for these subscriptions, from walks under way and from runs.
-    pub(super) fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Piece> {
+    pub(super) fn owed(&mut self, id: ConnectionId, subscriptions: &[Subscription]) -> Vec<Owed> {
         let mut owed = Vec::new();
         for subscription in subscriptions {
             let is_owed_by_walk = self.walk_owing(subscription).is_some();
+            let topic = self.topics[subscription.topic].name.clone();
             let audience = &mut self.topics[subscription.audience()];
             if is_owed_by_walk && let Some(walk) = &mut audience.walk {
-                owed.extend(walk.run.owed(id.slot()));
+                owed.push(Owed { topic: topic.clone(), pieces: walk.run.owed(id.slot()) });
             }
             if subscription.membership != Membership::Pending {
                 let begin = owed.len();
                 audience.for_each_run(|run| {
-                    let share = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
-                    owed.splice(begin..begin, share);
+                    let pieces = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
+                    owed.insert(begin, Owed { topic: topic.clone(), pieces });
                 });
             }
         }
+        owed.retain(|owed| !owed.pieces.is_empty());
         owed
     }
 
@@ -257,7 +261,7 @@ impl<T: Attachment> ShardHub<T> {
 /// The parts of a hub that gathering for an audience changes.
 struct Gathering<'a> {
     topic: TopicId,
-    epoch: Option<u64>,
+    tag: Tag,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
@@ -267,8 +271,9 @@ impl Gathering<'_> {
     /// Appends a frame to the run of an audience. The subscriber at slot `except` is not owed it.
     #[inline]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
-        if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(self.epoch)) {
-            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default()));
+        let epoch = self.tag.place.map(|place| place.epoch);
+        if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
+            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), Tags::Off));
             run.earlier = audience.run.take();
             if run.earlier.is_none() && audience.walk.is_none() {
                 self.dirty.push(AudienceId { topic: self.topic, format });
@@ -276,8 +281,8 @@ impl Gathering<'_> {
             audience.run = Some(run);
         }
         if let Some(run) = &mut audience.run {
-            run.note_epoch(self.epoch);
-            change(self.gathered_bytes, run, |run| run.append(frame, except));
+            run.note_epoch(epoch);
+            change(self.gathered_bytes, run, |run| run.append(frame, except, Some(self.tag)));
         }
     }
 }

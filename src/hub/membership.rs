@@ -10,7 +10,7 @@ use super::{
     connections::{Attachment, Connections, HubConnection, Publishing},
     entry::Request,
     hub::ShardHub,
-    piece::Piece,
+    piece::Owed,
     publication::Scope,
     subscribe_options::SubscribeOptions,
     subscriptions::{Membership, Subscription, Subscriptions},
@@ -87,7 +87,7 @@ impl<T: Attachment> ShardHub<T> {
     /// gathered before this call and have not been handed to it.
     ///
     /// If the connection was held for the topic, [`ShardHub::release`] must follow.
-    pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Piece> {
+    pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Owed> {
         let Some(topic) = self.topics.find(name) else { return Vec::new() };
         let connection = self.connections.get_mut(id);
         let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) else {
@@ -135,7 +135,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Ends all of the connection's subscriptions and returns the messages that it is owed up to now. For each topic
     /// these are, in order, its share of the walk under way, if it has not got that yet, and its share of the messages
     /// gathered since.
-    pub fn leave(&mut self, id: ConnectionId) -> Vec<Piece> {
+    pub fn leave(&mut self, id: ConnectionId) -> Vec<Owed> {
         let subscriptions = self.take_subscriptions(id);
         let owed = self.owed(id, subscriptions.as_slice());
         subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));

@@ -6,7 +6,7 @@
 //! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `publication`, `encoding`, `command`,
 //!   `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
-//! - tables: `piece`, `run`, `walk`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
+//! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
 //!   `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
@@ -27,6 +27,7 @@ mod fanout;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
 mod interest;
+mod label;
 mod lane;
 mod link;
 mod mail;
@@ -46,6 +47,7 @@ mod signal;
 mod simulator;
 mod subscribe_options;
 mod subscriptions;
+mod tag;
 #[cfg(test)]
 pub(crate) mod testing;
 mod topic_id;
@@ -64,15 +66,17 @@ pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{ExternalEnd, Order};
 pub use fanout::SPARE_RUN_BYTES_MAX;
 pub use hub::{Homes, HubLimits, ShardHub};
+pub use label::{Label, messages_by_topic};
 pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
 pub use overflow::{Decision, OutputLimits, Overflow, OwedOutput};
-pub use piece::{Piece, bounded};
+pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};
 pub use subscribe_options::SubscribeOptions;
+pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
 pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};

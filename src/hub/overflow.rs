@@ -1,6 +1,7 @@
 //! The policies for slow consumers, and their decision about a backlog that is beyond its limits.
 
 use super::backlog::Backlog;
+use crate::proto::Millis;
 
 /// A policy for slow consumers: it decides what becomes of a connection whose output is beyond its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +18,9 @@ pub struct OutputLimits {
     pub bytes_max: usize,
     /// Messages that the backlog may hold.
     pub messages_max: u64,
+    /// Milliseconds that the first unsent message with a tag may have waited; `None` for any number. Messages of topics
+    /// that ask for no tags have no age.
+    pub age_max_ms: Option<u64>,
 }
 
 /// The output that a connection is owed, as far as a policy looks at it.
@@ -40,10 +44,10 @@ pub enum Decision {
 }
 
 impl Overflow {
-    /// Decides what becomes of a connection's output.
+    /// Decides what becomes of a connection's output. `now` is a time of the clock that tags are of.
     #[must_use]
-    pub fn decide(self, output: &OwedOutput<'_>, limits: &OutputLimits) -> Decision {
-        if output.is_within(limits) || !output.is_slow() {
+    pub fn decide(self, output: &OwedOutput<'_>, limits: &OutputLimits, now: Millis) -> Decision {
+        if output.is_within(limits, now) || !output.is_slow() {
             return Decision::Keep;
         }
         match self {
@@ -61,9 +65,16 @@ impl OutputLimits {
 }
 
 impl OwedOutput<'_> {
-    fn is_within(&self, limits: &OutputLimits) -> bool {
+    fn is_within(&self, limits: &OutputLimits, now: Millis) -> bool {
         let bytes = self.backlog.bytes().saturating_add(self.outbox_bytes);
-        limits.allows_bytes(bytes) && self.backlog.messages() <= limits.messages_max
+        limits.allows_bytes(bytes)
+            && self.backlog.messages() <= limits.messages_max
+            && limits.age_max_ms.is_none_or(|age_max| self.age(now) <= age_max)
+    }
+
+    /// Returns how many milliseconds the first unsent message with a tag has waited; 0 if there is none.
+    fn age(&self, now: Millis) -> u64 {
+        self.backlog.oldest().map_or(0, |time| now.0.saturating_sub(time.0))
     }
 
     /// Returns whether the connection has not kept up until now. A connection that had kept up is not closed because of
@@ -79,14 +90,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Decision::*, *};
-    use crate::hub::Piece;
+    use crate::hub::{Piece, PieceTags, Tag, TaggedMessage, TopicName};
 
     const MIB: usize = 1 << 20;
 
     /// A backlog of one piece that keeps so many bytes alive.
     fn backlog(charge: usize, messages: u32, was_refused: bool) -> Backlog {
         let mut backlog = Backlog::default();
-        backlog.push(Piece { bytes: Bytes::from_static(&[0; 8 * 1_024]), messages, charge });
+        backlog.push(Piece { charge, ..Piece::new(Bytes::from_static(&[0; 8 * 1_024]), messages) }, None);
         if was_refused {
             backlog.refuse();
         }
@@ -121,10 +132,37 @@ mod tests {
             let charge = MIB.checked_add_signed(bytes).expect("no row is below nothing") - places;
             let backlog = backlog(charge, messages, was_refused);
             let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held };
-            let limits = OutputLimits { bytes_max: MIB, messages_max: 10 };
+            let limits = OutputLimits { bytes_max: MIB, messages_max: 10, age_max_ms: None };
             let row = (bytes, messages, was_refused, outbox_bytes, is_held);
-            assert_eq!(Overflow::Close.decide(&output, &limits), decision, "{row:?}");
+            assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), decision, "{row:?}");
         }
+    }
+
+    /// Only messages with tags have an age: that of the first of them that has not been sent whole.
+    #[test]
+    fn a_message_that_has_waited_for_too_long_is_beyond_a_limit() {
+        let topic = TopicName::new("t").unwrap();
+        let mut backlog = backlog(0, 1, true);
+        for (times, topic) in [(&[][..], &topic), (&[2_000, 3_000], &topic)] {
+            let tag = |time| Tag { place: None, time: Millis(time) };
+            let tags = times.iter().enumerate().map(|(at, &time)| TaggedMessage { end: 2 * at + 2, tag: tag(time) });
+            let tags = Some(PieceTags::new(tags.collect())).filter(|_| !times.is_empty());
+            backlog.push(Piece { tags, ..Piece::new(Bytes::from_static(&[0; 4]), 2) }, Some(topic));
+        }
+        let decide = |backlog: &Backlog, now, age_max_ms| {
+            let limits = OutputLimits { bytes_max: MIB, messages_max: 10, age_max_ms };
+            Overflow::Close.decide(&OwedOutput { backlog, outbox_bytes: 0, is_held: false }, &limits, Millis(now))
+        };
+        for (now, decision) in [(0, Keep), (2_000, Keep), (2_500, Keep), (2_501, Close)] {
+            assert_eq!(decide(&backlog, now, Some(500)), decision, "{now}");
+            assert_eq!(decide(&backlog, now, None), Keep);
+        }
+        // The first message with a tag is sent, with all that stands before it and half of the second.
+        backlog.advance(8 * 1_024 + 4 + 3);
+        for (now, decision) in [(3_500, Keep), (3_501, Close)] {
+            assert_eq!(decide(&backlog, now, Some(500)), decision, "{now}");
+        }
+        assert_eq!(decide(&Backlog::default(), 9_999, Some(500)), Keep);
     }
 
     /// A held connection may be owed frames of its own alone.
@@ -133,8 +171,8 @@ mod tests {
         let backlog = Backlog::default();
         for (outbox_bytes, decision) in [(Backlog::BESIDES, Keep), (Backlog::BESIDES + 1, Close)] {
             let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held: true };
-            let limits = OutputLimits { bytes_max: 0, messages_max: 0 };
-            assert_eq!(Overflow::Close.decide(&output, &limits), decision, "{outbox_bytes}");
+            let limits = OutputLimits { bytes_max: 0, messages_max: 0, age_max_ms: None };
+            assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), decision, "{outbox_bytes}");
         }
     }
 
@@ -142,8 +180,8 @@ mod tests {
     fn the_highest_limit_allows_everything() {
         let backlog = backlog(MIB, u32::MAX, true);
         let output = OwedOutput { backlog: &backlog, outbox_bytes: usize::MAX, is_held: true };
-        let limits = OutputLimits { bytes_max: usize::MAX, messages_max: u64::MAX };
-        assert_eq!(Overflow::Close.decide(&output, &limits), Keep);
+        let limits = OutputLimits { bytes_max: usize::MAX, messages_max: u64::MAX, age_max_ms: None };
+        assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), Keep);
     }
 
     proptest! {
@@ -158,15 +196,15 @@ mod tests {
         ) {
             let decide = |charge, messages, outbox_bytes, limits| {
                 let backlog = backlog(charge, messages, was_refused);
-                Overflow::Close.decide(&OwedOutput { backlog: &backlog, outbox_bytes, is_held }, limits)
+                Overflow::Close.decide(&OwedOutput { backlog: &backlog, outbox_bytes, is_held }, limits, Millis(0))
             };
-            let limits = OutputLimits { bytes_max, messages_max };
+            let limits = OutputLimits { bytes_max, messages_max, age_max_ms: None };
             let decision = decide(charge, messages, outbox_bytes, &limits);
             prop_assert!(was_refused || is_held || decision == Keep);
             if decision == Close {
                 let (charge, messages) = (charge + more_charge, messages + more_messages);
                 prop_assert_eq!(decide(charge, messages, outbox_bytes + more_outbox, &limits), Close);
-                let lower = OutputLimits { bytes_max: bytes_max / 2, messages_max: messages_max / 2 };
+                let lower = OutputLimits { bytes_max: bytes_max / 2, messages_max: messages_max / 2, age_max_ms: None };
                 prop_assert_eq!(decide(charge, messages, outbox_bytes, &lower), Close);
             }
         }

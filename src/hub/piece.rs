@@ -1,10 +1,10 @@
 //! Pieces: whole frames in one piece of memory, of which runs and backlogs are made.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 
-use super::memory::BUFFER;
+use super::{memory::BUFFER, tag::PieceTags, topic_name::TopicName};
 
 /// Whole frames in one piece of memory.
 #[derive(Debug, Clone)]
@@ -15,14 +15,25 @@ pub struct Piece {
     pub messages: u32,
     /// How many bytes of memory the piece keeps alive, its own bytes included.
     pub charge: usize,
+    /// The messages' tags, if their topic asks for tags.
+    pub tags: Option<Arc<PieceTags>>,
+}
+
+/// The pieces of one topic that a connection is owed, in order.
+#[derive(Debug)]
+pub struct Owed {
+    /// The topic.
+    pub topic: TopicName,
+    /// The pieces, each with at least one message.
+    pub pieces: Vec<Piece>,
 }
 
 impl Piece {
-    /// Returns a piece that keeps nothing alive but itself.
+    /// Returns a piece without tags that keeps nothing alive but itself.
     #[must_use]
     pub fn new(bytes: Bytes, messages: u32) -> Self {
         let charge = bytes.len() + BUFFER;
-        Piece { bytes, messages, charge }
+        Piece { bytes, messages, charge, tags: None }
     }
 
     /// Returns how many bytes of memory the piece alone keeps alive: none if it stands in a run's buffer.
@@ -37,7 +48,7 @@ impl Piece {
         if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
             return self.clone();
         }
-        Piece::new(Bytes::copy_from_slice(&self.bytes), self.messages)
+        Piece { tags: self.tags.clone(), ..Piece::new(Bytes::copy_from_slice(&self.bytes), self.messages) }
     }
 }
 
@@ -76,7 +87,8 @@ fn one(mut group: Vec<Piece>) -> Option<Piece> {
     }
     let messages = group.iter().map(|piece| piece.messages).sum();
     let all: Vec<&[u8]> = group.iter().map(|piece| &piece.bytes[..]).collect();
-    Some(Piece::new(all.concat().into(), messages))
+    let tags = PieceTags::joined(group.iter().map(|piece| (piece.bytes.len(), piece.tags.as_deref())));
+    Some(Piece { tags, ..Piece::new(all.concat().into(), messages) })
 }
 
 /// Returns the size of pieces at which this many bytes are at most 513 pieces, if no two neighbours fit into one.

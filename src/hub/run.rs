@@ -1,12 +1,13 @@
 //! Runs: the messages that are gathered for a topic until its next walk.
 
-use std::{collections::HashMap, iter, mem, ops::Range};
+use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     memory::{ALLOCATION, BUFFER, LARGE_PIECE_PINS, pinned},
     piece::{Piece, SMALL_PIECE_MAX, joined, small_piece_max},
+    tag::{PieceTags, Tag, TaggedMessage, Tags},
 };
 use crate::proto::LARGE_FRAME;
 
@@ -41,15 +42,27 @@ pub struct Run {
     epoch: Option<u64>,
     /// The run before this one, whose walk has not begun: its messages have another epoch.
     pub(super) earlier: Option<Box<Run>>,
+    /// The tags of a run with tags.
+    tags: Option<Box<GatheredTags>>,
+}
+
+/// The tags of a run that gathers.
+#[derive(Debug, Default)]
+struct GatheredTags {
+    /// The tags of the messages in the tail.
+    tail: Vec<TaggedMessage>,
+    /// Memory of the tags that the pieces have.
+    sealed: usize,
 }
 
 impl Run {
     /// Returns an empty run that gathers into `buffer`, which must be empty.
     #[must_use]
-    pub fn new(buffer: BytesMut) -> Self {
+    pub fn new(buffer: BytesMut, tags: Tags) -> Self {
         assert!(buffer.is_empty(), "a run gathers into an empty buffer");
         let capacity = buffer.capacity();
-        Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, ..Run::default() }
+        let tags = (tags == Tags::On).then(Box::default);
+        Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, tags, ..Run::default() }
     }
 
     /// Returns whether a message of this epoch belongs to the run. A run has messages of one epoch only, and those that
@@ -65,17 +78,25 @@ impl Run {
         self.epoch = self.epoch.or(epoch);
     }
 
-    /// Appends the frame of a message. The subscriber at slot `except` is not owed it.
-    pub fn append(&mut self, frame: &Bytes, except: Option<u32>) {
+    /// Appends the frame of a message. The subscriber at slot `except` is not owed it. A run without tags does not look
+    /// at `tag`.
+    ///
+    /// # Panics
+    ///
+    /// If the run has tags, and the message has none.
+    pub fn append(&mut self, frame: &Bytes, except: Option<u32>, tag: Option<Tag>) {
         if frame.len() >= LARGE_FRAME && self.gathered.pieces.len() < PIECES_MAX {
             self.seal_tail();
             self.large += pinned(frame);
             // A buffer that grows with its frame doubles, which leaves some of it unused.
             let charge = if frame.len() < LARGE_PIECE_PINS { pinned(frame) } else { 2 * frame.len() };
-            self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge });
+            self.tag(frame.len(), tag);
+            let tags = self.seal_tags();
+            self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });
         } else {
             self.make_room(frame.len());
             self.tail.extend_from_slice(frame);
+            self.tag(self.tail.len(), tag);
             self.tail_messages += 1;
             self.small += frame.len();
         }
@@ -122,14 +143,16 @@ impl Run {
         self.gathered.messages() == 0
     }
 
-    /// Returns the memory that the run takes and keeps alive: its messages, its exclusions, itself and its later walk.
+    /// Returns the memory that the run takes and keeps alive: its messages, its exclusions, its tags, itself and its
+    /// later walk.
     #[inline]
     #[must_use]
     pub fn weight(&self) -> usize {
         let small = if self.is_given { self.small } else { self.buffers };
         let pieces = size_of::<Piece>() * self.gathered.pieces.capacity();
         let bytes = small + self.large + self.merged;
-        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions
+        let tags = self.tags.as_deref().map_or(0, GatheredTags::memory);
+        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags
     }
 
     /// Ends gathering.
@@ -194,6 +217,7 @@ impl Run {
             let two = self.gathered.pieces.split_off(self.gathered.pieces.len() - 2);
             self.gathered.kept.truncate(self.gathered.pieces.len());
             self.gathered.pieces.extend(joined(two, SMALL_PIECE_MAX));
+            self.weigh_tags();
         }
     }
 
@@ -204,14 +228,51 @@ impl Run {
         let bytes = self.tail.split().freeze();
         let messages = mem::take(&mut self.tail_messages);
         self.is_shared = true;
-        self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER });
+        let tags = self.seal_tags();
+        self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER, tags });
         // Two kinds of runs have so many pieces: one much larger than a shard gathers, and one whose topic many
         // subscribers leave in one turn.
         if self.gathered.pieces.len() > 2 * PIECES_MAX - 2 {
             self.gathered.pieces =
                 joined(mem::take(&mut self.gathered.pieces), small_piece_max(self.gathered.end.byte));
             self.gathered.kept.clear();
+            self.weigh_tags();
         }
+    }
+
+    /// Tags the message that ends at `end` of the piece that comes next.
+    #[inline]
+    fn tag(&mut self, end: usize, tag: Option<Tag>) {
+        if let Some(tags) = &mut self.tags {
+            let tag = tag.expect("each message of a run with tags has one");
+            tags.tail.push(TaggedMessage { end, tag });
+        }
+    }
+
+    /// Takes the tags of the piece that comes next.
+    #[inline]
+    fn seal_tags(&mut self) -> Option<Arc<PieceTags>> {
+        self.tags.as_deref_mut().map(GatheredTags::seal)
+    }
+
+    /// Weighs the tags of all pieces, some of which have been joined.
+    fn weigh_tags(&mut self) {
+        if let Some(tags) = &mut self.tags {
+            let of_pieces = self.gathered.pieces.iter().filter_map(|piece| piece.tags.as_deref());
+            tags.sealed = of_pieces.map(PieceTags::memory).sum();
+        }
+    }
+}
+
+impl GatheredTags {
+    fn seal(&mut self) -> Arc<PieceTags> {
+        let tags = PieceTags::new(mem::take(&mut self.tail));
+        self.sealed += tags.memory();
+        tags
+    }
+
+    fn memory(&self) -> usize {
+        size_of::<Self>() + 2 * ALLOCATION + size_of::<TaggedMessage>() * self.tail.capacity() + self.sealed
     }
 }
 
@@ -256,23 +317,23 @@ impl FrozenRun {
         self.excluded.is_empty() || !self.excluded.contains_key(&slot)
     }
 
-    /// Returns the share of the subscriber at `slot`.
+    /// Returns the share of the subscriber at `slot`. The pieces of a part have no tags.
     #[must_use]
     pub fn share(&self, slot: u32) -> Share {
         let Some(exclusions) = self.excluded.get(&slot) else { return Share::Whole };
-        let part = without(&self.pieces, self.end, exclusions);
+        let part = without(&self.pieces, self.end, exclusions, Tags::Off);
         if part.is_empty() { Share::Nothing } else { Share::Part(part) }
     }
 
     /// Returns the share of the subscriber at `slot`, to be kept for later: each piece is charged with the memory that
-    /// it keeps alive, which is little more than its bytes.
+    /// it keeps alive, which is little more than its bytes. In a run with tags each piece has those of its messages.
     #[must_use]
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         let new = self.pieces[self.kept.len()..].iter().map(Piece::kept);
         self.kept.extend(new);
         match self.excluded.get(&slot) {
             None => self.kept.clone(),
-            Some(exclusions) => without(&self.kept, self.end, exclusions).iter().map(Piece::kept).collect(),
+            Some(exclusions) => without(&self.kept, self.end, exclusions, Tags::On).iter().map(Piece::kept).collect(),
         }
     }
 
@@ -318,8 +379,8 @@ impl FrozenRun {
 }
 
 /// Returns the pieces of a run that ends at `end`, without the excluded ranges. A part of a piece keeps the whole piece
-/// alive.
-fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>]) -> Vec<Piece> {
+/// alive. `tags` says whether the parts get the tags of their messages.
+fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>], tags: Tags) -> Vec<Piece> {
     let begins = iter::once(Position::default()).chain(exclusions.iter().map(|exclusion| exclusion.end));
     let ends = exclusions.iter().map(|exclusion| exclusion.start).chain([end]);
     let mut part = Vec::new();
@@ -337,7 +398,10 @@ fn without(pieces: &[Piece], end: Position, exclusions: &[Range<Position>]) -> V
             }
             let until = if piece_end.byte < to.byte { piece_end } else { to };
             let bytes = whole.bytes.slice(from.byte - piece_begin.byte..until.byte - piece_begin.byte);
-            part.push(Piece { bytes, messages: until.message - from.message, charge: whole.charge });
+            let tags = whole.tags.as_ref().filter(|_| tags == Tags::On);
+            let begin = (from.message - piece_begin.message) as usize;
+            let tags = tags.map(|tags| tags.part(begin..(until.message - piece_begin.message) as usize));
+            part.push(Piece { bytes, messages: until.message - from.message, charge: whole.charge, tags });
             from = until;
         }
     }

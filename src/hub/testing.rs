@@ -11,7 +11,7 @@ use super::{
     external::ExternalEnd,
     hub::ShardHub,
     mesh::MeshEnd,
-    piece::Piece,
+    piece::{Owed, Piece},
     publication::{Place, Publication},
     topic_name::TopicName,
     topics::{Feed, TopicRole},
@@ -128,6 +128,11 @@ pub(super) fn decode(format: Format, pieces: &[Piece]) -> Vec<Got> {
         _ => Got { text, place: None },
     };
     texts(pieces).into_iter().map(read).collect()
+}
+
+/// All pieces that a connection is owed.
+pub(super) fn pieces(owed: impl IntoIterator<Item = Owed>) -> Vec<Piece> {
+    owed.into_iter().flat_map(|owed| owed.pieces).collect()
 }
 
 /// The notes of a simulated run about one hub. No caller of the product needs them.

@@ -157,7 +157,7 @@ impl<I: Io> Shard<I> {
             return 0;
         }
         if let Some(outbox) = outbox(output) {
-            output.backlog.push(outbox);
+            output.backlog.push(outbox, None);
         }
         let bytes = output.backlog.unsent(self.pace.backlog_pieces, self.pace.backlog_bytes).map(<[u8]>::len).sum();
         self.flush.plan.push(Planned { id, contents: Contents::Backlog, bytes });
@@ -284,8 +284,8 @@ impl<I: Io> Shard<I> {
                 Portion::Pieces { outbox, audience, .. } => (outbox, audience),
             };
             // The backlog does not keep the pieces that were offered: those stand in buffers that are used again.
-            let owed = audience.map(|audience| self.hub.owed_by_walk(audience, id.slot())).unwrap_or_default();
-            self.owe(id, outbox.into_iter().chain(owed));
+            let owed = audience.map(|audience| self.hub.owed_by_walk(audience, id.slot()));
+            self.owe(id, outbox, owed);
         }
         self.advance(id, offered, sent)
     }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{session::Session, sides::Sides};
 use crate::{
-    hub::{self, Attachment, Backlog, Connections, Format, OutputLimits, OwedOutput},
+    hub::{self, Attachment, Backlog, Connections, Format, OutputLimits},
     proto::{State, Tick},
 };
 
@@ -168,11 +168,6 @@ impl Output {
     pub(crate) fn has_room_for(&self, more: usize, limits: &OutputLimits) -> bool {
         limits.allows_bytes(self.bytes().saturating_add(more))
     }
-
-    /// Returns the output as the policy for slow consumers looks at it. `is_held` says whether the connection is held.
-    pub(crate) fn owed(&self, is_held: bool) -> OwedOutput<'_> {
-        OwedOutput { backlog: &self.backlog, outbox_bytes: self.outbox.capacity(), is_held }
-    }
 }
 
 impl IoState {
@@ -231,7 +226,7 @@ mod tests {
     #[test]
     fn a_watch_sees_the_progress_of_the_peer() {
         let mut output = Output::default();
-        output.backlog.push(Piece::new(vec![0; 1_000].into(), 1));
+        output.backlog.push(Piece::new(vec![0; 1_000].into(), 1), None);
         output.watch = Some(Watch::new(Tick(5), 100));
         let sees_progress = |output: &Output, held| output.watch.unwrap().sees_progress(held);
         assert!(!sees_progress(&output, 100));

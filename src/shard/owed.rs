@@ -2,7 +2,7 @@
 
 use super::{marks::MARK_TICKS_MAX, outgoing::outbox, state::Shard};
 use crate::{
-    hub::{ConnectionId, Piece},
+    hub::{ConnectionId, Owed, Piece},
     metrics::Counter,
     proto::State,
     sys::Io,
@@ -54,7 +54,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Appends the frames of the outbox and then `owed` to the backlog, and queues the connection for the flush.
-    pub(super) fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Piece>) {
+    pub(super) fn owe_behind_outbox(&mut self, id: ConnectionId, owed: Vec<Owed>) {
         if owed.is_empty() {
             return;
         }
@@ -66,20 +66,24 @@ impl<I: Io> Shard<I> {
     }
 
     /// Appends the frames in the connection's outbox to its backlog, and then `owed`.
-    pub(super) fn owe_in_order(&mut self, id: ConnectionId, owed: Vec<Piece>) {
+    pub(super) fn owe_in_order(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Owed>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
-        self.owe(id, outbox.into_iter().chain(owed));
+        self.owe(id, outbox, owed);
     }
 
     /// Appends to the connection's backlog: pieces that its socket did not take, shares of walks while it has a
-    /// backlog, and shares of topics that it has left. A connection with a backlog counts as a slow consumer.
-    pub(super) fn owe(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Piece>) {
+    /// backlog, and shares of topics that it has left, all behind the frames of its outbox. A connection with a backlog
+    /// counts as a slow consumer.
+    pub(super) fn owe(&mut self, id: ConnectionId, outbox: Option<Piece>, owed: impl IntoIterator<Item = Owed>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let was_slow = connection.io.has_backlog();
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
-        owed.into_iter().for_each(|piece| backlog.push(piece));
+        outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
+        for Owed { topic, pieces } in owed {
+            pieces.into_iter().for_each(|piece| backlog.push(piece, Some(&topic)));
+        }
         let messages = backlog.messages() - before;
         let is_slow = !backlog.is_empty();
         self.count(Counter::Deliveries, messages);

@@ -95,8 +95,8 @@ impl<I: Io> Shard<I> {
             return None;
         }
         let owed = self.hub.owed_by_walk(audience, id.slot());
-        let bytes = length(&owed);
-        self.owe_in_order(id, owed);
+        let bytes = length(&owed.pieces);
+        self.owe_in_order(id, [owed]);
         Some(bytes)
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::state::Shard;
 use crate::{
-    hub::{ConnectionId, Decision, OutputLimits, Overflow, TopicName},
+    hub::{ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, TopicName, messages_by_topic},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -65,12 +65,21 @@ impl<I: Io> Shard<I> {
             return Decision::Keep;
         }
         let Some(output) = &connection.io.output else { return Decision::Keep };
-        Overflow::Close.decide(&output.owed(connection.is_held), &self.output_limits())
+        let owed = OwedOutput {
+            backlog: &output.backlog,
+            outbox_bytes: output.outbox.capacity(),
+            is_held: connection.is_held,
+        };
+        Overflow::Close.decide(&owed, &self.output_limits(), self.now.begin())
     }
 
     /// Returns the limits of every connection's output.
     pub(super) fn output_limits(&self) -> OutputLimits {
-        OutputLimits { bytes_max: self.limits.backlog_bytes_max, messages_max: self.limits.backlog_messages_max }
+        OutputLimits {
+            bytes_max: self.limits.backlog_bytes_max,
+            messages_max: self.limits.backlog_messages_max,
+            age_max_ms: None,
+        }
     }
 
     /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing
@@ -79,21 +88,39 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
-        let mut dropped = output.backlog.truncate();
+        let labels = output.backlog.truncate();
         if !output.backlog.is_empty() {
             // Without a backlog the outbox may have the opening answer.
             output.outbox = Vec::new();
         }
         connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
-        dropped += self.hub.leave_unsent(id);
+        let dropped = labels.iter().map(|label| u64::from(label.messages())).sum::<u64>() + self.hub.leave_unsent(id);
         let peer = self.peer(id);
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
             tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond the limit");
         } else {
             tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
         }
+        log_given_up(id, &labels);
         self.count(Counter::SlowClosed, 1);
         self.count(Counter::SlowDropped, dropped);
         self.notice_close(id);
     }
 }
+
+/// Logs how many messages of a backlog were given up, for each of the first topics by name.
+fn log_given_up(id: ConnectionId, labels: &[Label]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let topics = messages_by_topic(labels);
+    let dropped_topics = topics.len();
+    for (topic, messages) in topics.iter().take(LOGGED_TOPICS_MAX) {
+        // The topic of all connections has a control character in its name.
+        let topic = topic.as_str().escape_debug();
+        tracing::debug!(%id, %topic, messages, dropped_topics, "slow consumer: messages of the topic were dropped");
+    }
+}
+
+/// Topics that are logged for each slow consumer.
+const LOGGED_TOPICS_MAX: usize = 16;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::{
-    HubConnection, HubLimits, MeshEnd, Scope, SubscribeOptions, Subscribed, TopicName,
+    HubConnection, HubLimits, MeshEnd, Piece, Scope, SubscribeOptions, Subscribed, TopicName,
     testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
 };
 
@@ -88,7 +88,7 @@ fn assert_nothing_is_taken(hub: &ShardHub<Wants>) {
 }
 
 fn texts(hub: &mut ShardHub<Wants>, walk: AudienceId, slot: u32) -> Vec<String> {
-    plain(walk.format, &hub.owed_by_walk(walk, slot))
+    plain(walk.format, &hub.owed_by_walk(walk, slot).pieces)
 }
 
 fn plain(format: Format, pieces: &[Piece]) -> Vec<String> {
@@ -151,7 +151,7 @@ fn an_epoch_begins_a_run() {
     let joins = join(&mut hub, "t", false);
     hub.gather(topic, None, &Publication::text("4"), place(7, 3));
     assert_eq!(hub.owed_messages(leaves, hub.connections.get(leaves).unwrap().subscriptions.as_slice()), 5);
-    assert_eq!(testing::texts(&hub.leave(leaves)), ["1", "local", "2", "3", "4"]);
+    assert_eq!(testing::texts(&testing::pieces(hub.leave(leaves))), ["1", "local", "2", "3", "4"]);
     for expected in [&["1", "local", "2"][..], &["3"], &["4"]] {
         let received = flush(&mut hub);
         assert_eq!(received[&stays.slot()], expected);
@@ -328,11 +328,13 @@ impl Model {
         self.echoes.remove(&(slot, topic));
     }
 
-    fn take(&mut self, slot: u32, format: Format, last: &[Piece]) {
-        let messages: u32 = last.iter().map(|piece| piece.messages).sum();
-        let last = plain(format, last);
-        assert_eq!(last.len(), messages as usize);
-        self.see(slot, last);
+    fn take(&mut self, slot: u32, format: Format, last: Vec<Owed>) {
+        for Owed { topic, pieces } in last {
+            let texts = plain(format, &pieces);
+            assert!(texts.iter().all(|text| text.starts_with(topic.as_str())), "{texts:?} of {topic}");
+            assert_eq!(texts.len(), pieces.iter().map(|piece| piece.messages as usize).sum::<usize>());
+            self.see(slot, texts);
+        }
     }
 
     fn visit(&mut self, hub: &mut ShardHub<Wants>, which: usize, most: usize, further_max: usize) {
@@ -371,7 +373,7 @@ impl Model {
                 let Some(id) = some(which) else { return };
                 let format = format_of(hub, id);
                 let last = hub.unsubscribe(id, &name(TOPICS[topic]));
-                self.take(id.slot(), format, &last);
+                self.take(id.slot(), format, last);
                 self.end(id.slot(), topic);
             }
             Step::Leave(which) => {
@@ -380,7 +382,7 @@ impl Model {
                 let format = format_of(hub, id);
                 let last = hub.leave(id);
                 hub.remove(id);
-                self.take(id.slot(), format, &last);
+                self.take(id.slot(), format, last);
                 (0..TOPICS.len()).for_each(|topic| self.end(id.slot(), topic));
             }
             Step::Publish(which, topic) => {

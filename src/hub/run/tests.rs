@@ -1,5 +1,7 @@
 //! Tests of runs.
 
+mod tags;
+
 use super::*;
 use crate::proto::PreparedMessage;
 
@@ -39,8 +41,8 @@ fn binary(payload: &[u8]) -> Bytes {
 #[test]
 fn small_frames_are_one_piece() {
     let mut run = Run::default();
-    run.append(&message("a"), None);
-    run.append(&message("b"), None);
+    run.append(&message("a"), None, None);
+    run.append(&message("b"), None, None);
     let run = run.freeze();
     assert_eq!(run.pieces().len(), 1);
     assert_eq!(text(&run, 7), (vec!["a".into(), "b".into()], 2));
@@ -50,9 +52,9 @@ fn small_frames_are_one_piece() {
 fn a_large_frame_is_shared_between_them() {
     let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
-    run.append(&message("a"), None);
-    run.append(&large, Some(7));
-    run.append(&message("b"), None);
+    run.append(&message("a"), None, None);
+    run.append(&large, Some(7), None);
+    run.append(&message("b"), None, None);
     let run = run.freeze();
     assert_eq!(run.pieces()[1].bytes.as_ptr(), large.as_ptr());
     assert_eq!(text(&run, 1), (vec!["a".into(), "large".into(), "b".into()], 3));
@@ -64,8 +66,8 @@ fn the_number_of_pieces_is_bounded() {
     let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
     for _ in 0..600 {
-        run.append(&message("a"), None);
-        run.append(&large, None);
+        run.append(&message("a"), None, None);
+        run.append(&large, None, None);
     }
     let run = run.freeze();
     assert!((PIECES_MAX..2 * PIECES_MAX - 1).contains(&run.pieces().len()), "{}", run.pieces().len());
@@ -78,7 +80,7 @@ fn the_number_of_pieces_is_bounded() {
 fn own_messages_are_cut_out() {
     let mut run = Run::default();
     for (payload, source) in [("1", Some(7)), ("2", None), ("3", Some(7)), ("4", Some(8)), ("5", Some(7))] {
-        run.append(&message(payload), source);
+        run.append(&message(payload), source, None);
     }
     let run = run.freeze();
     assert_eq!(text(&run, 7), (vec!["2".into(), "4".into()], 2));
@@ -89,29 +91,29 @@ fn own_messages_are_cut_out() {
 #[test]
 fn only_own_messages_is_nothing() {
     let mut run = Run::default();
-    run.append(&message("1"), Some(7));
-    run.append(&message("2"), Some(7));
+    run.append(&message("1"), Some(7), None);
+    run.append(&message("2"), Some(7), None);
     assert!(matches!(run.freeze().share(7), Share::Nothing));
 }
 
 #[test]
 fn a_late_subscriber_gets_the_rest() {
     let mut run = Run::default();
-    run.append(&message("before"), Some(7));
+    run.append(&message("before"), Some(7), None);
     run.join(7);
-    run.append(&message("own"), Some(7));
-    run.append(&message("after"), None);
+    run.append(&message("own"), Some(7), None);
+    run.append(&message("after"), None, None);
     assert_eq!(text(&run.freeze(), 7), (vec!["after".into()], 1));
 }
 
 #[test]
 fn a_leaver_takes_its_share_so_far() {
     let mut run = Run::default();
-    run.append(&message("1"), Some(7));
-    run.append(&message("2"), None);
+    run.append(&message("1"), Some(7), None);
+    run.append(&message("2"), None, None);
     assert_eq!(joined_bytes(&run.owed(7)), message("2")[..]);
     for count in 3..5_003 {
-        run.append(&message("x"), None);
+        run.append(&message("x"), None, None);
         assert_eq!(run.owed(8).iter().map(|piece| piece.messages).sum::<u32>(), count);
     }
     let run = run.freeze();
@@ -122,8 +124,8 @@ fn a_leaver_takes_its_share_so_far() {
 #[test]
 fn the_buffer_comes_back_unless_it_is_referred_to() {
     let filled = || {
-        let mut run = Run::new(BytesMut::with_capacity(1_024));
-        run.append(&message("a"), None);
+        let mut run = Run::new(BytesMut::with_capacity(1_024), Tags::Off);
+        run.append(&message("a"), None, None);
         run.freeze()
     };
     let buffer = filled().into_buffer().expect("no piece refers to it");
@@ -138,8 +140,8 @@ fn the_buffer_comes_back_unless_it_is_referred_to() {
 #[test]
 fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     let check = |capacity: usize, frame: usize, is_copied: bool| {
-        let mut run = Run::new(BytesMut::with_capacity(capacity));
-        run.append(&binary(&vec![0; frame]), Some(9));
+        let mut run = Run::new(BytesMut::with_capacity(capacity), Tags::Off);
+        run.append(&binary(&vec![0; frame]), Some(9), None);
         let mut run = run.freeze();
         let (kept, again) = (run.owed(1), run.owed(2));
         assert_eq!(kept[0].bytes, run.pieces()[0].bytes);
@@ -154,7 +156,7 @@ fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     for large in [LARGE_FRAME, 60_000, 65_536, 1 << 20] {
         let mut run = Run::default();
         let message = binary(&vec![0; large]);
-        run.append(&message, None);
+        run.append(&message, None, None);
         let mut run = run.freeze();
         let kept = run.owed(1).remove(0);
         assert!(kept.charge <= large + large / 10 + BUFFER, "{large} bytes are charged {}", kept.charge);
@@ -166,8 +168,8 @@ fn what_a_slow_consumer_keeps_is_charged_or_copied() {
 /// A little piece is handed out as it is: a backlog copies it.
 #[test]
 fn little_is_copied_by_the_slow_consumer() {
-    let mut run = Run::new(BytesMut::with_capacity(100_000));
-    run.append(&message("small"), None);
+    let mut run = Run::new(BytesMut::with_capacity(100_000), Tags::Off);
+    run.append(&message("small"), None, None);
     let mut run = run.freeze();
     assert_eq!(run.owed(1)[0].bytes.as_ptr(), run.pieces()[0].bytes.as_ptr());
 }
@@ -177,7 +179,7 @@ fn little_is_copied_by_the_slow_consumer() {
 fn a_part_of_a_piece_keeps_no_more_than_itself() {
     let mut run = Run::default();
     for number in 0..20 {
-        run.append(&binary(&[0; 10_000]), Some(7).filter(|_| number % 2 == 0));
+        run.append(&binary(&[0; 10_000]), Some(7).filter(|_| number % 2 == 0), None);
     }
     let mut run = run.freeze();
     let kept = run.owed(7);
@@ -190,9 +192,9 @@ fn a_part_of_a_piece_keeps_no_more_than_itself() {
 #[test]
 fn leavers_share_what_is_kept() {
     let mut run = Run::default();
-    run.append(&binary(&vec![0; 70_000]), None);
+    run.append(&binary(&vec![0; 70_000]), None, None);
     let first = run.owed(1);
-    run.append(&binary(&vec![1; 70_000]), None);
+    run.append(&binary(&vec![1; 70_000]), None, None);
     let second = run.owed(2);
     assert_eq!((first.len(), second.len()), (1, 2));
     assert_eq!(first[0].bytes.as_ptr(), second[0].bytes.as_ptr());
@@ -201,8 +203,8 @@ fn leavers_share_what_is_kept() {
 #[test]
 fn an_own_large_frame_is_not_charged() {
     let mut run = Run::default();
-    run.append(&binary(&vec![0; 200_000]), Some(7));
-    run.append(&message("owed"), None);
+    run.append(&binary(&vec![0; 200_000]), Some(7), None);
+    run.append(&message("owed"), None, None);
     assert!(run.freeze().owed(7).iter().map(|piece| piece.charge).sum::<usize>() < 300);
 }
 
@@ -210,10 +212,10 @@ fn an_own_large_frame_is_not_charged() {
 #[test]
 fn a_run_weighs_what_it_holds() {
     let weigh = |frame: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
-        let mut run = Run::new(BytesMut::with_capacity(4_096));
+        let mut run = Run::new(BytesMut::with_capacity(4_096), Tags::Off);
         let message = binary(&vec![0; frame]);
         for number in 0..count {
-            run.append(&message, source(number));
+            run.append(&message, source(number), None);
         }
         let weight = run.weight();
         let run = run.freeze();
@@ -240,7 +242,7 @@ fn a_run_weighs_what_it_holds() {
 #[test]
 fn joining_weighs() {
     let mut run = Run::default();
-    run.append(&message("before"), Some(7));
+    run.append(&message("before"), Some(7), None);
     let before = run.weight();
     (0..100).for_each(|slot| run.join(slot));
     let after = run.weight();
@@ -254,7 +256,7 @@ fn joining_weighs() {
 fn tails_have_a_limit() {
     let large = binary(&vec![1; 70_000]);
     let mut run = Run::default();
-    (0..1_200).for_each(|_| run.append(&large, None));
+    (0..1_200).for_each(|_| run.append(&large, None, None));
     let run = run.freeze();
     let longest = run.pieces().iter().map(|piece| piece.bytes.len()).max();
     assert!(run.bytes() > 80 << 20 && longest <= Some(small_piece_max(run.bytes())), "{longest:?}");
@@ -271,7 +273,7 @@ fn a_crowd_that_leaves_shares_what_it_is_owed() {
     let (mut shared, mut copied, mut pieces) = (HashMap::new(), 0, 0);
     let mut all = Vec::new();
     for slot in 0..CROWD {
-        run.append(&message, Some(slot));
+        run.append(&message, Some(slot), None);
         let owed = run.owed(slot);
         assert_eq!(owed.iter().map(|piece| piece.messages).sum::<u32>(), slot);
         pieces = owed.len().max(pieces);
@@ -297,9 +299,9 @@ fn messages_are_counted_for_each_piece() {
     let large = binary(&vec![1; LARGE_FRAME]);
     let mut run = Run::default();
     for source in [None, Some(7), None] {
-        run.append(&message("a"), source);
-        run.append(&large, None);
-        run.append(&message("b"), source);
+        run.append(&message("a"), source, None);
+        run.append(&large, None, None);
+        run.append(&message("b"), source, None);
     }
     let messages = |pieces: &[Piece]| pieces.iter().map(|piece| piece.messages).collect::<Vec<_>>();
     let mut run = run.freeze();
@@ -311,7 +313,7 @@ fn messages_are_counted_for_each_piece() {
 fn much_is_gathered_in_several_pieces() {
     let mut run = Run::default();
     for _ in 0..1_000 {
-        run.append(&binary(&[0; 1_000]), None);
+        run.append(&binary(&[0; 1_000]), None, None);
     }
     let run = run.freeze();
     assert_eq!(run.pieces().len(), run.bytes().div_ceil(SMALL_PIECE_MAX));
@@ -321,7 +323,7 @@ fn much_is_gathered_in_several_pieces() {
 fn messages_of_one_sender_that_stand_together_are_one_exclusion() {
     let mut run = Run::default();
     for _ in 0..1_000 {
-        run.append(&message("x"), Some(7));
+        run.append(&message("x"), Some(7), None);
     }
     assert_eq!(run.gathered.excluded[&7].len(), 1);
     assert!(matches!(run.freeze().share(7), Share::Nothing));

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::hub::{
     ConnectionId, EndRole, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope,
-    ShardHub, SubscribeOptions, Wake, testing::texts,
+    ShardHub, SubscribeOptions, Wake,
+    testing::{pieces, texts},
 };
 
 /// Some shards with a subscriber of every topic each, and an external end, which all publish until they begin to leave
@@ -189,7 +190,7 @@ impl World {
         }
         self.has_passed[shard] = true;
         assert!(self.has_begun.iter().all(|&has_begun| has_begun), "an end still publishes: {:?}", self.has_begun);
-        let owed = texts(&self.hubs[shard].leave(self.subscribers[shard]));
+        let owed = texts(&pieces(self.hubs[shard].leave(self.subscribers[shard])));
         for (number, before) in self.before.iter().enumerate() {
             let is_of_topic = |text: &&String| text.ends_with(&format!(" {number}"));
             let owed: Vec<&String> = owed.iter().filter(is_of_topic).collect();

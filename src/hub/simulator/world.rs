@@ -12,7 +12,7 @@ use super::{TOPICS, engine::SimulatedEngine, subscriber::Subscriber};
 use crate::hub::{
     AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
     MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
-    testing::{FORMATS, Got, Wants, decode, encodings},
+    testing::{FORMATS, Got, Wants, decode, encodings, pieces},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -211,7 +211,7 @@ impl World {
         let shard = usize::from(id.shard());
         self.rouse(shard);
         let format = self.format(id);
-        let owed = self.hubs[shard].unsubscribe(id, &topic(number));
+        let owed = pieces(self.hubs[shard].unsubscribe(id, &topic(number)));
         self.see(id, format, &owed);
         self.gone.extend(self.members.remove(&(id, number)));
         self.release(id);
@@ -227,7 +227,7 @@ impl World {
         let shard = usize::from(id.shard());
         self.rouse(shard);
         let format = self.format(id);
-        let owed = self.hubs[shard].leave(id);
+        let owed = pieces(self.hubs[shard].leave(id));
         self.hubs[shard].remove(id);
         self.see(id, format, &owed);
         self.connections.retain(|&other| other != id);
@@ -298,10 +298,10 @@ impl World {
         if hub.passes(id, walk) {
             return;
         }
-        let (mut owed, mut ahead) = (hub.owed_by_walk(walk, slot), Vec::new());
+        let (mut owed, mut ahead) = (hub.owed_by_walk(walk, slot).pieces, Vec::new());
         hub.walks_ahead(id, self.walks[shard].iter().copied(), &mut ahead);
         for walk in ahead.into_iter().take(further_max) {
-            owed.extend(hub.owed_by_walk(walk, slot));
+            owed.extend(hub.owed_by_walk(walk, slot).pieces);
             hub.take_share(id, walk);
         }
         self.see(id, walk.format, &owed);

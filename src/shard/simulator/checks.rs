@@ -10,7 +10,7 @@ use super::{
     promises::receives,
     simulation::Simulation,
 };
-use crate::{metrics::Counter, proto::State};
+use crate::{hub::Label, metrics::Counter, proto::State};
 
 impl Simulation {
     /// Returns the clients whose connections are open.
@@ -104,6 +104,10 @@ impl Simulation {
             taken: line.stream.taken(),
         };
         assert!(seen.unsent <= seen.bytes as u64, "the backlog of client {number} keeps more than it says");
+        let labelled: u64 = backlog.labels().map(|label| label.bytes() as u64).sum();
+        assert_eq!(labelled, seen.unsent, "labels say what the backlog of client {number} holds");
+        let has_topic = |label: &Label| label.topic().is_some() || label.messages() == 0;
+        assert!(backlog.labels().all(has_topic), "each message that client {number} is owed is of a topic");
         // One run may make a backlog of any size: its subscriber had kept up. Later messages may not.
         let is_new = client.backlog.is_none_or(|before| !before.was_refused || before.is_sent(&seen));
         let is_within = seen.is_within(&shard.limits, client.backlog.as_ref());

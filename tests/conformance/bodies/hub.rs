@@ -141,8 +141,8 @@ impl World {
     }
 
     fn unsubscribe(&mut self, id: ConnectionId, number: usize) {
-        let pieces = self.hub(id).unsubscribe(id, &topic(number));
-        self.see(id, &pieces);
+        let owed = self.hub(id).unsubscribe(id, &topic(number));
+        owed.iter().for_each(|owed| self.see(id, &owed.pieces));
         if let Some(member) = self.members[number].remove(&id) {
             assert_eq!(member.seen, member.owed.len(), "{id} gets all up to its end");
         }
@@ -150,8 +150,8 @@ impl World {
 
     fn leave(&mut self, id: ConnectionId, is_owed: bool) {
         if is_owed {
-            let pieces = self.hub(id).leave(id);
-            self.see(id, &pieces);
+            let owed = self.hub(id).leave(id);
+            owed.iter().for_each(|owed| self.see(id, &owed.pieces));
         }
         assert!(self.hub(id).remove(id).is_some());
         self.connections.retain(|&other| other != id);
@@ -206,7 +206,7 @@ impl World {
             one.step_back(walk);
             assert_eq!(one.next_member(walk), Some(slot));
         }
-        let kept = one.owed_by_walk(walk, slot);
+        let kept = one.owed_by_walk(walk, slot).pieces;
         let share = match one.run(walk).share(slot) {
             Share::Whole => one.run(walk).pieces().to_vec(),
             Share::Part(pieces) => pieces,

@@ -101,8 +101,8 @@ fn a_share_that_was_taken_is_not_owed_again() {
         let slot = hub.next_member(walks[0]).unwrap();
         assert_eq!(shares_of_visit(&mut hub, walks[0], slot, &walks, 1), walks);
         let messages = match what {
-            "unsubscribe" => testing::texts(&hub.unsubscribe(id, &b)).len() as u64,
-            "leave" => testing::texts(&hub.leave(id)).len() as u64,
+            "unsubscribe" => testing::texts(&testing::pieces(hub.unsubscribe(id, &b))).len() as u64,
+            "leave" => testing::texts(&testing::pieces(hub.leave(id))).len() as u64,
             "leave_unsent" => hub.leave_unsent(id),
             _ => 0,
         };

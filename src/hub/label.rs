@@ -1,0 +1,229 @@
+//! Labels: what the bytes of a backlog are.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    memory::ALLOCATION,
+    tag::{PieceTags, Tag},
+    topic_name::TopicName,
+};
+
+/// A label of a backlog: its next bytes are messages of one topic, or frames for the connection alone.
+#[derive(Debug, Clone)]
+pub struct Label {
+    /// The bytes that have not been sent.
+    bytes: usize,
+    messages: u32,
+    /// The index in `tags` of the first message that has not been sent whole.
+    first: u32,
+    topic: Option<TopicName>,
+    tags: Option<Arc<PieceTags>>,
+}
+
+impl Label {
+    /// Returns the topic of the messages; `None` for frames for the connection alone.
+    #[must_use]
+    pub fn topic(&self) -> Option<&TopicName> {
+        self.topic.as_ref()
+    }
+
+    /// Returns how many bytes have not been sent.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns how many messages have not been sent whole. Without tags, nobody knows where in a piece a message ends:
+    /// the messages of a piece that was sent in part then count all.
+    #[must_use]
+    pub fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// Returns the tag of each message that has not been sent whole, behind the number of unsent bytes up to the
+    /// message's end. A label of a topic that asks for no tags has none.
+    pub fn tags(&self) -> impl Iterator<Item = (usize, Tag)> {
+        let sent = self.sent();
+        let messages = self.tags.iter().flat_map(|tags| tags.messages());
+        messages.skip(self.first as usize).map(move |message| (message.end - sent, message.tag))
+    }
+
+    /// Returns the memory that the label takes beside its place in the queue.
+    fn memory(&self) -> usize {
+        // The name may outlive its topic. Names and tags that several labels share are charged to each.
+        let name = self.topic.as_ref().map_or(0, |topic| NAME + topic.as_str().len());
+        name + self.tags.as_ref().map_or(0, |tags| tags.memory())
+    }
+
+    /// Returns how many bytes of the piece that the tags are of have been sent.
+    fn sent(&self) -> usize {
+        let last = self.tags.as_ref().and_then(|tags| tags.messages().last());
+        last.map_or(0, |last| last.end - self.bytes)
+    }
+
+    /// Marks bytes as sent, but not all. Returns how many messages ended with them, as far as the tags say.
+    fn advance(&mut self, count: usize) -> u32 {
+        self.bytes -= count;
+        let sent = self.sent();
+        let Some(tags) = &self.tags else { return 0 };
+        let unsent = &tags.messages()[self.first as usize..];
+        let ended = unsent.partition_point(|message| message.end <= sent) as u32;
+        self.first += ended;
+        self.messages -= ended;
+        ended
+    }
+
+    /// Returns whether the next label, which has no tags, is of the same topic, so that one label can stand for both.
+    fn continues_with(&self, topic: Option<&TopicName>, messages: u32) -> bool {
+        self.tags.is_none() && self.topic() == topic && self.messages.checked_add(messages).is_some()
+    }
+}
+
+/// Returns how many messages these labels count, by topic. Frames for the connection alone are no messages.
+#[must_use]
+pub fn messages_by_topic(labels: &[Label]) -> BTreeMap<&TopicName, u64> {
+    let mut topics = BTreeMap::new();
+    for label in labels {
+        if let Some(topic) = label.topic() {
+            *topics.entry(topic).or_default() += u64::from(label.messages());
+        }
+    }
+    topics
+}
+
+/// The labels of a backlog's unsent bytes, in order. Neighbours of one topic are one label, unless they have tags.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    labels: VecDeque<Label>,
+    /// The messages of all labels.
+    messages: u64,
+    /// The memory of all labels beside their places.
+    memory: usize,
+}
+
+impl Labels {
+    /// Appends a label for so many bytes, which hold so many messages.
+    pub(super) fn push(
+        &mut self,
+        (bytes, messages): (usize, u32),
+        topic: Option<&TopicName>,
+        tags: Option<Arc<PieceTags>>,
+    ) {
+        self.messages += u64::from(messages);
+        if tags.is_none()
+            && let Some(last) = self.labels.back_mut()
+            && last.continues_with(topic, messages)
+        {
+            last.bytes += bytes;
+            last.messages += messages;
+            return;
+        }
+        let label = Label { bytes, messages, first: 0, topic: topic.cloned(), tags };
+        self.memory += label.memory();
+        if self.labels.len() == self.labels.capacity() {
+            // Empty places count against the limit.
+            self.labels.reserve_exact((self.labels.len() / 4).max(1));
+        }
+        self.labels.push_back(label);
+    }
+
+    /// Marks the next `count` bytes as sent. The pieces of the backlog that have not been sent whole hold
+    /// `messages_left` messages.
+    pub(super) fn advance(&mut self, mut count: usize, messages_left: u64) {
+        while let Some(first) = self.labels.front_mut() {
+            if count < first.bytes {
+                self.messages -= u64::from(first.advance(count));
+                // All other labels stand in pieces that are left, and so do all messages of a label with tags. What is
+                // too much was in pieces that have gone, and was counted in the first label.
+                let gone = self.messages.saturating_sub(messages_left);
+                first.messages -= gone as u32;
+                self.messages -= gone;
+                break;
+            }
+            count -= first.bytes;
+            self.messages -= u64::from(first.messages);
+            self.memory -= first.memory();
+            self.labels.pop_front();
+        }
+        let places = self.labels.capacity();
+        if self.labels.is_empty() || self.labels.len() < places / 4 {
+            self.labels.shrink_to(2 * self.labels.len());
+        }
+    }
+
+    /// Keeps the labels of the next `bytes` bytes, which are those of a piece and hold `messages` messages, and returns
+    /// the others.
+    pub(super) fn truncate(&mut self, mut bytes: usize, mut messages: u64) -> Vec<Label> {
+        let mut kept = 0;
+        while let Some(label) = self.labels.get(kept).filter(|label| label.bytes <= bytes) {
+            bytes -= label.bytes;
+            messages -= u64::from(label.messages);
+            kept += 1;
+        }
+        let mut others = self.labels.split_off(kept);
+        if bytes > 0
+            && let Some(cut) = others.front_mut()
+        {
+            assert!(cut.tags.is_none(), "a label with tags is of one piece");
+            cut.bytes -= bytes;
+            cut.messages -= messages as u32;
+            self.labels.push_back(Label { bytes, messages: messages as u32, ..cut.clone() });
+        }
+        self.labels.shrink_to_fit();
+        self.messages = self.labels.iter().map(|label| u64::from(label.messages)).sum();
+        self.memory = self.labels.iter().map(Label::memory).sum();
+        others.into()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Label> {
+        self.labels.iter()
+    }
+
+    /// Returns how many messages the labels count.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Returns the memory, in bytes, that the labels take and keep alive.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Label>() * self.labels.capacity() + self.memory
+    }
+}
+
+/// Bytes of the allocation of a name, beside its characters.
+const NAME: usize = ALLOCATION + 2 * size_of::<usize>();
+
+const _: () = assert!(size_of::<Label>() == 40, "a slow consumer of topics that take turns has a label for each turn");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Labels of pieces with so many messages, of this topic or of none.
+    fn labels(pieces: &[(Option<&str>, u32)]) -> Labels {
+        let mut labels = Labels::default();
+        for &(name, messages) in pieces {
+            labels.push((10, messages), name.map(|name| TopicName::new(name).unwrap()).as_ref(), None);
+        }
+        labels
+    }
+
+    #[test]
+    fn messages_are_counted_by_topic() {
+        let labels: Vec<Label> =
+            labels(&[(None, 0), (Some("b"), 2), (Some("a"), 1), (Some("b"), 3), (None, 0)]).iter().cloned().collect();
+        let (a, b) = (TopicName::new("a").unwrap(), TopicName::new("b").unwrap());
+        assert_eq!(messages_by_topic(&labels), BTreeMap::from([(&a, 1), (&b, 5)]));
+    }
+
+    /// A label counts no more messages than its number can.
+    #[test]
+    fn a_full_label_is_followed_by_another() {
+        let labels = labels(&[(Some("a"), u32::MAX - 1), (Some("a"), 1), (Some("a"), 1)]);
+        assert_eq!(labels.iter().map(Label::messages).collect::<Vec<_>>(), [u32::MAX, 1]);
+        assert_eq!(labels.messages(), u64::from(u32::MAX) + 1);
+    }
+}

@@ -1,0 +1,111 @@
+//! Tags: the places and times of messages, for topics that ask for them.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{memory::ALLOCATION, publication::Place};
+use crate::proto::Millis;
+
+/// Whether the messages of a run are tagged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tags {
+    /// They are not, which costs nothing.
+    #[default]
+    Off,
+    /// Each message has a tag.
+    On,
+}
+
+/// The place of a message in the order of its topic, and its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// The place; `None` for a message that has none, such as one for the publisher's shard only.
+    pub place: Option<Place>,
+    /// When the message was published.
+    pub time: Millis,
+}
+
+/// A tag, and the end of its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaggedMessage {
+    /// How many bytes of the piece come before the end of the message.
+    pub end: usize,
+    /// The message's tag.
+    pub tag: Tag,
+}
+
+/// The tags of the messages of one piece: of each message one, in order. All pieces with these messages share them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PieceTags(Box<[TaggedMessage]>);
+
+impl PieceTags {
+    pub(super) fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
+        Arc::new(PieceTags(messages.into()))
+    }
+
+    /// Returns the tags of the messages.
+    #[must_use]
+    pub fn messages(&self) -> &[TaggedMessage] {
+        &self.0
+    }
+
+    /// Returns the tags of this part of the messages, for a piece of their bytes alone. A part that is the whole shares
+    /// them.
+    pub(super) fn part(self: &Arc<Self>, messages: Range<usize>) -> Arc<Self> {
+        if messages == (0..self.0.len()) {
+            return Arc::clone(self);
+        }
+        let begin = messages.start.checked_sub(1).map_or(0, |before| self.0[before].end);
+        let part = self.0[messages].iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: end - begin, tag });
+        PieceTags::new(part.collect())
+    }
+
+    /// Returns the tags of a piece that is made of others, each given by its length in bytes and its tags; `None` if
+    /// one of them has no tags.
+    pub(super) fn joined<'a>(parts: impl IntoIterator<Item = (usize, Option<&'a PieceTags>)>) -> Option<Arc<Self>> {
+        let (mut all, mut begin) = (Vec::new(), 0);
+        for (length, tags) in parts {
+            all.extend(tags?.0.iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: begin + end, tag }));
+            begin += length;
+        }
+        Some(PieceTags::new(all))
+    }
+
+    /// Returns the memory that the tags take.
+    pub(super) fn memory(&self) -> usize {
+        SHARED + size_of::<TaggedMessage>() * self.0.len()
+    }
+}
+
+/// Bytes of the two allocations of a piece's tags, beside the tags: their counters, address and length.
+const SHARED: usize = 2 * ALLOCATION + 4 * size_of::<usize>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(ends: &[usize]) -> Arc<PieceTags> {
+        let tag = |end: usize| Tag { place: None, time: Millis(end as u64) };
+        PieceTags::new(ends.iter().map(|&end| TaggedMessage { end, tag: tag(end) }).collect())
+    }
+
+    fn ends(tags: &PieceTags) -> Vec<(usize, u64)> {
+        tags.messages().iter().map(|message| (message.end, message.tag.time.0)).collect()
+    }
+
+    #[test]
+    fn a_part_counts_from_its_own_beginning() {
+        let tags = tags(&[3, 7, 8, 20]);
+        assert_eq!(ends(&tags.part(0..2)), [(3, 3), (7, 7)]);
+        assert_eq!(ends(&tags.part(2..4)), [(1, 8), (13, 20)]);
+        assert_eq!(ends(&tags.part(1..1)), []);
+        assert!(Arc::ptr_eq(&tags.part(0..4), &tags), "the whole is shared");
+    }
+
+    #[test]
+    fn a_joined_piece_has_the_tags_of_all() {
+        let (first, second) = (tags(&[3, 7]), tags(&[2]));
+        let joined = PieceTags::joined([(7, Some(&*first)), (2, Some(&*second)), (7, Some(&*first))]).unwrap();
+        assert_eq!(ends(&joined), [(3, 3), (7, 7), (9, 2), (12, 3), (16, 7)]);
+        assert_eq!(PieceTags::joined([(7, Some(&*first)), (5, None)]), None);
+    }
+}
