@@ -2,7 +2,10 @@
 
 use std::mem;
 
-use super::{io_state::IoHub, pace::MailLeft, state::Shard};
+use super::{
+    pace::{Intake, MailLeft},
+    state::Shard,
+};
 use crate::sys::Io;
 
 impl<I: Io> Shard<I> {
@@ -13,18 +16,15 @@ impl<I: Io> Shard<I> {
         self.take_mail();
     }
 
-    /// Takes mail out of the lanes, up to the rest of the turn's part: deliveries as long as there is room to gather
-    /// them, then requests.
+    /// Takes mail out of the lanes, up to the rest of the turn's part, as long as there is room to gather it.
     pub(super) fn take_mail(&mut self) {
-        let may_gather = |hub: &IoHub| hub.gathered_bytes() <= self.limits.gathered_bytes_max;
-        let MailLeft { mut deliveries, mut requests } = mem::take(&mut self.mail_left);
-        while deliveries > 0 && may_gather(&self.hub) && self.hub.take_delivery(&mut self.joined) {
-            deliveries -= 1;
+        if self.first == Intake::Requests {
+            self.take_requests();
         }
-        while requests > 0 && may_gather(&self.hub) && self.hub.take_request(&mut self.commands) {
-            requests -= 1;
+        while self.mail_left.deliveries > 0 && !self.is_full() && self.hub.take_delivery(&mut self.joined) {
+            self.mail_left.deliveries -= 1;
         }
-        self.mail_left = MailLeft { deliveries, requests };
+        self.take_requests();
         for id in self.hub.take_marks() {
             if self.marks.arrive(id) {
                 self.end_marks(id);
@@ -34,5 +34,11 @@ impl<I: Io> Shard<I> {
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.run_command(command));
         self.commands = commands;
+    }
+
+    fn take_requests(&mut self) {
+        while self.mail_left.requests > 0 && !self.is_full() && self.hub.take_request(&mut self.commands) {
+            self.mail_left.requests -= 1;
+        }
     }
 }

@@ -39,6 +39,7 @@ mod discards;
 mod drains;
 mod driver;
 mod events;
+mod full;
 mod homes;
 mod leftovers;
 mod line;

@@ -11,7 +11,7 @@ use super::{
     leaving::Drain,
     marks::Marks,
     outgoing::Flush,
-    pace::{MailLeft, Pace},
+    pace::{Intake, MailLeft, Pace},
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
@@ -53,6 +53,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) marks: Marks,
     pub(super) drain: Option<Drain>,
     pub(super) pace: Pace,
+    /// The kind of work that a turn takes first.
+    pub(super) first: Intake,
     pub(super) incoming: Incoming,
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
@@ -95,6 +97,7 @@ impl<I: Io> Shard<I> {
             marks: Marks::default(),
             drain: None,
             pace: Pace::DEFAULT,
+            first: Intake::default(),
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             wheel: Wheel::new(now.tick()),
@@ -140,7 +143,7 @@ impl<I: Io> Shard<I> {
         &mut self.io
     }
 
-    /// Returns whether so much waits to be sent that nothing is received from any connection.
+    /// Returns whether so much is gathered that nothing is received from any connection, and no mail is taken.
     pub(super) fn is_full(&self) -> bool {
         self.hub.gathered_bytes() > self.limits.gathered_bytes_max
     }

@@ -50,27 +50,27 @@ impl Handler for Relaying {
 }
 
 /// Three shards, of which each test lets some stand still.
-struct World {
-    nodes: Vec<Node>,
+pub(super) struct World {
+    pub(super) nodes: Vec<Node>,
     woken: Vec<Arc<AtomicBool>>,
     now: Tick,
 }
 
 /// A shard and its clients.
-struct Node {
-    shard: Shard<SimulatedIo>,
+pub(super) struct Node {
+    pub(super) shard: Shard<SimulatedIo>,
     counters: Arc<Counters>,
-    network: Rc<RefCell<Network>>,
+    pub(super) network: Rc<RefCell<Network>>,
     /// The last turn has left work.
     has_more: bool,
 }
 
 /// A client: its shard, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Client {
+pub(super) struct Client {
     shard: usize,
-    line: usize,
-    id: ConnectionId,
+    pub(super) line: usize,
+    pub(super) id: ConnectionId,
 }
 
 const SHARDS: usize = 3;
@@ -86,11 +86,11 @@ const LANE: usize = 4;
 const UNTIL_BEHIND: u64 = LANE as u64 + 1;
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(MeshLimits::default(), |_| {})
     }
 
-    fn with(limits: MeshLimits, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn with(limits: MeshLimits, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
         config.keep_alive.ping_interval = 0;
         change(&mut config);
@@ -105,12 +105,17 @@ impl World {
     }
 
     /// Returns a topic with its home on that shard.
-    fn topic(shard: usize) -> TopicName {
+    pub(super) fn topic(shard: usize) -> TopicName {
         let mut names = (0..).map(|number| TopicName::new(&format!("topic-{number}")).expect("a name"));
         names.find(|name| usize::from(home(name, SHARDS as u16)) == shard).expect("each shard is a home")
     }
 
-    fn connect(&mut self, shard: usize, subscribes: Option<&TopicName>, publishes: Option<&TopicName>) -> Client {
+    pub(super) fn connect(
+        &mut self,
+        shard: usize,
+        subscribes: Option<&TopicName>,
+        publishes: Option<&TopicName>,
+    ) -> Client {
         let node = &mut self.nodes[shard];
         let socket = SimulatedSocket::connect(&node.network, ANSWER, usize::MAX);
         let line = node.network.borrow().lines.len() - 1;
@@ -122,16 +127,16 @@ impl World {
         Client { shard, line, id }
     }
 
-    fn subscriber(&mut self, shard: usize, topic: &TopicName) -> Client {
+    pub(super) fn subscriber(&mut self, shard: usize, topic: &TopicName) -> Client {
         self.connect(shard, Some(topic), None)
     }
 
-    fn publisher(&mut self, shard: usize, topic: &TopicName) -> Client {
+    pub(super) fn publisher(&mut self, shard: usize, topic: &TopicName) -> Client {
         self.connect(shard, None, Some(topic))
     }
 
     /// Lets so many texts of the client arrive: `text` and a number, from 0.
-    fn send(&self, client: Client, text: &str, count: usize) {
+    pub(super) fn send(&self, client: Client, text: &str, count: usize) {
         let mut frames = Vec::new();
         for number in 0..count {
             encode_masked(OpCode::Text, Fin::Set, format!("{text} {number}").as_bytes(), [1, 2, 3, 4], &mut frames);
@@ -139,14 +144,14 @@ impl World {
         self.arrive(client, &frames);
     }
 
-    fn arrive(&self, client: Client, bytes: &[u8]) {
+    pub(super) fn arrive(&self, client: Client, bytes: &[u8]) {
         let mut network = self.nodes[client.shard].network.borrow_mut();
         network.lines[client.line].on_the_way.extend(bytes);
         network.arrive(client.line, usize::MAX);
     }
 
     /// Returns the texts and the close codes that the client was sent since the last call.
-    fn sent(&self, client: Client) -> Vec<String> {
+    pub(super) fn sent(&self, client: Client) -> Vec<String> {
         let mut network = self.nodes[client.shard].network.borrow_mut();
         let bytes: Vec<u8> = network.lines[client.line].sent.drain(..).collect();
         let mut rest = bytes.strip_prefix(ANSWER).unwrap_or(&bytes);
@@ -183,20 +188,27 @@ impl World {
         }
     }
 
+    /// Runs one turn of a shard.
+    pub(super) fn turn(&mut self, shard: usize) {
+        let node = &mut self.nodes[shard];
+        node.shard.awake();
+        node.has_more = node.shard.turn(self.now.begin());
+    }
+
     /// Runs all shards but the one that is stuck.
     fn run_others(&mut self) {
         self.run(&[0, 1]);
     }
 
-    fn run_all(&mut self) {
+    pub(super) fn run_all(&mut self) {
         self.run(&[0, 1, STUCK]);
     }
 
-    fn count(&self, shard: usize, counter: Counter) -> u64 {
+    pub(super) fn count(&self, shard: usize, counter: Counter) -> u64 {
         self.nodes[shard].counters.get(counter)
     }
 
-    fn reading(&self, client: Client) -> Option<Reading> {
+    pub(super) fn reading(&self, client: Client) -> Option<Reading> {
         Some(self.nodes[client.shard].shard.hub.connections.get(client.id)?.io.reading)
     }
 
