@@ -260,6 +260,12 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.has_mail()
     }
 
+    /// Returns whether the mesh has a delivery that was not taken.
+    #[must_use]
+    pub fn has_deliveries(&self) -> bool {
+        self.mesh.has_deliveries()
+    }
+
     /// Notes that the shard is about to sleep. The shard must ask [`ShardHub::has_mail`] once more after this call.
     pub fn about_to_sleep(&self) {
         self.mesh.about_to_sleep();

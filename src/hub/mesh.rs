@@ -263,6 +263,12 @@ impl MeshEnd {
         links.any(|(end, link)| link.has_delivery() || (takes(end) && link.has_request()))
     }
 
+    /// Returns whether there is a delivery.
+    #[must_use]
+    pub fn has_deliveries(&self) -> bool {
+        self.links().any(Link::has_delivery)
+    }
+
     /// Notes that the owner is about to sleep. The owner must ask [`MeshEnd::has_mail`] once more after this call.
     pub fn about_to_sleep(&self) {
         self.signals[usize::from(self.number)].about_to_sleep();

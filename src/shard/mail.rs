@@ -24,6 +24,9 @@ impl<I: Io> Shard<I> {
         while self.mail_left.deliveries > 0 && !self.is_full() && self.hub.take_delivery(&mut self.joined) {
             self.mail_left.deliveries -= 1;
         }
+        if (self.mail_left.deliveries == 0 || self.is_full()) && self.hub.has_deliveries() {
+            self.marks.note_left_deliveries(self.now);
+        }
         self.take_requests();
         for id in self.hub.take_marks() {
             if self.marks.arrive(id) {

@@ -4,6 +4,9 @@
 //! topic; if the connection has subscribed to that topic with echo, it is owed these messages. A mark follows them to
 //! each such home and comes back after them. Until then the connection stays a subscriber, and its goodbye waits
 //! here.
+//!
+//! A mark that has come back may stand in its lane after deliveries that the shard has no room for. The time of the
+//! wait stands still then: only a home that does not answer uses it up.
 
 use std::collections::HashMap;
 
@@ -11,7 +14,11 @@ use crate::{hub::ConnectionId, proto::Tick};
 
 /// The connections that wait for marks. A connection that does not wait costs nothing here.
 #[derive(Debug, Default)]
-pub(super) struct Marks(HashMap<ConnectionId, Marked>);
+pub(super) struct Marks {
+    waiting: HashMap<ConnectionId, Marked>,
+    /// When the shard last left deliveries in their lanes.
+    left_deliveries: Tick,
+}
 
 /// A connection that waits for marks.
 #[derive(Debug)]
@@ -20,27 +27,45 @@ struct Marked {
     awaited: usize,
     /// The session's goodbye, and the replies before it.
     goodbye: Vec<u8>,
-    /// When the marks are given up.
-    until: Tick,
+    /// When the wait began.
+    since: Tick,
+    wait: MarkWait,
+}
+
+/// How long a connection waits for its marks, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MarkWait {
+    /// The time for the homes, without the ticks in which the shard leaves deliveries in their lanes.
+    pub(super) homes: u32,
+    /// The most time in all.
+    pub(super) most: u32,
+}
+
+impl MarkWait {
+    /// Returns the wait of a connection that has so much time to close; 0 is any time.
+    pub(super) fn within(close_timeout: u32) -> Self {
+        let most = if close_timeout == 0 { u32::MAX } else { close_timeout / 2 };
+        MarkWait { homes: MARK_TICKS_MAX.min(most), most }
+    }
 }
 
 impl Marks {
-    /// Notes that the connection waits for so many marks with this goodbye.
-    pub(super) fn begin(&mut self, id: ConnectionId, awaited: usize, goodbye: &[u8], until: Tick) {
-        let earlier = self.0.insert(id, Marked { awaited, goodbye: goodbye.to_vec(), until });
+    /// Notes that the connection waits from now on for so many marks with this goodbye.
+    pub(super) fn begin(&mut self, id: ConnectionId, awaited: usize, goodbye: &[u8], now: Tick, wait: MarkWait) {
+        let earlier = self.waiting.insert(id, Marked { awaited, goodbye: goodbye.to_vec(), since: now, wait });
         assert!(earlier.is_none(), "a connection leaves the open state once");
     }
 
     /// Returns whether the connection waits.
     #[inline]
     pub(super) fn has(&self, id: ConnectionId) -> bool {
-        self.0.contains_key(&id)
+        self.waiting.contains_key(&id)
     }
 
     /// Appends output to that of the connection. Returns whether it waits.
     #[inline]
     pub(super) fn append(&mut self, id: ConnectionId, output: &[u8]) -> bool {
-        let marked = self.0.get_mut(&id);
+        let marked = self.waiting.get_mut(&id);
         marked.is_some_and(|marked| {
             marked.goodbye.extend_from_slice(output);
             true
@@ -49,30 +74,35 @@ impl Marks {
 
     /// Returns when the marks of the connection are given up, if it waits.
     pub(super) fn until(&self, id: ConnectionId) -> Option<Tick> {
-        self.0.get(&id).map(|marked| marked.until)
+        let Marked { since, wait, .. } = self.waiting.get(&id)?;
+        Some(self.left_deliveries.max(*since).after(wait.homes).min(since.after(wait.most)))
+    }
+
+    /// Notes that the shard has left deliveries in their lanes, in which marks may stand.
+    pub(super) fn note_left_deliveries(&mut self, now: Tick) {
+        self.left_deliveries = now;
     }
 
     /// Notes that a mark has come back. Returns whether it was the last that the connection waits for. The mark of a
     /// connection that does not wait any more is ignored.
     pub(super) fn arrive(&mut self, id: ConnectionId) -> bool {
-        let Some(marked) = self.0.get_mut(&id) else { return false };
+        let Some(marked) = self.waiting.get_mut(&id) else { return false };
         marked.awaited = marked.awaited.checked_sub(1).expect("each mark comes back once");
         marked.awaited == 0
     }
 
     /// Ends the wait, and returns the goodbye; `None` if the connection does not wait.
     pub(super) fn end(&mut self, id: ConnectionId) -> Option<Vec<u8>> {
-        let marked = self.0.remove(&id)?;
-        if self.0.is_empty() {
+        let marked = self.waiting.remove(&id)?;
+        if self.waiting.is_empty() {
             // A crowd's table is not kept.
-            self.0.shrink_to(TABLE_KEPT);
+            self.waiting.shrink_to(TABLE_KEPT);
         }
         Some(marked.goodbye)
     }
 }
 
-/// The most ticks that a goodbye waits for marks. `await_marks` shortens the wait to half of the close timeout, if
-/// that is less.
+/// The most ticks that a goodbye waits for homes that do not answer; half of the close timeout, if that is less.
 pub(super) const MARK_TICKS_MAX: u32 = 2;
 
 /// Entries that an empty table has room for.

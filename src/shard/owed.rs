@@ -1,6 +1,6 @@
 //! The output of a connection: its outbox and its backlog.
 
-use super::{marks::MARK_TICKS_MAX, outgoing::outbox, state::Shard};
+use super::{marks::MarkWait, outgoing::outbox, state::Shard};
 use crate::{
     hub::{ConnectionId, Owed, Piece},
     metrics::Counter,
@@ -32,16 +32,13 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Sends marks behind the messages of a connection that has just left the open state, and lets its goodbye, and the
-    /// replies in front of it, wait until all marks are back. Returns whether there is a mark.
+    /// Sends marks after the messages of a connection that has just left the open state, and lets its goodbye, and the
+    /// replies before it, wait until all marks are back. Returns whether there is a mark.
     fn await_marks(&mut self, id: ConnectionId, goodbye: &[u8]) -> bool {
-        let ticks = match self.handlers.keep_alive(id).close_timeout {
-            0 => MARK_TICKS_MAX,
-            close_timeout => MARK_TICKS_MAX.min(close_timeout / 2),
-        };
-        let awaited = if ticks == 0 { 0 } else { self.hub.send_marks(id) };
+        let wait = MarkWait::within(self.handlers.keep_alive(id).close_timeout);
+        let awaited = if wait.homes == 0 { 0 } else { self.hub.send_marks(id) };
         if awaited > 0 {
-            self.marks.begin(id, awaited, goodbye, self.now.after(ticks));
+            self.marks.begin(id, awaited, goodbye, self.now, wait);
         }
         awaited > 0
     }

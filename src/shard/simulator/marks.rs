@@ -234,6 +234,34 @@ fn a_stuck_home_keeps_a_close_for_two_ticks() {
     }
 }
 
+/// While the shard itself has no room for deliveries, in front of which the mark stands, the time of the wait stands
+/// still, up to half of the close timeout.
+#[test]
+fn a_full_shard_does_not_give_marks_up() {
+    for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
+        let mut world = World::new();
+        let (id, _) = world.connect_far();
+        let near = world.topic(true);
+        (0..2 * CLOSE_TICKS).for_each(|_| _ = world.connect(&near, true, Scope::Server, usize::MAX));
+        world.arrive(0, &segment(&["1"], CLOSE_FRAME));
+        world.shard.limits.gathered_bytes_max = 0;
+        // One subscriber in a turn.
+        (world.shard.pace.send_batch, world.shard.pace.flush_entries) = (1, 1);
+        world.shard.hub.publish_by_name(&near, None, &PreparedMessage::text("near"), Scope::Server);
+        while world.other.take_request(&mut Vec::new()) {}
+        world.other.send_out();
+        for tick in 0..full_ticks {
+            assert!(world.waits(id) && world.sent(0).is_empty(), "tick {tick}");
+            assert!(world.shard.next_deadline().is_some_and(|deadline| deadline <= world.now.after(MARK_TICKS_MAX)));
+            world.now = world.now.after(1);
+            world.shard.turn(world.now.begin());
+            assert!(world.shard.is_full(), "the walk has ended at tick {tick}");
+        }
+        world.turn();
+        assert_eq!(world.sent(0), expected, "after {full_ticks} ticks");
+    }
+}
+
 /// The mark of a connection that has gone does not count for the next owner of its slot.
 #[test]
 fn a_late_mark_is_for_nobody() {
