@@ -130,6 +130,13 @@ pub trait Handler: Send + Sync + 'static {
     /// need never be `None`.
     type State: Default + 'static;
 
+    /// Whether the methods of this trait may publish; `true` by default.
+    ///
+    /// While the server is too busy to order more messages, it receives nothing from connections whose handler may
+    /// publish to any topic. A handler that publishes nothing sets this to `false`, and its connections are received
+    /// from all the same. If it publishes in spite of that, its message is published, and waits in memory for room.
+    const PUBLISHES: bool = true;
+
     /// Decides on an opening request: accept it, with a subprotocol, headers, an identity and a state, or answer any
     /// HTTP response. Origins, authenticators and subprotocols of the route have been judged before.
     fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<Self::State>, Response>> {

@@ -34,6 +34,9 @@ pub(crate) trait ShardRoute {
         request: &'a OpeningRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, Response>> + 'a>>;
 
+    /// Returns whether calls about a connection may publish.
+    fn publishes(&self) -> bool;
+
     /// Keeps the state and the profile of an accepted request, and returns their key.
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32;
     /// Drops the state and the profile of a key.
@@ -115,6 +118,10 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
             let accept = self.handler.opening(request).await?;
             Ok(Opened::from(accept))
         })
+    }
+
+    fn publishes(&self) -> bool {
+        H::PUBLISHES
     }
 
     fn insert(&self, opened: Box<dyn Any>, profile: Option<Box<Profile>>) -> u32 {

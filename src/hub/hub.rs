@@ -240,16 +240,13 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.is_behind(home).then_some(Homes::One(home))
     }
 
-    /// Returns the homes that a client's messages go to; `None` if they stay on this shard.
+    /// Returns the home that a client's messages go to; `None` if they stay on this shard.
     #[must_use]
-    pub fn homes_of(&self, publishes: Option<Publishing>) -> Option<Homes> {
-        match publishes {
-            None => Some(Homes::Any),
-            Some(Publishing { scope: Scope::Shard, .. }) => None,
-            Some(Publishing { topic, scope: Scope::Server }) => Some(Homes::One(match &self.topics[topic].role {
-                TopicRole::Home(home) => home.engine.unwrap_or(self.mesh.number()),
-                TopicRole::Remote(remote) => remote.home,
-            })),
+    pub fn homes_of(&self, Publishing { topic, scope }: Publishing) -> Option<Homes> {
+        match (scope, &self.topics[topic].role) {
+            (Scope::Shard, _) => None,
+            (Scope::Server, TopicRole::Home(home)) => Some(Homes::One(home.engine.unwrap_or(self.mesh.number()))),
+            (Scope::Server, TopicRole::Remote(remote)) => Some(Homes::One(remote.home)),
         }
     }
 

@@ -41,13 +41,17 @@ impl<I: Io> Shard<I> {
         self.incoming.has_next(|homes| self.hub.is_behind(homes))
     }
 
-    /// Returns the homes that the client's next message goes to, or may go to; `None` if the message stays on the
-    /// shard. A connection that is closing is always received from, since its client's goodbye or end is awaited,
-    /// and its messages go nowhere.
+    /// Returns the homes that the client's next message goes to, or may go to; `None` if the message stays on the shard
+    /// or is published nowhere. A connection that is closing is always received from, since its client's goodbye or end
+    /// is awaited, and its messages go nowhere.
     pub(super) fn next_homes(&self, id: ConnectionId) -> Option<Homes> {
         let connection = self.hub.connections.get(id)?;
         let is_open = connection.io.session.state() == State::Open;
-        self.hub.homes_of(connection.publishes).filter(|_| is_open)
+        match connection.publishes {
+            _ if !is_open => None,
+            Some(publishing) => self.hub.homes_of(publishing),
+            None => self.handlers.route(id).handler.publishes().then_some(Homes::Any),
+        }
     }
 
     /// Returns the homes that the connection has to wait for, since they are behind.

@@ -12,6 +12,8 @@ pub struct Echo;
 impl Handler for Echo {
     type State = ();
 
+    const PUBLISHES: bool = false;
+
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
         if let crate::handler::Sent::Refused(refused) = connection.send_prepared(&message.prepare()) {
             tracing::debug!(connection = %connection.id(), %refused, "a message is not echoed");

@@ -89,6 +89,9 @@ pub struct RawTopics;
 impl Handler for RawTopics {
     type State = ();
 
+    /// The messages of clients that publish are forwarded, without a call of the handler.
+    const PUBLISHES: bool = false;
+
     /// Closes the connection: its client has `mode=sub`, since the messages of all other clients are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
         // The connection may be closing already.

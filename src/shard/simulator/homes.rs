@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     super::{
+        arrival::Arrival,
         incoming::{RECEIVE_BUFFER, RECEIVE_SMALL},
         io_state::Reading,
         pace::Pace,
@@ -28,12 +29,15 @@ use super::{
 };
 use crate::{
     config::{Config, Settings, Sources, settle},
-    handler::{Connection, Handler, Pattern, Route, RouteOptions, Tasks, Typed},
+    handler::{Connection, Factory, Handler, Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{ConnectionId, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake, home},
     metrics::{Counter, Counters},
     proto::{CloseCode, Fin, FrameHeader, KeepAlive, Message, OpCode, State, Tick, encode_masked},
     shard::state::Shard,
-    surface::raw::TOPIC_PATTERN,
+    surface::{
+        echo::Echo,
+        raw::{RawTopics, TOPIC_PATTERN},
+    },
 };
 
 /// Publishes each message to the topic that is its first word.
@@ -72,6 +76,11 @@ pub(super) struct Client {
     pub(super) line: usize,
     pub(super) id: ConnectionId,
 }
+
+/// The routes of a shard, by their handlers.
+const RELAYING: u16 = 0;
+const RAW_TOPICS: u16 = 1;
+const ECHO: u16 = 2;
 
 const SHARDS: usize = 3;
 
@@ -116,12 +125,23 @@ impl World {
         subscribes: Option<&TopicName>,
         publishes: Option<&TopicName>,
     ) -> Client {
+        self.connect_at(RELAYING, shard, subscribes, publishes)
+    }
+
+    fn connect_at(
+        &mut self,
+        route: u16,
+        shard: usize,
+        subscribes: Option<&TopicName>,
+        publishes: Option<&TopicName>,
+    ) -> Client {
         let node = &mut self.nodes[shard];
         let socket = SimulatedSocket::connect(&node.network, ANSWER, usize::MAX);
         let line = node.network.borrow().lines.len() - 1;
         let subscriptions = subscribes.map(|topic| (topic.clone(), true)).into_iter().collect();
         let forwards = publishes.map(|topic| (topic.clone(), Scope::Server));
         let arrival = arrival(socket, subscriptions, forwards, Bytes::from_static(ANSWER), BytesMut::new());
+        let arrival = Arrival { route, ..arrival };
         let id = node.shard.adopt(self.now.begin(), arrival).expect("there is room");
         node.has_more = true;
         Client { shard, line, id }
@@ -224,8 +244,17 @@ impl Node {
         let options = RouteOptions::new().forget_request().no_broadcast();
         let rules = settle(&options, Sources::WebSockets, &config.base_of_routes()).expect("rules that can be");
         let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");
-        let routes =
-            [Route { pattern, rules, topics: Some(Default::default()), factory: Arc::new(Typed(Arc::new(Relaying))) }];
+        let factories: [Arc<dyn Factory>; 3] = [
+            Arc::new(Typed(Arc::new(Relaying))),
+            Arc::new(Typed(Arc::new(RawTopics))),
+            Arc::new(Typed(Arc::new(Echo))),
+        ];
+        let routes = factories.map(|factory| Route {
+            pattern: pattern.clone(),
+            rules: rules.clone(),
+            topics: Some(Default::default()),
+            factory,
+        });
         let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
         let handlers = Handlers::new(&routes, &handlers, Tasks::default());
         let io = SimulatedIo(Rc::clone(&network));
@@ -588,7 +617,8 @@ fn requests_that_wait_have_a_limit() {
     assert!(world.nodes[0].shard.takes_calls());
 }
 
-/// Deliveries that wait for a shard hold up the publishers to topics of their home, on every shard, and no others.
+/// Deliveries that wait for a shard hold up the publishers to topics of their home, on every shard, and those that may
+/// publish to any topic; no others.
 #[test]
 fn deliveries_that_wait_hold_up_only_the_publishers_of_their_home() {
     const MESSAGES: usize = 200;
@@ -597,6 +627,9 @@ fn deliveries_that_wait_hold_up_only_the_publishers_of_their_home() {
     let topics: Vec<TopicName> = (0..SHARDS).map(World::topic).collect();
     let stuck = world.subscriber(STUCK, &topics[0]);
     let near = world.subscriber(0, &topics[1]);
+    // Neither the clients of raw topics that only receive, nor those of `echo`, publish anything.
+    let receiver = world.connect_at(RAW_TOPICS, 0, Some(&topics[1]), None);
+    let (echoed, relayed) = (world.connect_at(ECHO, 0, None, None), world.connect(0, None, None));
     let flood = [0, 1].map(|shard| world.publisher(shard, &topics[0]));
     let others = [0, 1].map(|shard| world.publisher(shard, &topics[1]));
     world.run_all();
@@ -606,7 +639,17 @@ fn deliveries_that_wait_hold_up_only_the_publishers_of_their_home() {
     world.run_others();
     assert_eq!(world.sent(near).len(), 2 * MESSAGES);
     assert!(flood.iter().all(|&client| world.reading(client) == Some(Reading::AwaitsHome)));
+    assert_eq!(world.sent(receiver).len(), 2 * MESSAGES);
+    for client in [receiver, echoed, relayed] {
+        world.arrive(client, b"\x89\x84\0\0\0\0ping");
+    }
+    world.send(echoed, "echoed", 2);
+    world.run_others();
+    assert_eq!(world.sent(receiver), ["ping"]);
+    assert_eq!(world.sent(echoed), ["ping", "echoed 0", "echoed 1"]);
+    assert_eq!((world.sent(relayed), world.reading(relayed)), (Vec::new(), Some(Reading::AwaitsHome)));
     world.run_all();
+    assert_eq!(world.sent(relayed), ["ping"]);
     assert_eq!(world.sent(stuck).len(), 2 * MESSAGES);
 }
 
