@@ -209,6 +209,9 @@ counters! {
     Parked "parked_total" "times" Counter Shard;
     /// Times a connection was not received from because a home that its messages go to was behind.
     AwaitedHome "awaited_home_total" "times" Counter Shard;
+    /// Times a connection was not received from because the topic that its messages go to had gathered its share of
+    /// memory, and had yet to hand it to all subscribers.
+    AwaitedTopic "awaited_topic_total" "times" Counter Shard;
     /// Times a connection's input was left for later because its share of a turn was used up, or too much waited to be
     /// sent.
     InputDeferred "input_deferred_total" "times" Counter Shard;

@@ -92,9 +92,10 @@ pub struct Limits {
     /// Messages of a slow subscriber's backlog. Beyond it the connection is closed with 1008.
     pub backlog_messages_max: u64,
     /// Bytes of memory of the messages that a shard gathers for its subscribers, of the notes about messages that
-    /// single subscribers do not get, and of the buffers that large messages keep. Beyond it the shard stops receiving
-    /// until walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages
-    /// that a handler publishes in one call.
+    /// single subscribers do not get, and of the buffers that large messages keep. A quarter is for messages of other
+    /// shards and of the control thread, which are not taken beyond it; beyond the rest the shard stops receiving until
+    /// walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages that a
+    /// handler publishes in one call.
     pub gathered_bytes_max: usize,
     /// Bytes of two kinds of buffers, over all connections: buffers with messages whose end has not arrived, and
     /// buffers with input that came with an opening request and is not parsed yet. Each shard has an equal part of the

@@ -293,7 +293,9 @@ settings! {
         /// Messages in the backlog of a slow consumer. Beyond it: close 1008.
         max_backlog_messages: u64, COUNT ["0 or more"], Is("65536");
 
-        /// Memory of messages that wait to be sent, over all topics of a shard. Beyond it the shard does not receive.
+        /// Memory of messages that wait to be sent, over all topics of a shard. One topic may have a quarter of it;
+        /// beyond that its publishers wait. Beyond three quarters the shard does not receive, and a quarter is for
+        /// messages of other shards.
         max_gathered: Option<Size>, SIZE ["max_message to 2GiB"],
         Otherwise {
             words: "4MiB, or two of the largest messages",

@@ -1,5 +1,7 @@
 //! Audiences: the subscribers of a topic that want the same format, and what they are owed.
 
+use std::iter;
+
 use super::{
     encoding::Format,
     run::Run,
@@ -69,6 +71,13 @@ impl Audience {
             visit(run);
             next = &mut run.earlier;
         }
+    }
+
+    /// Returns the memory of the publications that have been gathered and have not been handed to every member.
+    pub(super) fn weight(&self) -> usize {
+        let walk = self.walk.as_ref().map_or(0, |walk| walk.run.weight());
+        let runs = iter::successors(self.run.as_ref(), |run| run.earlier.as_ref());
+        walk + runs.map(|run| run.weight()).sum::<usize>()
     }
 
     /// Frees the memory of the lists of members, which must be empty.
@@ -141,7 +150,7 @@ impl Audiences {
     /// Returns all audiences.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Audience> {
-        std::iter::once(&self.raw).chain(self.others.iter().flat_map(|others| others.iter().map(|(_, other)| other)))
+        iter::once(&self.raw).chain(self.others.iter().flat_map(|others| others.iter().map(|(_, other)| other)))
     }
 
     /// Returns all audiences but that of [`Format::RAW`].

@@ -42,6 +42,8 @@ impl<T: Attachment> ShardHub<T> {
             gathered_bytes: &mut self.gathered_bytes,
             spare: &mut self.spare,
             dirty: &mut self.dirty,
+            last_gathered: &mut self.last_gathered,
+            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
         };
         let raw = entry.audiences.raw_mut();
         if raw.has_members() {
@@ -178,6 +180,7 @@ impl<T: Attachment> ShardHub<T> {
         self.topics[id.topic].forget_members();
         assert!(self.gathered_bytes >= run.weight(), "the weight of all runs has that of each");
         self.gathered_bytes -= run.weight();
+        self.gathered_from_mail -= run.from_mail();
         if let Some(buffer) = run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
             && buffer.capacity() <= SPARE_BYTES_MAX
@@ -265,6 +268,9 @@ struct Gathering<'a> {
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
+    last_gathered: &'a mut Option<TopicId>,
+    /// The weight of all messages that have come by lanes, if this is one of them.
+    from_mail: Option<&'a mut usize>,
 }
 
 impl Gathering<'_> {
@@ -282,7 +288,14 @@ impl Gathering<'_> {
         }
         if let Some(run) = &mut audience.run {
             run.note_epoch(epoch);
+            let before = *self.gathered_bytes;
             change(self.gathered_bytes, run, |run| run.append(frame, except, Some(self.tag)));
+            *self.last_gathered = Some(self.topic);
+            if let Some(from_mail) = &mut self.from_mail {
+                let weight = self.gathered_bytes.saturating_sub(before);
+                run.note_from_mail(weight);
+                **from_mail += weight;
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::{
-    audience::AudienceId,
+    audience::{Audience, AudienceId},
     barrier::Barriers,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, Publishing},
@@ -31,21 +31,26 @@ pub struct HubLimits {
     pub subscriptions_max: usize,
     /// Topics that the hub remembers although no connection of any shard subscribes or publishes to them.
     pub topics_idle_max: usize,
+    /// Memory of gathered messages: three quarters of it for those that the shard's clients publish, see
+    /// [`ShardHub::is_full`], and a quarter for those that come by lanes, see [`ShardHub::has_room_for_mail`].
+    pub gathered_bytes_max: usize,
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000 }
+        HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000, gathered_bytes_max: 4 << 20 }
     }
 }
 
-/// The homes that a client's messages go to.
+/// The homes that a client's messages go to, or the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Homes {
     /// The home of one topic, to which the messages are published as they are.
     One(u16),
     /// Any home: a handler chooses the topic of each message.
     Any,
+    /// A topic whose messages gather here for its subscribers, whichever shard orders them.
+    Topic(TopicId),
 }
 
 /// The connections and topics of one shard, and the messages that the connections are owed.
@@ -68,6 +73,12 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
     pub(super) gathered_bytes: usize,
+    /// The part of that weight that has come by lanes.
+    pub(super) gathered_from_mail: usize,
+    /// An entry of a lane is being handled.
+    pub(super) takes_mail: bool,
+    /// The topic that has gathered a message last, until [`ShardHub::take_behind`].
+    pub(super) last_gathered: Option<TopicId>,
     /// Memory of runs that have been sent, for runs to come.
     pub(super) spare: Vec<BytesMut>,
     /// Scratch for encoding, empty between uses.
@@ -101,6 +112,9 @@ impl<T: Attachment> ShardHub<T> {
             dirty: Vec::new(),
             encodings: Arc::default(),
             gathered_bytes: 0,
+            gathered_from_mail: 0,
+            takes_mail: false,
+            last_gathered: None,
             spare: Vec::new(),
             encoded: BytesMut::new(),
             mesh,
@@ -162,6 +176,21 @@ impl<T: Attachment> ShardHub<T> {
         self.gathered_bytes
     }
 
+    /// Returns whether so much is gathered that the shard receives nothing. Mail does not count: a flood by mail does
+    /// not close the shard to its clients.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.gathered_from_input() > self.limits.gathered_bytes_max / 4 * 3
+    }
+
+    /// Returns whether there is room to gather mail. Input does not count: a flood of input keeps no mail waiting.
+    #[inline]
+    #[must_use]
+    pub fn has_room_for_mail(&self) -> bool {
+        self.gathered_from_mail <= self.limits.gathered_bytes_max / 4
+    }
+
     /// Returns whether [`ShardHub::begin_walks`] has a walk to begin.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
@@ -216,28 +245,36 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.overflowed()
     }
 
-    /// Returns whether some home may be behind: [`ShardHub::is_behind`] may hold only then.
+    /// Returns whether some home may be behind, or some topic: [`ShardHub::is_behind`] may hold only then.
     #[inline]
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        self.mesh.has_waiting()
+        // A topic that is behind weighs more than the rest of the room, so both together are more than half of it.
+        self.mesh.has_waiting() || self.gathered_bytes > self.room() / 2
     }
 
     /// Returns whether a message that goes to these homes must wait, because earlier requests or deliveries wait for
-    /// room.
+    /// room, or whether a message of this topic must wait, because the messages that it has gathered weigh more than
+    /// the rest of the room.
+    ///
+    /// So one topic may have half of the room, each of `n` topics one part of `n` + 1, and a topic that has gathered
+    /// nothing always has some: only those who publish to a topic wait for its walks.
     #[must_use]
     pub fn is_behind(&self, homes: Homes) -> bool {
         match homes {
             Homes::One(home) => self.mesh.is_behind(home),
             Homes::Any => self.mesh.is_congested(),
+            Homes::Topic(topic) => self.gathered_for(topic) > self.room().saturating_sub(self.gathered_from_input()),
         }
     }
 
     /// Takes the home that has had no room for a request since the last call; of several, the one with the most
-    /// requests waiting. Returns `None` if that home is not behind any more.
+    /// requests waiting. If that home is not behind any more, takes the topic that has gathered a message last, if it
+    /// is behind.
     pub fn take_behind(&mut self) -> Option<Homes> {
-        let home = self.mesh.take_behind()?;
-        self.mesh.is_behind(home).then_some(Homes::One(home))
+        let home = self.mesh.take_behind().map(Homes::One);
+        let topic = self.last_gathered.take().map(Homes::Topic);
+        home.into_iter().chain(topic).find(|&homes| self.is_behind(homes))
     }
 
     /// Returns the home that a client's messages go to; `None` if they stay on this shard.
@@ -248,6 +285,26 @@ impl<T: Attachment> ShardHub<T> {
             (Scope::Server, TopicRole::Home(home)) => Some(Homes::One(home.engine.unwrap_or(self.mesh.number()))),
             (Scope::Server, TopicRole::Remote(remote)) => Some(Homes::One(remote.home)),
         }
+    }
+
+    /// Returns the memory that all topics share for the messages of the shard's clients. The rest, up to
+    /// [`ShardHub::is_full`], is for the messages that come at the same time, each of which may be large.
+    #[inline]
+    fn room(&self) -> usize {
+        self.limits.gathered_bytes_max / 2
+    }
+
+    #[inline]
+    fn gathered_from_input(&self) -> usize {
+        // Pieces that are joined weigh less than when they came.
+        self.gathered_bytes.saturating_sub(self.gathered_from_mail)
+    }
+
+    /// Returns the memory of the messages that a topic has gathered and has not handed to every subscriber; 0 if the
+    /// topic is unknown.
+    fn gathered_for(&self, topic: TopicId) -> usize {
+        let Some(topic) = self.topics.get(topic) else { return 0 };
+        topic.audiences.iter().map(Audience::weight).sum()
     }
 
     /// Returns whether the mesh has something that [`ShardHub::take_delivery`] or [`ShardHub::take_request`] would

@@ -25,9 +25,10 @@ impl<T: Attachment> ShardHub<T> {
     /// Handles the next delivery of the mesh. Subscriptions that have gone live are added to `joined`. Returns whether
     /// there was a delivery.
     pub fn take_delivery(&mut self, joined: &mut Vec<Joined>) -> bool {
-        match self.mesh.next_delivery() {
-            None => return false,
-            Some(Delivery::Publication { posted, place }) => {
+        let Some(delivery) = self.mesh.next_delivery() else { return false };
+        self.takes_mail = true;
+        match delivery {
+            Delivery::Publication { posted, place } => {
                 #[cfg(test)]
                 if let Some(journal) = &mut self.journal {
                     journal.note_taken(&posted.topic, place);
@@ -39,52 +40,53 @@ impl<T: Attachment> ShardHub<T> {
                 }
             }
             // Replies go to external ends only.
-            Some(Delivery::Reply { .. }) => {}
-            Some(Delivery::Acknowledged { topic, number }) => {
+            Delivery::Reply { .. } => {}
+            Delivery::Acknowledged { topic, number } => {
                 if let Some(id) = self.topics.find(&topic) {
                     self.go_live(id, number, joined);
                 }
             }
-            Some(Delivery::Barrier) => self.barriers.deliveries += 1,
-            Some(Delivery::Mark { id }) => self.marks.push(id),
+            Delivery::Barrier => self.barriers.deliveries += 1,
+            Delivery::Mark { id } => self.marks.push(id),
         }
+        self.takes_mail = false;
         true
     }
 
     /// Handles the next request of the mesh. A command is added to `commands`, for the shard to run. Returns whether
     /// there was a request.
     pub fn take_request(&mut self, commands: &mut Vec<Commanded>) -> bool {
-        match self.mesh.next_request() {
-            None => return false,
-            Some((_, Request::Publish(posted))) => _ = self.publish_posted(&posted, None),
-            Some((end, Request::Command { command, ticket })) => {
+        let Some((end, request)) = self.mesh.next_request() else { return false };
+        self.takes_mail = true;
+        match request {
+            Request::Publish(posted) => _ = self.publish_posted(&posted, None),
+            Request::Command { command, ticket } => {
                 commands.push(Commanded { end, ticket, command: *command });
             }
-            Some((end, Request::Submit { posted, ticket })) => {
+            Request::Submit { posted, ticket } => {
                 if let Some(place) = self.publish_posted(&posted, Some((end, ticket))) {
                     self.reply(end, ticket, Reply::Published(place));
                 }
             }
-            Some((shard, Request::Interest { topic, number, interest })) => {
-                self.note_interest(shard, topic, number, interest);
-            }
-            Some((_, Request::Distribute(placed))) => {
+            Request::Interest { topic, number, interest } => self.note_interest(end, topic, number, interest),
+            Request::Distribute(placed) => {
                 let Placed { unplaced: Unplaced { posted, asker }, place } = *placed;
                 self.with_topic(&posted.topic, |hub, id| hub.distribute_given(id, &posted, place));
                 if let Some((end, ticket)) = asker {
                     self.reply(end, ticket, Reply::Published(place));
                 }
             }
-            Some((_, Request::Order(_))) => unreachable!("a shard is no engine"),
-            Some((end, Request::Barrier)) => {
+            Request::Order(_) => unreachable!("a shard is no engine"),
+            Request::Barrier => {
                 match self.mesh.role(end) {
                     EndRole::Engine => self.barriers.engines += 1,
                     EndRole::Shard | EndRole::Control => self.barriers.requests += 1,
                 }
                 self.pass_barrier_on();
             }
-            Some((end, Request::Mark { id })) => self.return_mark(end, id),
+            Request::Mark { id } => self.return_mark(end, id),
         }
+        self.takes_mail = false;
         true
     }
 

@@ -16,7 +16,9 @@
 //!
 //! Waits form a chain for each home: receive, the home's request lane, perhaps the lanes to an engine and back, the
 //! home's delivery lanes, sockets. Sends to sockets never block, and deliveries wait for no request. A home takes the
-//! publications that an engine has ordered even while others wait for the engine. So no chain has a cycle.
+//! publications that an engine has ordered even while others wait for the engine. So no chain has a cycle. A
+//! connection may also wait until its shard has handed out the messages of its topic. This wait is for sockets only, and
+//! no entry of a lane waits for a connection, so it closes no cycle either.
 
 use std::sync::Arc;
 

@@ -155,6 +155,11 @@ impl Run {
         size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags
     }
 
+    /// Notes that a message that has come by a lane has added so much to the weight.
+    pub(super) fn note_from_mail(&mut self, weight: usize) {
+        self.gathered.from_mail += weight;
+    }
+
     /// Ends gathering.
     #[must_use]
     pub fn freeze(mut self) -> FrozenRun {
@@ -288,6 +293,8 @@ pub struct FrozenRun {
     /// it has bytes (its buffer has other pieces too, or has doubled) is copied once for all backlogs.
     kept: Vec<Piece>,
     weight: usize,
+    /// The part of the weight that has come by lanes.
+    from_mail: usize,
 }
 
 /// A boundary between two messages of a run.
@@ -365,6 +372,11 @@ impl FrozenRun {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// Returns the part of the weight that has come by lanes.
+    pub(super) fn from_mail(&self) -> usize {
+        self.from_mail
     }
 
     /// Returns the buffer that the run gathered in, if the run is one piece and nothing else refers to its buffer.

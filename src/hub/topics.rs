@@ -219,6 +219,11 @@ impl Topics {
         self.by_name.get(name).copied()
     }
 
+    /// Returns the topic of that id, unless it was forgotten. The id may have another owner by now.
+    pub(super) fn get(&self, id: TopicId) -> Option<&Topic> {
+        self.topics.get(id.0 as usize)?.as_ref()
+    }
+
     /// Returns how many topics have their home on this shard.
     pub(super) fn homes(&self) -> usize {
         self.homes

@@ -1,23 +1,29 @@
-//! The connections that are not received from because a home is behind.
+//! The connections that are not received from because a home is behind, or a topic.
 //!
 //! A connection whose messages go to one topic stands in the queues of that topic's home. Where a handler decides where
 //! messages go, the connection stands in the queues of the home to which it has just published without room, or else in
-//! those for any home. When these homes are not behind any more, the connection is served in its turn among the
-//! connections of the shard.
+//! those for any home. A connection whose topic has gathered its share of memory stands in the queues of topics. When
+//! its home or topic is not behind any more, the connection is served in its turn among the connections of the shard.
 //!
-//! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits for a home again,
-//! so the id is passed over.
+//! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits again, so the id is
+//! passed over.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use crate::hub::{ConnectionId, Homes};
+use crate::hub::{ConnectionId, Homes, TopicId};
 
-/// The connections that are not received from because a home is behind.
+/// The connections that are not received from because a home is behind, or a topic.
 #[derive(Debug, Default)]
 pub(super) struct Awaiting {
     /// By the home's number.
-    by_home: Vec<OfHome>,
-    any: OfHome,
+    by_home: Vec<Queues>,
+    any: Queues,
+    /// The topics that connections wait for. None has empty queues.
+    by_topic: HashMap<TopicId, Queues>,
+    /// The topics of `by_topic`, in the order in which they are looked at.
+    topics: VecDeque<TopicId>,
+    /// All topics were behind when they were looked at last. None gets room before the next flush.
+    are_topics_behind: bool,
     /// The ids in all queues.
     entries: usize,
     /// The connections among them that still wait.
@@ -49,12 +55,18 @@ impl Awaiting {
         let queues = match homes {
             Homes::One(home) => self.by_home.get(usize::from(home)),
             Homes::Any => Some(&self.any),
+            Homes::Topic(topic) => self.by_topic.get(&topic),
         };
         queues.is_some_and(|queues| !queues.is_empty())
     }
 
-    /// Adds a connection to a queue of these homes: to `busy`, for connections that had more input than their part of
-    /// the frames, if `is_busy`; otherwise to `ready`.
+    /// Begins a turn, in which topics are looked at anew.
+    pub(super) fn begin_turn(&mut self) {
+        self.are_topics_behind = false;
+    }
+
+    /// Adds a connection to a queue of these homes, or of this topic: to `busy`, for connections that had more input
+    /// than their part of the frames, if `is_busy`; otherwise to `ready`.
     pub(super) fn push(&mut self, homes: Homes, is_busy: bool, id: ConnectionId) {
         self.entries += 1;
         let queues = self.queues(homes);
@@ -68,25 +80,73 @@ impl Awaiting {
         self.queues(homes).busy.push_front(id);
     }
 
-    /// Returns whether a connection stands in the queues of a home that is not behind.
+    /// Returns whether a connection stands in the queues of a home that is not behind, or of such a topic.
     pub(super) fn has_next(&self, is_behind: impl Fn(Homes) -> bool) -> bool {
-        self.entries > 0 && self.first(&is_behind).is_some()
+        let has_next = |homes| self.has(homes) && !is_behind(homes);
+        self.entries > 0
+            && ((0..=self.by_home.len()).any(|at| has_next(self.homes_at(at)))
+                || self.topics.iter().any(|&topic| has_next(Homes::Topic(topic))))
     }
 
-    /// Takes the next connection of a home that is not behind. The homes take turns.
-    pub(super) fn pop(&mut self, is_behind: impl Fn(Homes) -> bool) -> Option<ConnectionId> {
+    /// Takes the next connection of a home or of a topic that is not behind. Each home takes turns with the others and
+    /// with the topics, which have one turn together. Returns the connection, and the homes or the topic that it has
+    /// waited for.
+    pub(super) fn pop(&mut self, is_behind: impl Fn(Homes) -> bool) -> Option<(ConnectionId, Homes)> {
         if self.entries == 0 {
             return None;
         }
-        let homes = self.first(&is_behind)?;
-        self.next = if let Homes::One(home) = homes { usize::from(home) + 1 } else { 0 };
+        let count = self.by_home.len() + 2;
+        for step in 0..count {
+            let at = (self.next + step) % count;
+            let next = if at + 1 == count { self.pop_of_topics(&is_behind) } else { self.pop_of_homes(at, &is_behind) };
+            if next.is_some() {
+                self.next = at + 1;
+                self.entries -= 1;
+                return next;
+            }
+        }
+        None
+    }
+
+    fn pop_of_homes(&mut self, at: usize, is_behind: &impl Fn(Homes) -> bool) -> Option<(ConnectionId, Homes)> {
+        let homes = self.homes_at(at);
+        if !self.has(homes) || is_behind(homes) {
+            return None;
+        }
         let queues = self.queues(homes);
         let next = queues.pop();
         if queues.is_empty() {
             queues.shrink();
         }
-        self.entries -= 1;
-        next
+        Some((next?, homes))
+    }
+
+    fn pop_of_topics(&mut self, is_behind: &impl Fn(Homes) -> bool) -> Option<(ConnectionId, Homes)> {
+        if self.are_topics_behind {
+            return None;
+        }
+        // A topic that is passed over is looked at again only when the others were.
+        for _ in 0..self.topics.len() {
+            let topic = self.topics.pop_front()?;
+            if is_behind(Homes::Topic(topic)) {
+                self.topics.push_back(topic);
+                continue;
+            }
+            let queues = self.by_topic.get_mut(&topic).expect("a topic in the order has queues");
+            let next = queues.pop();
+            if queues.is_empty() {
+                self.by_topic.remove(&topic);
+                if self.by_topic.is_empty() {
+                    self.by_topic.shrink_to(KEPT);
+                    self.topics.shrink_to(KEPT);
+                }
+            } else {
+                self.topics.push_back(topic);
+            }
+            return Some((next?, Homes::Topic(topic)));
+        }
+        self.are_topics_behind = true;
+        None
     }
 
     /// Notes that a connection waits, and whether it has input that is not parsed to its end.
@@ -107,32 +167,44 @@ impl Awaiting {
         if self.entries <= 2 * self.waiting + SLACK {
             return;
         }
-        self.by_home.iter_mut().chain([&mut self.any]).for_each(|queues| queues.retain(&waits));
-        self.entries = self.by_home.iter().chain([&self.any]).map(OfHome::len).sum();
+        self.by_topic
+            .values_mut()
+            .chain(&mut self.by_home)
+            .chain([&mut self.any])
+            .for_each(|queues| queues.retain(&waits));
+        self.by_topic.retain(|_, queues| !queues.is_empty());
+        self.topics.retain(|topic| self.by_topic.contains_key(topic));
+        self.entries = self.by_topic.values().chain(&self.by_home).chain([&self.any]).map(Queues::len).sum();
     }
 
-    /// Returns the homes whose connections come next; homes that are behind are skipped.
-    fn first(&self, is_behind: &impl Fn(Homes) -> bool) -> Option<Homes> {
-        let count = self.by_home.len() + 1;
-        let at = |at: usize| if at < self.by_home.len() { Homes::One(at as u16) } else { Homes::Any };
-        let mut all = (0..count).map(|step| at((self.next + step) % count));
-        all.find(|&homes| self.has(homes) && !is_behind(homes))
+    /// Returns the homes whose queues are looked at in this place: each home, then those of messages to any home.
+    fn homes_at(&self, at: usize) -> Homes {
+        if at < self.by_home.len() { Homes::One(at as u16) } else { Homes::Any }
     }
 
-    fn queues(&mut self, homes: Homes) -> &mut OfHome {
-        let Homes::One(home) = homes else { return &mut self.any };
-        let home = usize::from(home);
-        if self.by_home.len() <= home {
-            self.by_home.resize_with(home + 1, OfHome::default);
+    /// Returns the queues of these homes, to which a connection is added unless one stands there.
+    fn queues(&mut self, homes: Homes) -> &mut Queues {
+        match homes {
+            Homes::One(home) => {
+                let home = usize::from(home);
+                if self.by_home.len() <= home {
+                    self.by_home.resize_with(home + 1, Queues::default);
+                }
+                &mut self.by_home[home]
+            }
+            Homes::Any => &mut self.any,
+            Homes::Topic(topic) => self.by_topic.entry(topic).or_insert_with(|| {
+                self.topics.push_back(topic);
+                Queues::default()
+            }),
         }
-        &mut self.by_home[home]
     }
 }
 
-/// The connections that wait for one home, in two queues that are served alternately, like those of the shard: a client
-/// that sends little need not wait for a crowd of clients that send much to the same home.
+/// The connections that wait for one home or topic, in two queues that are served alternately, like those of the shard:
+/// a client that sends little need not wait for a crowd of clients that send much to the same home.
 #[derive(Debug, Default)]
-struct OfHome {
+struct Queues {
     ready: VecDeque<ConnectionId>,
     /// Connections that had more input than their part of the frames.
     busy: VecDeque<ConnectionId>,
@@ -140,7 +212,7 @@ struct OfHome {
     takes_busy: bool,
 }
 
-impl OfHome {
+impl Queues {
     fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.busy.is_empty()
     }
@@ -172,5 +244,5 @@ impl OfHome {
 /// removed.
 const SLACK: usize = 64;
 
-/// Places that an empty queue keeps.
+/// Places that an empty queue, or table, keeps.
 const KEPT: usize = 64;

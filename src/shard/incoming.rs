@@ -32,13 +32,14 @@ pub(super) struct Incoming {
     copying: VecDeque<(ConnectionId, u32)>,
     /// Connections that a turn has received from and had no frame of its budget left for.
     unserved: Vec<ConnectionId>,
-    /// Connections that wait until a home is not behind any more.
+    /// Connections that wait until a home, or a topic, is not behind any more.
     awaiting: Awaiting,
     /// Connections of the batch under way whose turn came, and whose home was behind by then. They go to the front of
     /// that home's queues.
     postponed: Vec<(ConnectionId, Homes)>,
-    /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed.
-    served: Vec<ConnectionId>,
+    /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed;
+    /// each with the homes, or the topic, that it has waited for.
+    served: Vec<(ConnectionId, Option<Homes>)>,
     /// The queue that the next connection comes from, if one stands there.
     next: Queue,
     /// Connections whose input is not parsed to its end, except those that wait for a home and those that are parked.
@@ -57,7 +58,7 @@ pub(super) enum Queue {
     Copying,
     Ready,
     Busy,
-    /// The queues of homes that are not behind any more.
+    /// The queues of homes and topics that are not behind any more.
     Awaiting,
 }
 
@@ -69,6 +70,8 @@ pub(super) struct Next {
     pub(super) queue: Queue,
     /// The number of frames that the connection's copy was admitted with, if the connection has waited for a copy.
     pub(super) copied: Option<u32>,
+    /// The homes, or the topic, that it has waited for.
+    pub(super) awaited: Option<Homes>,
 }
 
 /// A buffer to receive into.
@@ -160,6 +163,7 @@ impl Incoming {
     /// as its first.
     pub(super) fn begin_turn(&mut self) {
         self.next = Queue::Copying;
+        self.awaiting.begin_turn();
     }
 
     /// Ends a turn: the connections without their share come before those that have had theirs.
@@ -180,17 +184,24 @@ impl Incoming {
         for _ in 0..4 {
             let queue = self.next;
             self.next = queue.next();
+            let next = |id| Next { id, queue, copied: None, awaited: None };
             let next = match queue {
-                Queue::Ready => self.ready.pop_front().map(|id| (id, None)),
-                Queue::Busy => self.busy.pop_front().map(|id| (id, None)),
-                Queue::Copying => self.copying.front().and_then(|&(id, frames)| Some((id, Some(admit(id, frames)?)))),
-                Queue::Awaiting => self.awaiting.pop(&is_behind).map(|id| (id, None)),
+                Queue::Ready => self.ready.pop_front().map(next),
+                Queue::Busy => self.busy.pop_front().map(next),
+                Queue::Copying => self.copying.front().and_then(|&(id, frames)| {
+                    let copied = Some(admit(id, frames)?);
+                    Some(Next { copied, ..next(id) })
+                }),
+                Queue::Awaiting => {
+                    let popped = self.awaiting.pop(&is_behind);
+                    popped.map(|(id, homes)| Next { awaited: Some(homes), ..next(id) })
+                }
             };
-            if let Some((id, copied)) = next {
-                if copied.is_some() {
+            if let Some(next) = next {
+                if next.copied.is_some() {
                     self.copying.pop_front();
                 }
-                return Some(Next { id, queue, copied });
+                return Some(next);
             }
         }
         None
@@ -266,16 +277,28 @@ impl Incoming {
         self.postponed.push((id, homes));
     }
 
-    /// Notes that the connection is of the batch under way.
-    pub(super) fn note_served(&mut self, id: ConnectionId) {
-        self.served.push(id);
+    /// Notes that the connection is of the batch under way, and the homes, or the topic, that it has waited for.
+    pub(super) fn note_served(&mut self, id: ConnectionId, awaited: Option<Homes>) {
+        self.served.push((id, awaited));
+    }
+
+    /// Notes a connection of the batch that need not wait, if one before it may be postponed.
+    pub(super) fn note_served_behind(&mut self, id: ConnectionId) {
+        if !self.served.is_empty() {
+            self.served.push((id, None));
+        }
+    }
+
+    /// Returns the homes, or the topic, that a connection of the batch has waited for.
+    pub(super) fn has_awaited(&self, id: ConnectionId) -> Option<Homes> {
+        self.served.iter().find(|(served, _)| *served == id)?.1
     }
 
     /// Ends a batch: puts the postponed connections in front of their queues, in the order in which the batch has taken
     /// them. They were postponed in another order, since connections with unparsed input come before the others.
     pub(super) fn end_batch(&mut self) {
         if self.postponed.len() > 1 {
-            self.postponed.sort_by_key(|(id, _)| self.served.iter().position(|served| served == id));
+            self.postponed.sort_by_key(|(id, _)| self.served.iter().position(|(served, _)| served == id));
         }
         while let Some((id, homes)) = self.postponed.pop() {
             self.awaiting.push_front(homes, id);

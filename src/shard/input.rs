@@ -75,7 +75,7 @@ impl<I: Io> Shard<I> {
         self.keep_unparsed(id, received);
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.incoming.postpone(connection, id, homes, self.now);
-            self.count(Counter::AwaitedHome, 1);
+            self.count_wait(homes);
         }
         self.note_unfinished(id, new, false);
     }
@@ -127,8 +127,8 @@ impl<I: Io> Shard<I> {
         Parsed { has_ended_message, is_paused, lacking }
     }
 
-    /// Returns the homes that the connection has to wait for after an event: the one to which its handler has published
-    /// more than there was room for, or those that its next message goes to.
+    /// Returns the homes, or the topic, that the connection has to wait for after an event: those to which its handler
+    /// has published more than there was room for, or those that its next message goes to.
     fn lacking_after(&mut self, id: ConnectionId) -> Option<Homes> {
         self.hub.take_behind().or_else(|| self.lacking(id))
     }

@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::{
-    pace::{Intake, MailLeft},
+    pace::{Mail, MailLeft},
     state::Shard,
 };
 use crate::sys::Io;
@@ -18,30 +18,42 @@ impl<I: Io> Shard<I> {
 
     /// Takes mail out of the lanes, up to the rest of the turn's part, as long as there is room to gather it.
     pub(super) fn take_mail(&mut self) {
-        if self.first == Intake::Requests {
-            self.take_requests();
+        let (order, had_room) = (self.mail_order, self.hub.has_room_for_mail());
+        for kind in order {
+            match kind {
+                Mail::Deliveries => self.take_deliveries(),
+                Mail::Requests => self.take_requests(),
+            }
+            if had_room && kind == order[0] && !self.hub.has_room_for_mail() {
+                self.mail_order = [order[1], order[0]];
+            }
         }
-        while self.mail_left.deliveries > 0 && !self.is_full() && self.hub.take_delivery(&mut self.joined) {
+    }
+
+    fn take_deliveries(&mut self) {
+        while self.mail_left.deliveries > 0 && self.hub.has_room_for_mail() && self.hub.take_delivery(&mut self.joined)
+        {
             self.mail_left.deliveries -= 1;
         }
-        if (self.mail_left.deliveries == 0 || self.is_full()) && self.hub.has_deliveries() {
+        let may_have_left = self.mail_left.deliveries == 0 || !self.hub.has_room_for_mail();
+        if may_have_left && self.hub.has_deliveries() {
             self.marks.note_left_deliveries(self.now);
         }
-        self.take_requests();
         for id in self.hub.take_marks() {
             if self.marks.arrive(id) {
                 self.end_marks(id);
             }
         }
         self.report_joined();
+    }
+
+    /// Takes requests, and runs the commands among them.
+    fn take_requests(&mut self) {
+        while self.mail_left.requests > 0 && self.hub.has_room_for_mail() && self.hub.take_request(&mut self.commands) {
+            self.mail_left.requests -= 1;
+        }
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.run_command(command));
         self.commands = commands;
-    }
-
-    fn take_requests(&mut self) {
-        while self.mail_left.requests > 0 && !self.is_full() && self.hub.take_request(&mut self.commands) {
-            self.mail_left.requests -= 1;
-        }
     }
 }

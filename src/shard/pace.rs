@@ -72,28 +72,12 @@ impl Pace {
     }
 }
 
-/// The kinds of work that make a shard gather messages. A turn takes no more of any kind once the shard is full. Each
-/// time that a turn has filled the shard, another kind comes first, so that none starves behind a flood of another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Intake {
-    /// Input of clients.
-    #[default]
-    Input,
-    /// Deliveries of other shards.
+/// The kinds of mail. The kind that has used up the room for mail comes last from then on, so that neither starves
+/// behind a flood of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mail {
     Deliveries,
-    /// Requests of other ends.
     Requests,
-}
-
-impl Intake {
-    /// Returns the kind that comes first when this one has come first and the shard has filled up.
-    pub(super) fn next(self) -> Intake {
-        match self {
-            Intake::Input => Intake::Deliveries,
-            Intake::Deliveries => Intake::Requests,
-            Intake::Requests => Intake::Input,
-        }
-    }
 }
 
 /// The rest of a turn's part of the mail.

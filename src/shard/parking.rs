@@ -1,4 +1,4 @@
-//! Pauses of single connections: connections that are owed much, and connections whose messages go to a home that is
+//! Pauses of single connections: those that are owed much, and those whose messages go to a home or a topic that is
 //! behind.
 
 use super::{
@@ -41,26 +41,29 @@ impl<I: Io> Shard<I> {
         self.incoming.has_next(|homes| self.hub.is_behind(homes))
     }
 
-    /// Returns the homes that the client's next message goes to, or may go to; `None` if the message stays on the shard
-    /// or is published nowhere. A connection that is closing is always received from, since its client's goodbye or end
+    /// Returns the homes that the client's next message goes to, or may go to, and its topic, as far as the message may
+    /// have to wait for them. A connection that is closing is always received from, since its client's goodbye or end
     /// is awaited, and its messages go nowhere.
-    pub(super) fn next_homes(&self, id: ConnectionId) -> Option<Homes> {
-        let connection = self.hub.connections.get(id)?;
-        let is_open = connection.io.session.state() == State::Open;
-        match connection.publishes {
-            _ if !is_open => None,
-            Some(publishing) => self.hub.homes_of(publishing),
-            None => self.handlers.route(id).handler.publishes().then_some(Homes::Any),
-        }
+    pub(super) fn next_homes(&self, id: ConnectionId) -> impl Iterator<Item = Homes> + Clone + use<I> {
+        let connection = self.hub.connections.get(id).filter(|connection| connection.io.session.state() == State::Open);
+        let [homes, topic] = match connection.map(|connection| connection.publishes) {
+            None => [None, None],
+            Some(Some(publishing)) => [self.hub.homes_of(publishing), Some(Homes::Topic(publishing.topic))],
+            Some(None) => [self.handlers.route(id).handler.publishes().then_some(Homes::Any), None],
+        };
+        homes.into_iter().chain(topic)
     }
 
-    /// Returns the homes that the connection has to wait for, since they are behind.
+    /// Returns the homes, or the topic, that the connection has to wait for, since they are behind. A handler is taken
+    /// to publish to the homes, or the topic, that its connection has waited for just now.
     #[inline]
     pub(super) fn lacking(&self, id: ConnectionId) -> Option<Homes> {
         if !self.hub.has_waiting() {
             return None;
         }
-        self.next_homes(id).filter(|&homes| self.hub.is_behind(homes))
+        let homes = self.next_homes(id);
+        let awaited = self.incoming.has_awaited(id).filter(|_| homes.clone().next().is_some());
+        homes.chain(awaited).find(|&homes| self.hub.is_behind(homes))
     }
 
     /// Notes that the connection waits for these homes, unless it is closing.
@@ -70,13 +73,19 @@ impl<I: Io> Shard<I> {
             return;
         }
         self.incoming.await_home(connection, id, homes, queue, self.now);
-        self.count(Counter::AwaitedHome, 1);
+        self.count_wait(homes);
         let connections = &self.hub.connections;
         let waits = |id| connections.get(id).is_some_and(|connection| connection.io.reading == Reading::AwaitsHome);
         self.incoming.compact_awaiting(waits);
     }
 
-    /// Lets a connection that waits for a home be received from again, if it is closing.
+    /// Counts a connection that begins to wait for these homes.
+    pub(super) fn count_wait(&self, homes: Homes) {
+        let is_topic = matches!(homes, Homes::Topic(_));
+        self.count(if is_topic { Counter::AwaitedTopic } else { Counter::AwaitedHome }, 1);
+    }
+
+    /// Lets a connection that waits for a home or a topic be received from again, if it is closing.
     fn leave_home(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading == Reading::AwaitsHome && connection.io.session.state() != State::Open {

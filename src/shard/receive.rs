@@ -8,10 +8,11 @@
 //!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
 //!   does a KiB that is copied because a large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
-//!   input than their part, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose
-//!   frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
-//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
-//!   home that is behind wait in other queues ([`awaiting`](super::awaiting)) until the home is not behind any more.
+//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
+//!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
+//!   sends little waits for no crowd of clients that send much. Connections whose next message goes to a home
+//!   that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
+//!   ([`awaiting`](super::awaiting)) until there is room.
 //!   Closed connections stand apart: a turn drops some of their input.
 //! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
 //!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
@@ -174,9 +175,9 @@ impl<I: Io> Shard<I> {
         budget
     }
 
-    /// Admits the next connection to the batch, unless the connection has ended or must be paused; then returns `None`.
-    /// Otherwise returns the homes that the connection's next message may have to wait for, if there are any.
-    fn admit(&mut self, Next { id, queue, .. }: Next) -> Option<Option<Homes>> {
+    /// Admits the next connection to the batch, unless the connection has ended or must be paused: then returns `None`.
+    /// Otherwise returns the homes, or the topic, that its next message may have to wait for, if it may have to wait.
+    fn admit(&mut self, Next { id, queue, awaited, .. }: Next) -> Option<Option<Homes>> {
         let owes_much = self.owes_much(id);
         let connection = self.hub.connections.get_mut(id)?;
         let has_awaited = queue == Queue::Awaiting;
@@ -195,19 +196,21 @@ impl<I: Io> Shard<I> {
             return None;
         }
         if !has_awaited && !self.hub.has_waiting() && !self.incoming.has_awaiting() {
+            self.incoming.note_served_behind(id);
             return Some(None);
         }
-        let homes = self.next_homes(id);
+        let mut homes = self.next_homes(id);
         // Connections that already wait for the same home go first. A connection that waited for a copy has had its
         // turn among them.
         let is_later = matches!(queue, Queue::Ready | Queue::Busy);
         let has_others = |homes| is_later && self.incoming.is_awaited(homes);
-        if let Some(homes) = homes.filter(|&homes| has_others(homes) || self.hub.is_behind(homes)) {
+        if let Some(homes) = homes.clone().find(|&homes| has_others(homes) || self.hub.is_behind(homes)) {
             self.await_home(id, homes, queue);
             return None;
         }
-        self.incoming.note_served(id);
-        Some(homes)
+        self.incoming.note_served(id, awaited);
+        let first = homes.clone().next();
+        Some(homes.find(|&homes| self.incoming.is_awaited(homes)).or(first))
     }
 
     /// Drops input of closed connections. Dropped input makes room, which the kernel fills at once with the bytes that

@@ -11,7 +11,7 @@ use super::{
     leaving::Drain,
     marks::Marks,
     outgoing::Flush,
-    pace::{Intake, MailLeft, Pace},
+    pace::{Mail, MailLeft, Pace},
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
@@ -53,8 +53,6 @@ pub(crate) struct Shard<I: Io> {
     pub(super) marks: Marks,
     pub(super) drain: Option<Drain>,
     pub(super) pace: Pace,
-    /// The kind of work that a turn takes first.
-    pub(super) first: Intake,
     pub(super) incoming: Incoming,
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
@@ -66,6 +64,8 @@ pub(crate) struct Shard<I: Io> {
     /// Subscriptions that have gone live and have not been reported to their handlers.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
+    /// The kinds of mail in the order in which they are taken.
+    pub(super) mail_order: [Mail; 2],
     /// The rest of this turn's part of the mail, for connections that are adopted before the next turn.
     pub(super) mail_left: MailLeft,
 }
@@ -80,7 +80,8 @@ impl<I: Io> Shard<I> {
         epoch_seed: u64,
         now: Millis,
     ) -> Self {
-        let hub_limits = HubLimits { topics_idle_max: config.limits.topics_idle_max, ..HubLimits::default() };
+        let Limits { topics_idle_max, gathered_bytes_max, .. } = config.limits;
+        let hub_limits = HubLimits { topics_idle_max, gathered_bytes_max, ..HubLimits::default() };
         let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
         Shard {
@@ -97,7 +98,6 @@ impl<I: Io> Shard<I> {
             marks: Marks::default(),
             drain: None,
             pace: Pace::DEFAULT,
-            first: Intake::default(),
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             wheel: Wheel::new(now.tick()),
@@ -106,6 +106,7 @@ impl<I: Io> Shard<I> {
             due: Vec::new(),
             joined: Vec::new(),
             commands: Vec::new(),
+            mail_order: [Mail::Deliveries, Mail::Requests],
             mail_left: MailLeft::default(),
         }
     }
@@ -143,9 +144,9 @@ impl<I: Io> Shard<I> {
         &mut self.io
     }
 
-    /// Returns whether so much is gathered that nothing is received from any connection, and no mail is taken.
+    /// Returns whether the input of clients has gathered so much that nothing is received from any connection.
     pub(super) fn is_full(&self) -> bool {
-        self.hub.gathered_bytes() > self.limits.gathered_bytes_max
+        self.hub.is_full()
     }
 
     /// Returns whether the shard makes calls of handles now. These calls may publish to topics of any home, so they

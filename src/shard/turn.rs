@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{outgoing::Outcome, pace::Intake, state::Shard};
+use super::{outgoing::Outcome, state::Shard};
 use crate::{metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
@@ -12,7 +12,8 @@ impl<I: Io> Shard<I> {
     pub(crate) fn turn(&mut self, now: Millis) -> bool {
         self.note_time(now);
         self.reap();
-        self.take_in();
+        self.receive();
+        self.begin_mail();
         self.expire_timers();
         self.resume_paused();
         self.pace_drain();
@@ -28,21 +29,6 @@ impl<I: Io> Shard<I> {
         self.counters.set(Counter::LaneOverflow, self.hub.overflowed());
         self.counters.set(Counter::Topics, self.hub.topics() as u64);
         self.has_work()
-    }
-
-    /// Takes input and mail, each up to its part of the turn.
-    fn take_in(&mut self) {
-        let was_full = self.is_full();
-        if self.first == Intake::Input {
-            self.receive();
-            self.begin_mail();
-        } else {
-            self.begin_mail();
-            self.receive();
-        }
-        if !was_full && self.is_full() {
-            self.first = self.first.next();
-        }
     }
 
     /// Sends the output that is due, and acts on the outcomes of each batch before the next is planned.

@@ -13,7 +13,7 @@ use crate::hub::{
 };
 
 fn hub() -> ShardHub<Wants> {
-    let limits = HubLimits { subscriptions_max: 4, topics_idle_max: 4 };
+    let limits = HubLimits { subscriptions_max: 4, topics_idle_max: 4, ..HubLimits::default() };
     let mut hub = ShardHub::new(MeshEnd::alone(), limits, 100).with_encodings(encodings());
     // Slots are used again within a run.
     hub.connections.let_rest(0);

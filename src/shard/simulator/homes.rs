@@ -115,8 +115,13 @@ impl World {
 
     /// Returns a topic with its home on that shard.
     pub(super) fn topic(shard: usize) -> TopicName {
-        let mut names = (0..).map(|number| TopicName::new(&format!("topic-{number}")).expect("a name"));
-        names.find(|name| usize::from(home(name, SHARDS as u16)) == shard).expect("each shard is a home")
+        Self::topics(shard, 1).remove(0)
+    }
+
+    /// Returns so many topics with their home on that shard.
+    pub(super) fn topics(shard: usize, count: usize) -> Vec<TopicName> {
+        let names = (0..).map(|number| TopicName::new(&format!("topic-{number}")).expect("a name"));
+        names.filter(|name| usize::from(home(name, SHARDS as u16)) == shard).take(count).collect()
     }
 
     pub(super) fn connect(

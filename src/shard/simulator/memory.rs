@@ -26,11 +26,11 @@ impl Simulation {
     /// Returns the room that a shard has before a turn.
     pub(super) fn room(&self, number: usize) -> Room {
         let driver = &self.drivers[number];
-        let UnderWay { deliveries, gathered, .. } = UnderWay::of(&driver.shard.hub);
+        let UnderWay { deliveries, .. } = UnderWay::of(&driver.shard.hub);
         Room {
             messages_in: driver.counters.get(Counter::MessagesIn),
             is_full: driver.shard.is_full(),
-            has_gathered_much: gathered > driver.shard.limits.gathered_bytes_max,
+            has_gathered_much: !driver.shard.hub.has_room_for_mail(),
             delivers_much: deliveries > self.plan.mesh.overflow_bytes_max,
             places: self.places(number),
             unasked: self.unasked,

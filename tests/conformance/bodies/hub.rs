@@ -62,7 +62,8 @@ impl World {
     fn new(count: usize, lanes: usize) -> Self {
         let wakes = (0..count).map(|_| Arc::new(|| ()) as Wake).collect();
         let limits = MeshLimits { lane_entries_max: lanes, ..MeshLimits::default() };
-        let limits_of_hub = HubLimits { subscriptions_max: SUBSCRIPTIONS_MAX, topics_idle_max: lanes % 3 };
+        let limits_of_hub =
+            HubLimits { subscriptions_max: SUBSCRIPTIONS_MAX, topics_idle_max: lanes % 3, ..HubLimits::default() };
         let hubs =
             MeshEnd::connect(wakes, &limits).into_iter().map(|end| ShardHub::new(end, limits_of_hub, 1)).collect();
         World {
