@@ -32,7 +32,8 @@ pub struct DrainReport {
     pub dropped: u64,
     /// Whether no connection was closed before it had been sent, or was owed, every message of its topics that the
     /// server had accepted before it began to leave. `false` if some shard or the control thread could not be waited
-    /// for: the first close waits for at most a quarter of the drain timeout.
+    /// for: the first close waits for at most a quarter of the drain timeout, and a shard that still takes messages
+    /// for at most half.
     pub is_barrier_whole: bool,
 }
 

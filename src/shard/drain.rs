@@ -1,10 +1,11 @@
 //! The shard's part in an orderly end: the shard closes its connections, a few at a time, and each connection may
 //! finish the closing handshake.
 //!
-//! No connection is closed before the barriers of all other ends have come, or a quarter of the drain's time is over;
-//! [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has got, or is owed, every message
-//! from before the drain, and its goodbye stands after them. A message that comes later reaches the connections
-//! that are still open.
+//! No connection is closed before the barriers of all other ends have come, or the time for them is over: a quarter of
+//! the drain's time, and while the shard has mail to take, half. Meanwhile mail goes before input. [`Shard::drain`]
+//! sends this shard's own barriers. So a connection that is closed has been handed, or is owed, every message from
+//! before the drain, and its goodbye stands after them. A message that comes later reaches the connections that
+//! are still open.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
@@ -26,13 +27,20 @@ impl<I: Io> Shard<I> {
 
     /// Closes the connections that are due in the drain.
     pub(super) fn pace_drain(&mut self) {
+        if self.drain.is_none() {
+            return;
+        }
+        let has_mail = self.has_taken_mail() || self.hub.has_mail();
         let Some(drain) = &mut self.drain else { return };
+        if has_mail {
+            drain.note_mail(self.now);
+        }
         let is_premature = drain.begin_closing(self.now, self.hub.has_passed_barrier());
         let due = drain.step(self.now);
         if is_premature && !self.is_empty() {
             tracing::warn!(
                 connections = self.open(),
-                "a quarter of the drain timeout is over: connections are closed, although messages may be on their way"
+                "barriers of other threads are late: connections are closed, although messages may be on their way"
             );
             self.count(Counter::BarrierTimeout, 1);
         }

@@ -4,9 +4,10 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A drain under way. It closes no connection before every message from before the drain has been gathered, or a
-/// quarter of its time is over. Then it closes connections within half of its time, at a pace, so that their clients do
-/// not all come to the next server at the same moment.
+/// A drain under way. It closes no connection before every message from before the drain has been gathered, or the time
+/// for that is over: a quarter of the drain's time, and while the shard has mail to take, up to half. Then it closes
+/// connections within half of its time, or within a quarter if gathering took more than one, at a pace: their clients
+/// do not all come to their next server at the same moment.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.
@@ -21,8 +22,9 @@ pub(super) struct Drain {
 enum Stage {
     /// Messages from before the drain are on their way.
     Gathers {
-        /// The latest end of this stage.
-        until: Tick,
+        since: Tick,
+        /// When the shard last had mail to take.
+        last_mail: Tick,
     },
     /// Connections are closed.
     Closes {
@@ -36,16 +38,35 @@ enum Stage {
 impl Drain {
     /// Plans to close the remaining connections within `ticks`.
     pub(super) fn new(now: Tick, remaining: VecDeque<ConnectionId>, ticks: u32) -> Self {
-        let until = now.after(ticks.div_ceil(4));
-        Drain { remaining, closing: HashSet::new(), ticks, stage: Stage::Gathers { until } }
+        Drain { remaining, closing: HashSet::new(), ticks, stage: Stage::Gathers { since: now, last_mail: now } }
+    }
+
+    /// Returns whether messages from before the drain are on their way.
+    pub(super) fn is_gathering(&self) -> bool {
+        matches!(self.stage, Stage::Gathers { .. })
+    }
+
+    /// Notes that the shard has mail to take, or has taken some: messages from before the drain may be among it.
+    pub(super) fn note_mail(&mut self, now: Tick) {
+        if let Stage::Gathers { last_mail, .. } = &mut self.stage {
+            *last_mail = now;
+        }
+    }
+
+    /// Returns the latest end of gathering, as far as it is known; `None` if connections are closed already.
+    fn gathers_until(&self) -> Option<Tick> {
+        let Stage::Gathers { since, last_mail } = self.stage else { return None };
+        let (quarter, half) = (since.after(self.ticks.div_ceil(4)), since.after(self.ticks.div_ceil(2)));
+        Some(if last_mail == since { quarter } else { quarter.max(last_mail.after(MAIL_TICKS)).min(half) })
     }
 
     /// Begins to close connections, unless it has begun, if every message from before the drain `is_gathered`, or if
     /// the time to gather them is over. Returns whether it begins although messages from before the drain are missing.
     pub(super) fn begin_closing(&mut self, now: Tick, is_gathered: bool) -> bool {
-        let Stage::Gathers { until } = self.stage else { return false };
+        let (Stage::Gathers { since, .. }, Some(until)) = (self.stage, self.gathers_until()) else { return false };
         if is_gathered || until <= now {
-            let steps = (self.ticks / 2).max(1) as usize;
+            let is_late = now > since.after(self.ticks.div_ceil(4));
+            let steps = (self.ticks / if is_late { 4 } else { 2 }).max(1) as usize;
             let per_tick = self.remaining.len().div_ceil(steps).max(CLOSES_PER_TICK);
             self.stage = Stage::Closes { per_tick, next: now };
             return !is_gathered;
@@ -85,15 +106,17 @@ impl Drain {
     /// connections; `remaining` may still have ids of connections that have ended.
     pub(super) fn next_step(&self, now: Tick, is_empty: bool) -> Tick {
         match self.stage {
-            Stage::Gathers { until } if !is_empty => until,
             Stage::Closes { next, .. } if !self.remaining.is_empty() => next,
-            Stage::Gathers { .. } | Stage::Closes { .. } => now.after(1),
+            _ => self.gathers_until().filter(|_| !is_empty).unwrap_or(now.after(1)),
         }
     }
 }
 
 /// The least number of connections that are closed in a tick, if there are so many: 1 000 in a second.
 const CLOSES_PER_TICK: usize = 100;
+
+/// Ticks without mail after which a shard takes it that none is coming, once a quarter of its drain's time is over.
+const MAIL_TICKS: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -137,7 +160,24 @@ mod tests {
         }
     }
 
-    /// However late the closes begin, they take half of the time; ticks in which no turn ran are made up for.
+    /// While mail is taken, the shard waits for more than a quarter of the time, and for half at most. Then closes take
+    /// a quarter.
+    #[test]
+    fn a_shard_that_takes_mail_waits_for_half_of_the_time() {
+        for (last_mail, end) in [(50, 75), (60, 75), (74, 76), (90, 92), (99, 100), (120, 100)] {
+            let mut drain = drain(100, 1);
+            (50..=last_mail).for_each(|tick| drain.note_mail(Tick(tick)));
+            let closes_at = (50..).find(|&tick| drain.begin_closing(Tick(tick), false));
+            assert_eq!(closes_at, Some(end), "the last mail at {last_mail}");
+            assert!(!drain.is_gathering());
+        }
+        let mut late = drain(100, 5_000);
+        (50..75).for_each(|tick| late.note_mail(Tick(tick)));
+        assert!(!late.begin_closing(Tick(76), true));
+        assert_eq!(closes(&mut late, 76), [200; 25]);
+    }
+
+    /// Closes that begin within a quarter of the time take half of it; ticks in which no turn ran are made up for.
     #[test]
     fn connections_are_closed_over_half_of_the_time() {
         let mut drain = drain(20, 10_000);

@@ -16,6 +16,12 @@ impl<I: Io> Shard<I> {
         self.take_mail();
     }
 
+    /// Returns whether the turn has taken mail.
+    pub(super) fn has_taken_mail(&self) -> bool {
+        let part = self.part_of_turn(self.pace.mail);
+        self.mail_left.deliveries < part || self.mail_left.requests < part
+    }
+
     /// Takes mail out of the lanes, up to the rest of the turn's part, as long as there is room to gather it.
     pub(super) fn take_mail(&mut self) {
         let (order, had_room) = (self.mail_order, self.hub.has_room_for_mail());

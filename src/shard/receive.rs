@@ -73,7 +73,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn receive(&mut self) {
         let mut budget = self.part_of_turn(self.pace.frames as usize) as u32;
         // A client whose input waits for the shard does not use up the time of its message.
-        let receives_nothing = self.is_full() && self.has_input();
+        let receives_nothing = self.receives_nothing() && self.has_input();
         self.incoming.unfinished.stop(receives_nothing, self.now);
         let mut copies = Copies { frames: budget / 2, has_begun: false };
         self.incoming.begin_turn();
@@ -81,7 +81,7 @@ impl<I: Io> Shard<I> {
             if budget == 0 || !self.has_input() {
                 break;
             }
-            if self.is_full() {
+            if self.receives_nothing() {
                 // Publishers wait in their sockets until subscribers have been served.
                 self.count(Counter::ReceivePaused, 1);
                 break;

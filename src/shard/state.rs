@@ -149,6 +149,12 @@ impl<I: Io> Shard<I> {
         self.hub.is_full()
     }
 
+    /// Returns whether nothing is received from any connection: the shard is full, or waits in a drain for messages
+    /// that may stand in its lanes.
+    pub(super) fn receives_nothing(&self) -> bool {
+        self.is_full() || self.drain.as_ref().is_some_and(Drain::is_gathering) && self.hub.has_mail()
+    }
+
     /// Returns whether the shard makes calls of handles now. These calls may publish to topics of any home, so they
     /// wait for room, like clients.
     pub(crate) fn takes_calls(&self) -> bool {

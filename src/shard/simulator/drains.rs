@@ -157,14 +157,17 @@ impl Shards {
         decoded(&std::mem::take(&mut network.lines[client].fetched))
     }
 
+    /// Lets a frame of a client arrive.
+    fn arrive(&mut self, shard: usize, client: usize, frame: &[u8]) {
+        let mut network = self.networks[shard].borrow_mut();
+        network.lines[client].on_the_way.extend(frame);
+        network.arrive(client, usize::MAX);
+    }
+
     /// Lets a client send this frame and end its side in this way, and the shards act on it.
     fn leave(&mut self, shard: usize, client: usize, frame: Option<&[u8]>, end: Option<End>) {
-        {
-            let mut network = self.networks[shard].borrow_mut();
-            network.lines[client].on_the_way.extend(frame.unwrap_or_default());
-            network.lines[client].end = end;
-            network.arrive(client, usize::MAX);
-        }
+        self.networks[shard].borrow_mut().lines[client].end = end;
+        self.arrive(shard, client, frame.unwrap_or_default());
         self.settle();
     }
 
@@ -276,6 +279,38 @@ fn a_stuck_end_delays_a_drain_by_a_quarter() {
         assert_eq!(world.report(0), [1, 0, 0, 1]);
         // The other shard has closed no connection too early: it has none.
         assert_eq!(world.report(1), [0, 0, 0, 0]);
+    }
+}
+
+/// A shard that takes its mail slowly is not stuck: it goes on for up to half of the drain's time, and does nothing
+/// else meanwhile. Whatever was published before reaches its client before the close frame.
+#[test]
+fn a_slow_shard_gathers_for_up_to_half_of_a_drain() {
+    for (posts, is_in_time) in [(30, true), (60, false)] {
+        let mut world = Shards::new(1);
+        let topic = world.topic(0);
+        world.connect(0, &[&topic]);
+        assert_eq!(world.sent(0, 0), ["answer"]);
+        (0..posts).for_each(|number| world.submit(&topic, &format!("post {number}")));
+        world.send_barrier();
+        world.drain(0, 100);
+        world.arrive(0, 0, b"\x82\x80\0\0\0\0");
+        // A message in each tick.
+        world.shards[0].pace.mail = 1;
+        let mut sent = Vec::new();
+        while sent.last().is_none_or(|last| last != "close 1001") {
+            assert_eq!(world.counters[0].get(Counter::MessagesIn), 0, "input waits");
+            world.now = world.now.after(1);
+            world.serve(0);
+            let control = world.control.as_mut().expect("it runs");
+            while control.next_answer().is_some() {}
+            control.send_out();
+            sent.extend(world.sent(0, 0));
+        }
+        let taken = sent.len() - 1;
+        assert_eq!(sent[..taken], (0..taken).map(|number| format!("post {number}")).collect::<Vec<_>>());
+        assert_eq!((taken == posts, world.report(0)), (is_in_time, [1, 0, 0, u64::from(!is_in_time)]));
+        assert!(taken >= 30, "{taken} messages in half of the time");
     }
 }
 
