@@ -16,6 +16,7 @@ pub(crate) mod publisher;
 mod router;
 mod service;
 mod shared;
+mod waits;
 
 use std::{
     io,
@@ -37,6 +38,7 @@ use self::{
     publisher::{Publisher, PublisherTask, Requests},
     service::ServedEndpoints,
     shared::Shared,
+    waits::Waits,
 };
 use crate::{
     clock::Clock,
@@ -103,6 +105,8 @@ async fn serve(start: Start) -> io::Result<()> {
     let task = PublisherTask::new(outside, clock, woken, Arc::clone(&counters), leaving.clone(), requests);
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
+    let waits = Waits::new(config.shards, config.http.connections_max, config.http.bodies_bytes_max);
+    let publisher = publisher.with_waits(waits);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
     let port = Arc::new(Port::new(ServedEndpoints::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::waits::{HomeIsBehind, Waits};
 use crate::{
     clock::Clock,
     hub::{Command, ConnectionId, ExternalEnd, Place, Publication, Reply, TopicName, home},
@@ -22,6 +23,16 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     queues: watch::Receiver<Option<Queues>>,
+    waits: Waits,
+}
+
+/// The reason for which a body is not published.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotPublished {
+    /// The server leaves.
+    Leaving,
+    /// Too many bodies wait for the home of the topic.
+    HomeIsBehind,
 }
 
 /// The queues of the requests to each shard, which exist from the start of a server.
@@ -67,7 +78,12 @@ impl Publisher {
     /// Returns a publisher, and the receiver of its requests. Callers wait until the server starts.
     pub(crate) fn new() -> (Publisher, Requests) {
         let (requests, queues) = watch::channel(None);
-        (Publisher { queues }, Requests(requests))
+        (Publisher { queues, waits: Waits::new(1, usize::MAX, usize::MAX) }, Requests(requests))
+    }
+
+    /// Returns a publisher of the same requests that lets only so many bodies wait for each home.
+    pub(super) fn with_waits(self, waits: Waits) -> Publisher {
+        Publisher { waits, ..self }
     }
 
     /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and
@@ -83,8 +99,22 @@ impl Publisher {
 
     /// Publishes the body of a request, of `bytes` bytes. The body is counted when its topic's home has given it a
     /// place, even if the caller has been dropped meanwhile.
-    pub(crate) async fn publish_body(&self, topic: TopicName, publication: Publication, bytes: u64) -> Option<Place> {
-        self.place_of(ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes) }).await
+    ///
+    /// # Errors
+    ///
+    /// See [`NotPublished`].
+    pub(super) async fn publish_body(
+        &self,
+        topic: TopicName,
+        publication: Publication,
+        bytes: u64,
+    ) -> Result<Place, NotPublished> {
+        let queues = self.queues().await.ok_or(NotPublished::Leaving)?;
+        let home = home(&topic, queues.len() as u16);
+        let wait = self.waits.begin(home, bytes as usize);
+        let _wait = wait.map_err(|HomeIsBehind| NotPublished::HomeIsBehind)?;
+        let publish = ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes) };
+        self.place_of(publish).await.ok_or(NotPublished::Leaving)
     }
 
     /// Publishes, and returns the place that the topic's home has given.
@@ -520,6 +550,33 @@ mod tests {
                 names.find(|name| home(name, 2) == shard).unwrap()
             };
             let (stuck, other) = (name_of(0), name_of(1));
+            // The bodies of others have half of the places and bytes.
+            let publisher = publisher.with_waits(Waits::new(2, 20, 1_000));
+            let publish_body = |topic: &TopicName| {
+                let (publisher, topic) = (publisher.clone(), topic.clone());
+                let message = PreparedMessage::text("body");
+                tokio::spawn(async move { publisher.publish_body(topic, message, 100).await })
+            };
+            let bodies: Vec<_> = (0..30).map(|_| publish_body(&stuck)).collect();
+            while bodies.iter().filter(|body| body.is_finished()).count() < 25 {
+                tokio::task::yield_now().await;
+            }
+            let of_other = publish_body(&other);
+            while !of_other.is_finished() {
+                while hubs[1].take_request(&mut Vec::new()) {}
+                hubs[1].send_out();
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(of_other.await.unwrap().map(|place| place.offset), Ok(1));
+            let mut waiting_bodies = Vec::new();
+            for body in bodies {
+                if body.is_finished() {
+                    assert_eq!(body.await.unwrap(), Err(NotPublished::HomeIsBehind));
+                } else {
+                    waiting_bodies.push(body);
+                }
+            }
+            assert_eq!(waiting_bodies.len(), 5);
             let publish = |topic: &TopicName| {
                 let (publisher, topic) = (publisher.clone(), topic.clone());
                 tokio::spawn(async move { publisher.publish(topic, None, Publication::text("x")).await })
@@ -537,10 +594,13 @@ mod tests {
                 hubs[0].send_out();
                 tokio::task::yield_now().await;
             }
-            for requests in [waiting, answered] {
+            for (number, body) in waiting_bodies.into_iter().enumerate() {
+                assert_eq!(body.await.unwrap().map(|place| place.offset), Ok(number as u64 + 1));
+            }
+            for (before, requests) in [(5, waiting), (1, answered)] {
                 for (number, request) in requests.into_iter().enumerate() {
                     let place = request.await.unwrap().expect("the shard has given it a place");
-                    assert_eq!(place.offset, number as u64 + 1);
+                    assert_eq!(place.offset, before + number as u64 + 1);
                 }
             }
             drop(finish);

@@ -21,6 +21,7 @@ use super::{
     answers::{Answer, Body, JSON, TEXT, append, preflight, refuse, response, the_page},
     bodies::{Incomplete, NoRoom, Room},
     date,
+    publisher::NotPublished,
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
 };
@@ -306,7 +307,12 @@ async fn publish(
     let place = shared.publisher.publish_body(topic.clone(), publication, bytes).await;
     // From here on the mesh and the shards count the publication's memory.
     drop(room);
-    let Place { epoch, offset, .. } = place.ok_or_else(Refusal::leaving)?;
+    let Place { epoch, offset, .. } = place.map_err(|reason| match reason {
+        NotPublished::Leaving => Refusal::leaving(),
+        NotPublished::HomeIsBehind => Refusal::not_now(
+            "the shard of this topic is behind, and as many requests wait for it as this server allows",
+        ),
+    })?;
     let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
     let answer = format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}\n");
     Ok(response(StatusCode::ACCEPTED, JSON, answer))

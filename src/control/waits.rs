@@ -1,0 +1,101 @@
+//! Bounds the bodies that wait for each home, so that a home that is behind leaves room for the bodies of the others.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The bodies that wait for their topic's home to give them a place. A clone is another handle to the same bodies.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    most_of_a_home: Bound,
+    /// By the home's number; homes without a body may be missing.
+    by_home: Arc<Mutex<Vec<Bound>>>,
+}
+
+/// A number of bodies, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bound {
+    bodies: usize,
+    bytes: usize,
+}
+
+/// A body that waits for its topic's home, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Wait {
+    waits: Waits,
+    home: u16,
+    bytes: usize,
+}
+
+/// The error of a body for a home for which too many wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HomeIsBehind;
+
+impl Waits {
+    /// Returns the waits of a server of so many shards, which has room for so many bodies with so many bytes. The
+    /// bodies for one home may have half of that; where there is only one home, all of it.
+    pub(super) fn new(shards: usize, bodies_max: usize, bytes_max: usize) -> Waits {
+        let part = if shards == 1 { 1 } else { 2 };
+        let most_of_a_home = Bound { bodies: bodies_max / part, bytes: bytes_max / part };
+        Waits { most_of_a_home, by_home: Arc::default() }
+    }
+
+    /// Begins the wait of a body. One body waits whatever its size.
+    ///
+    /// # Errors
+    ///
+    /// If too many bodies, or bytes of bodies, wait for that home.
+    pub(super) fn begin(&self, home: u16, bytes: usize) -> Result<Wait, HomeIsBehind> {
+        let mut by_home = self.lock();
+        let at = usize::from(home);
+        if by_home.len() <= at {
+            by_home.resize(at + 1, Bound::default());
+        }
+        let Bound { bodies: others, bytes: before } = by_home[at];
+        let Bound { bodies, bytes: bytes_max } = self.most_of_a_home;
+        if others > 0 && (others >= bodies || before + bytes > bytes_max) {
+            return Err(HomeIsBehind);
+        }
+        by_home[at] = Bound { bodies: others + 1, bytes: before + bytes };
+        drop(by_home);
+        Ok(Wait { waits: self.clone(), home, bytes })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Bound>> {
+        self.by_home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut by_home = self.waits.lock();
+        let own = &mut by_home[usize::from(self.home)];
+        own.bodies -= 1;
+        own.bytes -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bodies of one home leave half of the room to the others, and a single body may be of any size.
+    #[test]
+    fn a_home_has_half_of_the_room() {
+        let waits = Waits::new(2, 6, 100);
+        let of_bytes = [waits.begin(0, 30).unwrap(), waits.begin(0, 20).unwrap()];
+        assert_eq!(waits.begin(0, 1).unwrap_err(), HomeIsBehind);
+        let large = waits.begin(1, 90).unwrap();
+        drop(of_bytes);
+        let of_number: Vec<Wait> = (0..3).map(|_| waits.begin(0, 0).unwrap()).collect();
+        assert_eq!(waits.begin(0, 0).unwrap_err(), HomeIsBehind);
+        drop((of_number, large));
+        assert!(waits.lock().iter().all(|&own| own == Bound::default()));
+    }
+
+    #[test]
+    fn the_only_home_has_all_of_the_room() {
+        let waits = Waits::new(1, 2, 100);
+        let all = [waits.begin(0, 50).unwrap(), waits.begin(0, 50).unwrap()];
+        assert_eq!(waits.begin(0, 0).unwrap_err(), HomeIsBehind);
+        drop(all);
+    }
+}
