@@ -171,6 +171,8 @@ fn a_run_weighs_what_it_takes() {
     check("small messages", &|| of(1_000, 3_000, &|_| None));
     check("large messages that pin their receive buffers", &|| of(16_384, 20, &|_| None));
     check("messages with tags", &|| with_tags(17, 10_000));
+    check("a message whose buffer has grown", &|| of(300_000, 5, &|_| None));
+    check("a message whose buffer has doubled", &|| of(524_300, 5, &|_| None));
     check("two who take turns", &|| of(0, 100_000, &|number| Some(number as u32 % 2)));
     check("each from another one", &|| of(0, 100_000, &|number| Some(number as u32)));
 }
@@ -221,7 +223,7 @@ fn entries_weigh_what_they_take() {
         Arc::new(Posted { topic, source: None, publication })
     };
     let place = ringhub::Place { epoch: 1, offset: 1, previous: 0 };
-    for (length, count) in [(0, 3_000), (17, 3_000), (1_000, 3_000), (16_384, 200)] {
+    for (length, count) in [(0, 3_000), (17, 3_000), (1_000, 3_000), (16_384, 200), (300_000, 120), (524_300, 120)] {
         check("requests", 2, &|ends| {
             (0..count).for_each(|_| ends[0].request(1, Request::Publish(publication(length))));
         });

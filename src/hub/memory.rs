@@ -15,10 +15,14 @@ pub(super) const BUFFER: usize = 2 * ALLOCATION + 3 * size_of::<usize>();
 pub const LARGE_PIECE_PINS: usize = 64 * 1_024;
 
 /// Returns the bytes that a frame keeps alive on its way: a small frame keeps itself alive, a large frame the buffer
-/// that it was received into.
+/// that it was received into. A buffer that grows with its frame doubles, which may leave nearly half of it unused.
 pub(super) fn pinned(frame: &Bytes) -> usize {
-    let length = frame.len();
-    BUFFER + if length < LARGE_FRAME { length } else { length.max(LARGE_PIECE_PINS) }
+    let kept = match frame.len() {
+        length if length < LARGE_FRAME => length,
+        length if length < LARGE_PIECE_PINS => LARGE_PIECE_PINS,
+        length => 2 * length,
+    };
+    BUFFER + kept
 }
 
 const _: () = assert!(LARGE_FRAME <= LARGE_PIECE_PINS, "a large frame that fits into a receive buffer stays in it");

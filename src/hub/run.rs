@@ -5,7 +5,7 @@ use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    memory::{ALLOCATION, BUFFER, LARGE_PIECE_PINS, pinned},
+    memory::{ALLOCATION, BUFFER, pinned},
     piece::{Piece, SMALL_PIECE_MAX, joined, small_piece_max},
     tag::{PieceTags, Tag, TaggedMessage, Tags},
 };
@@ -87,9 +87,8 @@ impl Run {
     pub fn append(&mut self, frame: &Bytes, except: Option<u32>, tag: Option<Tag>) {
         if frame.len() >= LARGE_FRAME && self.gathered.pieces.len() < PIECES_MAX {
             self.seal_tail();
-            self.large += pinned(frame);
-            // A buffer that grows with its frame doubles, which leaves some of it unused.
-            let charge = if frame.len() < LARGE_PIECE_PINS { pinned(frame) } else { 2 * frame.len() };
+            let charge = pinned(frame);
+            self.large += charge;
             self.tag(frame.len(), tag);
             let tags = self.seal_tags();
             self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });

@@ -72,7 +72,11 @@ impl Simulation {
     /// Returns the most memory that a frame pins.
     fn most_of_a_frame(&self) -> usize {
         let frame = self.plan.message_max.max(NAME) + HEADER;
-        if frame < LARGE_FRAME { frame } else { frame.max(LARGE_PIECE_PINS) }
+        match frame {
+            _ if frame < LARGE_FRAME => frame,
+            _ if frame < LARGE_PIECE_PINS => LARGE_PIECE_PINS,
+            _ => 2 * frame,
+        }
     }
 }
 
