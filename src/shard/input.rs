@@ -59,12 +59,13 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
+        // Before the wait, which stops the time of the message.
+        self.note_unfinished(id, new, has_ended_message);
         if let Some(homes) = lacking {
             // Also without input: the client's next message has to wait as well.
             self.await_home(id, homes, Queue::Busy);
         }
         self.look_at_unparsed(id);
-        self.note_unfinished(id, new, has_ended_message);
         self.notice_close(id);
         frames
     }
@@ -73,11 +74,15 @@ impl<I: Io> Shard<I> {
     fn postpone(&mut self, id: ConnectionId, received: Buffer, new: usize, homes: Homes) {
         self.count(Counter::InputDeferred, 1);
         self.keep_unparsed(id, received);
-        if let Some(connection) = self.hub.connections.get_mut(id) {
-            self.incoming.postpone(connection, id, homes, self.now);
-            self.count_wait(homes);
-        }
         self.note_unfinished(id, new, false);
+        match self.hub.connections.get_mut(id) {
+            Some(connection) if connection.websocket.state() == State::Open => {
+                self.incoming.postpone(connection, id, homes, self.now);
+                self.count_wait(homes);
+            }
+            // Its message was one too many.
+            _ => self.look_at_unparsed(id),
+        }
     }
 
     fn assembled_bytes(&self, id: ConnectionId) -> usize {
@@ -235,11 +240,17 @@ impl<I: Io> Shard<I> {
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
         if connection.io.has_unparsed {
             self.incoming.unfinished.received(id, new);
-            if partial > RECEIVE_BUFFER {
-                // The buffer of a large frame has grown for the last receive.
-                self.incoming.unfinished.grow(id, partial);
-                self.limit_unfinished();
+            let assembled = connection.websocket.assembled_bytes();
+            // The buffer of a large frame has grown for the last receive. A smaller one waits among a bounded number.
+            let bytes = assembled + if partial > RECEIVE_BUFFER { partial } else { 0 };
+            if assembled > 0 && connection.websocket.state() == State::Open {
+                if self.incoming.unfinished.note(id, bytes, self.now) {
+                    self.schedule(id);
+                }
+            } else if bytes > 0 {
+                self.incoming.unfinished.grow(id, bytes);
             }
+            self.limit_unfinished();
             return;
         }
         let bytes = partial + connection.io.session.assembled_bytes();

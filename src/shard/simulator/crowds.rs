@@ -376,6 +376,30 @@ fn fragments_count() {
     assert_eq!(world.counters.get(Counter::MessagesIn), 64);
 }
 
+/// The fragments of a message count among the unfinished messages while more input of their client waits to be parsed.
+#[test]
+fn fragments_count_while_input_waits() {
+    const FRAGMENT: usize = 10_000;
+    let mut world = World::new(1);
+    world.shard.pace.frames = 1;
+    let fragment = |opcode: u8| [&[opcode, 0xfe][..], &(FRAGMENT as u16).to_be_bytes(), &[0; 4 + FRAGMENT]].concat();
+    world.arrive(0, &fragment(0x02), 1);
+    world.arrive(0, &fragment(0x00), 20);
+    let id = world.shard.hub.connections.id_at(0).expect("it stays");
+    let mut most = 0;
+    for _ in 0..300 {
+        world.turn();
+        let connection = world.shard.hub.connections.get(id).expect("it stays");
+        let assembled = connection.websocket.assembled_bytes();
+        if connection.io.has_unparsed {
+            most = most.max(assembled);
+        }
+        let counted = world.shard.incoming.unfinished.bytes();
+        assert!(counted >= assembled, "{counted} bytes are counted for {assembled}");
+    }
+    assert!(most > 10 * FRAGMENT, "{most} bytes of fragments while input waits");
+}
+
 /// Input that waits to be parsed keeps a receive buffer for some connections, and little for any number of others.
 #[test]
 fn input_that_waits_is_bounded() {

@@ -1,10 +1,11 @@
 //! The checks of the memory that has a limit for all connections of a shard.
 
-use super::simulation::Simulation;
+use super::{super::incoming::RECEIVE_BUFFER, simulation::Simulation, socket::SimulatedIo};
 use crate::{
-    hub::{LARGE_PIECE_PINS, testing::UnderWay},
+    hub::{ConnectionId, LARGE_PIECE_PINS, testing::UnderWay},
     metrics::Counter,
-    proto::LARGE_FRAME,
+    proto::{LARGE_FRAME, State},
+    shard::state::Shard,
 };
 
 /// The room that a shard has before a turn, and the input that it has taken by then.
@@ -67,6 +68,8 @@ impl Simulation {
         assert!(gathered <= most, "{gathered} bytes are gathered, of at most {most}");
         let unfinished = shard.incoming.unfinished.bytes();
         assert!(unfinished <= shard.unfinished_bytes_max, "{unfinished} bytes of messages are unfinished");
+        let held: usize = shard.hub.connections.ids().map(|id| held_by_message(shard, id)).sum();
+        assert!(held <= unfinished, "messages under way hold {held} bytes, of which {unfinished} are counted");
     }
 
     /// Returns the most memory that a frame pins.
@@ -78,6 +81,16 @@ impl Simulation {
             _ => 2 * frame,
         }
     }
+}
+
+/// Returns the memory that the message under way of an open connection holds, whether or not its input waits: its
+/// fragments so far, and the buffer of a large frame.
+fn held_by_message(shard: &Shard<SimulatedIo>, id: ConnectionId) -> usize {
+    let connection = shard.hub.connections.get(id).filter(|connection| connection.websocket.state() == State::Open);
+    connection.map_or(0, |connection| {
+        let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
+        connection.websocket.assembled_bytes() + if partial > RECEIVE_BUFFER { partial } else { 0 }
+    })
 }
 
 /// The longest name of a message, and the longest header of a frame.
