@@ -145,6 +145,9 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Is called when the connection is established; messages that are sent now follow the opening answer.
+    ///
+    /// This call, [`Handler::on_subscribed`] and [`Handler::on_close`] are made however busy the server is, and what
+    /// they publish may take memory beyond `max_gathered`.
     fn on_open(&self, connection: &mut Connection<'_, Self::State>) {
         _ = connection;
     }
