@@ -554,7 +554,7 @@ mod tests {
             let publisher = publisher.with_waits(Waits::new(2, 20, 1_000));
             let publish_body = |topic: &TopicName| {
                 let (publisher, topic) = (publisher.clone(), topic.clone());
-                let message = PreparedMessage::text("body");
+                let message = Publication::text("body");
                 tokio::spawn(async move { publisher.publish_body(topic, message, 100).await })
             };
             let bodies: Vec<_> = (0..30).map(|_| publish_body(&stuck)).collect();

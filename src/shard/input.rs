@@ -76,7 +76,7 @@ impl<I: Io> Shard<I> {
         self.keep_unparsed(id, received);
         self.note_unfinished(id, new, false);
         match self.hub.connections.get_mut(id) {
-            Some(connection) if connection.websocket.state() == State::Open => {
+            Some(connection) if connection.io.session.state() == State::Open => {
                 self.incoming.postpone(connection, id, homes, self.now);
                 self.count_wait(homes);
             }
@@ -240,10 +240,10 @@ impl<I: Io> Shard<I> {
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
         if connection.io.has_unparsed {
             self.incoming.unfinished.received(id, new);
-            let assembled = connection.websocket.assembled_bytes();
+            let assembled = connection.io.session.assembled_bytes();
             // The buffer of a large frame has grown for the last receive. A smaller one waits among a bounded number.
             let bytes = assembled + if partial > RECEIVE_BUFFER { partial } else { 0 };
-            if assembled > 0 && connection.websocket.state() == State::Open {
+            if assembled > 0 && connection.io.session.state() == State::Open {
                 if self.incoming.unfinished.note(id, bytes, self.now) {
                     self.schedule(id);
                 }

@@ -390,7 +390,7 @@ fn fragments_count_while_input_waits() {
     for _ in 0..300 {
         world.turn();
         let connection = world.shard.hub.connections.get(id).expect("it stays");
-        let assembled = connection.websocket.assembled_bytes();
+        let assembled = connection.io.session.assembled_bytes();
         if connection.io.has_unparsed {
             most = most.max(assembled);
         }

@@ -248,7 +248,7 @@ fn a_full_shard_does_not_give_marks_up() {
         // One subscriber in a turn.
         (world.shard.pace.send_batch, world.shard.pace.flush_entries) = (1, 1);
         // A message of the other shard uses up the room for mail.
-        world.other.publish_by_name(&near, None, &PreparedMessage::text("near"), Scope::Server);
+        world.other.publish_by_name(&near, None, Publication::text("near"), Scope::Server);
         world.other.send_out();
         world.shard.turn(world.now.begin());
         while world.other.take_request(&mut Vec::new()) {}

@@ -86,10 +86,10 @@ impl Simulation {
 /// Returns the memory that the message under way of an open connection holds, whether or not its input waits: its
 /// fragments so far, and the buffer of a large frame.
 fn held_by_message(shard: &Shard<SimulatedIo>, id: ConnectionId) -> usize {
-    let connection = shard.hub.connections.get(id).filter(|connection| connection.websocket.state() == State::Open);
+    let connection = shard.hub.connections.get(id).filter(|connection| connection.io.session.state() == State::Open);
     connection.map_or(0, |connection| {
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
-        connection.websocket.assembled_bytes() + if partial > RECEIVE_BUFFER { partial } else { 0 }
+        connection.io.session.assembled_bytes() + if partial > RECEIVE_BUFFER { partial } else { 0 }
     })
 }
 

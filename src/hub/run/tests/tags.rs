@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::*;
+use super::{super::*, binary};
 use crate::{
     hub::publication::Place,
     proto::{FrameHeader, Millis},
