@@ -134,7 +134,7 @@ fn a_slow_consumer_that_has_taken_all_that_was_sent_stays() {
     }
 }
 
-/// While receiving pauses, a client's input waits in its socket, which is not the client's silence.
+/// While a client's topic is behind, its input waits in its socket, which is not the client's silence.
 #[test]
 fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
@@ -179,7 +179,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     }
     let id = simulation.clients[second].id.expect("it has joined");
     let waiting = simulation.drivers[0].shard.hub.connections.get(id).expect("it is still there");
-    assert!(waiting.io.reading == Reading::Queued && waiting.io.session.state() == State::Open);
+    assert!(waiting.io.reading == Reading::AwaitsHome && waiting.io.session.state() == State::Open);
     assert!(simulation.drivers[0].counters.get(Counter::PongTimeout) > 0, "the others were silent");
     simulation.end();
 }
