@@ -199,6 +199,9 @@ impl<S: 'static> Connection<'_, S> {
             OpCode::Ping | OpCode::Pong if payload.len() > CONTROL_PAYLOAD_MAX => {
                 Sent::Refused(Refused::ControlTooLong)
             }
+            OpCode::Ping | OpCode::Pong if self.shard.facts(self.id).is_some_and(|facts| !facts.has_pings) => {
+                Sent::Refused(Refused::OpCode)
+            }
             OpCode::Ping | OpCode::Pong => {
                 let mut frame = Vec::with_capacity(payload.len() + 2);
                 encode_frame(opcode, Fin::Set, payload, &mut frame);

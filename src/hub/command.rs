@@ -37,7 +37,8 @@ pub enum Refused {
     ControlTooLong,
     /// The text is not UTF-8 (RFC 6455 5.6).
     NotText,
-    /// The frame is a close frame or a continuation, for which there are other calls.
+    /// The frame is a close frame or a continuation, for which there are other calls; or it is a ping or a pong, which
+    /// the connection's protocol does not have.
     OpCode,
     /// A message sent by fragments is not finished (RFC 6455 5.4), or none was begun.
     Fragment,
@@ -50,7 +51,7 @@ impl std::fmt::Display for Refused {
             Refused::Full => "more would be owed to the connection than its backlog may have",
             Refused::ControlTooLong => "a control frame has at most 125 bytes",
             Refused::NotText => "the text is not UTF-8",
-            Refused::OpCode => "close frames and continuations have calls of their own",
+            Refused::OpCode => "the frame has a call of its own, or the connection's protocol does not have it",
             Refused::Fragment => "a message sent by fragments is not finished, or none was begun",
         })
     }

@@ -1,9 +1,10 @@
-//! Tests that clients of two protocols agree on one order of a topic, over real sockets.
+//! Tests clients of two protocols on real sockets: they agree on one order of a topic.
 //!
 //! Members stay to the end; guests join and leave in the middle of the fan-out.
 
 use std::{
     io::{Read, Write},
+    mem,
     net::{SocketAddr, TcpStream},
     sync::{Barrier, mpsc},
     thread,
@@ -14,8 +15,9 @@ use bytes::BytesMut;
 
 use crate::{
     config::Time,
+    handler::{Connection, Handler, Refused, Sent},
     metrics::Counter,
-    proto::{ClientHandshake, CloseCode, Fin, OpCode, ResponseHead, Tick},
+    proto::{ClientHandshake, CloseCode, Fin, Message, OpCode, ResponseHead, Tick},
     server::Server,
     shard::session::{
         client_end::{ClientEnd, Heard, Protocol},
@@ -36,15 +38,16 @@ struct Client {
 }
 
 impl Client {
-    /// Returns a client that receives all messages from now on, its own among them.
-    fn connect(address: SocketAddr, protocol: Protocol, number: u32) -> Self {
+    /// Returns a client whose opening request, for this path, is answered: of a topic it receives all messages from now
+    /// on.
+    fn connect(address: SocketAddr, path: &str, protocol: Protocol, number: u32) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         let seed = u128::from(number).to_le_bytes();
         let mut handshake = ClientHandshake::new(seed);
         let offered: &[&str] = if protocol == Protocol::LengthPrefixed { &[SUBPROTOCOL] } else { &[] };
-        stream.write_all(&handshake.request("hub.example", "/t/mixed?echo=true", offered, &[])).unwrap();
+        stream.write_all(&handshake.request("hub.example", path, offered, &[])).unwrap();
         let mut client = Client {
             stream,
             end: ClientEnd::new(protocol, seed),
@@ -74,7 +77,7 @@ impl Client {
     /// Takes in what has been received, and answers as the protocol has it.
     fn hear(&mut self) {
         let mut replies = Vec::new();
-        let (heard, rest) = self.end.hear(Tick(0), std::mem::take(&mut self.rest), &mut replies);
+        let (heard, rest) = self.end.hear(Tick(0), mem::take(&mut self.rest), &mut replies);
         self.rest = rest;
         for heard in heard {
             match heard {
@@ -145,7 +148,7 @@ fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Se
 fn run_guests(address: SocketAddr, protocol: Protocol, first: u32, begin: &Barrier) -> Vec<Vec<Name>> {
     begin.wait();
     let guests = (first..first + GUESTS).map(|number| {
-        let mut client = Client::connect(address, protocol, number);
+        let mut client = Client::connect(address, TOPIC, protocol, number);
         let bytes: Vec<u8> = (0..GUEST_MESSAGES).flat_map(|own| message(&mut client.end, (number, own))).collect();
         client.stream.write_all(&bytes).unwrap();
         if number.is_multiple_of(2) {
@@ -179,7 +182,7 @@ fn clients_of_two_protocols_agree_on_one_order() {
     let (whole, is_whole) = mpsc::channel();
     let (orders, guests) = thread::scope(|scope| {
         let clients: Vec<Client> =
-            (0..MEMBERS).map(|number| Client::connect(address, protocol_of(number), number)).collect();
+            (0..MEMBERS).map(|number| Client::connect(address, TOPIC, protocol_of(number), number)).collect();
         let (begin, whole) = (&begin, &whole);
         let members: Vec<_> = (0..MEMBERS)
             .zip(clients)
@@ -214,6 +217,44 @@ fn clients_of_two_protocols_agree_on_one_order() {
     running.wait_blocking().unwrap();
 }
 
+/// Sends a ping and a pong for each message, and tells the outcome.
+struct Pinging;
+
+impl Handler for Pinging {
+    type State = ();
+
+    fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
+        let outcomes = [connection.send_ping(b"1"), connection.send_pong(b"2")];
+        let is_refused = outcomes.map(|sent| sent == Sent::Refused(Refused::OpCode));
+        assert!(connection.send_text(format!("{is_refused:?}")).is_accepted());
+    }
+}
+
+#[test]
+fn a_handler_pings_where_the_protocol_has_pings() {
+    let server = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(1).route("/pinging", Pinging);
+    let running = server.build().unwrap().start().unwrap();
+    for (protocol, expected) in [(Protocol::WebSocket, "[false, false]"), (Protocol::LengthPrefixed, "[true, true]")] {
+        let mut client = Client::connect(running.local_addr(), "/pinging", protocol, 1);
+        let mut bytes = Vec::new();
+        assert!(client.end.send(OpCode::Text, Fin::Set, b"?", &mut bytes));
+        client.stream.write_all(&bytes).unwrap();
+        let mut heard = Vec::new();
+        while !matches!(heard.last(), Some(Heard::Message(..))) {
+            assert!(client.receive(), "{protocol:?}");
+            let (more, rest) = client.end.hear(Tick(0), mem::take(&mut client.rest), &mut Vec::new());
+            client.rest = rest;
+            heard.extend(more);
+        }
+        let Some(Heard::Message(_, told)) = heard.pop() else { unreachable!("a message ends the loop") };
+        assert_eq!(String::from_utf8(told).unwrap(), expected, "{protocol:?}");
+        assert_eq!(heard.len(), usize::from(protocol == Protocol::WebSocket), "the pong");
+    }
+    running.stop();
+    running.wait_blocking().unwrap();
+}
+
+const TOPIC: &str = "/t/mixed?echo=true";
 const MEMBERS: u32 = 8;
 const MESSAGES: u32 = 100;
 const GUESTS: u32 = 10;

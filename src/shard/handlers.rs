@@ -173,6 +173,7 @@ impl<I: Io> ShardApi for Shard<I> {
         let own = self.handlers.own(id);
         Some(Facts {
             state: connection.io.session.state(),
+            has_pings: connection.io.session.has_pings(),
             message_length: connection.io.session.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,

@@ -30,9 +30,10 @@ use crate::proto::{
 
 /// The protocol of an established connection, in its present state.
 ///
-/// - getters: [`state`](Self::state), [`awaits_rest`](Self::awaits_rest), [`last_received`](Self::last_received),
-///   [`message_length`](Self::message_length), [`is_within_message`](Self::is_within_message),
-///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
+/// - getters: [`state`](Self::state), [`has_pings`](Self::has_pings), [`awaits_rest`](Self::awaits_rest),
+///   [`last_received`](Self::last_received), [`message_length`](Self::message_length),
+///   [`is_within_message`](Self::is_within_message), [`assembled_bytes`](Self::assembled_bytes),
+///   [`missing`](Self::missing) and [`deadline`](Self::deadline)
 /// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with), and
 ///   [`handle_timeout`](Self::handle_timeout) at the deadline
 /// - commands: [`close`](Self::close), [`abandon`](Self::abandon) and [`excuse_silence`](Self::excuse_silence)
@@ -68,6 +69,15 @@ impl Session {
     #[inline]
     pub(crate) fn state(&self) -> State {
         of!(self, protocol => protocol.state())
+    }
+
+    /// Returns whether the protocol has pings and pongs, which a handler may send.
+    pub(crate) fn has_pings(&self) -> bool {
+        match self {
+            Session::WebSocket(_) => true,
+            #[cfg(test)]
+            Session::LengthPrefixed(_) => false,
+        }
     }
 
     /// Returns whether the goodbye of a closed session should wait for the rest of a message that is too big, which is
