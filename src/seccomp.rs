@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn a_default_profile_gets_the_three_calls() {
         let kept = json!({ "names": ["ptrace"], "action": ALLOW, "includes": { "minKernel": "4.8" } });
-        let base = |rules: &[Value]| json!({ "defaultAction": ERRNO, "archMap": [], "syscalls": rules });
+        let base = |rules: Vec<Value>| json!({ "defaultAction": ERRNO, "archMap": [], "syscalls": rules });
         let added = allow(IO_URING.names, IO_URING.purpose);
-        check(base(&[kept.clone()]), base(&[kept.clone(), added.clone()]));
+        check(base(vec![kept.clone()]), base(vec![kept.clone(), added.clone()]));
         // A second time there is nothing to add.
-        check(base(&[kept.clone(), added.clone()]), base(&[kept, added]));
+        check(base(vec![kept.clone(), added.clone()]), base(vec![kept, added]));
     }
 
     #[test]

@@ -224,6 +224,18 @@ fn the_settings_in_manifests_are_valid() {
     assert_eq!(port(1).as_i64(), config.metrics_listen.map(|address| i64::from(address.port())));
 }
 
+/// The keys of settings in the chart are those of settings.
+#[test]
+fn the_settings_of_the_chart_exist() {
+    let values = &yaml("deploy/helm/ringhub/values.yaml")[0];
+    let template = read("deploy/helm/ringhub/templates/configmap.yaml");
+    let in_template = template.lines().filter_map(|line| line.trim().split_once(" = ")).map(|(key, _)| key.to_string());
+    let in_values = at(values, "config").as_hash().unwrap().keys().map(|key| key.as_str().unwrap().to_string());
+    let keys: Vec<String> = in_template.chain(in_values).collect();
+    assert!(keys.len() >= 4, "{keys:?}");
+    assert_none(&keys.iter().filter(|key| Setting::by_key(key).is_none()).collect::<Vec<_>>());
+}
+
 /// A pod is killed no sooner than its server has left.
 #[test]
 fn a_pod_has_the_time_to_leave() {
