@@ -1,10 +1,11 @@
 //! Writes the pages of the documentation that follow from tables: docs/settings.md and docs/routes.md.
 
 use super::{
-    routes::keys::{KEYS, RouteKey},
+    routes::keys::{KEYS, RouteKey, handlers_in_words, of_surfaces, surfaces_in_words},
     settings::{Preset, SETTINGS, Setting},
     toml::line,
 };
+use crate::surface::{SURFACES, Surface, SurfaceKey};
 
 /// Returns docs/settings.md: every setting with its names, unit, range, default and meaning.
 #[must_use]
@@ -44,9 +45,20 @@ fn unit(setting: &Setting) -> String {
 pub fn routes_page() -> String {
     let mut table = String::from("| key | routes | value | default | meaning |\n| --- | --- | --- | --- | --- |\n");
     for RouteKey { name, routes, value, preset, help } in KEYS {
+        let value = value.replace("{handlers}", &handlers_in_words());
         line(&mut table, &format!("| `{name}` | {} | {value} | {preset} | {help} |", routes.words()));
     }
-    include_str!("reference/routes.md").replace("{{keys}}\n", &table)
+    for (surface, key) in of_surfaces() {
+        let SurfaceKey { value, preset, help, .. } = key;
+        let (name, handler) = (key.name(), surface.name);
+        line(&mut table, &format!("| `{name}` | `{handler}` | {value} | {preset} | {help} |"));
+    }
+    let mut surfaces = String::new();
+    for Surface { name, effect, .. } in SURFACES {
+        line(&mut surfaces, &format!("| `{name}` | {effect} |"));
+    }
+    let page = include_str!("reference/routes.md").replace("{{keys}}\n", &table);
+    page.replace("{{surfaces}}\n", &surfaces).replace("{{names}}", &surfaces_in_words())
 }
 
 #[cfg(test)]
@@ -69,6 +81,8 @@ mod tests {
     #[test]
     fn cells_hold_their_texts() {
         let cells = KEYS.iter().flat_map(|key| [key.name, key.value, key.preset, key.help]);
+        let cells = cells.chain(of_surfaces().flat_map(|(_, key)| [key.name(), key.value, key.preset, key.help]));
+        let cells = cells.chain(SURFACES.iter().map(|surface| surface.effect));
         for text in cells.chain(SETTINGS.iter().flat_map(|row| [row.key, row.help(), row.preset.words()])) {
             assert!(!text.is_empty() && !text.contains(['|', '\n']), "{text}");
         }
@@ -95,6 +109,8 @@ mod tests {
                 }
             }
         }
-        assert_eq!(keys, KEYS.iter().map(|key| key.name.to_string()).collect());
+        // The surface of the tests is in no example.
+        let of_surfaces = of_surfaces().filter(|(surface, _)| surface.name != "lines").map(|(_, key)| key.name());
+        assert_eq!(keys, KEYS.iter().map(|key| key.name).chain(of_surfaces).map(String::from).collect());
     }
 }

@@ -58,7 +58,7 @@ impl Config {
 
     /// Returns the routes of the hub.
     fn hubs(&self) -> impl Iterator<Item = &RouteConfig> {
-        self.routes.iter().filter(|route| matches!(route.handler, RouteHandler::Hub))
+        self.routes.iter().filter(|route| route.handler.leads_to_topics())
     }
 }
 
@@ -99,7 +99,7 @@ impl RouteConfig {
     /// server's.
     fn warn_of_pages(&self, origins: &Origins) -> Option<String> {
         let is_usable_by_pages = match self.handler {
-            RouteHandler::Hub | RouteHandler::Echo => true,
+            RouteHandler::Surface(_) => true,
             // A browser does not let a page of another origin read the answer to a request with a password unless a
             // list has that origin, so only `network` matters for files.
             RouteHandler::Files(_) => self.admission.keys.contains(&NETWORK),

@@ -10,7 +10,7 @@ use hyper::{
 };
 
 use super::shared::Shared;
-use crate::{proto::Refusal, surface::page};
+use crate::{handler, metrics::Counter, proto::Refusal, surface::page};
 
 /// The answer to a request.
 pub(super) type Answer = Response<Body>;
@@ -41,6 +41,19 @@ pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     answer
 }
 
+/// Returns the answer of a surface's endpoint. One that is a failure is counted as a refusal.
+pub(super) fn of_surface(shared: &Shared, response: handler::Response) -> Answer {
+    let handler::Response { status, headers, body } = response;
+    let mut answer = Answer::new(Either::Left(Full::new(body)));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    append(answer.headers_mut(), &headers);
+    if status >= 400 {
+        shared.counters.add(Counter::refused(status), 1);
+        answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    answer
+}
+
 /// Returns an answer with a body.
 pub(super) fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Either::Left(Full::new(body.into())));
@@ -52,13 +65,14 @@ pub(super) fn response(status: StatusCode, content_type: &'static str, body: imp
 /// Answers a preflight: a browser asks whether a page of another origin may use these methods with a token or a
 /// password (WHATWG Fetch, CORS). The preflight itself has neither, so the answer does not depend on credentials. The
 /// caller adds the header lines that depend on the page's origin.
-pub(super) fn preflight(methods: &'static str) -> Answer {
+///
+/// Pages may send `Authorization` and `Content-Type`, and these further header lines.
+pub(super) fn preflight(methods: &str, page_headers: &[&str]) -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-    let allowed = HeaderValue::from_static("authorization, content-type");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    let allowed = [&["authorization", "content-type"], page_headers].concat().join(", ");
+    append(headers, &[("access-control-allow-methods", methods.into()), ("access-control-allow-headers", allowed)]);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     answer
 }

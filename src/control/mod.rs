@@ -7,9 +7,11 @@
 
 mod answers;
 mod bodies;
+mod body;
 mod date;
 mod http_connection;
 mod output;
+mod paths;
 mod permits;
 mod port;
 pub(crate) mod publisher;

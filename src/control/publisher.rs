@@ -97,18 +97,14 @@ impl Publisher {
         self.place_of(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await
     }
 
-    /// Publishes the body of a request, of `bytes` bytes. The body is counted when its topic's home has given it a
+    /// Publishes a message that came as the body of a request. The body is counted when its topic's home has given it a
     /// place, even if the caller has been dropped meanwhile.
     ///
     /// # Errors
     ///
     /// See [`NotPublished`].
-    pub(super) async fn publish_body(
-        &self,
-        topic: TopicName,
-        publication: Publication,
-        bytes: u64,
-    ) -> Result<Place, NotPublished> {
+    pub(super) async fn publish_body(&self, topic: TopicName, publication: Publication) -> Result<Place, NotPublished> {
+        let bytes = publication.payload().len() as u64;
         let queues = self.queues().await.ok_or(NotPublished::Leaving)?;
         let home = home(&topic, queues.len() as u16);
         let wait = self.waits.begin(home, bytes as usize);
@@ -365,7 +361,7 @@ mod tests {
             let task = tokio::spawn(task.run(finishing));
             let topic = || TopicName::new("x").unwrap();
             let (gone, other) = (publisher.clone(), publisher.clone());
-            let gone = tokio::spawn(async move { gone.publish_body(topic(), Publication::text("abc"), 3).await });
+            let gone = tokio::spawn(async move { gone.publish_body(topic(), Publication::text("abc")).await });
             let other = tokio::spawn(async move { other.publish(topic(), None, Publication::text("abcd")).await });
             while !hub.has_mail() {
                 tokio::task::yield_now().await;
@@ -554,8 +550,8 @@ mod tests {
             let publisher = publisher.with_waits(Waits::new(2, 20, 1_000));
             let publish_body = |topic: &TopicName| {
                 let (publisher, topic) = (publisher.clone(), topic.clone());
-                let message = Publication::text("body");
-                tokio::spawn(async move { publisher.publish_body(topic, message, 100).await })
+                let publication = Publication::text(&"x".repeat(100));
+                tokio::spawn(async move { publisher.publish_body(topic, publication).await })
             };
             let bodies: Vec<_> = (0..30).map(|_| publish_body(&stuck)).collect();
             for _ in 0..100 {

@@ -10,7 +10,7 @@ use crate::{
     auth::Credentials,
     endpoints::Endpoint,
     proto::{Refusal, RequestHead, Upgrade},
-    surface::raw::{RawRequest, is_opening_request},
+    surface::raw::is_opening_request,
 };
 
 /// Judges the heads of one connection, and hands each request from its connection to its service.
@@ -48,7 +48,8 @@ impl RequestRouter {
     }
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
-    /// shard can call. The rules of topics are judged here, so that a refused client keeps its connection.
+    /// shard can call. Openings whose intent depends on the head are judged here, so that a refused client
+    /// keeps its connection.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
         let mut refusal = None;
@@ -64,16 +65,14 @@ impl RequestRouter {
 
     fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
-        if !matches!(endpoint, Endpoint::Topic { .. } | Endpoint::WebSocket { .. }) {
-            return Err(self.shared.endpoints.no_websocket_at(head.path()));
-        }
+        let openings = self.shared.endpoints.openings(endpoint);
+        let (.., openings) = openings.ok_or_else(|| self.shared.endpoints.no_websocket_at(head.path()))?;
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());
         }
-        if let Endpoint::Topic { topic, .. } = endpoint {
-            let raw = RawRequest::new(topic.clone(), head.query())?;
-            self.shared.authorize(&Credentials { head, peer: self.peer }, raw.intent(), endpoint)?;
+        if let Some(read_intent) = openings.intent {
+            self.shared.authorize(&Credentials { head, peer: self.peer }, read_intent(head)?, endpoint)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use tokio::sync::{
 
 use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Identity},
     config::Config,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::HandedOff,
@@ -58,7 +58,7 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint.
+    /// Authorizes a request at its endpoint, and returns the identity of its sender.
     ///
     /// # Errors
     ///
@@ -68,8 +68,13 @@ impl Shared {
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
-    ) -> Result<(), Refusal> {
-        self.endpoints.authorize(credentials, intent, endpoint).map(drop).map_err(|denied| {
+    ) -> Result<Option<Identity>, Refusal> {
+        self.refused(self.endpoints.authorize(credentials, intent, endpoint))
+    }
+
+    /// Returns the outcome of the judge with the answer that refuses a request. A panic of an authenticator is counted.
+    pub(super) fn refused<T>(&self, outcome: Result<T, Denied>) -> Result<T, Refusal> {
+        outcome.map_err(|denied| {
             if denied == Denied::Panicked {
                 self.counters.add(Counter::HandlerPanics, 1);
             }

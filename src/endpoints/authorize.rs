@@ -1,25 +1,12 @@
 //! Judges whether a request may use an endpoint: one judge for every thread and every surface.
 
-use super::{Endpoint, Endpoints};
+use super::{Endpoint, Endpoints, http::PublishGrant, intent::Intent};
 use crate::{
     auth::{Credentials, Gate, Identity, Origins, Right},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
 };
-
-/// The intended use of an endpoint by a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Intent {
-    /// Open a WebSocket of a handler, or read files, the page, or another endpoint that needs only the gate.
-    Use,
-    /// Open a WebSocket at a topic, to receive, to publish, or for both.
-    Attach { subscribes: bool, publishes: bool },
-    /// Publish to a topic.
-    Publish,
-    /// Read the metrics.
-    ReadMetrics,
-}
 
 /// The reason for which a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +43,63 @@ impl Endpoints {
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Denied> {
+        self.judge(credentials, intent, self.gates(endpoint))
+    }
+
+    /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
+    /// the topic. The gate of the route itself is not asked again.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Endpoints::authorize`].
+    pub(crate) fn authorize_topic(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        route: usize,
+        topic: &TopicName,
+    ) -> Result<(), Denied> {
+        self.judge(credentials, intent, self.other_gates(route, topic)).map(drop)
+    }
+
+    /// Judges as [`Endpoints::authorize_topic`] does whether a request may publish to a topic, and returns its leave.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Endpoints::authorize`].
+    pub(crate) fn authorize_publish(
+        &self,
+        credentials: &Credentials<'_>,
+        route: usize,
+        topic: &TopicName,
+    ) -> Result<PublishGrant, Denied> {
+        self.authorize_topic(credentials, Intent::Publish, route, topic)?;
+        Ok(PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+    }
+
+    /// Returns the leave that a request has by its path: it was admitted there with this intent.
+    pub(crate) fn granted(&self, intent: Intent, endpoint: &Endpoint) -> Option<PublishGrant> {
+        let Endpoint::Path { topic: Some(topic), .. } = endpoint else { return None };
+        (intent == Intent::Publish).then(|| PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+    }
+
+    /// Judges a request by gates and by the server's tokens. Returns the sender that the first gate has found, if it is
+    /// the gate of the endpoint.
+    fn judge<'a>(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
+    ) -> Result<Option<Identity>, Denied> {
         let mut identity = None;
-        for (at, (gate, elsewhere)) in self.gates(endpoint).enumerate() {
+        for (gate, elsewhere) in gates {
             let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
             let admitted = admitted.map_err(|Panicked(panic)| {
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;
             match admitted {
-                Ok(found) if at == 0 => identity = found,
+                Ok(found) if elsewhere.is_none() => identity = found,
                 Ok(_) => {}
                 Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal)))),
             }
@@ -126,8 +161,10 @@ impl Endpoints {
     fn gates<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)> {
         static OPEN: Gate = Gate { origins: None, authenticator: None };
         let (own, topic): (&Gate, Option<(usize, &TopicName)>) = match endpoint {
-            Endpoint::Topic { route, topic, .. } => (&self.routes[*route].rules.gate, Some((*route, topic))),
-            Endpoint::WebSocket { route, .. } => (&self.routes[*route].rules.gate, None),
+            Endpoint::Path { path, topic } => {
+                let route = self.paths[*path].route;
+                (&self.routes[route].rules.gate, topic.as_ref().map(|topic| (route, topic)))
+            }
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
             Endpoint::Page { page: None }
@@ -136,12 +173,14 @@ impl Endpoints {
             | Endpoint::Metrics
             | Endpoint::Nothing => (&OPEN, None),
         };
-        let others = self
-            .routes
-            .iter()
-            .enumerate()
-            .filter(move |(at, route)| topic.is_some_and(|(own, topic)| own != *at && route.leads_to(topic)));
-        std::iter::once((own, None)).chain(others.map(|(_, route)| (&route.rules.gate, Some(&route.pattern))))
+        let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));
+        std::iter::once((own, None)).chain(others)
+    }
+
+    /// Returns the gates of all other routes that lead to a topic, with the patterns of the routes.
+    fn other_gates(&self, own: usize, topic: &TopicName) -> impl Iterator<Item = (&Gate, Option<&Pattern>)> {
+        let others = self.routes.iter().enumerate().filter(move |(at, route)| *at != own && route.leads_to(topic));
+        others.map(|(_, route)| (&route.rules.gate, Some(&route.pattern)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 
-use super::{Endpoint, Endpoints, Mount, OPERATIONS};
+use super::{Endpoint, Endpoints, Mount, NewPath, OPERATIONS, ServedRoute};
 use crate::{
     auth::{Access, Gate},
     documents::Documents,
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Checks that the table resolves any target as a plain search through its entries does, and cannot be made if two
-/// entries have the same paths. Each line is an entry (`route PATTERN`, `page PATTERN`, `files PATH`, `page`,
-/// `operations`) or a target.
+/// entries have the same paths. Each line is an entry (`route PATTERN`, `path PATTERN` for a further path of the last
+/// route, `page PATTERN`, `files PATH`, `page`, `operations`) or a target.
 pub fn resolution(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (mut plain, mut targets) = (Plain::default(), Vec::new());
@@ -25,7 +25,12 @@ pub fn resolution(bytes: &[u8]) {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("page", "") => has_page = true,
             ("operations", "") => has_operations = true,
-            ("route", path) => routes.extend(Pattern::new(path).ok()),
+            ("route", path) => routes.extend(Pattern::new(path).ok().map(|pattern| vec![pattern])),
+            ("path", path) => {
+                if let (Some(route), Ok(pattern)) = (routes.last_mut(), Pattern::new(path)) {
+                    route.push(pattern);
+                }
+            }
             ("page", path) => pages.extend(Pattern::new(path).ok()),
             ("files", path) => mounts.extend(Mount::new(path, documents(), Gate::default()).map(|mount| (path, mount))),
             _ => targets.push(line),
@@ -37,7 +42,7 @@ pub fn resolution(bytes: &[u8]) {
     if has_page {
         plain.add("/", "Page".into());
     }
-    routes.iter().for_each(|pattern| plain.add(pattern.as_str(), format!("route {pattern}")));
+    routes.iter().flatten().for_each(|pattern| plain.add(pattern.as_str(), format!("route {pattern}")));
     pages.iter().for_each(|pattern| plain.add(pattern.as_str(), "Page".into()));
     mounts.iter().for_each(|(path, _)| plain.add_files(path, format!("files /{}", path.trim_matches('/'))));
     let table = Endpoints::new(
@@ -60,13 +65,13 @@ pub fn resolution(bytes: &[u8]) {
 
 /// Returns the endpoint of a request in words, with the values of its pattern's parameters.
 fn found(table: &Endpoints, head: &RequestHead) -> String {
-    let of_route = |route: usize| {
-        let values = table.parameters(route, head).into_iter().map(|(name, value)| format!(" {name}={value:?}"));
-        format!("route {}{}", table.routes()[route].pattern, values.collect::<String>())
+    let of_path = |number: usize| {
+        let values = table.parameters(number, head).into_iter().map(|(name, value)| format!(" {name}={value:?}"));
+        format!("route {}{}", table.served_paths()[number].pattern, values.collect::<String>())
     };
     match table.resolve(head) {
-        Ok(Endpoint::Topic { route, topic }) => format!("{} to {topic}", of_route(route)),
-        Ok(Endpoint::WebSocket { route }) => of_route(route),
+        Ok(Endpoint::Path { path, topic: Some(topic) }) => format!("{} to {topic}", of_path(path)),
+        Ok(Endpoint::Path { path, topic: None }) => of_path(path),
         Ok(Endpoint::Files { mount, below }) => format!("files {} {below:?}", table.mounts()[mount].pattern),
         Ok(Endpoint::Page { .. }) => "Page".into(),
         Ok(own) => format!("{own:?}"),
@@ -185,9 +190,15 @@ fn decoded(segment: &str) -> Option<String> {
     String::from_utf8(percent_decode_str(segment).collect()).ok().filter(|_| is_whole)
 }
 
-fn route(pattern: Pattern) -> Route {
-    let topics = pattern.has_parameter(TOPIC).then(Default::default);
-    Route { pattern, rules: Rules::default(), topics, factory: Arc::new(Typed(Arc::new(Nobody))) }
+/// Returns a route with paths of these patterns. It leads to topics if a pattern names one.
+fn route(patterns: Vec<Pattern>) -> ServedRoute {
+    let topics = patterns.iter().any(|pattern| pattern.has_parameter(TOPIC)).then(Default::default);
+    let pattern = patterns[0].clone();
+    let factory = Arc::new(Typed(Arc::new(Nobody)));
+    let mut served = ServedRoute::from(Route { pattern, rules: Rules::default(), topics, factory });
+    let further = patterns.into_iter().skip(1);
+    served.paths.extend(further.map(|pattern| NewPath { pattern, openings: None, endpoints: &[] }));
+    served
 }
 
 fn documents() -> Documents {

@@ -4,6 +4,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use crate::{
     auth::Identity,
+    hub::TopicName,
     proto::{Headers, RequestHead},
 };
 
@@ -27,6 +28,9 @@ pub struct OpeningRequest {
     pub(crate) id: u64,
     pub(crate) head: RequestHead,
     pub(crate) parameters: Vec<(String, String)>,
+    pub(crate) topic: Option<TopicName>,
+    /// The number of the route.
+    pub(crate) route: usize,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) listener: usize,
@@ -60,6 +64,11 @@ impl OpeningRequest {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
+    }
+
+    /// Returns the topic that the path names, at a route of the hub.
+    pub(crate) fn topic(&self) -> Option<&TopicName> {
+        self.topic.as_ref()
     }
 
     /// Returns the query as it was sent.

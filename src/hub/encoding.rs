@@ -67,6 +67,12 @@ impl Encodings {
         Some(self.others[index].1)
     }
 
+    /// Returns the format of the encoding of that name.
+    #[must_use]
+    pub fn format(&self, name: &str) -> Option<Format> {
+        self.names().position(|other| other == name).map(|index| Format(index as u8))
+    }
+
     fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once("raw").chain(self.others.iter().map(|(name, _)| *name))
     }
@@ -90,6 +96,8 @@ mod tests {
         assert!(encodings.get(Format::RAW).is_none());
         let (first, second) = (encodings.add("first", nothing), encodings.add("second", nothing));
         assert_eq!((first, second), (Format(1), Format(2)));
+        let formats = ["raw", "second", "third"].map(|name| encodings.format(name));
+        assert_eq!(formats, [Some(Format::RAW), Some(second), None]);
         assert!(encodings.get(first).is_some() && encodings.get(second).is_some());
         assert_eq!(format!("{encodings:?}"), r#"["raw", "first", "second"]"#);
     }

@@ -74,7 +74,7 @@ pub(super) fn take_encoded() -> usize {
     ENCODED.replace(0)
 }
 
-fn reverse(encodable: &Encodable<'_>, out: &mut BytesMut) {
+pub(crate) fn reverse(encodable: &Encodable<'_>, out: &mut BytesMut) {
     let Encodable { publication, .. } = encodable;
     put_frame(encodable, &reversed(publication.kind(), publication.payload()), out);
 }

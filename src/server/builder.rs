@@ -9,16 +9,16 @@ use std::{
 use super::{Server, hub::Hub};
 use crate::{
     auth::Gate,
-    config::{Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, settle},
+    config::{
+        Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, SurfaceConfig,
+        settle, settle_surface,
+    },
     control::publisher::Requests,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Mount},
+    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
     error::{ConfigErrors, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
-    surface::{
-        echo::Echo,
-        raw::{RawTopics, TOPIC_PATTERN},
-    },
+    surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
 
@@ -247,13 +247,15 @@ impl Builder {
         };
         let mut table = Table::default();
         for (pattern, options, factory) in routes {
-            let (pattern, rules) = settle_route(&pattern, &options, Sources::WebSockets, &config)?;
-            table.routes.push(Route { pattern, rules, topics: None, factory });
+            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
+            let rules = settled(&pattern, settle(&options, Sources::WebSockets, &config.base_of_routes()))?;
+            table.routes.push(Route { pattern, rules, topics: None, factory }.into());
         }
         if serves_topics {
-            let sources = Sources::WebSocketsAndBodies;
-            let (pattern, rules) = settle_route(TOPIC_PATTERN, &RouteOptions::new(), sources, &config)?;
-            table.routes.push(hub_route(pattern, rules, TopicSpace::default()));
+            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
+            let rules = settle_surface(&RAW, &RouteOptions::new(), &config.base_of_routes());
+            let rules = settled(&pattern, rules)?;
+            table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
         }
         for (path, documents, options) in documents {
             table.mount(&path, documents, options.gate)?;
@@ -265,39 +267,35 @@ impl Builder {
             // A file's routes need not name the page. With topics at their usual path it is at `/`, if that is free.
             serves_page = table.is_root_free();
         }
-        let Table { routes, mounts, pages } = table;
+        let Table { routes, mounts, pages, judge } = table;
         let endpoints = Endpoints::new(routes, mounts, pages, serves_page, serves_operations, config.access.clone());
         let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
+            Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
+        let endpoints = Arc::new(endpoints);
+        judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }
 }
 
-/// Checks the pattern and the rules of an embedder's route.
-fn settle_route(
-    pattern: &str,
-    options: &RouteOptions,
-    sources: Sources,
-    config: &Config,
-) -> Result<(Pattern, Rules), BuildError> {
-    let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
-    match settle(options, sources, &config.base_of_routes()) {
-        Ok(rules) => Ok((pattern, rules)),
-        Err(faults) => {
-            let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
-            Err(BuildError::Options(pattern, faults.collect::<Vec<_>>().join("; ")))
-        }
-    }
+/// Returns the rules of an embedder's route, or the error that names all their faults.
+fn settled(pattern: &Pattern, rules: Result<Rules, Vec<RuleFault>>) -> Result<Rules, BuildError> {
+    rules.map_err(|faults| {
+        let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
+        BuildError::Options(pattern.clone(), faults.collect::<Vec<_>>().join("; "))
+    })
 }
 
 /// The routes, folders and pages of a server.
 #[derive(Default)]
 struct Table {
-    routes: Vec<Route>,
+    routes: Vec<ServedRoute>,
     mounts: Vec<Mount>,
     pages: Vec<(Pattern, Gate)>,
+    /// The judge that handlers of surfaces ask.
+    judge: Judge,
 }
 
 impl Table {
@@ -306,14 +304,23 @@ impl Table {
         let RouteConfig { pattern, handler, topics, rules, .. } = route;
         let (pattern, rules) = (pattern.clone(), rules.clone());
         match handler {
-            RouteHandler::Hub => self.routes.push(hub_route(pattern, rules, topics.clone())),
-            RouteHandler::Echo => {
-                let factory = Arc::new(Typed(Arc::new(Echo)));
-                self.routes.push(Route { pattern, rules, topics: None, factory });
-            }
+            RouteHandler::Surface(surface) => self.add_surface(surface, pattern, rules, topics.clone())?,
             RouteHandler::Page => self.pages.push((pattern, rules.gate)),
             RouteHandler::Files(folder) => self.mount(pattern.as_str(), folder.clone(), rules.gate)?,
         }
+        Ok(())
+    }
+
+    fn add_surface(
+        &mut self,
+        config: &SurfaceConfig,
+        pattern: Pattern,
+        rules: Rules,
+        topics: TopicSpace,
+    ) -> Result<(), BuildError> {
+        let SurfaceConfig { surface, values } = config;
+        let route = surface.route(pattern, rules, topics, Arc::clone(values), &self.judge);
+        self.routes.push(route.map_err(BuildError::Pattern)?);
         Ok(())
     }
 
@@ -325,20 +332,15 @@ impl Table {
 
     /// Returns whether a route of the hub is where topics usually are.
     fn serves_topics(&self) -> bool {
-        self.routes.iter().any(|route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN)
+        let is_usual = |route: &Route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN;
+        self.routes.iter().any(|served| is_usual(&served.route))
     }
 
     /// Returns whether nothing is at `/`, and no page is at another path.
     fn is_root_free(&self) -> bool {
-        let is_root = |route: &Route| route.pattern.as_str() == "/";
+        let is_root = |served: &ServedRoute| served.paths.iter().any(|path| path.pattern.as_str() == "/");
         self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
     }
-}
-
-/// Returns a route of the hub. A topic's subscriber costs nothing but its slot.
-fn hub_route(pattern: Pattern, rules: Rules, topics: TopicSpace) -> Route {
-    let rules = Rules { forgets_request: true, skips_broadcasts: true, ..rules };
-    Route { pattern, rules, topics: Some(topics), factory: Arc::new(Typed(Arc::new(RawTopics))) }
 }
 
 /// The reason for which a server cannot be built.
@@ -360,6 +362,8 @@ pub enum BuildError {
     /// A route is for a path that the server itself uses: the path of the page, or a path that
     /// [`Builder::without_operations`] frees.
     Own(Pattern),
+    /// Two HTTP endpoints at the same paths have this method, or one has OPTIONS, which the server itself answers.
+    Method(Pattern, &'static str),
     /// A path for files that is not percent-encoded UTF-8, or has two folders.
     Mount(String),
     /// Rules of a route that are wrong, all of them, each with its key.
@@ -379,6 +383,9 @@ impl fmt::Display for BuildError {
             BuildError::Own(pattern) => {
                 write!(f, "the route {:?} is for a path of the server's own", pattern.as_str())
             }
+            BuildError::Method(pattern, method) => {
+                write!(f, "the route {:?} has more than one answer to {method}", pattern.as_str())
+            }
             BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or one for two folders"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
             BuildError::Start(error) => error.fmt(f),
@@ -392,7 +399,11 @@ impl std::error::Error for BuildError {
             BuildError::Config(error) => Some(error),
             BuildError::Pattern(error) => Some(error),
             BuildError::Start(error) => Some(error),
-            BuildError::Clash(..) | BuildError::Own(_) | BuildError::Mount(_) | BuildError::Options(..) => None,
+            BuildError::Clash(..)
+            | BuildError::Own(_)
+            | BuildError::Method(..)
+            | BuildError::Mount(_)
+            | BuildError::Options(..) => None,
         }
     }
 }

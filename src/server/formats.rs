@@ -15,7 +15,7 @@ use crate::{
     handler::{Accept, Connection, Handler, OpeningRequest, Response},
     hub::{
         Format, Scope, SubscribeOptions, TopicName,
-        testing::{REVERSED, encodings, reversed},
+        testing::{REVERSED, reversed},
     },
     proto::{Event, Fin, Input, Message, MessageLimits, MessageType, OpCode, Role, Tick, WebSocket, encode_masked},
 };
@@ -108,8 +108,7 @@ fn subscribers_of_all_formats_see_one_order() {
         .route("/raw/{topic}", Topics(Format::RAW))
         .route("/reversed/{topic}", Topics(REVERSED))
         .build()
-        .unwrap()
-        .with_encodings(encodings());
+        .unwrap();
     let running = server.start().unwrap();
     let address = running.local_addr();
     for topic in ["one", "other", "third"] {

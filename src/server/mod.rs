@@ -11,6 +11,8 @@ mod listeners;
 mod mixed_order;
 mod role;
 mod running;
+#[cfg(test)]
+mod second_surface;
 mod start;
 mod turn_watch;
 
@@ -23,7 +25,7 @@ use listeners::Listeners;
 
 use crate::{
     config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
-    shard::Listener, sys,
+    shard::Listener, surface, sys,
 };
 
 pub use builder::{BuildError, Builder};
@@ -51,20 +53,13 @@ pub struct Server {
     /// The addresses, at least one.
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
-    endpoints: Endpoints,
+    endpoints: Arc<Endpoints>,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
 }
 
 impl Server {
-    /// Takes the encodings of the formats that connections may want beside the raw one.
-    #[cfg(test)]
-    pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
-        self.encodings = encodings;
-        self
-    }
-
     /// Probes the kernel's operations, then listens, unless there are listeners already.
     ///
     /// # Errors
@@ -75,7 +70,7 @@ impl Server {
     fn bind(
         config: Config,
         inherited: Vec<TcpListener>,
-        endpoints: Endpoints,
+        endpoints: Arc<Endpoints>,
         hub: (Hub, Requests),
     ) -> Result<Server, StartError> {
         sys::probe::probe().map_err(StartError::Probe)?;
@@ -92,7 +87,7 @@ impl Server {
             listen.map_err(|error| StartError::ListenMetrics(address, error))
         });
         let metrics_listener = metrics_listener.transpose()?;
-        let encodings = Arc::default();
+        let encodings = Arc::new(surface::encodings());
         Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub })
     }
 

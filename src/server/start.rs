@@ -64,7 +64,7 @@ impl Server {
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub: (hub, requests) } =
             self;
-        let (config, endpoints) = (Arc::new(config), Arc::new(endpoints));
+        let config = Arc::new(config);
         let count = config.shards;
         let Wiring { shards, control, commands } = Wiring::new(count);
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();

@@ -11,12 +11,10 @@ use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
     auth::Credentials,
-    endpoints::{Endpoint, Intent},
     handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
     proto::{MessageLimits, Refusal, RequestHead, Upgrade},
-    surface::raw::RawRequest,
     sys::net,
 };
 
@@ -56,28 +54,27 @@ impl From<Refusal> for NotOpened {
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, NotOpened> {
     let endpoint = lobby.endpoints.resolve(&head)?;
-    let (Endpoint::Topic { route: at, .. } | Endpoint::WebSocket { route: at, .. }) = endpoint else {
+    let Some((number, path, openings)) = lobby.endpoints.openings(&endpoint) else {
         return Err(lobby.endpoints.no_websocket_at(head.path()).into());
     };
+    let (at, parameters) = (path.route, lobby.endpoints.parameters(number, &head));
     let route = &lobby.endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
-    let raw = match &endpoint {
-        Endpoint::Topic { topic, .. } => Some(RawRequest::new(topic.clone(), head.query())?),
-        _ => None,
-    };
+    let intent = openings.intent(&head)?;
     let peer = net::peer(socket);
     // The connection's id comes with the connection.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
-    let intent = raw.as_ref().map_or(Intent::Use, RawRequest::intent);
     let identity = span.in_scope(|| lobby.authorize(&Credentials { head: &head, peer }, intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let request = OpeningRequest {
         id,
-        parameters: lobby.endpoints.parameters(at, &head),
+        parameters,
+        topic: endpoint.topic().cloned(),
+        route: at,
         head,
         peer,
         local,
@@ -86,11 +83,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
         protocol,
         identity,
     };
-    let mut opened = match raw {
-        // The query is all that decides about a topic's connection.
-        Some(raw) => raw.accept().into(),
-        None => call_handler(lobby, socket, at, &request).instrument(span.clone()).await?,
-    };
+    let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
     let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);

@@ -1,8 +1,26 @@
 //! The server's handler `echo`: each message goes back to its sender.
 
+use std::sync::Arc;
+
+use super::surface::{PathRow, Surface, TopicUse, any_values};
 use crate::{
-    handler::{Connection, Handler},
+    endpoints::Openings,
+    handler::{Connection, Handler, Typed},
     proto::Message,
+};
+
+/// The surface of echoes.
+pub(crate) const ECHO: Surface = Surface {
+    name: "echo",
+    effect: "returns every message to its sender, and stops reading from a client that does not read",
+    topics: TopicUse::Nothing,
+    keys: &[],
+    check: any_values,
+    forgets_request: false,
+    skips_broadcasts: false,
+    paths: &[PathRow { below: "", openings: Some(Openings::OF_ANY_HANDLER), endpoints: &[] }],
+    handler: |_, _| Arc::new(Typed(Arc::new(Echo))),
+    encodings: &[],
 };
 
 /// Sends each message back to its sender.

@@ -1,7 +1,15 @@
-//! The server's own handlers, and its page.
+//! Surfaces: what clients speak at a route, in one table; and the server's own page.
 
 #![forbid(unsafe_code)]
 
 pub mod echo;
 pub mod page;
 pub mod raw;
+#[expect(clippy::module_inception, reason = "the file is named after its struct")]
+mod surface;
+mod table;
+#[cfg(test)]
+mod testing;
+
+pub(crate) use surface::{KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
+pub(crate) use table::{SURFACES, encodings};

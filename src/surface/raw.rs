@@ -4,40 +4,65 @@
 //! options: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
 //! `scope=local` stays within the shard.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem, sync::Arc};
 
+use super::surface::{PathRow, Surface, TopicUse, any_values};
 use crate::{
     auth::TOKEN_KEY,
-    endpoints::Intent,
-    handler::{Accept, Connection, Handler},
-    hub::{Scope, SubscribeOptions, TopicName},
-    proto::{CloseCode, Message, Refusal, RequestHead, query_pairs},
+    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
+    handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
+    hub::{Place, Publication, Scope, SubscribeOptions, TopicName},
+    proto::{CloseCode, Headers, Message, Refusal, RequestHead, query_pairs},
 };
 
-/// An opening request at a topic, with the options of its query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawRequest {
-    /// The topic to attach to.
-    pub topic: TopicName,
+/// The surface of raw topics. A topic's subscriber costs nothing beside its slot.
+pub(crate) const RAW: Surface = Surface {
+    name: "hub",
+    effect: "subscribes to the topic in the place of `{topic}` or `{topic...}`, and publishes to it, see \
+             [topics.md](topics.md)",
+    topics: TopicUse::OfPath,
+    keys: &[],
+    check: any_values,
+    forgets_request: true,
+    skips_broadcasts: true,
+    paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[PUBLISH] }],
+    handler: |_, _| Arc::new(Typed(Arc::new(RawTopics))),
+    encodings: &[],
+};
+
+const OPENINGS: Openings =
+    Openings { methods: &["GET"], intent: Some(|head| RawOptions::read(head.query()).map(|options| options.intent())) };
+
+/// `POST /t/{topic}` publishes its body.
+const PUBLISH: HttpEndpoint = HttpEndpoint {
+    methods: &["POST"],
+    intent: |head| check_query_of_post(head.query()).map(|()| Intent::Publish),
+    body: BodyLimit::Message,
+    page_headers: &[],
+    answer: |request| Box::pin(publish(request)),
+};
+
+/// The options in the query of an opening request at a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RawOptions {
     /// Whether the client receives.
-    pub subscribes: bool,
+    subscribes: bool,
     /// Whether the client may publish.
-    pub publishes: bool,
+    publishes: bool,
     /// Whether the client receives its own messages.
-    pub has_echo: bool,
+    has_echo: bool,
     /// The scope of the client's messages.
-    pub scope: Scope,
+    scope: Scope,
 }
 
-impl RawRequest {
+impl RawOptions {
     /// Reads the query of an opening request.
     ///
     /// # Errors
     ///
     /// 400 for a query that is malformed, or has an unknown key or value, or a key twice.
-    pub fn new(topic: TopicName, query: Option<&str>) -> Result<RawRequest, Refusal> {
-        let mut request =
-            RawRequest { topic, subscribes: true, publishes: true, has_echo: false, scope: Scope::Server };
+    fn read(query: Option<&str>) -> Result<RawOptions, Refusal> {
+        let mut options = RawOptions { subscribes: true, publishes: true, has_echo: false, scope: Scope::Server };
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
@@ -45,13 +70,13 @@ impl RawRequest {
                 return Err(bad(&format!("{key:?} is given twice")));
             }
             match (&*key, &*value) {
-                ("echo", "true") => request.has_echo = true,
-                ("echo", "false") => request.has_echo = false,
+                ("echo", "true") => options.has_echo = true,
+                ("echo", "false") => options.has_echo = false,
                 ("mode", "both") => {}
-                ("mode", "sub") => request.publishes = false,
-                ("mode", "pub") => request.subscribes = false,
-                ("scope", "local") => request.scope = Scope::Shard,
-                ("scope", "global") => request.scope = Scope::Server,
+                ("mode", "sub") => options.publishes = false,
+                ("mode", "pub") => options.subscribes = false,
+                ("scope", "local") => options.scope = Scope::Shard,
+                ("scope", "global") => options.scope = Scope::Server,
                 // Read with the credentials.
                 (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
@@ -61,18 +86,17 @@ impl RawRequest {
             }
             seen.push(key);
         }
-        Ok(request)
+        Ok(options)
     }
 
     /// Returns the intent that has to be authorized.
-    pub(crate) fn intent(&self) -> Intent {
+    fn intent(self) -> Intent {
         Intent::Attach { subscribes: self.subscribes, publishes: self.publishes }
     }
 
-    /// Accepts the request with its subscription and its forwarding.
-    #[must_use]
-    pub fn accept(self) -> Accept<()> {
-        let RawRequest { topic, subscribes, publishes, has_echo, scope } = self;
+    /// Accepts an opening request at a topic with its subscription and its forwarding.
+    fn accept(self, topic: TopicName) -> Accept<()> {
+        let RawOptions { subscribes, publishes, has_echo, scope } = self;
         let mut accept = Accept::default();
         if subscribes {
             accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo });
@@ -81,8 +105,8 @@ impl RawRequest {
     }
 }
 
-/// The server's handler `hub`, which publishes messages to topics as they are. [`RawRequest::accept`] makes the
-/// subscription and the forwarding of a connection.
+/// The server's handler `hub`, which publishes messages to topics as they are: the topic of the path and the query of
+/// the opening request decide about a connection's subscription and forwarding.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawTopics;
 
@@ -91,6 +115,11 @@ impl Handler for RawTopics {
 
     /// The messages of clients that publish are forwarded, without a call of the handler.
     const PUBLISHES: bool = false;
+
+    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
+        let topic = request.topic().ok_or_else(|| Response::error(404, "this path names no topic"))?;
+        Ok(RawOptions::read(request.raw_query())?.accept(topic.clone()))
+    }
 
     /// Closes the connection: its client has `mode=sub`, since the messages of all other clients are forwarded.
     fn on_message(&self, connection: &mut Connection<'_, ()>, _: Message<'_>) {
@@ -108,6 +137,47 @@ pub fn is_opening_request(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
 }
 
+/// Checks that the query of a POST has no key but the token.
+fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
+    query_pairs(query).try_for_each(|pair| match pair {
+        (Some(key), Some(_)) if key == TOKEN_KEY => Ok(()),
+        (Some(key), Some(_)) => Err(bad(&format!("{key:?} is not known here; the only key is {TOKEN_KEY}"))),
+        _ => Err(bad("the query is not percent-encoded UTF-8")),
+    })
+}
+
+/// Publishes the body of a request to the topic of its path.
+async fn publish(mut request: HttpRequest) -> Result<Response, Refusal> {
+    let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
+    let grant = request.may_publish(&topic)?;
+    let body = mem::take(&mut request.body);
+    let message = if is_text(request.head.headers()) {
+        let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
+            let at = error.valid_up_to();
+            bad(&format!("the body is text by its Content-Type and not UTF-8 at byte {at}"))
+        })?;
+        Publication::text(text)
+    } else {
+        Publication::binary(&body)
+    };
+    // The message has a copy of the body, and may wait for its offset.
+    drop(body);
+    let Place { epoch, offset, .. } = request.publish(grant, message).await?;
+    let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
+    Ok(Response::new(202, "application/json", format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}\n")))
+}
+
+/// Returns whether a body is text. Every other body is binary.
+fn is_text(headers: &Headers) -> bool {
+    let content_type = headers.get("content-type").filter(|value| value.is_ascii());
+    let Some(content_type) = content_type.and_then(|value| str::from_utf8(value).ok()) else { return false };
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
+    is("text/", media_type.get(.."text/".len()))
+        || is("+json", media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..)))
+        || ["application/json", "application/x-www-form-urlencoded"].iter().any(|other| is(other, Some(media_type)))
+}
+
 fn bad(what: &str) -> Refusal {
     Refusal::new(400, what)
 }
@@ -119,7 +189,7 @@ mod tests {
     #[test]
     fn queries() {
         let check = |query: &str, expected: Result<(bool, bool, bool, Scope), u16>| {
-            let found = RawRequest::new(TopicName::new("x").unwrap(), Some(query)).map_err(|refusal| refusal.status);
+            let found = RawOptions::read(Some(query)).map_err(|refusal| refusal.status);
             assert_eq!(found.map(|r| (r.subscribes, r.publishes, r.has_echo, r.scope)), expected, "{query}");
         };
         check("", Ok((true, true, false, Scope::Server)));

@@ -1,13 +1,15 @@
 //! Checked routes: the handler of each path, and its rules.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::admission::Admission;
 use crate::{
     auth::{Gate, Origins},
     documents::Documents,
+    endpoints::RouteValues,
     error::Origin,
     handler::{Pattern, Rules, TopicSpace},
+    surface::{Surface, TopicUse},
 };
 
 /// A route: the handler of a path, and its rules.
@@ -31,10 +33,8 @@ pub struct RouteConfig {
 /// The handler of a route.
 #[derive(Debug, Clone)]
 pub enum RouteHandler {
-    /// The hub: the topic is the pattern's `{topic}` or `{topic...}`.
-    Hub,
-    /// An echo: every message goes back to its sender.
-    Echo,
+    /// A surface: WebSockets, and the HTTP endpoints beside them.
+    Surface(SurfaceConfig),
     /// The files of a folder, to plain HTTP.
     Files(Documents),
     /// The page that watches topics, to plain HTTP.
@@ -45,11 +45,50 @@ pub enum RouteHandler {
 impl fmt::Display for RouteHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RouteHandler::Hub => "hub",
-            RouteHandler::Echo => "echo",
+            RouteHandler::Surface(config) => config.surface.name,
             RouteHandler::Files(_) => "files",
             RouteHandler::Page => "page",
         })
+    }
+}
+
+/// A surface, with the values of its own keys.
+///
+/// ```
+/// use ringhub::config::{Flags, Given, RouteHandler};
+/// let mut flags = Flags::default();
+/// # let path = std::env::temp_dir().join(format!("surface-{}.toml", std::process::id()));
+/// # std::fs::write(&path, "[[routes]]\nmatch = \"/echo\"\nhandler = \"echo\"\n")?;
+/// flags.read_file(path.clone(), "--config");
+/// let config = Given::read(&flags, []).config(20_000)?;
+/// let RouteHandler::Surface(surface) = &config.routes[0].handler else { panic!() };
+/// assert_eq!(surface.name(), "echo");
+/// # std::fs::remove_file(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SurfaceConfig {
+    pub(crate) surface: &'static Surface,
+    pub(crate) values: Arc<RouteValues>,
+}
+
+impl SurfaceConfig {
+    /// Returns a surface without values of its keys.
+    pub(crate) fn without_values(surface: &'static Surface) -> SurfaceConfig {
+        SurfaceConfig { surface, values: Arc::default() }
+    }
+
+    /// Returns the surface's name among the handlers of a file: `hub`, `echo`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.surface.name
+    }
+}
+
+impl RouteHandler {
+    /// Returns whether the handler leads to topics, whose access then depends on the rules of the route.
+    pub(crate) fn leads_to_topics(&self) -> bool {
+        matches!(self, RouteHandler::Surface(config) if config.surface.topics != TopicUse::Nothing)
     }
 }
 

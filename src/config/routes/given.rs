@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     admission::Admission,
     config::{RouteConfig, RouteHandler},
-    rules::{Base, RuleFault, Sources, settle},
+    rules::{Base, RuleFault, Sources, settle, settle_surface},
 };
 use crate::{
     error::{ConfigError, Origin},
@@ -41,11 +41,10 @@ impl GivenRoute {
         base: &Base,
         from: impl Fn(&str) -> Origin,
     ) -> Result<RouteConfig, Vec<ConfigError>> {
-        let sources = match self.handler {
-            RouteHandler::Hub => Sources::WebSocketsAndBodies,
-            RouteHandler::Echo | RouteHandler::Files(_) | RouteHandler::Page => Sources::WebSockets,
+        let rules = match &self.handler {
+            RouteHandler::Surface(config) => settle_surface(config.surface, &self.options, base),
+            RouteHandler::Files(_) | RouteHandler::Page => settle(&self.options, Sources::WebSockets, base),
         };
-        let rules = settle(&self.options, sources, base);
         let rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);
@@ -63,10 +62,16 @@ impl GivenRoute {
         Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
     }
 
-    /// Returns the pattern of all paths that only this route serves. Files are also served below the route's path.
-    pub(super) fn served(&self) -> Pattern {
-        let below = self.serves_files().then(|| self.pattern.below()).flatten();
-        below.unwrap_or_else(|| self.pattern.clone())
+    /// Returns the patterns of all paths that only this route serves: those of a surface. Files are also
+    /// served below the route's path.
+    pub(super) fn served(&self) -> Vec<Pattern> {
+        match &self.handler {
+            RouteHandler::Surface(config) => {
+                config.surface.patterns(&self.pattern).expect("the reader has checked that they fit")
+            }
+            RouteHandler::Files(_) => vec![self.pattern.below().unwrap_or_else(|| self.pattern.clone())],
+            RouteHandler::Page => vec![self.pattern.clone()],
+        }
     }
 
     /// Returns whether the route serves the files of a folder.
@@ -88,6 +93,7 @@ fn qualified(key: &'static str) -> &'static str {
         "max_fragments" => "routes.max_fragments",
         "ping_payload" => "routes.ping_payload",
         "protocols" => "routes.protocols",
+        "handler" => "routes.handler",
         _ => ROUTES,
     }
 }

@@ -1,11 +1,14 @@
-//! The table of all keys of a route. The reader's known keys and docs/routes.md follow from it.
+//! The table of all keys of a route, beside those of surfaces. The reader's known keys and docs/routes.md follow from
+//! both.
+
+use crate::surface::{SURFACES, Surface, SurfaceKey, TopicUse};
 
 /// One row of the table.
 pub(in crate::config) struct RouteKey {
     /// The key. A key of a table within the route has the table's name before it: `basic.users`.
     pub(in crate::config) name: &'static str,
     pub(in crate::config) routes: Routes,
-    /// The type of the key's value, in words.
+    /// The type of the key's value, in words. `{handlers}` stands for the names of all handlers.
     pub(in crate::config) value: &'static str,
     /// The default, in words.
     pub(in crate::config) preset: &'static str,
@@ -18,18 +21,23 @@ pub(in crate::config) enum Routes {
     All,
     /// Those that open WebSockets.
     WebSockets,
-    Hub,
+    /// Those that lead to topics.
+    Topics,
     Files,
 }
 
 impl Routes {
     /// Returns the handlers of the routes, in words.
-    pub(in crate::config) fn words(self) -> &'static str {
+    pub(in crate::config) fn words(self) -> String {
+        let surfaces = |is: &dyn Fn(&Surface) -> bool| {
+            let names = SURFACES.iter().filter(|surface| is(surface)).map(|surface| format!("`{}`", surface.name));
+            names.collect::<Vec<_>>().join(", ")
+        };
         match self {
-            Routes::All => "all",
-            Routes::WebSockets => "`hub`, `echo`",
-            Routes::Hub => "`hub`",
-            Routes::Files => "`files`",
+            Routes::All => "all".into(),
+            Routes::WebSockets => surfaces(&|_| true),
+            Routes::Topics => surfaces(&|surface| surface.topics != TopicUse::Nothing),
+            Routes::Files => "`files`".into(),
         }
     }
 }
@@ -42,15 +50,46 @@ impl RouteKey {
 
     /// Returns whether a route that opens no WebSockets cannot have the key.
     fn is_of_websockets(&self) -> bool {
-        matches!(self.routes, Routes::WebSockets | Routes::Hub)
+        matches!(self.routes, Routes::WebSockets | Routes::Topics)
     }
 }
 
-/// Returns the keys of a route itself, in the order of the table.
+/// Returns the keys of a route itself: those of every route in the order of the table, then those of surfaces.
 pub(super) fn names() -> Vec<&'static str> {
     let mut names: Vec<&str> = KEYS.iter().map(RouteKey::top).collect();
     names.dedup();
+    names.extend(of_surfaces().map(|(_, key)| key.name()));
     names
+}
+
+/// Returns the keys of all surfaces.
+pub(in crate::config) fn of_surfaces() -> impl Iterator<Item = (&'static Surface, &'static SurfaceKey)> {
+    SURFACES.iter().flat_map(|surface| surface.keys.iter().map(move |key| (*surface, key)))
+}
+
+/// Returns the key of that name, if a surface has it.
+pub(super) fn surface_key(name: &str) -> Option<&'static SurfaceKey> {
+    of_surfaces().map(|(_, key)| key).find(|key| key.name() == name)
+}
+
+/// Returns the names of all handlers of routes, in words.
+pub(in crate::config) fn handlers_in_words() -> String {
+    let names = SURFACES.iter().map(|surface| surface.name).chain(["files", "page"]);
+    in_words(&names.map(|name| format!("`{name}`")).collect::<Vec<_>>(), "or")
+}
+
+/// Returns the names of all surfaces, in words.
+pub(in crate::config) fn surfaces_in_words() -> String {
+    in_words(&SURFACES.iter().map(|surface| format!("`{}`", surface.name)).collect::<Vec<_>>(), "and")
+}
+
+/// Returns words as a list: `a, b or c`.
+pub(super) fn in_words(words: &[String], conjunction: &str) -> String {
+    match words {
+        [] => String::new(),
+        [word] => word.clone(),
+        [words @ .., last] => format!("{} {conjunction} {last}", words.join(", ")),
+    }
 }
 
 /// Returns the keys of a table within a route, in the order of the table.
@@ -61,7 +100,8 @@ pub(super) fn names_below(table: &str) -> Vec<&'static str> {
 
 /// Returns the keys that concern WebSockets only.
 pub(super) fn names_of_websockets() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter(|key| key.is_of_websockets()).map(|key| key.name)
+    let of_routes = KEYS.iter().filter(|key| key.is_of_websockets()).map(|key| key.name);
+    of_routes.chain(of_surfaces().map(|(_, key)| key.name()))
 }
 
 /// `key: routes, "value", "default", "help";`
@@ -82,7 +122,7 @@ keys! {
     "match": All, "path", "required",
         "Path of the route. `{name}` stands for one segment, `{name...}` for the rest; a `hub` needs `{topic}` or \
          `{topic...}`, and `files` and `page` have no parameters.";
-    "handler": All, "`hub`, `echo`, `files` or `page`", "`files` if there are `documents`, else required",
+    "handler": All, "{handlers}", "`files` if there are `documents`, else required",
         "Handler of the route.";
     "documents": Files, "folder", "required", "Folder to serve, relative to the file of settings.";
     "basic.realm": All, "text", "`ringhub`", "Name that a browser shows when it asks for a password (RFC 7617).";
@@ -99,7 +139,7 @@ keys! {
         "Origins whose pages may use the route. Others are answered 403.";
     "protocols": WebSockets, "list of subprotocols", "none",
         "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first.";
-    "topic_prefix": Hub, "text", "none",
+    "topic_prefix": Topics, "text", "none",
         "Beginning of the names of the route's topics. It stands before the topic of the path.";
     "max_message": WebSockets, "size, 1 to half of `max_backlog`", "the server's `max_message`",
         "Largest message from a client, and for a `hub` the largest body. `max_gathered` must have room for one \

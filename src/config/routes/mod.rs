@@ -37,17 +37,25 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
             continue;
         };
         let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
+        let served = route.served();
+        let fail = |what: String| ConfigError::of("routes.match", what).from(route.origin.clone());
         // A folder of files has its own path too.
+        let folder = route.serves_files().then_some(&route.pattern);
         let is_here = |path: &str| {
-            Pattern::new(path).is_ok_and(|own| own.clashes_with(&route.served()) || own.clashes_with(&route.pattern))
+            let own = Pattern::new(path).expect("a path");
+            served.iter().chain(folder).any(|pattern| own.clashes_with(pattern))
         };
         if let Some((path, _)) = OPERATIONS.into_iter().find(|(path, _)| is_here(path)) {
-            let what = format!("{path} is the server's own, for its operator");
-            errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));
+            errors.push(fail(format!("{path} is the server's own, for its operator")));
         }
-        if let Some(same) = routes.iter().find(|other| other.served().clashes_with(&route.served())) {
-            let what = format!("{:?} is there already, at {}", route.pattern.as_str(), same.origin());
-            errors.push(ConfigError::of("routes.match", what).from(route.origin.clone()));
+        let clash = routes.iter().find_map(|other| {
+            let theirs = other.served();
+            let clash = served.iter().find(|pattern| theirs.iter().any(|their| their.clashes_with(pattern)))?;
+            Some((other, clash))
+        });
+        if let Some((other, clash)) = clash {
+            let shown = if route.serves_files() { &route.pattern } else { clash };
+            errors.push(fail(format!("{:?} is there already, at {}", shown.as_str(), other.origin())));
         }
         routes.push(route);
     }

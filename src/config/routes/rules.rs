@@ -7,6 +7,7 @@ use super::super::{
 use crate::{
     handler::{RouteOptions, Rules},
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
+    surface::Surface,
 };
 
 /// The rules of a server, which hold for a route without its own, and the limits that the server's settings set for the
@@ -17,7 +18,7 @@ pub(crate) struct Base {
     pub(crate) keep_alive: KeepAlive,
     pub(crate) backlog_bytes_max: u64,
     pub(crate) gathered_bytes_max: u64,
-    /// Bytes of all bodies together. Only messages to topics come as bodies.
+    /// Bytes of all bodies together.
     pub(crate) bodies_bytes_max: u64,
 }
 
@@ -108,6 +109,23 @@ pub(crate) fn settle(given: &RouteOptions, sources: Sources, base: &Base) -> Res
         skips_broadcasts: given.skips_broadcasts,
         has_manual_backpressure: given.has_manual_backpressure,
     })
+}
+
+/// Checks the rules of a surface's route, and completes them with those of the server.
+///
+/// # Errors
+///
+/// All faults, at least one.
+pub(crate) fn settle_surface(surface: &Surface, given: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
+    let sources = if surface.takes_messages_as_bodies() { Sources::WebSocketsAndBodies } else { Sources::WebSockets };
+    let settled = settle(given, sources, base);
+    let Some(bytes) = surface.body_bytes_max().map(u64::from).filter(|bytes| *bytes > base.bodies_bytes_max) else {
+        return settled;
+    };
+    let (name, needed, given) = (surface.name, Size(bytes), Size(base.bodies_bytes_max));
+    let what = format!("{name:?} needs a max_bodies of {needed}, which is {given}");
+    let fault = RuleFault { key: "handler", item: 0, what, against: Some("max_bodies") };
+    Err(settled.err().into_iter().flatten().chain([fault]).collect())
 }
 
 /// The faults found so far.

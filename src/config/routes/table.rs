@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
+    mem,
+    sync::{Arc, LazyLock},
 };
 
 use toml::de::DeTable;
@@ -16,16 +17,18 @@ use super::{
         values::one_of,
     },
     admission::{Admission, BASIC, BEARER, NETWORK},
-    config::RouteHandler,
+    config::{RouteHandler, SurfaceConfig},
     given::{GivenRoute, ROUTES},
-    keys::{names, names_of_websockets},
+    keys::{in_words, names, names_of_websockets, surface_key},
     reader::{Reader, Value},
 };
 use crate::{
     auth::{Authenticator, Bearer, Origins, together},
     documents::Documents,
-    error::Origin,
+    endpoints::{RouteValue, RouteValues},
+    error::{ConfigError, Origin},
     handler::{Pattern, RouteOptions, TOPIC, TopicSpace},
+    surface::{KeyFault, KeyKind, SURFACES, Surface, SurfaceKey, TopicUse},
 };
 
 /// The values of a route's keys that are valid for themselves.
@@ -39,6 +42,8 @@ struct Parts {
     network: Option<Arc<dyn Authenticator>>,
     admit: Option<(bool, Origin)>,
     topics: Option<(TopicSpace, Origin)>,
+    /// The values of keys that only some surfaces have.
+    of_surfaces: Vec<(&'static SurfaceKey, RouteValue, Origin)>,
     options: RouteOptions,
     /// The places of the values of each key.
     origins: BTreeMap<&'static str, Vec<Origin>>,
@@ -47,12 +52,19 @@ struct Parts {
 }
 
 /// A handler by its name in a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Name {
-    Hub,
-    Echo,
+    Surface(&'static Surface),
     Files,
     Page,
+}
+
+impl Name {
+    /// Returns the names of all handlers.
+    fn all() -> Vec<(&'static str, Name)> {
+        let surfaces = SURFACES.iter().map(|surface| (surface.name, Name::Surface(surface)));
+        surfaces.chain([("files", Name::Files), ("page", Name::Page)]).collect()
+    }
 }
 
 impl Reader<'_> {
@@ -93,10 +105,15 @@ impl Reader<'_> {
                 "pong_timeout" => parts.options.pong_timeout = self.ticks("routes.pong_timeout", value),
                 "ping_payload" => parts.options.ping_payload = self.ping_payload(value).unwrap_or_default(),
                 "check_utf8" => parts.options.check_utf8 = self.boolean("routes.check_utf8", value),
-                other => {
-                    self.unknown(self.file.origin(key.span().start), "a route", other, &names());
-                    continue;
-                }
+                other => match surface_key(other) {
+                    Some(key) => {
+                        parts.of_surfaces.extend(self.value_of_surface(key, value).map(|value| (key, value, at)));
+                    }
+                    None => {
+                        self.unknown(self.file.origin(key.span().start), "a route", other, &names());
+                        continue;
+                    }
+                },
             }
             if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
                 toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut fingerprint);
@@ -104,6 +121,7 @@ impl Reader<'_> {
             let masks = match &**key.get_ref() {
                 "basic" => Masks::Beside("realm"),
                 "bearer" => Masks::All,
+                other if surface_key(other).is_some_and(|key| key.kind == KeyKind::Secrets) => Masks::All,
                 _ => Masks::None,
             };
             line(&mut parts.shown, &toml_pair(key.get_ref(), value.get_ref(), masks));
@@ -122,9 +140,11 @@ impl Reader<'_> {
         };
         let handler = self.fit_handler(&mut parts, &origin)?;
         self.fit_pattern(&pattern, pattern_at, &handler, keys, &origin)?;
-        let topics = match (&handler, parts.topics.take()) {
-            (RouteHandler::Hub, Some((topics, _))) => topics,
-            (_, Some((_, at))) => return self.fail("routes.topic_prefix", at, "only a route of the hub has topics"),
+        let topics = match (handler.leads_to_topics(), parts.topics.take()) {
+            (true, Some((topics, _))) => topics,
+            (false, Some((_, at))) => {
+                return self.fail("routes.topic_prefix", at, "only a route of the hub has topics");
+            }
             (_, None) => TopicSpace::default(),
         };
         let admission = self.fit_authenticators(&mut parts)?;
@@ -138,18 +158,40 @@ impl Reader<'_> {
             (Some(name), _) => name,
             (None, Some((_, at))) => (Name::Files, at.clone()),
             (None, None) => {
-                let what = "a route needs a handler: \"hub\", \"echo\", \"files\" or \"page\"";
-                return self.fail("routes.handler", origin.clone(), what);
+                let what = format!("a route needs a handler: {}", *HANDLERS_IN_QUOTES);
+                return self.fail("routes.handler", origin.clone(), &what);
             }
         };
         Some(match (name, parts.documents.take()) {
             (Name::Files, Some((documents, _))) => RouteHandler::Files(documents),
             (Name::Files, None) => return self.fail("routes.documents", at, "a route of files needs a folder"),
             (_, Some((_, at))) => return self.fail("routes.documents", at, "only a route of files has a folder"),
-            (Name::Hub, None) => RouteHandler::Hub,
-            (Name::Echo, None) => RouteHandler::Echo,
+            (Name::Surface(surface), None) => RouteHandler::Surface(self.fit_surface(surface, parts, origin)?),
             (Name::Page, None) => RouteHandler::Page,
         })
+    }
+
+    /// Returns a surface with the values of its keys, which it has checked.
+    fn fit_surface(&mut self, surface: &'static Surface, parts: &mut Parts, origin: &Origin) -> Option<SurfaceConfig> {
+        let mut values = RouteValues::default();
+        let mut origins = Vec::new();
+        for (key, value, at) in mem::take(&mut parts.of_surfaces) {
+            if !surface.keys.iter().any(|own| own.name() == key.name()) {
+                return self.fail(key.qualified, at, &format!("{:?} has no {}", surface.name, key.name()));
+            }
+            values.set(key.name(), value);
+            origins.push((key, at));
+        }
+        match (surface.check)(&values) {
+            Ok(()) => Some(SurfaceConfig { surface, values: Arc::new(values) }),
+            Err(KeyFault { key, what }) => {
+                let (qualified, at) = match origins.iter().find(|(given, _)| given.name() == key) {
+                    Some((given, at)) => (given.qualified, at.clone()),
+                    None => (surface_key(key).map_or(ROUTES, |key| key.qualified), origin.clone()),
+                };
+                self.fail(qualified, at, &what)
+            }
+        }
     }
 
     /// Checks that the pattern and the keys of a route suit its handler.
@@ -163,11 +205,15 @@ impl Reader<'_> {
     ) -> Option<()> {
         let path = pattern.as_str();
         let (whose, place) = match handler {
-            RouteHandler::Hub if !pattern.has_parameter(TOPIC) => {
-                let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
-                return self.fail("routes.match", pattern_at, &what);
+            RouteHandler::Surface(SurfaceConfig { surface, .. }) => {
+                if surface.topics == TopicUse::OfPath && !pattern.has_parameter(TOPIC) {
+                    let what = format!("{path:?} has no {{topic}} or {{topic...}}, which says what to subscribe to");
+                    return self.fail("routes.match", pattern_at, &what);
+                }
+                let fit = surface.patterns(pattern).map(drop);
+                let fit = fit.map_err(|error| format!("{:?} has paths behind {path:?}: {error}", surface.name));
+                return self.keep(fit.map_err(|what| ConfigError::of("routes.match", what).from(pattern_at)));
             }
-            RouteHandler::Hub | RouteHandler::Echo => return Some(()),
             RouteHandler::Page => ("the page", "the page is served at one path"),
             RouteHandler::Files(_) => ("files", "files are served at a path and below it"),
         };
@@ -213,9 +259,25 @@ impl Reader<'_> {
     }
 
     fn handler(&mut self, value: Value<'_, '_>) -> Option<Name> {
-        let name = self.text("routes.handler", "\"hub\", \"echo\", \"files\" or \"page\"", value)?;
-        let names = [("hub", Name::Hub), ("echo", Name::Echo), ("files", Name::Files), ("page", Name::Page)];
-        self.checked("routes.handler", value, || one_of(&name, &names))
+        let name = self.text("routes.handler", &HANDLERS_IN_QUOTES, value)?;
+        self.checked("routes.handler", value, || one_of(&name, &Name::all()))
+    }
+
+    /// Reads the value of a surface's own key.
+    fn value_of_surface(&mut self, key: &SurfaceKey, value: Value<'_, '_>) -> Option<RouteValue> {
+        Some(match key.kind {
+            KeyKind::Text => RouteValue::Text(self.text(key.qualified, "text in quotes", value)?),
+            KeyKind::Boolean => RouteValue::Boolean(self.boolean(key.qualified, value)?),
+            KeyKind::Size => RouteValue::Size(self.size(key.qualified, value)?),
+            KeyKind::Secrets => {
+                let mut secrets = Vec::new();
+                for (name, value) in in_order(self.table(key.qualified, value)?) {
+                    let secret = self.text(key.qualified, "a secret in quotes", value)?;
+                    secrets.push((name.get_ref().to_string(), secret));
+                }
+                RouteValue::Secrets(secrets)
+            }
+        })
     }
 
     /// Reads a folder, relative to the folder of the settings' file.
@@ -254,3 +316,9 @@ impl Parts {
         self.origins.insert("protocols", origins);
     }
 }
+
+/// The names of all handlers, for errors.
+static HANDLERS_IN_QUOTES: LazyLock<String> = LazyLock::new(|| {
+    let names = Name::all();
+    in_words(&names.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>(), "or")
+});

@@ -6,9 +6,9 @@ use crate::random::Random;
 pub(crate) fn resolution(random: &mut Random) -> Vec<u8> {
     let mut text = String::from(random.pick(&["", "page\n", "operations\n", "page\noperations\n"]));
     for _ in 0..1 + random.below(6) {
-        let kind = random.pick(&["route ", "route ", "route ", "route ", "files ", "page "]);
+        let kind = random.pick(&["route ", "route ", "route ", "path ", "path ", "files ", "page "]);
         text += kind;
-        text += &pattern(random, kind == "route ");
+        text += &pattern(random, ["route ", "path "].contains(&kind));
         text += "\n";
     }
     for _ in 0..1 + random.below(8) {

@@ -1,0 +1,159 @@
+//! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+
+use super::{
+    answers::{Answer, of_surface, preflight},
+    body::{self, BodyMax},
+    publisher::NotPublished,
+    shared::Shared,
+};
+use crate::{
+    auth::{Credentials, Identity},
+    endpoints::{BodyLimit, Commands, Endpoint, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing},
+    hub::{Publication, TopicName},
+    proto::{HandshakeError, Refusal, RequestHead},
+};
+
+/// The answer to the head of a request at a path.
+pub(super) enum AtPath {
+    Preflight(Answer),
+    /// An endpoint is to be called.
+    Call(Admitted),
+}
+
+/// An endpoint of a path, and the outcome of the judge for the request.
+pub(super) struct Admitted {
+    /// The number of the path.
+    number: usize,
+    row: &'static HttpEndpoint,
+    intent: Intent,
+    identity: Option<Identity>,
+}
+
+/// Begins to answer a request at a path that does not become a WebSocket.
+///
+/// # Errors
+///
+/// 503 while the server leaves, the refusal of the judge, 426 for a request that could have asked for a WebSocket, and
+/// 405 for a method that the path does not have.
+pub(super) fn begin(
+    shared: &Shared,
+    number: usize,
+    sender: &Credentials<'_>,
+    endpoint: &Endpoint,
+) -> Result<AtPath, Refusal> {
+    let (head, path) = (sender.head, &shared.endpoints.served_paths()[number]);
+    if let Some(row) = path.endpoint(head.method()) {
+        if shared.is_leaving() {
+            return Err(Refusal::leaving());
+        }
+        let intent = (row.intent)(head)?;
+        let identity = shared.authorize(sender, intent, endpoint)?;
+        return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
+    }
+    if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
+        let rows = path.endpoints;
+        let methods: Vec<&str> = rows.iter().flat_map(|row| row.methods).copied().collect();
+        let mut page_headers: Vec<&str> = rows.iter().flat_map(|row| row.page_headers).copied().collect();
+        page_headers.sort_unstable();
+        page_headers.dedup();
+        return Ok(AtPath::Preflight(preflight(&methods.join(", "), &page_headers)));
+    }
+    if !path.opens_by(head.method()) {
+        return Err(Refusal::not_allowed(&path.allowed()));
+    }
+    if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
+        // A browser hides the response to a failed opening handshake from its page; this request has the same answer.
+        shared.authorize(sender, read_intent(head)?, endpoint)?;
+    }
+    Err(HandshakeError::Upgrade.refusal())
+}
+
+/// A call of an endpoint, whose body is still to be read.
+pub(super) struct EndpointCall {
+    row: &'static HttpEndpoint,
+    /// The limit of the body; `None` if the endpoint wants none.
+    body_max: Option<BodyMax>,
+    request: HttpRequest,
+    body: Incoming,
+}
+
+impl EndpointCall {
+    /// Returns the call of an endpoint for an admitted request.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        admitted: Admitted,
+        head: RequestHead,
+        endpoint: Endpoint,
+        peer: Option<SocketAddr>,
+        body: Incoming,
+    ) -> EndpointCall {
+        let Admitted { number, row, intent, identity } = admitted;
+        let endpoints = &shared.endpoints;
+        let body_max = match row.body {
+            BodyLimit::Nothing => None,
+            BodyLimit::Message => {
+                Some(BodyMax { bytes: endpoints.message_bytes_max(&endpoint), what: "the largest message" })
+            }
+            BodyLimit::Bytes(bytes) => Some(BodyMax { bytes, what: "the largest body that this path takes" }),
+        };
+        let granted = endpoints.granted(intent, &endpoint);
+        let (path, parameters) = (&endpoints.served_paths()[number], endpoints.parameters(number, &head));
+        let request = HttpRequest {
+            head,
+            parameters,
+            topic: endpoint.topic().cloned(),
+            granted,
+            identity,
+            peer,
+            body: Bytes::new(),
+            values: Arc::clone(&path.values),
+            route: path.route,
+            commands: Arc::clone(shared) as Arc<dyn Commands>,
+        };
+        EndpointCall { row, body_max, request, body }
+    }
+
+    /// Reads the body, and calls the endpoint.
+    pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
+        let EndpointCall { row, body_max, mut request, body } = self;
+        // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory of a
+        // message.
+        let mut room = None;
+        if let Some(body_max) = body_max {
+            let (whole, taken) = body::read(shared, body_max, body).await?;
+            request.body = whole;
+            room = Some(taken);
+        }
+        let answer = (row.answer)(request).await;
+        drop(room);
+        answer.map(|response| of_surface(shared, response))
+    }
+}
+
+impl Commands for Shared {
+    fn topic(&self, route: usize, name: &str) -> Result<TopicName, Refusal> {
+        self.endpoints.topic(route, name)
+    }
+
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal> {
+        self.refused(self.endpoints.authorize_publish(sender, route, topic))
+    }
+
+    fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing {
+        Box::pin(async move {
+            grant.check(&message)?;
+            let place = self.publisher.publish_body(grant.topic().clone(), message).await;
+            place.map_err(|reason| match reason {
+                NotPublished::Leaving => Refusal::leaving(),
+                NotPublished::HomeIsBehind => Refusal::not_now(
+                    "the shard of this topic is behind, and as many requests wait for it as this server allows",
+                ),
+            })
+        })
+    }
+}

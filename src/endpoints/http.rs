@@ -1,0 +1,162 @@
+//! The HTTP endpoints of surfaces: the rows that surfaces register, and the requests that reach them.
+
+#![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
+
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{intent::ReadIntent, values::RouteValues};
+use crate::{
+    auth::{Credentials, Identity},
+    handler::{Parameters, Response},
+    hub::{Place, Publication, TopicName},
+    proto::{Refusal, RequestHead},
+};
+
+/// An HTTP endpoint that a surface registers at a path.
+///
+/// The control thread answers everything else by itself: preflights, methods that the path does not have, requests
+/// that the judge does not admit, bodies that are too large or too slow, and requests to a server that leaves. Only
+/// then it calls `answer`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HttpEndpoint {
+    /// The methods, in the order in which `Allow` names them. HEAD is answered as GET is; OPTIONS cannot be among them.
+    pub(crate) methods: &'static [&'static str],
+    /// Reads the intent that the judge decides about before the body is read.
+    pub(crate) intent: ReadIntent,
+    pub(crate) body: BodyLimit,
+    /// Further header lines that a page of another origin may send beside `Authorization` and `Content-Type`.
+    pub(crate) page_headers: &'static [&'static str],
+    pub(crate) answer: fn(HttpRequest) -> Answering,
+}
+
+/// The largest body of a request to an endpoint. Beyond it the answer is 413.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyLimit {
+    /// The endpoint wants no body, and a body is not read.
+    Nothing,
+    /// The body is a message: the limit is that of messages to the topic of the path, or else that of the route.
+    Message,
+    /// A number of bytes.
+    Bytes(u32),
+}
+
+/// The work that ends with the answer to a request.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
+
+/// A request to an endpoint: judged by the intent of its head, its body whole.
+pub(crate) struct HttpRequest {
+    pub(crate) head: RequestHead,
+    /// The values of the parameters in the path.
+    pub(crate) parameters: Parameters,
+    /// The topic that the path names.
+    pub(crate) topic: Option<TopicName>,
+    /// The leave to publish to the topic of the path, if the request was admitted with this intent.
+    pub(crate) granted: Option<PublishGrant>,
+    /// The identity that the authenticator of the route has found.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) body: Bytes,
+    /// The values of the route's own keys.
+    pub(crate) values: Arc<RouteValues>,
+    /// The number of the route.
+    pub(crate) route: usize,
+    pub(crate) commands: Arc<dyn Commands>,
+}
+
+/// The leave to publish to a topic, which only the judge gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PublishGrant {
+    topic: TopicName,
+    bytes_max: u32,
+}
+
+impl PublishGrant {
+    /// Returns the leave to publish messages of at most `bytes_max` bytes to a topic, for which the judge has admitted
+    /// [`Intent::Publish`](super::Intent::Publish).
+    pub(super) fn new(topic: TopicName, bytes_max: u32) -> PublishGrant {
+        PublishGrant { topic, bytes_max }
+    }
+
+    /// Returns the topic.
+    pub(crate) fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Checks the size of a message against the limit of the topic.
+    ///
+    /// # Errors
+    ///
+    /// 413 for a message that is larger.
+    pub(crate) fn check(&self, message: &Publication) -> Result<(), Refusal> {
+        let bytes_max = self.bytes_max;
+        if message.payload().len() > bytes_max as usize {
+            let what = format!("the message is larger than the largest one to this topic, {bytes_max} bytes");
+            return Err(Refusal::new(413, what));
+        }
+        Ok(())
+    }
+}
+
+/// The commands of an endpoint to the hub. The control thread implements them.
+pub(crate) trait Commands: Send + Sync {
+    /// Returns the topic of a name that a request to a route has in its body.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a malformed name.
+    fn topic(&self, route: usize, name: &str) -> Result<TopicName, Refusal>;
+
+    /// Judges whether the sender of a request, which its route has admitted, may publish to a topic that the path does
+    /// not name.
+    ///
+    /// # Errors
+    ///
+    /// See [`Endpoints::authorize_publish`](super::Endpoints::authorize_publish).
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal>;
+
+    /// Publishes a message, and waits for its place in the order of the topic.
+    ///
+    /// # Errors
+    ///
+    /// 413 for a message that is too large, 503 if the server leaves and has not published the message.
+    fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing;
+}
+
+/// The work that ends with the place of a message.
+pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Place, Refusal>> + Send>>;
+
+impl HttpRequest {
+    /// Returns the topic of a name in the body. It begins with the prefix of the route's topics, as a topic of a path
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a malformed name.
+    pub(crate) fn topic_named(&self, name: &str) -> Result<TopicName, Refusal> {
+        self.commands.topic(self.route, name)
+    }
+
+    /// Returns the leave to publish to a topic. The judge is asked about the topic, whatever topic the path names,
+    /// unless the request was admitted to publish to that topic already.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of the judge.
+    pub(crate) fn may_publish(&self, topic: &TopicName) -> Result<PublishGrant, Refusal> {
+        match self.granted.as_ref().filter(|granted| granted.topic == *topic) {
+            Some(granted) => Ok(granted.clone()),
+            None => self.commands.authorize(&Credentials { head: &self.head, peer: self.peer }, self.route, topic),
+        }
+    }
+
+    /// Publishes a message, and waits for its place in the order of the topic.
+    ///
+    /// # Errors
+    ///
+    /// 413 for a message that is too large, 503 if the server leaves and has not published the message.
+    pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
+        Arc::clone(&self.commands).publish(grant, message)
+    }
+}

@@ -1,0 +1,23 @@
+//! The intents of requests, which the judge decides about.
+
+use crate::proto::{Refusal, RequestHead};
+
+/// The intended use of an endpoint by a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Open a WebSocket of a handler, or read files, the page, or another endpoint that needs only the gate.
+    Use,
+    /// Receive from a topic, publish to it, or both.
+    Attach { subscribes: bool, publishes: bool },
+    /// Publish to a topic.
+    Publish,
+    /// Read the metrics.
+    ReadMetrics,
+}
+
+/// Reads the intent of a request, for one endpoint.
+///
+/// # Errors
+///
+/// The refusal of a head that the endpoint does not understand, mostly of its query.
+pub(crate) type ReadIntent = fn(&RequestHead) -> Result<Intent, Refusal>;

@@ -1,0 +1,73 @@
+//! The judge of topics that clients name in their messages, for the handlers of surfaces.
+
+#![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::{Denied, Endpoints, http::PublishGrant, intent::Intent};
+use crate::{auth::Credentials, handler::OpeningRequest, hub::TopicName, proto::Refusal};
+
+/// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
+/// clone is another handle to the same judge.
+///
+/// A handler of a surface has to ask it about every topic that a client names, by the opening request of the client's
+/// connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Judge(Arc<OnceLock<Weak<Endpoints>>>);
+
+impl Judge {
+    /// Lets the judge decide by a table. The handlers in the table keep the judge, so the judge does not keep the
+    /// table.
+    pub(crate) fn decide_by(&self, endpoints: &Arc<Endpoints>) {
+        assert!(self.0.set(Arc::downgrade(endpoints)).is_ok(), "a server has one table of endpoints");
+    }
+
+    /// Returns the topic of a name in a message. It begins with the prefix of the route's topics.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a malformed name.
+    pub(crate) fn topic(&self, opening: &OpeningRequest, name: &str) -> Result<TopicName, Refusal> {
+        self.endpoints()?.topic(opening.route, name)
+    }
+
+    /// Judges whether a client may receive from a topic.
+    ///
+    /// # Errors
+    ///
+    /// See [`Endpoints::authorize_topic`].
+    ///
+    /// # Panics
+    ///
+    /// If an authenticator panics. The connection then ends as it does when its handler panics.
+    pub(crate) fn may_subscribe(&self, opening: &OpeningRequest, topic: &TopicName) -> Result<(), Refusal> {
+        let intent = Intent::Attach { subscribes: true, publishes: false };
+        decided(self.endpoints()?.authorize_topic(&sender(opening), intent, opening.route, topic))
+    }
+
+    /// Returns the leave of a client to publish to a topic.
+    ///
+    /// # Errors
+    ///
+    /// See [`Endpoints::authorize_topic`].
+    ///
+    /// # Panics
+    ///
+    /// As of [`Judge::may_subscribe`].
+    pub(crate) fn may_publish(&self, opening: &OpeningRequest, topic: &TopicName) -> Result<PublishGrant, Refusal> {
+        decided(self.endpoints()?.authorize_publish(&sender(opening), opening.route, topic))
+    }
+
+    fn endpoints(&self) -> Result<Arc<Endpoints>, Refusal> {
+        self.0.get().and_then(Weak::upgrade).ok_or_else(Refusal::leaving)
+    }
+}
+
+fn sender(opening: &OpeningRequest) -> Credentials<'_> {
+    Credentials { head: &opening.head, peer: opening.peer }
+}
+
+fn decided<T>(outcome: Result<T, Denied>) -> Result<T, Refusal> {
+    assert!(!matches!(outcome, Err(Denied::Panicked)), "an authenticator has panicked over a message");
+    outcome.map_err(Refusal::from)
+}

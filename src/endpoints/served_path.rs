@@ -1,0 +1,117 @@
+//! The paths of a route, with the openings and the HTTP endpoints at each of them.
+
+use std::sync::Arc;
+
+use super::{
+    http::HttpEndpoint,
+    intent::{Intent, ReadIntent},
+    values::RouteValues,
+};
+use crate::{
+    handler::{Pattern, Route},
+    proto::{Refusal, RequestHead},
+};
+
+/// The openings of WebSockets at a path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Openings {
+    /// The methods that a 405 names for the openings. A request with one of them, or HEAD instead of GET, that does not
+    /// ask for a WebSocket is answered 426, unless an HTTP endpoint of the path has the method.
+    pub(crate) methods: &'static [&'static str],
+    /// Reads the intent of an opening request. Without it the intent is [`Intent::Use`], and no thread but the shard
+    /// of the connection judges the request, just before it calls the handler.
+    pub(crate) intent: Option<ReadIntent>,
+}
+
+impl Openings {
+    /// The openings of a handler that needs only the gate of its route.
+    pub(crate) const OF_ANY_HANDLER: Openings = Openings { methods: &["GET", "HEAD"], intent: None };
+
+    /// Returns the intent of an opening request.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadIntent`].
+    pub(crate) fn intent(&self, head: &RequestHead) -> Result<Intent, Refusal> {
+        self.intent.map_or(Ok(Intent::Use), |read| read(head))
+    }
+}
+
+/// The paths of one pattern, and all that a route serves there.
+#[derive(Debug, Clone)]
+pub(crate) struct ServedPath {
+    /// The number of the route.
+    pub(crate) route: usize,
+    pub(crate) pattern: Pattern,
+    pub(crate) openings: Option<Openings>,
+    pub(crate) endpoints: &'static [HttpEndpoint],
+    /// The values of the route's own keys.
+    pub(crate) values: Arc<RouteValues>,
+}
+
+impl ServedPath {
+    /// Returns the endpoint for a method. HEAD is answered as GET is (RFC 9110 9.3.2).
+    pub(crate) fn endpoint(&self, method: &str) -> Option<&'static HttpEndpoint> {
+        let of = |method: &str| self.endpoints.iter().find(|endpoint| endpoint.methods.contains(&method));
+        of(method).or_else(|| if method == "HEAD" { of("GET") } else { None })
+    }
+
+    /// Returns a method that has two answers here: two endpoints have it, or an endpoint has OPTIONS, which the server
+    /// itself answers.
+    pub(super) fn ambiguous_method(&self) -> Option<&'static str> {
+        let methods: Vec<&str> = self.endpoints.iter().flat_map(|endpoint| endpoint.methods).copied().collect();
+        let mut each = methods.iter().enumerate();
+        each.find(|(at, method)| **method == "OPTIONS" || methods[..*at].contains(method)).map(|(_, method)| *method)
+    }
+
+    /// Returns whether a request with that method could have asked for a WebSocket here.
+    pub(crate) fn opens_by(&self, method: &str) -> bool {
+        let method = if method == "HEAD" { "GET" } else { method };
+        self.openings.is_some_and(|openings| openings.methods.contains(&method))
+    }
+
+    /// Returns the methods of the path, for `Allow` (RFC 9110 10.2.1).
+    pub(crate) fn allowed(&self) -> String {
+        let of_openings = self.openings.iter().flat_map(|openings| openings.methods).copied();
+        let mut methods: Vec<&str> = of_openings.filter(|method| self.endpoint(method).is_none()).collect();
+        methods.extend(self.endpoints.iter().flat_map(|endpoint| endpoint.methods));
+        if !self.endpoints.is_empty() {
+            methods.push("OPTIONS");
+        }
+        methods.join(", ")
+    }
+}
+
+/// A route with the paths that it serves, before it is in the table of endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct ServedRoute {
+    pub(crate) route: Route,
+    pub(crate) paths: Vec<NewPath>,
+    /// The values of the route's own keys.
+    pub(crate) values: Arc<RouteValues>,
+}
+
+/// A path of a route that has no number yet.
+#[derive(Debug, Clone)]
+pub(crate) struct NewPath {
+    pub(crate) pattern: Pattern,
+    pub(crate) openings: Option<Openings>,
+    pub(crate) endpoints: &'static [HttpEndpoint],
+}
+
+impl NewPath {
+    /// Returns the path of the route that has this number.
+    pub(super) fn numbered(self, route: usize, values: &Arc<RouteValues>) -> ServedPath {
+        let NewPath { pattern, openings, endpoints } = self;
+        ServedPath { route, pattern, openings, endpoints, values: Arc::clone(values) }
+    }
+}
+
+/// A handler's WebSockets at the pattern of its route, and nothing else.
+impl From<Route> for ServedRoute {
+    fn from(route: Route) -> Self {
+        let openings = Some(Openings::OF_ANY_HANDLER);
+        let paths = vec![NewPath { pattern: route.pattern.clone(), openings, endpoints: &[] }];
+        ServedRoute { route, paths, values: Arc::default() }
+    }
+}

@@ -1,0 +1,45 @@
+//! The table of surfaces. The names of handlers in the settings' file, the reader of routes, docs/routes.md and the
+//! control thread follow from it.
+
+use super::{echo::ECHO, raw::RAW, surface::Surface};
+use crate::hub::Encodings;
+
+/// Every surface, in the order in which the settings' file and the documentation name them.
+pub(crate) const SURFACES: &[&Surface] = &[
+    &RAW,
+    &ECHO,
+    #[cfg(test)]
+    &super::testing::LINES,
+];
+
+/// Returns the encodings of all surfaces.
+pub(crate) fn encodings() -> Encodings {
+    let mut encodings = Encodings::default();
+    for (name, encode) in SURFACES.iter().flat_map(|surface| surface.encodings) {
+        encodings.add(name, *encode);
+    }
+    encodings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_keys_are_distinct() {
+        let mut names = BTreeSet::from(["files", "page"]);
+        assert!(SURFACES.iter().all(|surface| names.insert(surface.name)));
+        let mut keys = BTreeSet::new();
+        let of_surfaces = || SURFACES.iter().flat_map(|surface| surface.keys);
+        assert!(of_surfaces().all(|key| key.qualified.starts_with("routes.") && keys.insert(key.name())));
+    }
+
+    /// A path of a surface stands behind that of a route.
+    #[test]
+    fn paths_are_below_their_routes() {
+        let paths = SURFACES.iter().flat_map(|surface| surface.paths);
+        assert!(paths.map(|path| path.below).all(|below| below.is_empty() || below.starts_with('/')));
+    }
+}
