@@ -189,7 +189,7 @@ fn with_tags(length: usize, count: u64) -> Run {
 fn a_backlog_is_charged_its_tags() {
     let _alone = alone();
     let topic = TopicName::new("t").expect("a name");
-    for (length, together) in [(0, 1), (17, 10_000), (1_000, 100)] {
+    for (length, together) in [(0, 50), (17, 10_000), (1_000, 100)] {
         let mut backlog = Backlog::default();
         for _ in 0..20 {
             let mut run = with_tags(length, together).freeze();

@@ -214,6 +214,7 @@ const TAIL_MAX: usize = 32 * 1_024;
 const _: () = assert!(TAIL_MIN < COPIED_BELOW && COPIED_BELOW <= TAIL_MAX, "every little piece fits into a buffer");
 
 #[cfg(test)]
+<<<<<<< ours
 mod tests {
     mod model;
 
@@ -374,3 +375,6 @@ mod tests {
         }
     }
 }
+=======
+mod tests;
+>>>>>>> theirs
