@@ -166,6 +166,24 @@ fn subscribers_that_never_read_do_not_fill_the_log() {
     expect_few(&server.end(), "slow consumer", begun, Duration::from_secs(10));
 }
 
+/// At the level `debug` the log says of which topic a slow consumer's messages were dropped.
+#[test]
+fn the_log_names_the_topics_of_dropped_messages() {
+    let limits = ["--max-message", "64KiB", "--max-backlog", "128KiB", "--send-buffer", "4096", "--log", "debug"];
+    let mut server = Server::start(&limits);
+    let slow = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).unwrap();
+    let mut publisher = server.connect("/t/x?mode=pub");
+    while server.counts().get("slow_closed_total") == 0 {
+        publisher.send_binary(&pattern(0, 60_000));
+    }
+    drop(slow);
+    publisher.leave();
+    server.expect_counts(&[("connections_open", 0)]);
+    let log = server.end();
+    let line = log.lines().find(|line| line.contains("messages of the topic were dropped"));
+    assert!(line.is_some_and(|line| line.contains("topic=x ") && line.contains("dropped_topics=1")), "{log}");
+}
+
 /// The same by the number of messages, long before their bytes are too many.
 #[test]
 fn a_backlog_of_too_many_messages() {
