@@ -145,6 +145,9 @@ fn a_topic_is_judged_by_its_name() {
     check("POST /l/publish", with, &named("staff/x", "x"), 200);
     check("PUT /l/topics/staff/x", "", "x", 401);
     check("PUT /l/topics/staff/x", with, "x", 201);
+    // The leave that the path has given is for no other topic.
+    check("PUT /l/topics/news", "X-Topic: staff/x\r\n", "x", 401);
+    check("PUT /l/topics/news", &format!("X-Topic: staff/x\r\n{with}"), "x", 201);
     // The limit of the topic's messages is that of the narrowest route to it, too.
     let refused = check("POST /l/publish", with, &named("staff/x", "123456789"), 413);
     assert!(refused.contains("largest one to this topic, 8 bytes"), "{refused}");
@@ -455,12 +458,15 @@ impl Peer {
             let mut replies = Vec::new();
             let event = self.websocket.receive(Tick(0), &mut input, &MessageLimits::DEFAULT, &mut replies).unwrap();
             let payload = event.map(|event| match event {
-                Event::Message(message) => String::from_utf8(message.payload().to_vec()).unwrap(),
+                Event::Message(message) => Some(String::from_utf8(message.payload().to_vec()).unwrap()),
+                Event::Ping(_) => None,
                 other => panic!("{other:?}"),
             });
             self.rest = input.into_rest();
+            self.stream.write_all(&replies).unwrap();
             match payload {
-                Some(payload) => return payload,
+                Some(Some(payload)) => return payload,
+                Some(None) => {}
                 None => receive(&mut self.stream, &mut self.rest),
             }
         }

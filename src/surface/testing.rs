@@ -81,7 +81,7 @@ const PUBLISH: HttpEndpoint = HttpEndpoint {
     answer: |request| Box::pin(publish_named(request)),
 };
 
-/// `PUT topics/{topic...}` with a body that is the message.
+/// `PUT topics/{topic...}` with a body that is the message. A line `X-Topic` names another topic than the path.
 const PUT: HttpEndpoint = HttpEndpoint {
     methods: &["PUT", "PATCH"],
     intent: |_| Ok(Intent::Publish),
@@ -127,7 +127,9 @@ async fn publish_named(mut request: HttpRequest) -> Result<Response, Refusal> {
 }
 
 async fn put(mut request: HttpRequest) -> Result<Response, Refusal> {
-    let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "the path names no topic"))?;
+    let named = request.head.headers().get("x-topic").map(|name| request.topic_named(&String::from_utf8_lossy(name)));
+    let topic = named.transpose()?.or_else(|| request.topic.clone());
+    let topic = topic.ok_or_else(|| Refusal::new(404, "the path names no topic"))?;
     let message = Publication::binary(&mem::take(&mut request.body));
     let published = request.publish(request.may_publish(&topic)?, message).await?;
     Ok(Response::new(201, "text/plain", format!("{topic} {}", published.offset)).header("X-Topic", topic.as_str()))
