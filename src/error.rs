@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
-use crate::sys::probe::ProbeError;
+use crate::sys::uring::probe::ProbeError;
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///

@@ -25,7 +25,8 @@ use listeners::Listeners;
 
 use crate::{
     config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
-    shard::Listener, surface, sys,
+    shard::Listener, surface,
+    sys::{BackendKind, uring},
 };
 
 pub use builder::{BuildError, Builder};
@@ -57,6 +58,7 @@ pub struct Server {
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
+    backend: BackendKind,
 }
 
 impl Server {
@@ -73,7 +75,7 @@ impl Server {
         endpoints: Arc<Endpoints>,
         hub: (Hub, Requests),
     ) -> Result<Server, StartError> {
-        sys::probe::probe().map_err(StartError::Probe)?;
+        uring::probe::probe().map_err(StartError::Probe)?;
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
@@ -88,7 +90,8 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub })
+        let backend = BackendKind::Uring;
+        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend })
     }
 
     /// Returns the address of `/metrics`, if that is not an address of the server.

@@ -62,8 +62,8 @@ impl Server {
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub: (hub, requests) } =
-            self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend } = self;
+        let (hub, requests) = hub;
         let config = Arc::new(config);
         let count = config.shards;
         let Wiring { shards, control, commands } = Wiring::new(count);
@@ -85,6 +85,7 @@ impl Server {
                 control: ends.control,
                 returns: ends.returns,
                 cpu: config.is_pinned.then(|| config.cpus[number % config.cpus.len()]),
+                backend,
                 config: Arc::clone(&config),
                 endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::mpsc,
+    task::{JoinHandle, spawn_local},
+};
 
 use super::{
     handshake::{self, Opening},
@@ -18,7 +22,7 @@ use super::{
 use crate::{
     handover::HandedOff,
     metrics::Counter,
-    sys::{net, oneshot},
+    sys::{net, runtime},
 };
 
 /// Accepting on a listener, by a task.
@@ -37,7 +41,7 @@ impl Accepting {
     ///
     /// If the readiness of the listener cannot be watched.
     pub(super) fn begin(lobby: &Rc<Lobby>, Listener { socket, owner }: Listener) -> io::Result<Accepting> {
-        let begin = |queue| tokio_uring::spawn(accept(Rc::clone(lobby), queue));
+        let begin = |queue| spawn_local(accept(Rc::clone(lobby), queue));
         match owner {
             ListenerOwner::Server => {
                 let socket = Rc::new(socket);
@@ -67,16 +71,16 @@ impl Accepting {
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        tokio_uring::spawn(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, permit));
     }
 }
 
 /// The queue of a listener, and the way to wait for a connection in it.
 #[derive(Debug)]
 enum Queue {
-    /// Waits by a poll of the runtime's ring, which the shutdown of the listener ends.
+    /// Waits as the backend's runtime does; the shutdown of the listener ends the wait.
     Own(Rc<OwnedFd>),
-    /// Waits by the runtime's epoll: a task that is aborted there leaves nothing behind in the kernel.
+    /// Waits by tokio's epoll: a task that is aborted there leaves nothing behind in the kernel.
     OfParent(AsyncFd<OwnedFd>),
 }
 
@@ -87,7 +91,7 @@ impl Queue {
             |listener: &OwnedFd| accept_waiting(listener, lobby.refusals.at_once_max(), |socket| admit(lobby, socket));
         match self {
             Queue::Own(listener) => {
-                oneshot::readable(Rc::clone(listener)).await?;
+                runtime::readable(lobby.backend, Rc::clone(listener)).await?;
                 go(listener).map(drop)
             }
             Queue::OfParent(listener) => {
@@ -95,7 +99,7 @@ impl Queue {
                 match go(listener.get_ref())? {
                     Rest::Nothing => ready.clear_ready(),
                     // The listener stays ready: without this pass the task would go on before the next turn.
-                    Rest::Unknown => oneshot::nop().await,
+                    Rest::Unknown => runtime::pass(lobby.backend).await,
                 }
                 Ok(())
             }
@@ -172,13 +176,13 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         return has_room;
     }
     match admission {
-        Ok(permit) => drop(tokio_uring::spawn(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
+        Ok(permit) => drop(spawn_local(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
         Err(no_room) => {
             note(lobby, no_room);
             let socket = Rc::new(socket);
             // Without room for a refusal the socket is closed without an answer.
             if let Some(kept) = lobby.refusals.keep(&socket) {
-                drop(tokio_uring::spawn(handshake::refuse(Rc::clone(lobby), socket, no_room, kept)));
+                drop(spawn_local(handshake::refuse(Rc::clone(lobby), socket, no_room, kept)));
             }
         }
     }

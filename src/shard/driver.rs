@@ -17,6 +17,7 @@ use std::{
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, mpsc},
+    task::spawn_local,
 };
 
 use super::{
@@ -37,7 +38,7 @@ use crate::{
     hub::{Encodings, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
-    sys::{HotRing, cpu, oneshot},
+    sys::{Backend, BackendKind, cpu, runtime},
 };
 
 /// A command of the server to a shard.
@@ -57,6 +58,7 @@ pub(crate) struct Start {
     pub(crate) occupied: Arc<AtomicUsize>,
     /// The CPU that the thread stays on.
     pub(crate) cpu: Option<usize>,
+    pub(crate) backend: BackendKind,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<Listener>,
     /// The table of endpoints.
@@ -85,26 +87,21 @@ pub(crate) struct Start {
 ///
 /// # Errors
 ///
-/// If the rings cannot be set up or the thread cannot be pinned.
+/// If the backend cannot be set up or the thread cannot be pinned.
 pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     if let Some(cpu) = start.cpu {
         cpu::pin(cpu)?;
     }
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_coop_taskrun().setup_single_issuer().setup_submit_all().setup_cqsize(RUNTIME_COMPLETIONS);
-    let mut builder = tokio_uring::builder();
-    builder.entries(RUNTIME_ENTRIES).uring_builder(&ring);
-    let runtime = tokio_uring::Runtime::new(&builder)?;
-    runtime.block_on(async {
+    runtime::block_on(start.backend, async {
         let driver = Driver::new(start)?;
         started();
         driver.serve().await
-    })
+    })?
 }
 
 /// A shard, and the rest of its thread.
 struct Driver {
-    shard: Shard<HotRing>,
+    shard: Shard<Backend>,
     lobby: Rc<Lobby>,
     tasks: Tasks,
     spawned: Spawned,
@@ -114,8 +111,9 @@ struct Driver {
     listeners: Vec<Accepting>,
     /// Whether a listener belongs to the server's parent, which will start the next server.
     has_parent: bool,
-    /// The hot ring's descriptor, which is readable when the ring has completions.
-    ring: AsyncFd<OwnedFd>,
+    backend: BackendKind,
+    /// The descriptor that is readable when the backend has reports.
+    watched: AsyncFd<OwnedFd>,
     woken: Arc<Notify>,
     commands: mpsc::Receiver<ShardCommand>,
     /// The number of shards that still have connections while the server leaves.
@@ -129,7 +127,7 @@ struct Driver {
 /// The driver's knowledge after a turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AfterTurn {
-    /// Whether the turn has left work, a call waits that may be made, or the ring has completions.
+    /// Whether the turn has left work, a call waits that may be made, or the backend has reports.
     pub(super) has_work: bool,
     /// Whether a drain has ended: its time is over, or no shard has connections any more.
     pub(super) is_drained: bool,
@@ -160,17 +158,17 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// If the hot ring cannot be set up, or a listener cannot be watched.
+    /// If the backend cannot be set up, or a listener cannot be watched.
     fn new(start: Start) -> io::Result<Self> {
-        let Start { mesh, woken, occupied, config, listeners, counters, commands, clock, epoch_seed, .. } = start;
-        let ring = HotRing::new()?;
-        let watched = ring.watch()?;
+        let Start { mesh, woken, occupied, backend, config, listeners, counters, commands, clock, epoch_seed, .. } = start;
+        let io = Backend::new(backend)?;
+        let watched = io.watch()?;
         let routes = start.endpoints.routes();
         let on_shard: Rc<[Rc<dyn ShardRoute>]> = routes.iter().map(|route| route.factory.on_shard()).collect();
         let tasks = Tasks::default();
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
-        let mut shard = Shard::new(mesh, &config, ring, handlers, Arc::clone(&counters), epoch_seed, clock.now());
+        let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
         shard = shard.with_encodings(start.encodings);
         shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
@@ -181,13 +179,14 @@ impl Driver {
             start.endpoints,
             on_shard,
             start.addresses,
+            backend,
         );
         let lobby = Rc::new(lobby.of_shard(number, start.warnings));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));
         let listeners = listeners.collect::<io::Result<Vec<Accepting>>>()?;
-        tokio_uring::spawn(accept::reclaim_handed_back(Rc::clone(&lobby), start.returns));
+        spawn_local(accept::reclaim_handed_back(Rc::clone(&lobby), start.returns));
         Ok(Driver {
             shard,
             lobby,
@@ -198,7 +197,8 @@ impl Driver {
             counters,
             listeners,
             has_parent,
-            ring: watched,
+            backend,
+            watched,
             woken,
             commands,
             occupied,
@@ -242,7 +242,7 @@ impl Driver {
         let is_drained = self.is_drained();
         // Calls that had no room before this turn.
         let has_calls = self.tasks.has_calls() && self.shard.takes_calls();
-        let has_work = has_more || has_calls || self.shard.io_mut().has_completions();
+        let has_work = has_more || has_calls || self.shard.io_mut().has_reports();
         AfterTurn { has_work, is_drained }
     }
 
@@ -258,9 +258,9 @@ impl Driver {
         Instant::now() >= ends_by || self.occupied.load(Ordering::Relaxed) == 0
     }
 
-    /// Lets other tasks and the runtime's own ring run. Returns whether a drain has to begin.
+    /// Lets other tasks and the runtime's own waits go on. Returns whether a drain has to begin.
     async fn pass(&mut self) -> bool {
-        oneshot::nop().await;
+        runtime::pass(self.backend).await;
         !matches!(self.commands.try_recv(), Err(mpsc::error::TryRecvError::Empty))
     }
 
@@ -270,7 +270,7 @@ impl Driver {
         let mut has_command = false;
         tokio::select! {
             () = self.woken.notified() => {}
-            ready = self.ring.readable() => ready?.clear_ready(),
+            ready = self.watched.readable() => ready?.clear_ready(),
             () = self.lobby.arrived() => {}
             () = self.tasks.added() => {}
             // A closed channel means that the server was dropped, which drains too.
@@ -344,10 +344,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
 /// The time that opening requests on accepted sockets have in a drain, where they are served.
 const OPENINGS_TIME: Duration = Duration::from_secs(1);
-
-/// The sizes of the runtime's own ring, which serves accepts and opening handshakes: each operation has one completion.
-const RUNTIME_ENTRIES: u32 = 256;
-const RUNTIME_COMPLETIONS: u32 = 4_096;
 
 #[cfg(test)]
 mod tests {

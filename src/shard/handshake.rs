@@ -29,8 +29,9 @@ use crate::{
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::is_opening_request,
     sys::{
+        BackendKind,
         bounded_close::{BoundedClose, until_taken},
-        net, oneshot,
+        net, runtime,
     },
 };
 
@@ -61,7 +62,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
         }
         Some(Ok((head, _))) if !is_opening_request(&head) => match health(&lobby, &head) {
             // The shard answers this itself, since the control thread may be busy or have no room.
-            Some(response) => send_and_close(socket, response).await,
+            Some(response) => send_and_close(lobby.backend, socket, response).await,
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
                 let permits = lobby.release(permit);
@@ -141,7 +142,7 @@ async fn refuse_opening(
     let (peer, status) = (net::peer(&socket).map(display), response.status());
     tracing::debug!(peer, status, cause = cause.cause(), path, "refused");
     lobby.counters.add(cause, 1);
-    send_and_close(socket, response.encode(has_body)).await;
+    send_and_close(lobby.backend, socket, response.encode(has_body)).await;
 }
 
 /// Answers a client for which there is no room: with the refusal, or with health or metrics if its request is for
@@ -167,7 +168,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoo
         }
     }
     let method = head.map_or("GET", RequestHead::method);
-    send_and_close(socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+    send_and_close(lobby.backend, socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
 }
 
 /// Returns whether a request is for metrics that are on this address.
@@ -222,7 +223,7 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
             );
         }
         let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");
-        send_and_close(BoundedClose::new(Rc::new(handed_off.socket)), refusal.encode()).await;
+        send_and_close(lobby.backend, BoundedClose::new(Rc::new(handed_off.socket)), refusal.encode()).await;
     }
 }
 
@@ -240,7 +241,7 @@ type Head = Result<(RequestHead, usize), HttpError>;
 
 /// Returns the head at the front of `received`, or its error. `None` if the client left or took too long.
 async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> Option<Head> {
-    match within(lobby.config.handshake_timeout, socket, pin!(read_head(socket, received))).await {
+    match within(lobby.config.handshake_timeout, socket, pin!(read_head(lobby.backend, socket, received))).await {
         Some(Ok(head)) => Some(head),
         Some(Err(error)) => {
             tracing::debug!(%error, "the client left in its opening handshake");
@@ -254,12 +255,12 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesM
     }
 }
 
-async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<Head> {
+async fn read_head(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<Head> {
     let mut scan = HeadScan::default();
     loop {
         match RequestHead::decode_with(&mut scan, received) {
             // A socket on which nothing arrives costs this task, but no buffer.
-            Ok(None) => receive_more(socket, received).await?,
+            Ok(None) => receive_more(backend, socket, received).await?,
             Ok(Some(found)) => return Ok(Ok(found)),
             Err(error) => return Ok(Err(error)),
         }
@@ -268,10 +269,10 @@ async fn read_head(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<
 
 /// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it. A
 /// client that has left no room for all of it by then is reset.
-async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
+async fn send_and_close(backend: BackendKind, socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
     let ends = Instant::now() + LINGER;
     let left = || ends.saturating_duration_since(Instant::now());
-    let sent = within(left(), &socket, pin!(send_all(&socket, &response))).await;
+    let sent = within(left(), &socket, pin!(send_all(backend, &socket, &response))).await;
     if !matches!(sent, Some(Ok(()))) {
         tracing::debug!(outcome = ?sent, "the client did not take the answer");
         net::reset_when_closed(&*socket);
@@ -280,7 +281,7 @@ async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
     net::shutdown(&socket, false);
     let rest = async {
         let (mut received, mut count) = (BytesMut::new(), 0);
-        while count < LINGER_BYTES_MAX && receive_more(&socket, &mut received).await.is_ok() {
+        while count < LINGER_BYTES_MAX && receive_more(backend, &socket, &mut received).await.is_ok() {
             count += received.len();
             received.clear();
         }
@@ -290,21 +291,23 @@ async fn send_and_close(socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
 }
 
 /// Sends all of `bytes`, each part when there is room for it.
-async fn send_all(socket: &Rc<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+async fn send_all(backend: BackendKind, socket: &Rc<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     loop {
         match net::send_now(socket, bytes) {
             Ok(count) if count == bytes.len() => return Ok(()),
             Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => oneshot::writable(Rc::clone(socket)).await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                runtime::writable(backend, Rc::clone(socket)).await?;
+            }
             Err(error) => return Err(error),
         }
     }
 }
 
 /// Appends the bytes that arrive next.
-async fn receive_more(socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<()> {
+async fn receive_more(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<()> {
     loop {
-        oneshot::readable(Rc::clone(socket)).await?;
+        runtime::readable(backend, Rc::clone(socket)).await?;
         match receive_now(socket, received) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -22,7 +22,7 @@ use crate::{
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
-    sys::net,
+    sys::{BackendKind, net},
 };
 
 /// The state that a shard's tasks share. All of them run on its thread.
@@ -49,6 +49,8 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    /// The backend whose runtime this thread has.
+    pub(super) backend: BackendKind,
     /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
     next_request: Cell<u64>,
 }
@@ -110,6 +112,7 @@ impl Lobby {
         endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
+        backend: BackendKind,
     ) -> Self {
         let refusals = Refusals::new(config.shards);
         Lobby {
@@ -128,6 +131,7 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            backend,
             next_request: Cell::new(0),
         }
     }

@@ -22,7 +22,7 @@ const WINDOWS: &[(&str, &str)] = &[
     ("config", "memory"),
     ("control", "bounded_close"),
     ("control", "net"),
-    ("error", "probe"),
+    ("error", "uring"),
     ("main", "net"),
     ("seccomp", "system_calls"),
     ("service_manager", "inherited"),

@@ -1,6 +1,6 @@
 //! How entries and their completions are told apart.
 
-use super::Key;
+use crate::sys::Key;
 
 /// `user_data` of an entry: 8 bits kind, 24 bits generation, 32 bits slot (or index in the batch). A completion that
 /// comes late is recognised by its generation and dropped.

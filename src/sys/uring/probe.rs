@@ -12,7 +12,8 @@ use std::{
 
 use io_uring::{IoUring, Probe, opcode};
 
-use super::{HotRing, Io, Key, SendEntry};
+use super::HotRing;
+use crate::sys::{Io, Key, SendEntry, net};
 
 /// The reason why the hub cannot run here; its text names a remedy.
 #[derive(Debug)]
@@ -169,7 +170,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     let mut reader = TcpStream::connect(listener.local_addr()?)?;
     let (writer, _) = listener.accept()?;
     let writer = OwnedFd::from(writer);
-    super::net::prepare_connection(&writer, Some(4_096))?;
+    net::prepare_connection(&writer, Some(4_096))?;
     let bytes = vec![7; 8 << 20];
     let pieces = [IoSlice::new(&bytes)];
     let mut refused = Vec::new();

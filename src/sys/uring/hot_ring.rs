@@ -40,7 +40,7 @@ use self::{
     queue::Entries,
     token::{Kind, Token},
 };
-use super::{
+use crate::sys::{
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     net,
 };

@@ -7,7 +7,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _},
     rc::Rc,
 };
 
@@ -20,7 +20,7 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 /// # Errors
 ///
 /// The error of the poll.
-pub async fn readable(socket: Rc<OwnedFd>) -> io::Result<()> {
+pub(in crate::sys) async fn readable(socket: Rc<impl AsFd + 'static>) -> io::Result<()> {
     polled(socket, libc::POLLIN | libc::POLLRDHUP).await
 }
 
@@ -29,18 +29,18 @@ pub async fn readable(socket: Rc<OwnedFd>) -> io::Result<()> {
 /// # Errors
 ///
 /// The error of the poll.
-pub async fn writable(socket: Rc<OwnedFd>) -> io::Result<()> {
+pub(in crate::sys) async fn writable(socket: Rc<impl AsFd + 'static>) -> io::Result<()> {
     polled(socket, libc::POLLOUT).await
 }
 
-async fn polled(socket: Rc<OwnedFd>, events: i16) -> io::Result<()> {
-    let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events as u32).build();
+async fn polled(socket: Rc<impl AsFd + 'static>, events: i16) -> io::Result<()> {
+    let entry = opcode::PollAdd::new(Fd(socket.as_fd().as_raw_fd()), events as u32).build();
     UnsubmittedOneshot::new(socket, Done(PhantomData), entry).submit().await
 }
 
 /// Yields until the runtime has run the other tasks that are ready, and has submitted the entries that its ring has
 /// queued. `yield_now` would only let the tasks run.
-pub async fn nop() {
+pub(in crate::sys) async fn nop() {
     let entry = opcode::Nop::new().build();
     // A NOP cannot fail.
     let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
