@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    io_state::{Room, ShardConnection},
+    io_state::Room,
     outgoing::{Contents, Left, Outcome, Planned, Portion, length, outbox},
     pace::Pace,
     state::{Shard, key},
@@ -346,18 +346,19 @@ impl<I: Io> Shard<I> {
         offered - sent
     }
 
-    /// Polls again, a tick later, for the room of sockets that had reported room and took nothing.
+    /// Tries again, a tick later, the sockets that had reported room and took nothing.
     pub(super) fn resume_paused(&mut self) {
         if self.flush.next_try().is_none_or(|tick| self.now < tick) {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let still_waits = |connection: &&ShardConnection| connection.io.awaits_room();
-            if self.hub.connections.get(id).filter(still_waits).is_some()
-                && let Some(socket) = &self.sockets[id.slot() as usize]
-            {
-                self.io.await_room(key(id), socket);
+            let Some(connection) = self.hub.connections.get_mut(id).filter(|waiting| waiting.io.awaits_room()) else {
+                continue;
+            };
+            if let Some(output) = &mut connection.io.output {
+                output.room = Room::Unknown;
             }
+            self.flush.mark_dirty(connection, id);
         }
     }
 }

@@ -4,7 +4,10 @@ use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
+#[cfg(test)]
+use super::faulty::Faulty;
 use super::{
+    epoll::Epoll,
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     uring::HotRing,
 };
@@ -14,12 +17,35 @@ use super::{
 pub enum BackendKind {
     /// io_uring: a hot ring for each shard.
     Uring,
+    /// epoll: an instance for each shard.
+    Epoll,
+    /// A real backend with faults that a seed decides.
+    #[cfg(test)]
+    Faulty {
+        /// The real backend.
+        over: &'static BackendKind,
+        seed: u64,
+    },
+}
+
+impl BackendKind {
+    /// Returns the kind of backend that talks to the kernel, and so decides about the runtime.
+    pub(super) fn real(self) -> BackendKind {
+        match self {
+            #[cfg(test)]
+            BackendKind::Faulty { over, .. } => *over,
+            real => real,
+        }
+    }
 }
 
 impl fmt::Display for BackendKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             BackendKind::Uring => "uring",
+            BackendKind::Epoll => "epoll",
+            #[cfg(test)]
+            BackendKind::Faulty { .. } => "faulty",
         })
     }
 }
@@ -31,6 +57,11 @@ impl fmt::Display for BackendKind {
 pub enum Backend {
     /// io_uring.
     Uring(HotRing),
+    /// epoll.
+    Epoll(Epoll),
+    /// A real backend with faults.
+    #[cfg(test)]
+    Faulty(Box<Faulty>),
 }
 
 /// The socket type of all backends.
@@ -41,10 +72,15 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// See [`HotRing::new`].
+    /// See [`HotRing::new`] and [`Epoll::new`].
     pub fn new(kind: BackendKind) -> io::Result<Backend> {
         match kind {
             BackendKind::Uring => HotRing::new().map(Backend::Uring),
+            BackendKind::Epoll => Epoll::new().map(Backend::Epoll),
+            #[cfg(test)]
+            BackendKind::Faulty { over, seed } => {
+                Ok(Backend::Faulty(Box::new(Faulty::new(Backend::new(*over)?, seed))))
+            }
         }
     }
 
@@ -56,6 +92,9 @@ impl Backend {
     pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
         match self {
             Backend::Uring(ring) => ring.watch(),
+            Backend::Epoll(epoll) => epoll.watch(),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.watch(),
         }
     }
 
@@ -63,6 +102,9 @@ impl Backend {
     pub fn has_reports(&mut self) -> bool {
         match self {
             Backend::Uring(ring) => ring.has_completions(),
+            Backend::Epoll(epoll) => epoll.has_reports(),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.has_reports(),
         }
     }
 
@@ -71,6 +113,9 @@ impl Backend {
     pub fn armed(&self) -> u64 {
         match self {
             Backend::Uring(ring) => ring.armed(),
+            Backend::Epoll(epoll) => epoll.armed(),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.armed(),
         }
     }
 
@@ -79,6 +124,9 @@ impl Backend {
     pub fn repeated(&self) -> u64 {
         match self {
             Backend::Uring(ring) => ring.repeated(),
+            Backend::Epoll(_) => 0,
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.real().repeated(),
         }
     }
 }
@@ -90,6 +138,9 @@ impl Io for Backend {
     fn arm(&mut self, key: Key, socket: &Socket) {
         match self {
             Backend::Uring(ring) => ring.arm(key, socket),
+            Backend::Epoll(epoll) => epoll.arm(key, socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.arm(key, socket),
         }
     }
 
@@ -97,6 +148,9 @@ impl Io for Backend {
     fn await_room(&mut self, key: Key, socket: &Socket) {
         match self {
             Backend::Uring(ring) => ring.await_room(key, socket),
+            Backend::Epoll(epoll) => epoll.await_room(key, socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.await_room(key, socket),
         }
     }
 
@@ -104,6 +158,9 @@ impl Io for Backend {
     fn disarm(&mut self, key: Key) {
         match self {
             Backend::Uring(ring) => ring.disarm(key),
+            Backend::Epoll(epoll) => epoll.disarm(key),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.disarm(key),
         }
     }
 
@@ -111,6 +168,9 @@ impl Io for Backend {
     fn submit(&mut self) {
         match self {
             Backend::Uring(ring) => ring.submit(),
+            Backend::Epoll(epoll) => epoll.submit(),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.submit(),
         }
     }
 
@@ -118,6 +178,9 @@ impl Io for Backend {
     fn reap(&mut self, ready: &mut Vec<Readiness>) {
         match self {
             Backend::Uring(ring) => ring.reap(ready),
+            Backend::Epoll(epoll) => epoll.reap(ready),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.reap(ready),
         }
     }
 
@@ -125,6 +188,9 @@ impl Io for Backend {
     fn receive(&mut self, batch: &mut [Receive<'_, Socket>]) {
         match self {
             Backend::Uring(ring) => ring.receive(batch),
+            Backend::Epoll(epoll) => epoll.receive(batch),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.receive(batch),
         }
     }
 
@@ -132,6 +198,9 @@ impl Io for Backend {
     fn discard(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
         match self {
             Backend::Uring(ring) => ring.discard(socket, most),
+            Backend::Epoll(epoll) => epoll.discard(socket, most),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.discard(socket, most),
         }
     }
 
@@ -139,6 +208,9 @@ impl Io for Backend {
     fn send(&mut self, batch: &[SendEntry<'_, Socket>], refused: &mut Vec<Unsent>) {
         match self {
             Backend::Uring(ring) => ring.send(batch, refused),
+            Backend::Epoll(epoll) => epoll.send(batch, refused),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.send(batch, refused),
         }
     }
 
@@ -146,6 +218,9 @@ impl Io for Backend {
     fn addresses(&self, socket: &Socket) -> (Option<SocketAddr>, Option<SocketAddr>) {
         match self {
             Backend::Uring(ring) => ring.addresses(socket),
+            Backend::Epoll(epoll) => epoll.addresses(socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.addresses(socket),
         }
     }
 
@@ -153,6 +228,9 @@ impl Io for Backend {
     fn finish(&mut self, socket: &Socket) {
         match self {
             Backend::Uring(ring) => ring.finish(socket),
+            Backend::Epoll(epoll) => epoll.finish(socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.finish(socket),
         }
     }
 
@@ -160,6 +238,9 @@ impl Io for Backend {
     fn unread(&self, socket: &Socket) -> usize {
         match self {
             Backend::Uring(ring) => ring.unread(socket),
+            Backend::Epoll(epoll) => epoll.unread(socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.unread(socket),
         }
     }
 
@@ -167,6 +248,9 @@ impl Io for Backend {
     fn unacknowledged(&self, socket: &Socket) -> usize {
         match self {
             Backend::Uring(ring) => ring.unacknowledged(socket),
+            Backend::Epoll(epoll) => epoll.unacknowledged(socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.unacknowledged(socket),
         }
     }
 
@@ -174,6 +258,9 @@ impl Io for Backend {
     fn reset(&mut self, socket: &Socket) {
         match self {
             Backend::Uring(ring) => ring.reset(socket),
+            Backend::Epoll(epoll) => epoll.reset(socket),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.reset(socket),
         }
     }
 }

@@ -21,7 +21,8 @@ pub trait Io {
     /// that has arrived before is reported too.
     fn arm(&mut self, key: Key, socket: &Self::Socket);
 
-    /// Reports once, as [`Readiness::writable`], when `socket` has room for more output.
+    /// Reports once, as [`Readiness::writable`], when `socket` has room for more output. Call it for a socket that is
+    /// armed and has just not taken a send whole: after [`Io::send`], and before the next [`Io::reap`].
     fn await_room(&mut self, key: Key, socket: &Self::Socket);
 
     /// Ends the reports that [`Io::arm`] and [`Io::await_room`] began, whatever is happening on the socket. The socket

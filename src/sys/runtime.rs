@@ -5,7 +5,7 @@
 
 use std::{future::Future, io, os::fd::AsFd, rc::Rc};
 
-use super::{BackendKind, uring};
+use super::{BackendKind, epoll, uring};
 
 /// Runs `future` on the calling thread, on the runtime of a backend, and beside it the tasks that it spawns.
 ///
@@ -13,8 +13,9 @@ use super::{BackendKind, uring};
 ///
 /// If the runtime cannot be set up.
 pub fn block_on<F: Future>(backend: BackendKind, future: F) -> io::Result<F::Output> {
-    match backend {
-        BackendKind::Uring => uring::block_on(future),
+    match backend.real() {
+        BackendKind::Epoll => epoll::block_on(future),
+        _ => uring::block_on(future),
     }
 }
 
@@ -28,8 +29,9 @@ pub fn block_on<F: Future>(backend: BackendKind, future: F) -> io::Result<F::Out
 ///
 /// The error of the wait.
 pub async fn readable(backend: BackendKind, socket: Rc<impl AsFd + 'static>) -> io::Result<()> {
-    match backend {
-        BackendKind::Uring => uring::readable(socket).await,
+    match backend.real() {
+        BackendKind::Epoll => epoll::readable(socket).await,
+        _ => uring::readable(socket).await,
     }
 }
 
@@ -39,15 +41,17 @@ pub async fn readable(backend: BackendKind, socket: Rc<impl AsFd + 'static>) -> 
 ///
 /// The error of the wait.
 pub async fn writable(backend: BackendKind, socket: Rc<impl AsFd + 'static>) -> io::Result<()> {
-    match backend {
-        BackendKind::Uring => uring::writable(socket).await,
+    match backend.real() {
+        BackendKind::Epoll => epoll::writable(socket).await,
+        _ => uring::writable(socket).await,
     }
 }
 
 /// Yields until the runtime has run the other tasks that are ready, and has looked for the sockets that waits of theirs
 /// are for.
 pub async fn pass(backend: BackendKind) {
-    match backend {
-        BackendKind::Uring => uring::nop().await,
+    match backend.real() {
+        BackendKind::Epoll => epoll::pass().await,
+        _ => uring::nop().await,
     }
 }

@@ -1,0 +1,118 @@
+//! Helpers of tests on real sockets.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    net::{TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use super::{
+    io::{Io, Key, Readiness, Receive, SendEntry},
+    net,
+};
+
+/// A server's socket and its client.
+pub(super) fn pair(send_buffer: Option<usize>) -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let server = OwnedFd::from(listener.accept().unwrap().0);
+    net::prepare_connection(&server, send_buffer).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_nodelay(true).unwrap();
+    (server, client)
+}
+
+/// A pair with as little room on both sides as the kernel allows.
+fn small_pair() -> (OwnedFd, TcpStream) {
+    let (server, client) = pair(Some(4_096));
+    socket2::SockRef::from(&client).set_recv_buffer_size(4_096).unwrap();
+    (server, client)
+}
+
+/// A pair whose server's socket takes nothing more, and how many bytes it took.
+pub(super) fn full_pair() -> (OwnedFd, TcpStream, usize) {
+    let (server, client) = small_pair();
+    let mut taken = 0;
+    // Room may appear once more when the client's kernel has moved something on.
+    loop {
+        match net::send_now(&server, &[7; 65_536]) {
+            Ok(count) => taken += count,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(5));
+                if net::send_now(&server, &[7]).map(|count| taken += count).is_err() {
+                    return (server, client, taken);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn key(slot: u32, generation: u32) -> Key {
+    Key { slot, generation }
+}
+
+pub(super) fn send_one(
+    io: &mut impl Io<Socket = OwnedFd>,
+    socket: &OwnedFd,
+    bytes: &[&[u8]],
+) -> Option<io::Result<usize>> {
+    let pieces: Vec<IoSlice<'_>> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut refused = Vec::new();
+    io.send(&[SendEntry { socket, pieces: &pieces }], &mut refused);
+    assert!(refused.len() <= 1 && refused.iter().all(|entry| entry.index == 0));
+    refused.pop().map(|entry| entry.sent)
+}
+
+pub(super) fn receive_one(
+    io: &mut impl Io<Socket = OwnedFd>,
+    socket: &OwnedFd,
+    room: usize,
+) -> (io::Result<usize>, BytesMut) {
+    let mut buffer = BytesMut::with_capacity(room);
+    let mut batch = [Receive::new(socket, &mut buffer)];
+    io.receive(&mut batch);
+    let [Receive { result, .. }] = batch;
+    (result, buffer)
+}
+
+/// Reaps until `is_enough` says so. Running out of patience fails the test.
+pub(super) fn reap_until(
+    io: &mut impl Io<Socket = OwnedFd>,
+    mut is_enough: impl FnMut(&[Readiness]) -> bool,
+) -> Vec<Readiness> {
+    let mut ready = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        io.reap(&mut ready);
+        if is_enough(&ready) {
+            return ready;
+        }
+        assert!(Instant::now() < end, "after {PATIENCE:?} there are only {} reports", ready.len());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub(super) fn reap_one(io: &mut impl Io<Socket = OwnedFd>) -> Readiness {
+    *reap_until(io, |ready| !ready.is_empty()).last().unwrap()
+}
+
+/// What is reported within a moment.
+pub(super) fn reap_briefly(io: &mut impl Io<Socket = OwnedFd>) -> Vec<Readiness> {
+    let mut ready = Vec::new();
+    for _ in 0..20 {
+        io.reap(&mut ready);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ready
+}
+
+pub(super) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index / 251 + index) as u8).collect()
+}
+
+/// No test measures time; this only ends one that hangs.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
