@@ -20,7 +20,7 @@ use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
-    server::{DrainReport, Running, Server},
+    server::{ChosenBackend, DrainReport, Running, Server},
     sys,
 };
 use service_manager::ServiceManager;
@@ -213,7 +213,13 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     for warning in given.warnings().iter().chain(&of_config) {
         print_error(&format_args!("warning: {warning}"));
     }
-    print_line(config::effective(&given, &config?).trim_end())
+    let config = config?;
+    let backend = ChosenBackend::choose(config.io)?;
+    if let Some(line) = backend.fallback() {
+        print_error(&format_args!("warning: {line}"));
+    }
+    let effective = config::effective(&given, &config);
+    print_line(&format!("{}\n\n# ---- Backend ----\n# {backend}", effective.trim_end()))
 }
 
 /// Logs the failure of a health check as the server would, in JSON.
@@ -259,7 +265,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     for warning in given.warnings().iter().chain(&inherited.warning).chain(&config.warnings()) {
         tracing::warn!("{warning}");
     }
-    let report = StartReport::new(&config, descriptors);
+    let mut report = StartReport::new(&config, descriptors);
     let routes: Vec<String> =
         config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -270,6 +276,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     };
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
     let server = builder.config(config).listeners(inherited.listeners).build()?;
+    report.io = server.backend().to_string();
     let metrics = server.metrics_addr();
     let running = server.start()?;
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
@@ -316,6 +323,8 @@ impl Signals {
 struct StartReport {
     shards: usize,
     placement: String,
+    /// The backend and the reason for it.
+    io: String,
     max_connections: usize,
     max_message: u32,
     max_backlog: usize,
@@ -330,6 +339,7 @@ impl StartReport {
         StartReport {
             shards: config.shards,
             placement: config.placement(),
+            io: String::new(),
             max_connections: config.limits.connections_max,
             max_message: config.limits.message.message_bytes_max,
             max_backlog: config.limits.backlog_bytes_max,
@@ -340,13 +350,14 @@ impl StartReport {
     }
 
     fn log(&self, version: &str, addresses: &str) {
-        let StartReport { shards, placement, max_connections, max_message, max_backlog, .. } = self;
+        let StartReport { shards, placement, io, max_connections, max_message, max_backlog, .. } = self;
         let StartReport { kernel, descriptors, locked_memory, .. } = self;
         tracing::info!(
             version,
             addresses,
             shards,
             placement,
+            io,
             max_connections,
             max_message,
             max_backlog,

@@ -331,10 +331,10 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
 }
 
 /// Returns all counters in the text format of Prometheus, version 0.0.4. The label `shard` is the number of a shard,
-/// `control`, or `process` for counters of the whole process. `build_info` and the gauges of the process have no such
-/// label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
+/// `control`, or `process` for counters of the whole process. `build_info`, `io_backend_info` and the gauges of the
+/// process have no such label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
 #[must_use]
-pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
+pub fn prometheus(shards: &[Arc<Counters>], control: &Counters, io: &BackendInfo) -> String {
     let mut text = String::with_capacity(16 * 1_024);
     let mut family = "";
     let mut line = |line: fmt::Arguments<'_>| text.write_fmt(format_args!("{line}\n")).unwrap_or_default();
@@ -385,8 +385,20 @@ pub fn prometheus(shards: &[Arc<Counters>], control: &Counters) -> String {
     line(format_args!("{PREFIX}taken_timestamp_seconds{{shard=\"process\"}} {time:.3}"));
     write_help(&mut line, "build_info", "The version of the hub.", "gauge");
     line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    write_help(&mut line, "io_backend_info", "The kernel's interface that shards use, and why.", "gauge");
+    let BackendInfo { backend, reason } = io;
+    line(format_args!("{PREFIX}io_backend_info{{backend=\"{backend}\",reason=\"{reason}\"}} 1"));
     process::append(&mut text);
     text
+}
+
+/// The backend of a server and the reason for it, as values of labels: without quotes, backslashes and line ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// The name of the backend.
+    pub backend: String,
+    /// The reason for which the server has it.
+    pub reason: String,
 }
 
 /// Writes the help and the type of a family.
@@ -444,7 +456,8 @@ mod tests {
         shards[0].count_turn(Duration::from_micros(10));
         shards[0].count_turn(Duration::from_secs(1));
         control.add(Counter::refused(413), 2);
-        let text = prometheus(&shards, &control);
+        let io = BackendInfo { backend: "epoll".into(), reason: "io_uring_setup EPERM".into() };
+        let text = prometheus(&shards, &control, &io);
         for line in [
             "# TYPE ringhub_deliveries_total counter",
             "ringhub_deliveries_total{shard=\"1\"} 6",
@@ -455,6 +468,7 @@ mod tests {
             "ringhub_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 2",
             "ringhub_turn_seconds_sum{shard=\"0\"} 1.00001",
             "ringhub_turn_seconds_count{shard=\"0\"} 2",
+            "ringhub_io_backend_info{backend=\"epoll\",reason=\"io_uring_setup EPERM\"} 1",
         ] {
             assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
         }

@@ -63,6 +63,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     Some(Config {
         listen,
         listen_ipv6: settings.listen_ipv6,
+        io: settings.io,
         metrics_listen: settings.metrics_listen,
         access: access?,
         http: Http { header_timeout: handshake_timeout, ..http? },

@@ -2,7 +2,11 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use super::{quantities::Size, routes::config::RouteConfig, values::ListenIpv6};
+use super::{
+    quantities::Size,
+    routes::config::RouteConfig,
+    values::{IoChoice, ListenIpv6},
+};
 use crate::{
     auth::Access,
     proto::{KeepAlive, MessageLimits},
@@ -27,6 +31,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Whether shards stay on their CPUs.
     pub is_pinned: bool,
+    /// The kernel's interface that shards use.
+    pub io: IoChoice,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.

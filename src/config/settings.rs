@@ -9,7 +9,7 @@ use super::{
     listen::ListenAddress,
     quantities::{Size, Time},
     toml::quoted,
-    values::{CpuList, Fault, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Value},
+    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Value},
 };
 use crate::hub::ConnectionId;
 
@@ -250,6 +250,10 @@ settings! {
         /// Keep each shard on its CPU: auto, on or off. With auto a shard is kept unless a cgroup quota is smaller than
         /// the affinity mask and no CPUs are given.
         pin: Pin, WHEN, Is("auto");
+
+        /// The kernel's interface to sockets: auto, uring or epoll. With auto it is io_uring, or epoll where the kernel
+        /// or the container does not allow io_uring, with a warning; with uring the server does not start there.
+        io: IoChoice, WHICH, Is("auto");
     }
 
     "Limits" {

@@ -210,6 +210,17 @@ pub enum Pin {
     Off,
 }
 
+/// The kernel's interface that the shards of a server use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring, or epoll where the kernel or the container does not allow io_uring.
+    Auto,
+    /// io_uring. The server does not start where it is not allowed.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -309,6 +320,7 @@ macro_rules! words {
 
 words! {
     Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
+    IoChoice, "\"auto\", \"uring\" or \"epoll\"": "auto" Auto, "uring" Uring, "epoll" Epoll;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
 }

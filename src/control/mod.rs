@@ -48,7 +48,7 @@ use crate::{
     endpoints::Endpoints,
     handover::HandedOff,
     hub::ExternalEnd,
-    metrics::Counters,
+    metrics::{BackendInfo, Counters},
 };
 
 /// The parts that the control thread is started with.
@@ -72,6 +72,8 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
+    /// The backend of the shards.
+    pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
 }
@@ -101,7 +103,7 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
     // Dropped when all connections are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, woken, Arc::clone(&counters), leaving.clone(), requests);
@@ -119,6 +121,7 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
+        backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
@@ -207,6 +210,7 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
+            backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
         };
         let (ended, has_ended) = mpsc::channel();

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::HandedOff,
-    metrics::{self, Counter, Counters},
+    metrics::{self, BackendInfo, Counter, Counters},
     proto::Refusal,
     sys::bounded_close::BoundedClose,
 };
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
+    /// The backend of the shards.
+    pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
@@ -98,7 +100,7 @@ impl Shared {
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
-                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters));
+                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
             }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod builder;
+mod choice;
 mod drain_report;
 #[cfg(test)]
 mod formats;
@@ -9,6 +10,8 @@ mod hub;
 mod listeners;
 #[cfg(test)]
 mod mixed_order;
+#[cfg(test)]
+mod order_on_backends;
 mod role;
 mod running;
 #[cfg(test)]
@@ -26,10 +29,10 @@ use listeners::Listeners;
 use crate::{
     config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
     shard::Listener, surface,
-    sys::{BackendKind, uring},
 };
 
 pub use builder::{BuildError, Builder};
+pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use running::Running;
@@ -58,11 +61,11 @@ pub struct Server {
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
-    backend: BackendKind,
+    backend: ChosenBackend,
 }
 
 impl Server {
-    /// Probes the kernel's operations, then listens, unless there are listeners already.
+    /// Chooses the backend by what the kernel allows, then listens, unless there are listeners already.
     ///
     /// # Errors
     ///
@@ -75,7 +78,10 @@ impl Server {
         endpoints: Arc<Endpoints>,
         hub: (Hub, Requests),
     ) -> Result<Server, StartError> {
-        uring::probe::probe().map_err(StartError::Probe)?;
+        let backend = ChosenBackend::choose(config.io)?;
+        if let Some(line) = backend.fallback() {
+            tracing::warn!("{line}");
+        }
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
@@ -90,8 +96,13 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        let backend = BackendKind::Uring;
         Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend })
+    }
+
+    /// Returns the backend that the server's shards will use.
+    #[must_use]
+    pub fn backend(&self) -> &ChosenBackend {
+        &self.backend
     }
 
     /// Returns the address of `/metrics`, if that is not an address of the server.

@@ -85,7 +85,7 @@ impl Server {
                 control: ends.control,
                 returns: ends.returns,
                 cpu: config.is_pinned.then(|| config.cpus[number % config.cpus.len()]),
-                backend,
+                backend: backend.kind,
                 config: Arc::clone(&config),
                 endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),
@@ -114,6 +114,7 @@ impl Server {
             metrics_listener,
             shards: counters.clone(),
             counters: Arc::clone(&control_counters),
+            backend: backend.info(),
             leaving: leaving.subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
@@ -277,6 +278,7 @@ mod tests {
         config::{Config, Settings},
         endpoints::Endpoints,
         handover::SocketPermits,
+        metrics::BackendInfo,
         server::hub::Hub,
     };
 
@@ -298,6 +300,7 @@ mod tests {
             metrics_listener: None,
             shards: vec![Arc::default(), Arc::default()],
             counters: Arc::default(),
+            backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             leaving: watch::Sender::new(false).subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());

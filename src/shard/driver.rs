@@ -160,7 +160,8 @@ impl Driver {
     ///
     /// If the backend cannot be set up, or a listener cannot be watched.
     fn new(start: Start) -> io::Result<Self> {
-        let Start { mesh, woken, occupied, backend, config, listeners, counters, commands, clock, epoch_seed, .. } = start;
+        let Start { mesh, woken, occupied, backend, config, listeners, counters, commands, clock, epoch_seed, .. } =
+            start;
         let io = Backend::new(backend)?;
         let watched = io.watch()?;
         let routes = start.endpoints.routes();

@@ -16,10 +16,10 @@ pub mod bounded_close;
 #[cfg(test)]
 mod contract;
 pub mod cpu;
-pub mod inherited;
 mod epoll;
 #[cfg(test)]
 mod faulty;
+pub mod inherited;
 mod io;
 pub mod memory;
 pub mod net;

@@ -77,7 +77,7 @@ fn the_pages_run_the_container_as_compose_does() {
     let (soft, hard) = (value("soft:"), value("hard:"));
     assert!(deploy.contains(&format!("`--ulimit nofile={soft}:{hard}`")));
     let (port, grace) = (value("- \"127"), value("stop_grace_period:"));
-    let flags = format!("-p 127{port} --stop-timeout {} --security-opt ", grace.trim_end_matches('s'));
+    let flags = format!("-p 127{port} --stop-timeout {} ", grace.trim_end_matches('s'));
     for text in [&deploy, &readme] {
         assert!(text.contains(&flags), "{flags}");
     }

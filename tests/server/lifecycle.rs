@@ -1,16 +1,13 @@
 //! From the command line to the end of the process: settings, signals, counters, and what does not let it start.
 
 use std::{
-    collections::BTreeMap,
     io::{Read, Write as _},
     net::TcpListener,
     process::Output,
-    thread,
 };
 
 use ringhub::{config::SETTINGS, proto::OpCode};
 use rustix::process::Signal;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::support::{
     Client, Received, Server, ask, close, dial, dial_with, exchange, pattern, post, program, published, read_response,
@@ -484,32 +481,6 @@ fn logs_are_for_people_or_machines() {
     let text = log(&[]);
     assert!(text.contains("INFO") && !text.contains('\u{1b}'), "colours are for terminals: {text:?}");
     assert_eq!(log(&["--log", "off"]), "");
-}
-
-/// A container's seccomp profile: one clear word, before anything listens.
-#[test]
-fn without_io_uring_it_says_what_to_do() {
-    for (errno, named) in [(libc::EPERM, ["not permitted", "seccomp="]), (libc::ENOSYS, ["no io_uring", "seccomp"])] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = listener.local_addr().unwrap().to_string();
-        // The filter stays with the thread and whatever it starts. The address is taken, which must not matter yet.
-        let output = thread::spawn(move || {
-            let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-            let filter = SeccompFilter::new(
-                calls.into_iter().map(|call| (call, Vec::new())).collect::<BTreeMap<_, _>>(),
-                SeccompAction::Allow,
-                SeccompAction::Errno(errno as u32),
-                std::env::consts::ARCH.try_into().unwrap(),
-            );
-            let program: BpfProgram = filter.unwrap().try_into().unwrap();
-            apply_filter(&program).unwrap();
-            run(&["--listen", &taken])
-        });
-        let output = output.join().unwrap();
-        check_failure(&output, &named);
-        let log = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(log.lines().count(), 1, "{log}");
-    }
 }
 
 fn run(arguments: &[&str]) -> Output {

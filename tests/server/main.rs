@@ -7,6 +7,7 @@
 
 mod access;
 mod answers;
+mod backends;
 mod config;
 mod documents;
 mod faults;

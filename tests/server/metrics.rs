@@ -271,8 +271,8 @@ fn the_process_has_memory_and_descriptors() {
 /// Its name in the table, if it is there.
 fn table_name(series: &str) -> Option<String> {
     let (family, labels) = series.strip_prefix("ringhub_")?.split_once('{')?;
-    if family.starts_with("turn") || ["deliveries_per_send", "taken_timestamp_seconds", "build_info"].contains(&family)
-    {
+    const OTHERS: [&str; 4] = ["deliveries_per_send", "taken_timestamp_seconds", "build_info", "io_backend_info"];
+    if family.starts_with("turn") || OTHERS.contains(&family) {
         return None;
     }
     let cause = labels.split_once(",cause=").map(|(_, cause)| format!("{{cause={cause}"));

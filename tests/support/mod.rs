@@ -30,6 +30,12 @@ pub(crate) use sockets::KernelSocket;
 /// How long anything may take before a test gives up: long enough for a machine that is busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Whether the caller wants the servers of these tests on epoll.
+#[allow(dead_code, reason = "only some tests are about io_uring alone")]
+pub(crate) fn is_on_epoll() -> bool {
+    std::env::var_os("RINGHUB_IO").is_some_and(|io| io == "epoll")
+}
+
 /// A connection that gives up at [`DEADLINE`].
 pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     dial_with(address, None)

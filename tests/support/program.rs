@@ -131,12 +131,13 @@ pub(crate) fn program() -> Command {
     clean(Command::new(binary_path()))
 }
 
-/// Takes the caller's settings away. Several servers share few CPUs here, so none stays on one; and a client that the
-/// test no longer serves shall not delay the server's end. One shard unless the test asks for more: over several, what
-/// one client has been answered says nothing of what another has received.
+/// Takes the caller's settings away, except the backend, so that the same tests run on each. Several servers share few
+/// CPUs here, so none stays on one; and a client that the test no longer serves shall not delay the server's end. One
+/// shard unless the test asks for more: over several, what one client has been answered says nothing of what another
+/// has received.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGHUB_") {
+        if name.to_string_lossy().starts_with("RINGHUB_") && name != "RINGHUB_IO" {
             command.env_remove(name);
         }
     }

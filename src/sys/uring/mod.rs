@@ -1,5 +1,6 @@
 //! io_uring: the hot ring of a shard, the operations that go through the runtime's ring, and the probe of both.
 
+pub mod cause;
 mod hot_ring;
 mod oneshot;
 pub mod probe;

@@ -1,25 +1,31 @@
-//! Checks at start whether this kernel and container allow the operations that the hub needs.
+//! Checks at start whether this kernel and container allow the operations that the hub needs of io_uring.
 
 use std::{
     fmt,
     io::{self, IoSlice, Read, Write},
     net::{TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    rc::Rc,
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
 
-use super::HotRing;
+use super::{HotRing, block_on, nop, readable};
 use crate::sys::{Io, Key, SendEntry, net};
 
-/// The reason why the hub cannot run here; its text names a remedy.
+/// The reason why the hub cannot use io_uring here; its text names a remedy.
 #[derive(Debug)]
 pub enum ProbeError {
-    /// io_uring, or the thread of the probe, could not be set up.
-    Refused(io::Error),
+    /// The kernel has refused a system call, or an operation of a ring.
+    Refused(Call, io::Error),
+    /// The thread of the probe could not be started.
+    Thread(io::Error),
     /// The kernel lacks an operation or a feature.
     TooOld(&'static str),
     /// A short send was not reported with its exact count.
@@ -28,10 +34,40 @@ pub enum ProbeError {
     Cancel(String),
 }
 
+/// A call that the kernel may refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// `io_uring_setup`, with the mapping of the queues.
+    Setup,
+    /// `io_uring_register`.
+    Register,
+    /// `io_uring_enter`.
+    Enter,
+    /// An operation of a ring, by its name in the kernel's headers.
+    Operation(&'static str),
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Call::Setup => f.write_str("io_uring_setup"),
+            Call::Register => f.write_str("io_uring_register"),
+            Call::Enter => f.write_str("io_uring_enter"),
+            Call::Operation(name) => write!(f, "IORING_OP_{name}"),
+        }
+    }
+}
+
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbeError::Refused(error) => match error.raw_os_error() {
+            ProbeError::Refused(Call::Operation(_), error) if is_forbidden(error) => write!(
+                f,
+                "an operation of io_uring is not permitted here ({}): a filter of this container or of this host \
+                 forbids it. Let the hub use NOP, POLL_ADD, ASYNC_CANCEL, RECV, SEND and SENDMSG.",
+                self.refused()
+            ),
+            ProbeError::Refused(_, error) => match error.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => write!(
                     f,
                     "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
@@ -53,8 +89,14 @@ impl fmt::Display for ProbeError {
                     "this kernel's io_uring does not know the flags ringhub needs ({error}). Linux 6.1 or newer is \
                      needed."
                 ),
+                Some(libc::EOPNOTSUPP) => write!(
+                    f,
+                    "the kernel or the sandbox that this runs in does not support io_uring ({error}). ringhub needs \
+                     Linux 6.1 or newer."
+                ),
                 _ => write!(f, "io_uring cannot be set up: {error}"),
             },
+            ProbeError::Thread(error) => write!(f, "the thread that probes io_uring cannot be started: {error}"),
             ProbeError::TooOld(what) => write!(f, "this kernel's io_uring lacks {what}. Linux 6.1 or newer is needed."),
             ProbeError::ShortSend(what) => write!(
                 f,
@@ -72,7 +114,55 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Checks the operations of the kernel that the hot ring needs, before anything listens.
+impl ProbeError {
+    /// Returns the refusal in a few words, such as `io_uring_setup fails with EPERM`.
+    #[must_use]
+    pub fn refused(&self) -> String {
+        match self {
+            ProbeError::Refused(call, error) => format!("{call} fails with {}", errno_name(error)),
+            ProbeError::Thread(error) => format!("its probe cannot run ({})", errno_name(error)),
+            ProbeError::TooOld(what) => format!("it lacks {what}"),
+            ProbeError::ShortSend(what) => format!("a short send is not reported exactly ({what})"),
+            ProbeError::Cancel(what) => format!("a poll that is cancelled does not end ({what})"),
+        }
+    }
+
+    /// Returns the reason as the value of a metric's label: few values, and no numbers that change.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            ProbeError::Refused(call, error) => format!("{call} {}", errno_name(error)),
+            ProbeError::Thread(_) => "no probe".into(),
+            ProbeError::TooOld(what) => format!("no {what}"),
+            ProbeError::ShortSend(_) => "inexact short sends".into(),
+            ProbeError::Cancel(_) => "polls that do not end".into(),
+        }
+    }
+}
+
+/// Returns whether an error says that something is forbidden.
+pub(super) fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+}
+
+/// Returns the name of an error that refusals of io_uring have, or the error's text.
+fn errno_name(error: &io::Error) -> String {
+    let names = [
+        (libc::EPERM, "EPERM"),
+        (libc::EACCES, "EACCES"),
+        (libc::ENOSYS, "ENOSYS"),
+        (libc::EINVAL, "EINVAL"),
+        (libc::ENOMEM, "ENOMEM"),
+        (libc::EOPNOTSUPP, "EOPNOTSUPP"),
+        (libc::EMFILE, "EMFILE"),
+        (libc::ENFILE, "ENFILE"),
+        (libc::EAGAIN, "EAGAIN"),
+    ];
+    let name = names.iter().find(|(code, _)| error.raw_os_error() == Some(*code));
+    name.map_or_else(|| error.to_string(), |(_, name)| (*name).into())
+}
+
+/// Checks the operations of the kernel that a shard needs of io_uring, before anything listens.
 ///
 /// The probe has its own thread. The kernel frees a closed ring some time later, and interrupts the thread that used
 /// it; on the caller's thread, the next call with a timeout would fail with EINTR.
@@ -81,39 +171,161 @@ impl std::error::Error for ProbeError {}
 ///
 /// See [`ProbeError`].
 pub fn probe() -> Result<(), ProbeError> {
-    let thread = thread::Builder::new().name("ringhub-probe".into()).spawn(probe_here);
-    let outcome = thread.map_err(ProbeError::Refused)?.join();
+    let thread = thread::Builder::new().name("ringhub-probe".into()).spawn(|| probe_by(&ThisKernel));
+    let outcome = thread.map_err(ProbeError::Thread)?.join();
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// The kernel below the probe, for which a test may stand in.
+trait Kernel {
+    /// Makes a small ring, on which single operations are tried.
+    fn ring(&self) -> io::Result<IoUring>;
+
+    /// Returns the first operation that the kernel does not know.
+    fn unknown(&self, ring: &IoUring) -> io::Result<Option<&'static Operation>> {
+        let mut known = Probe::new();
+        ring.submitter().register_probe(&mut known)?;
+        Ok(OPERATIONS.iter().find(|operation| !known.is_supported(operation.code)))
+    }
+
+    /// Returns the first feature that the ring lacks.
+    fn lacks(&self, ring: &IoUring) -> Option<&'static str> {
+        let features = [
+            (ring.params().is_feature_skip_cqe_on_success(), "skipped completions"),
+            (ring.params().is_feature_nodrop(), "completions that are never dropped"),
+        ];
+        features.into_iter().find(|(is_there, _)| !is_there).map(|(_, name)| name)
+    }
+
+    /// Makes a ring as a shard does.
+    fn hot_ring(&self) -> io::Result<HotRing>;
+
+    /// Makes the runtime of a shard, and waits for a socket on it.
+    fn run(&self) -> io::Result<()>;
+}
+
+struct ThisKernel;
+
+impl Kernel for ThisKernel {
+    fn ring(&self) -> io::Result<IoUring> {
+        IoUring::new(2)
+    }
+
+    fn hot_ring(&self) -> io::Result<HotRing> {
+        HotRing::new()
+    }
+
+    fn run(&self) -> io::Result<()> {
+        block_on(async {
+            let (socket, mut peer) = UnixStream::pair()?;
+            peer.write_all(b"x")?;
+            nop().await;
+            readable(Rc::new(socket)).await
+        })?
+    }
+}
+
 /// Checks the operations on this thread.
-fn probe_here() -> Result<(), ProbeError> {
-    let ring = IoUring::new(2).map_err(ProbeError::Refused)?;
-    let mut operations = Probe::new();
-    ring.submitter().register_probe(&mut operations).map_err(ProbeError::Refused)?;
-    let needed = [
-        (opcode::PollAdd::CODE, "poll"),
-        (opcode::AsyncCancel::CODE, "cancellation"),
-        (opcode::Recv::CODE, "recv"),
-        (opcode::Send::CODE, "send"),
-        (opcode::SendMsg::CODE, "sendmsg"),
-    ];
-    for (code, name) in needed {
-        if !operations.is_supported(code) {
-            return Err(ProbeError::TooOld(name));
+fn probe_by(kernel: &impl Kernel) -> Result<(), ProbeError> {
+    let refused = |call| move |error| ProbeError::Refused(call, error);
+    let mut ring = kernel.ring().map_err(refused(Call::Setup))?;
+    if let Some(Operation { name, .. }) = kernel.unknown(&ring).map_err(refused(Call::Register))? {
+        return Err(ProbeError::TooOld(name));
+    }
+    if let Some(feature) = kernel.lacks(&ring) {
+        return Err(ProbeError::TooOld(feature));
+    }
+    try_operations(&mut ring)?;
+    drop(ring);
+    let mut hot_ring = kernel.hot_ring().map_err(refused(Call::Setup))?;
+    check_short_send(&mut hot_ring).map_err(|error| ProbeError::ShortSend(error.to_string()))?;
+    check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))?;
+    kernel.run().map_err(refused(Call::Setup))
+}
+
+/// An operation that a shard uses.
+struct Operation {
+    code: u8,
+    /// Its name in the kernel's headers.
+    constant: &'static str,
+    /// Its name in words.
+    name: &'static str,
+}
+
+/// The operations of both rings of a shard.
+const OPERATIONS: &[Operation] = &[
+    Operation { code: opcode::Nop::CODE, constant: "NOP", name: "nop" },
+    Operation { code: opcode::PollAdd::CODE, constant: "POLL_ADD", name: "poll" },
+    Operation { code: opcode::AsyncCancel::CODE, constant: "ASYNC_CANCEL", name: "cancellation" },
+    Operation { code: opcode::Recv::CODE, constant: "RECV", name: "recv" },
+    Operation { code: opcode::Send::CODE, constant: "SEND", name: "send" },
+    Operation { code: opcode::SendMsg::CODE, constant: "SENDMSG", name: "sendmsg" },
+];
+
+/// Tries each operation once, with the flags that a shard gives it: a filter may forbid a single one, or a flag, in a
+/// ring that was set up.
+fn try_operations(ring: &mut IoUring) -> Result<(), ProbeError> {
+    let pair = UnixStream::pair().map_err(|error| ProbeError::Refused(Call::Operation("SEND"), error))?;
+    let (fd, peer) = (Fd(pair.0.as_raw_fd()), Fd(pair.1.as_raw_fd()));
+    let text = *b"probe";
+    let pieces = [IoSlice::new(&text)];
+    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (pieces.as_ptr().cast_mut().cast(), pieces.len() as _);
+    let mut buffer = [0; 16];
+    let sends = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+    let (text_pointer, header_pointer, buffer_pointer) = (text.as_ptr(), &raw const header, buffer.as_mut_ptr());
+    for Operation { code, constant, .. } in OPERATIONS {
+        let entry = match *code {
+            opcode::PollAdd::CODE => opcode::PollAdd::new(fd, (libc::POLLOUT | libc::POLLRDHUP) as u32).build(),
+            opcode::AsyncCancel::CODE => opcode::AsyncCancel::new(NO_POLL).build(),
+            opcode::Recv::CODE => opcode::Recv::new(fd, buffer_pointer, 16).flags(libc::MSG_DONTWAIT).build(),
+            opcode::Send::CODE => opcode::Send::new(peer, text_pointer, 5).flags(sends).build(),
+            opcode::SendMsg::CODE => opcode::SendMsg::new(peer, header_pointer).flags(sends as u32).build(),
+            _ => opcode::Nop::new().build(),
+        };
+        // SAFETY: what the entry points to lives until this function returns, and no operation outlives `enter`: each
+        // is done at once, since the socket has room, and a receive does not wait.
+        let result = unsafe { try_operation(ring, &entry) }.map_err(|error| ProbeError::Refused(Call::Enter, error))?;
+        let is_expected = match *code {
+            opcode::AsyncCancel::CODE => -libc::ENOENT,
+            opcode::Recv::CODE => -libc::EAGAIN,
+            _ => 0,
+        };
+        if result < 0 && result != is_expected {
+            let error = io::Error::from_raw_os_error(-result);
+            return Err(ProbeError::Refused(Call::Operation(constant), error));
         }
     }
-    if !ring.params().is_feature_skip_cqe_on_success() {
-        return Err(ProbeError::TooOld("skipped completions"));
+    // A send that is sent whole posts nothing, so a NOP behind it is the first to be reported.
+    let silent = opcode::Send::new(peer, text_pointer, 5).flags(sends).build().flags(squeue::Flags::SKIP_SUCCESS);
+    // SAFETY: the text lives until this function returns, and the send is done at once.
+    let pushed = unsafe { ring.submission().push(&silent) };
+    assert!(pushed.is_ok(), "the queue was emptied");
+    // SAFETY: a NOP points to nothing.
+    let result = unsafe { try_operation(ring, &opcode::Nop::new().build()) };
+    match result.map_err(|error| ProbeError::Refused(Call::Enter, error))? {
+        0 => Ok(()),
+        _ => Err(ProbeError::TooOld("skipped completions")),
     }
-    if !ring.params().is_feature_nodrop() {
-        return Err(ProbeError::TooOld("completions that are never dropped"));
-    }
-    drop(ring);
-    let mut hot_ring = HotRing::new().map_err(ProbeError::Refused)?;
-    check_short_send(&mut hot_ring).map_err(|error| ProbeError::ShortSend(error.to_string()))?;
-    check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))
 }
+
+/// Submits an entry, and returns the result of the first completion.
+///
+/// # Safety
+///
+/// The memory that `entry` points to must stay valid until the operation has completed.
+unsafe fn try_operation(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<i32> {
+    // SAFETY: the caller keeps the entry's memory valid.
+    let pushed = unsafe { ring.submission().push(entry) };
+    assert!(pushed.is_ok(), "the queue has room for two entries, and is emptied by each submission");
+    ring.submit_and_wait(1)?;
+    let first = ring.completion().next();
+    first.map(|completion| completion.result()).ok_or_else(|| io::Error::other("no completion"))
+}
+
+/// A poll that was never asked for.
+const NO_POLL: u64 = u64::MAX;
 
 /// Cancels polls of sockets while another thread sends to these sockets, and checks that the polls end, and the sockets
 /// with them.
@@ -203,24 +415,4 @@ const CANCELS: u32 = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_passes() {
-        if let Err(error) = probe() {
-            panic!("{error}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_names_the_remedy() {
-        let text = |code| ProbeError::Refused(io::Error::from_raw_os_error(code)).to_string();
-        assert!(text(libc::EPERM).contains("seccomp"));
-        assert!(text(libc::ENOSYS).contains("seccomp"));
-        assert!(text(libc::ENOMEM).contains("memlock"));
-        assert!(text(libc::EINVAL).contains("6.1"));
-        let text = ProbeError::Cancel("a socket is open".into()).to_string();
-        assert!(text.contains("(a socket is open)") && text.contains("kernel"));
-    }
-}
+mod tests;
