@@ -264,8 +264,8 @@ fn the_same_checks_stand_in_front_of_every_endpoint() {
     check("POST /l/publish", "Origin: null\r\n", &named(0), 200, "access-control-allow-origin: null\r\n");
     let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
     assert_eq!(peer.next(), "hello");
-    peer.say("publish x 123456789");
     peer.say("publish x 1234567890");
+    peer.say("publish x 12345678901");
     assert!(peer.next().starts_with(":refused 413 "));
     assert_eq!(Peer::open(address, "/l/publish", &[]).err(), Some(404));
     drop(peer);
