@@ -3,7 +3,8 @@
 use std::iter;
 
 use super::{
-    encoding::Format,
+    encoding::{DearFormats, Encodings},
+    format::Format,
     run::Run,
     topic_id::TopicId,
     walk::{VACANT, Walk},
@@ -35,6 +36,8 @@ pub(super) struct Audience {
     pub(super) run: Option<Box<Run>>,
     /// Decides where the next walk begins, so that no subscriber is always the last.
     pub(super) rotation: u32,
+    /// How many subscriptions there are, pending ones included.
+    pub(super) subscribed: u32,
 }
 
 impl Audience {
@@ -156,6 +159,13 @@ impl Audiences {
     /// Returns all audiences but that of [`Format::RAW`].
     pub(super) fn others_mut(&mut self) -> impl Iterator<Item = (Format, &mut Audience)> {
         self.others.iter_mut().flat_map(|others| others.iter_mut().map(|(format, other)| (*format, other)))
+    }
+
+    /// Returns the dear formats that subscribers want.
+    pub(super) fn dear(&self, encodings: &Encodings) -> DearFormats {
+        let others = self.others.iter().flat_map(|others| others.iter());
+        let wanted = others.filter(|(_, audience)| audience.subscribed > 0);
+        wanted.fold(DearFormats::default(), |dear, (format, _)| dear.union(encodings.dear(*format)))
     }
 
     /// Returns whether there is an audience beside that of [`Format::RAW`].

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, mem};
 
 use super::{
-    connection_id::ConnectionId, encoding::Format, publication::Scope, subscriptions::Subscriptions, topic_id::TopicId,
+    connection_id::ConnectionId, format::Format, publication::Scope, subscriptions::Subscriptions, topic_id::TopicId,
 };
 
 /// The data that the owner of a hub keeps of each connection, in addition to the data that the hub keeps.

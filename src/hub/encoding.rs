@@ -1,27 +1,19 @@
 //! Encodings: the forms in which publications leave for subscribers, and the table of them.
 //!
 //! A publication arrives as an unmasked frame, so the first encoding, [`Format::RAW`], costs nothing: its bytes are the
-//! publication's own. Each other one is a function that is registered before the hub starts. A shard calls it once for
-//! each publication, however many subscribers want the format, and not at all if none does.
+//! publication's own. Each other encoding is a function that is registered before the hub starts. A shard calls it once
+//! for each publication, however many subscribers want the format, and not at all if none does. What is dear to make,
+//! such as a compressed payload, a *dear* encoding has its topic's home make: once for all shards.
 
 use std::fmt;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{
+    format::Format,
     publication::{Place, Publication},
     topic_name::TopicName,
 };
-
-/// The form in which a subscriber gets the publications of a topic: an encoding, and the options that change its bytes.
-/// It is the number of a row of [`Encodings`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Format(pub(crate) u8);
-
-impl Format {
-    /// The frame in which a server sends the message to a WebSocket (RFC 6455 5.2).
-    pub const RAW: Format = Format(0);
-}
 
 /// A publication, with all that its encoded form may tell.
 #[derive(Debug, Clone, Copy)]
@@ -32,17 +24,54 @@ pub struct Encodable<'a> {
     pub publication: &'a Publication,
     /// The publication's place in the topic's order; `None` if it is for this shard alone.
     pub place: Option<Place>,
+    /// The part that the topic's home has made for a dear encoding. `None` for any other encoding, for a publication
+    /// that has no place, and where the home did not know yet that a subscriber wants the format: the function then
+    /// makes the part itself.
+    pub prepared: Option<&'a Bytes>,
 }
 
 /// Appends a publication in one form to a buffer, which is empty. The function is total: it has a form for every
 /// publication, and the form has at least one byte.
 pub type Encode = fn(&Encodable<'_>, &mut BytesMut);
 
+/// Makes the part of a publication's form that is dear to make.
+pub type Prepare = fn(&Publication) -> Bytes;
+
+/// A set of dear formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DearFormats(u8);
+
+impl DearFormats {
+    /// The most dear formats of a server.
+    pub const MAX: usize = 8;
+
+    /// Returns the formats of both sets.
+    #[must_use]
+    pub fn union(self, other: DearFormats) -> DearFormats {
+        DearFormats(self.0 | other.0)
+    }
+
+    /// Returns whether the set has no format.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// The table of the encodings of a server, which all of its shards share.
 #[derive(Clone, Default)]
 pub struct Encodings {
     /// The row of [`Format::RAW`] is not in the list.
-    others: Vec<(&'static str, Encode)>,
+    others: Vec<Row>,
+}
+
+/// An encoding.
+#[derive(Clone)]
+struct Row {
+    name: &'static str,
+    encode: Encode,
+    /// The function for a dear encoding.
+    prepare: Option<Prepare>,
 }
 
 impl Encodings {
@@ -52,9 +81,40 @@ impl Encodings {
     ///
     /// If the name is taken, or the table has 256 rows.
     pub fn add(&mut self, name: &'static str, encode: Encode) -> Format {
+        self.add_row(Row { name, encode, prepare: None })
+    }
+
+    /// Adds a dear encoding, as [`Encodings::add`] does.
+    ///
+    /// # Panics
+    ///
+    /// As [`Encodings::add`] does, and if the table has [`DearFormats::MAX`] dear encodings.
+    pub fn add_dear(&mut self, name: &'static str, prepare: Prepare, encode: Encode) -> Format {
+        let dear = self.others.iter().filter(|row| row.prepare.is_some()).count();
+        assert!(dear < DearFormats::MAX, "a server has at most {} dear encodings", DearFormats::MAX);
+        self.add_row(Row { name, encode, prepare: Some(prepare) })
+    }
+
+    fn add_row(&mut self, row: Row) -> Format {
+        let name = row.name;
         assert!(self.names().all(|other| other != name), "the encoding {name} is registered once");
-        self.others.push((name, encode));
+        self.others.push(row);
         Format(u8::try_from(self.others.len()).expect("a server has at most 256 encodings"))
+    }
+
+    /// Returns the set that has this format alone if it is dear, and no format otherwise.
+    pub(super) fn dear(&self, format: Format) -> DearFormats {
+        let Some(index) = usize::from(format.0).checked_sub(1) else { return DearFormats::default() };
+        let dear = |row: &&Row| row.prepare.is_some();
+        let bit = self.others[..index].iter().filter(dear).count();
+        if dear(&&self.others[index]) { DearFormats(1 << bit) } else { DearFormats::default() }
+    }
+
+    /// Makes the dear parts of a publication for these formats.
+    pub(super) fn prepare(&self, publication: &Publication, formats: DearFormats) -> Vec<(Format, Bytes)> {
+        let dear = self.others.iter().enumerate().filter_map(|(index, row)| Some((index, row.prepare?)));
+        let wanted = dear.enumerate().filter(|(bit, _)| formats.0 & 1 << bit != 0);
+        wanted.map(|(_, (index, prepare))| (Format(index as u8 + 1), prepare(publication))).collect()
     }
 
     /// Returns the function of a format; `None` for [`Format::RAW`], which needs none.
@@ -64,7 +124,7 @@ impl Encodings {
     /// If the format is of another table.
     pub(super) fn get(&self, format: Format) -> Option<Encode> {
         let index = usize::from(format.0).checked_sub(1)?;
-        Some(self.others[index].1)
+        Some(self.others[index].encode)
     }
 
     /// Returns the format of the encoding of that name.
@@ -74,7 +134,7 @@ impl Encodings {
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once("raw").chain(self.others.iter().map(|(name, _)| *name))
+        std::iter::once("raw").chain(self.others.iter().map(|row| row.name))
     }
 }
 
@@ -100,6 +160,33 @@ mod tests {
         assert_eq!(formats, [Some(Format::RAW), Some(second), None]);
         assert!(encodings.get(first).is_some() && encodings.get(second).is_some());
         assert_eq!(format!("{encodings:?}"), r#"["raw", "first", "second"]"#);
+    }
+
+    #[test]
+    fn dear_formats_are_a_set() {
+        let mut encodings = Encodings::default();
+        let plain = encodings.add("plain", nothing);
+        let dear = |encodings: &mut Encodings, name| {
+            encodings.add_dear(name, |publication| publication.frame().slice(2..), nothing)
+        };
+        let (first, second) = (dear(&mut encodings, "first"), dear(&mut encodings, "second"));
+        assert!(encodings.dear(plain).is_empty() && encodings.dear(Format::RAW).is_empty());
+        let both = encodings.dear(first).union(encodings.dear(second));
+        let publication = Publication::text("x");
+        let formats =
+            |set| encodings.prepare(&publication, set).into_iter().map(|(format, _)| format).collect::<Vec<_>>();
+        assert_eq!(formats(both), [first, second]);
+        assert_eq!(formats(encodings.dear(second)), [second]);
+        assert_eq!(formats(DearFormats::default()), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "at most 8 dear encodings")]
+    fn dear_formats_are_few() {
+        let mut encodings = Encodings::default();
+        for name in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+            encodings.add_dear(name, |publication| publication.frame().clone(), nothing);
+        }
     }
 
     #[test]

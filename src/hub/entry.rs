@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     command::{Command, Reply},
     connection_id::ConnectionId,
+    encoding::DearFormats,
     memory::{ALLOCATION, pinned},
     publication::{Place, Posted},
     topic_name::TopicName,
@@ -79,7 +80,10 @@ pub enum Interest {
     /// The home remembers the topic's offsets: connections of the shard publish to the topic, and none subscribes.
     Offsets,
     /// The home sends the topic's messages.
-    Messages,
+    Messages {
+        /// The dear formats that subscribers of the shard want.
+        dear: DearFormats,
+    },
 }
 
 /// A delivery of a shard to another end of the mesh.
@@ -155,7 +159,7 @@ impl Weight for Delivery {
 impl Posted {
     /// Returns the bytes of the publication and of all that it keeps alive.
     fn kept(&self) -> usize {
-        let names = self.publication.names_bytes();
+        let names = self.publication.names_bytes() + self.publication.prepared_bytes();
         // If the publishing shard does not know the topic, the name's memory is the publication's own.
         POSTED + ALLOCATION + self.topic.as_str().len() + names + pinned(self.publication.frame())
     }

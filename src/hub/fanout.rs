@@ -9,7 +9,8 @@ use super::{
     audience::{Audience, AudienceId, Filled},
     connection_id::ConnectionId,
     connections::{Attachment, Connections},
-    encoding::{Encodable, Encode, Format},
+    encoding::{Encodable, Encode},
+    format::Format,
     hub::ShardHub,
     piece::Owed,
     publication::{Place, Publication},
@@ -17,6 +18,7 @@ use super::{
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
     topic_id::TopicId,
+    topics::Topic,
     walk::{VACANT, Walk},
 };
 use crate::proto::LARGE_FRAME;
@@ -52,9 +54,11 @@ impl<T: Attachment> ShardHub<T> {
         if !entry.audiences.has_others() {
             return;
         }
-        let encodable = Encodable { topic: &entry.name, publication, place };
-        for (format, audience) in entry.audiences.others_mut() {
+        let Topic { name, audiences, .. } = entry;
+        for (format, audience) in audiences.others_mut() {
             if audience.has_members() {
+                let prepared = publication.prepared(format);
+                let encodable = Encodable { topic: name, publication, place, prepared };
                 let frame = encoded(self.encodings.get(format), &encodable, &mut self.encoded);
                 gathering.append(format, audience, &frame, except(format));
             }

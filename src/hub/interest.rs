@@ -27,9 +27,10 @@ impl<T: Attachment> ShardHub<T> {
     /// use, [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
     pub(super) fn announce(&mut self, id: TopicId) {
         let topic = &mut self.topics[id];
+        let dear = topic.audiences.dear(&self.encodings);
         let TopicRole::Remote(remote) = &mut topic.role else { return };
         let interest = match remote.feed {
-            Feed::Requested | Feed::Live => Interest::Messages,
+            Feed::Requested | Feed::Live => Interest::Messages { dear },
             Feed::Off if topic.attached > 0 => Interest::Offsets,
             Feed::Off => Interest::None,
         };

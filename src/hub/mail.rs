@@ -179,13 +179,13 @@ impl<T: Attachment> ShardHub<T> {
             let TopicRole::Home(home) = &mut hub.topics[id].role else {
                 unreachable!("interests go to the topic's home")
             };
-            home.interested.retain(|&other| other != shard);
+            home.interested.retain(|&(other, _)| other != shard);
             home.remembering.retain(|&other| other != shard);
             match interest {
                 Interest::None => {}
                 Interest::Offsets => home.remembering.push(shard),
-                Interest::Messages => {
-                    home.interested.push(shard);
+                Interest::Messages { dear } => {
+                    home.interested.push((shard, dear));
                     hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
                 }
             }

@@ -6,6 +6,7 @@
 use std::mem;
 
 use super::{
+    audience::AudienceId,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, HubConnection, Publishing},
     entry::Request,
@@ -72,11 +73,15 @@ impl<T: Attachment> ShardHub<T> {
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;
         topic.audiences.add(format);
+        self.topics[AudienceId { topic: topic_id, format }].subscribed += 1;
+        let topic = &mut self.topics[topic_id];
         if topic.is_live() {
             if is_held {
+                self.announce(topic_id);
                 return Subscribed::Pending;
             }
             self.join(id, topic_id);
+            self.announce(topic_id);
             return Subscribed::Live;
         }
         self.add_pending(id, topic_id);
@@ -244,8 +249,8 @@ impl<T: Attachment> ShardHub<T> {
         remote.pending.push(id);
         if remote.feed == Feed::Off {
             remote.feed = Feed::Requested;
-            self.announce(topic_id);
         }
+        self.announce(topic_id);
     }
 
     fn join_pending(&mut self, id: ConnectionId, topic: TopicId, joined: &mut Vec<Joined>) {
@@ -261,6 +266,7 @@ impl<T: Attachment> ShardHub<T> {
     fn forget(&mut self, id: ConnectionId, subscription: &Subscription) {
         let topic_id = subscription.topic;
         self.remove_member(id, subscription);
+        self.topics[subscription.audience()].subscribed -= 1;
         let topic = &mut self.topics[topic_id];
         assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;

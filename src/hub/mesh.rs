@@ -369,7 +369,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Command, ConnectionId, Interest, Place, Posted, Publication, Reply, TopicName, entry::Weight},
+        hub::{
+            Command, ConnectionId, DearFormats, Interest, Place, Posted, Publication, Reply, TopicName, entry::Weight,
+        },
         proto::CloseCode,
     };
 
@@ -517,7 +519,14 @@ mod tests {
     #[test]
     fn waiting_acknowledgements_hold_requests_back() {
         let mut ends = mesh(2, &tiny());
-        ends[1].request(0, Request::Interest { topic: name(), number: 9, interest: Interest::Messages });
+        ends[1].request(
+            0,
+            Request::Interest {
+                topic: name(),
+                number: 9,
+                interest: Interest::Messages { dear: DearFormats::default() },
+            },
+        );
         for number in 0..4 {
             ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
         }
@@ -565,7 +574,11 @@ mod tests {
         }
         assert!((100..500).contains(&count), "{count} empty messages are charged 64 KiB");
         for entry in [
-            Request::Interest { topic: name(), number: 1, interest: Interest::Messages },
+            Request::Interest {
+                topic: name(),
+                number: 1,
+                interest: Interest::Messages { dear: DearFormats::default() },
+            },
             Request::Command { command: Box::new(Command::List), ticket: 1 },
             Request::Mark { id: ConnectionId::new(0, 0, 0) },
         ] {

@@ -3,7 +3,7 @@
 //!
 //! A file imports only files of floors below its own:
 //!
-//! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `publication`, `encoding`, `command`,
+//! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`, `command`,
 //!   `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
 //! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
@@ -24,6 +24,7 @@ mod end_role;
 mod entry;
 mod external;
 mod fanout;
+mod format;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
 mod interest;
@@ -60,11 +61,12 @@ pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
-pub use encoding::{Encodable, Encode, Encodings, Format};
+pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{ExternalEnd, Order};
 pub use fanout::SPARE_RUN_BYTES_MAX;
+pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use label::{Label, messages_by_topic};
 pub use membership::{Joined, Subscribed};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
+    encoding::DearFormats,
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
@@ -76,7 +77,7 @@ impl<T: Attachment> ShardHub<T> {
             }
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes need the publication in memory that they share.
-                if home.interested.is_empty() {
+                if home.interested.is_empty() && !entry.audiences.has_others() {
                     let place = self.sequence(topic, source, &publication);
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
@@ -147,10 +148,22 @@ impl<T: Attachment> ShardHub<T> {
     /// Hands a publication that has a place to every shard with subscribers, this one included.
     fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
-        for &shard in &home.interested {
+        let own = self.topics[topic].audiences.dear(&self.encodings);
+        let dear = home.interested.iter().fold(own, |dear, (_, of_shard)| dear.union(*of_shard));
+        let prepared = if dear.is_empty() { None } else { Some(self.prepare(posted, dear)) };
+        let posted = prepared.as_ref().unwrap_or(posted);
+        for &(shard, _) in &home.interested {
             self.mesh.deliver(shard, Delivery::Publication { posted: Arc::clone(posted), place });
         }
         self.gather(topic, posted.source, &posted.publication, Some(place));
+    }
+
+    /// Returns the publication with the parts that its dear formats need.
+    fn prepare(&self, posted: &Posted, dear: DearFormats) -> Arc<Posted> {
+        let Posted { topic, source, publication } = posted;
+        let prepared = self.encodings.prepare(publication, dear);
+        let publication = publication.clone().with_prepared(prepared);
+        Arc::new(Posted { topic: topic.clone(), source: *source, publication })
     }
 
     fn send_to_home(&mut self, home: u16, topic: TopicName, source: Option<ConnectionId>, publication: Publication) {

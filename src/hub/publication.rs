@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{connection_id::ConnectionId, topic_name::TopicName};
+use super::{connection_id::ConnectionId, format::Format, topic_name::TopicName};
 use crate::proto::{Message, MessageType, Millis, PreparedMessage};
 
 /// The subscribers that a publication is for.
@@ -50,6 +50,8 @@ pub struct Publication {
     kind: MessageType,
     time: Millis,
     names: Option<Arc<Names>>,
+    /// The parts that the topic's home has made for dear formats.
+    prepared: Option<Arc<[(Format, Bytes)]>>,
 }
 
 /// The optional names of a publication.
@@ -148,6 +150,23 @@ impl Publication {
         self
     }
 
+    /// Takes the parts that the topic's home has made for dear formats.
+    pub(super) fn with_prepared(mut self, prepared: Vec<(Format, Bytes)>) -> Self {
+        self.prepared = Some(prepared.into());
+        self
+    }
+
+    /// Returns the part that the topic's home has made for a dear format.
+    pub(super) fn prepared(&self, format: Format) -> Option<&Bytes> {
+        self.prepared.as_ref()?.iter().find(|(of, _)| *of == format).map(|(_, part)| part)
+    }
+
+    /// Returns the bytes of the parts for dear formats.
+    pub(super) fn prepared_bytes(&self) -> usize {
+        let parts = self.prepared.as_deref().unwrap_or_default();
+        parts.iter().map(|part| size_of_val(part) + part.1.len()).sum()
+    }
+
     /// Returns the bytes of the names.
     pub(super) fn names_bytes(&self) -> usize {
         let Some(names) = &self.names else { return 0 };
@@ -164,7 +183,7 @@ impl Publication {
         let payload = message.payload().len();
         let frame = message.into_frame();
         let header = (frame.len() - payload) as u8;
-        Publication { frame, header, kind, time: Millis::default(), names: None }
+        Publication { frame, header, kind, time: Millis::default(), names: None, prepared: None }
     }
 }
 

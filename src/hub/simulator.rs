@@ -9,7 +9,10 @@ mod world;
 use std::collections::BTreeSet;
 
 use super::{
-    ConnectionId, Publication, Scope, Subscribed, TopicName, membership::PENDING_SLACK, seeds::each_seed,
+    ConnectionId, Format, Publication, Scope, Subscribed, TopicName,
+    membership::PENDING_SLACK,
+    seeds::each_seed,
+    testing::{PLACED, take_prepared},
     topics::TopicRole,
 };
 use world::{Act, World, topic};
@@ -157,6 +160,34 @@ fn one_order_over_all_shards() {
         }
     };
     each_seed("hub::simulator", SEEDS, run, |()| {});
+}
+
+/// The home makes what is dear once, for the subscribers of all shards that want it. It learns of such subscribers with
+/// the shards' interests; until it has, the shards make the dear part themselves.
+#[test]
+fn the_home_makes_what_is_dear_once_for_all_shards() {
+    let mut world = World::new(7);
+    let shards = world.hubs.len();
+    let dear: Vec<ConnectionId> = (0..shards).map(|shard| world.connect_for(shard, PLACED, &[(0, true)])).collect();
+    world.settle();
+    take_prepared();
+    (0..10).for_each(|number| world.publish(dear[number % shards], 0, Scope::Server));
+    world.settle();
+    assert_eq!(take_prepared(), 10, "once for each message, whatever shard has published it");
+    // A message for one shard only has no home that could prepare it.
+    world.publish(dear[0], 0, Scope::Shard);
+    world.settle();
+    assert_eq!(take_prepared(), 1);
+    for id in dear {
+        world.leave(id);
+    }
+    world.settle();
+    let plain = world.connect_for((world.home(0) + 1) % shards, Format::RAW, &[(0, true)]);
+    world.settle();
+    world.publish(plain, 0, Scope::Server);
+    world.settle();
+    assert_eq!(take_prepared(), 0, "nobody wants it any more");
+    world.check();
 }
 
 /// Two shards that flood each other's topics through lanes of two wait for each other's room, not for ever.

@@ -2,7 +2,7 @@
 
 use std::{mem, slice};
 
-use super::{audience::AudienceId, encoding::Format, topic_id::TopicId};
+use super::{audience::AudienceId, format::Format, topic_id::TopicId};
 
 /// One topic that a connection receives, or will receive as soon as the topic's home has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

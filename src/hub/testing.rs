@@ -2,13 +2,14 @@
 
 use std::{cell::Cell, collections::HashMap, sync::Arc};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
-    encoding::{Encodable, Encodings, Format},
+    encoding::{Encodable, Encodings},
     external::ExternalEnd,
+    format::Format,
     hub::ShardHub,
     mesh::MeshEnd,
     piece::{Owed, Piece},
@@ -60,13 +61,20 @@ pub(super) const FORMATS: [Format; 3] = [Format::RAW, REVERSED, PLACED];
 pub(crate) fn encodings() -> Arc<Encodings> {
     let mut encodings = Encodings::default();
     assert_eq!(encodings.add("reversed", reverse), REVERSED);
-    assert_eq!(encodings.add("placed", put_place), PLACED);
+    assert_eq!(encodings.add_dear("placed", prepare_place, put_place), PLACED);
     Arc::new(encodings)
 }
 
 thread_local! {
     /// How often this thread has encoded a publication in another format than the raw one.
     static ENCODED: Cell<usize> = const { Cell::new(0) };
+    /// How often this thread has made the dear part of a publication.
+    static PREPARED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Returns how often this thread has made the dear part of a publication since the last call.
+pub(super) fn take_prepared() -> usize {
+    PREPARED.replace(0)
 }
 
 /// Returns how often this thread has encoded a publication since the last call.
@@ -89,11 +97,20 @@ pub(crate) fn reversed(kind: MessageType, payload: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Makes the dear part of the format [`PLACED`]: the payload, as if it were dear to have.
+fn prepare_place(publication: &Publication) -> Bytes {
+    PREPARED.set(PREPARED.get() + 1);
+    Bytes::copy_from_slice(publication.payload())
+}
+
 fn put_place(encodable: &Encodable<'_>, out: &mut BytesMut) {
     let place = encodable
         .place
         .map_or("nowhere ".into(), |Place { epoch, offset, previous }| format!("{offset} {previous} {epoch} "));
-    put_frame(encodable, &[place.as_bytes(), encodable.publication.payload()].concat(), out);
+    let made = if encodable.prepared.is_none() { Some(prepare_place(encodable.publication)) } else { None };
+    let payload = encodable.prepared.or(made.as_ref()).expect("one of the two");
+    assert_eq!(payload, encodable.publication.payload(), "the part is of this publication");
+    put_frame(encodable, &[place.as_bytes(), payload].concat(), out);
 }
 
 fn put_frame(encodable: &Encodable<'_>, payload: &[u8], out: &mut BytesMut) {
@@ -242,7 +259,8 @@ impl TopicUse {
         };
         match &topic.role {
             TopicRole::Home(home) => {
-                (own.interested, own.remembering) = (home.interested.clone(), home.remembering.clone());
+                let interested = home.interested.iter().map(|(shard, _)| *shard).collect();
+                (own.interested, own.remembering) = (interested, home.remembering.clone());
                 own.interested.sort_unstable();
                 own.remembering.sort_unstable();
             }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     audience::{Audience, AudienceId, Audiences},
     connection_id::ConnectionId,
+    encoding::DearFormats,
     end_role::EngineTopics,
     entry::Interest,
     topic_id::TopicId,
@@ -49,8 +50,8 @@ pub(super) struct Home {
     /// The engine that orders the topic's publications in the home's stead. The place above is then the last that the
     /// engine has given.
     pub(super) engine: Option<u16>,
-    /// The other shards whose interest is [`Interest::Messages`].
-    pub(super) interested: Vec<u16>,
+    /// The other shards whose interest is [`Interest::Messages`], each with its dear formats.
+    pub(super) interested: Vec<(u16, DearFormats)>,
     /// The other shards whose interest is [`Interest::Offsets`].
     pub(super) remembering: Vec<u16>,
 }
@@ -459,7 +460,7 @@ mod tests {
     fn a_topic_that_another_shard_is_interested_in_is_not_forgotten() {
         let mut topics = Topics::new(0, 0, super::home(&name("a"), 2), 2);
         let id = topics.find_or_add(&name("a"));
-        home(&mut topics[id]).interested.push(1);
+        home(&mut topics[id]).interested.push((1, DearFormats::default()));
         topics.notice_unused(id);
         assert!(topics.find(&name("a")).is_some());
         home(&mut topics[id]).interested.clear();

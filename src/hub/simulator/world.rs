@@ -90,7 +90,7 @@ impl World {
         // An observer at each topic's home sees the one order.
         for number in 0..TOPICS {
             let home = world.home(number);
-            let observer = world.connect(home, &[(number, true)]);
+            let observer = world.connect_for(home, Format::RAW, &[(number, true)]);
             let observer = world.members.get_mut(&(observer, number)).unwrap();
             assert_eq!(observer.told_at, Some(0));
             observer.is_observer = true;
@@ -149,8 +149,13 @@ impl World {
 
     /// A connection that is held until all of these topics are live.
     pub(super) fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
-        self.rouse(shard);
         let format = FORMATS[self.pick(FORMATS.len())];
+        self.connect_for(shard, format, topics)
+    }
+
+    /// A connection that wants this format, and is held until all of these topics are live.
+    pub(super) fn connect_for(&mut self, shard: usize, format: Format, topics: &[(usize, bool)]) -> ConnectionId {
+        self.rouse(shard);
         let hub = &mut self.hubs[shard];
         let mut connection = HubConnection::new(Wants(format));
         connection.is_held = true;
