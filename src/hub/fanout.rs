@@ -184,7 +184,7 @@ impl<T: Attachment> ShardHub<T> {
         self.topics[id.topic].forget_members();
         assert!(self.gathered_bytes >= run.weight(), "the weight of all runs has that of each");
         self.gathered_bytes -= run.weight();
-        self.gathered_from_mail -= run.from_mail();
+        self.gathered_from_mail -= run.mail_weight();
         if let Some(buffer) = run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
             && buffer.capacity() <= SPARE_BYTES_MAX

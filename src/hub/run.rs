@@ -374,7 +374,7 @@ impl FrozenRun {
     }
 
     /// Returns the part of the weight that has come by lanes.
-    pub(super) fn from_mail(&self) -> usize {
+    pub(super) fn mail_weight(&self) -> usize {
         self.from_mail
     }
 

@@ -180,9 +180,8 @@ impl Driver {
             start.endpoints,
             on_shard,
             start.addresses,
-            backend,
         );
-        let lobby = Rc::new(lobby.of_shard(number, start.warnings));
+        let lobby = Rc::new(lobby.of_shard(number, start.warnings, backend));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));

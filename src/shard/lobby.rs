@@ -112,7 +112,6 @@ impl Lobby {
         endpoints: Arc<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
-        backend: BackendKind,
     ) -> Self {
         let refusals = Refusals::new(config.shards);
         Lobby {
@@ -131,16 +130,16 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
-            backend,
+            backend: BackendKind::Uring,
             next_request: Cell::new(0),
         }
     }
 
-    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings that it
-    /// shares with the other shards.
-    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>) -> Self {
+    /// Returns the same lobby with opening requests numbered as those of this shard, with the warnings that it shares
+    /// with the other shards, and with the backend of all shards.
+    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>, backend: BackendKind) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, ..self }
+        Lobby { warnings, backend, ..self }
     }
 
     /// Judges whether the sender of a request may use an endpoint as it intends, and returns the identity that the

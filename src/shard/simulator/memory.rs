@@ -85,13 +85,14 @@ impl Simulation {
     }
 }
 
-/// Returns the memory that the message under way of an open connection holds, whether or not its input waits: its
-/// fragments so far, and the buffer of a large frame.
+/// Returns the memory that the message under way of an open connection holds: its fragments so far, and the buffer of a
+/// large frame. A buffer with input that waits is one of a bounded number.
 fn held_by_message(shard: &Shard<SimulatedIo>, id: ConnectionId) -> usize {
     let connection = shard.hub.connections.get(id).filter(|connection| connection.io.session.state() == State::Open);
     connection.map_or(0, |connection| {
         let partial = connection.io.partial.as_ref().map_or(0, |partial| partial.capacity());
-        connection.io.session.assembled_bytes() + if partial > RECEIVE_BUFFER { partial } else { 0 }
+        let is_of_message = partial > RECEIVE_BUFFER && !connection.io.has_unparsed;
+        connection.io.session.assembled_bytes() + if is_of_message { partial } else { 0 }
     })
 }
 
