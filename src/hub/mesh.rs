@@ -9,16 +9,15 @@
 //!   lanes to it fill. The shard is then also a home that is behind, for its own connections;
 //! - a connection that may publish to any home waits while the waiting requests to all homes together, or the waiting
 //!   deliveries, exceed the same limit;
-//! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic.
-//!
+//! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic;
 //! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of
 //!   engines; an engine takes nothing from a home that is behind.
 //!
 //! Waits form a chain for each home: receive, the home's request lane, perhaps the lanes to an engine and back, the
 //! home's delivery lanes, sockets. Sends to sockets never block, and deliveries wait for no request. A home takes the
 //! publications that an engine has ordered even while others wait for the engine. So no chain has a cycle. A
-//! connection may also wait until its shard has handed out the messages of its topic. This wait is for sockets only, and
-//! no entry of a lane waits for a connection, so it closes no cycle either.
+//! connection may also wait until its shard has handed out the messages of its topic. This wait is for sockets only,
+//! and no entry of a lane waits for a connection, so it closes no cycle either.
 
 use std::sync::Arc;
 

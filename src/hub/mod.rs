@@ -6,8 +6,8 @@
 //! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`, `command`,
 //!   `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
-//! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
-//!   `connections`;
+//! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
+//!   `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]

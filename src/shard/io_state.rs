@@ -1,4 +1,5 @@
-//! The state of a connection's session and socket, which the shard keeps in addition to the hub's state of the connection.
+//! The state of a connection's session and socket, which the shard keeps in addition to the hub's state of the
+//! connection.
 
 use bytes::BytesMut;
 

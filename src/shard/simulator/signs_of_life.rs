@@ -153,7 +153,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         backlog_bytes: 1,
         mail: 1,
     };
-    let mut simulation = Simulation::new(Random::new(1), Plan { pace, ..Plan::CALM }, false, &config);
+    let mut simulation = Simulation::new(Random::new(12), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {
         simulation.join(0, None);
     }
