@@ -115,7 +115,7 @@ pub(super) struct Filled {
 pub(super) struct Audiences {
     raw: Audience,
     /// In the order in which their first subscribers came.
-    others: Option<Box<Vec<(Format, Audience)>>>,
+    others: Vec<(Format, Audience)>,
 }
 
 impl Audiences {
@@ -125,7 +125,7 @@ impl Audiences {
         if format == Format::RAW {
             return Some(&self.raw);
         }
-        self.others.as_ref()?.iter().find(|(other, _)| *other == format).map(|(_, audience)| audience)
+        self.others.iter().find(|(other, _)| *other == format).map(|(_, audience)| audience)
     }
 
     /// Returns the audience of a format; `None` if there has been no subscriber that wants it.
@@ -134,7 +134,7 @@ impl Audiences {
         if format == Format::RAW {
             return Some(&mut self.raw);
         }
-        self.others.as_mut()?.iter_mut().find(|(other, _)| *other == format).map(|(_, audience)| audience)
+        self.others.iter_mut().find(|(other, _)| *other == format).map(|(_, audience)| audience)
     }
 
     /// Returns the audience of [`Format::RAW`].
@@ -146,44 +146,39 @@ impl Audiences {
     /// Adds the audience of a format, unless it exists.
     pub(super) fn add(&mut self, format: Format) {
         if self.get(format).is_none() {
-            self.others.get_or_insert_default().push((format, Audience::default()));
+            self.others.push((format, Audience::default()));
         }
     }
 
     /// Returns all audiences.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Audience> {
-        iter::once(&self.raw).chain(self.others.iter().flat_map(|others| others.iter().map(|(_, other)| other)))
+        iter::once(&self.raw).chain(self.others.iter().map(|(_, other)| other))
     }
 
     /// Returns all audiences but that of [`Format::RAW`].
     pub(super) fn others_mut(&mut self) -> impl Iterator<Item = (Format, &mut Audience)> {
-        self.others.iter_mut().flat_map(|others| others.iter_mut().map(|(format, other)| (*format, other)))
+        self.others.iter_mut().map(|(format, other)| (*format, other))
     }
 
     /// Returns the dear formats that subscribers want.
     pub(super) fn dear(&self, encodings: &Encodings) -> DearFormats {
-        let others = self.others.iter().flat_map(|others| others.iter());
-        let wanted = others.filter(|(_, audience)| audience.subscribed > 0);
+        let wanted = self.others.iter().filter(|(_, audience)| audience.subscribed > 0);
         wanted.fold(DearFormats::default(), |dear, (format, _)| dear.union(encodings.dear(*format)))
     }
 
     /// Returns whether there is an audience beside that of [`Format::RAW`].
     #[inline]
     pub(super) fn has_others(&self) -> bool {
-        self.others.is_some()
+        !self.others.is_empty()
     }
 
     /// Frees the memory of all lists of members, which must be empty, and forgets the audiences that nothing is owed.
     pub(super) fn forget_members(&mut self) {
         self.raw.forget_members();
         self.others_mut().for_each(|(_, audience)| audience.forget_members());
-        if let Some(others) = &mut self.others {
-            others.retain(|(_, audience)| audience.is_busy());
-            if others.is_empty() {
-                self.others = None;
-            }
-        }
+        self.others.retain(|(_, audience)| audience.is_busy());
+        self.others.shrink_to_fit();
     }
 }
 
