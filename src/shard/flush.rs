@@ -177,6 +177,8 @@ impl<I: Io> Shard<I> {
         let mut unsent = 0;
         let mut refusals = refused.drain(..).peekable();
         let mut deliveries = 0;
+        // Neighbours have the same run, and the same number of messages.
+        let mut last_run = None;
         let entries = plan.len();
         let mut plan = plan;
         for (index, Planned { id, contents, bytes: offered }) in plan.drain(..).enumerate() {
@@ -185,7 +187,12 @@ impl<I: Io> Shard<I> {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
                 // Its end cannot be due: the connection in a walk is open, or its goodbye waits for marks.
                 (Contents::One(Portion::Run(audience)), None) => {
-                    deliveries += u64::from(self.hub.run(audience).messages())
+                    let messages = match last_run {
+                        Some((last, messages)) if last == audience => messages,
+                        _ => u64::from(self.hub.run(audience).messages()),
+                    };
+                    last_run = Some((audience, messages));
+                    deliveries += messages;
                 }
                 (Contents::One(portion), None) => {
                     deliveries += portion.messages(&self.hub);
@@ -222,11 +229,10 @@ impl<I: Io> Shard<I> {
             sum += bytes;
             match contents {
                 Contents::One(Portion::Run(audience)) => {
-                    let run = hub.run(*audience);
                     let range = match last_run {
                         Some((last, (begin, end))) if last == *audience => begin..end,
                         _ => {
-                            slices.extend(run.pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
+                            slices.extend(hub.run(*audience).pieces().iter().map(|piece| IoSlice::new(&piece.bytes)));
                             begin..slices.len()
                         }
                     };
