@@ -208,7 +208,7 @@ impl Builder {
     /// Before the server has started, a publication waits, and every other call finds no connection.
     ///
     /// ```
-    /// use ringhub::{Connection, Handler, Hub, Message, Server};
+    /// use ringhub::{Connection, Handler, Hub, Message, Publication, Server};
     ///
     /// struct Announcer(Hub);
     ///
@@ -216,8 +216,8 @@ impl Builder {
     ///     type State = ();
     ///
     ///     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
-    ///         let (hub, message) = (self.0.clone(), message.prepare());
-    ///         connection.spawn(async move |_| _ = hub.send_all(&message).await);
+    ///         let (hub, news) = (self.0.clone(), Publication::from(message));
+    ///         connection.spawn(async move |_| _ = hub.send_all(news).await);
     ///     }
     /// }
     ///
