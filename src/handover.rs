@@ -11,7 +11,6 @@ pub(crate) mod testing;
 
 use std::{
     fmt,
-    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,13 +20,15 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
+use crate::sys::transport::Transport;
+
 pub(crate) use addresses::{AddressPermit, Addresses, Network};
 pub(crate) use idle::{IdleConnection, has_input};
 
 /// A connection that one thread hands to another, with everything that is known of it.
 #[derive(Debug)]
 pub(crate) struct HandedOff {
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: Transport,
     /// The bytes that have been received and are to be read first.
     pub(crate) received: BytesMut,
     pub(crate) permits: SocketPermits,
@@ -144,6 +145,8 @@ const HANDOFFS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
 
     #[test]
@@ -151,7 +154,7 @@ mod tests {
         let (handoff, mut arrivals) = ControlHandoff::new();
         let sockets = Sockets::new(0);
         let handed_off = || {
-            let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+            let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).into();
             let permits = SocketPermits { of_all: sockets.all.admit(usize::MAX).unwrap(), of_address: None };
             HandedOff { socket, received: BytesMut::new(), permits, is_refused: false }
         };

@@ -5,7 +5,7 @@
 //! backlog. The distance between this and the hub is what the hub's own code costs.
 
 use bytes::{Buf, BytesMut};
-use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, SendEntry, Unsent};
+use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, SendEntry, Transport, Unsent};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -55,7 +55,7 @@ struct Bare {
 }
 
 struct Connection {
-    socket: OwnedFd,
+    socket: Transport,
     input: BytesMut,
 }
 
@@ -70,7 +70,7 @@ impl Bare {
             // Somebody who only looks whether the port is open has no handshake to offer.
             let Ok(receives) = shake_hands(&stream) else { continue };
             let slot = self.connections.len();
-            let socket = OwnedFd::from(stream);
+            let socket = Transport::from(OwnedFd::from(stream));
             self.ring.arm(Key { slot: slot as u32, generation: 0 }, &socket);
             self.connections.push(Some(Connection { socket, input: BytesMut::new() }));
             if receives {
@@ -170,7 +170,7 @@ fn wait(mut waiting: [PollFd<'_>; 2]) -> io::Result<bool> {
 
 /// Sends the rest to a socket that is full while everybody else waits: a bare loop has no backlog, and must still lose
 /// nothing.
-fn insist(socket: &OwnedFd, mut bytes: &[u8]) {
+fn insist(socket: &Transport, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(count) => bytes = &bytes[count..],

@@ -8,8 +8,6 @@
 use std::{
     future::{Future, poll_fn},
     io, mem,
-    net::Shutdown,
-    os::fd::OwnedFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -18,7 +16,6 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use socket2::SockRef;
 use tokio::{
     io::Interest,
     net::TcpStream,
@@ -34,13 +31,16 @@ use crate::{
     config::Http,
     handover::{AddressPermit, has_input},
     proto::{BodyScan, HeadScan, HttpError, Refusal, RequestHead},
-    sys::bounded_close::{BoundedClose, until_taken},
+    sys::{
+        bounded_close::{BoundedClose, until_taken},
+        transport::Transport,
+    },
 };
 
 /// A socket and how far it was read.
 #[derive(Debug)]
 pub(super) struct HttpConnection {
-    stream: BoundedClose<Arc<TcpStream>>,
+    stream: BoundedClose<Transport<Arc<TcpStream>>>,
     router: Arc<RequestRouter>,
     received: BytesMut,
     has_large_buffer: bool,
@@ -89,7 +89,7 @@ pub(super) enum EndReason {
 impl HttpConnection {
     /// Returns a connection whose input begins with `received` and goes on with the bytes of the socket.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Transport<Arc<TcpStream>>,
         received: BytesMut,
         router: Arc<RequestRouter>,
         http: &Http,
@@ -97,7 +97,7 @@ impl HttpConnection {
         of_address: Option<AddressPermit>,
     ) -> Self {
         HttpConnection {
-            stream: BoundedClose::new(Arc::new(stream)),
+            stream: BoundedClose::new(stream),
             router,
             received,
             has_large_buffer: false,
@@ -128,14 +128,16 @@ impl HttpConnection {
     /// # Errors
     ///
     /// If the runtime cannot give the socket up.
-    pub(super) fn into_parts(self) -> io::Result<(OwnedFd, BytesMut, Option<AddressPermit>)> {
+    pub(super) fn into_parts(self) -> io::Result<(Transport, BytesMut, Option<AddressPermit>)> {
         // A look at the connection's input holds the socket only for a moment. `ConnectionPermits` looks on this
         // thread. `Addresses::admit` looks on a shard's thread, but under the lock that `set_busy` has taken since: the
         // connection is busy from the first byte of a head on, and then `Addresses::admit` does not look at it.
-        let stream =
-            Arc::into_inner(self.stream.into_inner()).ok_or_else(|| io::Error::other("the socket is in use"))?;
+        let socket = self.stream.into_inner().try_map(|stream| {
+            let stream = Arc::into_inner(stream).ok_or_else(|| io::Error::other("the socket is in use"))?;
+            Ok(stream.into_std()?.into())
+        })?;
         let of_address = self.of_address.map(AddressPermit::without_connection);
-        Ok((stream.into_std()?.into(), self.received, of_address))
+        Ok((socket, self.received, of_address))
     }
 
     /// Returns whether the peer took an answer too slowly.
@@ -160,8 +162,9 @@ impl HttpConnection {
     /// whether the peer is fast enough; otherwise the connection is to be dropped.
     pub(super) async fn deliver(&mut self) -> bool {
         // A connection that has given way was idle, so little is left of its last answer.
-        if self.set_busy() && self.shut_down() {
-            poll_fn(|cx| self.output.poll_taken(&self.stream, cx)).await;
+        if self.set_busy() && self.shut_down().await {
+            let HttpConnection { stream, output, .. } = self;
+            poll_fn(move |cx| output.poll_taken(stream, cx)).await;
         }
         !self.was_too_slow()
     }
@@ -171,7 +174,7 @@ impl HttpConnection {
     /// of its address may go to another connection meanwhile, which does not end the wait: farewells have a limit, too.
     pub(super) async fn finish(mut self) {
         self.permit = None;
-        if !self.shut_down() {
+        if !self.shut_down().await {
             return;
         }
         let rest = async {
@@ -183,7 +186,7 @@ impl HttpConnection {
                 most = most.saturating_sub(count);
                 self.received.clear();
             }
-            until_taken(&*self.stream).await;
+            until_taken(self.stream.socket()).await;
         };
         // After that the connection ends, even if the client has not taken the answer.
         drop(timeout(LINGER, rest).await);
@@ -198,8 +201,10 @@ impl HttpConnection {
         filled
     }
 
-    fn shut_down(&self) -> bool {
-        SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok()
+    /// Ends our side after all output. Returns whether the peer may still read.
+    async fn shut_down(&mut self) -> bool {
+        let HttpConnection { stream, output, .. } = self;
+        poll_fn(move |cx| output.finish(stream, cx)).await.is_ok()
     }
 
     /// Waits until there are bytes that hyper may read, or the input ends.
@@ -267,7 +272,7 @@ impl HttpConnection {
     /// Returns whether the server leaves and all requests of this connection are answered. The first request of a
     /// connection is still served.
     fn is_to_leave(&self) -> bool {
-        self.is_between && self.has_request && self.router.is_leaving() && !has_input(&self.stream)
+        self.is_between && self.has_request && self.router.is_leaving() && !has_input(self.stream.socket())
     }
 
     fn await_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -296,10 +301,14 @@ impl HttpConnection {
         self.received.reserve(most);
         let room = self.received.capacity() - self.received.len();
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
+            if self.stream.has_opened() {
+                return Poll::Ready(self.stream.receive_now(&mut self.received));
+            }
+            let socket = self.stream.socket();
+            ready!(socket.poll_read_ready(cx))?;
             let mut count = None;
-            let tried = self.stream.try_io(Interest::READABLE, || {
-                let read = *count.insert(self.stream.try_read_buf(&mut self.received)?);
+            let tried = socket.try_io(Interest::READABLE, || {
+                let read = *count.insert(self.stream.receive_now(&mut self.received)?);
                 // A read that left room has emptied the socket: `WouldBlock` saves a read that would find no byte.
                 if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
@@ -322,7 +331,7 @@ impl HttpConnection {
 
     /// Marks the permits as idle, so that other connections may take them. Returns whether they still hold.
     fn set_idle(&mut self, cx: &Context<'_>) -> bool {
-        let (stream, waker) = (&self.stream, cx.waker());
+        let (stream, waker) = (self.stream.socket(), cx.waker());
         let is_held = self.permit.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
         let is_held_of_address = self.of_address.as_mut().is_none_or(|permit| permit.set_idle(stream, waker));
         is_held && is_held_of_address
@@ -358,6 +367,8 @@ impl Write for HttpConnection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let HttpConnection { stream, output, .. } = &mut *self;
+        ready!(output.flush(stream, cx))?;
         let was_flushed = mem::replace(&mut self.output.is_flushed, true);
         // hyper may have read all input before this flush, and then reads again only when it is woken. So the permits
         // are looked at here too.

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,8 +19,12 @@ use crate::{
     sys::{
         bounded_close::{LEFT_TO_KERNEL_MAX, LOOK_AFTER_PEER},
         net,
+        transport::Transport,
     },
 };
+
+/// The socket of a connection that speaks HTTP.
+type Stream = Transport<Arc<TcpStream>>;
 
 /// The bytes that were sent, and the rate at which the peer takes them.
 ///
@@ -75,7 +80,7 @@ impl Output {
     ///
     /// The error of `send(2)`; `TimedOut` for a peer that is too slow. Its socket will be reset when it is closed,
     /// since unsent bytes must not stay in the kernel either.
-    pub(super) fn write(&mut self, stream: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn write(&mut self, stream: &Stream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if std::mem::take(&mut self.is_flushed)
             && let Some(watch) = &self.watch
             && (Instant::now() >= watch.ends.deadline() || self.is_taken(stream))
@@ -83,16 +88,50 @@ impl Output {
             // In a part of this window the peer had no bytes to take.
             self.watch = None;
         }
-        loop {
-            if stream.poll_write_ready(cx)?.is_pending() {
-                break;
+        let sent = ready!(self.with_room(stream, cx, || stream.send_now(bytes)))?;
+        self.sent += sent as u64;
+        Poll::Ready(Ok(sent))
+    }
+
+    /// Sends what a transport keeps of the bytes that were written.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub(super) fn flush(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match stream.flush_now() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.with_room(stream, cx, || stream.flush_now())
             }
-            match stream.try_write(bytes) {
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    /// Ends our side after all output.
+    ///
+    /// # Errors
+    ///
+    /// The same, or the error of `shutdown(2)`.
+    pub(super) fn finish(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match stream.finish_now() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.with_room(stream, cx, || stream.finish_now())
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    /// Tries `act` as long as the socket reports room, and gives up a peer that is too slow.
+    fn with_room<T>(
+        &mut self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+        mut act: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        while stream.socket().poll_write_ready(cx)?.is_ready() {
+            match act() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => {
-                    self.sent += *outcome.as_ref().unwrap_or(&0) as u64;
-                    return Poll::Ready(outcome);
-                }
+                outcome => return Poll::Ready(outcome),
             }
         }
         ready!(self.watch(stream, cx))?;
@@ -102,7 +141,7 @@ impl Output {
 
     /// Waits until closing the socket would leave little to the kernel, or the peer was too slow. The peer has the same
     /// least rate as while bytes wait for room in the socket.
-    pub(super) fn poll_taken(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_taken(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         while !self.is_too_slow && self.leaves_much(stream) {
             match self.watch(stream, cx) {
                 Poll::Ready(Ok(())) => self.give_up(stream),
@@ -121,24 +160,24 @@ impl Output {
 
     /// Returns whether a close would leave much to the kernel. The system call is made only when many bytes were sent
     /// since the last one, so most small answers need no system call.
-    fn leaves_much(&mut self, stream: &TcpStream) -> bool {
+    fn leaves_much(&mut self, stream: &Stream) -> bool {
         let most = LEFT_TO_KERNEL_MAX as u64;
         if self.sent - self.taken > most {
-            let left = net::unacknowledged(stream).unwrap_or_default() as u64;
+            let left = stream.unacknowledged().unwrap_or_default() as u64;
             self.taken = self.sent.saturating_sub(left);
         }
         self.sent - self.taken > most
     }
 
-    fn give_up(&mut self, stream: &TcpStream) {
+    fn give_up(&mut self, stream: &Stream) {
         self.is_too_slow = true;
         net::reset_when_closed(stream);
     }
 
     /// Waits for the end of a window in which the peer was too slow.
-    fn watch(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn watch(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (window, sent) = (self.window, self.sent);
-        let acknowledged = || Ok::<u64, io::Error>(sent.saturating_sub(net::unacknowledged(stream)? as u64));
+        let acknowledged = || Ok::<u64, io::Error>(sent.saturating_sub(stream.unacknowledged()? as u64));
         let watch = match &mut self.watch {
             Some(watch) => watch,
             None => self.watch.insert(Watch { ends: Box::pin(sleep(window)), acknowledged: acknowledged()? }),
@@ -155,7 +194,7 @@ impl Output {
     }
 
     /// Returns whether the peer has acknowledged everything.
-    fn is_taken(&self, stream: &TcpStream) -> bool {
-        net::unacknowledged(stream).is_ok_and(|bytes| bytes == 0)
+    fn is_taken(&self, stream: &Stream) -> bool {
+        stream.unacknowledged().is_ok_and(|bytes| bytes == 0)
     }
 }

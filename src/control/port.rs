@@ -27,6 +27,7 @@ use crate::{
     log_throttle::LogThrottle,
     metrics::{Counter, Counters},
     proto::HEADERS_MAX,
+    sys::transport::Transport,
 };
 
 /// A port for connections: the endpoints that it serves, and the limits of its connections.
@@ -113,7 +114,7 @@ impl Port {
 /// A connection that is to be served.
 #[derive(Debug)]
 struct Caller {
-    stream: TcpStream,
+    stream: Transport<Arc<TcpStream>>,
     /// Received bytes that are to be read first.
     received: BytesMut,
     of_address: Option<AddressPermit>,
@@ -127,7 +128,7 @@ pub(super) async fn serve_handed_off(
     finishing: watch::Receiver<()>,
 ) {
     let HandedOff { socket, received, permits: SocketPermits { of_all, of_address }, is_refused } = handed_off;
-    let stream = match TcpStream::from_std(socket.into()) {
+    let stream = match socket.try_map(|socket| TcpStream::from_std(socket.into()).map(Arc::new)) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
@@ -166,7 +167,7 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
             _ = finishing.changed() => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
-        let caller = Caller { stream, received: BytesMut::new(), of_address: None };
+        let caller = Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None };
         connections.spawn(async move { drop(port.serve(&shared, caller, &finishing).await) });
     }
 }
@@ -182,7 +183,7 @@ async fn converse(
 ) -> Option<(HttpConnection, Option<EndReason>)> {
     let has_permit = permit.is_some();
     let may_upgrade = has_permit && served == ServedEndpoints::Everything;
-    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.peer_addr().ok()));
+    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.socket().peer_addr().ok()));
     let peer = router.peer().map(display);
     let connection =
         HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);

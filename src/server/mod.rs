@@ -17,6 +17,8 @@ mod running;
 #[cfg(test)]
 mod second_surface;
 mod start;
+#[cfg(test)]
+mod transports;
 mod turn_watch;
 
 use std::{

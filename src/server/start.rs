@@ -267,6 +267,7 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
+        os::fd::OwnedFd,
         time::{Duration, Instant},
     };
 
@@ -321,7 +322,12 @@ mod tests {
             socket.set_nonblocking(true).unwrap();
             let of_all = Sockets::new(0).all.admit(1).unwrap();
             let permits = SocketPermits { of_all, of_address: None };
-            let handed_off = HandedOff { socket: socket.into(), received: BytesMut::new(), permits, is_refused: false };
+            let handed_off = HandedOff {
+                socket: OwnedFd::from(socket).into(),
+                received: BytesMut::new(),
+                permits,
+                is_refused: false,
+            };
             shards[0].control.transfer(handed_off).expect("there is room");
             client.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
             let mut answer = String::new();

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     handover::HandedOff,
     metrics::Counter,
-    sys::{net, runtime},
+    sys::{Transport, net, runtime},
 };
 
 /// Accepting on a listener, by a task.
@@ -169,9 +169,10 @@ fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut
 
 /// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
 fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
+    let socket = Transport::accepted(socket);
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
-    if let Err(error) = net::prepare_connection(&socket, lobby.config.send_buffer_bytes) {
+    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
         return has_room;
     }

@@ -38,7 +38,7 @@ use crate::{
     hub::{Encodings, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
-    sys::{Backend, BackendKind, cpu, runtime},
+    sys::{Backend, BackendKind, Io as _, Layered, cpu, runtime},
 };
 
 /// A command of the server to a shard.
@@ -101,7 +101,7 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
 
 /// A shard, and the rest of its thread.
 struct Driver {
-    shard: Shard<Backend>,
+    shard: Shard<Layered<Backend>>,
     lobby: Rc<Lobby>,
     tasks: Tasks,
     spawned: Spawned,
@@ -169,6 +169,7 @@ impl Driver {
         let tasks = Tasks::default();
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
+        let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
         shard = shard.with_encodings(start.encodings);
         shard.warnings = Arc::clone(&start.warnings);
@@ -233,8 +234,8 @@ impl Driver {
         let begun = Instant::now();
         let has_more = self.shard.turn(self.clock.at(begun));
         self.counters.count_turn(begun.elapsed());
-        self.counters.set(Counter::PollsArmed, self.shard.io_mut().armed());
-        self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().repeated());
+        self.counters.set(Counter::PollsArmed, self.shard.io_mut().inner().armed());
+        self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().inner().repeated());
         self.lobby.set_open(self.shard.open());
         // At once: the next thing that runs may be the sleep.
         self.spawned.start();

@@ -329,7 +329,7 @@ impl<I: Io> Shard<I> {
     /// Waits for room for the rest of a backlog, of which `offered` bytes were offered and not all taken. Returns how
     /// many of these were not taken.
     fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
-        let sent = match taken(sent) {
+        let sent = match Unsent::taken(sent) {
             Ok(sent) => sent,
             Err(error) => {
                 self.flush.outcomes.push(Outcome::Lost(id, error));
@@ -352,15 +352,20 @@ impl<I: Io> Shard<I> {
         offered - sent
     }
 
-    /// Tries again, a tick later, the sockets that had reported room and took nothing.
+    /// Tries again, a tick later, the sockets that had reported room and took nothing: first with what their transports
+    /// keep, then with the backlogs.
     pub(super) fn resume_paused(&mut self) {
         if self.flush.next_try().is_none_or(|tick| self.now < tick) {
             return;
         }
         for id in mem::take(&mut self.flush.paused) {
-            let Some(connection) = self.hub.connections.get_mut(id).filter(|waiting| waiting.io.awaits_room()) else {
+            let Some(connection) = self.hub.connections.get_mut(id) else { continue };
+            if let Some(socket) = &self.sockets[id.slot() as usize] {
+                self.io.retry(socket);
+            }
+            if !connection.io.awaits_room() {
                 continue;
-            };
+            }
             if let Some(output) = &mut connection.io.output {
                 output.room = Room::Unknown;
             }
@@ -368,18 +373,3 @@ impl<I: Io> Shard<I> {
         }
     }
 }
-
-/// Returns how many bytes were taken by a socket that did not take everything.
-///
-/// # Errors
-///
-/// The failure of the socket.
-fn taken(sent: io::Result<usize>) -> io::Result<usize> {
-    match sent {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => Ok(0),
-        Err(error) if matches!(error.raw_os_error(), Some(ENOBUFS)) => Ok(0),
-        sent => sent,
-    }
-}
-
-const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();

@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    os::fd::OwnedFd,
     pin::{Pin, pin},
     rc::Rc,
     time::{Duration, Instant},
@@ -29,7 +28,7 @@ use crate::{
     proto::{HeadScan, HttpError, Refusal, RequestHead},
     surface::raw::is_opening_request,
     sys::{
-        BackendKind,
+        BackendKind, Transport,
         bounded_close::{BoundedClose, until_taken},
         net, runtime,
     },
@@ -38,13 +37,13 @@ use crate::{
 /// A socket whose opening request is to be read.
 #[derive(Debug)]
 pub(super) struct Opening {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Transport,
     /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
 }
 
 impl Opening {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(super) fn new(socket: Transport) -> Self {
         Opening { socket, received: BytesMut::new() }
     }
 }
@@ -79,7 +78,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
 /// Lets an accepted request for a WebSocket arrive at the turn, or refuses the request.
 async fn open(
     lobby: &Rc<Lobby>,
-    socket: BoundedClose<Rc<OwnedFd>>,
+    socket: BoundedClose<Rc<Transport>>,
     head: RequestHead,
     leftover: BytesMut,
     mut permit: OpeningPermit,
@@ -115,7 +114,7 @@ async fn open(
             refuse_opening(lobby, socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
         }
         Err(NotOpened::Left) => {
-            let peer = net::peer(&socket).map(display);
+            let peer = net::peer(&**socket).map(display);
             tracing::debug!(peer, "the client left before its request was answered");
         }
     }
@@ -133,13 +132,13 @@ fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
 /// token.
 async fn refuse_opening(
     lobby: &Lobby,
-    socket: BoundedClose<Rc<OwnedFd>>,
+    socket: BoundedClose<Rc<Transport>>,
     path: Option<String>,
     cause: Counter,
     response: &Response,
     has_body: bool,
 ) {
-    let (peer, status) = (net::peer(&socket).map(display), response.status());
+    let (peer, status) = (net::peer(&**socket).map(display), response.status());
     tracing::debug!(peer, status, cause = cause.cause(), path, "refused");
     lobby.counters.add(cause, 1);
     send_and_close(lobby.backend, socket, response.encode(has_body)).await;
@@ -147,8 +146,8 @@ async fn refuse_opening(
 
 /// Answers a client for which there is no room: with the refusal, or with health or metrics if its request is for
 /// these.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<OwnedFd>, no_room: NoRoom, permit: RefusalPermit) {
-    tracing::debug!(peer = net::peer(&socket).map(display), "a limit of connections is reached: refused");
+pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoRoom, permit: RefusalPermit) {
+    tracing::debug!(peer = net::peer(&*socket).map(display), "a limit of connections is reached: refused");
     let socket = BoundedClose::new(socket);
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
@@ -177,7 +176,7 @@ fn is_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
 }
 
 /// Returns the answer to a request for metrics that its sender may not read, after which the connection ends.
-fn refused_metrics(lobby: &Lobby, socket: &OwnedFd, head: &RequestHead) -> Option<Bytes> {
+fn refused_metrics(lobby: &Lobby, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
     let peer = net::peer(socket);
     let endpoint = Endpoint::Metrics;
     let refusal = lobby.authorize(&Credentials { head, peer }, Intent::ReadMetrics, &endpoint).err()?;
@@ -228,7 +227,7 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
 }
 
 /// Returns the socket, to which no operation has a reference any more.
-fn sole_owner(socket: BoundedClose<Rc<OwnedFd>>) -> Option<OwnedFd> {
+fn sole_owner(socket: BoundedClose<Rc<Transport>>) -> Option<Transport> {
     let socket = Rc::try_unwrap(socket.into_inner()).ok();
     if socket.is_none() {
         tracing::error!("an operation of the opening handshake outlived it");
@@ -240,7 +239,7 @@ fn sole_owner(socket: BoundedClose<Rc<OwnedFd>>) -> Option<OwnedFd> {
 type Head = Result<(RequestHead, usize), HttpError>;
 
 /// Returns the head at the front of `received`, or its error. `None` if the client left or took too long.
-async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> Option<Head> {
+async fn read_in_time(lobby: &Lobby, socket: &Rc<Transport>, received: &mut BytesMut) -> Option<Head> {
     match within(lobby.config.handshake_timeout, socket, pin!(read_head(lobby.backend, socket, received))).await {
         Some(Ok(head)) => Some(head),
         Some(Err(error)) => {
@@ -255,7 +254,7 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<OwnedFd>, received: &mut BytesM
     }
 }
 
-async fn read_head(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<Head> {
+async fn read_head(backend: BackendKind, socket: &Rc<Transport>, received: &mut BytesMut) -> io::Result<Head> {
     let mut scan = HeadScan::default();
     loop {
         match RequestHead::decode_with(&mut scan, received) {
@@ -269,16 +268,15 @@ async fn read_head(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut By
 
 /// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it. A
 /// client that has left no room for all of it by then is reset.
-async fn send_and_close(backend: BackendKind, socket: BoundedClose<Rc<OwnedFd>>, response: Bytes) {
+async fn send_and_close(backend: BackendKind, socket: BoundedClose<Rc<Transport>>, response: Bytes) {
     let ends = Instant::now() + LINGER;
     let left = || ends.saturating_duration_since(Instant::now());
-    let sent = within(left(), &socket, pin!(send_all(backend, &socket, &response))).await;
+    let sent = within(left(), &socket, pin!(send_to_end(backend, &socket, &response))).await;
     if !matches!(sent, Some(Ok(()))) {
         tracing::debug!(outcome = ?sent, "the client did not take the answer");
         net::reset_when_closed(&*socket);
         return;
     }
-    net::shutdown(&socket, false);
     let rest = async {
         let (mut received, mut count) = (BytesMut::new(), 0);
         while count < LINGER_BYTES_MAX && receive_more(backend, &socket, &mut received).await.is_ok() {
@@ -290,24 +288,37 @@ async fn send_and_close(backend: BackendKind, socket: BoundedClose<Rc<OwnedFd>>,
     drop(timeout(left(), until_taken(&*socket)).await);
 }
 
-/// Sends all of `bytes`, each part when there is room for it.
-async fn send_all(backend: BackendKind, socket: &Rc<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+/// Sends all of `bytes`, each part when there is room for it, and ends our side after them.
+async fn send_to_end(backend: BackendKind, socket: &Rc<Transport>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = with_room(backend, socket, || socket.send_now(bytes)).await?;
+        bytes = &bytes[count..];
+    }
+    with_room(backend, socket, || socket.finish_now()).await
+}
+
+/// Tries `act` until the socket has room for it.
+async fn with_room<T>(
+    backend: BackendKind,
+    socket: &Rc<Transport>,
+    mut act: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     loop {
-        match net::send_now(socket, bytes) {
-            Ok(count) if count == bytes.len() => return Ok(()),
-            Ok(count) => bytes = &bytes[count..],
+        match act() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 runtime::writable(backend, Rc::clone(socket)).await?;
             }
-            Err(error) => return Err(error),
+            outcome => return outcome,
         }
     }
 }
 
 /// Appends the bytes that arrive next.
-async fn receive_more(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut BytesMut) -> io::Result<()> {
+async fn receive_more(backend: BackendKind, socket: &Rc<Transport>, received: &mut BytesMut) -> io::Result<()> {
     loop {
-        runtime::readable(backend, Rc::clone(socket)).await?;
+        if !socket.has_opened() {
+            runtime::readable(backend, Rc::clone(socket)).await?;
+        }
         match receive_now(socket, received) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -316,16 +327,17 @@ async fn receive_more(backend: BackendKind, socket: &Rc<OwnedFd>, received: &mut
     }
 }
 
-fn receive_now(socket: &OwnedFd, received: &mut BytesMut) -> io::Result<usize> {
-    let mut chunk = [0; 2_048];
-    let count = net::receive_now(socket, &mut chunk)?;
-    received.extend_from_slice(&chunk[..count]);
+/// Appends bytes that have arrived, for which `received` grows no further than it has to.
+fn receive_now(socket: &Transport, received: &mut BytesMut) -> io::Result<usize> {
+    let mut chunk = BytesMut::with_capacity(2_048);
+    let count = socket.receive_now(&mut chunk)?;
+    received.extend_from_slice(&chunk);
     Ok(count)
 }
 
 /// Runs `work` on the socket until it is done or the time is up. If the time is up, the socket is shut down, which ends
 /// the operation that `work` waits for: dropping `work` would leave the operation, and the socket, to the kernel.
-async fn within<T>(time: Duration, socket: &OwnedFd, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+async fn within<T>(time: Duration, socket: &Transport, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     match timeout(time, work.as_mut()).await {
         Ok(outcome) => Some(outcome),
         Err(_) => {

@@ -5,7 +5,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     net::SocketAddr,
-    os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -22,7 +21,7 @@ use crate::{
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
-    sys::{BackendKind, net},
+    sys::{BackendKind, Transport, net},
 };
 
 /// The state that a shard's tasks share. All of them run on its thread.
@@ -36,7 +35,7 @@ pub(super) struct Lobby {
     pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
     /// The addresses that the server listens on.
     pub(super) addresses: Vec<SocketAddr>,
-    arrivals: RefCell<VecDeque<Arrival<OwnedFd>>>,
+    arrivals: RefCell<VecDeque<Arrival<Transport>>>,
     arrived: Notify,
     /// Established connections, as the turn has last set them.
     open: Cell<usize>,
@@ -174,7 +173,7 @@ impl Lobby {
     /// # Errors
     ///
     /// The limit that the socket would exceed.
-    pub(super) fn admit(self: &Rc<Self>, socket: &OwnedFd) -> Result<OpeningPermit, NoRoom> {
+    pub(super) fn admit(self: &Rc<Self>, socket: &Transport) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
         // The limit of the server comes first: at the limit of the address an idle connection gives way, which it must
         // not do for a socket that is refused.
@@ -183,7 +182,7 @@ impl Lobby {
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }
 
-    fn admit_address(&self, socket: &OwnedFd) -> Result<Option<AddressPermit>, NoRoom> {
+    fn admit_address(&self, socket: &Transport) -> Result<Option<AddressPermit>, NoRoom> {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
         // A socket without a peer has been left by its client, as its task will find out.
         let Some(peer) = net::peer(socket) else { return Ok(None) };
@@ -208,13 +207,13 @@ impl Lobby {
     }
 
     /// Appends a connection to those that the turn will adopt.
-    pub(super) fn add_arrival(&self, arrival: Arrival<OwnedFd>) {
+    pub(super) fn add_arrival(&self, arrival: Arrival<Transport>) {
         self.arrivals.borrow_mut().push_back(arrival);
         self.arrived.notify_one();
     }
 
     /// Returns the next connection that has arrived.
-    pub(super) fn next_arrival(&self) -> Option<Arrival<OwnedFd>> {
+    pub(super) fn next_arrival(&self) -> Option<Arrival<Transport>> {
         let arrival = self.arrivals.borrow_mut().pop_front();
         if arrival.is_some() {
             // The connection counts as open from here on; the turn will set the number.

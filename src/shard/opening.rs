@@ -1,7 +1,7 @@
 //! Decides whether an opening request becomes a connection: first by the rules of its route, then by the route's
 //! handler.
 
-use std::{future::poll_fn, mem, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, mem, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use tracing::Instrument;
@@ -15,7 +15,7 @@ use crate::{
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
     proto::{MessageLimits, Refusal, RequestHead, Upgrade},
-    sys::net,
+    sys::{Transport, net},
 };
 
 /// An accepted opening request: the beginning of its connection, and the answer to its client.
@@ -52,7 +52,7 @@ impl From<Refusal> for NotOpened {
 }
 
 /// Judges a request for a WebSocket.
-pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead) -> Result<Accepted, NotOpened> {
+pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHead) -> Result<Accepted, NotOpened> {
     let endpoint = lobby.endpoints.resolve(&head)?;
     let Some((number, path, openings)) = lobby.endpoints.openings(&endpoint) else {
         return Err(lobby.endpoints.no_websocket_at(head.path()).into());
@@ -62,13 +62,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<OwnedFd>, head: RequestHead
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
-    let peer = net::peer(socket);
+    let peer = net::peer(&**socket);
     // The connection's id comes with the connection.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let identity = span.in_scope(|| lobby.authorize(&Credentials { head: &head, peer }, intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
-    let local = net::local(socket);
+    let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let request = OpeningRequest {
         id,
@@ -168,7 +168,7 @@ fn limits_of_topic(bytes_max: u32, of_route: &MessageLimits) -> Option<MessageLi
 /// ends the call.
 async fn call_handler(
     lobby: &Lobby,
-    socket: &OwnedFd,
+    socket: &Transport,
     at: usize,
     request: &OpeningRequest,
 ) -> Result<Opened, NotOpened> {
@@ -193,7 +193,7 @@ async fn call_handler(
 }
 
 /// Waits until the client has left. A poll by the ring would stay in the kernel when this future is dropped.
-async fn left(socket: &OwnedFd) {
+async fn left(socket: &Transport) {
     loop {
         tokio::time::sleep(LOOK_AFTER_CLIENT).await;
         if net::has_left(socket) {

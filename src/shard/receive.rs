@@ -37,7 +37,7 @@ use crate::{
     hub::{ConnectionId, Homes},
     metrics::Counter,
     proto::State,
-    sys::{Io, Readiness, Receive},
+    sys::{Io, Readiness, Receive, Resumed},
 };
 
 impl<I: Io> Shard<I> {
@@ -58,11 +58,17 @@ impl<I: Io> Shard<I> {
             if readable {
                 self.incoming.push_ready(connection, id);
             }
-            if writable {
-                if let Some(output) = &mut connection.io.output {
-                    output.room = Room::Found;
+            if writable && let Some(socket) = &self.sockets[key.slot as usize] {
+                match self.io.resume(key, socket) {
+                    Resumed::Room => {
+                        if let Some(output) = &mut connection.io.output {
+                            output.room = Room::Found;
+                        }
+                        self.flush.mark_dirty(connection, id);
+                    }
+                    Resumed::Nothing => {}
+                    Resumed::Refused => self.flush.pause(id, self.now),
                 }
-                self.flush.mark_dirty(connection, id);
             }
         }
         self.readiness = readiness;

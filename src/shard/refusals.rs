@@ -3,11 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    os::fd::OwnedFd,
     rc::Rc,
 };
 
-use crate::{config::Limits, sys::net};
+use crate::{
+    config::Limits,
+    sys::{Transport, net},
+};
 
 /// The sockets that a shard keeps although it has no room for them.
 ///
@@ -15,7 +17,7 @@ use crate::{config::Limits, sys::net};
 /// sockets on which nothing arrives cannot keep others from being answered, as long as a request arrives before as many
 /// newer sockets as may be kept.
 pub(super) struct Refusals {
-    kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
+    kept: Rc<RefCell<VecDeque<Rc<Transport>>>>,
     kept_max: usize,
     /// The kept sockets, and those that have given way and are about to be closed.
     open: Rc<Cell<usize>>,
@@ -24,9 +26,9 @@ pub(super) struct Refusals {
 
 /// Keeps a socket among the refused until it is dropped.
 pub(super) struct RefusalPermit {
-    kept: Rc<RefCell<VecDeque<Rc<OwnedFd>>>>,
+    kept: Rc<RefCell<VecDeque<Rc<Transport>>>>,
     open: Rc<Cell<usize>>,
-    socket: Rc<OwnedFd>,
+    socket: Rc<Transport>,
 }
 
 impl Refusals {
@@ -44,7 +46,7 @@ impl Refusals {
 
     /// Returns a permit for a socket; `None` if sockets that are kept or about to be closed have all permits. If kept
     /// sockets have three quarters of the permits, the oldest of them is shut down.
-    pub(super) fn keep(&self, socket: &Rc<OwnedFd>) -> Option<RefusalPermit> {
+    pub(super) fn keep(&self, socket: &Rc<Transport>) -> Option<RefusalPermit> {
         if self.open.get() >= self.open_max {
             return None;
         }
@@ -53,7 +55,7 @@ impl Refusals {
             && let Some(oldest) = kept.pop_front()
         {
             // This ends the operation that its task waits for.
-            net::shutdown(&oldest, true);
+            net::shutdown(&*oldest, true);
         }
         self.open.update(|count| count + 1);
         kept.push_back(Rc::clone(socket));

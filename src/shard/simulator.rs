@@ -13,7 +13,8 @@
 //! The checks:
 //!
 //! - of every byte as a socket takes it ([`stream`]): the answer of the opening handshake first, then whole frames,
-//!   nothing after a close frame, no end before it;
+//!   nothing after a close frame, no end before it; and for connections whose bytes travel in records ([`sealing`]):
+//!   what the records hold is what the shard has sent, and the goodbye and the end come last;
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
 //! - after every turn ([`checks`]): limits kept, gauges true, no connection waits for an event that will not come;
 //! - whenever every end sleeps ([`rest`]): nothing is under way; and at the end nothing is left;
@@ -56,6 +57,7 @@ mod plan;
 mod promises;
 mod random;
 mod rest;
+mod sealing;
 mod second_protocol;
 mod seen;
 mod several;
@@ -66,6 +68,7 @@ mod stream;
 mod tally;
 mod topics;
 mod turns;
+mod wires;
 mod world;
 
 use self::{driver::SimulatedDriver, plan::Plan, random::Random, seen::Seen, simulation::Simulation};

@@ -9,6 +9,7 @@ use super::faulty::Faulty;
 use super::{
     epoll::Epoll,
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
+    transport::Transport,
     uring::HotRing,
 };
 
@@ -66,7 +67,7 @@ pub enum Backend {
 }
 
 /// The socket type of all backends.
-type Socket = OwnedFd;
+type Socket = Transport;
 
 impl Backend {
     /// Makes the backend of the calling thread.
@@ -96,16 +97,6 @@ impl Backend {
             Backend::Epoll(epoll) => epoll.watch(),
             #[cfg(test)]
             Backend::Faulty(faulty) => faulty.watch(),
-        }
-    }
-
-    /// Returns whether [`Io::reap`] is due before a sleep.
-    pub fn has_reports(&mut self) -> bool {
-        match self {
-            Backend::Uring(ring) => ring.has_completions(),
-            Backend::Epoll(epoll) => epoll.has_reports(),
-            #[cfg(test)]
-            Backend::Faulty(faulty) => faulty.has_reports(),
         }
     }
 
@@ -182,6 +173,16 @@ impl Io for Backend {
             Backend::Epoll(epoll) => epoll.reap(ready),
             #[cfg(test)]
             Backend::Faulty(faulty) => faulty.reap(ready),
+        }
+    }
+
+    #[inline]
+    fn has_reports(&mut self) -> bool {
+        match self {
+            Backend::Uring(ring) => ring.has_reports(),
+            Backend::Epoll(epoll) => epoll.has_reports(),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.has_reports(),
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     io::{Io, Readiness, Receive, SendEntry},
     net,
     testing::*,
+    transport::Transport,
 };
 
 /// Makes a module of tests for a backend: each is a function below that takes the backend.
@@ -155,7 +156,7 @@ fn a_peer_that_is_gone_is_an_error(backend: BackendKind) {
 fn pieces_arrive_in_order(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     let (server, mut client) = pair(None);
-    for count in [1, 2, 3, SendEntry::<OwnedFd>::PIECES_MAX] {
+    for count in [1, 2, 3, SendEntry::<Transport>::PIECES_MAX] {
         let message = pattern(count * 7);
         let pieces: Vec<&[u8]> = message.chunks(7).collect();
         assert!(send_one(&mut io, &server, &pieces).is_none());
@@ -169,14 +170,14 @@ fn pieces_arrive_in_order(backend: BackendKind) {
 fn more_pieces_than_the_kernel_takes(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     let (server, _client) = pair(None);
-    drop(send_one(&mut io, &server, &[b"a".as_slice(); SendEntry::<OwnedFd>::PIECES_MAX + 1]));
+    drop(send_one(&mut io, &server, &[b"a".as_slice(); SendEntry::<Transport>::PIECES_MAX + 1]));
 }
 
 /// Refusals carry the index in the whole batch, not in the part that was submitted.
 fn a_batch_larger_than_a_submission(backend: BackendKind) {
     assert!(net::raise_descriptor_limit() > 2_000, "this test needs descriptors");
     let mut io = Backend::new(backend).unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..2 * HotRing::BATCH_MAX + 70).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..2 * HotRing::BATCH_MAX + 70).map(|_| pair(None)).collect();
     let full = [0, 10, HotRing::BATCH_MAX - 1, HotRing::BATCH_MAX, 2 * HotRing::BATCH_MAX + 69];
     for index in full {
         let (server, client, _) = full_pair();
@@ -184,7 +185,7 @@ fn a_batch_larger_than_a_submission(backend: BackendKind) {
     }
     let texts: Vec<String> = (0..pairs.len()).map(|index| format!("{index:08}")).collect();
     let pieces: Vec<[IoSlice<'_>; 1]> = texts.iter().map(|text| [IoSlice::new(text.as_bytes())]).collect();
-    let batch: Vec<SendEntry<'_, OwnedFd>> =
+    let batch: Vec<SendEntry<'_, Transport>> =
         pairs.iter().zip(&pieces).map(|((socket, _), pieces)| SendEntry { socket, pieces }).collect();
     let mut refused = Vec::new();
     io.send(&batch, &mut refused);
@@ -200,7 +201,7 @@ fn a_batch_larger_than_a_submission(backend: BackendKind) {
         }
     }
     let mut buffers: Vec<BytesMut> = pairs.iter().map(|_| BytesMut::with_capacity(100)).collect();
-    let mut batch: Vec<Receive<'_, OwnedFd>> =
+    let mut batch: Vec<Receive<'_, Transport>> =
         pairs.iter().zip(&mut buffers).map(|((socket, _), buffer)| Receive::new(socket, buffer)).collect();
     io.receive(&mut batch);
     for (index, entry) in batch.iter().enumerate() {
@@ -235,7 +236,7 @@ fn a_receive_without_room(backend: BackendKind) {
 
 fn one_batch_of_receives_with_every_outcome(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..5).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..5).map(|_| pair(None)).collect();
     pairs[1].1.write_all(b"data").unwrap();
     pairs[2].1.shutdown(Shutdown::Write).unwrap();
     pairs[3].1.write_all(b"last").unwrap();
@@ -246,7 +247,7 @@ fn one_batch_of_receives_with_every_outcome(backend: BackendKind) {
     client.set_nonblocking(true).unwrap();
     while client.peek(&mut [0; 1]).is_err() {}
     drop(client);
-    let mut sockets: Vec<OwnedFd> = Vec::new();
+    let mut sockets: Vec<Transport> = Vec::new();
     let mut clients = Vec::new();
     for (server, client) in pairs {
         sockets.push(server);
@@ -254,7 +255,7 @@ fn one_batch_of_receives_with_every_outcome(backend: BackendKind) {
     }
     sockets.push(reset);
     let mut buffers: Vec<BytesMut> = sockets.iter().map(|_| BytesMut::with_capacity(16)).collect();
-    let mut batch: Vec<Receive<'_, OwnedFd>> =
+    let mut batch: Vec<Receive<'_, Transport>> =
         sockets.iter().zip(&mut buffers).map(|(socket, buffer)| Receive::new(socket, buffer)).collect();
     io.receive(&mut batch);
     let kinds: Vec<Result<usize, ErrorKind>> =
@@ -399,9 +400,9 @@ fn bytes_that_were_not_received_are_counted(backend: BackendKind) {
         assert!(begin.elapsed() < PATIENCE, "the end does not arrive");
     }
     assert_eq!(io.unread(&server), 1_000);
-    assert_eq!(net::receive_now(&server, &mut [0; 400]).unwrap(), 400);
+    assert_eq!(net::receive_now(server.socket(), &mut [0; 400]).unwrap(), 400);
     assert_eq!(io.unread(&server), 600);
-    assert_eq!(net::receive_now(&server, &mut [0; 1_000]).unwrap(), 600);
+    assert_eq!(net::receive_now(server.socket(), &mut [0; 1_000]).unwrap(), 600);
     assert_eq!(io.unread(&server), 0);
 }
 
@@ -578,7 +579,7 @@ fn many_reports_at_once_all_come(backend: BackendKind) {
     const SOCKETS: u32 = 2_500;
     assert!(net::raise_descriptor_limit() > 2 * u64::from(SOCKETS) + 1_000, "this test needs descriptors");
     let mut io = Backend::new(backend).unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..SOCKETS).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..SOCKETS).map(|_| pair(None)).collect();
     for (slot, (server, _)) in pairs.iter().enumerate() {
         io.arm(key(slot as u32, 3), server);
     }

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
 };
 
 use bytes::BytesMut;
@@ -18,6 +18,7 @@ use super::{
     backend::Backend,
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     net,
+    transport::Transport,
 };
 
 /// A real backend with faults.
@@ -47,23 +48,19 @@ impl Faulty {
         self.real.watch()
     }
 
-    pub(super) fn has_reports(&mut self) -> bool {
-        !self.late.is_empty() || self.real.has_reports()
-    }
-
     pub(super) fn armed(&self) -> u64 {
         self.real.armed()
     }
 
     /// Reports, by the next [`Io::reap`], that the socket is readable.
-    fn report_input(&mut self, socket: &OwnedFd) {
-        if let Some(&key) = self.armed.get(&socket.as_raw_fd()) {
+    fn report_input(&mut self, socket: &Transport) {
+        if let Some(&key) = self.armed.get(&socket.as_fd().as_raw_fd()) {
             self.late.push(Readiness { key, readable: true, hung_up: false, writable: false, disarmed: false });
         }
     }
 
     /// Receives up to `most` bytes, or nothing although there may be some.
-    fn receive_less(&mut self, entry: &mut Receive<'_, OwnedFd>, most: usize) {
+    fn receive_less(&mut self, entry: &mut Receive<'_, Transport>, most: usize) {
         // Behind an end or a failure, "nothing there" would be a lie that no kernel tells.
         if most == 0 && net::has_left(entry.socket) {
             return self.real.receive(std::slice::from_mut(entry));
@@ -84,7 +81,7 @@ impl Faulty {
     }
 
     /// Sends up to `most` bytes of an entry, and reports the rest as refused.
-    fn send_less(&mut self, entry: &SendEntry<'_, OwnedFd>, index: usize, most: usize, refused: &mut Vec<Unsent>) {
+    fn send_less(&mut self, entry: &SendEntry<'_, Transport>, index: usize, most: usize, refused: &mut Vec<Unsent>) {
         let mut left = most;
         let cut = |piece: &IoSlice<'_>| {
             let count = piece.len().min(left);
@@ -101,7 +98,7 @@ impl Faulty {
         let sent = match kernels.pop() {
             Some(Unsent { sent, .. }) => sent,
             None => {
-                self.with_room.push(entry.socket.as_raw_fd());
+                self.with_room.push(entry.socket.as_fd().as_raw_fd());
                 if most == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(most) }
             }
         };
@@ -110,15 +107,15 @@ impl Faulty {
 }
 
 impl Io for Faulty {
-    type Socket = OwnedFd;
+    type Socket = Transport;
 
-    fn arm(&mut self, key: Key, socket: &OwnedFd) {
-        self.armed.insert(socket.as_raw_fd(), key);
+    fn arm(&mut self, key: Key, socket: &Transport) {
+        self.armed.insert(socket.as_fd().as_raw_fd(), key);
         self.real.arm(key, socket);
     }
 
-    fn await_room(&mut self, key: Key, socket: &OwnedFd) {
-        if self.with_room.contains(&socket.as_raw_fd()) {
+    fn await_room(&mut self, key: Key, socket: &Transport) {
+        if self.with_room.contains(&socket.as_fd().as_raw_fd()) {
             self.late.push(Readiness { key, readable: false, hung_up: false, writable: true, disarmed: false });
         } else {
             self.real.await_room(key, socket);
@@ -150,7 +147,11 @@ impl Io for Faulty {
         }
     }
 
-    fn receive(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
+    fn has_reports(&mut self) -> bool {
+        !self.late.is_empty() || self.real.has_reports()
+    }
+
+    fn receive(&mut self, batch: &mut [Receive<'_, Transport>]) {
         for entry in batch {
             match self.random.below(10) {
                 0 => self.receive_less(entry, 0),
@@ -163,11 +164,11 @@ impl Io for Faulty {
         }
     }
 
-    fn discard(&mut self, socket: &OwnedFd, most: usize) -> io::Result<usize> {
+    fn discard(&mut self, socket: &Transport, most: usize) -> io::Result<usize> {
         self.real.discard(socket, most)
     }
 
-    fn send(&mut self, batch: &[SendEntry<'_, OwnedFd>], refused: &mut Vec<Unsent>) {
+    fn send(&mut self, batch: &[SendEntry<'_, Transport>], refused: &mut Vec<Unsent>) {
         for (index, entry) in batch.iter().enumerate() {
             let length: usize = entry.pieces.iter().map(|piece| piece.len()).sum();
             match self.random.below(10) {
@@ -185,23 +186,23 @@ impl Io for Faulty {
         }
     }
 
-    fn addresses(&self, socket: &OwnedFd) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    fn addresses(&self, socket: &Transport) -> (Option<SocketAddr>, Option<SocketAddr>) {
         self.real.addresses(socket)
     }
 
-    fn finish(&mut self, socket: &OwnedFd) {
+    fn finish(&mut self, socket: &Transport) {
         self.real.finish(socket);
     }
 
-    fn unread(&self, socket: &OwnedFd) -> usize {
+    fn unread(&self, socket: &Transport) -> usize {
         self.real.unread(socket)
     }
 
-    fn unacknowledged(&self, socket: &OwnedFd) -> usize {
+    fn unacknowledged(&self, socket: &Transport) -> usize {
         self.real.unacknowledged(socket)
     }
 
-    fn reset(&mut self, socket: &OwnedFd) {
+    fn reset(&mut self, socket: &Transport) {
         self.real.reset(socket);
     }
 }

@@ -21,8 +21,9 @@ pub trait Io {
     /// that has arrived before is reported too.
     fn arm(&mut self, key: Key, socket: &Self::Socket);
 
-    /// Reports once, as [`Readiness::writable`], when `socket` has room for more output. Call it for a socket that is
-    /// armed and has just not taken a send whole: after [`Io::send`], and before the next [`Io::reap`].
+    /// Reports once, as [`Readiness::writable`], when `socket` has room for more output. Call it for a socket that has
+    /// just been armed, or is armed and has just not taken a send whole: after [`Io::arm`] or [`Io::send`], and before
+    /// the next [`Io::reap`].
     fn await_room(&mut self, key: Key, socket: &Self::Socket);
 
     /// Ends the reports that [`Io::arm`] and [`Io::await_room`] began, whatever is happening on the socket. The socket
@@ -35,10 +36,24 @@ pub trait Io {
     /// Appends to `ready` what was reported since the last `reap`. A key may appear more than once.
     fn reap(&mut self, ready: &mut Vec<Readiness>);
 
+    /// Returns whether [`Io::reap`] is due before a sleep: it would find reports, or requests are to be submitted.
+    fn has_reports(&mut self) -> bool;
+
+    /// Takes the report that `socket` is [`Readiness::writable`]. Call this for each such report. If a transport keeps
+    /// bytes of `socket`, they are sent first.
+    fn resume(&mut self, _key: Key, _socket: &Self::Socket) -> Resumed {
+        Resumed::Room
+    }
+
+    /// Tries again to send what a transport keeps of `socket`, and awaits room for the rest. Call this a while after
+    /// [`Resumed::Refused`].
+    fn retry(&mut self, _socket: &Self::Socket) {}
+
     /// Tries each entry at most once and fills in its result.
     fn receive(&mut self, batch: &mut [Receive<'_, Self::Socket>]);
 
     /// Drops up to `most` bytes of input, without a copy, and returns their number; `Ok(0)` is the end of input.
+    /// Nothing may be received afterwards: a transport has lost its place in the input.
     ///
     /// # Errors
     ///
@@ -48,18 +63,30 @@ pub trait Io {
     /// Tries each entry at most once, in order. Entries that are not named in `refused` have been sent whole.
     ///
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
+    ///
+    /// The bytes that a transport has taken count as sent, since they have their place in its stream for good. Of these
+    /// the transport keeps what the kernel has not taken: at most [`UNSENT_BYTES_MAX`], with what the transport itself
+    /// has to say. It sends them before anything newer, which it refuses until then (`WouldBlock`), and awaits room by
+    /// itself. A connection that owes such bytes is not done: they count in [`Io::unacknowledged`], and the end that
+    /// [`Io::finish`] asks for comes after them. If they cannot be sent any more, they are dropped; the next send or
+    /// receive fails.
+    ///
+    /// [`UNSENT_BYTES_MAX`]: super::UNSENT_BYTES_MAX
     fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
 
     /// Returns the addresses of both ends, the peer's first; `None` for an address that the kernel no longer knows.
     fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
 
-    /// Tells the peer that nothing more will be sent (a TCP FIN after the queued output).
+    /// Tells the peer that nothing more will be sent: the goodbye of a transport, and a TCP FIN after the queued
+    /// output. Both come later by themselves if a transport keeps bytes of the socket.
     fn finish(&mut self, socket: &Self::Socket);
 
-    /// Returns how many bytes have arrived at the socket and were not received.
+    /// Returns how many bytes have arrived and were not received. Those that stand in records of a transport may count
+    /// with their records.
     fn unread(&self, socket: &Self::Socket) -> usize;
 
-    /// Returns how many bytes the socket holds that the peer has not taken. After [`Io::finish`] the end counts as one.
+    /// Returns how many bytes the socket, or a transport, holds that the peer has not taken. Bytes in records of a
+    /// transport count with their records. After [`Io::finish`] the end counts as one.
     fn unacknowledged(&self, socket: &Self::Socket) -> usize;
 
     /// Returns whether the socket still holds bytes that the peer has not taken, or the end after [`Io::finish`].
@@ -67,8 +94,8 @@ pub trait Io {
         self.unacknowledged(socket) > 0
     }
 
-    /// Makes the drop of the socket reset the connection (TCP RST). Output that the peer has not taken is then lost;
-    /// otherwise the kernel would keep it for as long as the peer pleases.
+    /// Makes the drop of the socket reset the connection (TCP RST). Output that the peer has not taken is then lost,
+    /// also what a transport keeps; otherwise the kernel would keep it for as long as the peer pleases.
     fn reset(&mut self, socket: &Self::Socket);
 }
 
@@ -94,6 +121,19 @@ pub struct Readiness {
     pub writable: bool,
     /// Whether this was the last report, so that [`Io::arm`] must be called again.
     pub disarmed: bool,
+}
+
+/// What a report of room means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// There is room for output of the caller, who has asked for it.
+    Room,
+    /// The report was for what a transport keeps, and no room that the caller has asked for is known. If there is some
+    /// later, another report says so.
+    Nothing,
+    /// A transport keeps bytes of which the kernel has taken none although it has reported room: it is short of memory.
+    /// The caller has to call [`Io::retry`] a while later, and then to offer again what itself has for the socket.
+    Refused,
 }
 
 /// One entry of a receive batch.
@@ -141,4 +181,20 @@ pub struct Unsent {
     pub index: usize,
     /// The number of its bytes that were sent, or the reason for which the socket takes none.
     pub sent: io::Result<usize>,
+}
+
+impl Unsent {
+    /// Returns how many bytes were taken by a socket that did not take everything: none if it has no room, or the
+    /// kernel no memory.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the socket.
+    pub fn taken(sent: io::Result<usize>) -> io::Result<usize> {
+        match sent {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => Ok(0),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS)) => Ok(0),
+            sent => sent,
+        }
+    }
 }

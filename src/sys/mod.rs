@@ -6,6 +6,8 @@
 //! operations of single sockets; [`cpu`], [`memory`], [`inherited`] and [`uring::probe`] run once at start.
 //! [`system_calls`] lists all system calls of a server, for profiles that forbid the others.
 //! [`bounded_close`] limits what a socket that speaks HTTP leaves to the kernel when it is closed.
+//! [`Transport`] is the one socket type of a connection; [`Layered`] lets an [`Io`] send and receive what a transport
+//! makes of a connection's bytes.
 //!
 //! Public for the workspace's own measurements; not part of the crate's API.
 
@@ -16,20 +18,28 @@ pub mod bounded_close;
 #[cfg(test)]
 mod contract;
 pub mod cpu;
+mod direct;
 mod epoll;
 #[cfg(test)]
 mod faulty;
 pub mod inherited;
 mod io;
+mod layered;
 pub mod memory;
 pub mod net;
 pub mod runtime;
+mod sealed;
 pub mod system_calls;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 pub mod uring;
 
 pub use backend::{Backend, BackendKind};
+pub use direct::DirectSocket;
 pub use epoll::Epoll;
-pub use io::{Io, Key, Readiness, Receive, SendEntry, Unsent};
+pub use io::{Io, Key, Readiness, Receive, Resumed, SendEntry, Unsent};
+pub use layered::Layered;
+pub use sealed::{OVERHEAD_BYTES_MAX, OpenedRecords, RECORD_BYTES_MAX, Records, SealedSocket, UNSENT_BYTES_MAX};
+pub use transport::Transport;
 pub use uring::HotRing;

@@ -99,19 +99,19 @@ pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) ->
 
 /// Returns the address of the other side.
 #[must_use]
-pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
-    SockRef::from(socket).peer_addr().ok()?.as_socket()
+pub fn peer(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(&socket.as_fd()).peer_addr().ok()?.as_socket()
 }
 
 /// Returns the address of this side.
 #[must_use]
-pub fn local(socket: &OwnedFd) -> Option<SocketAddr> {
-    SockRef::from(socket).local_addr().ok()?.as_socket()
+pub fn local(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(&socket.as_fd()).local_addr().ok()?.as_socket()
 }
 
 /// Returns whether the other side has ended its sending, or the connection.
 #[must_use]
-pub fn has_left(socket: &OwnedFd) -> bool {
+pub fn has_left(socket: &impl AsFd) -> bool {
     let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // If the poll fails, the next receive finds the end.
@@ -189,7 +189,7 @@ fn is_not_connected(socket: &SockRef<'_>) -> bool {
 }
 
 /// Sends FIN, after which the socket can still receive; or ends both ways.
-pub fn shutdown(socket: &OwnedFd, both_ways: bool) {
+pub fn shutdown(socket: &impl AsFd, both_ways: bool) {
     let how = if both_ways { Shutdown::Both } else { Shutdown::Write };
     // ENOTCONN: the peer is gone already, so nothing is left to do.
     if let Err(error) = rustix::net::shutdown(socket.as_fd(), how) {

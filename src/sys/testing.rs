@@ -12,38 +12,39 @@ use bytes::BytesMut;
 use super::{
     io::{Io, Key, Readiness, Receive, SendEntry},
     net,
+    transport::Transport,
 };
 
 /// A server's socket and its client.
-pub(super) fn pair(send_buffer: Option<usize>) -> (OwnedFd, TcpStream) {
+pub(super) fn pair(send_buffer: Option<usize>) -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let server = OwnedFd::from(listener.accept().unwrap().0);
-    net::prepare_connection(&server, send_buffer).unwrap();
+    let server = Transport::from(OwnedFd::from(listener.accept().unwrap().0));
+    net::prepare_connection(server.socket(), send_buffer).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.set_nodelay(true).unwrap();
     (server, client)
 }
 
 /// A pair with as little room on both sides as the kernel allows.
-fn small_pair() -> (OwnedFd, TcpStream) {
+fn small_pair() -> (Transport, TcpStream) {
     let (server, client) = pair(Some(4_096));
     socket2::SockRef::from(&client).set_recv_buffer_size(4_096).unwrap();
     (server, client)
 }
 
 /// A pair whose server's socket takes nothing more, and how many bytes it took.
-pub(super) fn full_pair() -> (OwnedFd, TcpStream, usize) {
+pub(super) fn full_pair() -> (Transport, TcpStream, usize) {
     let (server, client) = small_pair();
     let mut taken = 0;
     // Room may appear once more when the client's kernel has moved something on.
     loop {
-        match net::send_now(&server, &[7; 65_536]) {
+        match net::send_now(server.socket(), &[7; 65_536]) {
             Ok(count) => taken += count,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WouldBlock);
                 std::thread::sleep(Duration::from_millis(5));
-                if net::send_now(&server, &[7]).map(|count| taken += count).is_err() {
+                if net::send_now(server.socket(), &[7]).map(|count| taken += count).is_err() {
                     return (server, client, taken);
                 }
             }
@@ -56,8 +57,8 @@ pub(super) fn key(slot: u32, generation: u32) -> Key {
 }
 
 pub(super) fn send_one(
-    io: &mut impl Io<Socket = OwnedFd>,
-    socket: &OwnedFd,
+    io: &mut impl Io<Socket = Transport>,
+    socket: &Transport,
     bytes: &[&[u8]],
 ) -> Option<io::Result<usize>> {
     let pieces: Vec<IoSlice<'_>> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
@@ -68,8 +69,8 @@ pub(super) fn send_one(
 }
 
 pub(super) fn receive_one(
-    io: &mut impl Io<Socket = OwnedFd>,
-    socket: &OwnedFd,
+    io: &mut impl Io<Socket = Transport>,
+    socket: &Transport,
     room: usize,
 ) -> (io::Result<usize>, BytesMut) {
     let mut buffer = BytesMut::with_capacity(room);
@@ -81,7 +82,7 @@ pub(super) fn receive_one(
 
 /// Reaps until `is_enough` says so. Running out of patience fails the test.
 pub(super) fn reap_until(
-    io: &mut impl Io<Socket = OwnedFd>,
+    io: &mut impl Io<Socket = Transport>,
     mut is_enough: impl FnMut(&[Readiness]) -> bool,
 ) -> Vec<Readiness> {
     let mut ready = Vec::new();
@@ -96,12 +97,12 @@ pub(super) fn reap_until(
     }
 }
 
-pub(super) fn reap_one(io: &mut impl Io<Socket = OwnedFd>) -> Readiness {
+pub(super) fn reap_one(io: &mut impl Io<Socket = Transport>) -> Readiness {
     *reap_until(io, |ready| !ready.is_empty()).last().unwrap()
 }
 
 /// What is reported within a moment.
-pub(super) fn reap_briefly(io: &mut impl Io<Socket = OwnedFd>) -> Vec<Readiness> {
+pub(super) fn reap_briefly(io: &mut impl Io<Socket = Transport>) -> Vec<Readiness> {
     let mut ready = Vec::new();
     for _ in 0..20 {
         io.reap(&mut ready);

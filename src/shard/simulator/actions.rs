@@ -8,7 +8,7 @@ use super::{
     line::End,
     names::{Stream, name},
     simulation::{Simulation, arrival},
-    socket::SimulatedSocket,
+    socket::{SimulatedSocket, Socket},
 };
 use crate::{
     hub::Scope,
@@ -35,14 +35,17 @@ impl Simulation {
         } else {
             self.draw_habits(&mut client, subscribes)
         };
-        let socket = SimulatedSocket::connect(&self.drivers[shard].network, answer.as_bytes(), room);
+        let is_sealed = self.plan.sealed > 0 && self.random.chance(self.plan.sealed);
+        let connect = if is_sealed { SimulatedSocket::connect_sealed } else { SimulatedSocket::connect };
+        let socket = connect(&self.drivers[shard].network, answer.as_bytes(), room);
         self.drivers[shard].network.borrow_mut().lines[line].stream.expect(protocol);
         let leftover = self.send_early(&mut client);
         self.draw_subscriptions(&mut client, subscribes, has_more);
         let Client { publishes, deaf, mute, subscriptions, .. } = &client;
         self.log(format_args!(
             "client {number} ({protocol:?}) of topic {topic} joins shard {shard}: {subscriptions:?} \
-             (publishes {publishes}, deaf {deaf}, mute {mute}), room {room}, {} bytes left over",
+             (publishes {publishes}, deaf {deaf}, mute {mute}), room {room}, in records {is_sealed}, \
+             {} bytes left over",
             leftover.len()
         ));
         self.drivers[shard].clients.push(number);
@@ -80,7 +83,7 @@ impl Simulation {
     }
 
     /// Lets the shard adopt the client's connection.
-    fn establish(&mut self, number: usize, socket: SimulatedSocket, answer: Bytes, leftover: BytesMut) {
+    fn establish(&mut self, number: usize, socket: Socket, answer: Bytes, leftover: BytesMut) {
         let client = &self.clients[number];
         let name = |topic: usize| self.topics[topic].clone();
         let subscriptions = client.subscriptions.iter().map(|own| (name(own.topic), own.echo)).collect();

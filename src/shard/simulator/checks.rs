@@ -130,10 +130,14 @@ impl Simulation {
         assert_eq!(sides.is_open(), connection.is_open(), "our side of client {number}");
         let waits = client.id.is_some_and(|id| self.drivers[client.shard].shard.marks.has(id));
         let is_over = state == State::Closed && !connection.io.owes_output() && !waits;
-        assert_eq!((line.finished, sides.is_finished()), (is_over, is_over), "the end of client {number}");
-        // The peer has taken everything, and the shard knows of all that the peer has done.
-        let is_taken =
-            line.sent.is_empty() && connection.io.reading != Reading::Queued && !network.has_input_report(client.line);
+        assert_eq!((line.is_end_asked, sides.is_finished()), (is_over, is_over), "the end of client {number}");
+        // The peer has taken everything, and the shard knows of all that the peer has done. The end of a transport may
+        // come before that of its socket, and what is kept may be sent after it.
+        let is_taken = line.sent.is_empty()
+            && !line.has_kept()
+            && (line.sealing.is_none() || line.arrived_end.is_some() && line.arrived_end == line.end)
+            && connection.io.reading != Reading::Queued
+            && !network.has_input_report(client.line);
         let may_stay = state == State::Closed && !(is_over && is_taken);
         assert!(!sides.has_peer_ended() || may_stay, "client {number} has gone and nothing is left to do");
     }

@@ -57,7 +57,7 @@ impl Shards {
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let now = Tick(1);
         let shards = ends.into_iter().zip(&networks).zip(&counters).map(|((mesh, network), counters)| {
-            let io = SimulatedIo(Rc::clone(network));
+            let io = SimulatedIo::new(network);
             Shard::new(mesh, &config, io, handlers(&config), Arc::clone(counters), 1, now.begin())
         });
         let shards = shards.collect();

@@ -262,7 +262,7 @@ impl Node {
         });
         let handlers: Vec<_> = routes.iter().map(|route| route.factory.on_shard()).collect();
         let handlers = Handlers::new(&routes, &handlers, Tasks::default());
-        let io = SimulatedIo(Rc::clone(&network));
+        let io = SimulatedIo::new(&network);
         let shard = Shard::new(mesh, config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
         Node { shard, counters, network, has_more: true }
     }

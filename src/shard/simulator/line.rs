@@ -6,8 +6,8 @@ use std::{
     mem,
 };
 
-use super::stream::Stream;
-use crate::sys::Key;
+use super::{sealing::Sealing, stream::Stream};
+use crate::sys::{Key, RECORD_BYTES_MAX};
 
 /// The end after the last byte that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(super) enum End {
 /// One connection, seen from both ends.
 #[derive(Debug)]
 pub(super) struct Line {
+    /// The client's side of a transport with records; `None` if the bytes are the socket's own.
+    pub(super) sealing: Option<Sealing>,
     /// Bytes that the client has sent and that have not arrived yet.
     pub(super) on_the_way: VecDeque<u8>,
     /// The end that comes after them.
@@ -33,8 +35,12 @@ pub(super) struct Line {
     pub(super) reset_reported: bool,
     /// Bytes that the server's socket has taken and the client has not fetched.
     pub(super) sent: VecDeque<u8>,
-    /// The check of everything that the server's socket has taken.
+    /// The check of everything that the shard has sent: that its socket, or the transport of the socket, has taken.
     pub(super) stream: Stream,
+    /// Bytes of it that the socket has not taken, as far as they are compared, and bytes that the socket has taken and
+    /// that are to be compared with these.
+    pub(super) promised: VecDeque<u8>,
+    pub(super) witnessed: VecDeque<u8>,
     /// How many bytes `sent` may hold.
     pub(super) room: usize,
     /// The server's socket takes everything whole, whatever the weather.
@@ -45,7 +51,9 @@ pub(super) struct Line {
     pub(super) fetched: Vec<u8>,
     pub(super) key: Option<Key>,
     pub(super) disarmed: bool,
-    /// The server will send nothing more.
+    /// The shard will send nothing more.
+    pub(super) is_end_asked: bool,
+    /// The server's socket will send nothing more.
     pub(super) finished: bool,
     /// The server has given up the socket.
     pub(super) dropped: bool,
@@ -65,6 +73,7 @@ impl Line {
     /// Returns a line whose server must send `answer` before anything else, and whose socket has so much room.
     pub(super) fn new(answer: &[u8], room: usize) -> Self {
         Line {
+            sealing: None,
             on_the_way: VecDeque::new(),
             end: None,
             arrived: VecDeque::new(),
@@ -72,12 +81,15 @@ impl Line {
             reset_reported: false,
             sent: VecDeque::new(),
             stream: Stream::new(answer),
+            promised: VecDeque::new(),
+            witnessed: VecDeque::new(),
             room,
             steady: room == usize::MAX,
             stalled: false,
             fetched: Vec::new(),
             key: None,
             disarmed: false,
+            is_end_asked: false,
             finished: false,
             dropped: false,
             reset: false,
@@ -90,7 +102,7 @@ impl Line {
 
     /// Returns whether everything has arrived that can.
     pub(super) fn is_quiet(&self) -> bool {
-        self.on_the_way.is_empty() && self.end == self.arrived_end && (self.sent.is_empty() || self.stalled)
+        !self.has_on_the_way() && self.end == self.arrived_end && (self.sent.is_empty() || self.stalled)
     }
 
     /// Returns whether room is reported: like Linux, from a third of the buffer on.
@@ -102,20 +114,50 @@ impl Line {
     /// Lets the server's socket take up to `most` bytes of the pieces. Returns how many there was room for.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], most: usize) -> usize {
         let count = most.min(self.room.saturating_sub(self.sent.len()));
-        self.stream.take(pieces, count);
-        let mut left = count;
-        for piece in pieces {
-            let taken = left.min(piece.len());
-            self.sent.extend(&piece[..taken]);
-            left -= taken;
-        }
+        let taken: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(count).collect();
+        self.witness(&taken);
+        self.sent.extend(taken);
         count
+    }
+
+    /// Notes bytes that the socket has taken.
+    pub(super) fn witness(&mut self, taken: &[u8]) {
+        match &mut self.sealing {
+            Some(sealing) => self.witnessed.extend(sealing.witness(taken)),
+            None => self.witnessed.extend(taken),
+        }
+    }
+
+    /// Notes bytes of which the shard knows that they are sent, and compares what the socket has taken with all of
+    /// these.
+    pub(super) fn promise(&mut self, pieces: &[IoSlice<'_>], count: usize) {
+        self.stream.take(pieces, count);
+        self.promised.extend(pieces.iter().flat_map(|piece| piece.iter()).take(count));
+        self.compare();
+        let (kept, is_sealed) = (self.promised.len(), self.sealing.is_some());
+        assert!(kept == 0 || is_sealed && kept <= RECORD_BYTES_MAX, "{kept} bytes are kept");
+    }
+
+    /// Compares what the socket has taken with what was promised before.
+    pub(super) fn compare(&mut self) {
+        let count = self.witnessed.len();
+        assert!(count <= self.promised.len(), "a socket takes bytes that the shard has not sent");
+        assert!(self.promised.drain(..count).eq(self.witnessed.drain(..)), "a socket takes other bytes than were sent");
+    }
+
+    /// Returns whether the transport keeps bytes, or an end, that the shard counts as sent.
+    pub(super) fn has_kept(&self) -> bool {
+        !self.promised.is_empty() || self.is_end_asked != self.finished
+    }
+
+    /// Returns whether bytes of the client have not arrived.
+    pub(super) fn has_on_the_way(&self) -> bool {
+        !self.on_the_way.is_empty() || self.sealing.as_ref().is_some_and(|sealing| !sealing.on_the_way.is_empty())
     }
 
     /// Returns what a receive finds after the last byte: nothing yet, a reset once, and the end from then on.
     pub(super) fn receive_end(&mut self) -> io::Result<()> {
         let Some(end) = self.arrived_end else { return Err(io::ErrorKind::WouldBlock.into()) };
-        self.end_received = true;
         if end == End::Reset && !mem::replace(&mut self.reset_reported, true) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }

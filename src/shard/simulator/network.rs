@@ -11,6 +11,7 @@ use std::{collections::HashMap, io, mem};
 use super::{
     line::{End, Line},
     random::Random,
+    socket::is_failure,
     tally::{Offered, Tally},
 };
 use crate::sys::{Key, Readiness};
@@ -55,6 +56,8 @@ pub(super) struct Network {
     /// One-shot polls for room.
     rooms: HashMap<Key, usize>,
     pub(super) reports: Vec<Readiness>,
+    /// The layer above the sockets has something to report by itself.
+    pub(super) has_layer_reports: bool,
     /// The generations of the slots' present owners.
     pub(super) owners: HashMap<u32, u32>,
     /// No socket takes anything, although it has room.
@@ -87,6 +90,7 @@ impl Network {
             inputs: HashMap::new(),
             rooms: HashMap::new(),
             reports: Vec::new(),
+            has_layer_reports: false,
             owners: HashMap::new(),
             is_short_of_memory: false,
             is_over: false,
@@ -95,7 +99,7 @@ impl Network {
 
     /// Returns whether the ring has something to report.
     pub(super) fn has_reports(&self) -> bool {
-        !self.reports.is_empty()
+        !self.reports.is_empty() || self.has_layer_reports
     }
 
     /// Returns whether input of the line, or its end, is about to be reported.
@@ -111,17 +115,14 @@ impl Network {
 
     /// Returns whether everything has arrived that can.
     pub(super) fn is_quiet(&self) -> bool {
-        self.reports.is_empty() && self.active.iter().all(|&number| self.lines[number].is_quiet())
+        !self.has_reports() && self.active.iter().all(|&number| self.lines[number].is_quiet())
     }
 
     /// Lets up to `most` bytes, and then the end, arrive at the server.
     pub(super) fn arrive(&mut self, number: usize, most: usize) {
+        let mut something = self.arrive_bytes(number, most) > 0;
         let line = &mut self.lines[number];
-        let count = most.min(line.on_the_way.len());
-        let mut something = count > 0;
-        let arriving = line.on_the_way.drain(..count);
-        line.arrived.extend(arriving);
-        if line.on_the_way.is_empty() && line.arrived_end != line.end && line.arrived_end != Some(End::Reset) {
+        if !line.has_on_the_way() && line.arrived_end != line.end && line.arrived_end != Some(End::Reset) {
             line.arrived_end = line.end;
             something = true;
             if line.end != Some(End::Finished) {
@@ -141,12 +142,35 @@ impl Network {
         }
     }
 
+    /// Lets up to `most` bytes arrive at the server, in records if the line has some. Returns how many bytes the socket
+    /// gets.
+    fn arrive_bytes(&mut self, number: usize, most: usize) -> usize {
+        let line = &mut self.lines[number];
+        let count = most.min(line.on_the_way.len());
+        let Some(sealing) = &mut line.sealing else {
+            line.arrived.extend(line.on_the_way.drain(..count));
+            return count;
+        };
+        let bytes: Vec<u8> = line.on_the_way.drain(..count).collect();
+        sealing.seal(&bytes, &mut self.random);
+        if line.on_the_way.is_empty() && line.end == Some(End::Finished) && self.random.chance(300) {
+            sealing.say_goodbye();
+        }
+        let all = sealing.on_the_way.len();
+        let count = if most == usize::MAX { all } else { self.random.within(0..=all) };
+        line.arrived.extend(sealing.on_the_way.drain(..count));
+        count
+    }
+
     /// Lets the client fetch up to `most` bytes that it was sent.
     pub(super) fn fetch(&mut self, number: usize, most: usize) {
         let line = &mut self.lines[number];
         let count = most.min(line.sent.len());
-        let fetched = line.sent.drain(..count);
-        line.fetched.extend(fetched);
+        let fetched: Vec<u8> = line.sent.drain(..count).collect();
+        match &mut line.sealing {
+            Some(sealing) => line.fetched.extend(sealing.fetch(&fetched)),
+            None => line.fetched.extend(fetched),
+        }
         if line.sent.is_empty() && line.finished && line.arrived_end.is_some() {
             // The connection is over for both sides, which the poll for input reports.
             self.report_input(number);
@@ -255,6 +279,15 @@ impl Network {
         line.receive_end().map(|()| Vec::new())
     }
 
+    /// Notes what the shard has received on a line.
+    pub(super) fn note_received(&mut self, number: usize, result: &io::Result<usize>) {
+        self.tally.bytes_received += *result.as_ref().unwrap_or(&0) as u64;
+        self.lines[number].end_received |= match result {
+            Ok(count) => *count == 0,
+            Err(error) => is_failure(error),
+        };
+    }
+
     /// Sends the pieces, or as much of them as the socket takes. Returns how many bytes it took.
     pub(super) fn send_one(&mut self, number: usize, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -268,13 +301,13 @@ impl Network {
         assert!(!line.finished, "something is sent on line {number} after its end");
         match line.arrived_end {
             Some(End::Reset) => {
-                line.end_received = true;
                 let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
                 return Err(kinds[(length & 1) & usize::from(!line.reset_reported)].into());
             }
             Some(End::Closed) => {
                 // The client reads no more; the reset that answers the bytes arrives some time later.
-                line.stream.take(pieces, length);
+                let taken: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+                line.witness(&taken);
                 line.end = Some(End::Reset);
                 if short {
                     self.arrive(number, 0);

@@ -5,6 +5,7 @@ use super::{
     client::{Client, Leaving, Span},
     names::{CONTROL, EMPTY, Stream, number_of, sender, stream_of, topic_of},
     owed::{Comparison, Placed, compare, parts},
+    sealing::Sealing,
     simulation::Simulation,
 };
 use crate::{
@@ -29,6 +30,9 @@ impl Simulation {
             assert!(subscriptions.all(|own| own.live_at.is_some()), "client {number} has subscribed");
             assert!(client.has_sent_all() && client.has_all_pongs(), "client {number} was answered");
             assert_eq!(client.direct, client.accepted, "client {number} has the messages for it alone");
+            let network = self.drivers[client.shard].network.borrow();
+            let unanswered = network.lines[client.line].sealing.as_ref().map_or(0, Sealing::unanswered);
+            assert_eq!(unanswered, 0, "questions of the transport of client {number}");
             let order = &orders[client.topic];
             if client.leaving.is_none() {
                 let published = order.iter().filter(|placed| placed.is_sent_by(client)).count();

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) backlog_is_limited: bool,
     /// Messages whose end has not arrived have little time, or little room together.
     pub(super) unfinished_is_limited: bool,
+    /// Chance per mille that a client's bytes travel in records.
+    pub(super) sealed: u32,
     /// Clients get all their messages before the end begins.
     pub(super) settles: bool,
     pub(super) weather: Weather,
@@ -61,6 +63,7 @@ impl Plan {
         room_max: 100_000,
         backlog_is_limited: false,
         unfinished_is_limited: false,
+        sealed: 0,
         settles: true,
         weather: Weather::FAIR,
         pace: Pace::DEFAULT,
@@ -105,6 +108,7 @@ impl Plan {
             room_max: random.pick(&[30, 300, 3_000, 100_000]),
             backlog_is_limited,
             unfinished_is_limited,
+            sealed: random.pick(&[0, 300, 300, 1_000]),
             settles: random.chance(500),
             weather: Weather {
                 late: random.pick(&[0, 100, 500, 900]),

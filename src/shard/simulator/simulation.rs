@@ -81,7 +81,7 @@ impl Simulation {
         let start = |(mesh, woken): (MeshEnd, &Woken)| {
             let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
             let counters = Arc::new(Counters::default());
-            let io = SimulatedIo(Rc::clone(&network));
+            let io = SimulatedIo::new(&network);
             let handlers = handlers_of(&config, RouteOptions::new(), Answering { desk: desk.clone() });
             let now = plan.start.begin();
             let shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, now);

@@ -1,169 +1,181 @@
-//! The sockets of a shard on a simulated network.
+//! The sockets of a shard on a simulated network, and the layer of transports over them.
 
-use std::{cell::RefCell, collections::HashSet, io, mem, net::SocketAddr, rc::Rc, thread};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, thread};
 
-use super::{
-    line::{End, Line},
-    network::{Asked, Network},
+use super::{line::Line, network::Network, sealing::Sealing, wires::SimulatedWires};
+use crate::sys::{
+    Io, Key, Layered, Readiness, Receive, Resumed, SendEntry, Transport, Unsent,
+    transport::xor::{self, Side},
 };
-use crate::sys::{Io, Key, Readiness, Receive, SendEntry, Unsent};
 
 /// The server's end of a [`Line`].
 #[derive(Debug)]
 pub(super) struct SimulatedSocket {
-    line: usize,
+    pub(super) line: usize,
     network: Rc<RefCell<Network>>,
 }
 
-/// The sockets of one shard, simulated.
+/// A socket of a shard, and the transport over it.
+pub(super) type Socket = Transport<SimulatedSocket>;
+
+/// The sockets of one shard, simulated, as the shard sees them: with the layer that the shard's thread has.
 #[derive(Debug)]
-pub(super) struct SimulatedIo(pub(super) Rc<RefCell<Network>>);
+pub(super) struct SimulatedIo {
+    network: Rc<RefCell<Network>>,
+    layered: Layered<SimulatedWires>,
+}
 
 impl SimulatedSocket {
     /// Returns the server's end of a new line; see [`Line::new`].
-    pub(super) fn connect(network: &Rc<RefCell<Network>>, answer: &[u8], room: usize) -> Self {
+    pub(super) fn connect(network: &Rc<RefCell<Network>>, answer: &[u8], room: usize) -> Socket {
+        Transport::Plain(Self::of_line(network, Line::new(answer, room)))
+    }
+
+    /// Returns the same with a line whose bytes travel in records.
+    pub(super) fn connect_sealed(network: &Rc<RefCell<Network>>, answer: &[u8], room: usize) -> Socket {
+        let line = Line { sealing: Some(Sealing::new()), ..Line::new(answer, room) };
+        xor::sealed(Self::of_line(network, line), Side::Server)
+    }
+
+    fn of_line(network: &Rc<RefCell<Network>>, line: Line) -> Self {
         let mut this = network.borrow_mut();
-        this.lines.push(Line::new(answer, room));
+        this.lines.push(line);
         let line = this.lines.len() - 1;
         this.active.push(line);
         SimulatedSocket { line, network: Rc::clone(network) }
     }
 }
 
-impl Io for SimulatedIo {
-    type Socket = SimulatedSocket;
-
-    fn arm(&mut self, key: Key, socket: &SimulatedSocket) {
-        let mut network = self.0.borrow_mut();
-        let line = network.line(socket.line);
-        assert!(line.key.is_none_or(|earlier| earlier == key), "a socket is armed under a second key");
-        line.key = Some(key);
-        network.owners.insert(key.slot, key.generation);
-        network.asked.push(Asked::Input(key, socket.line));
+impl SimulatedIo {
+    pub(super) fn new(network: &Rc<RefCell<Network>>) -> Self {
+        SimulatedIo { network: Rc::clone(network), layered: Layered::new(SimulatedWires(Rc::clone(network))) }
     }
 
-    fn await_room(&mut self, key: Key, socket: &SimulatedSocket) {
-        let mut network = self.0.borrow_mut();
-        assert_eq!(network.line(socket.line).key, Some(key), "room is awaited under another key");
-        network.asked.push(Asked::Room(key, socket.line));
+    /// Lets the driver know of reports that the network does not know of.
+    fn note_reports(&mut self) {
+        let has_reports = self.layered.has_reports();
+        self.network.borrow_mut().has_layer_reports = has_reports;
+    }
+}
+
+impl Io for SimulatedIo {
+    type Socket = Socket;
+
+    fn arm(&mut self, key: Key, socket: &Socket) {
+        self.layered.arm(key, socket);
+        self.note_reports();
+    }
+
+    fn await_room(&mut self, key: Key, socket: &Socket) {
+        self.layered.await_room(key, socket);
     }
 
     fn disarm(&mut self, key: Key) {
-        let mut network = self.0.borrow_mut();
-        if let Some(line) = network.lines.iter_mut().find(|line| line.key == Some(key)) {
-            line.disarmed = true;
-        }
-        network.owners.remove(&key.slot);
-        network.asked.push(Asked::Removal(key));
+        self.layered.disarm(key);
     }
 
     fn submit(&mut self) {
-        self.0.borrow_mut().submit();
+        self.layered.submit();
     }
 
     fn reap(&mut self, ready: &mut Vec<Readiness>) {
-        let mut network = self.0.borrow_mut();
-        network.submit();
-        network.happen();
-        let late = network.weather.late;
-        for report in mem::take(&mut network.reports) {
-            if network.random.chance(late) {
-                network.reports.push(report);
-                continue;
-            }
-            match network.owners.get(&report.key.slot) {
-                Some(&generation) if generation == report.key.generation => {}
-                Some(_) => network.tally.stale_reused += 1,
-                None => network.tally.stale += 1,
-            }
-            ready.push(report);
-        }
-        if network.random.chance(300) {
+        self.layered.reap(ready);
+        self.note_reports();
+        if self.network.borrow_mut().random.chance(300) {
             ready.reverse();
         }
     }
 
-    fn receive(&mut self, batch: &mut [Receive<'_, SimulatedSocket>]) {
-        let mut network = self.0.borrow_mut();
-        network.submit();
-        let mut named = HashSet::new();
+    fn has_reports(&mut self) -> bool {
+        self.layered.has_reports()
+    }
+
+    fn resume(&mut self, key: Key, socket: &Socket) -> Resumed {
+        let resumed = self.layered.resume(key, socket);
+        self.network.borrow_mut().lines[socket.socket().line].compare();
+        resumed
+    }
+
+    fn retry(&mut self, socket: &Socket) {
+        self.layered.retry(socket);
+        self.network.borrow_mut().lines[socket.socket().line].compare();
+    }
+
+    fn receive(&mut self, batch: &mut [Receive<'_, Socket>]) {
+        self.layered.receive(batch);
+        let mut network = self.network.borrow_mut();
         for entry in batch {
-            network.happen();
-            let room = entry.buffer.capacity() - entry.buffer.len();
-            assert!(room > 0, "a receive entry needs room");
-            let room = room.min(Receive::<SimulatedSocket>::BYTES_MAX);
-            assert!(named.insert(entry.socket.line), "a receive batch names a socket twice");
-            network.line(entry.socket.line);
-            entry.result = network.receive_one(entry.socket.line, room).map(|received| {
-                entry.buffer.extend_from_slice(&received);
-                network.tally.bytes_received += received.len() as u64;
-                received.len()
-            });
+            network.note_received(entry.socket.socket().line, &entry.result);
         }
+        drop(network);
+        self.note_reports();
     }
 
-    fn discard(&mut self, socket: &SimulatedSocket, most: usize) -> io::Result<usize> {
-        let mut network = self.0.borrow_mut();
-        network.submit();
-        network.happen();
-        network.line(socket.line);
-        let dropped = network.receive_one(socket.line, most)?.len();
-        network.tally.bytes_received += dropped as u64;
-        Ok(dropped)
+    fn discard(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
+        let result = self.layered.discard(socket, most);
+        self.network.borrow_mut().note_received(socket.socket().line, &result);
+        result
     }
 
-    fn send(&mut self, batch: &[SendEntry<'_, SimulatedSocket>], refused: &mut Vec<Unsent>) {
-        let mut network = self.0.borrow_mut();
-        network.submit();
-        let mut named = HashSet::new();
+    fn send(&mut self, batch: &[SendEntry<'_, Socket>], refused: &mut Vec<Unsent>) {
+        self.layered.send(batch, refused);
+        let mut network = self.network.borrow_mut();
         for (index, entry) in batch.iter().enumerate() {
-            network.happen();
-            assert!(named.insert(entry.socket.line), "a send batch names line {} twice", entry.socket.line);
-            let pieces = entry.pieces.len();
-            assert!((1..=SendEntry::<SimulatedSocket>::PIECES_MAX).contains(&pieces), "a send of {pieces} pieces");
-            assert!(entry.pieces.iter().all(|piece| !piece.is_empty()), "an empty piece");
-            network.line(entry.socket.line).offers += 1;
             let length: usize = entry.pieces.iter().map(|piece| piece.len()).sum();
-            let sent = network.send_one(entry.socket.line, entry.pieces);
             network.offered.add(length);
             network.tally.sends += 1;
-            let count = *sent.as_ref().unwrap_or(&0);
+            let sent = refused.iter().find(|entry| entry.index == index).map(|entry| &entry.sent);
+            let is_lost = matches!(sent, Some(Err(error)) if is_failure(error));
+            let count = sent.map_or(length, |sent| *sent.as_ref().unwrap_or(&0));
+            assert!(sent.is_none() || count < length, "an entry that was sent whole is refused");
             network.tally.bytes_sent += count as u64;
-            if count < length {
-                let is_error = network.lines[entry.socket.line].arrived_end == Some(End::Reset);
-                network.tally.short_sends += u64::from(!is_error);
-                refused.push(Unsent { index, sent });
-            }
+            network.tally.short_sends += u64::from(sent.is_some() && !is_lost);
+            let line = &mut network.lines[entry.socket.socket().line];
+            line.end_received |= is_lost;
+            line.promise(entry.pieces, count);
+            let is_kept = !line.promised.is_empty();
+            network.tally.kept += u64::from(is_kept);
         }
         if network.random.chance(300) {
             refused.reverse();
         }
     }
 
-    fn addresses(&self, _socket: &SimulatedSocket) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        (None, None)
+    fn addresses(&self, socket: &Socket) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        self.layered.addresses(socket)
     }
 
-    fn finish(&mut self, socket: &SimulatedSocket) {
-        let mut network = self.0.borrow_mut();
-        let line = network.line(socket.line);
-        assert!(!line.finished, "a socket is finished twice");
-        line.finished = true;
-        let may_end = line.stream.has_ended() || line.end_received;
-        assert!(may_end, "line {} is finished before its close frame is out", socket.line);
+    fn finish(&mut self, socket: &Socket) {
+        let line = socket.socket().line;
+        {
+            let line = &mut self.network.borrow_mut().lines[line];
+            assert!(!line.is_end_asked, "a socket is finished twice");
+            line.is_end_asked = true;
+            let may_end = line.stream.has_ended() || line.end_received;
+            assert!(may_end, "a line is finished before its goodbye is out");
+        }
+        self.layered.finish(socket);
+        let network = &mut *self.network.borrow_mut();
+        network.lines[line].compare();
+        network.tally.ends_kept += u64::from(network.lines[line].has_kept());
     }
 
-    fn unread(&self, socket: &SimulatedSocket) -> usize {
-        self.0.borrow_mut().line(socket.line).arrived.len()
+    fn unread(&self, socket: &Socket) -> usize {
+        self.layered.unread(socket)
     }
 
-    fn unacknowledged(&self, socket: &SimulatedSocket) -> usize {
-        self.0.borrow_mut().line(socket.line).sent.len()
+    fn unacknowledged(&self, socket: &Socket) -> usize {
+        self.layered.unacknowledged(socket)
     }
 
-    fn reset(&mut self, socket: &SimulatedSocket) {
-        self.0.borrow_mut().line(socket.line).reset = true;
+    fn reset(&mut self, socket: &Socket) {
+        self.layered.reset(socket);
     }
+}
+
+/// Returns whether an error is the failure of a socket.
+pub(super) fn is_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 impl Drop for SimulatedSocket {
@@ -182,6 +194,7 @@ impl Drop for SimulatedSocket {
             "the kernel keeps what line {} does not take",
             self.line
         );
+        assert!(line.reset || line.promised.is_empty() || is_over, "line {} is dropped with what it owes", self.line);
         if line.reset {
             line.sent.clear();
         }

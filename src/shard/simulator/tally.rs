@@ -14,6 +14,9 @@ pub(super) struct Tally {
     /// Reports that came when their slot had another owner.
     pub(super) stale_reused: u64,
     pub(super) polls_ended: u64,
+    /// Sends after which a transport kept bytes, and ends that waited for such bytes.
+    pub(super) kept: u64,
+    pub(super) ends_kept: u64,
     /// Sockets dropped before the server had finished, while the client was still there.
     pub(super) cut_off: u64,
 }
@@ -36,6 +39,8 @@ impl Tally {
         self.stale += other.stale;
         self.stale_reused += other.stale_reused;
         self.polls_ended += other.polls_ended;
+        self.kept += other.kept;
+        self.ends_kept += other.ends_kept;
         self.cut_off += other.cut_off;
     }
 }

@@ -44,7 +44,7 @@ impl World {
         let mut mesh = MeshEnd::connect(wake, &MeshLimits::default());
         let other = IoHub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
         let mesh = mesh.pop().expect("two ends");
-        let io = SimulatedIo(Rc::clone(&network));
+        let io = SimulatedIo::new(&network);
         let shard =
             Shard::new(mesh, &config, io, handlers_with(&config, options), Arc::clone(&counters), 1, Tick(0).begin());
         World { shard, counters, network, other }

@@ -50,7 +50,7 @@ impl World {
         change(&mut config);
         let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
         let counters = Arc::new(Counters::default());
-        let io = SimulatedIo(Rc::clone(&network));
+        let io = SimulatedIo::new(&network);
         let handlers = handlers(&config);
         let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
         World { shard, counters, network }

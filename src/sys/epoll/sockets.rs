@@ -37,10 +37,11 @@ use super::watches::Watches;
 use crate::sys::{
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     net,
+    transport::Transport,
 };
 
 /// The type of a shard's sockets.
-type Socket = OwnedFd;
+type Socket = Transport;
 
 /// An epoll instance for the sockets of one shard, used by the thread that made it.
 pub struct Epoll {
@@ -86,12 +87,6 @@ impl Epoll {
             #[cfg(test)]
             watches_left: None,
         })
-    }
-
-    /// Returns whether [`Io::reap`] is due: edges may be left, or a socket could not be watched.
-    #[must_use]
-    pub fn has_reports(&self) -> bool {
-        self.is_full || !self.ready.is_empty()
     }
 
     /// Returns the number of sockets that are watched.
@@ -211,6 +206,11 @@ impl Io for Epoll {
         }
     }
 
+    fn has_reports(&mut self) -> bool {
+        // Edges may be left, or a socket could not be watched.
+        self.is_full || !self.ready.is_empty()
+    }
+
     fn receive(&mut self, batch: &mut [Receive<'_, Socket>]) {
         for entry in batch {
             let room = entry.buffer.spare_capacity_mut();
@@ -232,7 +232,7 @@ impl Io for Epoll {
     }
 
     fn discard(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
-        net::discard(socket, most)
+        net::discard(socket.socket(), most)
     }
 
     fn send(&mut self, batch: &[SendEntry<'_, Socket>], refused: &mut Vec<Unsent>) {

@@ -29,7 +29,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
@@ -43,6 +43,7 @@ use self::{
 use crate::sys::{
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     net,
+    transport::Transport,
 };
 
 /// A private `io_uring` for the sockets of one shard, used by the thread that made it.
@@ -148,7 +149,7 @@ impl HotRing {
         unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) }.map_err(Into::into)
     }
 
-    fn receive_part(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
+    fn receive_part(&mut self, batch: &mut [Receive<'_, Transport>]) {
         // Checked before the first is queued: nothing may unwind while a queued entry borrows.
         assert!(batch.iter().all(|entry| entry.buffer.len() < entry.buffer.capacity()), "a receive entry needs room");
         if !self.begin_batch() {
@@ -157,8 +158,8 @@ impl HotRing {
         }
         for (index, entry) in batch.iter_mut().enumerate() {
             let room = entry.buffer.spare_capacity_mut();
-            let length = room.len().min(Receive::<OwnedFd>::BYTES_MAX) as u32;
-            let receive = opcode::Recv::new(Fd(entry.socket.as_raw_fd()), room.as_mut_ptr().cast(), length)
+            let length = room.len().min(Receive::<Transport>::BYTES_MAX) as u32;
+            let receive = opcode::Recv::new(descriptor(entry.socket), room.as_mut_ptr().cast(), length)
                 .flags(libc::MSG_DONTWAIT)
                 .build()
                 .user_data(self.batch_token(index));
@@ -188,7 +189,7 @@ impl HotRing {
         }
     }
 
-    fn send_part(&mut self, batch: &[SendEntry<'_, OwnedFd>], first: usize, refused: &mut Vec<Unsent>) {
+    fn send_part(&mut self, batch: &[SendEntry<'_, Transport>], first: usize, refused: &mut Vec<Unsent>) {
         // Checked before the first is queued: nothing may unwind while a queued entry borrows.
         assert!(batch.iter().all(is_sendable), "a send entry has 1 to 1 024 pieces, each smaller than 2 GiB");
         let untried = |index| Unsent { index: first + index, sent: Err(io::ErrorKind::WouldBlock.into()) };
@@ -199,7 +200,7 @@ impl HotRing {
         // Never grows: its elements must not move before they were submitted.
         let mut headers: Vec<libc::msghdr> = Vec::with_capacity(batch.iter().filter(|e| e.pieces.len() > 1).count());
         for (index, entry) in batch.iter().enumerate() {
-            let fd = Fd(entry.socket.as_raw_fd());
+            let fd = descriptor(entry.socket);
             let send = match entry.pieces {
                 [piece] => opcode::Send::new(fd, piece.as_ptr(), piece.len() as u32).flags(SEND_FLAGS).build(),
                 pieces => {
@@ -344,16 +345,16 @@ impl HotRing {
 }
 
 impl Io for HotRing {
-    type Socket = OwnedFd;
+    type Socket = Transport;
 
-    fn arm(&mut self, key: Key, socket: &OwnedFd) {
-        let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), INPUT).multi(true).build();
+    fn arm(&mut self, key: Key, socket: &Transport) {
+        let poll = opcode::PollAdd::new(descriptor(socket), INPUT).multi(true).build();
         self.waiting.push_back(poll.user_data(Token::new(Kind::Input, key).0));
         self.armed += 1;
     }
 
-    fn await_room(&mut self, key: Key, socket: &OwnedFd) {
-        let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), OUTPUT).build();
+    fn await_room(&mut self, key: Key, socket: &Transport) {
+        let poll = opcode::PollAdd::new(descriptor(socket), OUTPUT).build();
         self.waiting.push_back(poll.user_data(Token::new(Kind::Room, key).0));
         self.armed += 1;
     }
@@ -385,52 +386,62 @@ impl Io for HotRing {
         ready.append(&mut self.ready);
     }
 
-    fn receive(&mut self, batch: &mut [Receive<'_, OwnedFd>]) {
+    fn has_reports(&mut self) -> bool {
+        self.has_completions()
+    }
+
+    fn receive(&mut self, batch: &mut [Receive<'_, Transport>]) {
         for part in batch.chunks_mut(Self::BATCH_MAX) {
             self.receive_part(part);
         }
     }
 
-    fn send(&mut self, batch: &[SendEntry<'_, OwnedFd>], refused: &mut Vec<Unsent>) {
+    fn send(&mut self, batch: &[SendEntry<'_, Transport>], refused: &mut Vec<Unsent>) {
         for (number, part) in batch.chunks(Self::BATCH_MAX).enumerate() {
             self.send_part(part, number * Self::BATCH_MAX, refused);
         }
     }
 
-    fn addresses(&self, socket: &OwnedFd) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    fn addresses(&self, socket: &Transport) -> (Option<SocketAddr>, Option<SocketAddr>) {
         (net::peer(socket), net::local(socket))
     }
 
-    fn finish(&mut self, socket: &OwnedFd) {
+    fn finish(&mut self, socket: &Transport) {
         // ENOTCONN: the peer is gone already. The next receive will fail too.
         if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
             tracing::trace!(%error, "shutdown");
         }
     }
 
-    fn discard(&mut self, socket: &OwnedFd, most: usize) -> io::Result<usize> {
-        net::discard(socket, most)
+    fn discard(&mut self, socket: &Transport, most: usize) -> io::Result<usize> {
+        net::discard(socket.socket(), most)
     }
 
-    fn unread(&self, socket: &OwnedFd) -> usize {
+    fn unread(&self, socket: &Transport) -> usize {
         // A socket that cannot report this has failed. The next receive will fail too.
         net::unread(socket).unwrap_or_default()
     }
 
-    fn unacknowledged(&self, socket: &OwnedFd) -> usize {
+    fn unacknowledged(&self, socket: &Transport) -> usize {
         // A socket that cannot report this has no connection any more.
         net::unacknowledged(socket).unwrap_or_default()
     }
 
-    fn reset(&mut self, socket: &OwnedFd) {
+    fn reset(&mut self, socket: &Transport) {
         net::reset_when_closed(socket);
     }
 }
 
+/// Returns the descriptor that the kernel knows a socket by. The hot ring sends and receives the bytes of the socket,
+/// whatever a transport makes of them.
+fn descriptor(socket: &Transport) -> Fd {
+    Fd(socket.as_fd().as_raw_fd())
+}
+
 /// Returns whether the entry can be queued as it is.
-fn is_sendable(entry: &SendEntry<'_, OwnedFd>) -> bool {
+fn is_sendable(entry: &SendEntry<'_, Transport>) -> bool {
     let fits = |piece: &io::IoSlice<'_>| !piece.is_empty() && i32::try_from(piece.len()).is_ok();
-    (1..=SendEntry::<OwnedFd>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
+    (1..=SendEntry::<Transport>::PIECES_MAX).contains(&entry.pieces.len()) && entry.pieces.iter().all(fits)
 }
 
 /// Returns the entry that cancels a poll of `key`: the poll for room if `kind` is `RoomCancel`, otherwise the poll for

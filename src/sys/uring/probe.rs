@@ -17,7 +17,7 @@ use std::{
 use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
 
 use super::{HotRing, block_on, nop, readable};
-use crate::sys::{Io, Key, SendEntry, net};
+use crate::sys::{Io, Key, SendEntry, Transport, net};
 
 /// The reason why the hub cannot use io_uring here; its text names a remedy.
 #[derive(Debug)]
@@ -339,7 +339,7 @@ fn check_cancel(ring: &mut HotRing) -> io::Result<()> {
             stream.set_read_timeout(Some(2 * PATIENCE))?;
             stream.read_exact(&mut [0])?;
             // From here on the writer writes to the socket.
-            let (key, socket) = (Key { slot, generation: 0 }, OwnedFd::from(stream));
+            let (key, socket) = (Key { slot, generation: 0 }, Transport::from(OwnedFd::from(stream)));
             ring.arm(key, &socket);
             ring.submit();
             ring.disarm(key);
@@ -381,8 +381,8 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut reader = TcpStream::connect(listener.local_addr()?)?;
     let (writer, _) = listener.accept()?;
-    let writer = OwnedFd::from(writer);
-    net::prepare_connection(&writer, Some(4_096))?;
+    let writer = Transport::from(OwnedFd::from(writer));
+    net::prepare_connection(writer.socket(), Some(4_096))?;
     let bytes = vec![7; 8 << 20];
     let pieces = [IoSlice::new(&bytes)];
     let mut refused = Vec::new();

@@ -61,7 +61,8 @@ fn edges_that_are_left_keep_the_shard_awake() {
     let (server, _client) = pair(None);
     // One socket is watched by the table's count, so one list is taken at a time.
     epoll.arm(key(0, 0), &server);
-    let copies: Vec<OwnedFd> = (0..2 * EVENTS_MAX + 10).map(|_| server.try_clone().unwrap()).collect();
+    let copy = || Transport::from(server.socket().try_clone().unwrap());
+    let copies: Vec<Transport> = (0..2 * EVENTS_MAX + 10).map(|_| copy()).collect();
     for copy in &copies {
         epoll.add(key(0, 0), copy).unwrap();
     }
@@ -78,7 +79,8 @@ fn edges_that_are_left_keep_the_shard_awake() {
 #[test]
 fn a_hang_up_alone_is_readable() {
     let mut epoll = Epoll::new().unwrap();
-    let socket = OwnedFd::from(socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let socket = Transport::from(OwnedFd::from(socket));
     epoll.arm(key(0, 0), &socket);
     let report = reap_one(&mut epoll);
     assert!(report.readable && report.hung_up);

@@ -79,7 +79,7 @@ fn polls_end_while_their_sockets_are_written_to() {
         });
         for round in 0..ROUNDS {
             let peer = TcpStream::connect(address).unwrap();
-            let server = OwnedFd::from(listener.accept().unwrap().0);
+            let server = Transport::from(OwnedFd::from(listener.accept().unwrap().0));
             peers.send(peer).unwrap();
             while begun.load(Ordering::Acquire) <= round {
                 std::thread::yield_now();
@@ -100,14 +100,14 @@ fn polls_end_while_their_sockets_are_written_to() {
 #[test]
 fn without_memory_a_batch_is_refused() {
     let mut ring = HotRing::new().unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..300).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..300).map(|_| pair(None)).collect();
     for memory in [0, 1, 100, 256, 299] {
         let texts: Vec<String> = (0..pairs.len()).map(|index| format!("{memory:03} {index:03}")).collect();
         let pieces: Vec<[IoSlice<'_>; 2]> = texts
             .iter()
             .map(|text| [IoSlice::new(&text.as_bytes()[..3]), IoSlice::new(&text.as_bytes()[3..])])
             .collect();
-        let batch: Vec<SendEntry<'_, OwnedFd>> = pairs
+        let batch: Vec<SendEntry<'_, Transport>> = pairs
             .iter()
             .zip(&pieces)
             .enumerate()
@@ -127,7 +127,7 @@ fn without_memory_a_batch_is_refused() {
         // What was taken back does not come later, when there is memory.
         ring.memory = None;
         let later = [IoSlice::new(b"later")];
-        let again: Vec<SendEntry<'_, OwnedFd>> =
+        let again: Vec<SendEntry<'_, Transport>> =
             pairs.iter().map(|(socket, _)| SendEntry { socket, pieces: &later }).collect();
         let mut refused = Vec::new();
         ring.send(&again, &mut refused);
@@ -149,7 +149,7 @@ fn without_memory_a_batch_is_refused() {
 #[test]
 fn without_memory_a_receive_was_interrupted() {
     let mut ring = HotRing::new().unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..10).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..10).map(|_| pair(None)).collect();
     for (_, client) in &mut pairs {
         client.write_all(b"here").unwrap();
     }
@@ -159,7 +159,7 @@ fn without_memory_a_receive_was_interrupted() {
         ring.submit();
         ring.memory = memory;
         let mut buffers: Vec<BytesMut> = pairs.iter().map(|_| BytesMut::with_capacity(100)).collect();
-        let mut batch: Vec<Receive<'_, OwnedFd>> =
+        let mut batch: Vec<Receive<'_, Transport>> =
             pairs.iter().zip(&mut buffers).map(|((socket, _), buffer)| Receive::new(socket, buffer)).collect();
         ring.receive(&mut batch);
         let results: Vec<Result<usize, ErrorKind>> =
@@ -174,7 +174,7 @@ fn without_memory_a_receive_was_interrupted() {
 #[test]
 fn without_memory_polls_wait() {
     let mut ring = HotRing::new().unwrap();
-    let mut pairs: Vec<(OwnedFd, TcpStream)> = (0..300).map(|_| pair(None)).collect();
+    let mut pairs: Vec<(Transport, TcpStream)> = (0..300).map(|_| pair(None)).collect();
     ring.memory = Some(10);
     for (slot, (server, client)) in pairs.iter_mut().enumerate() {
         client.write_all(b"x").unwrap();
@@ -238,7 +238,7 @@ fn an_overflow_loses_nothing() {
     for round in 0..3 {
         client.write_all(b"x").unwrap();
         let pieces = [IoSlice::new(b"x")];
-        let batch: Vec<SendEntry<'_, OwnedFd>> =
+        let batch: Vec<SendEntry<'_, Transport>> =
             (0..2 * HotRing::BATCH_MAX).map(|_| SendEntry { socket: &full, pieces: &pieces }).collect();
         let mut refused = Vec::new();
         ring.send(&batch, &mut refused);

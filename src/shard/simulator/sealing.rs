@@ -1,0 +1,101 @@
+//! A line whose bytes travel in records: the client's side of its transport, and the check of the server's side.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, BytesMut};
+
+use super::random::Random;
+use crate::sys::{
+    Records as _,
+    transport::xor::{Side, Xor},
+};
+
+/// The client's side of a transport with records.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    /// Seals what the client sends, and opens what it has fetched.
+    client: Xor,
+    /// Opens what the server's socket takes, as it takes it.
+    witness: Xor,
+    /// Records of the client that have not arrived.
+    pub(super) on_the_way: VecDeque<u8>,
+    has_said_goodbye: bool,
+    /// The beginnings of records that were taken, and that were fetched.
+    taken: BytesMut,
+    fetched: BytesMut,
+    /// Questions of the client's transport that the server's has to answer.
+    asked: u64,
+    /// Whether the server has said goodbye.
+    pub(super) is_over: bool,
+}
+
+impl Sealing {
+    pub(super) fn new() -> Self {
+        Sealing {
+            client: Xor::new(Side::Client),
+            witness: Xor::new(Side::Client),
+            on_the_way: VecDeque::new(),
+            has_said_goodbye: false,
+            taken: BytesMut::new(),
+            fetched: BytesMut::new(),
+            asked: 0,
+            is_over: false,
+        }
+    }
+
+    /// Puts bytes of the client on their way, in records of any length, with questions between them.
+    pub(super) fn seal(&mut self, bytes: &[u8], random: &mut Random) {
+        let mut sealed = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if random.chance(50) {
+                self.client.ask(&mut sealed);
+                self.asked += 1;
+            }
+            let most = rest.len().min(random.pick(&[1, 10, 1_000, 16_000]));
+            let (contents, after) = rest.split_at(random.within(1..=most));
+            self.client.seal(contents, &mut sealed);
+            rest = after;
+        }
+        self.on_the_way.extend(sealed);
+    }
+
+    /// Puts the client's goodbye on its way, once.
+    pub(super) fn say_goodbye(&mut self) {
+        if !std::mem::replace(&mut self.has_said_goodbye, true) {
+            let mut sealed = Vec::new();
+            self.client.say_goodbye(&mut sealed);
+            self.on_the_way.extend(sealed);
+        }
+    }
+
+    /// Returns the bytes in the records that a socket has taken now, or whose rest it has taken.
+    pub(super) fn witness(&mut self, taken: &[u8]) -> BytesMut {
+        assert!(!self.is_over || taken.is_empty(), "something follows the goodbye of a transport");
+        let (opened, is_last) = open(&mut self.witness, &mut self.taken, taken);
+        self.is_over |= is_last;
+        opened
+    }
+
+    /// Returns the bytes in the records that the client has fetched now, or whose rest it has fetched.
+    pub(super) fn fetch(&mut self, fetched: &[u8]) -> BytesMut {
+        open(&mut self.client, &mut self.fetched, fetched).0
+    }
+
+    /// Returns how many questions of the client's transport are not answered.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.asked - self.client.answered
+    }
+}
+
+/// Opens the whole records among `rest` and the bytes after it. Returns their contents, and whether the last of them
+/// is a goodbye.
+fn open(records: &mut Xor, rest: &mut BytesMut, more: &[u8]) -> (BytesMut, bool) {
+    rest.extend_from_slice(more);
+    let (mut opened, mut answers) = (BytesMut::new(), Vec::new());
+    let outcome = records.open(rest, &mut opened, &mut answers).expect("the server's records are in order");
+    assert!(answers.is_empty(), "the server asks nothing");
+    rest.advance(outcome.bytes);
+    assert!(!outcome.is_last || rest.is_empty(), "something follows the goodbye of a transport");
+    (opened, outcome.is_last)
+}
