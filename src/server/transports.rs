@@ -12,6 +12,7 @@ use bytes::{Buf as _, BytesMut};
 
 use super::{Running, Server};
 use crate::{
+    documents::Documents,
     metrics::{Counter, Counters},
     proto::{Fin, FrameHeader, OpCode, encode_masked},
     sys::transport::xor::{self, XorStream},
@@ -248,6 +249,33 @@ fn answers_end_with_a_goodbye() {
             assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{request}{head}");
             client.expect_end();
         }
+    }
+    running.stop();
+    running.wait_blocking().unwrap();
+}
+
+/// A file for which the socket has no room comes whole, and so does the answer behind it on the same connection.
+#[test]
+fn a_long_answer_to_a_slow_client() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let file = std::fs::read_to_string(format!("{root}/ARCHITECTURE.md")).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let builder = Server::builder().settings(|settings| settings.send_buffer = Some(crate::config::Size(4_096)));
+    let builder = builder.listen([any, any]).documents("/files", Documents::new(root).unwrap());
+    let server = builder.build().unwrap();
+    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
+    xor::speak_at(addresses[1].port());
+    let running = server.start().unwrap();
+    for transport in [0, 1] {
+        let mut client = Client::connect(addresses, transport, true);
+        for last in ["", "Connection: close\r\n"] {
+            let request = format!("GET /files/ARCHITECTURE.md HTTP/1.1\r\nHost: x\r\n{last}\r\n");
+            client.stream.write_all(request.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(50));
+            let (head, body) = client.read_answer();
+            assert!(head.starts_with("HTTP/1.1 200 ") && body == file, "{head}{} bytes", body.len());
+        }
+        client.expect_end();
     }
     running.stop();
     running.wait_blocking().unwrap();

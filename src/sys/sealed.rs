@@ -173,9 +173,7 @@ impl<S: DirectSocket> SealedSocket<S> {
         self.with(|state| {
             while !state.unsent.is_empty() {
                 let outcome = self.socket.send_direct(&state.unsent);
-                if let Err(error) = state.settle(outcome) {
-                    return Err(error);
-                }
+                state.settle(outcome)?;
             }
             Ok(())
         })

@@ -156,3 +156,6 @@ impl<S: AsFd> AsFd for Transport<S> {
         self.socket().as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;
