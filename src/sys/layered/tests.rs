@@ -670,6 +670,24 @@ fn the_end_of_the_input_stands_after_its_last_byte() {
     assert_eq!(receive_one(&mut world, 100).0, Ok(0));
 }
 
+/// A receive that could not be tried after bytes that were opened earlier is tried again, since the socket does not
+/// report its input once more.
+#[test]
+fn an_interruption_after_opened_bytes_is_reported() {
+    let mut world = World::new();
+    world.write(1, 10);
+    world.arrive(1, usize::MAX);
+    assert_eq!(receive_one(&mut world, 4).0, Ok(4));
+    world.write(1, 10);
+    world.arrive(1, usize::MAX);
+    world.wires.borrow_mut().interrupts = true;
+    assert_eq!(receive_one(&mut world, 100).0, Ok(6));
+    assert_eq!(reports(&mut world), [(true, false)]);
+    world.wires.borrow_mut().interrupts = true;
+    assert_eq!(receive_one(&mut world, 100).0, Err(io::ErrorKind::Interrupted));
+    assert_eq!(receive_one(&mut world, 100).0, Ok(10));
+}
+
 /// Bytes that are no record end the connection's input with an error, after the records before them.
 #[test]
 fn a_peer_that_breaks_the_records_is_lost() {
