@@ -15,13 +15,25 @@ use crate::{
     documents::Documents,
     metrics::{Counter, Counters},
     proto::{Fin, FrameHeader, OpCode, encode_masked},
-    sys::transport::xor::{self, XorStream},
+    sys::{
+        BackendKind,
+        transport::xor::{self, XorStream},
+    },
 };
 
 /// Returns a server with two shards, the address of its plain clients, and that of the others.
 fn start(change: impl FnOnce(&mut crate::config::Settings)) -> (Running, [SocketAddr; 2]) {
+    start_on(None, change)
+}
+
+/// Does the same on a backend, or on that which the server chooses.
+fn start_on(
+    backend: Option<BackendKind>,
+    change: impl FnOnce(&mut crate::config::Settings),
+) -> (Running, [SocketAddr; 2]) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let server = Server::builder().settings(change).listen([any, any]).shards(2).topics().build().unwrap();
+    let mut server = Server::builder().settings(change).listen([any, any]).shards(2).topics().build().unwrap();
+    server.backend.kind = backend.unwrap_or(server.backend.kind);
     let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
     xor::speak_at(addresses[1].port());
     (server.start().unwrap(), addresses)
@@ -254,7 +266,7 @@ fn answers_end_with_a_goodbye() {
     running.wait_blocking().unwrap();
 }
 
-/// A file for which the socket has no room comes whole, and so does the answer behind it on the same connection.
+/// A file for which the socket has no room comes whole, and so does the answer after it on the same connection.
 #[test]
 fn a_long_answer_to_a_slow_client() {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -297,13 +309,34 @@ fn a_goodbye_ends_the_input() {
     running.wait_blocking().unwrap();
 }
 
+#[test]
+fn one_order_for_all_transports_on_io_uring() {
+    agree(BackendKind::Uring);
+}
+
+#[test]
+fn one_order_for_all_transports_on_epoll() {
+    agree(BackendKind::Epoll);
+}
+
+#[test]
+fn one_order_for_all_transports_on_a_faulty_io_uring() {
+    agree(BackendKind::Faulty { over: &BackendKind::Uring, seed: 1 });
+}
+
+/// No edge follows a send that this backend has refused in spite of room: what a transport keeps is tried again.
+#[test]
+fn one_order_for_all_transports_on_a_faulty_epoll() {
+    agree(BackendKind::Faulty { over: &BackendKind::Epoll, seed: 1 });
+}
+
 /// Every subscriber sees the same messages of each topic in the same order, whatever its transport and that of the
 /// publishers, and however slowly it reads.
-#[test]
-fn one_order_for_all_transports() {
+fn agree(backend: BackendKind) {
     const PUBLISHERS: usize = 4;
     const MESSAGES: usize = 150;
-    let (running, addresses) = start(|settings| settings.send_buffer = Some(crate::config::Size(4_096)));
+    let (running, addresses) =
+        start_on(Some(backend), |settings| settings.send_buffer = Some(crate::config::Size(4_096)));
     let subscribers: Vec<Client> =
         (0..8).map(|number| Client::open(addresses, number % 2, number % 4 < 2, "/t/order?mode=sub")).collect();
     let publishers: Vec<Client> =

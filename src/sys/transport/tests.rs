@@ -60,7 +60,7 @@ fn receive(transport: &Transport, room: usize) -> Result<BytesMut, ErrorKind> {
     }
 }
 
-/// What a socket has no room for is kept, up to a bound, and goes first; the end comes behind everything.
+/// What a socket has no room for is kept, up to a bound, and goes first; the end comes after everything.
 #[test]
 fn a_long_answer_is_sent_to_its_end() {
     let bytes: Vec<u8> = (0..200_000).map(|at| (at % 251) as u8).collect();
@@ -138,9 +138,9 @@ fn questions_are_answered() {
     assert_eq!(client.records.answered, 1);
 }
 
-/// The failure of the records, and of the socket, shows behind the input before it, once.
+/// The failure of the records, and of the socket, shows after the input before it, once.
 #[test]
-fn failures_stand_behind_the_input() {
+fn failures_stand_after_the_input() {
     let [_, (transport, mut client)] = pairs();
     write(&transport, &mut client, b"good");
     client.stream.write_all(&[0; 3]).unwrap();
