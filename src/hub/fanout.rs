@@ -279,7 +279,8 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     /// Appends a frame to the run of an audience. The subscriber at slot `except` is not owed it.
-    #[inline]
+    // Each publication comes here: the call would cost as much as the rest.
+    #[inline(always)]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {

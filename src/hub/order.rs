@@ -133,6 +133,7 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Gives a publication the next place in its topic's order.
+    #[inline]
     fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _publication: &Publication) -> Place {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };

@@ -181,7 +181,12 @@ impl Publication {
     /// Makes a publication of a message that is one frame of this kind.
     fn of_message(message: PreparedMessage, kind: MessageType) -> Self {
         let payload = message.payload().len();
-        let frame = message.into_frame();
+        Self::of_frame(message.into_frame(), payload, kind)
+    }
+
+    /// Makes a publication of one data frame, whose payload has so many bytes.
+    #[inline]
+    fn of_frame(frame: Bytes, payload: usize, kind: MessageType) -> Self {
         let header = (frame.len() - payload) as u8;
         Publication { frame, header, kind, time: Millis::default(), names: None, prepared: None }
     }
@@ -191,8 +196,8 @@ impl Publication {
 impl From<Message<'_>> for Publication {
     #[inline]
     fn from(message: Message<'_>) -> Self {
-        let kind = message.message_type();
-        Publication::of_message(message.prepare(), kind)
+        let (kind, payload) = (message.message_type(), message.payload().len());
+        Publication::of_frame(message.prepare().into_frame(), payload, kind)
     }
 }
 
