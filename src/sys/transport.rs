@@ -1,10 +1,10 @@
 //! The one socket type of a connection, from its accept to its close: the descriptor, and what a transport over it
 //! keeps.
 //!
-//! A connection's bytes are either the socket's own, or they travel in [`Records`], as TLS has them. What such a
-//! transport keeps goes wherever the socket goes: to the turn, to the control thread and back. A task that has the
-//! socket alone uses the methods here; the turn uses [`Layered`](super::Layered), since it sends and receives in
-//! batches.
+//! A connection's bytes are either the socket's own, or they travel in [`Records`](super::Records), as TLS has them.
+//! What such a transport keeps goes wherever the socket goes: to the turn, to the control thread and back. A task that
+//! has the socket alone uses the methods here; the turn uses [`Layered`](super::Layered), since it sends and receives
+//! in batches.
 
 #[cfg(test)]
 pub(crate) mod xor;
