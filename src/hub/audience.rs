@@ -93,6 +93,10 @@ impl Audience {
 
     /// Fills a vacant place of the members with the last member. Returns the place and the member, if it is one.
     pub(super) fn fill_vacant(&mut self, from: usize) -> Option<Filled> {
+        // At the end of nearly every walk nobody has left, and then no member is looked at.
+        if self.vacant == 0 {
+            return None;
+        }
         let index = from + self.members[from..].iter().position(|&slot| slot == VACANT)?;
         self.members.swap_remove(index);
         self.vacant -= 1;

@@ -12,7 +12,7 @@ use super::{
     entry::{Interest, Request},
     hub::ShardHub,
     topic_id::TopicId,
-    topics::{Feed, TopicRole},
+    topics::{Feed, Topic, TopicRole},
 };
 
 impl<T: Attachment> ShardHub<T> {
@@ -26,12 +26,12 @@ impl<T: Attachment> ShardHub<T> {
     /// Announces the shard's interest in the topic to the home, if the interest has changed. Unless the topic is put to
     /// use, [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
     pub(super) fn announce(&mut self, id: TopicId) {
-        let topic = &mut self.topics[id];
-        let dear = topic.audiences.dear(&self.encodings);
-        let TopicRole::Remote(remote) = &mut topic.role else { return };
+        let Topic { role, audiences, attached, .. } = &mut self.topics[id];
+        let TopicRole::Remote(remote) = role else { return };
+        let dear = audiences.dear(&self.encodings);
         let interest = match remote.feed {
             Feed::Requested | Feed::Live => Interest::Messages { dear },
-            Feed::Off if topic.attached > 0 => Interest::Offsets,
+            Feed::Off if *attached > 0 => Interest::Offsets,
             Feed::Off => Interest::None,
         };
         if interest == remote.interest {

@@ -76,8 +76,8 @@ impl<T: Attachment> ShardHub<T> {
                 self.publish_at_home(topic, &posted, None)
             }
             (Scope::Server, TopicRole::Home(home)) => {
-                // Only lanes need the publication in memory that they share.
-                if home.interested.is_empty() && !entry.audiences.has_others() {
+                // Only lanes and dear parts need the publication in memory of its own.
+                if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
                     let place = self.sequence(topic, source, &publication);
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
