@@ -30,7 +30,7 @@ impl<T: Attachment> ShardHub<T> {
         publication: impl Into<Publication>,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.into();
+        let mut publication = publication.into();
         if let Some(topic) = self.topics.find(name) {
             return self.publish(topic, source, publication, scope);
         }
@@ -42,7 +42,8 @@ impl<T: Attachment> ShardHub<T> {
                 self.with_topic(name, |hub, topic| hub.publish(topic, source, publication, scope))
             }
             Scope::Server => {
-                self.send_to_home(home, name.clone(), source, publication.stamp(self.now()));
+                publication.stamp(self.now());
+                self.send_to_home(home, name.clone(), source, publication);
                 None
             }
         }
@@ -58,10 +59,10 @@ impl<T: Attachment> ShardHub<T> {
         &mut self,
         topic: TopicId,
         source: Option<ConnectionId>,
-        publication: Publication,
+        mut publication: Publication,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.stamp(self.now());
+        publication.stamp(self.now());
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {

@@ -75,7 +75,9 @@ impl Run {
     /// Notes the epoch of the message that is appended next.
     #[inline]
     pub(super) fn note_epoch(&mut self, epoch: Option<u64>) {
-        self.epoch = self.epoch.or(epoch);
+        if self.epoch.is_none() {
+            self.epoch = epoch;
+        }
     }
 
     /// Appends the frame of a message. The subscriber at slot `except` is not owed it. A run without tags does not look
