@@ -1,7 +1,7 @@
 //! A WebSocket broadcast hub for Linux on io_uring: a server, a library for your own servers, and a client.
 //!
-//! A server is built of routes, each with a [`Handler`] whose methods are all optional. It runs on its own threads, one
-//! *shard* for each CPU, within any program. This is a complete server:
+//! A server is built of routes, each with a [`Handler`] whose methods are all optional. A server runs on its own
+//! threads, one *shard* for each CPU, within any program. This is a complete server:
 //!
 //! ```no_run
 //! use ringhub::{
