@@ -192,7 +192,7 @@ impl Publication {
     }
 }
 
-/// Makes a publication of a message that a client has sent, without a copy.
+/// Makes a publication of a message that a client has sent. Only a small payload is copied, see [`Message::prepare`].
 impl From<Message<'_>> for Publication {
     #[inline]
     fn from(message: Message<'_>) -> Self {

@@ -1,4 +1,4 @@
-//! Heads of HTTP/1.1 requests and responses (RFC 9112), as far as an opening handshake needs them (RFC 6455 4), and
+//! The heads of HTTP/1.1 requests and responses (RFC 9112), which an opening handshake consists of (RFC 6455 4), and
 //! refusals.
 
 mod body;

@@ -33,7 +33,8 @@ impl Input {
     }
 
     /// Limits the number of frames, data or control, that are taken from here on. When that many have been taken,
-    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None`. A frame counts only when it is whole.
+    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None`. A frame counts when it is whole; a data frame
+    /// that is dropped after our close frame counts when its header is whole.
     ///
     /// ```
     /// use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};

@@ -10,7 +10,7 @@
 //! | `Open` | the peer's close frame | its echo | `Closed` |
 //! | `Open` | a protocol error, a hook's refusal | a close frame that names it | `Closed` |
 //! | `Open` | no sign of life after a ping | a close frame | `Closed` |
-//! | `Closing` | the peer's close frame, a protocol error, no answer in time | nothing | `Closed` |
+//! | `Closing` | the peer's close frame, a protocol error, a hook's refusal, no answer in time | nothing | `Closed` |
 //! | `Open`, `Closing` | [`WebSocket::abandon`] | nothing | `Closed` |
 //!
 //! In `Closing`, data, pings and pongs are parsed and dropped. In `Closed`, nothing is sent and all input is ignored.
@@ -92,8 +92,8 @@ impl WebSocket {
     /// ```
     #[inline]
     pub fn closed_cleanly(&self) -> bool {
-        // No close frame has this code, so any other one is from the peer's close frame. Ours was the answer to it, or
-        // was appended before.
+        // No close frame has this code, so any other code is from the peer's close frame. Our close frame was the
+        // answer, or was appended before.
         self.close_code != CloseCode::ABNORMAL
     }
 
@@ -203,7 +203,7 @@ impl WebSocket {
 
     /// Returns how many bytes are missing from the frame at the front of `input`, or only from its header if the header
     /// is not whole; 0 if there is no frame to keep. The peer has announced this number, within the limits, but may
-    /// never send the bytes: a careful caller grows its buffer as they arrive, and to this size at most.
+    /// never send the bytes: a careful caller grows its buffer as bytes arrive, and to this size at most.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -365,7 +365,7 @@ impl WebSocket {
             }
             match self.step::<HOOKED>(input, limits, &mut hook) {
                 Ok(Step::Starved) => return Ok(None),
-                // A fragment counts at its end, which comes without further bytes if it is empty.
+                // A fragment counts at its end. The end of an empty fragment needs no further bytes.
                 Ok(Step::Again) if self.assembly.as_ref().is_some_and(|assembly| assembly.missing().is_some()) => {}
                 Ok(Step::Again) => input.count_frame(),
                 Ok(step) => {
@@ -379,7 +379,7 @@ impl WebSocket {
             }
         };
         match step {
-            // The loop above ends with neither of them.
+            // The loop above ends with neither of these steps.
             Step::Again | Step::Starved => Ok(None),
             Step::Whole(message_type, payload) => {
                 Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))

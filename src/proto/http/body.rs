@@ -22,7 +22,7 @@ pub struct BodyScan {
     at: At,
     /// The missing bytes of the body, or of its current chunk.
     left: u64,
-    /// The bytes of chunk extensions and trailers, which are ignored.
+    /// The number of bytes so far in chunk extensions and trailers, which are ignored.
     aside: usize,
 }
 
@@ -119,7 +119,7 @@ impl BodyScan {
 
 const SIZE: At = At::Size { digits: 0 };
 
-/// The most hexadecimal digits of a chunk's size, which then is below 2^64.
+/// The most hexadecimal digits of a chunk's size, so that the size is below 2^60.
 const SIZE_DIGITS_MAX: u8 = 15;
 
 #[cfg(test)]
