@@ -125,7 +125,7 @@ pub(super) struct Audiences {
 }
 
 impl Audiences {
-    /// Returns the audience of a format; `None` if there has been no subscriber that wants it.
+    /// Returns the audience of a format; `None` if the topic has none of that format.
     #[inline]
     pub(super) fn get(&self, format: Format) -> Option<&Audience> {
         if format == Format::RAW {
@@ -134,7 +134,7 @@ impl Audiences {
         self.others.iter().find(|(other, _)| *other == format).map(|(_, audience)| audience)
     }
 
-    /// Returns the audience of a format; `None` if there has been no subscriber that wants it.
+    /// Returns the audience of a format; `None` if the topic has none of that format.
     #[inline]
     pub(super) fn get_mut(&mut self, format: Format) -> Option<&mut Audience> {
         if format == Format::RAW {

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::proto::Millis;
 
-/// The output that is queued for a socket, in order. A piece is a reference into a run or a large frame, and is charged
-/// for the memory that it keeps alive. Little pieces, below 4 KiB, are copied one after the other.
+/// The output that is queued for a socket, in order. Most pieces are references into runs and large frames. A piece is
+/// charged for the memory that it keeps alive. Little pieces, below 4 KiB, are copied one after the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Bytes by which a connection's output may exceed its limit: for places in queues, frame headers, answers to
-    /// pings. So a limit of the size of two messages allows two messages.
+    /// Bytes by which a connection's output may exceed its limit: for places in queues, frame headers and pongs. So a
+    /// limit of the size of two messages allows two messages.
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece: messages of `topic`, or frames for the connection alone.

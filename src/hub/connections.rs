@@ -78,7 +78,8 @@ impl<T: Attachment> HubConnection<T> {
     }
 
     /// Returns whether the connection has several subscriptions, and so may be in several walks. If one subscription is
-    /// left and its share of the topic's walk is taken, the connection still counts until that walk has passed it.
+    /// left and its share of the topic's walk is taken, the connection still counts as one with several until that walk
+    /// has passed it.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {

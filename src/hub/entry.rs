@@ -1,4 +1,4 @@
-//! The entries of the lanes between shards, and their weights.
+//! The entries of the lanes between ends, and their weights.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
     topic_name::TopicName,
 };
 
-/// A request of an end of the mesh to a shard.
+/// A request from one end of the mesh to another: to a shard or to an engine.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// The topic's home gives this publication the next place and sends it to each interested shard.
@@ -30,11 +30,11 @@ pub enum Request {
         /// The number that goes back with the answer.
         ticket: u64,
     },
-    /// From now on the requesting shard has this interest in the topic, in place of the one announced before.
+    /// From now on the requesting shard has this interest in the topic, instead of the interest announced before.
     Interest {
         /// The topic.
         topic: TopicName,
-        /// The requesting shard's number for this announcement; larger than those before it.
+        /// The requesting shard's number for this announcement, larger than all its earlier numbers.
         number: u64,
         /// The interest.
         interest: Interest,

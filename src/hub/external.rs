@@ -180,7 +180,7 @@ mod tests {
         assert!(external.next_answer().is_none());
     }
 
-    /// However short the lanes: every message gets the next place of its topic, in the order of submission.
+    /// Every message gets the next place of its topic, in the order of submission, however short the lanes are.
     #[test]
     fn submitted_messages_are_answered_with_their_places() {
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };

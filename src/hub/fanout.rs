@@ -209,7 +209,7 @@ impl<T: Attachment> ShardHub<T> {
             if audience.walk.is_some() { Membership::Joining(index) } else { Membership::Member(index) };
     }
 
-    /// Removes the connection, whose subscription this has been, from the members of its audience.
+    /// Removes the connection from the members of its audience. The subscription has ended before.
     pub(super) fn remove_member(&mut self, id: ConnectionId, subscription: &Subscription) {
         let membership = subscription.membership;
         let audience = &mut self.topics[subscription.audience()];

@@ -27,9 +27,10 @@ use crate::proto::Millis;
 /// Limits of one hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// Subscriptions of one connection. A subscription takes 20 bytes, and its topic some 300 bytes once.
+    /// The most subscriptions of one connection. Each takes 20 bytes; a topic takes some 300 bytes once for all
+    /// subscriptions.
     pub subscriptions_max: usize,
-    /// Topics that the hub remembers although no connection of any shard subscribes or publishes to them.
+    /// The most topics that the hub remembers although no connection of any shard subscribes or publishes to them.
     pub topics_idle_max: usize,
     /// Bytes of gathered messages. Three quarters are for messages that the shard's clients publish (see
     /// [`ShardHub::is_full`]), and a quarter is for messages that come by lanes (see [`ShardHub::has_room_for_mail`]).
@@ -68,7 +69,7 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The limits of this hub.
     pub limits: HubLimits,
     pub(super) topics: Topics,
-    /// Audiences whose run is not empty and that have no walk; each once.
+    /// The audiences that have a run and no walk, each once.
     pub(super) dirty: Vec<AudienceId>,
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
@@ -81,13 +82,13 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) last_gathered: Option<TopicId>,
     /// The buffers of earlier runs, for later runs.
     pub(super) spare: Vec<BytesMut>,
-    /// Scratch for encoding, empty between uses.
+    /// A buffer for encoding, empty between uses.
     pub(super) encoded: BytesMut,
     pub(super) mesh: MeshEnd,
     /// Topics whose interest has found no room in the lane to their home.
     pub(super) due: Due,
-    /// The number of the last interest that was announced, over all topics. So an old acknowledgement never has the
-    /// number of a topic that was forgotten and has come back.
+    /// The number of the last interest that was announced, over all topics. So a topic that was forgotten and comes
+    /// back never gets the number of an old acknowledgement.
     pub(super) interest_number: u64,
     pub(super) barriers: Barriers,
     /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
@@ -257,8 +258,8 @@ impl<T: Attachment> ShardHub<T> {
     /// room. For a topic: whether a message must wait, because the messages that the topic has gathered weigh more than
     /// the room that is left.
     ///
-    /// So one topic may take half of the room, and each of `n` topics the (`n` + 1)th part. A topic that has gathered
-    /// nothing is never behind: only publishers to a topic wait for its walks.
+    /// So one topic may take half of the room, and each of `n` topics a part of 1 / (`n` + 1). A topic that has
+    /// gathered nothing is never behind: only publishers to a topic wait for its walks.
     #[must_use]
     pub fn is_behind(&self, homes: Homes) -> bool {
         match homes {
@@ -268,9 +269,9 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Takes the home that has had no room for a request since the last call; of several, the one with the most
-    /// requests waiting. If that home is not behind any more, takes the topic that has gathered a message last, if it
-    /// is behind.
+    /// Takes the home that has had no room for a request since the last call; of several such homes, the home with the
+    /// most requests waiting. If no such home is behind any more, takes the topic that gathered the last message, if
+    /// that topic is behind.
     pub fn take_behind(&mut self) -> Option<Homes> {
         let home = self.mesh.take_behind().map(Homes::One);
         let topic = self.last_gathered.take().map(Homes::Topic);

@@ -205,7 +205,7 @@ const _: () = assert!(size_of::<Label>() == 40, "a slow consumer of alternating 
 mod tests {
     use super::*;
 
-    /// Labels of pieces with so many messages, of this topic or of none.
+    /// Returns the labels of pieces, each given by its topic, if it has one, and its number of messages.
     fn labels(pieces: &[(Option<&str>, u32)]) -> Labels {
         let mut labels = Labels::default();
         for &(name, messages) in pieces {

@@ -200,7 +200,7 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Makes all subscriptions of a held connection live, if all of them can go live: adds them to `joined`, and the
     /// connection is held no longer. Until then no message is owed for them, so nothing gathers for a client that
-    /// cannot get it yet.
+    /// cannot get messages yet.
     ///
     /// Returns whether the connection's opening answer may leave.
     pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {

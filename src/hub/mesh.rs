@@ -37,7 +37,7 @@ pub struct MeshEnd {
     roles: Arc<[EndRole]>,
     /// How many ends are shards; these have the lowest numbers.
     shards: u16,
-    /// By the other end's number. An end has no link to itself.
+    /// The links to the other ends, by the ends' numbers. An end has no link to itself.
     links: Vec<Option<Link>>,
     signals: Arc<[Signal]>,
     /// The link whose lanes are looked at first, so that no lane is always the last.
@@ -46,8 +46,8 @@ pub struct MeshEnd {
     /// The weight of the requests, and of the deliveries, that wait for room in all links together.
     requests_waiting: usize,
     deliveries_waiting: usize,
-    /// Of the homes that have had no room for a request since the last [`MeshEnd::take_behind`], the home with the most
-    /// requests waiting.
+    /// The home with the most requests waiting, of all homes that have had no room for a request since the last
+    /// [`MeshEnd::take_behind`].
     behind: Option<u16>,
 }
 
@@ -178,7 +178,7 @@ impl MeshEnd {
         link.is_none_or(Link::has_room_for_requests)
     }
 
-    /// Takes the next delivery, of each end in rotation.
+    /// Takes the next delivery. The ends are served in rotation.
     pub fn next_delivery(&mut self) -> Option<Delivery> {
         self.take(Link::next_delivery).map(|(_, delivery)| delivery)
     }
@@ -229,8 +229,8 @@ impl MeshEnd {
         self.requests_waiting > self.overflow_bytes_max || self.deliveries_wait()
     }
 
-    /// Of the homes that have had no room for a request since the last call, takes the home with the most requests
-    /// waiting.
+    /// Takes the home with the most requests waiting, of all homes that have had no room for a request since the last
+    /// call.
     pub fn take_behind(&mut self) -> Option<u16> {
         self.behind.take()
     }

@@ -14,9 +14,9 @@ pub enum Overflow {
 /// The limits of a connection's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimits {
-    /// Bytes of memory that the output may take and keep alive, besides [`Backlog::BESIDES`].
+    /// Bytes of memory that the output may take and keep alive, in addition to [`Backlog::BESIDES`].
     pub bytes_max: usize,
-    /// Messages that the backlog may hold.
+    /// The most messages that the backlog may hold.
     pub messages_max: u64,
     /// Milliseconds that the first unsent message with a tag may have waited; `None` for any number. Messages of topics
     /// that ask for no tags have no age.
@@ -94,7 +94,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// A backlog of one piece that keeps so many bytes alive.
+    /// Returns a backlog of one piece that keeps so many bytes alive.
     fn backlog(charge: usize, messages: u32, was_refused: bool) -> Backlog {
         let mut backlog = Backlog::default();
         backlog.push(Piece { charge, ..Piece::new(Bytes::from_static(&[0; 8 * 1_024]), messages) }, None);

@@ -32,8 +32,8 @@ pub struct Place {
     pub previous: u64,
 }
 
-/// A whole message of text or of binary data that is published to a topic. It does not change, and a clone shares its
-/// bytes.
+/// A whole message of text or of binary data that is published to a topic. A publication does not change, and a clone
+/// shares its bytes.
 ///
 /// ```
 /// use ringhub::{Publication, proto::MessageType};
@@ -245,7 +245,8 @@ impl std::error::Error for NotAMessage {}
 pub struct Posted {
     /// The topic.
     pub topic: TopicName,
-    /// The connection that has sent the message. It receives the publication only if it has subscribed with echo.
+    /// The connection that has sent the message. This connection receives the publication only if it has subscribed
+    /// with echo.
     pub source: Option<ConnectionId>,
     /// The publication.
     pub publication: Publication,

@@ -14,8 +14,8 @@ pub(super) struct Subscription {
     /// Whether the connection receives its own messages too.
     pub(super) echo: bool,
     /// Whether the visit of another walk has handed out the connection's share of the topic's walk. When the topic's
-    /// own walk comes to the connection, it passes the connection and clears the flag. So a flag that is set always
-    /// belongs to the walk under way.
+    /// own walk comes to the connection, that walk passes the connection and clears the flag. So a flag that is set
+    /// always belongs to the walk under way.
     pub(super) is_taken: bool,
 }
 

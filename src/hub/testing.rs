@@ -155,7 +155,7 @@ pub(super) fn pieces(owed: impl IntoIterator<Item = Owed>) -> Vec<Piece> {
 /// The notes of a simulated run about one hub. No caller of the product needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
-    /// The messages of each topic whose home the hub is, in the order that it has given them.
+    /// The messages of each topic whose home the hub is, in the order that the hub has given them.
     pub(crate) ordered: HashMap<TopicName, Vec<Ordered>>,
     /// How many messages of each topic the hub has sent to the topic's home.
     pub(crate) sent: HashMap<TopicName, u64>,

@@ -36,7 +36,7 @@ pub(super) struct Topic {
 pub(super) enum TopicRole {
     /// The shard orders the topic's messages.
     Home(Home),
-    /// Another shard orders them.
+    /// Another shard orders the topic's messages.
     Remote(Remote),
 }
 
@@ -360,7 +360,7 @@ mod tests {
         }
     }
 
-    /// JavaScript has no other numbers than doubles.
+    /// The numbers of JavaScript are doubles.
     #[test]
     fn an_epoch_is_a_number_that_a_double_holds() {
         let mut epochs = Epochs(7);

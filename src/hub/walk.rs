@@ -2,8 +2,8 @@
 
 use super::run::{FrozenRun, WALK_BYTES};
 
-/// One pass over the members of an audience. A walk owns the run that it hands out. It visits the members of its
-/// beginning, except those that leave before it comes to them.
+/// One pass over the members of an audience. A walk owns the run that it hands out. It visits the subscribers that were
+/// members when it began, except those that leave before it comes to them.
 #[derive(Debug)]
 pub(super) struct Walk {
     /// The run that the members are owed.

@@ -14,9 +14,9 @@ use bytes::BytesMut;
 /// frame that they become. Where fragments are delivered one by one, only their number and length are kept.
 ///
 /// A fragment is added in pieces ([`begin`](Self::begin), [`append`](Self::append)) or at once ([`whole`](Self::whole),
-/// [`drop_payload`](Self::drop_payload)). In pieces, a large fragment needs no second buffer, and the buffer grows with
-/// the bytes that have arrived, whatever length a header announces. At once, the caller has the whole payload unmasked
-/// in the input.
+/// [`drop_payload`](Self::drop_payload)). The first way needs no second buffer for a large fragment: the buffer grows
+/// with the bytes that have arrived, whatever length a header announces. The second way is for a caller that has the
+/// whole payload unmasked in its input.
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,

@@ -69,8 +69,8 @@ impl<'a> CloseFrame<'a> {
         Ok(Self { code: Some(code), reason })
     }
 
-    /// Appends the payload: nothing without a code, else the code and the reason. Of the reason at most
-    /// [`CLOSE_REASON_MAX`] bytes are appended, cut between two characters.
+    /// Appends the payload: nothing without a code, else the code and the reason. At most [`CLOSE_REASON_MAX`] bytes of
+    /// the reason are appended, cut between two characters.
     ///
     /// ```
     /// use ringhub::proto::{CloseCode, CloseFrame};

@@ -20,7 +20,7 @@ impl Millis {
     }
 }
 
-/// A point in time: units of 100 ms since the caller's start. A `u32` of them lasts for 13 years.
+/// A point in time: units of 100 ms since the caller's start. A `u32` of ticks lasts for 13 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u32);
 
@@ -60,8 +60,8 @@ impl Tick {
     }
 }
 
-/// How long the peer may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive), and how long it may take to
-/// answer our close frame. The times are ticks; 0 turns a time off.
+/// How long the peer may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive), and how long the answer to our
+/// close frame may take. The times are ticks; 0 turns a time off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     /// The silence of the peer after which it gets a ping.

@@ -8,7 +8,7 @@ use super::{
 use bytes::BytesMut;
 use std::ops::Range;
 
-/// A whole message, unmasked (RFC 6455 5.4). If it is text it is UTF-8 (RFC 6455 8.1), unless
+/// A whole message, unmasked (RFC 6455 5.4). A text message is UTF-8 (RFC 6455 8.1), unless
 /// [`checks_utf8`](super::MessageLimits::checks_utf8) is off.
 #[derive(Debug)]
 pub struct Message<'a> {

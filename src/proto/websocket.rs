@@ -153,7 +153,7 @@ impl WebSocket {
     /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
     /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended to `replies`.
     ///
-    /// Call it until it returns `None`. Then put [`Input::into_rest`] in front of the bytes that arrive next.
+    /// Call this method until it returns `None`. Then put [`Input::into_rest`] in front of the bytes that arrive next.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ impl WebSocket {
     /// Appends a frame, masked in the client's role, if the connection is open (RFC 6455 5.5.1). Returns whether the
     /// frame was appended.
     ///
-    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this is for clients, for
+    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this method is for clients, for
     /// fragments and for pings. The caller is responsible for UTF-8 in text and for the order of fragments.
     ///
     /// # Panics
@@ -239,10 +239,10 @@ impl WebSocket {
         open
     }
 
-    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
-    /// whether a reason fits. With [`CloseCode::NO_STATUS`] the frame is empty. Does nothing unless the state is
-    /// [`State::Open`].
+    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as the frame can
+    /// hold: at most [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters.
+    /// [`CloseFrame::new`] says whether a reason fits. With [`CloseCode::NO_STATUS`] the frame is empty. Does nothing
+    /// unless the state is [`State::Open`].
     ///
     /// # Panics
     ///
@@ -334,8 +334,8 @@ impl WebSocket {
         self.end();
     }
 
-    /// Counts `now` as a sign of life of the peer. Call it after a pause in which you did not read, or when the peer
-    /// has taken output.
+    /// Counts `now` as a sign of life of the peer. Call this method after a pause in which you did not read, or when
+    /// the peer has taken output.
     pub fn excuse_silence(&mut self, now: Tick) {
         self.last_received = now;
         self.awaiting_pong = false;

@@ -222,7 +222,7 @@ fn without_subscribers_only_the_offset_moves() {
     assert_eq!(hub.gathered_bytes(), 0);
 }
 
-/// Publishing to many names makes no topic last.
+/// A topic that nobody subscribes to is forgotten, however often it is published to.
 #[test]
 fn topics_that_are_only_published_to_are_forgotten() {
     let mut hub = hub();
@@ -315,7 +315,7 @@ struct Model {
 }
 
 impl Model {
-    /// The messages say which topic they are of.
+    /// Notes the messages that a connection has seen; each message names its topic.
     fn see(&mut self, slot: u32, texts: Vec<String>) {
         for text in texts {
             let topic = TOPICS.iter().position(|topic| text.starts_with(topic)).unwrap();

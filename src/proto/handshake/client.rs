@@ -33,8 +33,9 @@ impl ClientHandshake {
         Self { key: STANDARD.encode(key_nonce), protocols: Vec::new() }
     }
 
-    /// Encodes the request. `target` is the path and query, `protocols` the subprotocols in order of preference,
-    /// `extra_headers` anything else, such as `Origin` or `Authorization`. Control characters in values become spaces.
+    /// Encodes the request. `target` is the path with the query, and `protocols` are the subprotocols in order of
+    /// preference. `extra_headers` are further header lines, such as `Origin` or `Authorization`. Control characters in
+    /// values become spaces.
     ///
     /// # Panics
     ///

@@ -158,7 +158,7 @@ fn body() {
     assert!(changed(REQUEST[5], "Content-Length: 0").is_ok());
 }
 
-/// Both sides agree.
+/// A server accepts the request of a client, and the client accepts the response.
 #[test]
 fn a_client_and_a_server() {
     let mut client = ClientHandshake::new([9; 16]);

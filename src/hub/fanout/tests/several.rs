@@ -53,7 +53,7 @@ fn one_visit_hands_out_the_shares_of_all_walks() {
             let (sends, received) = flush_in_turns(&mut hub, 1 + round % 13);
             assert_eq!((sends, received.len()), (subscribers, subscribers), "{topics} topics, round {round}");
             for (slot, mut texts) in received {
-                // Stable, so that the order within a topic stays.
+                // The sort is stable, so that the order within a topic stays.
                 texts.sort_by_key(|text| text[..1].to_owned());
                 let owed =
                     names.iter().flat_map(|topic| ["first", "second"].map(|text| format!("{topic} {round} {text}")));

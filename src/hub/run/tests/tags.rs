@@ -68,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// What a subscriber is owed has the tags of the messages that it is owed, and their ends, however pieces were
+    /// The pieces that a subscriber is owed have the tags and the ends of their messages, however the pieces were
     /// sealed, merged, cut and copied.
     #[test]
     fn the_pieces_of_a_share_have_its_tags(

@@ -42,7 +42,7 @@ fn text_that_ends_too_early() {
     }
 }
 
-/// Long enough for SIMD, with the bad octet anywhere.
+/// A text that is long enough for SIMD, with the bad octet anywhere.
 #[test]
 fn a_bad_octet_in_a_long_text() {
     for at in (0..300).step_by(7) {
