@@ -2,9 +2,9 @@
 //!
 //! 1. Each shard and the control thread, when they begin to leave, send a barrier down their request lanes to all other
 //!    shards: no request from before the drain follows.
-//! 2. A shard that has sent its own barriers, and has taken those of all other shards and of the control thread, sends
-//!    a barrier to each engine. An engine that has taken the barriers of all shards answers each shard with a barrier,
-//!    which follows all messages that the engine was to order.
+//! 2. When a shard has sent these barriers, and has taken those of all other shards and of the control thread, it sends
+//!    a barrier to each engine. When an engine has taken the barriers of all shards, it answers each shard with a
+//!    barrier. The answer follows all messages that the engine was to order.
 //! 3. A shard that has taken the barriers of the engines too sends a barrier down its delivery lanes to all other
 //!    shards: no delivery from before the drain follows.
 //!

@@ -77,9 +77,8 @@ impl<T: Attachment> HubConnection<T> {
         }
     }
 
-    /// Returns whether the connection has several subscriptions, and so may be in several walks. If one subscription is
-    /// left and its share of the topic's walk is taken, the connection still counts as one with several until that walk
-    /// has passed it.
+    /// Returns whether the connection has several subscriptions, and so may be in several walks. The last subscription
+    /// still counts as several while its share of the topic's walk is taken, until that walk passes.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {
@@ -106,9 +105,8 @@ pub struct Connections<T: Attachment = ()> {
     slots: Vec<Slot<T>>,
     /// Slots without an owner; the slot that has been free for longest is used first.
     free: VecDeque<u32>,
-    /// How many free slots rest before one is used again, as long as the table may grow. Without this rest, a server
-    /// with few clients that come and go would use one slot for all of them, and would use up the slot's generations
-    /// within hours.
+    /// How many free slots rest before one is used again, as long as the table may grow. Without this rest, a few
+    /// clients that come and go would all get the same slot, and would use up its generations within hours.
     resting: usize,
 }
 

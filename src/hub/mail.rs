@@ -132,9 +132,9 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.send_out();
     }
 
-    /// Sends each engine a barrier, behind the messages that the engine is to order, once the barriers of all other
-    /// shards and of the control thread have come. Sends the other shards a barrier, behind every earlier delivery,
-    /// once the engines have answered too.
+    /// Sends each engine a barrier once the barriers of all other shards and of the control thread have come. This
+    /// barrier stands behind the messages that the engine is to order. Sends the other shards a barrier, behind every
+    /// earlier delivery, once the engines have answered too.
     fn pass_barrier_on(&mut self) {
         if self.has_all_messages() && !mem::replace(&mut self.barriers.has_told_engines, true) {
             for engine in self.mesh.engines() {

@@ -7,8 +7,8 @@
 //! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
 //! - while a shard's *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the
 //!   request lanes to it fill. For its own connections the shard is then a home that is behind;
-//! - a connection that may publish to any home waits while the waiting requests to all homes together, or the waiting
-//!   deliveries, exceed the same limit;
+//! - while the waiting requests to all homes together, or the waiting deliveries, exceed the same limit, connections
+//!   that may publish to any home wait;
 //! - a shard takes deliveries as soon as it has room to gather them, and a taken delivery puts nothing into a lane;
 //! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of
 //!   engines; an engine takes nothing from a home that is behind.
@@ -314,9 +314,8 @@ impl MeshEnd {
         self.links[usize::from(home)].as_ref().map_or(0, Link::requests_waiting)
     }
 
-    /// Returns whether too many messages that engines are to order wait for room. The home goes on taking the
-    /// publications that engines have ordered, since an engine takes the home's next messages only when it has returned
-    /// the earlier ones.
+    /// Returns whether too many messages that engines are to order wait for room. The home still takes the publications
+    /// that engines have ordered: an engine takes further messages of the home only when it has returned these.
     fn orders_wait(&self) -> bool {
         self.requests_waiting > self.overflow_bytes_max
             && self.engines().map(|engine| self.requests_waiting_for(engine)).sum::<usize>() > self.overflow_bytes_max

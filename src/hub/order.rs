@@ -51,9 +51,9 @@ impl<T: Attachment> ShardHub<T> {
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
     /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the publication's place if this shard orders the topic. Otherwise the publication goes to the home or
-    /// the engine that does, and comes back in the order of all publications if this shard has subscribers. A
-    /// publication of [`Scope::Shard`] has no place.
+    /// Returns the publication's place if this shard orders the topic. Otherwise the home or an engine orders the
+    /// publication. If this shard has subscribers, the publication comes back in its place. A publication of
+    /// [`Scope::Shard`] has no place.
     pub fn publish(
         &mut self,
         topic: TopicId,

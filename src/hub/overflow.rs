@@ -104,9 +104,9 @@ mod tests {
         backlog
     }
 
-    /// Each row has a backlog (its bytes relative to the limit, its messages, whether the socket has refused a part of
-    /// it), the bytes of the outbox, whether the connection is held, and the decision. The limits are 1 MiB and 10
-    /// messages.
+    /// Each row has a backlog: its bytes relative to the limit, its messages, and whether the socket has refused a part
+    /// of it. Then come the bytes of the outbox, whether the connection is held, and the decision. The limits are 1 MiB
+    /// and 10 messages.
     #[test]
     fn a_slow_consumer_beyond_a_limit_is_closed() {
         let beside = Backlog::BESIDES as isize;

@@ -206,8 +206,8 @@ impl Run {
         if self.gathered.pieces.len() < PIECES_MAX { SMALL_PIECE_MAX } else { small_piece_max(self.gathered.end.byte) }
     }
 
-    /// Merges the last two pieces, again and again, until one of them is a large frame, they do not fit into one piece,
-    /// or the first is more than twice as long as the second.
+    /// Merges the last two pieces, again and again, while both fit into one piece and the first is at most twice as
+    /// long as the second. A large frame is not merged.
     fn merge_last(&mut self) {
         let is_large = |piece: &Piece| piece.messages == 1 && piece.bytes.len() >= LARGE_FRAME;
         while let [.., first, second] = &self.gathered.pieces[..] {
@@ -289,7 +289,7 @@ pub struct FrozenRun {
     /// messages from before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
     /// The leading ones of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive
-    /// than it has bytes (its buffer has other pieces too, or has doubled) is copied once for all backlogs.
+    /// than its bytes is copied once for all backlogs: its buffer has other pieces too, or has doubled.
     kept: Vec<Piece>,
     weight: usize,
     /// The part of the weight that has come by lanes.

@@ -144,7 +144,7 @@ fn giving_up_the_pending_topic_releases_a_held_connection() {
 }
 
 /// Whatever the shards do meanwhile, every subscriber's messages are a part of the topic's one order, without a gap or
-/// a repetition, from where the subscriber was told to where it left.
+/// a repetition. The part begins where the subscriber was told, and ends where it left.
 #[test]
 fn one_order_over_all_shards() {
     let run = |seed| {
@@ -256,8 +256,8 @@ fn marks_come_back_behind_the_messages_before_them() {
     assert!(sent > 2_000, "{sent} messages");
 }
 
-/// A subscription that was pending begins at its acknowledgement. A message that the home has ordered before is never
-/// for this subscription, even if an earlier interest of its shard still brings the message down the lane.
+/// A subscription that was pending begins at its acknowledgement. A message that was ordered before is not for this
+/// subscription, even if it still comes down the lane for an earlier interest of the shard.
 #[test]
 fn a_pending_subscription_begins_at_its_acknowledgement() {
     let mut world = World::new(7);

@@ -182,8 +182,8 @@ impl Topics {
     }
 
     /// Puts the topic into the queue of idle topics if it is unused and not in the queue yet. An unused topic is
-    /// remembered until too many topics are idle. Topics with an unsent interest are kept out of the queue, so that
-    /// `forget_idle` does not scan them again and again while a home's lane is full.
+    /// remembered until too many topics are idle. Topics with an unsent interest stay out of the queue: `forget_idle`
+    /// would scan them again and again while a home's lane is full.
     pub(super) fn notice_unused(&mut self, id: TopicId) {
         let topic = &mut self[id];
         if topic.is_unused() && !mem::replace(&mut topic.is_idle, true) {

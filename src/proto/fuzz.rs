@@ -27,9 +27,9 @@ pub fn frame_header(bytes: &[u8]) {
 
 /// Checks that any split of the input gives the same events, replies and frames for a hook. Fragments delivered one by
 /// one must make the messages that are delivered whole, and a hook that lets everything pass must change nothing. The
-/// first two bytes choose the role, whether the other bytes are frames or a recipe for frames, where the input is
-/// split, whether the connection is closed on the way, whether text is checked, how messages are delivered, and whether
-/// there is a hook.
+/// first two bytes choose the role, the form of the other bytes (frames, or a recipe for frames), and where the input
+/// is split. They also choose whether the connection is closed on the way, whether text is checked, how messages are
+/// delivered, and whether there is a hook.
 pub fn receive(bytes: &[u8]) {
     let [choice, seed, rest @ ..] = bytes else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };

@@ -272,7 +272,7 @@ impl WebSocket {
     }
 
     /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] this time
-    /// moves with every received byte, so a caller may keep an old deadline and call this method again when the old
+    /// moves with every received byte. A caller may keep an old deadline, and call this method again when the old
     /// deadline has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
@@ -286,7 +286,7 @@ impl WebSocket {
         (ticks > 0).then(|| since.after(ticks))
     }
 
-    /// Acts on a deadline: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or ends the connection if the
+    /// Acts on a deadline. Pings a silent peer (RFC 6455 5.5.2) with the payload `ping`. Ends the connection if the
     /// peer has not answered a ping, or our close frame, in time.
     ///
     /// # Panics

@@ -5,8 +5,8 @@ use super::{
     headers::Headers,
 };
 
-/// The scan of the body after a head (RFC 9112 6.3). It finds the end of the body, so that bytes after the body are
-/// never taken for a part of the body, nor a part of the body for the next request.
+/// The scan of the body after a head (RFC 9112 6.3). The scan finds the end of the body. So bytes after the body are
+/// never read as a part of the body, and no part of the body is read as the next request.
 ///
 /// ```
 /// use ringhub::proto::RequestHead;

@@ -1,16 +1,16 @@
 //! The steps that work through the frame at the front of a connection's input.
 //!
 //! A connection has no buffer for whole frames. An unfragmented frame stays in the input until it is whole. The bytes
-//! that have arrived are unmasked in place and checked at once, and [`Front`] has the two positions up to which bytes
-//! are unmasked and checked. So no byte is unmasked twice, at most the three bytes of a cut character are checked
-//! twice, and bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
+//! that have arrived are unmasked in place and checked at once. [`Front`] has the two positions up to which bytes are
+//! unmasked and checked. So no byte is unmasked twice, and at most the three bytes of a cut character are checked
+//! twice. Bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
 //! arrives; a fragment that is a separate event stays in the input like an unfragmented frame. A payload to be dropped
 //! is skipped as it arrives.
 //!
-//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole, except data frames
-//! after our close frame, which are dropped as they arrive. Text is checked after the verdict: a dropped payload need
-//! not be UTF-8. The constant parameter `HOOKED` says whether there is a hook ([`WebSocket::advance`]), so a connection
-//! without a hook pays nothing for it.
+//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole. Only data frames after
+//! our close frame are dropped as they arrive. Text is checked after the verdict: a dropped payload need not be UTF-8.
+//! The constant parameter `HOOKED` says whether there is a hook ([`WebSocket::advance`]), so a connection without a
+//! hook pays nothing for it.
 
 use super::{
     super::{
@@ -211,8 +211,9 @@ impl WebSocket {
     }
 
     /// Unmasks the bytes of the data frame at the front that have arrived since the last call; if `is_checked`, checks
-    /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload,
-    /// and how many bytes at its end are the beginning of a character that is cut off there (0 without `is_checked`).
+    /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload.
+    /// If a character is cut at the payload's end, also returns the number of its bytes (else 0; 0 without
+    /// `is_checked`).
     #[inline]
     fn hold(
         &mut self,
