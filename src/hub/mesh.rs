@@ -4,7 +4,7 @@
 //! waits, in order, in an overflow beside the lane. Its sender then takes on no more messages for a home that is
 //! *behind*:
 //!
-//! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
+//! - while a shard's *requests* to a home wait, the shard receives nothing from connections that publish to that home;
 //! - while a shard's *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the
 //!   request lanes to it fill. For its own connections the shard is then a home that is behind;
 //! - while the waiting requests to all homes together, or the waiting deliveries, exceed the same limit, connections

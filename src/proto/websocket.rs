@@ -1,6 +1,6 @@
 //! The state machine of one established connection: bytes and time in; events, replies and the next deadline out.
 //!
-//! This file has all code that changes the state of a connection; `front.rs` works through the received bytes.
+//! This file has all code that changes the [`State`] of a connection; `front.rs` works through the received bytes.
 //! "Connecting" does not exist here: a [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). The other
 //! states are those of RFC 6455 7:
 //!
