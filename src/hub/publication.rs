@@ -32,8 +32,8 @@ pub struct Place {
     pub previous: u64,
 }
 
-/// A whole message of text or of binary data that is published to a topic. It does not change, and a clone shares its
-/// bytes.
+/// A whole message of text or of binary data that is published to a topic. A publication does not change, and a clone
+/// shares its bytes.
 ///
 /// ```
 /// use ringhub::{Publication, proto::MessageType};
@@ -43,7 +43,7 @@ pub struct Place {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// The payload behind the header with which a WebSocket of a server sends it (RFC 6455 5.2): one data frame.
+    /// One data frame as a WebSocket of a server sends it (RFC 6455 5.2): the header, then the payload.
     frame: Bytes,
     /// The length of the header.
     header: u8,
@@ -82,8 +82,8 @@ impl Publication {
         self
     }
 
-    /// Names the thing that the publication is about: a later publication of the same key replaces this one for those
-    /// who only want the latest state.
+    /// Names the thing that the publication is about: a later publication of the same key replaces this one for readers
+    /// that want only the latest state.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {
         self.names_mut().key = Some(key.into());
@@ -183,7 +183,7 @@ impl Publication {
         Self::of_frame(message.into_frame(), payload, kind)
     }
 
-    /// Makes a publication of one data frame, whose payload has so many bytes.
+    /// Makes a publication of one data frame, whose payload has `payload` bytes.
     #[inline]
     fn of_frame(frame: Bytes, payload: usize, kind: MessageType) -> Self {
         let header = (frame.len() - payload) as u8;
@@ -191,7 +191,7 @@ impl Publication {
     }
 }
 
-/// Makes a publication of a message that a client has sent, without a copy.
+/// Makes a publication of a message that a client has sent. Only a small payload is copied, see [`Message::prepare`].
 impl From<Message<'_>> for Publication {
     #[inline]
     fn from(message: Message<'_>) -> Self {
@@ -239,12 +239,13 @@ impl std::fmt::Display for NotAMessage {
 
 impl std::error::Error for NotAMessage {}
 
-/// A publication on its way to the subscribers of a topic. All lanes that carry it share one of these.
+/// A publication on its way to the subscribers of a topic. All lanes that carry the publication share one `Posted`.
 #[derive(Debug)]
 pub struct Posted {
     /// The topic.
     pub topic: TopicName,
-    /// The connection that has sent the message. It receives the publication only if it has subscribed with echo.
+    /// The connection that has sent the message. This connection receives the publication only if it has subscribed
+    /// with echo.
     pub source: Option<ConnectionId>,
     /// The publication.
     pub publication: Publication,

@@ -122,7 +122,7 @@ impl RequestHead {
         self.body
     }
 
-    /// Parses `head`. Its last line is the empty one, and every line ends with CR LF.
+    /// Parses `head`. The last line of `head` is empty, and every line ends with CR LF.
     fn parse(head: &[u8]) -> Result<Self, HttpError> {
         let line_end = head.iter().position(|&octet| octet == b'\r').ok_or(HttpError::RequestLine)?;
         let line = str::from_utf8(&head[..line_end]).map_err(|_| HttpError::RequestLine)?;
@@ -185,8 +185,8 @@ fn is_absolute(target: &str) -> bool {
     scheme_ok && is_authority(rest.split('/').next().unwrap_or_default())
 }
 
-/// Returns whether this is a host with or without a port (RFC 3986 3.2.2, 3.2.3). User information before the host is
-/// not accepted (RFC 9110 4.2.4).
+/// Returns whether `authority` is a host with or without a port (RFC 3986 3.2.2, 3.2.3). User information before the
+/// host is not accepted (RFC 9110 4.2.4).
 fn is_authority(authority: &str) -> bool {
     let (is_host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
