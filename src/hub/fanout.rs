@@ -9,7 +9,7 @@ use super::{
     audience::{Audience, AudienceId, Filled},
     connection_id::ConnectionId,
     connections::{Attachment, Connections},
-    encoding::{Encodable, Encode},
+    encoding::{Encodable, Encode, Encodings},
     format::Format,
     hub::ShardHub,
     piece::Owed,
@@ -32,21 +32,10 @@ impl<T: Attachment> ShardHub<T> {
         publication: &Publication,
         place: Option<Place>,
     ) {
-        let subscription = source.and_then(|id| self.connections.get(id)?.subscriptions.get(topic));
-        let excluded = subscription
-            .filter(|own| !own.echo && own.membership != Membership::Pending)
-            .and_then(|own| Some((own.format, source?.slot())));
+        let excluded = source.and_then(|id| self.excluded(topic, id));
         let except = |format| excluded.filter(|(own, _)| *own == format).map(|(_, slot)| slot);
-        let entry = &mut self.topics[topic];
-        let mut gathering = Gathering {
-            topic,
-            tag: Tag { place, time: publication.time() },
-            gathered_bytes: &mut self.gathered_bytes,
-            spare: &mut self.spare,
-            dirty: &mut self.dirty,
-            last_gathered: &mut self.last_gathered,
-            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
-        };
+        let tag = Tag { place, time: publication.time() };
+        let (entry, mut gathering) = self.gathering(topic, &tag);
         let raw = entry.audiences.raw_mut();
         if raw.has_members() {
             gathering.append(Format::RAW, raw, publication.frame(), except(Format::RAW));
@@ -59,10 +48,44 @@ impl<T: Attachment> ShardHub<T> {
             if audience.has_members() {
                 let prepared = publication.prepared(format);
                 let encodable = Encodable { topic: name, publication, place, prepared };
-                let frame = encoded(self.encodings.get(format), &encodable, &mut self.encoded);
+                let frame = encoded(gathering.encodings.get(format), &encodable, gathering.encoded);
                 gathering.append(format, audience, &frame, except(format));
             }
         }
+    }
+
+    /// Gathers a copy of a raw frame for the topic's subscribers on this shard, all of which want raw frames.
+    pub(super) fn gather_copy(&mut self, topic: TopicId, source: ConnectionId, frame: &[u8], tag: Tag) {
+        let excluded = self.excluded(topic, source).filter(|(own, _)| *own == Format::RAW).map(|(_, slot)| slot);
+        let (entry, mut gathering) = self.gathering(topic, &tag);
+        let raw = entry.audiences.raw_mut();
+        if raw.has_members() {
+            gathering.add(Format::RAW, raw, |run, tag| run.append_copy(frame, excluded, tag));
+        }
+    }
+
+    /// Returns the format and the slot of a publisher that is to get none of its own publications.
+    #[inline]
+    fn excluded(&self, topic: TopicId, source: ConnectionId) -> Option<(Format, u32)> {
+        let own = self.connections.get(source)?.subscriptions.get(topic)?;
+        (!own.echo && own.membership != Membership::Pending).then_some((own.format, source.slot()))
+    }
+
+    /// Returns a topic, and the parts of the hub that gathering for its audiences changes.
+    #[inline]
+    fn gathering<'a>(&'a mut self, topic: TopicId, tag: &'a Tag) -> (&'a mut Topic, Gathering<'a>) {
+        let gathering = Gathering {
+            topic,
+            tag,
+            gathered_bytes: &mut self.gathered_bytes,
+            spare: &mut self.spare,
+            dirty: &mut self.dirty,
+            last_gathered: &mut self.last_gathered,
+            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
+            encodings: &self.encodings,
+            encoded: &mut self.encoded,
+        };
+        (&mut self.topics[topic], gathering)
     }
 
     /// Begins a walk for every audience that has a run and no walk: freezes the run, and adds the audience to `walks`.
@@ -269,20 +292,28 @@ impl<T: Attachment> ShardHub<T> {
 /// The parts of a hub that gathering for an audience changes.
 struct Gathering<'a> {
     topic: TopicId,
-    tag: Tag,
+    tag: &'a Tag,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
     last_gathered: &'a mut Option<TopicId>,
     /// The weight of all messages that have come by lanes, if this message has come by a lane.
     from_mail: Option<&'a mut usize>,
+    encodings: &'a Encodings,
+    encoded: &'a mut BytesMut,
 }
 
 impl Gathering<'_> {
     /// Appends a frame to the run of an audience. The frame is not owed to the subscriber at slot `except`.
+    #[inline]
+    fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
+        self.add(format, audience, |run, tag| run.append(frame, except, tag.copied()));
+    }
+
+    /// Lets `append` append a frame to the run of an audience.
     // Each publication comes here, and a call would cost as much as the body of this function.
     #[inline(always)]
-    fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
+    fn add(&mut self, format: Format, audience: &mut Audience, append: impl FnOnce(&mut Run, Option<&Tag>)) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
             let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), Tags::Off));
@@ -295,7 +326,7 @@ impl Gathering<'_> {
         if let Some(run) = &mut audience.run {
             run.note_epoch(epoch);
             let before = *self.gathered_bytes;
-            change(self.gathered_bytes, run, |run| run.append(frame, except, Some(self.tag)));
+            change(self.gathered_bytes, run, |run| append(run, Some(self.tag)));
             *self.last_gathered = Some(self.topic);
             if let Some(from_mail) = &mut self.from_mail {
                 let weight = self.gathered_bytes.saturating_sub(before);

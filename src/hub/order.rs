@@ -15,10 +15,12 @@ use super::{
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
+    tag::Tag,
     topic_id::TopicId,
     topic_name::TopicName,
     topics::TopicRole,
 };
+use crate::proto::Message;
 
 impl<T: Attachment> ShardHub<T> {
     /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which may have neither a subscriber nor a
@@ -79,7 +81,7 @@ impl<T: Attachment> ShardHub<T> {
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
-                    let place = self.sequence(topic, source, &publication);
+                    let place = self.sequence(topic, source, publication.payload());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
@@ -97,6 +99,34 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Publishes a message of a client on this shard, as [`ShardHub::publish`] does.
+    ///
+    /// Makes no [`Publication`] of a message whose frame is copied into one run and goes nowhere else.
+    pub fn forward(
+        &mut self,
+        topic: TopicId,
+        source: ConnectionId,
+        mut message: Message<'_>,
+        scope: Scope,
+    ) -> Option<Place> {
+        if scope == Scope::Shard || !self.gathers_raw_alone(topic) || !message.is_small() {
+            return self.publish(topic, Some(source), message.into(), scope);
+        }
+        let place = self.sequence(topic, Some(source), message.payload());
+        let tag = Tag { place: Some(place), time: self.now() };
+        self.gather_copy(topic, source, message.frame(), tag);
+        Some(place)
+    }
+
+    /// Returns whether this shard gives the topic's publications their places, and gathers them for the audience of
+    /// raw frames alone.
+    #[inline]
+    fn gathers_raw_alone(&self, topic: TopicId) -> bool {
+        let entry = &self.topics[topic];
+        let TopicRole::Home(home) = &entry.role else { return false };
+        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others()
+    }
+
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
     /// orders the topic, sends the publication to the engine instead, and returns `None`;
     /// [`ShardHub::distribute_given`] follows when the engine has given the place.
@@ -112,7 +142,7 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.request(engine, Request::Order(Box::new(unplaced)));
             return None;
         }
-        let place = self.sequence(topic, posted.source, &posted.publication);
+        let place = self.sequence(topic, posted.source, posted.publication.payload());
         self.distribute(topic, posted, place);
         Some(place)
     }
@@ -129,21 +159,21 @@ impl<T: Attachment> ShardHub<T> {
         (home.epoch, home.offset) = (place.epoch, place.offset);
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, posted.source, &posted.publication);
+            journal.note_ordered(&entry.name, posted.source, posted.publication.payload());
         }
         self.distribute(topic, posted, place);
     }
 
     /// Gives a publication the next place in its topic's order.
     #[inline]
-    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _publication: &Publication) -> Place {
+    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _payload: &[u8]) -> Place {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
         let previous = home.offset;
         home.offset += 1;
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _publication);
+            journal.note_ordered(&entry.name, _source, _payload);
         }
         Place { epoch: home.epoch, offset: home.offset, previous }
     }

@@ -91,18 +91,35 @@ impl Run {
             self.seal_tail();
             let charge = pinned(frame);
             self.large += charge;
-            self.tag(frame.len(), tag);
+            self.tag(frame.len(), tag.as_ref());
             let tags = self.seal_tags();
             self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });
+            self.note_end(frame.len(), except);
         } else {
-            self.make_room(frame.len());
-            self.tail.extend_from_slice(frame);
-            self.tag(self.tail.len(), tag);
-            self.tail_messages += 1;
-            self.small += frame.len();
+            self.append_copy(frame, except, tag.as_ref());
         }
+    }
+
+    /// Appends a copy of a frame, as [`Run::append`] does with a small frame.
+    ///
+    /// # Panics
+    ///
+    /// As of [`Run::append`].
+    #[inline]
+    pub(super) fn append_copy(&mut self, frame: &[u8], except: Option<u32>, tag: Option<&Tag>) {
+        self.make_room(frame.len());
+        self.tail.extend_from_slice(frame);
+        self.tag(self.tail.len(), tag);
+        self.tail_messages += 1;
+        self.small += frame.len();
+        self.note_end(frame.len(), except);
+    }
+
+    /// Notes that a message of this many bytes was appended, which is not owed to the subscriber at slot `except`.
+    #[inline]
+    fn note_end(&mut self, bytes: usize, except: Option<u32>) {
         let begin = self.gathered.end;
-        self.gathered.end = Position { byte: begin.byte + frame.len(), message: begin.message + 1 };
+        self.gathered.end = Position { byte: begin.byte + bytes, message: begin.message + 1 };
         if let Some(slot) = except {
             self.exclude(slot, begin..self.gathered.end);
         }
@@ -248,9 +265,9 @@ impl Run {
 
     /// Tags the message that ends at byte `end` of the next piece.
     #[inline]
-    fn tag(&mut self, end: usize, tag: Option<Tag>) {
+    fn tag(&mut self, end: usize, tag: Option<&Tag>) {
         if let Some(tags) = &mut self.tags {
-            let tag = tag.expect("each message of a run with tags has one");
+            let tag = *tag.expect("each message of a run with tags has one");
             tags.tail.push(TaggedMessage { end, tag });
         }
     }

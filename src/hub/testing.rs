@@ -172,8 +172,7 @@ pub(crate) struct Ordered {
 }
 
 impl Journal {
-    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, publication: &Publication) {
-        let payload = publication.payload();
+    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, payload: &[u8]) {
         let beginning = payload[..payload.len().min(BEGINNING)].into();
         self.ordered.entry(topic.clone()).or_default().push(Ordered { source, beginning });
     }

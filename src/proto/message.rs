@@ -1,7 +1,7 @@
 //! Received messages and fragments, and how they become frames to send.
 
 use super::{
-    frame::{Fin, HEADER_ROOM, MessageType, OpCode},
+    frame::{Fin, FrameHeader, HEADER_ROOM, MessageType, OpCode},
     input::Input,
     prepared::PreparedMessage,
 };
@@ -58,6 +58,27 @@ impl<'a> Message<'a> {
             MessageType::Text => simdutf8::basic::from_utf8(self.payload()).ok(),
             MessageType::Binary => None,
         }
+    }
+
+    /// Returns whether the frame of the message is shorter than [`LARGE_FRAME`].
+    #[inline]
+    pub(crate) fn is_small(&self) -> bool {
+        self.payload().len() + HEADER_ROOM < LARGE_FRAME
+    }
+
+    /// Returns the message as one frame for all its recipients: writes the header of a server in front of the payload,
+    /// where the client's header stood, which was at least as long.
+    pub(crate) fn frame(&mut self) -> &[u8] {
+        let opcode = self.message_type.opcode();
+        let (buffer, payload) = match &mut self.source {
+            Source::InPlace { input, payload } => (&mut input.bytes[..payload.end], payload.start),
+            Source::Assembled(buffer) => (&mut buffer[..], HEADER_ROOM),
+        };
+        let mut header = [0; FrameHeader::LEN_MAX];
+        let header_len = FrameHeader::new(opcode, Fin::Set, buffer.len() - payload).encode(&mut header);
+        let begin = payload - header_len;
+        buffer[begin..payload].copy_from_slice(&header[..header_len]);
+        &buffer[begin..]
     }
 
     /// Encodes the message as one frame for all its recipients.

@@ -221,8 +221,10 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
                 "connections that speak HTTP come faster than they are taken in: some are refused"
             );
         }
-        let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");
-        send_and_close(lobby.backend, BoundedClose::new(Rc::new(handed_off.socket)), refusal.encode()).await;
+        let refusal = Refusal::not_now("connections that speak HTTP come faster than this server takes them in");
+        let method = if handed_off.received.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
+        let answer = refusal.encode_for(method);
+        send_and_close(lobby.backend, BoundedClose::new(Rc::new(handed_off.socket)), answer).await;
     }
 }
 

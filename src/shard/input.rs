@@ -110,7 +110,7 @@ impl<I: Io> Shard<I> {
                     has_ended_message = true;
                     self.count(Counter::MessagesIn, 1);
                     if let Some(Publishing { topic, scope }) = publishes {
-                        self.hub.publish(topic, Some(id), message.into(), scope);
+                        self.hub.forward(topic, id, message, scope);
                     } else {
                         self.send_replies(id, &mut replies);
                         self.dispatch(id, Event::Message(message));
