@@ -76,9 +76,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Keeps the bytes that the client has sent after its opening request, which are parsed with the next batch. Until
-    /// then they count as an unfinished message, whose time begins here: while the shard may not parse, any number of
-    /// clients may come with bytes after their requests.
+    /// Keeps the bytes that the client has sent after its opening request. The next batch parses them. Until then they
+    /// count as an unfinished message, whose time begins here: while the shard may not parse, any number of clients may
+    /// come with bytes after their requests.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()

@@ -32,7 +32,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The form in which the connection gets publications.
     pub(crate) format: Format,
-    /// The answer to the client's opening request, as RFC 6455 4.2.2 has it for a WebSocket. Nothing may overtake it.
+    /// The answer to the client's opening request; for a WebSocket see RFC 6455 4.2.2. No other output may overtake the
+    /// answer.
     pub(crate) answer: Bytes,
     /// The bytes that the client sent behind its opening request.
     pub(crate) leftover: BytesMut,

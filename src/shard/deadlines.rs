@@ -45,7 +45,8 @@ impl<I: Io> Shard<I> {
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading != Reading::Idle {
-            // The connection's input waits, or is not received because of its backlog.
+            // The connection's silence proves nothing: its input waits in a queue, or the shard does not receive from
+            // it.
             connection.io.session.excuse_silence(self.now);
         }
         self.expire_watch(id);

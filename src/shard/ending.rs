@@ -26,8 +26,8 @@
 //! send ends the output alone: its connection leaves its topics, and stays until that input is handled. The error of a
 //! receive stands after all input.
 //!
-//! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
-//! does.
+//! The peer's side goes from `Sends` to `Ended`, whatever our side does. In between it is `HungUp`, if the ring reports
+//! a hang-up before the end is received.
 //!
 //! The close timeout bounds all three steps, unless it is 0. If the peer has not taken everything by the deadline, or
 //! when the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for minutes, beyond
@@ -56,15 +56,15 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Takes the steps that are due if the connection's session has left the open state. Every call that may end the
-    /// open state is followed by this one.
+    /// Takes the steps that are due if the connection's session has left the open state. This call follows every call
+    /// that may end the open state.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.session.state() == State::Open {
             return;
         }
         if connection.is_lost {
-            // Its goodbye cannot be sent, and its input is only dropped from here on.
+            // The goodbye of a lost connection cannot be sent, and its further input would only be dropped.
             return self.end_lost(id);
         }
         if connection.io.sides.is_open() {
@@ -175,7 +175,7 @@ impl<I: Io> Shard<I> {
         (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
         connection.io.sides.leave();
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
-        // The socket's end shows after the input, and the ring may have reported it before.
+        // The end of the socket shows after the input. The ring may have reported this end already.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
@@ -221,7 +221,8 @@ impl<I: Io> Shard<I> {
         self.count(Counter::Reset, 1);
     }
 
-    /// Takes out a connection that has not left by itself, whether a drain has closed it or not.
+    /// Takes out a connection that has not left by itself. In a drain the connection counts as dropped, even if the
+    /// drain has closed it.
     fn give_up(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         if let Some(drain) = &mut self.drain {
             drain.note_end(id);
