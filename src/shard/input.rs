@@ -59,10 +59,10 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
-        // Before the wait, which stops the time of the message.
+        // The message is noted before the wait, which stops the message's time.
         self.note_unfinished(id, new, has_ended_message);
         if let Some(homes) = lacking {
-            // Also without input: the client's next message has to wait as well.
+            // The connection waits even if no input is left: the client's next message would have to wait as well.
             self.await_home(id, homes, Queue::Busy);
         }
         self.look_at_unparsed(id);

@@ -18,8 +18,8 @@ impl Simulation {
         self.clients.iter().filter(|client| client.closed_at.is_none())
     }
 
-    /// Checks what holds between any two turns of a shard. So many close timeouts were counted before the turn, and so
-    /// many connections cut off.
+    /// Checks what must hold between any two turns of a shard. The last parameter has the numbers of close timeouts and
+    /// of connections cut off that were counted before the turn.
     pub(super) fn check_turn(&mut self, shard: usize, (close_timeout, cut_off): (u64, u64)) {
         let network = Rc::clone(&self.drivers[shard].network);
         let network = &mut *network.borrow_mut();

@@ -33,8 +33,8 @@ fn message(length: usize) -> Vec<u8> {
     [&header[..], &[0; 4], &vec![0; length]].concat()
 }
 
-/// A copy that a turn does not make is the first of the next turn: a turn makes a very large one only as its first.
-/// Behind a crowd that copies a little in each turn it would never be made.
+/// A copy that waits is the first of the next turn. A turn makes a very large copy only as its first. So behind a crowd
+/// that copies a little in each turn, such a copy would otherwise never be made.
 #[test]
 fn a_copy_that_waits_is_the_first_of_the_next_turn() {
     let mut world = World::without_clients(|config: &mut Config| {
@@ -83,7 +83,7 @@ fn a_crowd_that_receives_much_keeps_no_small_client_waiting() {
     let (large, whole) = (message(1 << 20)[..300 << 10].to_vec(), message(60_000).repeat(12));
     for (input, waits_for_copies, small) in [(&large, true, 10), (&whole, false, 10)] {
         let mut world = World::new(CROWD + small);
-        // As while a walk is under way that is bounded in bytes.
+        // So few frames are parsed in a turn during a walk that hands out few shares.
         world.shard.pace.frames = 64;
         for client in CROWD..CROWD + small {
             world.sent(client);
@@ -134,7 +134,7 @@ fn a_client_without_a_share_is_the_first_of_the_next_turn() {
     assert!(!world.shard.incoming.is_empty(), "the crowd has input to the end");
 }
 
-/// Behind a frame that was consumed the beginning of the next one keeps no more memory than its own.
+/// After a frame that was consumed, the beginning of the next frame keeps only memory of its own size.
 #[test]
 fn a_beginning_behind_a_frame_keeps_no_buffer() {
     let mut world = World::new(1);

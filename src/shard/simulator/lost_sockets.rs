@@ -37,7 +37,7 @@ impl World {
         self.shard.hub.connections.get(id).is_some()
     }
 
-    /// A client whose messages go to its handler.
+    /// Adds a client whose messages go to its handler.
     fn connect_asking(&mut self) -> ConnectionId {
         let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
         let subscriptions = vec![(TopicName::new("t").expect("a name"), true)];

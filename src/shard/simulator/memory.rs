@@ -19,7 +19,7 @@ pub(super) struct Room {
     /// The shard takes no requests.
     delivers_much: bool,
     places: Vec<u64>,
-    /// The messages that handlers have published by then whatever waited.
+    /// The number of messages that handlers have published by then without waiting for room.
     unasked: usize,
 }
 
@@ -53,8 +53,8 @@ impl Simulation {
         }
         let (shard, others) = (&driver.shard, self.drivers.len() - 1);
         let UnderWay { requests, deliveries, gathered, .. } = UnderWay::of(&shard.hub);
-        // The limits are looked at between any two messages of a connection. Beyond them come one message of each
-        // connection of a batch, and those that handlers publish when something else has happened.
+        // The limits are checked between any two messages of a connection. Beyond the limits come one message of each
+        // connection of a batch, and the messages that handlers publish without waiting for room.
         let beyond = shard.pace.receive_batch.min(driver.clients.len()) + 1 + self.unasked;
         let in_lane = beyond * (self.most_of_a_frame() + LANE_BESIDES);
         // Handlers' connections wait for any home at the limit; others publish to each home, and each may leave a mark.
@@ -103,7 +103,7 @@ const HEADER: usize = 10;
 /// An entry of a lane without its frame, in an overflow that doubles.
 const LANE_BESIDES: usize = 300;
 
-/// A run without messages, and what each message takes in addition to its frame, and each subscriber that has joined:
-/// an exclusion, or a piece.
+/// The bytes of a run without messages; and the bytes of a piece or an exclusion, which each message and each
+/// subscriber that has joined may add.
 const RUN: usize = 1_024;
 const RUN_BESIDES: usize = 100;

@@ -23,7 +23,7 @@ pub(super) struct Sealing {
     /// The beginnings of records that were taken, and that were fetched.
     taken: BytesMut,
     fetched: BytesMut,
-    /// Questions of the client's transport that the server's has to answer.
+    /// Questions of the client's transport that the server's transport has to answer.
     asked: u64,
     /// Whether the server has said goodbye.
     pub(super) is_over: bool,
@@ -69,7 +69,7 @@ impl Sealing {
         }
     }
 
-    /// Returns the bytes in the records that a socket has taken now, or whose rest it has taken.
+    /// Returns the contents of the records that are whole with these bytes, which a socket has taken now.
     pub(super) fn witness(&mut self, taken: &[u8]) -> BytesMut {
         assert!(!self.is_over || taken.is_empty(), "something follows the goodbye of a transport");
         let (opened, is_last) = open(&mut self.witness, &mut self.taken, taken);
@@ -77,7 +77,7 @@ impl Sealing {
         opened
     }
 
-    /// Returns the bytes in the records that the client has fetched now, or whose rest it has fetched.
+    /// Returns the contents of the records that are whole with these bytes, which the client has fetched now.
     pub(super) fn fetch(&mut self, fetched: &[u8]) -> BytesMut {
         open(&mut self.client, &mut self.fetched, fetched).0
     }

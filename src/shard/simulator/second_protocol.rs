@@ -70,7 +70,7 @@ fn a_goodbye_without_an_answer_ends_our_side() {
     let connection = world.shard.hub.connections.get(id).expect("it is owed output");
     assert!(connection.io.session.state() == State::Closed && connection.io.has_backlog());
     assert!(!world.network.borrow().lines[0].finished);
-    // Its client takes it bit by bit.
+    // The client takes its output.
     let mut room = world.network.borrow_mut();
     room.lines[0].room = usize::MAX;
     room.fetch(0, usize::MAX);

@@ -52,7 +52,7 @@ impl Offered {
         self.largest = self.largest.max(bytes);
     }
 
-    /// Returns whether this is what one flush may offer. Its last entry may have more bytes than are left of its
+    /// Returns whether one flush may offer so much. The last entry may have more bytes than are left of the flush's
     /// portion.
     pub(super) fn is_within(&self, pace: &Pace) -> bool {
         self.entries <= pace.flush_entries && self.bytes < pace.flush_bytes + self.largest.max(1)
