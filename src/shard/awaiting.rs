@@ -177,8 +177,8 @@ impl Awaiting {
         self.entries = self.by_topic.values().chain(&self.by_home).chain([&self.any]).map(Queues::len).sum();
     }
 
-    /// Returns the homes whose queues stand at this place in the order of looks: each single home, then the queues for
-    /// any home.
+    /// Returns the homes whose queues have this place in the order in which queues are looked at: each single home,
+    /// then the queues for any home.
     fn homes_at(&self, at: usize) -> Homes {
         if at < self.by_home.len() { Homes::One(at as u16) } else { Homes::Any }
     }

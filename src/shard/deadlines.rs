@@ -40,7 +40,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         if self.marks.until(id).is_some_and(|until| until <= self.now) {
-            tracing::debug!(%id, peer = self.peer(id), "its own messages have not come back in time");
+            tracing::debug!(%id, peer = self.peer(id), "the connection's own messages have not come back in time");
             self.end_marks(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -19,7 +19,7 @@
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
 //! | `Open` | any | a send fails | `lose_output` | `Leaving`, and the connection is lost |
-//! | `Leaving`, lost | any | the session is not open any more, or the input has been received | `lose` | reset |
+//! | `Leaving`, lost | any | the session is not open any more, or the input has been received | `end_lost` | reset |
 //! | any other | any | a send or a receive fails | `lose` | reset |
 //!
 //! A send fails as soon as a reset has arrived, while Linux keeps the input in front of the reset readable. So a failed
@@ -30,8 +30,8 @@
 //! a hang-up before the end is received.
 //!
 //! The close timeout bounds all three steps, unless it is 0. If the peer has not taken everything by the deadline, or
-//! when the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for minutes, beyond
-//! the server's end.
+//! by the time at which the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for
+//! minutes, beyond the server's end.
 
 use std::io;
 

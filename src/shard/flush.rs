@@ -11,7 +11,7 @@
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
 //!   walk if need be, and goes on in the next turn. Until a walk ends, its audience gathers into the next run.
 //!
-//! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
+//! A batch is planned, then sent, then settled. Planning and settling change connections; sending only borrows them.
 
 use std::{
     io::{self, IoSlice},
@@ -327,7 +327,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Waits for room for the rest of a backlog, of which `offered` bytes were offered and not all taken. Returns how
-    /// many of these were not taken.
+    /// many of the offered bytes were not taken.
     fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
         let sent = match Unsent::taken(sent) {
             Ok(sent) => sent,

@@ -211,7 +211,7 @@ fn complete(lobby: &Lobby, head: &RequestHead, endpoint: &Endpoint, response: Re
     response.encode(head.method() != "HEAD")
 }
 
-/// Gives a connection that speaks HTTP to the control thread.
+/// Gives a connection that speaks HTTP to the control thread, or refuses it if the control thread has no room.
 async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
     if let Err(handed_off) = lobby.control.transfer(handed_off) {
         lobby.counters.add(Counter::RefusedLimit, 1);

@@ -80,7 +80,7 @@ pub(super) struct Next {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) bytes: BytesMut,
-    /// The buffer was made for one connection's frame, and is not one of the shard's receive buffers.
+    /// The buffer belongs to one connection, and is not one of the shard's receive buffers.
     pub(super) is_own: bool,
     /// Bytes at the buffer's front have been parsed and are gone.
     pub(super) is_consumed: bool,
@@ -254,7 +254,7 @@ impl Incoming {
     }
 
     /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends the wait when the
-    /// connection is taken out of its queue, [`Incoming::leave_home`] before that.
+    /// connection is taken out of its queue; [`Incoming::leave_home`] ends the wait earlier.
     pub(super) fn await_home(
         &mut self,
         connection: &mut ShardConnection,
@@ -327,7 +327,7 @@ impl Incoming {
         }
     }
 
-    /// Removes from the queues the connections that wait for no home any more, once these outnumber the others.
+    /// Removes from the queues the connections that wait for no home any more, if these are many.
     pub(super) fn compact_awaiting(&mut self, waits: impl Fn(ConnectionId) -> bool) {
         self.awaiting.compact(waits);
     }

@@ -87,7 +87,7 @@ pub(crate) struct Output {
     /// Whole frames for this connection alone, such as the opening answer, pongs and the goodbye. They leave with the
     /// next flush if there is no backlog.
     pub(crate) outbox: Vec<u8>,
-    /// The bytes that the socket did not take.
+    /// The output that the socket did not take, and the output that is queued after it.
     pub(crate) backlog: Backlog,
     /// The room in the socket for the backlog.
     pub(crate) room: Room,

@@ -27,11 +27,11 @@ enum Stage {
         /// When the shard last had mail to take.
         last_mail: Tick,
     },
-    /// Connections are closed.
+    /// The drain closes connections.
     Closes {
-        /// How many in a tick.
+        /// How many connections are closed in a tick.
         per_tick: usize,
-        /// When the next are due.
+        /// When the next connections are due.
         next: Tick,
     },
 }
@@ -191,7 +191,7 @@ mod tests {
         drain.begin_closing(Tick(50), true);
         assert_eq!((drain.step(Tick(50)).len(), drain.step(Tick(50)).len()), (1_000, 0));
         assert_eq!((drain.step(Tick(53)).len(), drain.step(Tick(54)).len()), (3_000, 1_000));
-        // Without any time all are closed at once.
+        // A drain without any time closes all connections at once.
         let mut drain = self::drain(0, 10_000);
         assert!(drain.begin_closing(Tick(50), false));
         assert_eq!(closes(&mut drain, 50), [10_000]);

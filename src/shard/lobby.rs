@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
-    /// The way of connections that ask for no WebSocket.
+    /// The way to the control thread, for connections that ask for no WebSocket.
     pub(super) control: ControlHandoff,
     /// The endpoints by their paths, and each route's handler on this shard.
     pub(super) endpoints: Arc<Endpoints>,
@@ -37,9 +37,9 @@ pub(super) struct Lobby {
     pub(super) addresses: Vec<SocketAddr>,
     arrivals: RefCell<VecDeque<Arrival<Transport>>>,
     arrived: Notify,
-    /// Established connections, as the turn has last set them.
+    /// The number of established connections, as the last turn has set it.
     open: Cell<usize>,
-    /// Opening handshakes under way.
+    /// The number of opening handshakes under way.
     pending: Cell<usize>,
     /// The counts of the sockets of all threads, which limits bound.
     pub(super) sockets: Sockets,
@@ -148,7 +148,7 @@ impl Lobby {
     ///
     /// # Errors
     ///
-    /// The answer that refuses it.
+    /// The answer that refuses the request.
     pub(super) fn authorize(
         &self,
         credentials: &Credentials<'_>,

@@ -71,7 +71,7 @@ pub(super) enum Contents {
     Backlog,
 }
 
-/// The part of an entry that one walk hands to a connection without a backlog.
+/// The part of an entry that one walk hands to a connection without a backlog, or such a connection's outbox alone.
 #[derive(Debug)]
 pub(super) enum Portion {
     /// The whole run of the audience's walk.
@@ -85,7 +85,7 @@ pub(super) enum Portion {
 pub(super) enum Outcome {
     /// The connection's socket has failed. Input may wait in it.
     Lost(ConnectionId, io::Error),
-    /// The connection's socket has taken all that the connection was owed.
+    /// The connection is not open, and its socket has taken all that the connection was owed.
     Done(ConnectionId),
     /// The connection's output has grown, and may be beyond its limit.
     Slow(ConnectionId),

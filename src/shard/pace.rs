@@ -58,8 +58,8 @@ impl Pace {
     };
 
     /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way. Otherwise the
-    /// turn takes `portion × last_walked / flush_entries`, but at least one for each connection of a receive batch. The
-    /// last flush has handed out `last_walked` shares.
+    /// turn takes `portion × last_walked / flush_entries`, but at least one frame or message for each connection of a
+    /// receive batch. The last flush has handed out `last_walked` shares.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
     /// the walk takes more turns, and with a constant portion each run would be longer than the run before it. With
@@ -73,8 +73,8 @@ impl Pace {
     }
 }
 
-/// The kinds of mail. The kind that has used up the room for mail comes last from then on, so that neither starves
-/// behind a flood of the other.
+/// The kinds of mail. The kind that has used up the room for mail comes last from then on, so that a flood of one kind
+/// does not starve the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mail {
     Deliveries,

@@ -7,13 +7,13 @@
 //!   evenly; a connection alone gets all of it. A connection whose part of the budget is used up keeps the rest of its
 //!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
 //!   does a KiB that is copied because a large message has filled its buffer.
-//! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
-//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
-//!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
-//!   sends little waits for no crowd of clients that send much. Connections whose next message goes to a home
-//!   that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
-//!   ([`awaiting`](super::awaiting)) until there is room.
-//!   Closed connections stand apart: a turn drops some of their input.
+//! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections stand in `busy`
+//!   if they had more input than their share, if their socket filled its buffer, or if they are closing. Connections
+//!   whose frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
+//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
+//!   home that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
+//!   ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some of their
+//!   input.
 //! - **Room is checked between two messages.** After each message the shard checks the room for output. So if the shard
 //!   becomes full within a batch, at most one more message of each connection of the batch is parsed. An open
 //!   connection that is owed more than half of its backlog's limit is *parked* unless its route has
@@ -89,7 +89,7 @@ impl<I: Io> Shard<I> {
                 break;
             }
             if self.receives_nothing() {
-                // Publishers wait in their sockets until subscribers have been served.
+                // The input of publishers stays in their sockets until subscribers have been served.
                 self.count(Counter::ReceivePaused, 1);
                 break;
             }

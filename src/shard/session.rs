@@ -146,7 +146,7 @@ impl Session {
         of!(self, protocol => protocol.receive(now, input, limits, replies))
     }
 
-    /// Receives as [`Session::receive`] does, and calls a hook for each frame before it takes effect. A protocol
+    /// Receives as [`Session::receive`] does, and calls a hook for each frame before the frame takes effect. A protocol
     /// without frames shows a message as the one frame that would carry it.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Session {
         of!(self, protocol => protocol.close(now, code, reason, replies));
     }
 
-    /// Ends the session without a goodbye: its socket is lost, or the peer has ended it without one.
+    /// Ends the session without a goodbye: its socket is lost, or the peer has ended its side without a goodbye.
     pub(crate) fn abandon(&mut self) {
         of!(self, protocol => protocol.abandon());
     }

@@ -78,7 +78,7 @@ use crate::{
 };
 
 impl Simulation {
-    /// Returns the run that the seed draws; `config` is what it begins with.
+    /// Returns the run that the seed draws. The draw changes some settings of `config`.
     fn of_seed(seed: u64, is_logged: bool, config: &Config) -> Self {
         let mut random = Random::new(seed);
         let mut config = config.clone();

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends the protocol's replies, and keeps their buffer for the next ones.
+    /// Appends the protocol's replies, and keeps their buffer for the next replies.
     pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();

@@ -25,11 +25,11 @@ use crate::{
 pub(super) struct Subscription {
     pub(super) topic: usize,
     pub(super) echo: bool,
-    /// The place of the connection's shard in the topic's order when the connection subscribed: it gets no earlier
-    /// message.
+    /// The place of the connection's shard in the topic's order when the connection subscribed: the connection gets no
+    /// earlier message.
     pub(super) asked_at: u64,
-    /// The offset of the topic's last message when the connection learned that the subscription is live: it gets every
-    /// later one.
+    /// The offset of the topic's last message when the connection learned that the subscription is live: the connection
+    /// gets every later message.
     pub(super) live_at: Option<u64>,
     /// The places of the shard before and after the turn in which the subscription ended, if it ended before the
     /// connection did.
@@ -120,8 +120,9 @@ pub(super) struct Client {
     pub(super) echo: bool,
     /// All subscriptions that there have been.
     pub(super) subscriptions: Vec<Subscription>,
-    /// How many messages calls have published for it, and how many its handler was asked to publish, by topic.
+    /// How many messages calls have published for the client, by topic.
     pub(super) called: Vec<u32>,
+    /// How many messages the client's handler was asked to publish, by topic.
     pub(super) asked_to_publish: Vec<u32>,
     /// How many messages its handler publishes when a subscription goes live.
     pub(super) live_messages: u32,
@@ -145,18 +146,19 @@ pub(super) struct Client {
     pub(super) backlog: Option<BacklogSeen>,
     /// The connection has ended.
     pub(super) gone: bool,
-    /// A close was asked for: of the handler, and of the control thread.
+    /// An act of the handler or of a call closes the connection.
     pub(super) asks_for_close: bool,
+    /// The control thread was asked to close the connection.
     pub(super) is_closed_by_command: bool,
     /// The client has ended the connection, and the shard had no other reason to end it.
     pub(super) has_ended_it: bool,
     /// The control thread has sent a message to this connection.
     pub(super) is_sent_to: bool,
-    /// Some of what the client had sent was lost before it arrived.
+    /// Some bytes of the client were lost before they arrived.
     pub(super) is_truncated: bool,
-    /// The messages that the control thread has sent to this connection and that were accepted, and those that have
-    /// arrived, by their tickets.
+    /// The tickets of the messages of the control thread that the connection has accepted.
     pub(super) accepted: Vec<u64>,
+    /// The tickets of the messages of the control thread that have arrived.
     pub(super) direct: Vec<u64>,
     /// Messages that have been sent whole.
     pub(super) sent: u32,

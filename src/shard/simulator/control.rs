@@ -36,7 +36,7 @@ pub(super) struct Control {
 pub(super) struct Post {
     pub(super) topic: usize,
     pub(super) name: Name,
-    /// The client that does not get the message unless it has an echo.
+    /// The client that is the message's source: it gets the message only with an echo.
     pub(super) source: Option<usize>,
     /// The place that the topic's home has answered.
     pub(super) place: Option<Place>,
@@ -246,11 +246,11 @@ impl Control {
     }
 }
 
-/// Requests that may wait for room.
+/// The most requests that may wait for room.
 const QUEUE_MAX: usize = 30;
 
 impl Submission {
-    /// Returns the shard that the request goes to, of so many.
+    /// Returns which of `shards` shards the request goes to.
     fn shard(&self, shards: u16) -> u16 {
         match self {
             Submission::Publish { topic: (_, name), .. } => home(name, shards),

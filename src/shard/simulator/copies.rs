@@ -13,11 +13,13 @@ use crate::{
     },
 };
 
-/// Connections of a crowd; with one more a turn serves each connection once, in the same order in each turn.
+/// Connections of a crowd. With one more connection, a turn serves each connection once, and each turn in the same
+/// order.
 const CROWD: usize = 15;
 
-/// Bytes of a message whose buffer doubles from 2 MiB to 4 MiB, and those of the crowd's messages.
+/// Bytes of a message whose buffer doubles from 2 MiB to 4 MiB.
 const LARGE: usize = 3 << 20;
+/// Bytes of each message of the crowd.
 const USUAL: usize = 100_000;
 
 /// The last copy of the large message takes all that a turn may copy.
@@ -75,7 +77,7 @@ fn a_copy_that_waits_is_the_first_of_the_next_turn() {
 }
 
 /// However many connections wait for copies, or receive more than their part of the frames, and however few frames a
-/// turn parses: a client that sends little waits a few turns.
+/// turn parses: a client that sends little waits for a few turns at most.
 #[test]
 fn a_crowd_that_receives_much_keeps_no_small_client_waiting() {
     const CROWD: usize = 200;

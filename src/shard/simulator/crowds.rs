@@ -142,7 +142,7 @@ fn a_turn_closes_a_bounded_number_of_slow_consumers() {
     assert_eq!(closed, SLOW as u64);
 }
 
-/// Pongs for other clients do not count as progress of a walk: runs get no longer because pongs use up flushes.
+/// Pongs for other clients do not count as progress of a walk: pongs that use up flushes do not make runs longer.
 #[test]
 fn pongs_lengthen_no_run() {
     const SUBSCRIBERS: usize = 200;

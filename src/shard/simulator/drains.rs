@@ -375,7 +375,7 @@ fn the_report_of_a_drain_counts_every_end() {
     let topic = world.topic(0);
     let close_ticks = world.shards[0].handlers.routes[0].rules.keep_alive.close_timeout;
     (0..6).for_each(|_| _ = world.connect(0, &[&topic]));
-    // One ends before the drain; another has begun to close, and is done in time.
+    // One client leaves before the drain. Another begins to close before the drain, and leaves in time.
     world.leave(0, 0, Some(CLOSE_FRAME), Some(End::Finished));
     world.leave(0, 1, Some(CLOSE_FRAME), None);
     assert_eq!(world.sent(0, 1), ["answer", "close 1000"]);

@@ -41,8 +41,9 @@ pub(super) struct SimulatedDriver {
     moment: Millis,
     /// The number of messages with which the shard's handler was called.
     pub(super) handled: u64,
-    /// How often the shard has gone to sleep, and how often another end of the mesh has ended its sleep.
+    /// How often the shard has gone to sleep.
     pub(super) sleeps: u64,
+    /// How often another end of the mesh has ended the shard's sleep.
     pub(super) wakes: u64,
 }
 

@@ -50,8 +50,9 @@ events! {
     published_in_callbacks,
     /// Topics of which clients of both protocols have received messages.
     mixed_topics,
-    /// Goodbyes to clients of the second protocol, and those among them that answer the client's.
+    /// Goodbyes to clients of the second protocol.
     second_goodbyes,
+    /// Goodbyes among `second_goodbyes` that answer the goodbye of the client.
     second_answers,
     /// Turns of a shard that drained while another shard had not begun to drain.
     drained_before_another,

@@ -37,9 +37,9 @@ pub(super) struct Line {
     pub(super) sent: VecDeque<u8>,
     /// The check of all bytes that the socket, or its transport, has taken from the shard.
     pub(super) stream: Stream,
-    /// Bytes that the shard has sent, and then bytes that the socket has taken; both from the first byte on that was
-    /// not compared yet.
+    /// Bytes that the shard has sent, from the first byte on that was not compared yet.
     pub(super) promised: VecDeque<u8>,
+    /// Bytes that the socket has taken, from the first byte on that was not compared yet.
     pub(super) witnessed: VecDeque<u8>,
     /// How many bytes `sent` may hold.
     pub(super) room: usize,
@@ -111,7 +111,7 @@ impl Line {
         free > 0 && free >= self.room / 3
     }
 
-    /// Lets the server's socket take up to `most` bytes of the pieces. Returns how many there was room for.
+    /// Lets the server's socket take up to `most` bytes of the pieces. Returns how many bytes there was room for.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], most: usize) -> usize {
         let count = most.min(self.room.saturating_sub(self.sent.len()));
         let taken: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(count).collect();

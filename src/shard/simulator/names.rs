@@ -12,7 +12,7 @@ pub(super) const EMPTY: Name = u64::MAX;
 /// The sender of the messages that the control thread publishes.
 pub(super) const CONTROL: usize = 0xff_fffe;
 
-/// The way of a message into the hub. The messages that one sender publishes to one topic on one way are numbered from
+/// The way of a message into the hub. The messages that one sender publishes to one topic in one way are numbered from
 /// 0 in the order in which the sender publishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {

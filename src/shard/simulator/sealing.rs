@@ -20,8 +20,9 @@ pub(super) struct Sealing {
     /// Records of the client that have not arrived.
     pub(super) on_the_way: VecDeque<u8>,
     has_said_goodbye: bool,
-    /// The beginnings of records that were taken, and that were fetched.
+    /// The beginning of a record that the server's socket has taken in part.
     taken: BytesMut,
+    /// The beginning of a record that the client has fetched in part.
     fetched: BytesMut,
     /// Questions of the client's transport that the server's transport has to answer.
     asked: u64,
@@ -69,7 +70,7 @@ impl Sealing {
         }
     }
 
-    /// Returns the contents of the records that are whole with these bytes, which a socket has taken now.
+    /// Returns the contents of the records that these bytes complete. A socket has taken the bytes now.
     pub(super) fn witness(&mut self, taken: &[u8]) -> BytesMut {
         assert!(!self.is_over || taken.is_empty(), "something follows the goodbye of a transport");
         let (opened, is_last) = open(&mut self.witness, &mut self.taken, taken);
@@ -77,7 +78,7 @@ impl Sealing {
         opened
     }
 
-    /// Returns the contents of the records that are whole with these bytes, which the client has fetched now.
+    /// Returns the contents of the records that these bytes complete. The client has fetched the bytes now.
     pub(super) fn fetch(&mut self, fetched: &[u8]) -> BytesMut {
         open(&mut self.client, &mut self.fetched, fetched).0
     }

@@ -90,7 +90,7 @@ fn one_turn(world: &mut World) -> bool {
 
 const PACES: [(usize, usize); 5] = [(256, 256), (1, 1), (3, 3), (7, 20), (16, 16)];
 
-/// Subscribers of the same topics are sent to once for each flush, wherever the walks begin and batches end.
+/// Subscribers of the same topics get the messages of all topics in one send, wherever walks begin and batches end.
 #[test]
 fn subscribers_of_the_same_topics_get_one_send() {
     for (count, (send_batch, flush_entries)) in [2, 5].into_iter().flat_map(|count| PACES.map(|pace| (count, pace))) {

@@ -90,8 +90,8 @@ fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
     }
 }
 
-/// The client's pongs would stand after all that it has not read. In the first case its socket never has enough room to
-/// be reported; in the second case the socket is filled again each time.
+/// A ping would reach the client only after all that the client has not read. In the first case its socket never has
+/// enough room to be reported; in the second case the socket is filled again each time.
 #[test]
 fn a_slow_consumer_that_takes_a_little_all_the_time_stays() {
     for (messages, part, is_refilled) in [(10, 100, false), (60, 7_000, true)] {

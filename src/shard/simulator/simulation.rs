@@ -192,7 +192,7 @@ impl Simulation {
     }
 }
 
-/// Returns the only route: topics as they are, and answers to clients whose messages go to no topic.
+/// Returns handlers with one route: topics as they are, and answers to clients whose messages go to no topic.
 pub(super) fn handlers(config: &Config) -> Handlers {
     handlers_with(config, RouteOptions::new())
 }
