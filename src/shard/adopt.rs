@@ -36,7 +36,8 @@ impl<I: Io> Shard<I> {
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
-        // After the subscriptions: the home of a topic with a subscriber remembers its offsets without another request.
+        // Publishing comes after the subscriptions: the home of a topic with a subscriber remembers the topic's offsets
+        // without another request.
         if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }

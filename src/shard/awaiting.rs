@@ -234,7 +234,7 @@ impl Queues {
         self.busy.retain(|&id| waits(id));
     }
 
-    /// Gives up the memory of a crowd that has been served.
+    /// Frees the memory of a crowd that has been served.
     fn shrink(&mut self) {
         self.ready.shrink_to(KEPT);
         self.busy.shrink_to(KEPT);

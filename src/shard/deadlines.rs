@@ -77,9 +77,9 @@ impl<I: Io> Shard<I> {
 
     /// Closes an open connection with a backlog if its peer has taken nothing for as long as a peer may be silent.
     ///
-    /// Only bytes that the peer takes are a sign of life. A client that sends a byte now and then, and takes nothing,
-    /// would keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read all that
-    /// stands before the ping.
+    /// Only bytes that the peer takes are a sign of life. A client that sends a byte from time to time, and takes
+    /// nothing, would keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read
+    /// all that stands before the ping.
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -241,7 +241,7 @@ impl Driver {
         self.spawned.start();
         self.spawned.end(self.shard.take_abandoned());
         let is_drained = self.is_drained();
-        // Calls that had no room before this turn.
+        // These calls had no room before this turn.
         let has_calls = self.tasks.has_calls() && self.shard.takes_calls();
         let has_work = has_more || has_calls || self.shard.io_mut().has_reports();
         AfterTurn { has_work, is_drained }
@@ -320,7 +320,7 @@ impl Driver {
             tracing::warn!(connections, "drain timeout: connections that have not left are dropped");
             self.shard.drop_all();
         }
-        // The calls find no connection. They are made all the same: a call that stayed in the queue might own a handle,
+        // The calls find no connection. They are made nevertheless: a call that stayed in the queue might own a handle,
         // which would keep the queue alive.
         while let Some((id, call)) = self.tasks.next_call() {
             self.shard.call_back(self.clock.now(), id, call);

@@ -146,8 +146,8 @@ impl<I: Io> Shard<I> {
         assert!(taken.is_some_and(|(connection, _)| !connection.io.owes_output()), "nothing is sent after the end");
     }
 
-    /// Ends the session of a connection whose peer has ended its side without a goodbye, or without an answer to ours.
-    /// Output that its socket has not taken is given up.
+    /// Ends the session of a connection whose peer has ended its side without a goodbye, or without an answer to our
+    /// goodbye. Output that its socket has not taken is dropped.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert!(connection.io.sides.has_peer_ended(), "a goodbye may still come");
@@ -162,7 +162,7 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Gives up the output of a connection to which a send has failed. The input that has arrived is still received and
+    /// Drops the output of a connection to which a send has failed. The input that has arrived is still received and
     /// handled to its end, within the close timeout.
     pub(super) fn lose_output(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
@@ -196,7 +196,7 @@ impl<I: Io> Shard<I> {
         self.end_lost(id);
     }
 
-    /// Ends at once a connection whose socket has failed: a reset gives up the bytes that the peer has not taken.
+    /// Ends at once a connection whose socket has failed: a reset drops the bytes that the peer has not taken.
     pub(super) fn end_lost(&mut self, id: ConnectionId) {
         if let Some((_, socket)) = self.take_out(id) {
             // After any error the socket is reset, so that the kernel keeps no bytes of it.
@@ -204,8 +204,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends a connection at once. A reset gives up the bytes that the peer has not taken, which the kernel would
-    /// otherwise keep until the peer takes them.
+    /// Ends a connection at once. A reset drops the bytes that the peer has not taken, which the kernel would otherwise
+    /// keep until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.give_up(id) else { return };
         if connection.io.owes_output() || connection.is_lost || self.io.has_unsent(&socket) {
@@ -214,7 +214,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends a connection by a reset, which gives up the bytes that either side has not taken.
+    /// Ends a connection by a reset, which drops the bytes that either side has not taken.
     pub(super) fn reset(&mut self, id: ConnectionId) {
         let Some((_, socket)) = self.give_up(id) else { return };
         self.io.reset(&socket);

@@ -4,7 +4,7 @@
 //!
 //! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. A connection that is in
-//!   several walks gets its shares of the other walks behind its share of the first, see [`super::several`].
+//!   several walks gets its shares of the other walks after its share of the first walk, see [`super::several`].
 //! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until the
 //!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox. The
 //!   outbox is appended before the next share, or when room is reported. No other connection waits for a slow consumer.
@@ -289,7 +289,7 @@ impl<I: Io> Shard<I> {
                 Portion::Run(audience) => (None, Some(audience)),
                 Portion::Pieces { outbox, audience, .. } => (outbox, audience),
             };
-            // The backlog does not keep the pieces that were offered: those stand in buffers that are used again.
+            // The backlog does not keep the pieces that were offered: these stand in buffers that are used again.
             let owed = audience.map(|audience| self.hub.owed_by_walk(audience, id.slot()));
             self.owe(id, outbox, owed);
         }
@@ -343,7 +343,7 @@ impl<I: Io> Shard<I> {
         output.backlog.refuse();
         let room = mem::replace(&mut output.room, Room::Awaited);
         if room == Room::Found && sent == 0 {
-            // Room would be reported at once, turn after turn.
+            // Room would be reported immediately, turn after turn.
             self.flush.pause(id, self.now);
         } else if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);

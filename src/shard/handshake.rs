@@ -144,8 +144,8 @@ async fn refuse_opening(
     send_and_close(lobby.backend, socket, response.encode(has_body)).await;
 }
 
-/// Answers a client for which there is no room: with the refusal, or with health or metrics if its request is for
-/// these.
+/// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
+/// health or metrics.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&*socket).map(display), "a limit of connections is reached: refused");
     let socket = BoundedClose::new(socket);
@@ -348,6 +348,7 @@ async fn within<T>(time: Duration, socket: &Transport, mut work: Pin<&mut impl F
     }
 }
 
-/// The longest time for a client to take the last answer, and the most bytes that the client may still send.
+/// The longest time for a client to take the last answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// The most bytes that a client may send while it takes the last answer.
 const LINGER_BYTES_MAX: usize = 64 * 1_024;

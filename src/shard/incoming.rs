@@ -37,8 +37,8 @@ pub(super) struct Incoming {
     /// Connections of the batch under way whose home had fallen behind before they were served. They go to the front of
     /// the queues of that home.
     postponed: Vec<(ConnectionId, Homes)>,
-    /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed;
-    /// each with the homes, or the topic, that it has waited for.
+    /// The connections of the batch in the order in which they were taken out of their queues, each with the homes, or
+    /// the topic, that it has waited for. Empty as long as none of them may be postponed.
     served: Vec<(ConnectionId, Option<Homes>)>,
     /// The queue that the next connection comes from, unless the queue is empty.
     next: Queue,
@@ -224,7 +224,7 @@ impl Incoming {
         !self.awaiting.is_empty()
     }
 
-    /// Keeps input that is not parsed to its end, of a connection that is queued or will be.
+    /// Keeps input that is not parsed to its end. The connection stands in a queue, or the caller puts it into one.
     pub(super) fn keep_unparsed(&mut self, connection: &mut ShardConnection, rest: BytesMut) {
         connection.io.partial = Some(Box::new(rest));
         if !mem::replace(&mut connection.io.has_unparsed, true) {
@@ -285,7 +285,7 @@ impl Incoming {
         self.served.push((id, awaited));
     }
 
-    /// Notes a connection of the batch that need not wait, if one before it may be postponed.
+    /// Notes a connection of the batch that need not wait. Does nothing unless a connection before it may be postponed.
     pub(super) fn note_served_behind(&mut self, id: ConnectionId) {
         if !self.served.is_empty() {
             self.served.push((id, None));
@@ -386,7 +386,7 @@ impl Incoming {
         if length >= STAYS_IN_PLACE && length == capacity { length } else { 0 }
     }
 
-    /// Returns a buffer with room for the connection's next input, after the rest of its last.
+    /// Returns a buffer that has the rest of the connection's last input, and room for its next input.
     ///
     /// The buffer of a large frame doubles when it is full: a peer that has only announced a frame does not hold memory
     /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next copy.

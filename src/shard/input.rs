@@ -190,7 +190,7 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             return self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
-        // The bytes behind a frame, one receive at most, do not keep the buffer that was made for that frame.
+        // The bytes after a frame, one receive at most, do not keep the buffer that was made for that frame.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
         self.incoming.keep_unparsed(connection, rest);
     }

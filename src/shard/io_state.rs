@@ -208,7 +208,7 @@ impl IoState {
         self.output.as_ref().is_some_and(|output| output.room == Room::Awaited)
     }
 
-    /// Gives up the output's memory once nothing is in it.
+    /// Frees the output's memory once nothing is in it.
     pub(crate) fn drop_empty_output(&mut self) {
         if self.output.as_ref().is_some_and(|output| output.is_empty()) {
             self.output = None;

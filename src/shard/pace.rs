@@ -26,9 +26,10 @@ pub(super) struct Pace {
     /// Bytes after which a flush ends, to go on in the next turn. The last send counts, and may have more bytes than
     /// are left. Bytes that are appended to the backlog of a slow consumer count too.
     pub(super) flush_bytes: usize,
-    /// Pieces of a backlog offered at once.
+    /// The most pieces of a backlog that are offered in one send.
     pub(super) backlog_pieces: usize,
-    /// Bytes of a backlog offered at once. They count in a batch whether the socket takes them or not.
+    /// The most bytes of a backlog that are offered in one send. They count in a batch whether the socket takes them or
+    /// not.
     pub(super) backlog_bytes: usize,
     /// Deliveries taken from other ends in one turn, and requests likewise; fewer while a walk is under way, see
     /// [`Pace::part`].

@@ -341,7 +341,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Bytes that are dropped at once.
+/// The most bytes that are dropped in one call.
 const DISCARD_MAX: usize = RECEIVE_BUFFER;
 
 /// The most closed connections whose input a turn drops.

@@ -3,8 +3,8 @@
 //! The shard knows a protocol only by [`Session`]: the state, the next deadline, the events in the input, and the
 //! *goodbye*, the last bytes that a session sends. No other file of the shard names a protocol, except the opening,
 //! which begins a session. Each protocol is a variant, and its state machine has the methods that `of!` calls. A
-//! protocol that lacks a feature has the method all the same: without pings there is no deadline, and without input
-//! every byte is dropped.
+//! protocol that lacks a feature still has the method: without pings there is no deadline, and without input every byte
+//! is dropped.
 //!
 //! | from | on | appends | to |
 //! | --- | --- | --- | --- |

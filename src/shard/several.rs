@@ -61,9 +61,9 @@ impl<I: Io> Shard<I> {
         self.flush.ahead = ahead;
     }
 
-    /// Plans a connection's share of an audience's walk, behind its outbox. Returns how many bytes the connection is
-    /// handed, to its socket or to its backlog; `None` if this batch has no room for the share: the connection's entry
-    /// is full, or the connection is owed more than it may be.
+    /// Plans a connection's share of an audience's walk, after the connection's outbox. Returns how many bytes the
+    /// connection is handed, to its socket or to its backlog; `None` if this batch has no room for the share: the
+    /// connection's entry is full, or the connection is owed more than it may be.
     pub(super) fn plan_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         let output = self.hub.connections.get(id).map(|own| (own.io.output.is_some(), own.io.has_backlog()));
         let outbox = match output {

@@ -18,7 +18,7 @@ impl<I: Io> Shard<I> {
         self.resume_paused();
         self.pace_drain();
         self.report_ended();
-        // The mesh goes before the flush, so that the other shards can begin while this shard sends.
+        // The mesh sends before the flush, so that the other shards can begin while this shard sends.
         self.hub.send_out();
         self.flush();
         self.report_drained();

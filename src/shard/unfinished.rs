@@ -200,8 +200,8 @@ mod tests {
         assert_eq!(unfinished.since(id(1), Tick(30)), Some(Tick(12)));
     }
 
-    /// Time in which the shard receives nothing counts for no message. It is given back once to a message that is
-    /// paused as well.
+    /// Time in which the shard receives nothing counts for no message. A message that is paused as well gets this time
+    /// back only once.
     #[test]
     fn the_time_of_all_messages_stands_still_together() {
         let mut unfinished = Unfinished::default();

@@ -121,7 +121,7 @@ impl ClientEnd {
     }
 
     /// Reads the server's output, and appends the protocol's replies. Returns the parts that have arrived whole, and
-    /// the bytes behind them.
+    /// the bytes after them.
     pub(crate) fn hear(&mut self, now: Tick, output: BytesMut, replies: &mut Vec<u8>) -> (Vec<Heard>, BytesMut) {
         match self {
             ClientEnd::WebSocket(websocket) => hear_frames(websocket, now, output, replies),

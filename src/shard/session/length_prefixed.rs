@@ -208,7 +208,7 @@ impl Head {
         }
     }
 
-    /// Returns the payload behind this head at the front of `bytes`.
+    /// Returns the payload after this head, which stands at the front of `bytes`.
     fn payload_in(self, bytes: &[u8]) -> &[u8] {
         &bytes[HEAD_BYTES..HEAD_BYTES + self.length()]
     }

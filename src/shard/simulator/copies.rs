@@ -35,8 +35,8 @@ fn message(length: usize) -> Vec<u8> {
     [&header[..], &[0; 4], &vec![0; length]].concat()
 }
 
-/// A copy that waits is the first of the next turn. A turn makes a very large copy only as its first. So behind a crowd
-/// that copies a little in each turn, such a copy would otherwise never be made.
+/// A copy that waits is the first of the next turn. A turn makes a very large copy only as its first. So next to a
+/// crowd that copies a little in each turn, such a copy would otherwise never be made.
 #[test]
 fn a_copy_that_waits_is_the_first_of_the_next_turn() {
     let mut world = World::without_clients(|config: &mut Config| {

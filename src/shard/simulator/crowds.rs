@@ -97,7 +97,7 @@ fn a_large_copy_keeps_no_small_client_waiting() {
     }
 }
 
-/// The buffer of a large frame is given up with the frame, even if the frame waited for the next turn.
+/// The buffer of a large frame is freed with the frame, even if the frame waited for the next turn.
 #[test]
 fn a_frame_that_waited_leaves_no_buffer_behind() {
     const CLIENTS: usize = 40;

@@ -44,8 +44,8 @@ impl Flood {
     }
 }
 
-/// Clients fill a shard whenever it has room: requests of another shard are taken all the same, at the latest after
-/// one more walk.
+/// Clients fill a shard whenever it has room: requests of another shard are taken nevertheless, at the latest after one
+/// more walk.
 #[test]
 fn input_does_not_keep_mail_waiting() {
     let mut world = World::with(MeshLimits::default(), |config| config.limits.gathered_bytes_max = 200_000);
@@ -80,7 +80,7 @@ fn input_does_not_keep_mail_waiting() {
     }
 }
 
-/// Deliveries fill a shard whenever it has room: requests are taken all the same, alternately with the deliveries.
+/// Deliveries fill a shard whenever it has room: requests are taken nevertheless, alternately with the deliveries.
 #[test]
 fn deliveries_keep_no_requests_waiting() {
     let mut world = World::with(MeshLimits::default(), |config| config.limits.gathered_bytes_max = 100_000);

@@ -415,7 +415,7 @@ fn a_small_client_does_not_wait_for_the_crowd_of_its_home() {
     let received = world.sent(subscriber);
     assert_eq!(before + received.len(), CROWD * 100 + 1);
     let at = received.iter().position(|text| text == "small 0").expect("the message has arrived");
-    assert!(at <= UNTIL_BEHIND as usize + 4, "behind {at} others");
+    assert!(at <= UNTIL_BEHIND as usize + 4, "after {at} others");
 }
 
 /// A connection that is closing is received from, whatever its home does, and a connection that has ended leaves

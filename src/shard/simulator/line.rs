@@ -55,7 +55,7 @@ pub(super) struct Line {
     pub(super) is_end_asked: bool,
     /// The server's socket will send nothing more.
     pub(super) finished: bool,
-    /// The server has given up the socket.
+    /// The server has dropped the socket.
     pub(super) dropped: bool,
     /// Dropping the socket resets the connection.
     pub(super) reset: bool,

@@ -292,8 +292,8 @@ fn a_late_mark_is_for_nobody() {
     assert!(!world.shard.marks.arrive(first), "a second answer would be ignored as well");
 }
 
-/// A peer that ends its side without an answer to our close frame takes nothing more: its marks are given up. A peer
-/// that has sent its close frame may still read.
+/// A peer that ends its side without an answer to our close frame takes nothing more: the wait for its marks ends. A
+/// peer that has sent its close frame may still read.
 #[test]
 fn the_peers_end_gives_marks_up() {
     let mut world = World::new();
@@ -309,7 +309,7 @@ fn the_peers_end_gives_marks_up() {
     let (id, _) = world.connect_far();
     world.network.borrow_mut().lines[0].end = Some(End::Finished);
     world.arrive(0, &segment(&["1"], CLOSE_FRAME));
-    assert!(world.waits(id), "the close frame waits behind the end, too");
+    assert!(world.waits(id), "the close frame waits after the end, too");
     world.answer();
     assert_eq!(world.sent(0), ["1", "close 1000"]);
     world.turn();

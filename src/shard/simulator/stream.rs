@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use crate::shard::session::client_end::Protocol;
 
 /// Accepts the whole answer of the opening handshake, then whole frames, then the goodbye of the connection's protocol,
-/// and nothing behind that.
+/// and nothing after it.
 #[derive(Debug)]
 pub(super) struct Stream {
     protocol: Protocol,
