@@ -240,10 +240,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_go_is_bounded() {
+    fn a_bounded_number_of_accepts_follows_a_poll() {
         let (listeners, address) = net::listen("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
         let clients: Vec<_> = (0..2 * ACCEPTS_MAX + 1).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let go = |refusals, has_room| {
+        let accept = |refusals, has_room| {
             let mut count = 0;
             let admit = |_socket| {
                 count += 1;
@@ -251,11 +251,11 @@ mod tests {
             };
             accept_waiting(&listeners[0], refusals, admit).map(|rest| (count, rest)).map_err(|error| error.kind())
         };
-        assert_eq!(go(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
-        assert_eq!(go(3, false), Ok((3, Rest::Unknown)));
-        assert_eq!(go(1, true), Ok((clients.len() - ACCEPTS_MAX - 3, Rest::Nothing)));
-        assert_eq!(go(1, true), Ok((0, Rest::Nothing)));
+        assert_eq!(accept(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
+        assert_eq!(accept(3, false), Ok((3, Rest::Unknown)));
+        assert_eq!(accept(1, true), Ok((clients.len() - ACCEPTS_MAX - 3, Rest::Nothing)));
+        assert_eq!(accept(1, true), Ok((0, Rest::Nothing)));
         net::stop_listening(&listeners[0]).unwrap();
-        assert_eq!(go(1, true), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(accept(1, true), Err(io::ErrorKind::InvalidInput));
     }
 }

@@ -138,7 +138,7 @@ fn a_client_without_a_share_is_the_first_of_the_next_turn() {
 
 /// After a frame that was consumed, the beginning of the next frame keeps only memory of its own size.
 #[test]
-fn a_beginning_behind_a_frame_keeps_no_buffer() {
+fn a_beginning_after_a_frame_keeps_no_buffer() {
     let mut world = World::new(1);
     let begin = message(1 << 20);
     world.arrive(0, &[&message(32_600)[..], &begin[..32_780]].concat(), 1);

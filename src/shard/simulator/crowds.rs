@@ -452,7 +452,7 @@ fn receive_buffers_are_bounded() {
 
 /// The input after a large frame is no more than one receive, and does not keep the frame's buffer.
 #[test]
-fn input_behind_a_large_frame_is_bounded() {
+fn input_after_a_large_frame_is_bounded() {
     const CLIENTS: usize = 20;
     const LENGTH: usize = 1_000_000;
     let mut world = World::new(CLIENTS);
@@ -506,7 +506,7 @@ fn no_flood_extends_the_time_of_a_message() {
 
 /// A message whose end was received in time is whole, however much input of its client stands before that end.
 #[test]
-fn the_end_of_a_message_may_stand_behind_a_flood() {
+fn the_end_of_a_message_may_stand_after_a_flood() {
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive.ping_interval = 0;
         config.limits.message_ticks_max = 2;

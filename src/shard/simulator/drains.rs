@@ -329,7 +329,7 @@ fn a_drain_without_time_waits_for_nobody() {
 
 /// Messages that are published during the closes reach the connections that are still open, and no others.
 #[test]
-fn messages_behind_the_barrier_reach_connections_that_are_open() {
+fn messages_after_the_barrier_reach_connections_that_are_open() {
     const CLIENTS: usize = 250;
     let mut world = Shards::new(2);
     let topic = world.topic(1);
@@ -354,7 +354,7 @@ fn messages_behind_the_barrier_reach_connections_that_are_open() {
 
 /// A connection that was accepted before the drain, and that the shard adopts during it, is closed after the barriers.
 #[test]
-fn a_connection_that_comes_late_is_closed_behind_the_barrier() {
+fn a_connection_that_comes_late_is_closed_after_the_barrier() {
     let mut world = Shards::new(2);
     let topic = world.topic(0);
     world.drain(0, 100);

@@ -344,7 +344,7 @@ fn a_home_serves_those_that_wait_for_it_in_turn() {
 
 /// A connection that first sends when its home has room again is served after those that have waited for that home.
 #[test]
-fn a_newcomer_waits_behind_those_that_wait_for_its_home() {
+fn a_newcomer_waits_after_those_that_wait_for_its_home() {
     let mut world = World::new();
     let topic = World::topic(STUCK);
     let subscriber = world.subscriber(STUCK, &topic);
@@ -490,7 +490,7 @@ fn connections_that_end_while_they_wait_take_no_room() {
 
 /// The time in which a home is behind counts neither as silence of its publishers nor as time of their messages.
 #[test]
-fn the_time_of_a_wait_for_a_home_is_not_the_clients() {
+fn the_time_of_a_wait_for_a_home_does_not_count() {
     let mut world = World::with(MeshLimits::default(), |config| {
         config.keep_alive = KeepAlive { ping_interval: 10, pong_timeout: 10, close_timeout: 5 };
         config.limits.message_ticks_max = 20;

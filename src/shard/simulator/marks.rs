@@ -237,7 +237,7 @@ fn a_stuck_home_keeps_a_close_for_two_ticks() {
 /// While the shard has no room for deliveries, after which the mark stands, the time for the homes begins anew; the
 /// wait takes up to half of the close timeout.
 #[test]
-fn a_full_shard_does_not_give_marks_up() {
+fn a_full_shard_goes_on_waiting_for_marks() {
     for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
         let mut world = World::new();
         let (id, _) = world.connect_far();
@@ -295,7 +295,7 @@ fn a_late_mark_is_for_nobody() {
 /// A peer that ends its side without an answer to our close frame takes nothing more: the wait for its marks ends. A
 /// peer that has sent its close frame may still read.
 #[test]
-fn the_peers_end_gives_marks_up() {
+fn the_peers_end_ends_the_wait_for_marks() {
     let mut world = World::new();
     let (id, topic) = world.connect_far();
     world.arrive(0, &segment(&["1"], b""));

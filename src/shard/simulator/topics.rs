@@ -137,7 +137,7 @@ fn a_later_subscription_holds_nothing() {
 }
 
 #[test]
-fn giving_the_pending_topic_up_releases_the_answer() {
+fn the_end_of_a_pending_subscription_releases_the_answer() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near, &far]);
