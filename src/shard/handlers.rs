@@ -156,7 +156,7 @@ impl<I: Io> Shard<I> {
         ids.into_iter().for_each(|id| self.schedule(id));
     }
 
-    /// Returns the handler of a connection whose route inspects frames; `None` for any other connection.
+    /// Returns the handler of a connection whose route inspects frames.
     pub(super) fn frame_hook(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
         let route = self.handlers.route(id);
         route

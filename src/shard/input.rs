@@ -138,7 +138,7 @@ impl<I: Io> Shard<I> {
         self.hub.take_behind().or_else(|| self.lacking(id))
     }
 
-    /// Returns the next event of the input. If the route inspects frames, its handler sees each frame first.
+    /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
     #[inline]
     fn next_event<'a>(
         &mut self,
