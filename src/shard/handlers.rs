@@ -64,7 +64,8 @@ impl<I: Io> Shard<I> {
     /// Calls the handlers of subscriptions that have gone live. Opening answers that waited for these subscriptions may
     /// leave.
     pub(super) fn report_joined(&mut self) {
-        // The first that went live is reported first. A handler may add subscriptions meanwhile, or take some out.
+        // The order is reversed for `pop`: the first that went live is reported first. A handler may add subscriptions
+        // meanwhile, or take some out.
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");

@@ -1,5 +1,5 @@
 //! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
-//! a floor above this file, and its methods call only methods of files on lower floors.
+//! a floor above this file, and calls only files on lower floors.
 
 use std::{net::SocketAddr, sync::Arc};
 

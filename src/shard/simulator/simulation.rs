@@ -35,7 +35,7 @@ use crate::{
     surface::raw::TOPIC_PATTERN,
 };
 
-/// A simulated run. Its methods stand on floors, and call only methods of lower floors. The floors are, from below: the
+/// A simulated run. Its files stand on floors, and call only files on lower floors. The floors are, from below: the
 /// state, the notes, the checks, the actions, the turns and the time between them, and the run from its beginning to
 /// its end.
 pub(super) struct Simulation {
