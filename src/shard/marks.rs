@@ -5,8 +5,8 @@
 //! each such home and comes back after them. Until then the connection stays a subscriber, and its goodbye waits
 //! here.
 //!
-//! A mark that has come back may stand in its lane after deliveries that the shard has no room for. The time of the
-//! wait stands still then: only a home that does not answer uses it up.
+//! A mark that has come back may stand in its lane after deliveries that the shard has no room for. The time for the
+//! homes then begins anew, so only a home that does not answer uses it up.
 
 use std::collections::HashMap;
 
@@ -35,14 +35,15 @@ struct Marked {
 /// How long a connection waits for its marks, in ticks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MarkWait {
-    /// The time for the homes, without the ticks in which the shard leaves deliveries in their lanes.
+    /// The time for the homes, from the last tick on in which the shard left deliveries in their lanes.
     pub(super) homes: u32,
     /// The most time in all.
     pub(super) most: u32,
 }
 
 impl MarkWait {
-    /// Returns the wait of a connection that has so much time to close; 0 is any time.
+    /// Returns the wait of a connection that has `close_timeout` ticks to close; 0 ticks mean that its time has no
+    /// limit.
     pub(super) fn within(close_timeout: u32) -> Self {
         let most = if close_timeout == 0 { u32::MAX } else { close_timeout / 2 };
         MarkWait { homes: MARK_TICKS_MAX.min(most), most }
@@ -62,7 +63,7 @@ impl Marks {
         self.waiting.contains_key(&id)
     }
 
-    /// Appends output to that of the connection. Returns whether it waits.
+    /// Appends output to the goodbye that waits. Returns whether the connection waits.
     #[inline]
     pub(super) fn append(&mut self, id: ConnectionId, output: &[u8]) -> bool {
         let marked = self.waiting.get_mut(&id);
@@ -72,7 +73,7 @@ impl Marks {
         })
     }
 
-    /// Returns when the marks of the connection are given up, if it waits.
+    /// Returns when the wait of the connection ends at the latest, if it waits.
     pub(super) fn until(&self, id: ConnectionId) -> Option<Tick> {
         let Marked { since, wait, .. } = self.waiting.get(&id)?;
         Some(self.left_deliveries.max(*since).after(wait.homes).min(since.after(wait.most)))
@@ -95,7 +96,7 @@ impl Marks {
     pub(super) fn end(&mut self, id: ConnectionId) -> Option<Vec<u8>> {
         let marked = self.waiting.remove(&id)?;
         if self.waiting.is_empty() {
-            // A crowd's table is not kept.
+            // The large table of a crowd is not kept.
             self.waiting.shrink_to(TABLE_KEPT);
         }
         Some(marked.goodbye)

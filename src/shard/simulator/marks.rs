@@ -23,7 +23,7 @@ use crate::{
     shard::state::Shard,
 };
 
-/// A shard, and the hub of another one, which the tests run step by step.
+/// A shard, and the hub of another shard. The tests run both step by step.
 struct World {
     shard: Shard<SimulatedIo>,
     counters: Arc<Counters>,
@@ -53,7 +53,7 @@ impl World {
         World { shard, counters, network, other, now: Tick(0) }
     }
 
-    /// Returns a topic whose home is the shard, or the other one.
+    /// Returns a topic whose home is the shard if `is_near`, and otherwise the other shard.
     fn topic(&self, is_near: bool) -> TopicName {
         let mut names = (0..).map(|number| TopicName::new(&format!("topic {number}")).expect("a name"));
         names.find(|name| (self.other.home(name) == 0) == is_near).expect("a topic")
@@ -91,12 +91,12 @@ impl World {
         self.arrive(client, &[]);
     }
 
-    /// Runs the shard's turns until they leave no work, while the other one stands still.
+    /// Runs the shard's turns until they leave no work, while the other shard stands still.
     fn turn(&mut self) {
         while self.shard.turn(self.now.begin()) || self.network.borrow().has_reports() {}
     }
 
-    /// Lets the time pass.
+    /// Lets so many ticks pass, and runs the turns that are due then.
     fn pass(&mut self, ticks: u32) {
         self.now = self.now.after(ticks);
         self.turn();
@@ -145,7 +145,7 @@ impl Drop for World {
     }
 }
 
-/// The messages, masked, and these bytes after them.
+/// Returns the messages as masked frames, and these bytes after them.
 fn segment(texts: &[&str], end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     texts.iter().for_each(|text| encode_masked(OpCode::Text, Fin::Set, text.as_bytes(), [1, 2, 3, 4], &mut bytes));
@@ -194,7 +194,7 @@ fn a_close_frame_follows_the_echoes() {
 /// A close frame waits for marks of all homes, and for no home that has none of the connection's messages to return.
 #[test]
 fn a_close_waits_only_for_its_own_messages() {
-    // Without echo, at home, within the shard, or without a message.
+    // The cases are: no echo, a topic of the shard itself, a message within the shard, and no message.
     for (is_near, echo, scope, texts) in [
         (false, false, Scope::Server, &["1"][..]),
         (true, true, Scope::Server, &["1"]),
@@ -212,8 +212,8 @@ fn a_close_waits_only_for_its_own_messages() {
     }
 }
 
-/// A home that does not answer keeps a close frame for two ticks, and less where the close timeout is short. Its marks
-/// come back to nobody.
+/// A home that does not answer keeps a close frame for two ticks, and for less if the close timeout is short. Its marks
+/// come back too late, and are ignored.
 #[test]
 fn a_stuck_home_keeps_a_close_for_two_ticks() {
     for (close_timeout, ticks) in [(CLOSE_TICKS, MARK_TICKS_MAX), (0, MARK_TICKS_MAX), (3, 1), (1, 0)] {
@@ -234,10 +234,10 @@ fn a_stuck_home_keeps_a_close_for_two_ticks() {
     }
 }
 
-/// While the shard itself has no room for deliveries, in front of which the mark stands, the time of the wait stands
-/// still, up to half of the close timeout.
+/// While the shard has no room for deliveries, after which the mark stands, the time for the homes begins anew; the
+/// wait takes up to half of the close timeout.
 #[test]
-fn a_full_shard_does_not_give_marks_up() {
+fn a_full_shard_goes_on_waiting_for_marks() {
     for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
         let mut world = World::new();
         let (id, _) = world.connect_far();
@@ -292,10 +292,10 @@ fn a_late_mark_is_for_nobody() {
     assert!(!world.shard.marks.arrive(first), "a second answer would be ignored as well");
 }
 
-/// A peer that ends its side without an answer to our close frame takes nothing more: its marks are given up. A peer
-/// that has sent its close frame may still read.
+/// A peer that ends its side without an answer to our close frame takes nothing more: the wait for its marks ends. A
+/// peer that has sent its close frame may still read.
 #[test]
-fn the_peers_end_gives_marks_up() {
+fn the_peers_end_ends_the_wait_for_marks() {
     let mut world = World::new();
     let (id, topic) = world.connect_far();
     world.arrive(0, &segment(&["1"], b""));
@@ -309,14 +309,14 @@ fn the_peers_end_gives_marks_up() {
     let (id, _) = world.connect_far();
     world.network.borrow_mut().lines[0].end = Some(End::Finished);
     world.arrive(0, &segment(&["1"], CLOSE_FRAME));
-    assert!(world.waits(id), "the close frame waits behind the end, too");
+    assert!(world.waits(id), "the close frame waits after the end, too");
     world.answer();
     assert_eq!(world.sent(0), ["1", "close 1000"]);
     world.turn();
     assert!(!world.has(id));
 }
 
-/// A connection that waits for marks has the limit of every backlog: beyond it the connection leaves its topics.
+/// A connection that waits for marks has the limit of every backlog: beyond the limit the connection leaves its topics.
 #[test]
 fn a_closing_connection_may_become_a_slow_consumer() {
     let mut world = World::with(|config| config.limits.backlog_bytes_max = 100_000);
@@ -363,7 +363,7 @@ fn a_pending_subscription_ends_with_the_open_state() {
     assert_eq!(world.sent(0), ["1", "close 1000"]);
 }
 
-/// A connection that waits is dropped by the close timeout, by a reset and by the end of a drain as any other.
+/// A connection that waits is dropped by the end of a drain and by a reset, like any other connection.
 #[test]
 fn a_connection_that_waits_can_be_dropped() {
     for drop in [

@@ -35,8 +35,9 @@ use crate::{
     surface::raw::TOPIC_PATTERN,
 };
 
-/// A simulated run. Its methods stand on floors, each of which calls only those below: the state, the notes, the
-/// checks, the actions, the turns and the time between them, and the run from its beginning to its end.
+/// A simulated run. Its files stand on floors, and call only files on lower floors. The floors are, from below: the
+/// state, the notes, the checks, the actions, the turns and the time between them, and the run from its beginning to
+/// its end.
 pub(super) struct Simulation {
     pub(super) drivers: Vec<SimulatedDriver>,
     pub(super) control: Control,
@@ -56,10 +57,10 @@ pub(super) struct Simulation {
     pub(super) is_draining: bool,
     /// The shards may end when none has connections any more.
     pub(super) may_end: bool,
-    /// The messages that were taken before the drain, by topic and shard.
+    /// The number of messages that were taken before the drain, by topic and shard.
     pub(super) taken_before_drain: Vec<Vec<u64>>,
-    /// Messages that handlers have published because a subscription went live or a connection ended, whatever waited to
-    /// be sent.
+    /// The number of messages that handlers have published because a subscription went live or a connection ended. Such
+    /// messages wait for no room.
     pub(super) unasked: usize,
     pub(super) events: Events,
     pub(super) is_logged: bool,
@@ -116,7 +117,7 @@ impl Simulation {
         }
     }
 
-    /// Returns one of the clients with anything left to happen.
+    /// Returns a client on whose line something can still happen.
     pub(super) fn any_client(&mut self) -> Option<usize> {
         let counts: Vec<usize> = self.drivers.iter().map(|driver| driver.network.borrow().active.len()).collect();
         let mut at = self.random.next() as usize % counts.iter().sum::<usize>().max(1);
@@ -139,7 +140,7 @@ impl Simulation {
         self.drivers[self.homes[topic]].shard.hub.offset(&self.topics[topic])
     }
 
-    /// Returns the place of a shard in each topic's order: how many of its messages have come there.
+    /// Returns the place of a shard in each topic's order: how many messages of the topic have come to the shard.
     pub(super) fn places(&self, shard: usize) -> Vec<u64> {
         let hub = &self.drivers[shard].shard.hub;
         let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
@@ -165,7 +166,7 @@ impl Simulation {
         }
     }
 
-    /// Returns whether a client of either protocol has received messages of the topic.
+    /// Returns whether clients of both protocols have received messages of the topic.
     fn is_mixed(&self, topic: usize) -> bool {
         let receives = |client: &Client| client.received.iter().any(|&name| topic_of(name) == topic);
         let of = |protocol| self.clients.iter().any(|client| client.end.protocol() == protocol && receives(client));
@@ -178,20 +179,20 @@ impl Simulation {
         self.clients.iter().filter(|client| is_second(client) && is_counted(client)).count() as u64
     }
 
-    /// Prints what happens, where one run is replayed.
+    /// Prints what happens, if one run is replayed.
     pub(super) fn log(&self, what: Arguments<'_>) {
         if self.is_logged {
             println!("{what}");
         }
     }
 
-    /// Lets sockets be dropped anyhow: the run is over.
+    /// Notes that the run is over: sockets may now be dropped in any state.
     pub(super) fn end(&mut self) {
         self.drivers.iter().for_each(|driver| driver.network.borrow_mut().is_over = true);
     }
 }
 
-/// Returns the only route: topics as they are, and answers to clients whose messages go to no topic.
+/// Returns handlers with one route: topics as they are, and answers to clients whose messages go to no topic.
 pub(super) fn handlers(config: &Config) -> Handlers {
     handlers_with(config, RouteOptions::new())
 }

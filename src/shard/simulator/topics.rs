@@ -23,7 +23,7 @@ use crate::{
     shard::state::Shard,
 };
 
-/// A shard, and the hub of another one, which the tests run step by step.
+/// A shard, and the hub of another shard. The tests run both step by step.
 struct World {
     shard: Shard<SimulatedIo>,
     counters: Arc<Counters>,
@@ -50,7 +50,7 @@ impl World {
         World { shard, counters, network, other }
     }
 
-    /// Returns so many topics whose home is the shard, or the other one.
+    /// Returns so many topics whose home is the shard if `is_near`, and otherwise the other shard.
     fn topics(&self, is_near: bool, count: usize) -> Vec<TopicName> {
         let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).expect("a name"));
         names.filter(|name| (self.other.home(name) == 0) == is_near).take(count).collect()
@@ -71,7 +71,7 @@ impl World {
         self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
-    /// Runs the shard's turns until they leave no work, while the other one stands still.
+    /// Runs the shard's turns until they leave no work, while the other shard stands still.
     fn turn(&mut self) {
         while self.shard.turn(Tick(0).begin()) {}
     }
@@ -88,7 +88,7 @@ impl World {
         self.sent_to(0)
     }
 
-    /// Returns the same for one of several clients.
+    /// Returns what a client was sent since the last call.
     fn sent_to(&mut self, client: usize) -> Vec<String> {
         let bytes: Vec<u8> = self.network.borrow_mut().lines[client].sent.drain(..).collect();
         decoded(&bytes)
@@ -137,7 +137,7 @@ fn a_later_subscription_holds_nothing() {
 }
 
 #[test]
-fn giving_the_pending_topic_up_releases_the_answer() {
+fn the_end_of_a_pending_subscription_releases_the_answer() {
     let mut world = World::new();
     let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
     let id = world.connect(&[&near, &far]);
@@ -191,7 +191,7 @@ fn topics_share_an_entry() {
     assert_eq!(before, ["4", "5", "6", "7", "9"]);
 }
 
-/// Shares with more pieces than one send takes leave in several, whole and in order.
+/// Shares that together have more pieces than one send takes leave in several sends, whole and in order.
 #[test]
 fn a_full_entry_ends_the_batch() {
     let mut world = World::new();
@@ -234,8 +234,8 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
 }
 
 /// A client whose opening answer waits for a topic's home may send pings all the while. Their pongs have the limit of
-/// every backlog: beyond half of it nothing is read, or where the handler has manual backpressure, the connection is
-/// closed beyond all of it. The answer goes first.
+/// every backlog. Beyond half of the limit nothing is received. If the route has manual backpressure, the connection is
+/// closed beyond the whole limit. The answer goes first.
 #[test]
 fn a_held_connection_has_the_limit_of_a_backlog() {
     const LIMIT: usize = 200_000;
@@ -268,7 +268,8 @@ fn a_held_connection_has_the_limit_of_a_backlog() {
     }
 }
 
-/// A publisher on another shard outruns no walk: what a walk gathers is the same in however many turns it is sent.
+/// A publisher on another shard outruns no walk: a topic gathers as much during a walk, however many turns the walk
+/// takes.
 #[test]
 fn mail_grows_no_run_beyond_a_walk() {
     const SUBSCRIBERS: usize = 128;
@@ -279,8 +280,8 @@ fn mail_grows_no_run_beyond_a_walk() {
     (0..SUBSCRIBERS).for_each(|client| _ = world.sent_to(client));
     world.shard.pace.flush_entries = SUBSCRIBERS / 4;
     world.shard.pace.flush_bytes = 1 << 20;
-    // A walk of four turns, and the turn after it, each of which takes a portion of messages of 19 bytes in frames; and
-    // what a turn takes at least.
+    // The bound has a portion of mail for each turn of a walk of four turns, and for the turn after it, and four times
+    // the least part that a turn takes. The frame of a message has 19 bytes.
     let most = (5 * world.shard.pace.mail + 4 * world.shard.pace.receive_batch) * 19;
     for turn in 0..150 {
         (0..world.shard.pace.mail).for_each(|_| world.publish(&far, "seventeen bytes.."));
