@@ -1,10 +1,10 @@
-//! Order and exactly-once on real sockets: thousands of subscribers, and hundreds who join and leave in the middle of
-//! each fan-out.
+//! Order and exactly-once on real sockets, with thousands of subscribers, of which hundreds join and leave in the
+//! middle of each fan-out.
 //!
-//! One thread serves all clients with epoll. On each topic an observer that never leaves sees the one order. What any
-//! other subscriber has seen must be a piece of it: without a gap or a repetition, less its own messages if it asked
-//! for no echo, from a point not later than the first message sent after it was told that it is subscribed, and to the
-//! end if it stayed.
+//! One thread serves all clients with epoll. On each topic an observer that never leaves sees the whole order. What any
+//! other subscriber has seen must be a part of this order without a gap or a repetition; without echo, its own messages
+//! are missing. The part must begin no later than the first message sent after the opening answer, and must reach the
+//! end if the subscriber stayed.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -26,7 +26,7 @@ fn thousands_agree_on_one_order_while_others_come_and_go() {
     agree(SUBSCRIBERS, "--shards 1");
 }
 
-/// Publishers and subscribers of every topic are on every shard, and there is one order all the same.
+/// Every shard has publishers and subscribers of every topic, and each topic still has one order.
 #[test]
 fn four_shards_agree_on_one_order() {
     agree(SUBSCRIBERS / 4, "--shards 4");
@@ -47,8 +47,8 @@ fn agree(subscribers: usize, shards: &str) {
         println!("only {subscribers} subscribers: the hard limit of descriptors allows no more");
     }
     assert!(subscribers >= 100, "the limit of descriptors, {affordable}, is too low for this test");
-    // Little room in the sockets, so that sends fall short, and much in the backlogs, so that nobody is sent away. A
-    // client of a busy machine may take long to read what stands before its close.
+    // The sockets have little room, so that sends are short. The backlogs have much, so that no client is closed as
+    // slow. On a busy machine a client may take long to read what comes before its close frame.
     let flags = "--send-buffer 8KiB --max-backlog 1GiB --max-backlog-messages 1000000 --ping-interval 0 \
                  --close-timeout 1h --handshake-timeout 1h";
     let server = Server::start(&flags.split_whitespace().chain(shards.split(' ')).collect::<Vec<_>>());
@@ -67,7 +67,7 @@ fn agree(subscribers: usize, shards: &str) {
     for round in 0..ROUNDS {
         crowd.speak(round);
         crowd.churn(round);
-        // Not until they are quiet: the next messages meet walks that are under way.
+        // The test does not wait for silence, so the next messages meet walks that are under way.
         for _ in 0..3 {
             crowd.serve_once(0);
         }
@@ -75,7 +75,7 @@ fn agree(subscribers: usize, shards: &str) {
     crowd.serve_until("everybody is subscribed", |crowd| crowd.pending == 0);
     crowd.say_last_words();
     crowd.serve_until("everybody has the last message", |crowd| crowd.awaiting_last == 0);
-    crowd.serve_until("those who leave have left", |crowd| crowd.clients.iter().all(|client| client.has_settled()));
+    crowd.serve_until("the leaving clients have left", |crowd| crowd.clients.iter().all(|client| client.has_settled()));
     crowd.check();
     server.expect_counts(&[("slow_closed_total", 0), ("connections_open", crowd.connected() as u64)]);
     let counts = server.counts();
@@ -94,15 +94,15 @@ struct Crowd<'a> {
     server: &'a Server,
     poll: rustix::fd::OwnedFd,
     clients: Vec<Client>,
-    /// By the number in its payload: who sent it, and the how-manieth of its sender it is.
+    /// For each message, by the number in its payload: its sender, and its position among the messages of that sender.
     sent: Vec<(u32, u32)>,
-    /// How many are not subscribed yet.
+    /// How many clients are not subscribed yet.
     pending: usize,
-    /// How many of those who stay have not seen the last message of their topic.
+    /// How many of the staying clients have not seen the last message of their topic.
     awaiting_last: usize,
-    /// By topic.
+    /// The number of each topic's last message.
     last_words: Vec<Option<u32>>,
-    /// When anything arrived at last.
+    /// When anything last arrived.
     moved: Instant,
     chunk: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -120,23 +120,23 @@ struct Client {
     kind: Kind,
     stream: Option<TcpStream>,
     handshake: ClientHandshake,
-    /// What the observer had seen of its topic before it asked to join.
+    /// How many messages the topic's observer had seen before this client asked to join.
     asked_at: usize,
-    /// The count of messages sent when it was told that it is subscribed.
+    /// How many messages had been sent when the opening answer came.
     joined_at: Option<u32>,
     websocket: WebSocket,
     rest: BytesMut,
-    /// Numbers of the messages, as they came.
+    /// The numbers of the received messages, in the order in which they came.
     received: Vec<u32>,
     said: u32,
-    /// It has begun the closing handshake.
+    /// The client has begun the closing handshake.
     is_leaving: bool,
-    /// It has left, and what it sent at last may not have arrived.
+    /// The client has left without a closing handshake, so its last messages may not have arrived.
     was_cut: bool,
 }
 
 impl Client {
-    /// Has it left, or will it stay?
+    /// Returns whether the client has left or will stay.
     fn has_settled(&self) -> bool {
         self.stream.is_none() || !self.is_leaving
     }
