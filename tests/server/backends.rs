@@ -73,7 +73,7 @@ fn where_io_uring_is_refused_the_hub_serves_on_epoll() {
         assert!(report.contains(&format!("epoll (io_uring: io_uring_setup fails with {name})")), "{report}");
     }
 }
-/// One clear word, before anything listens.
+/// The error is one line, and comes before anything listens.
 #[test]
 fn a_server_that_must_have_io_uring_does_not_start_without_it() {
     for (errno, named) in [

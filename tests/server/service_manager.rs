@@ -41,8 +41,8 @@ fn failure(command: Command, stdin: Stdio) -> String {
     assert_eq!(status.code(), Some(1), "{}", program.log());
     program.log()
 }
-/// Connects one client after the other until `is_over`, and counts those that got their echo. A client without an echo
-/// must have been closed with 1001.
+/// Connects one client after the other until `is_over`, and counts them. Each client gets its echo, or is closed with
+/// 1001.
 fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &AtomicUsize) {
     while !is_over.load(Ordering::Relaxed) {
         let client = Client::open(dial(address), "/t/x?echo=true", &[]);

@@ -110,7 +110,7 @@ fn few_descriptors_are_told_at_the_start() {
 #[test]
 fn many_shards_leave_descriptors_for_all_connections() {
     let mut command = clean(Command::new("sh"));
-    // Of 1 100 the shards take 9 each and two for refusals, and 128 are for other things.
+    // Of the 1 100 descriptors each shard takes 9, and 2 for refusals; 128 are for other things.
     command.args(["-c", "ulimit -n 1100; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
     let server = Server::start_command(command);
     let mut clients = Vec::new();
