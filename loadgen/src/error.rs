@@ -20,7 +20,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err` around a system call.
+    /// Returns a function for `map_err` that makes an error of a failed system call.
     pub(crate) fn system<E: Into<io::Error>>(attempt: &'static str) -> impl FnOnce(E) -> Error {
         move |error| Error::System { attempt, error: error.into() }
     }
