@@ -102,7 +102,7 @@ fn a_backlog_is_charged_what_it_keeps() {
                 let messages: Vec<Publication> = (0..together).map(|_| received(length)).collect();
                 shard.publish(&messages, &mut backlogs);
                 count += together;
-                // The last run may exceed the limit.
+                // A further run could go far beyond the limit.
                 if together > 1 && backlogs[0].bytes() > limit / 2 {
                     break;
                 }

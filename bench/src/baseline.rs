@@ -1,8 +1,7 @@
 //! Builds the hub of another commit.
 //!
-//! The commit is checked out into a git worktree below [`OUTPUT`] and built in release into a target folder of its own,
-//! by the toolchain and with the flags that build this tree. Both folders are kept, so the next run need not build
-//! again.
+//! The commit is checked out into a git worktree below [`OUTPUT`], and built in release into its own target folder.
+//! Toolchain and flags are those of this tree. Both folders are kept, so the next run need not build again.
 
 use crate::record::git;
 use crate::tools::{OUTPUT, cargo, succeed};

@@ -34,7 +34,7 @@ pub(crate) struct Flags {
 }
 
 impl Tools {
-    /// Builds the hub and the generator, installs Bun and builds a baseline, as far as they are needed.
+    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if it is needed.
     pub(crate) fn prepare(flags: &Flags, with_bun: bool, baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
         if !Path::new(BUN_SERVER).exists() {
             return Err("run this from the repository root".into());

@@ -1,4 +1,5 @@
-//! The generator's event loop: all connections behind one epoll, edge-triggered, read until they are empty.
+//! The generator's event loop: one edge-triggered epoll watches all connections, and each ready one is read until it is
+//! empty.
 //!
 //! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
 //! So the comparison of two servers would depend on how often each finds the generator asleep.

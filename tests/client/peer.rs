@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                 drop(self.received.split_to(length));
                 return head;
             }
-            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "the connection has ended");
         }
     }
 
@@ -128,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                     return (header.opcode, payload.collect());
                 }
             }
-            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "the connection has ended");
         }
     }
 

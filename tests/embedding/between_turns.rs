@@ -286,7 +286,7 @@ struct Waiting(Hub);
 impl Authenticator for Waiting {
     fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
         let waited = Hub::wait(self.0.connections());
-        panic!("it has waited: {waited:?}");
+        panic!("the authenticator has waited: {waited:?}");
     }
 }
 

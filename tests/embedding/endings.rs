@@ -1,4 +1,4 @@
-//! `on_close` exactly once, whatever ends a connection.
+//! `on_close` is called exactly once for every way in which a connection ends.
 
 use std::time::Duration;
 

@@ -48,7 +48,7 @@ struct Live {
     address: SocketAddr,
 }
 
-/// Starts a server with so many shards and these routes.
+/// Starts a server with `shards` shards and these routes.
 fn serve(shards: usize, routes: impl FnOnce(Builder) -> Builder) -> Live {
     Live::start(routes(builder(shards)))
 }
@@ -62,12 +62,12 @@ fn builder(shards: usize) -> Builder {
 
 impl Live {
     fn start(builder: Builder) -> Live {
-        let running = builder.build().expect("a server").start().expect("it starts");
+        let running = builder.build().expect("a server").start().expect("the server starts");
         Live { address: running.local_addr(), running: Some(running) }
     }
 
     fn running(&self) -> &Running {
-        self.running.as_ref().expect("it has not ended")
+        self.running.as_ref().expect("the server has not ended")
     }
 
     fn hub(&self) -> Hub {

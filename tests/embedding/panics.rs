@@ -42,7 +42,7 @@ fn check_1011(script: impl FnOnce(Script<()>) -> Script<()>, provoke: impl Fn(&m
     check(script, RouteOptions::new(), provoke, 1011, "a handler has failed");
 }
 
-/// Waits until the server has counted so many panics.
+/// Waits until the server has counted `count` panics.
 fn expect_panics(server: &Live, count: u64) {
     until("panics are counted", || server.hub().count(Counter::HandlerPanics) == count);
 }

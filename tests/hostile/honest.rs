@@ -188,8 +188,8 @@ impl Stage {
         false
     }
 
-    /// Publishes by WebSocket. Now and then opens another connection, as another publisher, since messages keep their
-    /// order only within a connection.
+    /// Publishes by WebSocket. Opens another connection from time to time, as another publisher, since messages keep
+    /// their order only within a connection.
     fn publish(&self, topic: usize, mut random: Random) {
         while !self.ledger.is_over() {
             let mut client = self.open(topic, "?mode=pub", &mut random);
@@ -310,7 +310,7 @@ fn publish(stream: &mut TcpStream, topic: &Topic, target: &str, body: &[u8]) -> 
     loop {
         if let Some((head, length)) = ResponseHead::decode(&bytes).expect("the answer is HTTP") {
             let announced = head.headers().get("content-length").and_then(|value| str::from_utf8(value).ok());
-            let end = length + announced.expect("it has a length").parse::<usize>().unwrap();
+            let end = length + announced.expect("the answer has a length").parse::<usize>().unwrap();
             if bytes.len() >= end {
                 assert_eq!(bytes.len(), end, "something follows the answer");
                 return posted(&head, &bytes[length..]);

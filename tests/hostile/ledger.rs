@@ -120,7 +120,7 @@ fn contradiction<'a>(orders: impl Iterator<Item = &'a [Place]>) -> Option<Vec<Pl
     while let Some(place) = open.pop() {
         before.remove(&place);
         for follower in next.remove(&place).unwrap_or_default() {
-            let count = before.get_mut(&follower).expect("it has one before it");
+            let count = before.get_mut(&follower).expect("a follower has a message before it");
             *count -= 1;
             if *count == 0 {
                 open.push(follower);

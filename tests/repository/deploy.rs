@@ -1,4 +1,4 @@
-//! Checks the manifests, the chart, the dashboard and the alerts of `deploy/`, and compose.yaml: they parse, and their
+//! Checks the manifests, the chart, the dashboard and the alerts of `deploy/`, and compose.yaml. They parse, and their
 //! names and numbers agree with the code and with each other.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Checks the floors of folders in which several files define the methods of one type: a method calls only methods of
+//! Checks the floors of folders in which several files define the methods of one type. A method calls only methods of
 //! its own file and of files on lower floors.
 
 use std::{
@@ -80,8 +80,8 @@ fn methods_call_only_down() {
     assert_none(&BUILDINGS.iter().flat_map(|building| offenders(building, &files)).collect::<Vec<_>>());
 }
 
-/// Returns each call of a method that only a higher floor defines, each file with methods of the type but without a
-/// floor, and each floor without such a file. `files` has the words of each file.
+/// Returns the offenders: calls of a method that only a higher floor defines, files with methods of the type but
+/// without a floor, and floors without such a file. `files` has the words of each file.
 fn offenders(building: &Building, files: &BTreeMap<PathBuf, Vec<String>>) -> Vec<String> {
     let methods: BTreeMap<&Path, Methods> = files
         .iter()

@@ -58,7 +58,7 @@ struct File {
     /// The words without test code and `use` declarations, each with the module that it is in.
     words: Vec<(Vec<String>, String)>,
     uses: Vec<Use>,
-    /// The items that the file defines outside of functions, `impl` blocks and modules of its own.
+    /// The items that the file defines outside of functions, `impl` blocks and inner modules.
     items: BTreeSet<String>,
 }
 

@@ -188,7 +188,8 @@ fn origins() {
 }
 
 /// A page can embed an answer that it cannot read. Then its browser sends no `Origin`, but says that the request is
-/// cross-site (W3C Fetch Metadata), and withholds the answer if its resource policy says so (WHATWG Fetch).
+/// cross-site (W3C Fetch Metadata). The browser withholds the answer if the answer's resource policy says so (WHATWG
+/// Fetch).
 #[test]
 fn elements_of_foreign_pages() {
     let folder = std::env::temp_dir().join(format!("ringhub-access-{}", std::process::id()));
@@ -386,7 +387,7 @@ fn pages_of_allowed_origins_read_with_a_password() {
     assert_eq!((refused.status(), refused.header("allow")), (401, None));
 }
 
-/// With an own address the metrics are only there, and nothing else is there.
+/// If the metrics have their own address, they are only there, and nothing else is there.
 #[test]
 fn metrics_on_their_own_address() {
     // This port was free a moment ago.

@@ -122,8 +122,8 @@ fn a_server_that_was_told_to_use_epoll_warns_of_nothing() {
     assert!(!log.contains("WARN") && log.contains("epoll (by the setting io)"), "{log}");
 }
 
-/// The same corpus of client bytes goes to a server of each backend. The answers, the way in which each connection
-/// ends, and the messages of a subscriber to the same topic are the same.
+/// The same corpus of client bytes goes to a server of each backend. The answers, the ends of the connections, and the
+/// messages of a subscriber to the same topic are equal.
 #[test]
 fn both_backends_answer_with_the_same_bytes() {
     if let Err(error) = ChosenBackend::choose(IoChoice::Uring) {

@@ -223,7 +223,7 @@ fn what_is_known_is_not_sent_again() {
     assert!(!known(&["If-Modified-Since: yesterday"]));
     let response = site.ask("GET", "/site/a.txt", &["If-Match: \"x\""]);
     assert_eq!((response.status(), &*response.error()), (412, "the document is not the one that was meant"));
-    // A new text of the same length is another document.
+    // A new text is another document, even with the same length.
     fs::write(site.root().join("a.txt"), "HELLO").unwrap();
     fs::File::open(site.root().join("a.txt")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let response = site.ask("GET", "/site/a.txt", &[&format!("If-None-Match: {tag}")]);

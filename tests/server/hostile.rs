@@ -345,8 +345,8 @@ fn pings_from_a_client_that_never_reads() {
     broadcast.finish();
 }
 
-/// The server closes a client that reads nothing, whatever the client sends. One of the two clients is parked, the
-/// other is not.
+/// The server closes a client that reads nothing, whatever the client sends. One of the two tested clients is parked,
+/// the other is not.
 #[test]
 fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
     let times = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--close-timeout", "300ms"];
@@ -458,7 +458,7 @@ fn a_client_that_is_not_read_from_has_its_time() {
     // These messages are more than half of the backlog's limit.
     publish(&mut publisher, 150..200);
     slow.send_raw(&whole[4..8]);
-    server.counts_until("it is parked", |counts| counts.get("parked_total") > 0);
+    server.counts_until("the client is parked", |counts| counts.get("parked_total") > 0);
     // The pause is longer than `message_timeout`.
     thread::sleep(Duration::from_secs(5));
     for number in 0..200 {
@@ -483,7 +483,7 @@ fn unfinished_messages_have_a_limit_together() {
         let mut client = server.connect("/t/y?mode=pub");
         client.send_raw(&message[..60_000]);
         clients.push(client);
-        server.counts_until("it has arrived", |counts| counts.get("bytes_in_total") >= 60_000 * number);
+        server.counts_until("the message has arrived", |counts| counts.get("bytes_in_total") >= 60_000 * number);
     }
     let mut subscriber = server.connect("/t/y?mode=sub");
     let mut last = clients.pop().unwrap();

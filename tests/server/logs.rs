@@ -82,7 +82,7 @@ impl Hub {
     fn lines_dropped(&self) -> u64 {
         let response = exchange(self.address, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let line = response.body.lines().find(|line| line.starts_with("ringhub_log_lines_dropped_total"));
-        line.and_then(|line| line.split(' ').nth(1)).expect("it is counted").parse().unwrap()
+        line.and_then(|line| line.split(' ').nth(1)).expect("the metrics count dropped lines").parse().unwrap()
     }
 }
 
@@ -265,7 +265,7 @@ fn panics_of_which_nobody_reads() {
 }
 
 #[test]
-#[ignore = "it is run by the test of its panics"]
+#[ignore = "another test runs this process"]
 fn a_program_that_panics() {
     let logs = Logs::start().unwrap();
     let settings = Settings::default();

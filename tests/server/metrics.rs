@@ -18,8 +18,8 @@ use crate::support::{Client, Server, close, dial, dial_with, exchange, post, pub
 /// Samples by the text of their name and labels.
 type Samples = BTreeMap<String, f64>;
 
-/// Reads the text format of Prometheus 0.0.4, strictly: every family has one HELP and one TYPE before its samples,
-/// which are not mixed with others; no series comes twice; and buckets add up.
+/// Reads the text format of Prometheus 0.0.4 strictly. Every family has one HELP and one TYPE before its samples, which
+/// are not mixed with others. No series comes twice, and buckets add up.
 fn parse(text: &str) -> Samples {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut helped, mut types) = (HashSet::new(), HashMap::new());

@@ -283,15 +283,15 @@ impl<'a> Crowd<'a> {
                 let mut frame = Vec::new();
                 client.websocket.close(Tick(0), ringhub::proto::CloseCode::NORMAL, "bye", &mut frame);
                 client.is_leaving = true;
-                let stream = client.stream.as_mut().expect("it is there");
+                let stream = client.stream.as_mut().expect("the client is connected");
                 stream.write_all(&frame).expect("a close frame fits");
                 return;
             }
             // The client resets the connection.
-            1 => reset(client.stream.take().expect("it is there")),
+            1 => reset(client.stream.take().expect("the client is connected")),
             // The client ends its side first, then closes the socket.
             2 => {
-                let stream = client.stream.take().expect("it is there");
+                let stream = client.stream.take().expect("the client is connected");
                 stream.shutdown(Shutdown::Write).expect("the server is there");
             }
             // The client closes its socket; with unread input the kernel sends a reset.
@@ -392,7 +392,7 @@ impl<'a> Crowd<'a> {
                 }
                 Event::Close(frame) => assert!(client.is_leaving, "client {number} is closed: {frame:?}"),
                 Event::Fragment(_) => unreachable!("whole messages were asked for"),
-                Event::Ping(_) | Event::Pong(_) => panic!("nobody has pinged"),
+                Event::Ping(_) | Event::Pong(_) => panic!("pings are off"),
             }
         }
         client.rest = input.into_rest();

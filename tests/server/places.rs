@@ -332,7 +332,7 @@ fn connections_that_deliver_their_last_metrics_give_way() {
         assert!(begin.elapsed() < DEADLINE, "{} have been answered", deaf.len());
     }
     assert_eq!(exchange(metrics, &closing("/metrics")).status(), 200);
-    server.counts_until("they are reset", |counts| counts.get("http_too_slow_total") >= PERMITS as u64);
+    server.counts_until("the connections are reset", |counts| counts.get("http_too_slow_total") >= PERMITS as u64);
     KernelSocket::until_none("sockets with much unsent", || KernelSocket::with_much_unsent(metrics.port()));
 }
 

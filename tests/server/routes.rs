@@ -204,8 +204,8 @@ fn origins_of_a_route_instead_of_the_servers() {
     }
 }
 
-/// Returns the statuses of a request on a new connection, where a shard answers, and after another request on a kept
-/// connection, where the control thread answers or hands the request to a shard.
+/// Returns two statuses of a request: on a new connection, where a shard answers, and after another request on a kept
+/// connection. There the control thread answers, or hands the request to a shard.
 fn both_ways(server: &Server, request: &str) -> [u16; 2] {
     let mut kept = dial(server.address());
     kept.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -256,8 +256,8 @@ fn routes_within_routes() {
     }
 }
 
-/// The rules of a topic hold for every route of the hub, every spelling of the topic's name, and for WebSocket, POST
-/// and GET, on a shard and on the control thread.
+/// The rules of a topic hold for every route of the hub and every spelling of the topic's name. They hold for
+/// WebSocket, POST and GET, on a shard and on the control thread.
 #[test]
 fn a_gate_protects_topics_and_not_paths() {
     let folder = Folder::new("topics");

@@ -65,7 +65,7 @@ pub(crate) fn take_response(stream: &mut TcpStream, mut bytes: Vec<u8>, has_body
         let decoded = ResponseHead::decode(&bytes).unwrap_or_else(|error| panic!("{error}: {}", lossy(&bytes)));
         if let Some((head, length)) = decoded {
             let announced = head.headers().get("content-length").map(|value| str::from_utf8(value).unwrap());
-            let announced: usize = announced.expect("it has a length").parse().unwrap();
+            let announced: usize = announced.expect("the response has a length").parse().unwrap();
             let body = if has_body { announced } else { 0 };
             if bytes.len() >= length + body {
                 let rest = bytes.split_off(length + body);

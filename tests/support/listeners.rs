@@ -346,7 +346,7 @@ impl Listeners {
 impl Listener {
     /// Sends the opening request once the socket is connected.
     fn request(&mut self) -> io::Result<()> {
-        let stream = self.stream.as_mut().expect("it is there");
+        let stream = self.stream.as_mut().expect("the listener is connected");
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }

@@ -32,8 +32,8 @@ impl Program {
     pub(crate) fn start_with(mut command: Command, stdin: Stdio) -> Program {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut stderr = child.stderr.take().expect("it is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let mut stderr = child.stderr.take().expect("standard error is piped");
         let (sender, lines) = channel();
         thread::spawn(move || {
             // `stop_reading` drops the receiver.

@@ -13,11 +13,12 @@ use ringhub::{
     proto::FrameHeader,
 };
 
-/// Checks that every subscription receives exactly the messages of its topic from its beginning to its end, once, in
-/// the order of their publishing, however walks are divided. Without echo the connection's own messages are left out.
+/// Checks that every subscription receives exactly the messages of its topic from its beginning to its end, once and in
+/// the order of their publishing. Without echo the connection's own messages are left out. This holds for any division
+/// of walks.
 ///
-/// The first byte chooses the number of hubs, 1 to 3, and the second the length of the lanes between them; then three
-/// bytes each are an operation. The mesh is quiet between two operations, so the order of all messages is known;
+/// The first byte chooses the number of hubs, 1 to 3. The second is the length of the lanes between them. Then every
+/// three bytes are an operation. The mesh is quiet between two operations, so the order of all messages is known;
 /// `hub::simulator` tests operations while messages are on their way.
 ///
 /// Returns how many messages were received.

@@ -65,7 +65,7 @@ impl Visitor {
         Visitor { number, kind: crowd.visitors[number], visits: 0, under_way: None, next }
     }
 
-    /// Goes on with the visit as far as its socket allows, or begins the next one.
+    /// Goes on with the visit while its socket is ready, or begins the next visit.
     pub(super) fn go_on(&mut self, now: Instant, crowd: &Crowd, outcome: &mut Outcome) {
         if self.under_way.is_none() && now >= self.next {
             self.begin(now, crowd, outcome);

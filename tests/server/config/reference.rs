@@ -19,7 +19,7 @@ fn the_file_of_the_page_of_settings() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches(&file.name()).count(), example.lines().count());
 }
 
-/// `ringhub reference settings >docs/settings.md` writes the page anew; `reference routes` writes the other page.
+/// `ringhub reference settings >docs/settings.md` rewrites the page; `reference routes` writes the other page.
 #[test]
 fn the_pages_of_reference_are_up_to_date() {
     for name in ["settings", "routes"] {

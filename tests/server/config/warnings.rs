@@ -5,7 +5,7 @@ use std::fs;
 use super::{Scratch, check_config, command, scratch_folder};
 use crate::support::run_to_end;
 
-/// Only a hub that admits everybody is warned of.
+/// The warning comes only for a hub that admits everybody.
 #[test]
 fn routes_that_let_everybody_in_are_warned_of() {
     let warns = |routes: &str| {

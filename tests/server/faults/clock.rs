@@ -111,7 +111,7 @@ fn expect_after_pings(client: &mut Client, expected: Received) {
     let begin = Instant::now();
     loop {
         match client.receive() {
-            Received::Ping(_) => assert!(begin.elapsed() < DEADLINE, "it is pinged for ever"),
+            Received::Ping(_) => assert!(begin.elapsed() < DEADLINE, "only pings arrive"),
             other => return assert_eq!(other, expected),
         }
     }

@@ -159,7 +159,7 @@ pub(crate) fn line_with(process: &Program, words: &str) {
 }
 
 #[test]
-#[ignore = "it is run by the test that kills it"]
+#[ignore = "another test runs and kills this process"]
 fn a_process_of_listeners() {
     let variable = |name| env::var(name).expect("the test that runs this sets it");
     let count = variable("FAULTS_COUNT").parse().unwrap();

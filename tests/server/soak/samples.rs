@@ -8,9 +8,9 @@ use crate::support::{DEADLINE, KernelSocket, Server};
 /// The values of all columns at one moment.
 type Sample = [u64; NAMES.len()];
 
-/// The name of each column, and how much the median of the last quarter may exceed that of the second quarter: by this
-/// share, and in addition by this constant. Troubles come and go; a leak of one thing per trouble exceeds the sum
-/// within an hour.
+/// The name of each column, a share and a constant. The median of the last quarter may exceed that of the second
+/// quarter by this share plus this constant. Troubles come and go; a leak of one thing per trouble exceeds both within
+/// an hour.
 const NAMES: [(&str, f64, u64); 8] = [
     ("resident KiB", 0.10, 8 * 1_024),
     ("descriptors", 0.25, 100),

@@ -14,9 +14,9 @@ use ringhub::proto::{
 pub(crate) use differences::DIFFERENCES;
 use peers::{PEERS, Read};
 
-/// Checks that all three receivers read the same events from a stream, and refuse it after the same event with the same
-/// class of error, except for [`DIFFERENCES`]. If the first byte is odd, the rest is a recipe for frames, see
-/// [`raw::bake`].
+/// Checks that all three receivers read the same events from a stream. If one refuses the stream, all refuse it after
+/// the same event, with the same class of error. [`DIFFERENCES`] has the exceptions. If the first byte is odd, the rest
+/// is a recipe for frames, see [`raw::bake`].
 ///
 /// Returns the names of the differences that the stream shows.
 pub(crate) fn frames(bytes: &[u8]) -> BTreeSet<&'static str> {

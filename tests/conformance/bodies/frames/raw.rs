@@ -62,8 +62,8 @@ pub(crate) fn completed(stream: &[u8]) -> Vec<u8> {
 }
 
 /// Makes frames from a recipe, since random bytes are rarely valid frames. For each frame the recipe has its first
-/// byte, a form, a length, and as many bytes of payload. In the form, bit 0 leaves out the mask, bits 1 and 2 choose
-/// the encoding of the length, bits 3 to 5 repeat the payload, and bit 6 cuts the frame after its header.
+/// byte, a form, a length, and as many bytes of payload. Bit 0 of the form leaves out the mask. Bits 1 and 2 choose the
+/// encoding of the length, bits 3 to 5 repeat the payload, and bit 6 cuts the frame after its header.
 pub(crate) fn bake(mut recipe: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     while let [first, form, length, rest @ ..] = recipe {
