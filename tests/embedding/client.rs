@@ -21,7 +21,7 @@ fn on_tokio(test: impl Future<Output = ()>) {
     runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("the test has not ended in time") });
 }
 
-/// Starts a server that echoes. A message `close 4000` makes it close with this code.
+/// Starts a server that echoes. A message `close 4000` makes the server close the connection with this code.
 fn server() -> Live {
     let (script, _) = Script::<()>::by_message(|connection, text| match text.split_once(' ') {
         Some(("close", code)) => connection.close(CloseCode(code.parse().unwrap()), "as told").unwrap(),

@@ -158,8 +158,8 @@ impl Stage {
             .unwrap_or_else(|response| panic!("an honest client is refused at {target}: {response:?}"))
     }
 
-    /// Subscribes and receives; leaves and subscribes again unless it `stays`. At the end of the crowd it stays until
-    /// all messages have come.
+    /// Acts as a subscriber that receives, and leaves and subscribes again unless it `stays`. At the end of the crowd
+    /// it waits until all messages have come.
     fn subscribe(&self, topic: usize, mut random: Random, stays: bool) {
         loop {
             let mut client = self.open(topic, random.pick(&["?mode=sub", "?mode=sub&echo=true"]), &mut random);

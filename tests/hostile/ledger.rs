@@ -39,7 +39,7 @@ pub(crate) struct Sent {
 }
 
 impl Ledger {
-    /// Adds a publisher. A drop of the permit ends it.
+    /// Adds a publisher. A drop of the permit ends the publisher.
     pub(crate) fn publisher(&self, topic: usize) -> (Arc<Sent>, Publishing<'_>) {
         self.publishing.fetch_add(1, Ordering::SeqCst);
         let mut all = self.sent.lock().unwrap();

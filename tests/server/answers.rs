@@ -137,7 +137,7 @@ fn heads_that_take_too_long_on_a_kept_connection() {
     }
 }
 
-/// Requests that come one byte at a time are the same requests.
+/// Requests may come one byte at a time.
 #[test]
 fn one_byte_at_a_time() {
     let server = Server::start(&[]);

@@ -158,9 +158,9 @@ enum Step {
 /// The last action of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
-    /// It reads to the end of the connection.
+    /// The client reads to the end of the connection.
     Read,
-    /// It resets the connection.
+    /// The client resets the connection.
     Reset,
 }
 

@@ -64,7 +64,7 @@ fn nobody_listens() {
 fn an_answer_that_does_not_come_is_not_waited_for() {
     let silent = answering(|stream| stream.read_to_end(&mut Vec::new()).map(drop));
     check(silent, 1, &format!("ringhub: {silent} has not answered within 2s\n"));
-    // An answer that trickles in without end has the same time.
+    // An answer that trickles in without end also has only 2 s.
     let trickling = answering(|stream| {
         loop {
             stream.write_all(b"H")?;

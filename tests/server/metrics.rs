@@ -269,7 +269,7 @@ fn the_process_has_memory_and_descriptors() {
     drop(clients);
 }
 
-/// Returns the name in the table of counters of a series, if the table has it.
+/// Returns the name that a series has in the table of counters, if the table has the series.
 fn table_name(series: &str) -> Option<String> {
     let (family, labels) = series.strip_prefix("ringhub_")?.split_once('{')?;
     const OTHERS: [&str; 4] = ["deliveries_per_send", "taken_timestamp_seconds", "build_info", "io_backend_info"];

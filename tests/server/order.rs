@@ -444,8 +444,8 @@ impl<'a> Crowd<'a> {
         let owed = |message: u32| has_echo || self.sent[message as usize].0 != number as u32;
         let joined_at = client.joined_at.expect("everybody has joined") as usize;
         let latest = first_from[joined_at];
-        // The client's part begins at its first message; a client without messages counts from the latest allowed
-        // begin.
+        // The client's part begins at its first message; for a client without messages, the part is taken to begin at
+        // the latest allowed place.
         let begin = match client.received.first() {
             Some(&message) => positions[message as usize].expect("the observer has seen it too"),
             None => latest,

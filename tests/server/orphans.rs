@@ -91,7 +91,7 @@ fn slow_consumers_leave_the_kernel_too() {
     publisher.leave();
 }
 
-/// Sends requests, whose answers are larger than the client's socket, and `behind`. Then ends the client's side if
+/// Sends requests and then `behind`. The answers are larger than the client's socket. Then ends the client's side if
 /// `is_finished`. Returns the client when its first answer has begun to arrive; the client has read nothing.
 fn ask_and_read_nothing(address: SocketAddr, behind: &str, is_finished: bool) -> TcpStream {
     let mut stream = dial_with(address, Some(4_096));

@@ -184,8 +184,8 @@ impl Counts {
         refused.map(|(_, numbers)| numbers[0]).sum()
     }
 
-    /// Returns a counter's value for each shard, if there are several; the control thread's, if it counts it, comes
-    /// last.
+    /// Returns a counter's value for each shard, if there are several. If the control thread counts too, its value
+    /// comes last.
     pub(crate) fn by_shard(&self, name: &str) -> &[u64] {
         &self.numbers(name)[1..]
     }

@@ -87,7 +87,8 @@ impl Stall {
     }
 }
 
-/// Limits with which backlogs are most of the worst case, so that a test can see whether they hold.
+/// Limits that make backlogs the largest part of the worst case, so that the test sees whether the limits of backlogs
+/// hold.
 const STALL_LIMITS: &[&str] = &[
     "--shards=2",
     "--max-connections=5300",
@@ -189,8 +190,8 @@ fn thousands_come_back_at_once() {
     let mut listeners = Listeners::new(server.address());
     listeners.join(count, &topic, None);
     for round in 1..=2 {
-        // All listeners are reset in the first round and closed in the second. If there are too many, they are always
-        // reset: a closed socket keeps its port for a minute, and there are 28 000 ports.
+        // All listeners are reset in the first round and closed in the second. If there are more than 10 000, they are
+        // always reset: a closed socket keeps its port for a minute, and there are 28 000 ports.
         let is_reset = round == 1 || count > 10_000;
         (0..listeners.len()).for_each(|number| listeners.leave(number, is_reset));
         (0..count).for_each(|_| _ = listeners.dial(&topic, None));
