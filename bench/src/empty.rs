@@ -54,7 +54,7 @@ enum Shape {
     Unheard,
     /// Pings by `mode=pub`, whose senders read the pongs.
     Pings,
-    /// Empty messages of subscribers without echo, which send by turns.
+    /// Empty messages of subscribers without echo, which send one after the other.
     Alternating,
 }
 

@@ -20,7 +20,7 @@ pub struct Options {
     /// Connections that receive.
     #[arg(long, default_value_t = 1_000)]
     pub subscribers: usize,
-    /// Connections that publish by turns.
+    /// Connections that publish, one after the other.
     #[arg(long, default_value_t = 1)]
     pub publishers: usize,
     /// Query of the subscribers' request; empty for none.

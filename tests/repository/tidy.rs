@@ -221,7 +221,7 @@ fn every_counter_counts_something() {
         .filter(|(path, _)| is_rust(path) && path.starts_with("src") && path != Path::new("src/metrics.rs"))
         .flat_map(|(_, text)| named_under(&words(&text), "Counter"))
         .collect();
-    // The counters of refusals are used by their status.
+    // Code uses the counters of refusals by their status (`Counter::refused`).
     assert!(used.contains("refused"));
     used.extend((400..=599).map(|status| format!("{:?}", Counter::refused(status))));
     let names = Counter::ALL.iter().map(|counter| format!("{counter:?}"));

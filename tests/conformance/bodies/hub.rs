@@ -165,7 +165,7 @@ impl World {
     }
 
     fn publish(&mut self, hub: usize, source: Option<ConnectionId>, number: usize, what: usize) {
-        // The sizes include one from which a frame is a separate piece.
+        // The largest size makes a frame that is a separate piece.
         let padding = [0, 1, 3, 100, 200, 300, 0, 16 << 10][what >> 2 & 7];
         let scope = if what >> 5 == 0 { Scope::Shard } else { Scope::Server };
         self.published += 1;

@@ -20,7 +20,7 @@ use ringhub::proto::{HEADERS_MAX, HttpError, RequestHead};
 
 /// Checks that httparse reads each accepted head as the product does. For each accepted request, hyper finds the same
 /// end and the same body, except for [`DIFFERENCES`]. A request that hyper accepts is accepted with the same end, or
-/// refused. The first byte is the size of the pieces in which the rest arrives.
+/// refused. The first byte chooses the size of the pieces in which the rest arrives.
 ///
 /// Returns the name of the difference that the request shows, or else the kind of an accepted request.
 pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
