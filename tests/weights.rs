@@ -134,7 +134,7 @@ fn two_of_the_largest_messages_fit() {
 
 /// Many slow consumers of one topic keep its messages only once, although each backlog is charged for them.
 #[test]
-fn what_many_keep_is_kept_once() {
+fn messages_of_many_backlogs_are_kept_once() {
     let _alone = alone();
     const COUNT: usize = 50;
     for (length, together) in [(1_000, 50), (16_384, 2), (65_536, 1), (1 << 20, 1)] {

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_found() {
+    fn recorded_figures_are_found() {
         let figures = Figures { delivery: 300.0, publish: 4_000.0 };
         let text = kept_text("rustc 1.0 x86_64", &figures);
         assert_eq!(kept_figures(&text, "rustc 1.0 x86_64"), Some(figures));

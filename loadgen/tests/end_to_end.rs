@@ -54,7 +54,7 @@ fn everything_arrives_in_every_way_of_running() {
 }
 
 #[test]
-fn the_smallest_messages_carry_no_time_and_are_counted_all_the_same() {
+fn the_smallest_messages_have_no_time_and_are_counted() {
     let flags = "--unthrottled --messages 20 --size 17";
     let (status, report) = run(Fault::None, flags);
     let report = report.unwrap();
@@ -108,7 +108,7 @@ fn a_sample_is_void_when_the_bytes_of_the_others_do_not_fit() {
 }
 
 #[test]
-fn a_ping_is_answered_and_no_mistake() {
+fn a_ping_is_answered_and_is_no_mistake() {
     let (status, report) = run(Fault::Ping, "--in-flight 16 --messages 20");
     assert_eq!(status, 0, "{}", report.unwrap());
 }
@@ -131,7 +131,7 @@ fn a_server_process_is_measured() {
 }
 
 #[test]
-fn what_cannot_run_is_status_one() {
+fn a_run_that_cannot_take_place_has_status_one() {
     assert_eq!(run(Fault::NotFound, "--rate 1").0, 1);
     assert_eq!(run(Fault::None, "--rate 1 --size 16").0, 1);
     assert_eq!(run(Fault::None, "--no-such-flag").0, 1);
@@ -141,7 +141,7 @@ fn what_cannot_run_is_status_one() {
 
 /// Standard output is closed before the report, as in `ringhub-loadgen ... | head -1`, or its disk is full.
 #[test]
-fn a_report_that_nobody_reads_is_no_panic() {
+fn a_report_without_a_reader_is_no_panic() {
     let check = |flags: &str, stdout: Stdio, status: i32, complaint: &str| {
         let address = start(Fault::None);
         let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))

@@ -82,7 +82,7 @@ fn a_bearer_token() {
 
 /// RFC 6455 4.1: a server may send messages at once after its answer.
 #[test]
-fn a_message_right_behind_the_answer() {
+fn a_message_right_after_the_answer() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events) = peer.client().build().unwrap();

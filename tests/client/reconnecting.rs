@@ -117,7 +117,7 @@ fn every_end_that_is_not_final_is_followed_by_attempts() {
 }
 
 #[test]
-fn a_stable_connection_begins_the_count_anew() {
+fn a_stable_connection_resets_the_count() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let reconnect = Reconnect { stable_after: Duration::ZERO, ..QUICK };

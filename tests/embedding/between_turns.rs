@@ -99,7 +99,7 @@ fn a_handler_that_releases_its_own_connection() {
 
 /// `on_subscribed` is not called for a subscription that has ended before it went live.
 #[test]
-fn what_was_given_up_does_not_go_live() {
+fn a_subscription_that_has_ended_does_not_go_live() {
     let (script, _journal) = by_query();
     let script = script.on_open(|connection| {
         connection.unsubscribe(&topic("a"));

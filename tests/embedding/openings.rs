@@ -348,7 +348,7 @@ fn qore_a_decision_behind_unread_answers() {
 
 /// A client that has ended its side and reads gets the refusal after its unread answers.
 #[test]
-fn qore_a_refusal_behind_answers_that_are_read() {
+fn qore_a_refusal_after_answers_that_are_read() {
     let (script, _) = Script::<()>::new();
     let script = script.opening(|_| Err(Response::new(402, "text/plain", "pay first")));
     let builder = builder(1).settings(|settings| settings.send_buffer = Some(Size(4 << 20)));

@@ -66,7 +66,7 @@ fn ioto_send_string_json_and_block() {
 
 /// A map whose keys are not strings has no form in JSON.
 #[test]
-fn ioto_send_json_tells_what_is_none() {
+fn ioto_send_json_refuses_what_is_not_json() {
     check!(
         c => c.send_json(&std::collections::BTreeMap::from([((1, 2), 3)])).unwrap_err().to_string(),
         [],
@@ -238,7 +238,7 @@ fn ioto_close_codes_and_reasons_are_checked() {
 
 /// Messages sent before a close arrive before the close frame, and nothing follows it. A second close is an error.
 #[test]
-fn ioto_nothing_is_sent_behind_a_close() {
+fn ioto_nothing_is_sent_after_a_close() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
         connection.send_text("before");
         connection.close(CloseCode(4000), truncate_reason(&"é".repeat(62))).unwrap();

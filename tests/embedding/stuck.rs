@@ -117,7 +117,7 @@ fn connect(server: &Live, target: &str) -> (Client, usize) {
 
 /// A watch over the turns names only the blocked shard: a shard without work has turns too.
 #[test]
-fn a_watch_over_turns_names_the_shard_that_is_held_up() {
+fn a_watch_over_turns_names_the_blocked_shard() {
     let mut stuck = Stuck::new();
     let mut watch = stuck.server.running().watch_turns();
     // On a busy machine another shard may not run for that long either, so the look is repeated.
@@ -141,7 +141,7 @@ fn a_watch_over_turns_names_the_shard_that_is_held_up() {
 
 /// Clients flood a topic whose home is blocked. Meanwhile messages to other topics reach all their subscribers.
 #[test]
-fn a_flood_of_a_home_that_is_held_up_delays_no_other_topic() {
+fn a_flood_of_a_blocked_home_delays_no_other_topic() {
     const FLOOD: usize = 3_000;
     const MESSAGES: usize = 500;
     let mut stuck = Stuck::new();
@@ -185,7 +185,7 @@ fn expect_from_each(subscriber: &mut Client, publishers: usize, messages: usize)
 
 /// Handlers that publish to a blocked home do not block others while there is room for their messages.
 #[test]
-fn handlers_that_publish_to_a_home_that_is_held_up() {
+fn handlers_that_publish_to_a_blocked_home() {
     const MESSAGES: usize = 400;
     let mut stuck = Stuck::new();
     let mut crowd = stuck.connect("/", 10);

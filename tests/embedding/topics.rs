@@ -155,7 +155,7 @@ fn subscriptions_from_the_beginning() {
 /// For the topics of `Accept`, `on_subscribed` is called after the opening answer and `on_open`, and before any message
 /// of the topic, wherever the topic's home is.
 #[test]
-fn what_is_live_from_the_beginning_is_told_after_the_opening() {
+fn subscriptions_of_accept_go_live_after_the_opening() {
     for shards in [1, 3] {
         let (script, journal) = Script::<()>::new();
         let script = script.opening(|_| {

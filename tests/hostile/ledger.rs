@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "[5] of publisher 0 are missing before 6")]
-    fn a_message_behind_the_subscription_is_missing() {
+    fn a_message_after_the_subscription_is_missing() {
         let (sent, mut watch) = watched(8, 5);
         take(&sent, &mut watch, &[6]);
     }

@@ -55,7 +55,7 @@ fn links_have_targets() {
 
 /// No snippet is on two pages, since a change of one copy would miss the other.
 #[test]
-fn no_snippet_stands_twice() {
+fn no_snippet_is_there_twice() {
     let mut seen = BTreeSet::new();
     for name in pages() {
         for (language, code) in blocks(&page(&name)) {

@@ -69,7 +69,7 @@ fn lines_are_not_too_long() {
 }
 
 #[test]
-fn nothing_was_left_to_be_done() {
+fn no_markers_of_unfinished_work() {
     // The markers are put together here, so that the check does not find them in this file.
     let markers =
         ["TO DO", "FIX ME", "X XX", "dbg !", "todo !", "unimplemented !"].map(|marker| marker.replace(' ', ""));
@@ -85,7 +85,7 @@ fn nothing_was_left_to_be_done() {
 }
 
 #[test]
-fn no_path_of_somebodys_machine() {
+fn no_path_of_a_developers_machine() {
     let places = ["/work /", "/tmp /wt", "/root /", "/home /"].map(|place| place.replace(' ', ""));
     let mut offenders = Vec::new();
     for (path, text) in texts() {

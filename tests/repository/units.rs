@@ -47,7 +47,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_service_is_told_fed_and_stopped_in_time() {
+fn the_service_has_its_notifications_watchdog_and_times() {
     let service = Unit::read("ringhub.service");
     assert_eq!((service.one("Type"), service.one("KillMode")), ("notify", "mixed"));
     assert!(service.number("WatchdogSec") >= 5);

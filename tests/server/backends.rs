@@ -115,7 +115,7 @@ fn check_config_names_the_backend() {
 }
 
 #[test]
-fn a_server_that_was_told_to_use_epoll_warns_of_nothing() {
+fn a_server_set_to_epoll_does_not_warn() {
     let mut server = Server::start(&["--io", "epoll"]);
     assert_eq!(backend_info(&server), "ringhub_io_backend_info{backend=\"epoll\",reason=\"setting\"} 1");
     let log = server.end();

@@ -161,7 +161,7 @@ fn folders_of_files_leave_fewer_connections() {
 }
 
 #[test]
-fn what_does_not_fit_together_says_where_both_come_from() {
+fn settings_that_contradict_each_other_name_both_sources() {
     let file = Scratch::new("max_message = \"2MiB\"\nmax_backlog = \"3MiB\"");
     let path = file.name();
     let backlog = "max_backlog: 3MiB is less than two of the largest messages, 4MiB";
@@ -181,7 +181,7 @@ fn what_does_not_fit_together_says_where_both_come_from() {
 /// All errors from all sources are reported, those of the file in the order of its lines. Errors that only follow from
 /// others are left out.
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let file =
         Scratch::new("nonsense = 1\nshards = 0\nmax_message = true\nmax_backlog = 1\nmax_frame = \"3MiB\"\nlog = 1");
     let path = file.name();
@@ -292,7 +292,7 @@ fn variables_of_others_are_only_noted() {
 }
 
 #[test]
-fn what_is_not_utf8_is_named() {
+fn settings_that_are_not_utf8_are_named() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     let bad = OsStr::from_bytes(b"\xff");
     let mut command = program();

@@ -194,7 +194,7 @@ fn other_methods_are_not_allowed() {
 
 /// RFC 9110 13.1.2, 13.1.3, 13.2.2.
 #[test]
-fn what_is_known_is_not_sent_again() {
+fn a_document_that_the_client_has_is_not_sent_again() {
     let site = Site::new(&[("a.txt", "hello")]);
     let response = site.get("/site/a.txt");
     let (tag, date) = (response.header("etag").unwrap(), response.header("last-modified").unwrap());
@@ -310,7 +310,7 @@ fn folders_are_redirected_into() {
 }
 
 #[test]
-fn what_is_not_served_is_not_there() {
+fn files_that_are_not_served_are_not_found() {
     let site = Site::new(&[
         ("index.html", "start"),
         ("a.txt", "text"),

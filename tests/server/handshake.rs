@@ -68,7 +68,7 @@ fn offers_are_declined() {
 }
 
 #[test]
-fn what_is_not_there() {
+fn paths_that_are_not_found() {
     let get = |target: &str| upgrade_request(target);
     check_refused(&[
         (get("/topic"), 404, "/t/{topic...}"),

@@ -144,7 +144,7 @@ fn only_the_address_is_read() {
 
 /// If the named file cannot be used, the check fails; it does not fall back to the default address.
 #[test]
-fn settings_that_cannot_be_read_are_told_of() {
+fn settings_that_cannot_be_read_are_an_error() {
     let run = |arguments: &[&str], file: &str| {
         let mut command = program();
         command.arg("health").args(arguments).env("RINGHUB_CONFIG", file);

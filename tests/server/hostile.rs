@@ -375,7 +375,7 @@ fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
 /// A client that sends its close frame and ends its side at once is gone at once, and its close is clean. So is one
 /// that closes its socket, whose kernel answers the close frame with a reset.
 #[test]
-fn close_frames_with_the_end_behind_them() {
+fn close_frames_followed_by_the_end() {
     let server = Server::start(&["--close-timeout", "1h"]);
     let close_frame = frame(OpCode::Close, true, b"\x03\xe8");
     for number in 0..200 {

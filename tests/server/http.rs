@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn what_is_posted_is_published() {
+fn posted_messages_are_published() {
     let server = Server::start(&["--shards", "3"]);
     let mut subscriber = server.connect("/t/a%20b");
     for (offset, (content_type, body, is_text)) in [

@@ -222,7 +222,7 @@ fn signals_are_heard_as_soon_as_the_address_is_known() {
 }
 
 #[test]
-fn an_output_that_nobody_reads_does_not_end_it() {
+fn an_output_without_a_reader_does_not_end_the_server() {
     let mut server = Server::start(&[]);
     server.stop_reading();
     for _ in 0..20 {

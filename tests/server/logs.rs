@@ -187,7 +187,7 @@ fn disks_that_are_full() {
 
 /// The counters that SIGUSR1 prints do not wait for a reader either, and the server handles the next signal.
 #[test]
-fn counters_that_nobody_reads() {
+fn counters_without_a_reader() {
     let (reader, writer) = pipe().unwrap();
     let hub = Hub::start(&[], writer, Stdio::null());
     let (first, reader) = read_until(reader, "serves on");
@@ -240,7 +240,7 @@ impl Handler for Panics {
 
 /// Panics that a client causes go through the same queue: the shard does not wait, and the next client is served.
 #[test]
-fn panics_of_which_nobody_reads() {
+fn panics_without_a_reader_of_the_log() {
     let (reader, writer) = pipe().unwrap();
     let (stdout, stdout_writer) = pipe().unwrap();
     let mut command = Command::new(env::current_exe().unwrap());

@@ -56,7 +56,7 @@ fn echo_returns_ones_own_messages() {
 
 /// One send carries messages of several senders; each sender's share leaves out its own messages.
 #[test]
-fn own_messages_are_cut_out_of_what_others_sent() {
+fn own_messages_are_left_out_of_a_share() {
     const ROUNDS: usize = 200;
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..4).map(|_| server.connect("/t/x")).collect();
@@ -384,7 +384,7 @@ fn close_codes_are_echoed() {
 
 /// RFC 6455 5.5.1: data after the client's close frame is no message.
 #[test]
-fn nothing_counts_behind_a_close() {
+fn nothing_counts_after_a_close() {
     let server = Server::start(&[]);
     let (mut client, mut other) = (server.connect("/t/x"), server.connect("/t/x"));
     let frames = [frame(OpCode::Text, true, b"before"), frame(OpCode::Close, true, &[0x03, 0xe8])];
@@ -409,7 +409,7 @@ fn pings_are_answered_and_pongs_are_not() {
 
 /// RFC 6455 4.1: a client should wait for the answer, but the server must not lose frames that came with the request.
 #[test]
-fn frames_behind_the_opening_request_are_not_lost() {
+fn frames_after_the_opening_request_are_not_lost() {
     let server = Server::start(&[]);
     let mut subscriber = server.connect("/t/x");
     let large = pattern(5, 40_000);
@@ -446,7 +446,7 @@ fn bytes_that_arrive_one_by_one() {
 
 /// Once a client has its 101, it gets every message published from then on.
 #[test]
-fn whoever_joins_gets_all_that_follows() {
+fn a_new_subscriber_gets_all_later_messages() {
     let server = Server::start(&[]);
     let mut publisher = server.connect("/t/x?mode=pub");
     let mut joined: Vec<Client> = Vec::new();

@@ -71,7 +71,7 @@ const SETTINGS: &str = r#"
 const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
 
 #[test]
-fn the_start_says_what_is_where() {
+fn the_notes_at_the_start_name_the_routes() {
     let folder = Folder::new("start");
     let notes = |settings: &str| folder.serve(settings).notes().to_owned();
     let with_routes = notes(SETTINGS);

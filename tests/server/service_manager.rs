@@ -66,7 +66,7 @@ fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &Ato
 
 /// A server leaves and the next starts on the same listener, and no client is refused.
 #[test]
-fn a_restart_refuses_nobody() {
+fn a_restart_refuses_no_client() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (is_over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -237,7 +237,7 @@ fn a_manager_without_a_watchdog_hears_the_state() {
 
 /// If the manager is gone, the log says so and the server goes on.
 #[test]
-fn a_manager_that_is_gone_is_no_reason_to_end() {
+fn the_server_goes_on_without_its_manager() {
     let mut command = clean(Command::new(binary_path()));
     command.env("NOTIFY_SOCKET", "/nowhere/notify");
     let mut server = Server::start_command(command);

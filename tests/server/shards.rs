@@ -202,7 +202,7 @@ fn the_close_frames_of_a_crowd_follow_its_echoes() {
 
 /// A subscriber gets its opening answer only when it will miss no message any more.
 #[test]
-fn who_is_told_misses_nothing() {
+fn a_subscriber_with_its_answer_misses_nothing() {
     let server = Server::start(&["--shards", "4"]);
     let mut publisher = server.connect("/t/x?mode=pub");
     for number in 0..200 {

@@ -120,7 +120,7 @@ fn a_route_says_what_is_wrong_and_where() {
 
 /// Each error of every route is reported, except those that only follow from an error in the settings.
 #[test]
-fn all_errors_of_routes_are_told_at_once() {
+fn all_errors_of_routes_are_reported_at_once() {
     let file = Scratch::new(
         "max_backlog = \"x\"\n[[routes]]\nmatch = \"/t/{topic}\"\nhandler = \"hub\"\nmax_message = \"64MiB\"\n\
          [[routes]]\nmatch = 1\nhandler = 2\n[routes.network]\nallow = \"x\"\n[[routes]]\n",

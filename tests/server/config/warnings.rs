@@ -7,7 +7,7 @@ use crate::support::run_to_end;
 
 /// The warning comes only for a hub that admits everybody.
 #[test]
-fn routes_that_let_everybody_in_are_warned_of() {
+fn routes_that_admit_everybody_cause_a_warning() {
     let warns = |routes: &str| {
         let output = run_to_end(check_config(&Scratch::new(&format!("listen = \"0.0.0.0:0\"\n{routes}"))));
         assert!(output.status.success(), "{output:?}");
@@ -22,7 +22,7 @@ fn routes_that_let_everybody_in_are_warned_of() {
 
 /// The warning names two routes that lead to the same topics and admit different clients.
 #[test]
-fn routes_that_lead_to_the_same_topics_are_warned_of() {
+fn routes_to_the_same_topics_cause_a_warning() {
     let warnings = |text: &str| {
         let output = run_to_end(check_config(&Scratch::new(text)));
         assert!(output.status.success(), "{output:?}");
@@ -69,7 +69,7 @@ fn routes_that_lead_to_the_same_topics_are_warned_of() {
 
 /// A browser sends its user's password or address with requests of any page, so such routes need allowed origins.
 #[test]
-fn routes_that_any_page_may_use_are_warned_of() {
+fn routes_for_any_web_page_cause_a_warning() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();
     let (network, basic) = ("network.allow = \"10.0.0.0/8\"\n", "basic.users.a = \"hush\"\n");
     let (bearer, origins) = ("bearer.tokens.a = \"hush\"\n", "allowed_origins = \"https://a.example\"\n");
@@ -103,7 +103,7 @@ fn routes_that_any_page_may_use_are_warned_of() {
 
 /// A request shows one token, which must be in both lists.
 #[test]
-fn routes_whose_tokens_are_of_no_use_are_warned_of() {
+fn routes_with_useless_tokens_cause_a_warning() {
     let check = |settings: &str, rules: &str, told: &[&str]| {
         let text = format!("{settings}\n[[routes]]\nmatch = \"/{{topic}}\"\nhandler = \"hub\"\n{rules}");
         let output = run_to_end(check_config(&Scratch::new(&text)));

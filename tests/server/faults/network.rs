@@ -50,7 +50,7 @@ fn bodies_that_end_in_a_reset() {
 
 /// Clients reset their connections before they have an answer: each message is published once or not at all.
 #[test]
-fn posts_whose_answers_nobody_awaits() {
+fn posts_whose_clients_do_not_wait_for_the_answer() {
     const COUNT: usize = 200;
     let server = Server::start(BODIES);
     let mut subscriber = server.connect("/t/x?mode=sub");
