@@ -240,7 +240,8 @@ fn required(setting: &'static str, duration: Duration) -> Result<Duration, Clien
     optional(duration).ok_or(ClientBuildError::Zero(setting))
 }
 
-/// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds the rest, so that it can be added to a time.
+/// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds all other durations, so that each can be added
+/// to a time.
 fn optional(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then(|| duration.min(FOREVER))
 }

@@ -55,7 +55,7 @@ pub struct ConnectionEnd {
     pub code: CloseCode,
     /// The reason in the server's close frame.
     pub reason: String,
-    /// True if both sides have sent a close frame, which completes the closing handshake.
+    /// Whether both sides have sent a close frame, which completes the closing handshake.
     pub is_clean: bool,
     /// The cause of the end.
     pub cause: Cause,

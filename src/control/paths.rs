@@ -67,7 +67,8 @@ pub(super) fn begin(
         return Err(Refusal::not_allowed(&path.allowed()));
     }
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
-        // A browser hides the response to a failed opening handshake from its page; this request has the same answer.
+        // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
+        // request.
         shared.authorize(sender, read_intent(head)?, endpoint)?;
     }
     Err(HandshakeError::Upgrade.refusal())

@@ -323,7 +323,7 @@ async fn has_left(mut leaving: watch::Receiver<bool>) -> Result<(), watch::error
     leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
 }
 
-/// The most requests that wait to be sent, over all connections and handles, on up to 64 shards. Each shard has an
+/// The most requests that wait to be sent, over all connections and handles, with up to 64 shards. Each shard has an
 /// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.
 const REQUESTS_MAX: usize = 1_024;
 
@@ -385,8 +385,8 @@ mod tests {
         });
     }
 
-    /// While the task sleeps or its lanes are full: the shards get the barrier after every publish that was submitted,
-    /// and no publish after it.
+    /// The shards get the barrier after every publish that was submitted, and no publish after it, also if the task
+    /// sleeps or its lanes are full.
     #[test]
     fn the_barrier_stands_behind_every_publish() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
