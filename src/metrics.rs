@@ -148,7 +148,7 @@ counters! {
     HttpRequests "http_requests_total" "requests" Counter ShardAndControl;
     /// Idle HTTP connections that gave way to new ones.
     HttpDisplaced "http_displaced_total" "connections" Counter ShardAndControl;
-    /// HTTP connections given up because their client took an answer too slowly.
+    /// HTTP connections reset because their client took an answer too slowly.
     HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.
     HttpReturned "http_returned_total" "connections" Counter Control;
@@ -185,10 +185,10 @@ counters! {
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
-    /// Connections given up because no sign of life followed a ping, or because their clients took nothing of their
+    /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their
     /// backlogs.
     PongTimeout "pong_timeout_total" "connections" Counter Shard;
-    /// Connections given up because the closing handshake did not end in time.
+    /// Connections dropped because the closing handshake did not end in time.
     CloseTimeout "close_timeout_total" "connections" Counter Shard;
     /// Connections reset at their end, because their clients had not taken all output, or had sent on after it.
     Reset "reset_total" "connections" Counter Shard;
@@ -201,7 +201,7 @@ counters! {
     /// Connections dropped while the server leaves: at their `close_timeout`, or at `drain_timeout`.
     DrainDropped "drain_dropped_total" "connections" Counter Shard;
     /// Shards that closed connections although messages from before the server began to leave could still be on their
-    /// way, since a quarter of `drain_timeout` was over.
+    /// way: the time for these messages, a quarter or half of `drain_timeout`, was over.
     BarrierTimeout "barrier_timeout_total" "shards" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
@@ -314,7 +314,7 @@ impl Counters {
     pub fn count_turn(&self, length: Duration) {
         let ns = length.as_nanos() as u64;
         let bucket = TURN_BOUNDS_US.iter().position(|bound| ns <= bound * 1_000).unwrap_or(TURN_BOUNDS_US.len());
-        // Relaxed, as above.
+        // Relaxed, as in `Counters::set`.
         let add = |number: &AtomicU64, count| number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
         add(&self.turns[bucket], 1);
         add(&self.turns_ns, ns);
@@ -326,7 +326,7 @@ static PROCESS: Counters = Counters::new();
 
 /// Adds to a counter of the whole process. Any thread may call this.
 pub(crate) fn add_for_process(counter: Counter, count: u64) {
-    // Relaxed, as above.
+    // Relaxed, as in `Counters::set`.
     PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
 }
 
