@@ -106,8 +106,8 @@ impl Config {
                 "HTTP connections",
                 http_connections * HTTP_CONNECTION,
                 format!(
-                    "({of_port} (max_http_connections + {farewells}, up to max_connections) + {monitors} for metrics of a \
-                     full server + {of_metrics} of metrics_listen) × {}",
+                    "({of_port} (max_http_connections + {farewells}, up to max_connections) + {monitors} for metrics \
+                     of a full server + {of_metrics} of metrics_listen) × {}",
                     Size(HTTP_CONNECTION)
                 ),
             ),
@@ -148,7 +148,8 @@ const PART_BYTES_MAX: u64 = 1 << 60;
 /// connection takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
 const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 
-/// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has taken.
+/// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has
+/// taken.
 const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
 
 /// The connections of the address for metrics.

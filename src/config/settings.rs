@@ -224,8 +224,7 @@ settings! {
         publish_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
 
-        /// Bearer tokens of which one is needed to subscribe. A token that is also one of
-        /// publish_tokens allows both.
+        /// Bearer tokens of which one is needed to subscribe. A token that is also one of publish_tokens allows both.
         subscribe_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
 

@@ -120,8 +120,8 @@ pub(crate) trait Commands: Send + Sync {
     ///
     /// # Errors
     ///
-    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves and
-    /// has not published the message.
+    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
+    /// and has not published the message.
     fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing;
 }
 
@@ -156,8 +156,8 @@ impl HttpRequest {
     ///
     /// # Errors
     ///
-    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves and
-    /// has not published the message.
+    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
+    /// and has not published the message.
     pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
         Arc::clone(&self.commands).publish(grant, message)
     }
