@@ -108,7 +108,8 @@ counters! {
     Opened "opened_total" "connections" Counter Shard;
     /// Established connections that have ended, for whatever reason.
     Ended "ended_total" "connections" Counter Shard;
-    /// Requests refused because there were as many connections as allowed (503).
+    /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
+    /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
     /// Sockets refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
@@ -116,9 +117,9 @@ counters! {
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
     RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because they showed no valid token (401).
+    /// Requests refused because they showed no valid token or password (401).
     RefusedToken "refused_total{cause=\"token\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because of their origin, or because their token is for something else (403).
+    /// Requests refused because of their origin or their network, or because their token is for something else (403).
     RefusedForbidden "refused_total{cause=\"forbidden\"}" "requests" Counter ShardAndControl;
     /// Requests refused because nothing is at their path (404).
     RefusedNotFound "refused_total{cause=\"not_found\"}" "requests" Counter ShardAndControl;
@@ -178,8 +179,7 @@ counters! {
     MessageTimeout "message_timeout_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
-    /// Panics of handlers, each of which has closed its connection with 1011, and of authenticators, each of which has
-    /// refused a request with 500.
+    /// Panics of handlers and authenticators. Each has closed a connection with 1011, or refused a request with 500.
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;

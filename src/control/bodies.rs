@@ -216,7 +216,7 @@ mod tests {
         body.grow(6).unwrap();
         drop((body, given_way));
         assert_eq!(kept(), (0, 0));
-        // One that has given way has nothing to give back, whether its reader knows of that or not.
+        // A body that has given way has nothing to give back, whether its reader knows of that or not.
         let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let (body, given_way) = bodies.begin();
         bodies.lock().incomplete.get_mut(&body.number).unwrap().since = start;

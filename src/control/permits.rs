@@ -238,7 +238,7 @@ mod tests {
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
             }
-            // A connection that stays idle keeps its age; one that was busy in between becomes younger.
+            // A connection that stays idle keeps its age; the age of one that was busy in between begins anew.
             assert!(rest(&mut held, 1));
             held[0].set_busy();
             assert!(rest(&mut held, 0));

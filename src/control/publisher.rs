@@ -121,7 +121,7 @@ impl Publisher {
         }
     }
 
-    /// Sends a command to a shard, and waits for the reply. `None` if the server has ended meanwhile.
+    /// Sends a command to a shard, and waits for the reply. Returns `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.request(ShardRequest::Command { shard, command }).await
     }
@@ -137,7 +137,7 @@ impl Publisher {
         answered.await.ok()
     }
 
-    /// Returns the queues of all shards once the server has started; `None` if it never does.
+    /// Returns the queues of all shards once the server has started, or `None` if it never does.
     async fn queues(&self) -> Option<Queues> {
         if let Some(queues) = &*self.queues.borrow() {
             return Some(Arc::clone(queues));

@@ -276,7 +276,8 @@ fn the_same_checks_stand_in_front_of_every_endpoint() {
     end(server);
 }
 
-/// An endpoint of any surface is refused while the server leaves. A request whose head has begun is still read.
+/// A request for an endpoint of any surface is refused while the server leaves. A request whose head has begun is still
+/// read.
 #[test]
 fn a_server_that_leaves_refuses_every_endpoint() {
     for (line, expected) in
