@@ -246,7 +246,8 @@ fn optional(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then(|| duration.min(FOREVER))
 }
 
-/// The headers of HTTP that decide where a message ends or what a connection is, and those of the handshake.
+/// The headers that a caller may not add, in addition to those of the handshake: they frame messages, manage the
+/// connection, or hold the credentials for a proxy.
 const RESERVED_HEADERS: &[&str] =
     &["Host", "Upgrade", "Connection", "Content-Length", "Transfer-Encoding", "TE", "Trailer", "Proxy-Authorization"];
 
