@@ -38,8 +38,8 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of the judge, 426 for a request that could have asked for a WebSocket, and
-/// 405 for a method that the path does not have.
+/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
+/// WebSocket, and 405 for a method that the path does not have.
 pub(super) fn begin(
     shared: &Shared,
     number: usize,

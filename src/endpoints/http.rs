@@ -17,8 +17,8 @@ use crate::{
 /// An HTTP endpoint that a surface registers at a path.
 ///
 /// The control thread answers everything else by itself: preflights, methods that the path does not have, requests that
-/// the judge does not admit, bodies that are too large or too slow, and requests to a server that leaves. For all other
-/// requests it calls `answer`.
+/// `intent` or the judge refuses, bodies that are broken, too large, too slow or without room, and requests to a server
+/// that leaves. For all other requests it calls `answer`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HttpEndpoint {
     /// The methods, in the order in which `Allow` names them. HEAD is answered as GET is; OPTIONS cannot be among them.
