@@ -145,7 +145,7 @@ pub(super) fn mib(bytes: u64) -> f64 {
 const PART_BYTES_MAX: u64 = 1 << 60;
 
 /// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open
-/// connection takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
+/// connection takes less, its slot and places: some 300 bytes. Its input that is not parsed is [`WAITING_INPUT`].
 const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 
 /// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has
