@@ -369,7 +369,8 @@ impl StartReport {
     }
 }
 
-/// Serves until a signal: the first signal begins a graceful shutdown, the second ends the process at once.
+/// Serves until the server has ended. The first SIGTERM, SIGINT or SIGQUIT begins a graceful shutdown, the second ends
+/// the process at once; SIGUSR1 prints the counters.
 async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
     let mut manager = ServiceManager::begin(&running);
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
