@@ -78,10 +78,19 @@ pub(super) fn preflight(methods: &str, page_headers: &[&str]) -> Answer {
 }
 
 /// Appends header lines. Control characters in values become spaces, as in the answers of shards.
-pub(super) fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, String)]) {
+pub(super) fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, impl AsRef<str>)]) {
     for (name, value) in lines {
-        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
-        if let (Ok(name), Ok(value)) = (name.as_ref().parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
+        let value = value.as_ref();
+        let value = if value.bytes().any(|octet| octet.is_ascii_control()) {
+            HeaderValue::from_str(&value.replace(|character: char| character.is_ascii_control(), " "))
+        } else {
+            HeaderValue::from_str(value)
+        };
+        let name = match name.as_ref() {
+            "Content-Type" => Ok(header::CONTENT_TYPE),
+            name => name.parse::<HeaderName>(),
+        };
+        if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
         }
     }

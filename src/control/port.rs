@@ -164,7 +164,7 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
                 }
             },
             Some(_) = connections.join_next() => continue,
-            _ = finishing.changed() => return,
+            Err(_) = finishing.changed() => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
         let caller = Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None };
@@ -200,16 +200,15 @@ async fn converse(
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);
-    let mut has_noticed = false;
     let outcome = loop {
         tokio::select! {
+            biased;
             outcome = &mut serving => break outcome,
-            // When the server leaves or is gone, the connection checks again whether it may go on.
-            () = shared.has_left(), if !has_noticed => has_noticed = true,
-            _ = finishing.changed() => {
+            changed = finishing.changed() => if changed.is_err() {
                 Pin::new(&mut serving).graceful_shutdown();
                 break (&mut serving).await;
-            }
+            },
+            // When the server leaves, the connection checks again whether it may go on.
         }
     };
     let connection = serving.into_parts().io;
@@ -255,9 +254,10 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
 /// its `ControlHandoff`. A shard has its `ControlHandoff` only on its own thread, on the stack or in values that a
 /// panic drops. The control thread has the sender in the same way.
 async fn end_of_shards(mut finishing: watch::Receiver<()>) {
-    if finishing.has_changed().is_err() || finishing.changed().await.is_ok() {
+    if finishing.has_changed().is_err() {
         std::future::pending::<()>().await;
     }
+    while finishing.changed().await.is_ok() {}
 }
 
 /// Counts an open connection until this value is dropped.

@@ -127,7 +127,7 @@ impl RequestFacts {
 enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
-    Call(Box<EndpointCall>),
+    Call(EndpointCall),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -189,8 +189,8 @@ impl Service {
             Endpoint::Path { path, .. } => match paths::begin(shared, *path, &credentials, &endpoint)? {
                 AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                 AtPath::Call(admitted) => {
-                    let call = EndpointCall::new(shared, admitted, head, endpoint, peer, request.into_body());
-                    Ok(Begun::Call(Box::new(call)))
+                    let body = request.into_body();
+                    Ok(Begun::Call(EndpointCall::new(shared, admitted, head, endpoint, peer, body)))
                 }
             },
             Endpoint::Files { mount, below } => {

@@ -28,7 +28,7 @@ pub(crate) struct HttpEndpoint {
     pub(crate) body: BodyLimit,
     /// Further header lines that a page of another origin may send beside `Authorization` and `Content-Type`.
     pub(crate) page_headers: &'static [&'static str],
-    pub(crate) answer: fn(HttpRequest) -> Answering,
+    pub(crate) answer: fn(Box<HttpRequest>) -> Answering,
 }
 
 /// The largest body of a request to an endpoint. Beyond it the answer is 413.
@@ -48,8 +48,6 @@ pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal
 /// A request to an endpoint, which the judge has admitted by its head, and whose body has arrived.
 pub(crate) struct HttpRequest {
     pub(crate) head: RequestHead,
-    /// The values of the parameters in the path.
-    pub(crate) parameters: Parameters,
     /// The topic that the path names.
     pub(crate) topic: Option<TopicName>,
     /// The permission to publish to the topic of the path, if the request was admitted with this intent.
@@ -60,6 +58,8 @@ pub(crate) struct HttpRequest {
     pub(crate) body: Bytes,
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
+    /// The number of the path.
+    pub(crate) path: usize,
     /// The number of the route.
     pub(crate) route: usize,
     pub(crate) commands: Arc<dyn Commands>,
@@ -79,9 +79,9 @@ impl PublishGrant {
         PublishGrant { topic, bytes_max }
     }
 
-    /// Returns the topic.
-    pub(crate) fn topic(&self) -> &TopicName {
-        &self.topic
+    /// Returns the topic, and gives the permission up.
+    pub(crate) fn into_topic(self) -> TopicName {
+        self.topic
     }
 
     /// Checks the size of a message against the limit of the topic.
@@ -101,6 +101,9 @@ impl PublishGrant {
 
 /// The commands of an endpoint to the hub. The control thread implements them.
 pub(crate) trait Commands: Send + Sync {
+    /// Returns the values of the parameters in the path of a request.
+    fn parameters(&self, path: usize, head: &RequestHead) -> Parameters;
+
     /// Returns the topic of a name that a request to a route has in its body.
     ///
     /// # Errors
@@ -122,13 +125,18 @@ pub(crate) trait Commands: Send + Sync {
     ///
     /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
     /// and has not published the message.
-    fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing;
+    fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing;
 }
 
 /// The work that ends with the place of a message.
 pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Place, Refusal>> + Send>>;
 
 impl HttpRequest {
+    /// Returns the values of the parameters in the path.
+    pub(crate) fn parameters(&self) -> Parameters {
+        self.commands.parameters(self.path, &self.head)
+    }
+
     /// Returns the topic of a name in the body. It begins with the prefix of the route's topics, as a topic of a path
     /// does.
     ///
@@ -159,6 +167,6 @@ impl HttpRequest {
     /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
     /// and has not published the message.
     pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
-        Arc::clone(&self.commands).publish(grant, message)
+        self.commands.publish(grant, message)
     }
 }

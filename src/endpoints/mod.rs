@@ -62,6 +62,11 @@ impl Endpoint {
         if let Endpoint::Path { topic, .. } = self { topic.as_ref() } else { None }
     }
 
+    /// Returns the topic that the path names, and drops the rest.
+    pub(crate) fn into_topic(self) -> Option<TopicName> {
+        if let Endpoint::Path { topic, .. } = self { topic } else { None }
+    }
+
     /// Returns the answer about the server's health, for every thread: a text, or a refusal. `None` if the endpoint is
     /// neither health nor readiness.
     pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {

@@ -24,7 +24,7 @@ use super::{
 use crate::proto::LARGE_FRAME;
 
 impl<T: Attachment> ShardHub<T> {
-    /// Gathers the publication for the topic's subscribers on this shard: for each audience in its format.
+    /// Gathers the publication for the topic's subscribers on this shard, for each audience in the audience's format.
     pub(super) fn gather(
         &mut self,
         topic: TopicId,
@@ -74,7 +74,8 @@ impl<T: Attachment> ShardHub<T> {
             let before = run.weight();
             let run = run.freeze();
             self.gathered_bytes = self.gathered_bytes - before + run.weight();
-            // A step that shares no divisor with most lengths: over many walks every subscriber is early and late.
+            // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and
+            // late.
             audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
             audience.walk = Some(Box::new(Walk::new(run, audience.members.len() as u32, audience.rotation)));
         }
@@ -85,15 +86,15 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the audience has no walk. The same holds for the methods below, up to [`ShardHub::step_back`].
+    /// If the audience has no walk. The methods below, up to [`ShardHub::step_back`], panic in the same case.
     #[inline]
     #[must_use]
     pub fn run(&self, audience: AudienceId) -> &FrozenRun {
         &self.topics[audience].walk.as_ref().expect(WALKING).run
     }
 
-    /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that may be kept for
-    /// long.
+    /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that a backlog may
+    /// keep.
     #[must_use]
     pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
         let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
@@ -111,8 +112,8 @@ impl<T: Attachment> ShardHub<T> {
         self.topics[audience].walk.as_mut().expect(WALKING).step_back();
     }
 
-    /// Adds to `ahead` the audiences whose walks still owe the connection a share: the walk has yet to come to the
-    /// connection, which has not got the share from another visit. `walks` are the audiences of all walks under way.
+    /// Adds to `ahead` the audiences whose walks still owe the connection a share: such a walk has yet to come to the
+    /// connection, and no other visit has handed out the share. `walks` are the audiences of all walks under way.
     /// Returns how many walks or subscriptions were looked at.
     pub fn walks_ahead(
         &self,
@@ -123,7 +124,7 @@ impl<T: Attachment> ShardHub<T> {
         let Some(connection) = self.connections.get(id) else { return 0 };
         let subscriptions = &connection.subscriptions;
         let is_owed = |own: &&Subscription| self.walk_owing(own).is_some();
-        // A connection with a thousand topics may meet two walks, and one with two topics a thousand walks.
+        // The shorter list is searched: either list may have two entries while the other has a thousand.
         if walks.len() < subscriptions.len() {
             let looked_at = walks.len();
             let own_of = |walk: AudienceId| subscriptions.get(walk.topic).filter(|own| own.format == walk.format);
@@ -139,7 +140,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the connection has one subscription only, or does not wait for that share.
+    /// If the connection has one subscription only, or is not owed that share.
     pub fn take_share(&mut self, id: ConnectionId, AudienceId { topic, .. }: AudienceId) {
         let connection = self.connections.get(id).filter(|connection| connection.has_several());
         let own = connection.and_then(|connection| connection.subscriptions.get(topic));
@@ -149,20 +150,20 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether the connection, to which the topic's walk comes now, has got its share before. Clears the note
-    /// of [`ShardHub::take_share`].
+    /// Returns whether the connection, to which the audience's walk comes now, has already got its share. Clears the
+    /// note of [`ShardHub::take_share`].
     pub fn passes(&mut self, id: ConnectionId, walk: AudienceId) -> bool {
         self.connections.get_mut(id).is_some_and(|connection| connection.subscriptions.pass(walk.topic))
     }
 
-    /// Returns the topic's walk if it still owes this subscription its share.
+    /// Returns the audience's walk if it still owes this subscription its share.
     fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
         let Membership::Member(index) = own.membership else { return None };
         self.topics[own.audience()].walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
     }
 
-    /// Ends the audience's walk: vacant places of members are filled, joining subscriptions become members, and the
-    /// audience is dirty if publications were gathered meanwhile.
+    /// Ends the audience's walk: vacant places of members are filled, joining subscribers become members, and the
+    /// audience becomes dirty if it has a further run.
     pub fn end_walk(&mut self, id: AudienceId) {
         let audience = &mut self.topics[id];
         let run = audience.walk.take().expect(WALKING).run;
@@ -208,7 +209,7 @@ impl<T: Attachment> ShardHub<T> {
             if audience.walk.is_some() { Membership::Joining(index) } else { Membership::Member(index) };
     }
 
-    /// Removes the connection, whose subscription this has been, from the members of its audience.
+    /// Removes the connection from the members of its audience. The subscription has ended before.
     pub(super) fn remove_member(&mut self, id: ConnectionId, subscription: &Subscription) {
         let membership = subscription.membership;
         let audience = &mut self.topics[subscription.audience()];
@@ -252,7 +253,7 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Returns the number of messages of [`ShardHub::owed`].
+    /// Returns the number of messages that [`ShardHub::owed`] would return.
     pub(super) fn owed_messages(&self, id: ConnectionId, subscriptions: &[Subscription]) -> u64 {
         let of_topic = |subscription: &Subscription| {
             let audience = &self.topics[subscription.audience()];
@@ -273,13 +274,13 @@ struct Gathering<'a> {
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
     last_gathered: &'a mut Option<TopicId>,
-    /// The weight of all messages that have come by lanes, if this is one of them.
+    /// The weight of all messages that have come by lanes, if this message has come by a lane.
     from_mail: Option<&'a mut usize>,
 }
 
 impl Gathering<'_> {
-    /// Appends a frame to the run of an audience. The subscriber at slot `except` is not owed it.
-    // Each publication comes here: the call would cost as much as the rest.
+    /// Appends a frame to the run of an audience. The frame is not owed to the subscriber at slot `except`.
+    // Each publication comes here, and a call would cost as much as the body of this function.
     #[inline(always)]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
         let epoch = self.tag.place.map(|place| place.epoch);
@@ -305,7 +306,7 @@ impl Gathering<'_> {
     }
 }
 
-/// Returns a publication as this function encodes it. `buffer` keeps its memory unless the frame is large.
+/// Returns the form that `encode` gives to a publication. `buffer` keeps its memory unless the frame is large.
 fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut BytesMut) -> Bytes {
     let encode = encode.expect("every format but the raw one has a function");
     buffer.reserve(encodable.publication.frame().len());
@@ -314,7 +315,7 @@ fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut Bytes
     if buffer.len() < LARGE_FRAME { buffer.split().freeze() } else { mem::take(buffer).freeze() }
 }
 
-/// Notes the new place among an audience's members in the subscription of the connection at `slot`.
+/// Notes, in a subscription of the connection at `slot`, its new place among the members of the audience.
 fn note_membership<T: Attachment>(connections: &mut Connections<T>, slot: u32, topic: TopicId, membership: Membership) {
     let connection = connections.at_mut(slot).expect("a member is a connection");
     connection.subscriptions.get_mut(topic).expect("a member has a subscription").membership = membership;
@@ -331,16 +332,16 @@ fn change<R>(gathered_bytes: &mut usize, run: &mut Run, change: impl FnOnce(&mut
 
 const WALKING: &str = "the audience has a walk";
 
-/// About the golden ratio of 2³², and odd.
+/// About 2³² divided by the golden ratio, and odd.
 const ROTATION_STEP: u32 = 0x9e37_79b1;
 
 const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members begin at each of them");
 
-/// Memory kept for runs to come: a few small buffers.
+/// The memory that is kept for later runs: a few buffers, and the most bytes of each.
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 
-/// The most bytes of buffers that are kept for runs to come.
+/// The most bytes, in all, of the buffers that are kept for later runs.
 pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
 
 #[cfg(test)]

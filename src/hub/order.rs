@@ -30,7 +30,7 @@ impl<T: Attachment> ShardHub<T> {
         publication: impl Into<Publication>,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.into();
+        let mut publication = publication.into();
         if let Some(topic) = self.topics.find(name) {
             return self.publish(topic, source, publication, scope);
         }
@@ -42,26 +42,27 @@ impl<T: Attachment> ShardHub<T> {
                 self.with_topic(name, |hub, topic| hub.publish(topic, source, publication, scope))
             }
             Scope::Server => {
-                self.send_to_home(home, name.clone(), source, publication.stamp(self.now()));
+                publication.stamp(self.now());
+                self.send_to_home(home, name.clone(), source, publication);
                 None
             }
         }
     }
 
-    /// Publishes on this shard. `source` does not receive the publication unless it has subscribed with
-    /// [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
+    /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
+    /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the publication's place if this shard is the topic's home. If not, the publication is on its way there,
-    /// and comes back in the order of all publications if this shard has subscribers. A publication of [`Scope::Shard`]
-    /// has no place in the order.
+    /// Returns the publication's place if this shard orders the topic. Otherwise the home or an engine orders the
+    /// publication. If this shard has subscribers, the publication comes back in its place. A publication of
+    /// [`Scope::Shard`] has no place.
     pub fn publish(
         &mut self,
         topic: TopicId,
         source: Option<ConnectionId>,
-        publication: Publication,
+        mut publication: Publication,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.stamp(self.now());
+        publication.stamp(self.now());
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {
@@ -76,7 +77,7 @@ impl<T: Attachment> ShardHub<T> {
                 self.publish_at_home(topic, &posted, None)
             }
             (Scope::Server, TopicRole::Home(home)) => {
-                // Only lanes and dear parts need the publication in memory of its own.
+                // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
                     let place = self.sequence(topic, source, &publication);
                     self.gather(topic, source, &publication, Some(place));
@@ -97,7 +98,8 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
-    /// orders the topic, the engine gives the place, with which [`ShardHub::distribute_given`] goes on.
+    /// orders the topic, sends the publication to the engine instead, and returns `None`;
+    /// [`ShardHub::distribute_given`] follows when the engine has given the place.
     pub(super) fn publish_at_home(
         &mut self,
         topic: TopicId,
@@ -119,7 +121,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the topic's home is another shard, or no engine orders it.
+    /// If the topic's home is another shard, or no engine orders the topic.
     pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("an engine answers the topic's home") };

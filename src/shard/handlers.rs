@@ -156,13 +156,10 @@ impl<I: Io> Shard<I> {
         ids.into_iter().for_each(|id| self.schedule(id));
     }
 
-    /// Returns the handler of a connection whose route inspects frames.
-    pub(super) fn frame_hook(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
-        let route = self.handlers.route(id);
-        route
-            .rules
-            .inspects_frames
-            .then(|| (Rc::clone(&route.handler), Seat { id, key: self.handlers.seats[id.slot() as usize].1 }))
+    /// Returns the handler of a connection whose route inspects frames, and the connection's seat.
+    pub(super) fn frame_hook(&self, id: ConnectionId) -> (Rc<dyn ShardRoute>, Seat) {
+        let handler = Rc::clone(&self.handlers.route(id).handler);
+        (handler, Seat { id, key: self.handlers.seats[id.slot() as usize].1 })
     }
 }
 

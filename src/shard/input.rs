@@ -95,15 +95,21 @@ impl<I: Io> Shard<I> {
         // Forgets the home in whose lane an earlier connection's message had no room.
         self.hub.take_behind();
         let (mut has_ended_message, mut is_paused, mut lacking) = (false, false, None);
-        while !is_paused && let Some(connection) = self.hub.connections.get(id) {
+        while !is_paused && let Some(connection) = self.hub.connections.get_mut(id) {
             let limits = self.handlers.limits(id, || !connection.io.session.is_within_message());
-            match self.next_event(id, input, &limits, &mut replies) {
+            let publishes = connection.publishes;
+            // Most messages pass through this loop in a few hundred instructions, so it looks the connection up once.
+            let event = if self.handlers.route(id).rules.inspects_frames {
+                self.next_inspected(id, input, &limits, &mut replies)
+            } else {
+                connection.io.session.receive(self.now, input, &limits, &mut replies)
+            };
+            match event {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
                     has_ended_message = true;
                     self.count(Counter::MessagesIn, 1);
-                    let forwards = self.hub.connections.get(id).and_then(|connection| connection.publishes);
-                    if let Some(Publishing { topic, scope }) = forwards {
+                    if let Some(Publishing { topic, scope }) = publishes {
                         self.hub.publish(topic, Some(id), message.into(), scope);
                     } else {
                         self.send_replies(id, &mut replies);
@@ -138,20 +144,16 @@ impl<I: Io> Shard<I> {
         self.hub.take_behind().or_else(|| self.lacking(id))
     }
 
-    /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
-    #[inline]
-    fn next_event<'a>(
+    /// Returns the next event of the input of a connection whose handler sees each frame first.
+    fn next_inspected<'a>(
         &mut self,
         id: ConnectionId,
         input: &'a mut Input,
         limits: &MessageLimits,
         replies: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let hook = self.frame_hook(id);
+        let (handler, seat) = self.frame_hook(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
-        let Some((handler, seat)) = hook else {
-            return connection.io.session.receive(self.now, input, limits, replies);
-        };
         let mut panicked = None;
         let event =
             connection.io.session.receive_with(self.now, input, limits, replies, |header, payload| {

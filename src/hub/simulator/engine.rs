@@ -8,7 +8,7 @@ use crate::hub::{EngineTopics, ExternalEnd, MeshEnd, Order, Place, TopicName};
 /// An engine, and the places that it has given.
 pub(super) struct SimulatedEngine {
     pub(super) end: ExternalEnd,
-    /// By topic, in order.
+    /// The places of each topic, in order.
     pub(super) places: HashMap<TopicName, Vec<Place>>,
     has_answered: bool,
 }
@@ -18,7 +18,7 @@ impl SimulatedEngine {
         SimulatedEngine { end: ExternalEnd::new(mesh), places: HashMap::new(), has_answered: false }
     }
 
-    /// Returns the topics that an engine at this end orders: every other one of the simulator's.
+    /// Returns the topics that an engine at this end orders: every second topic of the simulator.
     pub(super) fn topics(end: u16) -> EngineTopics {
         EngineTopics { end, has: |name| (0..100).step_by(2).any(|number| topic(number) == *name) }
     }
