@@ -204,11 +204,11 @@ async fn converse(
         tokio::select! {
             biased;
             outcome = &mut serving => break outcome,
+            // After a change the server leaves, and the connection checks again whether it may go on.
             changed = finishing.changed() => if changed.is_err() {
                 Pin::new(&mut serving).graceful_shutdown();
                 break (&mut serving).await;
             },
-            // When the server leaves, the connection checks again whether it may go on.
         }
     };
     let connection = serving.into_parts().io;

@@ -164,7 +164,7 @@ impl Requested {
     fn of(queue: &mpsc::Sender<Submission>, request: ShardRequest) -> Requested {
         let (answer, answered) = oneshot::channel();
         let waiting = match queue.try_send(Submission { request, answer }) {
-            // Without its task, the queue drops the request, and the request has no reply.
+            // Without the task at its other end, the queue drops the request, which then has no reply.
             Ok(()) | Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(submission)) => {
                 let queue = queue.clone();
@@ -174,7 +174,7 @@ impl Requested {
         Requested { answered, waiting }
     }
 
-    /// Waits for the reply. Returns `None` if the server has ended meanwhile.
+    /// Waits for the reply. Returns `None` if the server ends meanwhile, or leaves and does not publish the message.
     async fn reply(self) -> Option<Reply> {
         if let Some(waiting) = self.waiting {
             waiting.await;
@@ -183,7 +183,7 @@ impl Requested {
     }
 }
 
-/// Returns the place that a reply tells.
+/// Returns the place in the reply to a publish.
 fn placed(reply: Reply) -> Option<Place> {
     if let Reply::Published(place) = reply { Some(place) } else { None }
 }
@@ -356,12 +356,6 @@ impl PublisherTask {
         }
     }
 }
-
-/// Waits until the server leaves.
-///
-/// # Errors
-///
-/// If the server has ended without leaving.
 
 /// The most requests that wait to be sent, over all connections and handles, with up to 64 shards. Each shard has an
 /// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.
