@@ -39,8 +39,8 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of the judge, 426 for a request that could have asked for a WebSocket, and
-/// 405 for a method that the path does not have.
+/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
+/// WebSocket, and 405 for a method that the path does not have.
 pub(super) fn begin(
     shared: &Shared,
     number: usize,
@@ -68,7 +68,8 @@ pub(super) fn begin(
         return Err(Refusal::not_allowed(&path.allowed()));
     }
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
-        // A browser hides the response to a failed opening handshake from its page; this request has the same answer.
+        // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
+        // request.
         shared.authorize(sender, read_intent(head)?, endpoint)?;
     }
     Err(HandshakeError::Upgrade.refusal())

@@ -129,7 +129,7 @@ impl Publisher {
         Ok((wait, Requested::of(&queues[usize::from(home)], publish)))
     }
 
-    /// Sends a command to a shard, and waits for the reply. `None` if the server has ended meanwhile.
+    /// Sends a command to a shard, and waits for the reply. Returns `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.request(ShardRequest::Command { shard, command }).await
     }
@@ -143,7 +143,7 @@ impl Publisher {
         Requested::of(&queues[usize::from(shard)], request).reply().await
     }
 
-    /// Returns the queues of all shards once the server has started; `None` if it never does.
+    /// Returns the queues of all shards once the server has started, or `None` if it never does.
     async fn queues(&self) -> Option<Queues> {
         if let Some(queues) = &*self.queues.borrow() {
             return Some(Arc::clone(queues));
@@ -164,7 +164,7 @@ impl Requested {
     fn of(queue: &mpsc::Sender<Submission>, request: ShardRequest) -> Requested {
         let (answer, answered) = oneshot::channel();
         let waiting = match queue.try_send(Submission { request, answer }) {
-            // Without its task, the queue drops the request, and the request has no reply.
+            // Without the task at its other end, the queue drops the request, which then has no reply.
             Ok(()) | Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(submission)) => {
                 let queue = queue.clone();
@@ -174,7 +174,7 @@ impl Requested {
         Requested { answered, waiting }
     }
 
-    /// Waits for the reply. Returns `None` if the server has ended meanwhile.
+    /// Waits for the reply. Returns `None` if the server ends meanwhile, or leaves and does not publish the message.
     async fn reply(self) -> Option<Reply> {
         if let Some(waiting) = self.waiting {
             waiting.await;
@@ -183,7 +183,7 @@ impl Requested {
     }
 }
 
-/// Returns the place that a reply tells.
+/// Returns the place in the reply to a publish.
 fn placed(reply: Reply) -> Option<Place> {
     if let Reply::Published(place) = reply { Some(place) } else { None }
 }
@@ -357,13 +357,7 @@ impl PublisherTask {
     }
 }
 
-/// Waits until the server leaves.
-///
-/// # Errors
-///
-/// If the server has ended without leaving.
-
-/// The most requests that wait to be sent, over all connections and handles, on up to 64 shards. Each shard has an
+/// The most requests that wait to be sent, over all connections and handles, with up to 64 shards. Each shard has an
 /// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.
 const REQUESTS_MAX: usize = 1_024;
 
@@ -426,8 +420,8 @@ mod tests {
         });
     }
 
-    /// While the task sleeps or its lanes are full: the shards get the barrier after every publish that was submitted,
-    /// and no publish after it.
+    /// The shards get the barrier after every publish that was submitted, and no publish after it, also if the task
+    /// sleeps or its lanes are full.
     #[test]
     fn the_barrier_stands_behind_every_publish() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -1,4 +1,4 @@
-//! Answers requests.
+//! Answers the requests that hyper reads.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -47,7 +47,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    /// Begins to answer a request. Only a body to read or a file takes longer than this call.
+    /// Begins to answer a request. Only an endpoint of a surface and a file take longer than this call.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);

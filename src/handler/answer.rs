@@ -198,7 +198,7 @@ pub(crate) fn sendable(mut refusal: Refusal) -> Refusal {
     if is_status(refusal.status) {
         return refusal;
     }
-    tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent, instead of which 500 is");
+    tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent; 500 is sent instead");
     Refusal::new(500, "this server has refused the request with a status that cannot be sent")
 }
 

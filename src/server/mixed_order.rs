@@ -38,8 +38,8 @@ struct Client {
 }
 
 impl Client {
-    /// Returns a client whose opening request, for this path, is answered: of a topic it receives all messages from now
-    /// on.
+    /// Returns a client whose opening request for this path is answered: from now on it receives all messages of the
+    /// topic.
     fn connect(address: SocketAddr, path: &str, protocol: Protocol, number: u32) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -74,7 +74,7 @@ impl Client {
         count > 0
     }
 
-    /// Takes in what has been received, and answers as the protocol has it.
+    /// Handles the received bytes, and answers as the protocol requires.
     fn hear(&mut self) {
         let mut replies = Vec::new();
         let (heard, rest) = self.end.hear(Tick(0), mem::take(&mut self.rest), &mut replies);
@@ -121,7 +121,7 @@ fn read_payload(payload: &[u8]) -> Name {
     (sender.parse().unwrap(), number.parse().unwrap())
 }
 
-/// A member receives until it has all messages, and reports; then it awaits the goodbye. Another thread sends its own
+/// Receives until the member has all messages, and reports; then awaits the goodbye. Another thread sends the member's
 /// messages meanwhile.
 fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Sender<()>) -> Vec<Name> {
     let mut stream = client.stream.try_clone().unwrap();
@@ -143,8 +143,9 @@ fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Se
     client.received
 }
 
-/// Guests join one after the other, send a few messages and leave: some when they have received their own, others at
-/// once, who may miss their own if the topic's home is slow to order them. Returns the messages that each has received.
+/// Lets guests join one after the other, send a few messages and leave. Every second guest leaves when it has received
+/// its own messages; the others leave at once, and may miss their own if the topic's home is slow to order them.
+/// Returns the messages that each guest has received.
 fn run_guests(address: SocketAddr, protocol: Protocol, first: u32, begin: &Barrier) -> Vec<Vec<Name>> {
     begin.wait();
     let guests = (first..first + GUESTS).map(|number| {
@@ -261,5 +262,5 @@ const GUESTS: u32 = 10;
 const GUEST_MESSAGES: u32 = 5;
 const ALL: usize = (MEMBERS * MESSAGES + 2 * GUESTS * GUEST_MESSAGES) as usize;
 
-/// How long anything may take on a busy machine.
+/// The longest time that any step may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);

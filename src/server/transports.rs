@@ -26,7 +26,7 @@ fn start(change: impl FnOnce(&mut crate::config::Settings)) -> (Running, [Socket
     start_on(None, change)
 }
 
-/// Does the same on a backend, or on that which the server chooses.
+/// Does the same on a backend; without one, on the backend that the server chooses.
 fn start_on(
     backend: Option<BackendKind>,
     change: impl FnOnce(&mut crate::config::Settings),
@@ -67,7 +67,7 @@ impl Write for Stream {
     }
 }
 
-/// A client, which waits for all that it reads.
+/// A client whose reads block.
 #[derive(Debug)]
 struct Client {
     stream: Stream,
@@ -75,7 +75,7 @@ struct Client {
 }
 
 impl Client {
-    /// Connects with the transport of the address, of which there are two, with little room if it is slow.
+    /// Connects by one of the two transports, each of which has its address. A slow client has a small receive buffer.
     fn connect(addresses: [SocketAddr; 2], transport: usize, is_slow: bool) -> Client {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         if is_slow {
@@ -97,7 +97,7 @@ impl Client {
         client
     }
 
-    /// Reads on. Returns whether there was more.
+    /// Reads more bytes. Returns whether there were any.
     fn read_more(&mut self) -> bool {
         let mut chunk = [0; 2_000];
         let count = self.stream.read(&mut chunk).expect("the server answers");
@@ -156,7 +156,7 @@ impl Client {
         String::from_utf8(payload.to_vec()).unwrap()
     }
 
-    /// Reads the rest. Checks that nothing but the end is there, and in front of it the goodbye.
+    /// Checks that nothing follows but the goodbye of the transport, if it has one, and the end.
     fn expect_end(&mut self) {
         assert!(self.next().is_none(), "something follows");
         if let Stream::Sealed(stream) = &self.stream {
@@ -174,7 +174,7 @@ fn upgrade(target: &str) -> Vec<u8> {
 }
 
 /// The opening request of a client with records comes in records of one byte, each of which comes byte by byte, with
-/// questions between them. The frame after it is in the same record as the request's end.
+/// questions of the transport between them. The first frame is in the same record as the end of the request.
 #[test]
 fn an_opening_handshake_byte_by_byte() {
     let (running, addresses) = start(|_| {});
@@ -209,7 +209,7 @@ fn an_opening_handshake_byte_by_byte() {
     running.wait_blocking().unwrap();
 }
 
-/// A connection goes to the control thread with what its transport keeps, and comes back to a shard.
+/// A connection goes to the control thread with the bytes that its transport keeps, and comes back to a shard.
 #[test]
 fn http_and_then_a_websocket_on_one_connection() {
     let (running, addresses) = start(|_| {});
@@ -241,8 +241,8 @@ fn http_and_then_a_websocket_on_one_connection() {
     running.wait_blocking().unwrap();
 }
 
-/// The answers that end a connection come whole, and the goodbye and the end after them: of a shard, of the control
-/// thread, and to a client that has no room for a long answer at once.
+/// Answers that end a connection come whole, and after them come the goodbye and the end: answers of a shard, of the
+/// control thread, and long answers to a client with little room.
 #[test]
 fn answers_end_with_a_goodbye() {
     let (running, addresses) = start(|_| {});
@@ -324,7 +324,8 @@ fn one_order_for_all_transports_on_a_faulty_io_uring() {
     agree(BackendKind::Faulty { over: &BackendKind::Uring, seed: 1 });
 }
 
-/// No edge follows a send that this backend has refused in spite of room: what a transport keeps is tried again.
+/// No edge follows a send that this backend has refused although there was room, so the bytes that a transport keeps
+/// are tried again.
 #[test]
 fn one_order_for_all_transports_on_a_faulty_epoll() {
     agree(BackendKind::Faulty { over: &BackendKind::Epoll, seed: 1 });
@@ -390,5 +391,5 @@ fn agree(backend: BackendKind) {
     running.wait_blocking().unwrap();
 }
 
-/// No test measures time; this only ends one that hangs.
+/// The time after which a test that hangs fails. No test measures time.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -62,7 +62,7 @@ pub(crate) const LINES: Surface = Surface {
     skips_broadcasts: true,
     paths: &[
         PathRow { below: "/open", openings: Some(Openings::OF_ANY_HANDLER), endpoints: &[] },
-        // A route at `/` cannot have it.
+        // A route at `/` cannot have this path, which is the server's own.
         PathRow { below: "/healthz", openings: None, endpoints: &[FACTS] },
         PathRow { below: "/publish", openings: None, endpoints: &[PUBLISH] },
         PathRow { below: "/topics/{topic...}", openings: None, endpoints: &[PUT] },
