@@ -14,8 +14,8 @@ pub(super) struct Pace {
     pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
-    /// Bytes after which a batch ends. The last send counts, and may have more bytes than are left. The next batch
-    /// begins with the next topic.
+    /// Bytes after which a batch ends if several topics, or other output, are due. The last send counts, and may have
+    /// more bytes than are left. The next batch begins with the next topic.
     pub(super) batch_bytes: usize,
     /// The most pieces of an entry of a batch. Shares of further walks join the entry up to so many pieces, and up to
     /// [`Pace::batch_bytes`].
@@ -41,7 +41,8 @@ impl Pace {
     pub(super) const DEFAULT: Pace = Pace {
         receive_batch: 64,
         receive_batches: 4,
-        frames: 4_096,
+        // 14 frames for each of `flush_entries`. With more, the run of an unthrottled publisher outgrows the CPU's cache.
+        frames: 3_584,
         send_batch: 256,
         // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.
         batch_bytes: 4 << 20,

@@ -341,6 +341,24 @@ fn topics_take_turns_within_a_flush() {
     assert_eq!(world.sent(client), EMPTY_MESSAGE.len() - 4, "its own message comes back");
 }
 
+/// The shares of a topic leave in one batch as long as nothing else is due.
+#[test]
+fn a_topic_alone_is_sent_in_one_batch() {
+    for (has_other, batches) in [(false, 1), (true, 50)] {
+        let mut world = World::with_subscribers(1, 50, usize::MAX);
+        world.shard.pace.batch_bytes = 200;
+        world.arrive(0, EMPTY_MESSAGE, 100);
+        if has_other {
+            // The pongs wait behind the shares.
+            (1..=50).for_each(|client| world.arrive(client, PING, 1));
+        }
+        let before = world.shard.flush.batch;
+        world.turn();
+        let sent = world.shard.flush.batch - before;
+        assert!(if has_other { sent >= batches } else { sent == batches }, "{sent} batches");
+    }
+}
+
 /// Each connection that the kernel refuses for lack of memory is tried again in every tick, however many others the
 /// kernel refuses in the meantime.
 #[test]
