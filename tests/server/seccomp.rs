@@ -18,7 +18,7 @@ const OF_THE_TEST: [&str; 3] = ["dup2", "vfork", "wait4"];
 const FILTER: &str = "server";
 
 /// Runs the subcommand, which must succeed, and returns the profile.
-fn profile(flags: &[&str]) -> Value {
+pub(crate) fn profile(flags: &[&str]) -> Value {
     let mut command = program();
     command.arg("seccomp-profile").args(flags);
     let output = run_to_end(command);

@@ -77,7 +77,7 @@ impl fmt::Display for ProbeError {
                     f,
                     "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
                      start it with `--security-opt seccomp=unconfined` or a profile that allows io_uring_setup, \
-                     io_uring_enter and io_uring_register. On the host, `sysctl kernel.io_uring_disabled` must be 0."
+                     io_uring_enter and io_uring_register, as `ringhub seccomp-profile` prints. On the host, `sysctl kernel.io_uring_disabled` must be 0."
                 ),
                 Some(libc::ENOSYS) => write!(
                     f,
@@ -401,4 +401,4 @@ const CANCELS: u32 = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
