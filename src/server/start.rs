@@ -22,7 +22,7 @@ use crate::{
     shard::{self, ShardCommand},
     sys::{
         RingAccess,
-        sandbox::{Need, Refusal, SandboxError, SandboxFilter},
+        sandbox::{Need, RefusedCall, SandboxError, SandboxFilter},
     },
 };
 
@@ -65,8 +65,8 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
-    /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the settings ask
-    /// for a sandbox that cannot be set up.
+    /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
+    /// the settings cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend } = self;
         let (hub, requests) = hub;
@@ -149,7 +149,7 @@ fn sandbox_of(config: &Config) -> Result<Option<SandboxFilter>, SandboxError> {
         needs.push(Need::ServiceManager);
     }
     match config.sandbox {
-        SandboxChoice::On => SandboxFilter::new(&needs, Refusal::Eperm).map(Some),
+        SandboxChoice::On => SandboxFilter::new(&needs, RefusedCall::Eperm).map(Some),
         SandboxChoice::Off => Ok(None),
     }
 }

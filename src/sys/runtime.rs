@@ -7,8 +7,8 @@ use std::{future::Future, io, os::fd::AsFd, rc::Rc};
 
 use super::{BackendKind, epoll, uring, uring::RingAccess};
 
-/// Runs `future`, and the tasks that it spawns, on the calling thread and on the runtime of a backend. A ring of the runtime
-/// takes the operations that `access` allows.
+/// Runs `future`, and the tasks that it spawns, on the calling thread and on the runtime of a backend. A ring of the
+/// runtime takes the operations that `access` allows.
 ///
 /// # Errors
 ///

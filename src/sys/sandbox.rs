@@ -1,13 +1,13 @@
 //! The sandbox of a server that serves: a seccomp filter for all threads of the process. It refuses every system call
 //! that only the start of a server needs, and every one that a server never makes.
 //!
-//! The filter follows from the table of all calls ([`SYSTEM_CALLS`]): the calls of [`AT_START`] are taken away, and those
-//! of [`conditions`] are allowed with certain arguments only. A call that is refused fails with EPERM. Such a failure is
-//! an error in the log, where a killed server would be an outage.
+//! The filter follows from the table of all calls ([`SYSTEM_CALLS`]). It refuses the calls of [`AT_START`], and allows
+//! the calls of [`conditions`] with certain arguments alone. A refused call fails with EPERM, which its caller handles
+//! like any other error of the kernel; the end of the process would be an outage.
 //!
-//! A filter sees numbers alone, not the memory that an argument points to. So `clone3`, whose flags are in memory, fails
-//! with ENOSYS, after which the C library starts its threads by `clone`. The flags of `openat2` cannot be seen either;
-//! a server needs this call for the files of folders, and gets it only if it serves some.
+//! A filter sees numbers, and not the memory that an argument points to. The flags of `clone3` are in memory, so this
+//! call fails with ENOSYS, after which the C library starts its threads by `clone`. The flags of `openat2` are in
+//! memory too. A server needs this call for the files of folders, so a server with folders may make it.
 
 use std::{fmt, io};
 
@@ -34,7 +34,7 @@ pub enum Need {
 
 /// What becomes of a call that the filter does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RefusedCall {
     /// The call fails with EPERM.
     Eperm,
     /// The call ends the process by SIGSYS, so that a test notices it.
@@ -47,13 +47,13 @@ impl SandboxFilter {
     /// # Errors
     ///
     /// [`SandboxError::Architecture`] where the numbers of the system calls are not known.
-    pub fn new(needs: &[Need], refusal: Refusal) -> Result<SandboxFilter, SandboxError> {
+    pub fn new(needs: &[Need], refusal: RefusedCall) -> Result<SandboxFilter, SandboxError> {
         let architecture = std::env::consts::ARCH;
         let target = architecture.try_into().map_err(|_| SandboxError::Architecture(architecture))?;
         let unseen = filter(json!("allow"), json!({ "errno": libc::ENOSYS }), &[json!({ "syscall": "clone3" })]);
         let refused = match refusal {
-            Refusal::Eperm => json!({ "errno": libc::EPERM }),
-            Refusal::Trap => json!("trap"),
+            RefusedCall::Eperm => json!({ "errno": libc::EPERM }),
+            RefusedCall::Trap => json!("trap"),
         };
         let allowed = filter(refused, json!("allow"), &rules(target, needs));
         let programs = [unseen, allowed].map(|filter| {

@@ -302,8 +302,8 @@ fn end_witness(server: &Server, mut witness: TcpStream, target: &str) -> Vec<u8>
     received
 }
 
-/// Returns the bytes without the lines of HTTP answers that differ each time.
-/// The answer to a publication names the epoch, a random number of some digits, so lengths differ too.
+/// Returns the bytes without the lines of HTTP answers that differ each time. The answer to a publication names the
+/// epoch, a random number of some digits, so lengths differ too.
 fn without_dates(bytes: &[u8]) -> Vec<u8> {
     let lines = bytes.split_inclusive(|&octet| octet == b'\n');
     let is_dated = |line: &[u8]| {

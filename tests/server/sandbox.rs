@@ -15,7 +15,7 @@ use ringhub::{
     handler::{Connection, Handler},
     proto::Message,
     server::{ChosenBackend, Server as Embedded},
-    sys::sandbox::{Need, Refusal, SandboxFilter},
+    sys::sandbox::{Need, RefusedCall, SandboxFilter},
 };
 use rustix::process::Signal;
 use seccompiler::apply_filter;
@@ -234,7 +234,7 @@ fn a_program_in_the_sandbox() {
     }
     let running = server.build().unwrap().start().unwrap();
     if way == "trap" {
-        SandboxFilter::new(&[Need::Files], Refusal::Trap).unwrap().install().unwrap();
+        SandboxFilter::new(&[Need::Files], RefusedCall::Trap).unwrap().install().unwrap();
     }
     println!("serves on {}", running.local_addr());
     // Until the test has no more to ask.

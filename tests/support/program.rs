@@ -136,10 +136,10 @@ pub(crate) fn program() -> Command {
     clean(Command::new(binary_path()))
 }
 
-/// Removes the caller's settings except the backend and the sandbox, so that the same tests run on each backend and in
-/// the sandbox. Several servers share few CPUs here, so shards are not pinned. A client that the test no longer serves must not delay the server's end, so
-/// the drain is short. There is one shard unless the test asks for more: with several shards, an answer to one client
-/// does not prove that another client has received anything.
+/// Removes the caller's settings except the backend and the sandbox, so that the same tests run on each backend, and in
+/// the sandbox. Several servers share few CPUs here, so shards are not pinned. A client that the test no longer serves
+/// must not delay the server's end, so the drain is short. There is one shard unless the test asks for more: with
+/// several shards, an answer to one client does not prove that another client has received anything.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RINGHUB_") && !KEPT.contains(&&*name.to_string_lossy()) {

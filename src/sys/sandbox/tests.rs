@@ -15,7 +15,7 @@ use super::*;
 
 /// Runs this on a thread that has the filter. The rest of the process stays as it is.
 fn under_the_filter<T: Send>(needs: &[Need], run: impl FnOnce() -> T + Send) -> T {
-    let filter = SandboxFilter::new(needs, Refusal::Eperm).unwrap();
+    let filter = SandboxFilter::new(needs, RefusedCall::Eperm).unwrap();
     let run = || {
         filter.programs.iter().for_each(|program| apply_filter(program).unwrap());
         run()
@@ -85,9 +85,9 @@ fn a_serving_server_goes_on() {
         drop(accepted);
         // The memory of a large allocation is mapped.
         assert_eq!(vec![7_u8; 64 << 20].len(), 64 << 20);
-        // SAFETY: it looks whether this thread could be sent a signal, and sends none.
-        let alive = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), 0) };
-        assert_eq!(alive, 0);
+        // The signal 0 is sent to nobody.
+        let (process, thread) = (std::process::id(), rustix::thread::gettid().as_raw_nonzero().get());
+        assert_eq!(error_of(libc::SYS_tgkill, [process.into(), thread.into(), 0, 0]), 0);
         let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         assert!(limits.current.is_some());
         assert!(std::panic::catch_unwind(|| panic!("with its backtrace")).is_err());

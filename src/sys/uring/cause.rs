@@ -117,7 +117,8 @@ impl Signs {
 }
 
 const SECCOMP_REMEDY: &str = "let the seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, \
-                              as the profile does that `ringhub seccomp-profile >seccomp.json` prints. Docker: `docker run --security-opt seccomp=seccomp.json`; \
+                              as the profile of `ringhub seccomp-profile >seccomp.json` does. Docker: \
+                              `docker run --security-opt seccomp=seccomp.json`; \
                               Podman: `podman run --security-opt seccomp=seccomp.json`; compose: `security_opt: \
                               [\"seccomp=seccomp.json\"]`; Kubernetes: `securityContext: {seccompProfile: {type: \
                               Localhost, localhostProfile: seccomp.json}}`; systemd: \

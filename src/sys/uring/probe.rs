@@ -77,7 +77,8 @@ impl fmt::Display for ProbeError {
                     f,
                     "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
                      start it with `--security-opt seccomp=unconfined` or a profile that allows io_uring_setup, \
-                     io_uring_enter and io_uring_register, as `ringhub seccomp-profile` prints. On the host, `sysctl kernel.io_uring_disabled` must be 0."
+                     io_uring_enter and io_uring_register, as `ringhub seccomp-profile` prints. On the host, \
+                     `sysctl kernel.io_uring_disabled` must be 0."
                 ),
                 Some(libc::ENOSYS) => write!(
                     f,

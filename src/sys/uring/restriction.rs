@@ -106,8 +106,8 @@ fn disabled_rings() -> Vec<RawFd> {
     (0..DESCRIPTORS_MAX).filter(is_disabled).collect()
 }
 
-/// The descriptors among which a ring is looked for. A new descriptor has the lowest free number, so a ring that is made
-/// at the start of a server is among them.
+/// The number of descriptors among which a ring is looked for. A new descriptor has the lowest free number, and a
+/// server has few open descriptors at its start.
 const DESCRIPTORS_MAX: RawFd = 16_384;
 
 /// `IORING_REGISTER_RESTRICTIONS` and `IORING_REGISTER_ENABLE_RINGS`.
