@@ -315,8 +315,14 @@ fn without_its_sandbox_a_server_does_not_start() {
         assert!(log.contains(expected) && log.contains("profile does not allow"), "{log}");
     }
     if backends().contains(&"uring") {
-        for (number, name) in [(11, "IORING_REGISTER_RESTRICTIONS"), (12, "IORING_REGISTER_ENABLE_RINGS")] {
-            let registration = json!([{ "index": 1, "type": "dword", "op": "eq", "val": number }]);
+        // The hot ring has seven restrictions, and the ring of the runtime has four.
+        for (number, arguments, name) in [
+            (11, 7, "IORING_REGISTER_RESTRICTIONS"),
+            (11, 4, "IORING_REGISTER_RESTRICTIONS"),
+            (12, 0, "IORING_REGISTER_ENABLE_RINGS"),
+        ] {
+            let is = |index, value| json!({ "index": index, "type": "dword", "op": "eq", "val": value });
+            let registration = json!([is(1, number), is(3, arguments)]);
             let rule = json!({ "syscall": "io_uring_register", "args": registration });
             let log = confined(&refuse(rule), || fails(&["--io", "auto"]));
             let expected =
