@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
-use crate::sys::uring::probe::ProbeError;
+use crate::sys::{sandbox::SandboxError, uring::probe::ProbeError};
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///
@@ -135,6 +135,8 @@ pub enum StartError {
     Shard(io::Error),
     /// The control thread could not be set up.
     Control(io::Error),
+    /// The sandbox that the settings ask for cannot be set up. The sandbox of rings is part of a shard's set-up.
+    Sandbox(SandboxError),
     /// A shard has ended on its own, which is a bug; the server cannot serve without it. A thread that ends without a
     /// report of its end is taken for a shard, although it may have been the control thread.
     ShardDied(String),
@@ -151,6 +153,7 @@ impl fmt::Display for StartError {
             StartError::Inherit(error) => write!(f, "a listener that was passed to the server cannot be used: {error}"),
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
             StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
+            StartError::Sandbox(error) => error.fmt(f),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),
             StartError::ControlDied(how) => write!(f, "the control thread has ended, which it never should: {how}"),
         }

@@ -17,7 +17,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 use ringhub::{
-    config::{self, Config, Flags, Given, LogFormat, SETTINGS, Settings, Size, Time},
+    config::{self, Config, Flags, Given, LogFormat, SETTINGS, SandboxChoice, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
     server::{ChosenBackend, DrainReport, Running, Server},
@@ -266,6 +266,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
         tracing::warn!("{warning}");
     }
     let mut report = StartReport::new(&config, descriptors);
+    let sandbox = config.sandbox;
     let routes: Vec<String> =
         config.routes.iter().map(|route| format!("{} ({})", route.pattern, route.handler)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -277,6 +278,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
     let server = builder.config(config).listeners(inherited.listeners).build()?;
     report.io = server.backend().to_string();
+    report.sandbox = sandbox_words(sandbox, &server);
     let metrics = server.metrics_addr();
     let running = server.start()?;
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
@@ -325,6 +327,7 @@ struct StartReport {
     placement: String,
     /// The backend and the reason for it.
     io: String,
+    sandbox: &'static str,
     max_connections: usize,
     max_message: u32,
     max_backlog: usize,
@@ -340,6 +343,7 @@ impl StartReport {
             shards: config.shards,
             placement: config.placement(),
             io: String::new(),
+            sandbox: "",
             max_connections: config.limits.connections_max,
             max_message: config.limits.message.message_bytes_max,
             max_backlog: config.limits.backlog_bytes_max,
@@ -351,13 +355,14 @@ impl StartReport {
 
     fn log(&self, version: &str, addresses: &str) {
         let StartReport { shards, placement, io, max_connections, max_message, max_backlog, .. } = self;
-        let StartReport { kernel, descriptors, locked_memory, .. } = self;
+        let StartReport { kernel, descriptors, locked_memory, sandbox, .. } = self;
         tracing::info!(
             version,
             addresses,
             shards,
             placement,
             io,
+            sandbox,
             max_connections,
             max_message,
             max_backlog,
@@ -366,6 +371,17 @@ impl StartReport {
             locked_memory,
             "ringhub {version} serves on {addresses}"
         );
+    }
+}
+
+/// Returns the sandbox of a server in words, for the log line about the start.
+fn sandbox_words(choice: SandboxChoice, server: &Server) -> &'static str {
+    match choice {
+        SandboxChoice::Off => "off",
+        SandboxChoice::On if server.backend().info().backend == "uring" => {
+            "on (a seccomp filter, and rings that take the operations in use alone)"
+        }
+        SandboxChoice::On => "on (a seccomp filter)",
     }
 }
 

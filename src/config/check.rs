@@ -64,6 +64,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         listen,
         listen_ipv6: settings.listen_ipv6,
         io: settings.io,
+        sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
         access: access?,
         http: Http { header_timeout: handshake_timeout, ..http? },

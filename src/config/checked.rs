@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
-    values::{IoChoice, ListenIpv6},
+    values::{IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
     auth::Access,
@@ -33,6 +33,8 @@ pub struct Config {
     pub is_pinned: bool,
     /// The kernel's interface that shards use.
     pub io: IoChoice,
+    /// Whether the server gives up what only its start needs, once it serves.
+    pub sandbox: SandboxChoice,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.

@@ -9,7 +9,7 @@ use super::{
     listen::ListenAddress,
     quantities::{Size, Time},
     toml::quoted,
-    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, Secrets, Shape, Value},
+    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
 };
 use crate::hub::ConnectionId;
 
@@ -254,6 +254,11 @@ settings! {
         /// The kernel's interface to sockets: auto, uring or epoll. With auto it is io_uring, or epoll where the kernel
         /// or the container does not allow io_uring, with a warning; with uring the server does not start there.
         io: IoChoice, WHICH, Is("auto");
+
+        /// Give up what only the start needs, once the server serves: on or off. With on, every system call that a
+        /// serving server does not make fails with EPERM, in all threads of the process, and rings of io_uring take the
+        /// operations in use alone. If the kernel or the container does not allow this, the server does not start.
+        sandbox: SandboxChoice, WHEN, Is("off");
     }
 
     "Limits" {

@@ -221,6 +221,16 @@ pub enum IoChoice {
     Epoll,
 }
 
+/// Whether a server gives up what only its start needs, once it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxChoice {
+    /// A filter refuses the process all system calls that a serving server does not make, and rings take the operations
+    /// in use alone.
+    On,
+    /// The process may do what its user may do.
+    Off,
+}
+
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -321,6 +331,7 @@ macro_rules! words {
 words! {
     Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
     IoChoice, "\"auto\", \"uring\" or \"epoll\"": "auto" Auto, "uring" Uring, "epoll" Epoll;
+    SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
 }

@@ -102,7 +102,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::sys::uring::probe::Call;
+    use crate::sys::uring::probe::{Call, tests::refusals};
 
     fn refusal() -> ProbeError {
         ProbeError::Refused(Call::Setup, io::Error::from_raw_os_error(libc::EPERM))
@@ -124,6 +124,28 @@ mod tests {
         assert!(line.contains("io_uring_setup fails with EPERM") && line.contains("on epoll"), "{line}");
         assert!(!line.contains('\n'), "{line}");
         assert_eq!(epoll.to_string(), "epoll (io_uring: io_uring_setup fails with EPERM)");
+    }
+
+    /// Whatever the kernel refuses: `auto` serves on epoll with one line about it, and `uring` does not start.
+    #[test]
+    fn each_refusal_gives_the_fallback_or_the_strict_error() {
+        for (what, error) in refusals() {
+            let label = error.label();
+            let epoll = chosen(IoChoice::Auto, Err(error)).unwrap();
+            assert_eq!(epoll.kind, BackendKind::Epoll, "{what}");
+            assert_eq!(epoll.info(), BackendInfo { backend: "epoll".into(), reason: label });
+            let line = epoll.fallback().unwrap();
+            assert!(line.starts_with(&format!("io_uring cannot be used: {what}. The likely cause: ")), "{line}");
+            assert!(
+                line.contains("on epoll instead") && line.contains("The remedy: ") && !line.contains('\n'),
+                "{line}"
+            );
+        }
+        for (what, error) in refusals() {
+            let told = error.to_string();
+            let error = chosen(IoChoice::Uring, Err(error)).unwrap_err();
+            assert!(matches!(error, StartError::Probe(_)) && error.to_string() == told, "{what}: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Starts a server: the channels between its threads, and the threads.
 
 use std::{
-    io,
+    env, io,
     sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
     thread,
 };
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{Server, role::Role, running::Running};
 use crate::{
     clock::Clock,
+    config::{Config, SandboxChoice},
     control,
     error::StartError,
     handler::Panicked,
@@ -19,6 +20,10 @@ use crate::{
     hub::{EndRole, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, ShardCommand},
+    sys::{
+        RingAccess,
+        sandbox::{Need, RefusedCall, SandboxError, SandboxFilter},
+    },
 };
 
 impl Server {
@@ -60,10 +65,13 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
-    /// [`StartError::ControlDied`] if a thread panics before it has started.
+    /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
+    /// the settings cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend } = self;
         let (hub, requests) = hub;
+        let sandbox = sandbox_of(&config).map_err(StartError::Sandbox)?;
+        let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let count = config.shards;
         let Wiring { shards, control, commands } = Wiring::new(count);
@@ -86,6 +94,7 @@ impl Server {
                 returns: ends.returns,
                 cpu: config.is_pinned.then(|| config.cpus[number % config.cpus.len()]),
                 backend: backend.kind,
+                ring_access,
                 config: Arc::clone(&config),
                 endpoints: Arc::clone(&endpoints),
                 addresses: addresses.clone(),
@@ -120,7 +129,28 @@ impl Server {
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
         let ends = threads.wait_for_start()?;
-        Ok(Running { addresses, commands, woken, counters, control_counters, hub, leaving, ends, running: count + 1 })
+        let running = count + 1;
+        // Its drop ends the threads if the sandbox fails.
+        let running = Running { addresses, commands, woken, counters, control_counters, hub, leaving, ends, running };
+        if let Some(filter) = sandbox {
+            filter.install().map_err(StartError::Sandbox)?;
+        }
+        Ok(running)
+    }
+}
+
+/// Returns the filter of the sandbox, if the settings ask for one.
+fn sandbox_of(config: &Config) -> Result<Option<SandboxFilter>, SandboxError> {
+    let mut needs = Vec::new();
+    if config.folders > 0 {
+        needs.push(Need::Files);
+    }
+    if env::var_os("NOTIFY_SOCKET").is_some() {
+        needs.push(Need::ServiceManager);
+    }
+    match config.sandbox {
+        SandboxChoice::On => SandboxFilter::new(&needs, RefusedCall::Eperm).map(Some),
+        SandboxChoice::Off => Ok(None),
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{
     hub::{Encodings, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
-    sys::{Backend, BackendKind, Io as _, Layered, cpu, runtime},
+    sys::{Backend, BackendKind, Io as _, Layered, RingAccess, cpu, runtime},
 };
 
 /// A command of the server to a shard.
@@ -59,6 +59,8 @@ pub(crate) struct Start {
     /// The CPU that the thread stays on.
     pub(crate) cpu: Option<usize>,
     pub(crate) backend: BackendKind,
+    /// The operations that the shard's rings take, if it has rings.
+    pub(crate) ring_access: RingAccess,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Vec<Listener>,
     /// The table of endpoints.
@@ -92,7 +94,7 @@ pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     if let Some(cpu) = start.cpu {
         cpu::pin(cpu)?;
     }
-    runtime::block_on(start.backend, async {
+    runtime::block_on(start.backend, start.ring_access, async {
         let driver = Driver::new(start)?;
         started();
         driver.serve().await
@@ -162,7 +164,7 @@ impl Driver {
     fn new(start: Start) -> io::Result<Self> {
         let Start { mesh, woken, occupied, backend, config, listeners, counters, commands, clock, epoch_seed, .. } =
             start;
-        let io = Backend::new(backend)?;
+        let io = Backend::with(backend, start.ring_access)?;
         let watched = io.watch()?;
         let routes = start.endpoints.routes();
         let on_shard: Rc<[Rc<dyn ShardRoute>]> = routes.iter().map(|route| route.factory.on_shard()).collect();

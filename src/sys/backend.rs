@@ -10,7 +10,7 @@ use super::{
     epoll::Epoll,
     io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
     transport::Transport,
-    uring::HotRing,
+    uring::{HotRing, RingAccess},
 };
 
 /// A backend by its name. All shards of a server have the same, from its start to its end.
@@ -76,12 +76,21 @@ impl Backend {
     ///
     /// See [`HotRing::new`] and [`Epoll::new`].
     pub fn new(kind: BackendKind) -> io::Result<Backend> {
+        Self::with(kind, RingAccess::Unrestricted)
+    }
+
+    /// Makes the backend of the calling thread; a ring of it takes the operations that `access` allows.
+    ///
+    /// # Errors
+    ///
+    /// See [`HotRing::with`] and [`Epoll::new`].
+    pub fn with(kind: BackendKind, access: RingAccess) -> io::Result<Backend> {
         match kind {
-            BackendKind::Uring => HotRing::new().map(Backend::Uring),
+            BackendKind::Uring => HotRing::with(access).map(Backend::Uring),
             BackendKind::Epoll => Epoll::new().map(Backend::Epoll),
             #[cfg(test)]
             BackendKind::Faulty { over, seed } => {
-                Ok(Backend::Faulty(Box::new(Faulty::new(Backend::new(*over)?, seed))))
+                Ok(Backend::Faulty(Box::new(Faulty::new(Backend::with(*over, access)?, seed))))
             }
         }
     }

@@ -5,17 +5,18 @@
 
 use std::{future::Future, io, os::fd::AsFd, rc::Rc};
 
-use super::{BackendKind, epoll, uring};
+use super::{BackendKind, epoll, uring, uring::RingAccess};
 
-/// Runs `future`, and the tasks that it spawns, on the calling thread and on the runtime of a backend.
+/// Runs `future`, and the tasks that it spawns, on the calling thread and on the runtime of a backend. A ring of the
+/// runtime takes the operations that `access` allows.
 ///
 /// # Errors
 ///
-/// If the runtime cannot be set up.
-pub fn block_on<F: Future>(backend: BackendKind, future: F) -> io::Result<F::Output> {
+/// If the runtime cannot be set up, or its ring cannot be restricted.
+pub fn block_on<F: Future>(backend: BackendKind, access: RingAccess, future: F) -> io::Result<F::Output> {
     match backend.real() {
         BackendKind::Epoll => epoll::block_on(future),
-        _ => uring::block_on(future),
+        _ => uring::block_on(access, future),
     }
 }
 
@@ -79,7 +80,7 @@ mod tests {
         for backend in BACKENDS {
             let (server, mut client) = pair(None);
             client.write_all(b"x").unwrap();
-            let passed = block_on(backend, async {
+            let passed = block_on(backend, RingAccess::InUse, async {
                 let (is_readable, seen) = (Rc::new(Cell::new(false)), Rc::new(server));
                 let (found, socket) = (Rc::clone(&is_readable), Rc::clone(&seen));
                 spawn_local(async move { found.set(readable(backend, socket).await.is_ok()) });
@@ -97,7 +98,7 @@ mod tests {
 
     /// Runs a wait, and a moment later `end`, which must end the wait.
     fn ends(backend: BackendKind, wait: impl Future<Output = io::Result<()>>, end: impl FnOnce()) {
-        block_on(backend, async {
+        block_on(backend, RingAccess::InUse, async {
             let mut wait = std::pin::pin!(wait);
             let early = timeout(Duration::from_millis(20), wait.as_mut()).await;
             assert!(early.is_err(), "{backend}: there is nothing to wait for");

@@ -110,6 +110,7 @@ pub const SYSTEM_CALLS: &[SystemCalls] = &[
         &["getegid", "geteuid", "getgid", "getrandom", "getrlimit", "getuid", "prlimit64", "sysinfo", "uname"],
         &[],
     ),
+    group("the sandbox (`sandbox = \"on\"`): its filter", &["seccomp"], &[]),
     group(
         "the container's runtime and the loader, between the filter's start and the server's",
         &[

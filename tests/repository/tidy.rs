@@ -23,6 +23,7 @@ const WINDOWS: &[(&str, &str)] = &[
     ("control", "bounded_close"),
     ("control", "net"),
     ("control", "transport"),
+    ("error", "sandbox"),
     ("error", "uring"),
     ("handover", "transport"),
     ("main", "net"),

@@ -350,7 +350,7 @@ fn check_failure(command: Command, named: &[&str]) {
 fn command(arguments: &[&str]) -> Command {
     let mut command = program();
     // Tests of settings set every variable themselves.
-    command.args(arguments).env_remove("RINGHUB_IO");
+    command.args(arguments).env_remove("RINGHUB_IO").env_remove("RINGHUB_SANDBOX");
     command
 }
 

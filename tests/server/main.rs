@@ -1,14 +1,15 @@
 //! Tests of the server's binary as a process, over real sockets.
 //!
 //! The tests share a process and run side by side, so none of them changes the environment, the signals or the limits
-//! of this process. A server gets these in its own process. A program that takes over the logs of its process is
-//! another process of this test binary (`logs::a_program_that_panics`). Only the limit of open descriptors is raised,
-//! by [`support::CrowdPermit`].
+//! of this process. A server gets these in its own process. A program that takes over the logs of its process, or
+//! gives up system calls, is another process of this test binary (`logs::a_program_that_panics`,
+//! `sandbox::a_program_in_the_sandbox`). Only the limit of open descriptors is raised, by [`support::CrowdPermit`].
 
 mod access;
 mod answers;
 mod backends;
 mod config;
+mod container;
 mod documents;
 mod faults;
 mod handshake;
@@ -28,6 +29,7 @@ mod places;
 mod proxies;
 mod raw_topics;
 mod routes;
+mod sandbox;
 mod seccomp;
 mod service_manager;
 mod shards;

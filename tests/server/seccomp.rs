@@ -18,7 +18,7 @@ const OF_THE_TEST: [&str; 3] = ["dup2", "vfork", "wait4"];
 const FILTER: &str = "server";
 
 /// Runs the subcommand, which must succeed, and returns the profile.
-fn profile(flags: &[&str]) -> Value {
+pub(crate) fn profile(flags: &[&str]) -> Value {
     let mut command = program();
     command.arg("seccomp-profile").args(flags);
     let output = run_to_end(command);
@@ -57,7 +57,18 @@ fn under_the_profile<T: Send>(start: impl FnOnce() -> T + Send) -> T {
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "only x86-64 has been tried")]
 fn a_server_runs_under_the_minimal_profile() {
-    let folder = std::env::temp_dir().join(format!("ringhub-seccomp-{}", std::process::id()));
+    runs_under_the_minimal_profile("off");
+}
+
+/// The profile lets a server give up what only its start needs.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "only x86-64 has been tried")]
+fn a_server_in_the_sandbox_runs_under_the_minimal_profile() {
+    runs_under_the_minimal_profile("on");
+}
+
+fn runs_under_the_minimal_profile(sandbox: &str) {
+    let folder = std::env::temp_dir().join(format!("ringhub-seccomp-{sandbox}-{}", std::process::id()));
     fs::create_dir_all(folder.join("site")).unwrap();
     fs::write(folder.join("site/file"), "a file\n").unwrap();
     let file = folder.join("ringhub.toml");
@@ -65,7 +76,7 @@ fn a_server_runs_under_the_minimal_profile() {
     fs::write(&file, format!("metrics_listen = \"127.0.0.1:0\"\n{routes}documents = \"./site\"\n")).unwrap();
     let mut server = under_the_profile(|| {
         let mut command = clean(Command::new(binary_path()));
-        command.args(["--shards=3", "--pin=on", "--send-buffer=16KiB", "--config"]).arg(&file);
+        command.args(["--shards=3", "--pin=on", "--send-buffer=16KiB", "--sandbox", sandbox, "--config"]).arg(&file);
         // The name is resolved under the filter too.
         command.args(["--listen", "localhost:0"]);
         Server::start_at(command)

@@ -76,6 +76,11 @@ impl Program {
         }
     }
 
+    /// Ends its standard input.
+    pub(crate) fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Ends the reader at the next line; the reading end of the pipe closes with it.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = channel().1;
@@ -131,13 +136,13 @@ pub(crate) fn program() -> Command {
     clean(Command::new(binary_path()))
 }
 
-/// Removes the caller's settings except the backend, so that the same tests run on each backend. Several servers share
-/// few CPUs here, so shards are not pinned. A client that the test no longer serves must not delay the server's end, so
-/// the drain is short. There is one shard unless the test asks for more: with several shards, an answer to one client
-/// does not prove that another client has received anything.
+/// Removes the caller's settings except the backend and the sandbox, so that the same tests run on each backend, and in
+/// the sandbox. Several servers share few CPUs here, so shards are not pinned. A client that the test no longer serves
+/// must not delay the server's end, so the drain is short. There is one shard unless the test asks for more: with
+/// several shards, an answer to one client does not prove that another client has received anything.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGHUB_") && name != "RINGHUB_IO" {
+        if name.to_string_lossy().starts_with("RINGHUB_") && !KEPT.contains(&&*name.to_string_lossy()) {
             command.env_remove(name);
         }
     }
@@ -149,6 +154,9 @@ pub(crate) fn clean(mut command: Command) -> Command {
     ]);
     command
 }
+
+/// The settings of the caller that a server of a test has too.
+const KEPT: [&str; 2] = ["RINGHUB_IO", "RINGHUB_SANDBOX"];
 
 /// Runs a command that ends by itself.
 pub(crate) fn run_to_end(command: Command) -> Output {

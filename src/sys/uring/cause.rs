@@ -116,8 +116,9 @@ impl Signs {
     }
 }
 
-const SECCOMP_REMEDY: &str = "let the seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register \
-                              (docs/deploy.md makes one). Docker: `docker run --security-opt seccomp=seccomp.json`; \
+const SECCOMP_REMEDY: &str = "let the seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, \
+                              as the profile of `ringhub seccomp-profile >seccomp.json` does. Docker: \
+                              `docker run --security-opt seccomp=seccomp.json`; \
                               Podman: `podman run --security-opt seccomp=seccomp.json`; compose: `security_opt: \
                               [\"seccomp=seccomp.json\"]`; Kubernetes: `securityContext: {seccompProfile: {type: \
                               Localhost, localhostProfile: seccomp.json}}`; systemd: \
@@ -171,6 +172,9 @@ mod tests {
             for name in ["Docker", "Podman", "compose", "Kubernetes", "systemd"] {
                 assert!(cause.remedy().contains(name), "{cause:?}: {name}");
             }
+        }
+        for cause in [RefusalCause::Seccomp, RefusalCause::Operations, RefusalCause::Unknown] {
+            assert!(cause.remedy().contains("`ringhub seccomp-profile >seccomp.json`"), "{cause:?}");
         }
         assert!(
             RefusalCause::Disabled(2).remedy().contains("sysctl")

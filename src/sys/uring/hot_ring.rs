@@ -23,6 +23,7 @@
 //! ring's descriptor with epoll, which deferred work would not wake.
 
 mod queue;
+mod set_up;
 mod token;
 
 use std::{
@@ -80,34 +81,10 @@ impl HotRing {
     /// Entries of one submission. A larger batch is submitted in parts of this size.
     pub const BATCH_MAX: usize = 256;
 
-    /// Makes a ring for the calling thread.
-    ///
-    /// # Errors
-    ///
-    /// The error of `io_uring_setup(2)`: `EPERM` and `ENOSYS` where a container's seccomp profile or
-    /// `kernel.io_uring_disabled` forbids it, `EINVAL` where the kernel is older than 6.0, `ENOMEM` where locked memory
-    /// is used up.
-    pub fn new() -> io::Result<HotRing> {
-        let ring = IoUring::builder()
-            .setup_coop_taskrun()
-            .setup_single_issuer()
-            .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(Self::BATCH_MAX as u32)?;
-        let entries = Entries::map(ring.as_raw_fd(), ring.params().sq_entries())?;
-        Ok(HotRing {
-            ring,
-            entries,
-            pushed: 0,
-            waiting: VecDeque::new(),
-            armed: 0,
-            repeated: 0,
-            ready: Vec::new(),
-            completed: Vec::new(),
-            batch: 0,
-            #[cfg(test)]
-            memory: None,
-        })
+    /// Returns the ring itself, for a test that submits entries of its own.
+    #[cfg(test)]
+    pub(super) fn raw(&mut self) -> &mut IoUring {
+        &mut self.ring
     }
 
     /// Returns whether [`Io::reap`] is due: it would find completions, or entries are still to be submitted, such as a

@@ -35,7 +35,7 @@ pub(in crate::sys) async fn writable(socket: Rc<impl AsFd + 'static>) -> io::Res
 
 async fn polled(socket: Rc<impl AsFd + 'static>, events: i16) -> io::Result<()> {
     let entry = opcode::PollAdd::new(Fd(socket.as_fd().as_raw_fd()), events as u32).build();
-    UnsubmittedOneshot::new(socket, Done(PhantomData), entry).submit().await
+    UnsubmittedOneshot::new(socket, Done::new(), entry).submit().await
 }
 
 /// Yields until the runtime has run the other tasks that are ready, and has submitted the entries that its ring has
@@ -43,11 +43,17 @@ async fn polled(socket: Rc<impl AsFd + 'static>, events: i16) -> io::Result<()> 
 pub(in crate::sys) async fn nop() {
     let entry = opcode::Nop::new().build();
     // A NOP cannot fail.
-    let _done: io::Result<()> = UnsubmittedOneshot::new((), Done(PhantomData), entry).submit().await;
+    let _done: io::Result<()> = UnsubmittedOneshot::new((), Done::new(), entry).submit().await;
 }
 
 /// Success or failure. The operation owns its data (`D`), which is dropped with its completion.
-struct Done<D>(PhantomData<D>);
+pub(super) struct Done<D>(PhantomData<D>);
+
+impl<D> Done<D> {
+    pub(super) fn new() -> Self {
+        Done(PhantomData)
+    }
+}
 
 impl<D> OneshotOutputTransform for Done<D> {
     type Output = io::Result<()>;

@@ -16,7 +16,12 @@ use std::{
 
 use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
 
-use super::{HotRing, block_on, nop, readable};
+use super::{
+    HotRing, block_on, nop,
+    operations::{OPERATIONS, Operation},
+    readable,
+    restriction::RingAccess,
+};
 use crate::sys::{Io, Key, SendEntry, Transport, net};
 
 /// The reason why the hub cannot use io_uring here; its text names a remedy.
@@ -72,7 +77,8 @@ impl fmt::Display for ProbeError {
                     f,
                     "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
                      start it with `--security-opt seccomp=unconfined` or a profile that allows io_uring_setup, \
-                     io_uring_enter and io_uring_register. On the host, `sysctl kernel.io_uring_disabled` must be 0."
+                     io_uring_enter and io_uring_register, as `ringhub seccomp-profile` prints. On the host, \
+                     `sysctl kernel.io_uring_disabled` must be 0."
                 ),
                 Some(libc::ENOSYS) => write!(
                     f,
@@ -216,7 +222,7 @@ impl Kernel for ThisKernel {
     }
 
     fn run(&self) -> io::Result<()> {
-        block_on(async {
+        block_on(RingAccess::Unrestricted, async {
             let (socket, mut peer) = UnixStream::pair()?;
             peer.write_all(b"x")?;
             nop().await;
@@ -242,25 +248,6 @@ fn probe_by(kernel: &impl Kernel) -> Result<(), ProbeError> {
     check_cancel(&mut hot_ring).map_err(|error| ProbeError::Cancel(error.to_string()))?;
     kernel.run().map_err(refused(Call::Setup))
 }
-
-/// An operation that a shard uses.
-struct Operation {
-    code: u8,
-    /// Its name in the kernel's headers.
-    constant: &'static str,
-    /// Its name in words.
-    name: &'static str,
-}
-
-/// The operations of both rings of a shard.
-const OPERATIONS: &[Operation] = &[
-    Operation { code: opcode::Nop::CODE, constant: "NOP", name: "nop" },
-    Operation { code: opcode::PollAdd::CODE, constant: "POLL_ADD", name: "poll" },
-    Operation { code: opcode::AsyncCancel::CODE, constant: "ASYNC_CANCEL", name: "cancellation" },
-    Operation { code: opcode::Recv::CODE, constant: "RECV", name: "recv" },
-    Operation { code: opcode::Send::CODE, constant: "SEND", name: "send" },
-    Operation { code: opcode::SendMsg::CODE, constant: "SENDMSG", name: "sendmsg" },
-];
 
 /// Tries each operation once, with the flags that a shard gives it: a filter may allow a ring and forbid a single
 /// operation, or a flag.
@@ -415,4 +402,4 @@ const CANCELS: u32 = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -92,6 +92,50 @@ fn each_call_is_named_with_its_error() {
     check(Fake { lacks: Some(skipped), ..Fake::default() }, "it lacks skipped completions", "6.1");
 }
 
+/// The answers of Linux 5.15, which has io_uring and not all that a shard needs of it.
+fn linux_5_15() -> Fake {
+    // `IORING_FEAT_CQE_SKIP` came with 5.17; the flags of a hot ring came with 5.18, 5.19 and 6.0.
+    Fake { lacks: Some("skipped completions"), hot_ring: Some(libc::EINVAL), ..Fake::default() }
+}
+
+#[test]
+fn linux_5_15_is_told_by_its_first_answer() {
+    let error = probe_by(&linux_5_15()).expect_err("it lacks something");
+    assert_eq!(error.label(), "no skipped completions");
+    let with_the_feature = Fake { lacks: None, ..linux_5_15() };
+    let error = probe_by(&with_the_feature).expect_err("it knows no flag of a hot ring");
+    assert_eq!(error.label(), "io_uring_setup EINVAL");
+    assert_eq!(with_the_feature.later.get(), 1);
+}
+
+/// Returns the outcome of the probe on kernels that refuse something, each with what is refused.
+pub(crate) fn refusals() -> Vec<(String, ProbeError)> {
+    let refused_by = |fake: Fake, what: String| (what, probe_by(&fake).expect_err("a refusal"));
+    let setup = |code, name| {
+        let what = format!("io_uring_setup fails with {name}");
+        [
+            refused_by(Fake { ring: Some(code), ..Fake::default() }, what.clone()),
+            refused_by(Fake { hot_ring: Some(code), ..Fake::default() }, what.clone()),
+            refused_by(Fake { run: Some(code), ..Fake::default() }, what),
+        ]
+    };
+    let mut refusals: Vec<(String, ProbeError)> = OPERATIONS
+        .iter()
+        .map(|operation| {
+            let fake = Fake { forbidden: Some(operation.code), ..Fake::default() };
+            refused_by(fake, format!("IORING_OP_{} fails with EACCES", operation.constant))
+        })
+        .collect();
+    refusals.extend(setup(libc::ENOMEM, "ENOMEM"));
+    refusals.extend(setup(libc::EPERM, "EPERM"));
+    let register = Fake { register: Some(libc::EPERM), ..Fake::default() };
+    refusals.push(refused_by(register, "io_uring_register fails with EPERM".into()));
+    refusals.push(refused_by(linux_5_15(), "it lacks skipped completions".into()));
+    let flags = Fake { lacks: None, ..linux_5_15() };
+    refusals.push(refused_by(flags, "io_uring_setup fails with EINVAL".into()));
+    refusals
+}
+
 /// A filter on single operations lets the ring be set up, and answers EACCES to one of them.
 #[test]
 fn a_single_operation_may_be_refused() {

@@ -1,0 +1,145 @@
+//! The filter on a thread of its own: what it refuses, and what it lets a server do.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{TcpListener, UdpSocket},
+    os::unix::net::UnixDatagram,
+    process::Command,
+    thread,
+};
+
+use seccompiler::apply_filter;
+
+use super::*;
+
+/// Runs this on a thread that has the filter. The rest of the process stays as it is.
+fn under_the_filter<T: Send>(needs: &[Need], run: impl FnOnce() -> T + Send) -> T {
+    let filter = SandboxFilter::new(needs, RefusedCall::Eperm).unwrap();
+    let run = || {
+        filter.programs.iter().for_each(|program| apply_filter(program).unwrap());
+        run()
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// The error of a call, by its number and arguments; 0 if it succeeds.
+fn error_of(call: libc::c_long, arguments: [libc::c_long; 4]) -> i32 {
+    let [first, second, third, fourth] = arguments;
+    // SAFETY: the calls below are refused, or take numbers and null pointers alone.
+    let outcome = unsafe { libc::syscall(call, first, second, third, fourth) };
+    if outcome < 0 { io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
+}
+
+fn errno<T>(outcome: io::Result<T>) -> Option<i32> {
+    outcome.err().map(|error| error.raw_os_error().expect("the kernel's word"))
+}
+
+#[test]
+fn what_a_serving_server_does_not_do_is_refused() {
+    under_the_filter(&[], || {
+        let refused = Some(libc::EPERM);
+        // SAFETY: both calls take null pointers, and fail before they look at them.
+        let execve = unsafe { libc::execve(std::ptr::null(), std::ptr::null(), std::ptr::null()) };
+        assert_eq!((execve, io::Error::last_os_error().raw_os_error()), (-1, refused), "execve");
+        assert_eq!(errno(Command::new("/bin/true").spawn()), refused, "a process");
+        assert_eq!(errno(TcpListener::bind("127.0.0.1:0")), refused, "a socket of IPv4");
+        assert_eq!(errno(UdpSocket::bind("[::1]:0")), refused, "a socket of IPv6");
+        assert_eq!(errno(UnixDatagram::unbound()), refused, "a socket of the machine");
+        assert_eq!(errno(fs::File::create("/dev/null")), refused, "a file to write to");
+        assert_eq!(errno(fs::OpenOptions::new().append(true).open("/dev/null")), refused, "a file to append to");
+        for (name, call, arguments) in [
+            ("ptrace", libc::SYS_ptrace, [libc::PTRACE_TRACEME as _, 0, 0, 0]),
+            ("io_uring_setup", libc::SYS_io_uring_setup, [1, 0, 0, 0]),
+            ("io_uring_register", libc::SYS_io_uring_register, [-1, 0, 0, 0]),
+            ("fork", libc::SYS_clone, [libc::SIGCHLD as _, 0, 0, 0]),
+            ("a thread in a name space", libc::SYS_clone, [(libc::CLONE_THREAD | libc::CLONE_NEWUSER) as _, 0, 0, 0]),
+            ("mmap of code", libc::SYS_mmap, [0, 4_096, libc::PROT_EXEC as _, libc::MAP_PRIVATE as _]),
+            ("mprotect of code", libc::SYS_mprotect, [0, 4_096, (libc::PROT_READ | libc::PROT_EXEC) as _, 0]),
+            ("prctl", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as _, 1, 0, 0]),
+            ("ioctl of a terminal", libc::SYS_ioctl, [0, libc::TIOCSTI as _, 0, 0]),
+            ("kill", libc::SYS_kill, [1, 0, 0, 0]),
+            ("tgkill of another process", libc::SYS_tgkill, [1, 1, 0, 0]),
+            ("a limit of another process", libc::SYS_prlimit64, [1, 0, 0, 0]),
+            ("a limit that is set", libc::SYS_prlimit64, [0, 0, 8, 0]),
+            ("openat2", libc::SYS_openat2, [-1, 0, 0, 0]),
+            ("unlinkat", libc::SYS_unlinkat, [-1, 0, 0, 0]),
+            ("another filter", libc::SYS_seccomp, [1, 0, 0, 0]),
+        ] {
+            assert_eq!(error_of(call, arguments), libc::EPERM, "{name}");
+        }
+        assert_eq!(error_of(libc::SYS_clone3, [0, 0, 0, 0]), libc::ENOSYS, "the C library tries clone then");
+    });
+}
+
+#[test]
+fn a_serving_server_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    under_the_filter(&[], || {
+        thread::Builder::new().name("reader".into()).spawn(|| {}).unwrap().join().unwrap();
+        assert!(fs::read_to_string("/proc/thread-self/status").unwrap().contains("\nSeccomp:\t2\n"));
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        assert_eq!(errno(accepted.peek(&mut [0])), Some(libc::EAGAIN));
+        drop(accepted);
+        // The memory of a large allocation is mapped.
+        assert_eq!(vec![7_u8; 64 << 20].len(), 64 << 20);
+        // The signal 0 is sent to nobody.
+        let (process, thread) = (std::process::id(), rustix::thread::gettid().as_raw_nonzero().get());
+        assert_eq!(error_of(libc::SYS_tgkill, [process.into(), thread.into(), 0, 0]), 0);
+        let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert!(limits.current.is_some());
+        assert!(std::panic::catch_unwind(|| panic!("with its backtrace")).is_err());
+    });
+    drop(client);
+}
+
+/// Each need is answered by the calls for it, and by no others.
+#[test]
+fn a_need_opens_what_it_takes() {
+    let openat2 = || error_of(libc::SYS_openat2, [-1, 0, 0, 0]);
+    under_the_filter(&[Need::Files], || {
+        assert_ne!(openat2(), libc::EPERM);
+        assert_eq!(errno(UnixDatagram::unbound()), Some(libc::EPERM));
+    });
+    under_the_filter(&[Need::ServiceManager], || {
+        assert_eq!(openat2(), libc::EPERM);
+        let socket = UnixDatagram::unbound().unwrap();
+        assert_eq!(errno(socket.connect("/nowhere/notify")), Some(libc::ENOENT));
+        assert_eq!(errno(TcpListener::bind("127.0.0.1:0")), Some(libc::EPERM));
+    });
+}
+
+/// The table of the start names calls of the table of all calls, each once, and the filter compiles for both
+/// architectures.
+#[test]
+fn the_tables_fit_together() {
+    let all: BTreeSet<&str> = SYSTEM_CALLS.iter().flat_map(|group| [group.names, group.of_x86_64].concat()).collect();
+    let at_start: BTreeSet<&str> = AT_START.iter().copied().collect();
+    assert_eq!(at_start.len(), AT_START.len());
+    assert!(at_start.is_subset(&all), "{:?}", at_start.difference(&all));
+    // All that is not listed is refused; these have conditions, so that their names must be written as the table does.
+    let with_conditions =
+        ["open", "openat", "openat2", "socket", "connect", "mmap", "mprotect", "clone", "prctl", "ioctl", "tgkill"];
+    for name in with_conditions.into_iter().chain(["prlimit64"]) {
+        assert!(all.contains(name) && !at_start.contains(name), "{name}");
+        assert!(!matches!(conditions(name, &[]), Condition::Always), "{name}");
+    }
+    for target in [TargetArch::x86_64, TargetArch::aarch64] {
+        let all_needs = rules(target, &[Need::Files, Need::ServiceManager]);
+        let filter = filter(json!({ "errno": libc::EPERM }), json!("allow"), &all_needs);
+        compile_from_json(filter.to_string().as_bytes(), target).unwrap();
+    }
+}
+
+#[test]
+fn a_sandbox_that_fails_says_why() {
+    let told = |error| SandboxError::Filter(error).to_string();
+    let seccomp = |code| told(seccompiler::Error::Seccomp(io::Error::from_raw_os_error(code)));
+    assert!(seccomp(libc::EPERM).contains("profile does not allow") && seccomp(libc::EPERM).contains("sandbox"));
+    assert!(seccomp(libc::EINVAL).contains("CONFIG_SECCOMP_FILTER"));
+    let thread = told(seccompiler::Error::ThreadSync(17));
+    assert!(thread.contains("the thread 17 has a seccomp filter"), "{thread}");
+    assert!(SandboxError::Architecture("sparc").to_string().contains("not made for sparc"));
+}
