@@ -1,5 +1,7 @@
-//! What the protocol says, by those who share no code with it: corpora of bytes, and another WebSocket client.
+//! What the protocol says, by those who share no code with it: corpora of bytes, and another WebSocket client; and that
+//! both backends say the same.
 
+mod backends;
 mod bodies;
 mod fuzz_corpus;
 mod inputs;

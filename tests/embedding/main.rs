@@ -34,12 +34,12 @@ use std::{
 };
 
 use ringhub::{
-    config::{Pin, Time},
+    config::{IoChoice, Pin, Time},
     handler::{Accept, Closed, Connection, Handler, OpeningRequest, Response, TopicName},
     proto::{Fragment, FrameHeader, Message, MessageType, ProtocolError, Verdict},
     server::{Builder, Hub, Running, Server},
 };
-use support::{Client, DEADLINE, dial};
+use support::{Client, DEADLINE, dial, is_on_epoll};
 
 /// A server in this process. Dropping it ends it.
 struct Live {
@@ -55,7 +55,12 @@ fn serve(shards: usize, routes: impl FnOnce(Builder) -> Builder) -> Live {
 fn builder(shards: usize) -> Builder {
     // Several servers share few CPUs here, and a client that a test no longer serves shall not delay the end.
     let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(shards).pin(Pin::Off);
-    builder.settings(|settings| settings.drain_timeout = Time(Duration::from_secs(2)))
+    builder.settings(|settings| {
+        settings.drain_timeout = Time(Duration::from_secs(2));
+        if is_on_epoll() {
+            settings.io = IoChoice::Epoll;
+        }
+    })
 }
 
 impl Live {

@@ -6,7 +6,8 @@
 //! server's memory stays within the sum of `check-config`. When they have gone, they have left no socket, descriptor,
 //! connection or topic, and the server ends in order.
 //!
-//! `RINGHUB_HOSTILE_MINUTES` makes more mixes, as `tests/hostility` does; `RINGHUB_SEED` is the seed of the first.
+//! `RINGHUB_HOSTILE_MINUTES` makes more mixes, as `tests/hostility` does, and `RINGHUB_HOSTILE_MIXES` fewer;
+//! `RINGHUB_SEED` is the seed of the first.
 
 mod aftermath;
 mod crowd;
@@ -33,7 +34,10 @@ fn crowds_beside_honest_clients() {
     let first = number("RINGHUB_SEED").unwrap_or(1);
     let begin = Instant::now();
     match number("RINGHUB_HOSTILE_MINUTES") {
-        None => (0..MIXES).for_each(|at| mix(first + at).run(SHORT)),
+        None => {
+            let mixes = number("RINGHUB_HOSTILE_MIXES").unwrap_or(MIXES);
+            (0..mixes).for_each(|at| mix(first + at).run(SHORT));
+        }
         Some(minutes) => {
             let mut seed = first;
             while begin.elapsed() < Duration::from_secs(minutes * 60) {
