@@ -166,8 +166,8 @@ impl Line {
     }
 }
 
-/// Removes bytes at the front of a queue, and returns them. It takes them in two parts: one by one they would be most of
-/// the time of a simulated run, since tests are built without optimisation.
+/// Removes bytes at the front of a queue, and returns them. It takes them in two parts: taking them one by one would be
+/// most of a simulated run's time, since tests are built without optimisation.
 pub(super) fn take_front(queue: &mut VecDeque<u8>, count: usize) -> Vec<u8> {
     let (front, back) = queue.as_slices();
     let at = count.min(front.len());
