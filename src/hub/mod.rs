@@ -3,8 +3,8 @@
 //!
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
-//! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`, `command`,
-//!   `subscribe_options`, `barrier`, `end_role`;
+//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
+//!   `command`, `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
 //! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod atomic;
 mod audience;
 mod backlog;
 mod barrier;

@@ -16,7 +16,7 @@ fn corpus(target: &str, body: impl FnMut(&[u8])) {
     inputs.iter().map(Vec::as_slice).for_each(body);
 }
 
-fn read_corpus(target: &str) -> Vec<Vec<u8>> {
+pub(crate) fn read_corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = fs::read_dir(&folder).expect("the target has a corpus");
     let paths = entries.map(|entry| entry.expect("a readable folder").path());
@@ -45,7 +45,7 @@ fn seeds(count: u64, make: fn(&mut Random) -> Vec<u8>, mut body: impl FnMut(&[u8
     is_ordinary
 }
 
-fn number_of(variable: &str) -> Option<u64> {
+pub(crate) fn number_of(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 

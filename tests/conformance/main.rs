@@ -1,5 +1,7 @@
 //! Checks the protocol by means that share no code with the product: corpora of bytes, and another WebSocket client.
+//! Compares the answers of both backends.
 
+mod backends;
 mod bodies;
 mod fuzz_corpus;
 mod inputs;

@@ -35,12 +35,12 @@ use std::{
 };
 
 use ringhub::{
-    config::{Pin, Time},
+    config::{IoChoice, Pin, Time},
     handler::{Accept, Closed, Connection, Handler, OpeningRequest, Response, TopicName},
     proto::{Fragment, FrameHeader, Message, MessageType, ProtocolError, Verdict},
     server::{Builder, Hub, Running, Server},
 };
-use support::{Client, DEADLINE, dial};
+use support::{Client, DEADLINE, dial, is_on_epoll};
 
 /// A server in this process. A drop ends the server.
 struct Live {
@@ -57,7 +57,12 @@ fn builder(shards: usize) -> Builder {
     // Several servers share few CPUs here, so shards are not pinned. A client that a test no longer serves must not
     // delay the end, so the drain is short.
     let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(shards).pin(Pin::Off);
-    builder.settings(|settings| settings.drain_timeout = Time(Duration::from_secs(2)))
+    builder.settings(|settings| {
+        settings.drain_timeout = Time(Duration::from_secs(2));
+        if is_on_epoll() {
+            settings.io = IoChoice::Epoll;
+        }
+    })
 }
 
 impl Live {

@@ -6,7 +6,8 @@
 //! accepted. The server's memory stays within the sum of `check-config`. Afterwards no socket, descriptor, connection
 //! or topic is left, and the server ends orderly.
 //!
-//! With `RINGHUB_HOSTILE_MINUTES` more mixes run (`tests/hostility` sets it). `RINGHUB_SEED` is the seed of the first.
+//! With `RINGHUB_HOSTILE_MINUTES` more mixes run (`tests/hostility` sets it), with `RINGHUB_HOSTILE_MIXES` fewer.
+//! `RINGHUB_SEED` is the seed of the first.
 
 mod aftermath;
 mod crowd;
@@ -33,7 +34,10 @@ fn crowds_beside_honest_clients() {
     let first = number("RINGHUB_SEED").unwrap_or(1);
     let begin = Instant::now();
     match number("RINGHUB_HOSTILE_MINUTES") {
-        None => (0..MIXES).for_each(|at| mix(first + at).run(SHORT)),
+        None => {
+            let mixes = number("RINGHUB_HOSTILE_MIXES").unwrap_or(MIXES);
+            (0..mixes).for_each(|at| mix(first + at).run(SHORT));
+        }
         Some(minutes) => {
             let mut seed = first;
             while begin.elapsed() < Duration::from_secs(minutes * 60) {

@@ -121,7 +121,8 @@ fn the_package_has_files_that_are_there() {
     assert!(assets.len() >= 10, "{assets:?}");
     for asset in assets {
         if let Some(made) = asset.strip_prefix("target/deb/") {
-            assert!(script.contains(&format!("\"$made/{}", made.replace("*.1", "ringhub.1"))), "{asset}");
+            let file = made.replace("*.1", "ringhub.1").replace("**/*", "$crate");
+            assert!(script.contains(&format!("\"$made/{file}")), "{asset}");
         } else if let Some(folder) = asset.strip_suffix("/*.md") {
             assert!(root().join(folder).is_dir(), "{asset}");
         } else if asset != "target/release/ringhub" {

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     answering::{Act, Speech, Then},
     client::{Client, Leaving, Subscription},
-    line::End,
+    line::{End, take_front},
     names::{Stream, name},
     simulation::{Simulation, arrival},
     socket::{SimulatedSocket, Socket},
@@ -119,7 +119,7 @@ impl Simulation {
         }
         let line = &mut network.lines[client.line];
         let count = self.random.within(0..=line.on_the_way.len());
-        line.on_the_way.drain(..count).collect()
+        BytesMut::from(&take_front(&mut line.on_the_way, count)[..])
     }
 
     /// Lets a client act.

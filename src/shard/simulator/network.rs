@@ -9,7 +9,7 @@
 use std::{collections::HashMap, io, mem};
 
 use super::{
-    line::{End, Line},
+    line::{End, Line, take_front},
     random::Random,
     socket::is_failure,
     tally::{Offered, Tally},
@@ -148,17 +148,17 @@ impl Network {
         let line = &mut self.lines[number];
         let count = most.min(line.on_the_way.len());
         let Some(sealing) = &mut line.sealing else {
-            line.arrived.extend(line.on_the_way.drain(..count));
+            line.arrived.extend(take_front(&mut line.on_the_way, count));
             return count;
         };
-        let bytes: Vec<u8> = line.on_the_way.drain(..count).collect();
+        let bytes = take_front(&mut line.on_the_way, count);
         sealing.seal(&bytes, &mut self.random);
         if line.on_the_way.is_empty() && line.end == Some(End::Finished) && self.random.chance(300) {
             sealing.say_goodbye();
         }
         let all = sealing.on_the_way.len();
         let count = if most == usize::MAX { all } else { self.random.within(0..=all) };
-        line.arrived.extend(sealing.on_the_way.drain(..count));
+        line.arrived.extend(take_front(&mut sealing.on_the_way, count));
         count
     }
 
@@ -166,9 +166,9 @@ impl Network {
     pub(super) fn fetch(&mut self, number: usize, most: usize) {
         let line = &mut self.lines[number];
         let count = most.min(line.sent.len());
-        let fetched: Vec<u8> = line.sent.drain(..count).collect();
+        let fetched = take_front(&mut line.sent, count);
         match &mut line.sealing {
-            Some(sealing) => line.fetched.extend(sealing.fetch(&fetched)),
+            Some(sealing) => line.fetched.extend_from_slice(&sealing.fetch(&fetched)),
             None => line.fetched.extend(fetched),
         }
         if line.sent.is_empty() && line.finished && line.arrived_end.is_some() {
@@ -269,12 +269,12 @@ impl Network {
         if most > 0 && short && line.arrived_end.is_none() {
             // The rest arrives a moment later, and is reported.
             let count = if kind == 0 { 0 } else { 1 + (self.random.next() % most as u64) as usize };
-            let received: Vec<u8> = self.lines[number].arrived.drain(..count).collect();
+            let received = take_front(&mut self.lines[number].arrived, count);
             self.report_input(number);
             return if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(received) };
         }
         if most > 0 {
-            return Ok(line.arrived.drain(..most).collect());
+            return Ok(take_front(&mut line.arrived, most));
         }
         line.receive_end().map(|()| Vec::new())
     }

@@ -20,12 +20,20 @@ use peers::{PEERS, Read};
 ///
 /// Returns the names of the differences that the stream shows.
 pub(crate) fn frames(bytes: &[u8]) -> BTreeSet<&'static str> {
-    let [choice, rest @ ..] = bytes else { return BTreeSet::new() };
-    let stream = if choice % 2 == 0 { rest.to_vec() } else { raw::bake(rest) };
+    let stream = stream(bytes);
     let (ours, error) = ours(&stream);
     let cases =
         PEERS.map(|(peer, read)| Case { peer, read, stream: &stream, ours: &ours, error, theirs: read(&stream) });
     cases.iter().filter_map(Case::difference).collect()
+}
+
+/// Returns the stream of frames that an input of this target stands for.
+pub(crate) fn stream(bytes: &[u8]) -> Vec<u8> {
+    match bytes {
+        [] => Vec::new(),
+        [choice, rest @ ..] if choice % 2 == 0 => rest.to_vec(),
+        [_, rest @ ..] => raw::bake(rest),
+    }
 }
 
 /// The reading of a stream of frames by one receiver.
