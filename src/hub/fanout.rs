@@ -40,6 +40,7 @@ impl<T: Attachment> ShardHub<T> {
         let entry = &mut self.topics[topic];
         let mut gathering = Gathering {
             topic,
+            tags: entry.rules.tags,
             tag: Tag { place, time: publication.time() },
             gathered_bytes: &mut self.gathered_bytes,
             spare: &mut self.spare,
@@ -268,6 +269,8 @@ impl<T: Attachment> ShardHub<T> {
 /// The parts of a hub that gathering for an audience changes.
 struct Gathering<'a> {
     topic: TopicId,
+    /// Whether the topic's runs keep tags.
+    tags: Tags,
     tag: Tag,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
@@ -284,7 +287,7 @@ impl Gathering<'_> {
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
-            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), Tags::Off));
+            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), self.tags));
             run.earlier = audience.run.take();
             if run.earlier.is_none() && audience.walk.is_none() {
                 self.dirty.push(AudienceId { topic: self.topic, format });

@@ -20,6 +20,7 @@ use super::{
     publication::Scope,
     topic_id::TopicId,
     topic_name::TopicName,
+    topic_rules::RulesOfTopics,
     topics::{TopicRole, Topics},
 };
 use crate::proto::Millis;
@@ -140,6 +141,13 @@ impl<T: Attachment> ShardHub<T> {
     pub fn with_engine(mut self, engine: EngineTopics) -> Self {
         assert_eq!(self.mesh.role(engine.end), EndRole::Engine, "end {} is no engine", engine.end);
         self.topics.engine = Some(engine);
+        self
+    }
+
+    /// Takes the rules of all topics. The hub must not know any topic yet.
+    #[must_use]
+    pub fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
+        self.topics.rules = rules;
         self
     }
 
