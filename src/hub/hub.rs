@@ -328,6 +328,12 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.has_deliveries()
     }
 
+    /// Returns whether an engine has sent something that was not taken.
+    #[must_use]
+    pub fn has_engine_mail(&self) -> bool {
+        self.topics.engine.is_some_and(|engine| self.mesh.has_request_of(engine.end))
+    }
+
     /// Notes that the shard is about to sleep. The shard must ask [`ShardHub::has_mail`] once more after this call.
     pub fn about_to_sleep(&self) {
         self.mesh.about_to_sleep();
