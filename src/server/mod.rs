@@ -18,6 +18,8 @@ mod running;
 mod second_surface;
 mod start;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod transports;
 mod turn_watch;
 
