@@ -72,6 +72,10 @@ impl<T: Attachment> ShardHub<T> {
                 if let Some(connection) = source.and_then(|id| self.connections.get_mut(id)) {
                     connection.has_published_elsewhere = true;
                 }
+                #[cfg(test)]
+                if let Some(journal) = &mut self.journal {
+                    journal.note_sent(&entry.name);
+                }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
                 self.publish_at_home(topic, &posted, None)
             }
@@ -127,7 +131,7 @@ impl<T: Attachment> ShardHub<T> {
         (home.epoch, home.offset) = (place.epoch, place.offset);
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, posted.source, &posted.publication);
+            journal.note_ordered(&entry.name, posted.source, &posted.publication, place);
         }
         self.distribute(topic, posted, place);
     }
@@ -139,11 +143,12 @@ impl<T: Attachment> ShardHub<T> {
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
         let previous = home.offset;
         home.offset += 1;
+        let place = Place { epoch: home.epoch, offset: home.offset, previous };
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _publication);
+            journal.note_ordered(&entry.name, _source, _publication, place);
         }
-        Place { epoch: home.epoch, offset: home.offset, previous }
+        place
     }
 
     /// Hands a publication that has a place to every shard with subscribers, this one included.

@@ -24,15 +24,22 @@ mod transports;
 mod turn_watch;
 
 use std::{
+    fmt,
     net::{SocketAddr, TcpListener},
     sync::Arc,
 };
 
 use listeners::Listeners;
+use start::EngineEnds;
 
 use crate::{
-    config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
-    shard::Listener, surface,
+    config::Config,
+    control::publisher::Requests,
+    endpoints::Endpoints,
+    error::StartError,
+    hub::{Encodings, TopicName},
+    shard::Listener,
+    surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -66,6 +73,21 @@ pub struct Server {
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
     backend: ChosenBackend,
+    engine: Option<Engine>,
+}
+
+/// An engine that orders some of a server's topics.
+struct Engine {
+    /// Returns whether the engine orders the topic of that name.
+    has: fn(&TopicName) -> bool,
+    /// Starts the engine's thread, which must work until the server has ended.
+    start: Box<dyn FnOnce(EngineEnds) + Send>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -100,7 +122,7 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend })
+        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
     }
 
     /// Returns the backend that the server's shards will use.

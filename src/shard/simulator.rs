@@ -4,8 +4,8 @@
 //! under their own clock. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
 //! work, when the ring has a report, at the deadline that the shard had when it fell asleep, after an arrival, a call
 //! or a command, and when another end of the mesh wakes it; at no other time. The control thread's end ([`control`])
-//! publishes and commands. The clients use the client role of `proto`, or
-//! speak the second protocol, mixed on the same topics. The seed draws everything: the end that has the
+//! publishes and commands. In some runs an engine ([`engine`]) orders some of the topics. The clients use the client
+//! role of `proto`, or speak the second protocol, mixed on the same topics. Some topics ask for tags ([`tags`]). The seed draws everything: the end that has the
 //! next turn, the actions of clients ([`actions`]), of handlers ([`answering`]) and of calls ([`calls`]), the faults of
 //! the network ([`network`]), the limits, the lanes, and the size of each portion of work ([`plan`]), so that a handful
 //! of subscribers meets the interleavings of many thousand.
@@ -22,6 +22,7 @@
 //!   from the message after the subscription went live (without echo, less the client's own messages) to where the
 //!   client gave the topic up or left ([`owed`]); each sender's messages stand in the order in which it sent them; a
 //!   message that was answered with a place stands there; and the counters agree with the run;
+//! - of every backlog, if its topics ask for tags ([`tags`]): each message has its own place and time;
 //! - three promises about the end of a connection ([`promises`]).
 //!
 //! `RINGHUB_SEED=n cargo test simulator -- --nocapture` replays one run and prints what happens in it; `RINGHUB_SEEDS`
@@ -39,6 +40,7 @@ mod crowds;
 mod discards;
 mod drains;
 mod driver;
+mod engine;
 mod events;
 mod full;
 mod homes;
@@ -65,6 +67,7 @@ mod signs_of_life;
 mod simulation;
 mod socket;
 mod stream;
+mod tags;
 mod tally;
 mod topics;
 mod turns;

@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use super::{TOPICS, engine::SimulatedEngine, subscriber::Subscriber};
+use super::{TOPICS, subscriber::Subscriber};
 use crate::hub::{
-    AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
-    MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
-    testing::{FORMATS, Got, Wants, decode, encodings, pieces},
+    AudienceId, ConnectionId, EndRole, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
+    Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
+    testing::{FORMATS, Got, TestEngine, Wants, decode, encodings, pieces},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -30,7 +30,7 @@ pub(super) struct World {
     gone: Vec<Subscriber>,
     pub(super) published: u32,
     /// The engine that orders some of the topics.
-    engine: Option<SimulatedEngine>,
+    engine: Option<TestEngine>,
 }
 
 impl World {
@@ -65,12 +65,12 @@ impl World {
         });
         let wake = wake.collect();
         let mut ends = MeshEnd::connect_with(wake, &roles, &limits);
-        let engine = has_engine.then(|| SimulatedEngine::new(ends.pop().expect("the engine's end")));
+        let engine = has_engine.then(|| TestEngine::new(ends.pop().expect("the engine's end")));
         let hubs: Vec<ShardHub<Wants>> = {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
             let hub = |mesh| {
                 let hub = ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
-                if has_engine { hub.with_engine(SimulatedEngine::topics(shards as u16)) } else { hub }
+                if has_engine { hub.with_engine(TestEngine::topics(shards as u16)) } else { hub }
             };
             ends.into_iter().map(hub).collect()
         };
@@ -114,8 +114,7 @@ impl World {
     /// Returns the places that the engine has given, if it orders the topic.
     pub(super) fn places(&self, number: usize) -> Option<&[Place]> {
         let (engine, name) = (self.engine.as_ref()?, topic(number));
-        let EngineTopics { has, .. } = SimulatedEngine::topics(0);
-        has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
+        TestEngine::has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
     }
 
     /// The format that a connection wants.
@@ -256,7 +255,7 @@ impl World {
         // The connection would wait for the topic's home.
         let engine = self.hubs.len() as u16;
         let hub = &mut self.hubs[usize::from(id.shard())];
-        let is_ordered_by_engine = self.engine.is_some() && (SimulatedEngine::topics(engine).has)(&topic(number));
+        let is_ordered_by_engine = self.engine.is_some() && TestEngine::has(&topic(number));
         let orders = if is_ordered_by_engine && home == usize::from(id.shard()) { engine } else { home as u16 };
         if scope == Scope::Server && hub.is_behind(Homes::One(orders)) {
             return;
@@ -359,7 +358,7 @@ impl World {
     /// Lets the engine, if there is one, take a step.
     fn step_engine(&mut self) {
         if let Some(engine) = &mut self.engine {
-            engine.work(&mut self.random);
+            engine.work(|below| next(&mut self.random, below));
             engine.end.send_out();
         }
     }
