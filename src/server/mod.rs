@@ -5,6 +5,8 @@ mod builder;
 mod choice;
 mod drain_report;
 #[cfg(test)]
+mod engine_order;
+#[cfg(test)]
 mod formats;
 mod hub;
 mod listeners;
