@@ -71,6 +71,7 @@ mod tags;
 mod tally;
 mod topics;
 mod turns;
+mod two_shards;
 mod wires;
 mod world;
 
