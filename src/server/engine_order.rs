@@ -19,7 +19,7 @@ use super::{
     DrainReport, Engine, Running, Server,
     formats::Topics,
     start::EngineEnds,
-    testing::{Client, ClientTransport, Manner, PATIENCE, check_piece, check_publishers},
+    testing::{Client, ClientTransport, Manner, PATIENCE, check_piece, check_publishers, speak_both},
 };
 use crate::{
     hub::{
@@ -28,7 +28,7 @@ use crate::{
     },
     proto::CloseCode,
     shard::session::client_end::Protocol,
-    sys::{BackendKind, transport::xor},
+    sys::BackendKind,
 };
 
 #[test]
@@ -75,8 +75,7 @@ impl World {
         let builder = Server::builder().listen([any, any]).shards(2).topics();
         let builder = builder.route("/raw/{topic}", Topics(Format::RAW)).route("/reversed/{topic}", Topics(REVERSED));
         let mut server = builder.settings(|settings| settings.pin = crate::config::Pin::Off).build().unwrap();
-        let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
-        xor::speak_at(addresses[1].port());
+        let addresses = speak_both(&server);
         server.backend.kind = backend;
         let (report, places) = mpsc::channel();
         let is_over = Arc::new(AtomicBool::new(false));

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 
+use super::Server;
 use crate::{
     hub::{
         Format,
@@ -20,7 +21,7 @@ use crate::{
         client_end::{ClientEnd, Heard, Protocol},
         length_prefixed::SUBPROTOCOL,
     },
-    sys::transport::xor::XorStream,
+    sys::transport::xor::{self, XorStream},
 };
 
 /// The way in which a client connects, and what it speaks then.
@@ -41,11 +42,18 @@ impl Default for Manner {
     }
 }
 
+/// Lets the second of a server's addresses have the transport with records, and returns both.
+pub(super) fn speak_both(server: &Server) -> [SocketAddr; 2] {
+    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
+    xor::speak_at(addresses[1].port());
+    addresses
+}
+
 /// The transport of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientTransport {
     Plain,
-    /// In records, as the server expects them at the ports of [`xor::speak_at`](crate::sys::transport::xor::speak_at).
+    /// In records, as the server expects them at the ports of [`xor::speak_at`].
     Sealed,
 }
 

@@ -5,13 +5,13 @@ use std::{io::Write, net::SocketAddr, thread, time::Duration};
 
 use super::{
     Running, Server,
-    testing::{Client, ClientTransport, Manner, check_publishers},
+    testing::{Client, ClientTransport, Manner, check_publishers, speak_both},
 };
 use crate::{
     documents::Documents,
     metrics::{Counter, Counters},
     proto::{CloseCode, Fin, OpCode, encode_masked},
-    sys::{BackendKind, transport::xor},
+    sys::BackendKind,
 };
 
 /// Returns a server with two shards, the address of its plain clients, and that of the others.
@@ -27,8 +27,7 @@ fn start_on(
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut server = Server::builder().settings(change).listen([any, any]).shards(2).topics().build().unwrap();
     server.backend.kind = backend.unwrap_or(server.backend.kind);
-    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
-    xor::speak_at(addresses[1].port());
+    let addresses = speak_both(&server);
     (server.start().unwrap(), addresses)
 }
 
@@ -163,8 +162,7 @@ fn a_long_answer_to_a_slow_client() {
     let builder = Server::builder().settings(|settings| settings.send_buffer = Some(crate::config::Size(4_096)));
     let builder = builder.listen([any, any]).documents("/files", Documents::new(root).unwrap());
     let server = builder.build().unwrap();
-    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
-    xor::speak_at(addresses[1].port());
+    let addresses = speak_both(&server);
     let running = server.start().unwrap();
     for transport in [0, 1] {
         let mut client = dial(addresses, transport, true);
