@@ -180,8 +180,7 @@ mod tests {
         assert!(external.next_answer().is_none());
     }
 
-    /// An engine that may take nothing, since the home of all that it could order is behind, sleeps until the home makes
-    /// room.
+    /// An engine takes nothing from a home that is behind, and sleeps until the home makes room.
     #[test]
     fn an_engine_sleeps_while_homes_are_behind() {
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
@@ -210,7 +209,7 @@ mod tests {
         assert!(is_woken.load(Ordering::Relaxed), "the home has made room");
         engine.end.awake();
         engine.end.send_out();
-        assert!(engine.work(|_| 1) && !engine.end.may_sleep());
+        assert!(!engine.end.may_sleep() && engine.work(|_| 1), "the engine goes on");
     }
 
     /// However short the lanes: every message gets the next place of its topic, in the order of submission.

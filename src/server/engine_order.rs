@@ -16,9 +16,9 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    DrainReport, Engine, Running, Server,
+    DrainReport, Running, Server,
+    engine::{Engine, EngineEnds},
     formats::Topics,
-    start::EngineEnds,
     testing::{Client, ClientTransport, Manner, PATIENCE, check_piece, check_publishers, speak_both},
 };
 use crate::{

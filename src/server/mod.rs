@@ -4,6 +4,7 @@ mod addresses;
 mod builder;
 mod choice;
 mod drain_report;
+mod engine;
 #[cfg(test)]
 mod engine_order;
 #[cfg(test)]
@@ -26,22 +27,16 @@ mod transports;
 mod turn_watch;
 
 use std::{
-    fmt,
     net::{SocketAddr, TcpListener},
     sync::Arc,
 };
 
+use engine::Engine;
 use listeners::Listeners;
-use start::EngineEnds;
 
 use crate::{
-    config::Config,
-    control::publisher::Requests,
-    endpoints::Endpoints,
-    error::StartError,
-    hub::{Encodings, TopicName},
-    shard::Listener,
-    surface,
+    config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
+    shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -76,20 +71,6 @@ pub struct Server {
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
-}
-
-/// An engine that orders some of a server's topics.
-struct Engine {
-    /// Returns whether the engine orders the topic of that name.
-    has: fn(&TopicName) -> bool,
-    /// Starts the engine's thread, which must work until the server has ended.
-    start: Box<dyn FnOnce(EngineEnds) + Send>,
-}
-
-impl fmt::Debug for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").finish_non_exhaustive()
-    }
 }
 
 impl Server {

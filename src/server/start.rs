@@ -9,7 +9,7 @@ use std::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Server, role::Role, running::Running};
+use super::{Server, engine::EngineEnds, role::Role, running::Running};
 use crate::{
     clock::Clock,
     control,
@@ -150,14 +150,6 @@ struct ShardEnds {
     returns: mpsc::Receiver<HandedOff>,
     /// Control ends when all shards have dropped theirs.
     control: ControlHandoff,
-}
-
-/// The ends that an engine holds.
-#[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "no engine comes with the server"))]
-pub(super) struct EngineEnds {
-    pub(super) mesh: MeshEnd,
-    pub(super) woken: Arc<Notify>,
 }
 
 /// The ends that the control thread holds.

@@ -4,11 +4,11 @@
 //! under their own clock. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
 //! work, when the ring has a report, at the deadline that the shard had when it fell asleep, after an arrival, a call
 //! or a command, and when another end of the mesh wakes it; at no other time. The control thread's end ([`control`])
-//! publishes and commands. In some runs an engine ([`engine`]) orders some of the topics. The clients use the client
-//! role of `proto`, or speak the second protocol, mixed on the same topics. Some topics ask for tags ([`tags`]). The seed draws everything: the end that has the
-//! next turn, the actions of clients ([`actions`]), of handlers ([`answering`]) and of calls ([`calls`]), the faults of
-//! the network ([`network`]), the limits, the lanes, and the size of each portion of work ([`plan`]), so that a handful
-//! of subscribers meets the interleavings of many thousand.
+//! publishes and commands. In some runs an engine ([`engine`]) orders some of the topics, and some topics ask for tags.
+//! The clients use the client role of `proto`, or speak the second protocol, mixed on the same topics. The seed draws
+//! everything: the end that has the next turn, the actions of clients ([`actions`]), of handlers ([`answering`]) and of
+//! calls ([`calls`]), the faults of the network ([`network`]), the limits, the lanes, and the size of each portion of
+//! work ([`plan`]), so that a handful of subscribers meets the interleavings of many thousand.
 //!
 //! The checks:
 //!

@@ -67,19 +67,14 @@ impl Engine {
 }
 
 impl Simulation {
-    /// Returns whether the engine orders the topic.
-    pub(super) fn is_of_engine(&self, topic: usize) -> bool {
-        self.engine.is_some() && TestEngine::has(&self.topics[topic])
-    }
-
     /// Lets the engine take a step, if one is due.
     pub(super) fn step_engine(&mut self) {
         let most_of_a_frame = self.most_of_a_frame();
         let Some(engine) = self.engine.as_mut().filter(|engine| engine.is_due()) else { return };
         let most = self.random.pick(&[1, 3, 64]);
         engine.step(most, &mut self.random);
-        // An engine takes nothing from a home that is behind: beside each lane waits what has made the home fall behind,
-        // and perhaps a barrier.
+        // An engine takes nothing from a home that is behind. Beside each lane waits the message that has made the home
+        // fall behind, and perhaps a barrier.
         let UnderWay { requests, .. } = UnderWay::of_external(&engine.engine.end);
         let most = self.drivers.len() * (most_of_a_frame + 2 * LANE_BESIDES);
         assert!(requests <= most, "{requests} bytes wait in the engine, of at most {most}");

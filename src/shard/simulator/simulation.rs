@@ -156,6 +156,11 @@ impl Simulation {
         self.journal(self.homes[topic]).ordered.get(&self.topics[topic]).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns whether the engine orders the topic.
+    pub(super) fn is_of_engine(&self, topic: usize) -> bool {
+        self.engine.is_some() && TestEngine::has(&self.topics[topic])
+    }
+
     /// Returns how many messages of the topic have a place.
     pub(super) fn ordered(&self, topic: usize) -> u64 {
         self.order(topic).len() as u64

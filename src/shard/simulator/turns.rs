@@ -4,7 +4,8 @@ use super::{client::Client, engine::Engine, network::Weather, simulation::Simula
 use crate::{hub::testing::UnderWay, metrics::Counter, proto::KeepAlive, shard::session::client_end::Protocol};
 
 impl Simulation {
-    /// Runs a turn of a shard, or a step of the control thread or of the engine, if one is due. Returns whether one was.
+    /// Runs a turn of a shard, or a step of the control thread or of the engine, if one is due. Returns whether one
+    /// was.
     pub(super) fn serve(&mut self) -> bool {
         let shards = self.drivers.len();
         let is_due = |end: usize| match self.drivers.get(end) {
