@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,8 +12,9 @@ use std::{
 use super::{TOPICS, subscriber::Subscriber};
 use crate::hub::{
     AudienceId, ConnectionId, EndRole, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
-    Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
-    testing::{FORMATS, Got, TestEngine, Wants, decode, encodings, pieces},
+    Place, Publication, RulesOfTopics, Scope, ShardHub, SubscribeOptions, Subscribed, Tags, TopicName, TopicRules,
+    Wake,
+    testing::{FORMATS, Got, PLACED, TestEngine, Wants, decode, encodings, pieces},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -70,6 +72,8 @@ impl World {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
             let hub = |mesh| {
                 let hub = ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
+                let tags = |name: &TopicName| if has_tags(name) { Tags::On } else { Tags::Off };
+                let hub = hub.with_topic_rules(RulesOfTopics::new(move |name| TopicRules { tags: tags(name) }));
                 if has_engine { hub.with_engine(TestEngine::topics(shards as u16)) } else { hub }
             };
             ends.into_iter().map(hub).collect()
@@ -241,11 +245,17 @@ impl World {
     }
 
     fn see(&mut self, id: ConnectionId, format: Format, pieces: &[Piece]) {
-        for Got { text, place } in decode(format, pieces) {
-            let number = text.split(' ').next_back().unwrap().parse().unwrap();
-            let subscriber = self.members.get_mut(&(id, number)).expect("nothing of what it is not subscribed to");
-            subscriber.places.extend(place.map(|place| (text.clone(), place)));
-            subscriber.seen.push(text);
+        for piece in pieces {
+            let tags = piece.tags.as_ref().map(|tags| tags.messages());
+            for (at, Got { text, place }) in decode(format, slice::from_ref(piece)).into_iter().enumerate() {
+                let number = text.split(' ').next_back().unwrap().parse().unwrap();
+                let subscriber = self.members.get_mut(&(id, number)).expect("nothing of what it is not subscribed to");
+                assert_eq!(tags.is_some(), has_tags(&topic(number)), "{text}");
+                let tagged = tags.map(|tags| tags[at].tag.place);
+                assert!(tagged.is_none() || format != PLACED || tagged == Some(place), "{text} {place:?} {tagged:?}");
+                subscriber.places.extend(place.or(tagged.flatten()).map(|place| (text.clone(), place)));
+                subscriber.seen.push(text);
+            }
         }
     }
 
@@ -408,6 +418,11 @@ impl World {
             self.gone.iter().filter(is_of_topic).for_each(|gone| gone.check(&order, places, false));
         }
     }
+}
+
+/// Returns whether the topic of that name asks for tags: every third one does.
+fn has_tags(name: &TopicName) -> bool {
+    (0..TOPICS).step_by(3).any(|number| topic(number) == *name)
 }
 
 /// A step of a shard.
