@@ -137,34 +137,44 @@ fn a_stuck_home_keeps_a_close_for_two_ticks() {
     }
 }
 
-/// While the shard itself has no room for deliveries, in front of which the mark stands, the time of the wait stands
-/// still, up to half of the close timeout.
+/// While the shard itself has no room for the mail in front of which the mark stands, that of another home or of an
+/// engine, the time of the wait stands still, up to half of the close timeout.
 #[test]
 fn a_full_shard_does_not_give_marks_up() {
-    for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
-        let mut world = World::new();
-        let (id, _) = connect_far(&mut world);
-        let near = world.topic(true);
-        (0..2 * CLOSE_TICKS).for_each(|_| _ = world.connect_publisher(&near, true, Scope::Server, usize::MAX));
-        world.arrive(0, &segment(&["1"], CLOSE_FRAME));
-        world.shard.hub.limits.gathered_bytes_max = 0;
-        // One subscriber in a turn.
-        (world.shard.pace.send_batch, world.shard.pace.flush_entries) = (1, 1);
-        // A message of the other shard uses up the room for mail.
-        world.other.publish_by_name(&near, None, Publication::text("near"), Scope::Server);
-        world.other.send_out();
-        world.shard.turn(world.now.begin());
-        while world.other.take_request(&mut Vec::new()) {}
-        world.other.send_out();
-        for tick in 0..full_ticks {
-            assert!(waits(&world, id) && world.sent(0).is_empty(), "tick {tick}");
-            assert!(world.shard.next_deadline().is_some_and(|deadline| deadline <= world.now.after(MARK_TICKS_MAX)));
-            world.now = world.now.after(1);
+    for has_engine in [false, true] {
+        for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
+            let mut world = if has_engine { World::with_engine() } else { World::new() };
+            let mut topics = world.topics(has_engine, 20).into_iter();
+            let topic = topics.find(|name| !has_engine || TestEngine::has(name)).expect("every other topic");
+            let id = world.connect_publisher(&topic, true, Scope::Server, usize::MAX);
+            let near =
+                world.topics(true, 20).into_iter().find(|name| !TestEngine::has(name)).expect("every other topic");
+            (0..2 * CLOSE_TICKS).for_each(|_| _ = world.connect_publisher(&near, true, Scope::Server, usize::MAX));
+            world.arrive(0, &segment(&["1"], CLOSE_FRAME));
+            world.shard.hub.limits.gathered_bytes_max = 0;
+            // One subscriber in a turn.
+            (world.shard.pace.send_batch, world.shard.pace.flush_entries) = (1, 1);
+            // A message of the other shard uses up the room for mail.
+            world.other.publish_by_name(&near, None, Publication::text("near"), Scope::Server);
+            world.other.send_out();
             world.shard.turn(world.now.begin());
-            assert!(!world.shard.hub.has_room_for_mail(), "the walk has ended at tick {tick}");
+            if has_engine {
+                world.order();
+            } else {
+                while world.other.take_request(&mut Vec::new()) {}
+                world.other.send_out();
+            }
+            for tick in 0..full_ticks {
+                assert!(waits(&world, id) && world.sent(0).is_empty(), "tick {tick}, engine {has_engine}");
+                let deadline = world.shard.next_deadline().expect("the wait has an end");
+                assert!(deadline <= world.now.after(MARK_TICKS_MAX));
+                world.now = world.now.after(1);
+                world.shard.turn(world.now.begin());
+                assert!(!world.shard.hub.has_room_for_mail(), "the walk has ended at tick {tick}");
+            }
+            world.turn();
+            assert_eq!(world.sent(0), expected, "after {full_ticks} ticks, engine {has_engine}");
         }
-        world.turn();
-        assert_eq!(world.sent(0), expected, "after {full_ticks} ticks");
     }
 }
 
